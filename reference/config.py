@@ -1,0 +1,96 @@
+"""The shape of a GPT-2, read from a checkpoint's config.json; what we do not honour is refused by name."""
+
+from dataclasses import dataclass
+
+# Hugging Face's activation names -> our two. "gelu_new" is the tanh form that OpenAI trained with.
+ACTIVATIONS = {"gelu_new": "tanh", "gelu_pytorch_tanh": "tanh", "gelu_fast": "tanh", "gelu": "exact"}
+
+# Flags that change the mathematics. Each maps to the one value under which our equations hold.
+FIXED_FLAGS = {
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": False,
+    "add_cross_attention": False,
+}
+
+
+class ConfigError(ValueError):
+    """A config.json that describes no GPT-2 we can compute; the message names the field."""
+
+
+class ContextFull(ValueError):
+    """More tokens than there are positions or cache slots, raised before any work; `fit` more have a place.
+
+    Positions are absolute, so dropping old tokens would void the cache.
+    """
+
+    def __init__(self, past: int, new: int, fit: int, room: str = "the model's context"):
+        """past tokens are there, new were asked for, fit more have a place in what `room` names."""
+        self.fit = max(fit, 0)
+        advice = f"{self.fit} fit" if self.fit else "none fits; start from fewer"
+        super().__init__(f"{new} new tokens after {past} do not fit {room}: {advice}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes under the names the checkpoint uses. The defaults are GPT-2 small (124M)."""
+
+    n_vocab: int = 50257
+    n_ctx: int = 1024
+    n_embd: int = 768
+    n_head: int = 12
+    n_layer: int = 12
+    n_inner: int = 3072
+    gelu: str = "tanh"  # "tanh" | "exact"
+    layer_norm_epsilon: float = 1e-5
+    tie_word_embeddings: bool = True
+    eos_token_id: int | None = None
+
+    def __post_init__(self):
+        for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_inner"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 up")
+        if self.n_embd % self.n_head:
+            raise ConfigError(
+                f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}; heads must be equally wide"
+            )
+        if self.gelu not in ("tanh", "exact"):
+            raise ConfigError(f"gelu is {self.gelu!r}; it must be 'tanh' or 'exact'")
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> "Config":
+        """A Config from the fields of a Hugging Face config.json.
+
+        Raises ConfigError for another architecture, a missing size, or a flag whose value our equations do not honour.
+        """
+        if raw.get("model_type", "gpt2") != "gpt2":
+            raise ConfigError(f"model_type is {raw['model_type']!r}; only 'gpt2' is computed here")
+        for flag, honoured in FIXED_FLAGS.items():
+            if raw.get(flag, honoured) != honoured:
+                raise ConfigError(f"{flag}={raw[flag]!r} is not honoured; only {honoured!r} is")
+        activation = raw.get("activation_function", "gelu_new")
+        if activation not in ACTIVATIONS:
+            raise ConfigError(f"activation_function {activation!r} is not honoured; one of {sorted(ACTIVATIONS)} is")
+        raw = {"n_positions": raw.get("n_ctx")} | raw
+        missing = [
+            name for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer") if raw.get(name) is None
+        ]
+        if missing:
+            raise ConfigError(f"config.json lacks {', '.join(missing)}; is it a GPT-2's?")
+        return cls(
+            n_vocab=raw["vocab_size"],
+            n_ctx=raw["n_positions"],
+            n_embd=raw["n_embd"],
+            n_head=raw["n_head"],
+            n_layer=raw["n_layer"],
+            n_inner=raw.get("n_inner") or 4 * raw["n_embd"],
+            gelu=ACTIVATIONS[activation],
+            layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
+            tie_word_embeddings=raw.get("tie_word_embeddings", True),
+            eos_token_id=raw.get("eos_token_id"),
+        )

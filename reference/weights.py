@@ -1,0 +1,194 @@
+"""Checkpoints -> arrays, in every spelling of the safetensors family.
+
+First what a GPT-2 checkpoint must hold, on names and shapes alone (gpt2/weights.py asks the same questions), then how
+the bytes are read. A file is trusted in nothing: whatever is wrong with it ends in a CheckpointError that names it.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches NumPy, and so safetensors, the name bfloat16)
+import numpy as np
+from numpy.typing import DTypeLike
+from safetensors import SafetensorError, safe_open
+
+from .config import Config, ConfigError
+from .synthetic import random_config, random_tensors
+
+DTYPES = ("F64", "F32", "F16", "BF16")
+WRAPPERS = ("_orig_mod.", "module.", "transformer.")  # torch.compile, DataParallel, Hugging Face's LM model
+MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # a causal mask some versions saved; not c_attn.bias
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read as this GPT-2; the message names the file or the tensor."""
+
+
+def canonical_name(name: str) -> str | None:
+    """The tensor's name without its wrappers, e.g. "h.0.attn.c_attn.weight"; None for a mask buffer."""
+    while name.startswith(WRAPPERS):
+        name = name.split(".", 1)[1]
+    return None if MASK_BUFFER.fullmatch(name) else name
+
+
+def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every tensor the config calls for."""
+    E, inner = config.n_embd, config.n_inner
+    shapes = {"wte.weight": (config.n_vocab, E), "wpe.weight": (config.n_ctx, E)}
+    for i in range(config.n_layer):
+        linears = {"attn.c_attn": (E, 3 * E), "attn.c_proj": (E, E), "mlp.c_fc": (E, inner), "mlp.c_proj": (inner, E)}
+        for ln in ("ln_1", "ln_2"):
+            shapes |= {f"h.{i}.{ln}.weight": (E,), f"h.{i}.{ln}.bias": (E,)}
+        for linear, shape in linears.items():
+            shapes |= {f"h.{i}.{linear}.weight": shape, f"h.{i}.{linear}.bias": shape[1:]}
+    shapes |= {"ln_f.weight": (E,), "ln_f.bias": (E,)}
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = (config.n_vocab, E)
+    return shapes
+
+
+def check_tensors(found: Iterable[tuple[str, tuple[int, ...]]], config: Config) -> dict[str, str]:
+    """Match a checkpoint's tensors to the config's: canonical name -> name in the file, mask buffers left out.
+
+    found    (name, shape) of every tensor, in all shards together
+    returns  every expected tensor; also "lm_head.weight" if a tied model carries one (it must then equal wte)
+
+    Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape.
+    """
+    expected = expected_shapes(config)
+    shapes, source = expected | {"lm_head.weight": expected["wte.weight"]}, {}
+    for name, shape in found:
+        key = canonical_name(name)
+        if key is None:
+            continue
+        if key not in shapes:
+            raise CheckpointError(f"tensor {name} does not belong to a GPT-2 with {config.n_layer} layers")
+        if key in source:
+            raise CheckpointError(f"tensor {key} is there twice, as {source[key]} and as {name}")
+        if tuple(shape) != shapes[key]:
+            hint = ""
+            if tuple(shape) == shapes[key][::-1]:
+                hint = "; it is transposed: GPT-2 stores (in, out), nanoGPT and torch.nn.Linear store (out, in)"
+            raise CheckpointError(f"tensor {name} has shape {tuple(shape)}; the config needs {shapes[key]}{hint}")
+        source[key] = name
+    missing = [key for key in expected if key not in source]
+    if missing:
+        names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CheckpointError(f"{len(missing)} of {len(expected)} tensors are missing: {names}")
+    return source
+
+
+def nest(tensors: dict[str, np.ndarray]) -> dict:
+    """Flat names -> the params of model.py: "h.0.attn.c_attn.weight" is params["h"][0]["attn"]["c_attn"]["weight"]."""
+    params: dict = {}
+    for name, array in tensors.items():
+        *path, leaf = name.split(".")
+        node = params
+        for key in path:
+            node = node.setdefault(key, {})
+        node[leaf] = array
+    params["h"] = [params["h"][str(i)] for i in range(len(params["h"]))]
+    return params
+
+
+def load(path: str | Path, dtype: DTypeLike = np.float64) -> tuple[dict, Config]:
+    """params and config of a checkpoint.
+
+    path     a folder with config.json and model.safetensors or its index of shards; one of these two files;
+             or "random:NAME", a size of synthetic.py
+    dtype    float64 or float32; float16 and bfloat16 checkpoints are widened, which is exact
+
+    Raises CheckpointError, or ConfigError if config.json asks for something our equations do not honour.
+    """
+    if np.dtype(dtype) not in (np.float64, np.float32):
+        raise ValueError(f"dtype is {np.dtype(dtype)}; the reference computes in float64 or float32")
+    if str(path).startswith("random:"):
+        config = random_config(str(path))
+        return nest({name: array.astype(dtype) for name, array in random_tensors(config)}), config
+    weights = find_weights(Path(path))
+    config = read_config(weights.parent / "config.json")
+    return nest({name: array.astype(dtype) for name, array in read_tensors(weights, config)}), config
+
+
+def find_weights(path: Path) -> Path:
+    """The safetensors file or the index of shards that `path` means."""
+    if path.is_file():
+        return path
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        if (path / name).is_file():
+            return path / name
+    what = "there is no model.safetensors(.index.json) in" if path.is_dir() else "there is no"
+    raise CheckpointError(f"{what} {path}; the reference reads safetensors only")
+
+
+def read_config(path: Path) -> Config:
+    raw = read_json(path)
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} does not hold a JSON object")
+    return Config.from_dict(raw)
+
+
+def read_json(path: Path):
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; a checkpoint keeps its files in one folder")
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+
+
+def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterator[tuple[str, Any]]:
+    """Yield (canonical name, tensor as stored) of every tensor the config calls for, one at a time.
+
+    weights    a safetensors file or an index of shards; memory-mapped, so that nothing is held twice
+    framework  "np" for NumPy arrays, "pt" for torch tensors
+
+    Raises CheckpointError, before the first tensor, if they are not those of the config.
+    """
+    files = shard_files(weights) if weights.suffix == ".json" else [weights]
+    with ExitStack() as stack:
+        opened = [stack.enter_context(open_shard(file, framework)) for file in files]
+        found = [(name, shard) for shard in opened for name in shard.keys()]  # noqa: SIM118 (a file is no dict)
+        source = check_tensors([(name, shard.get_slice(name).get_shape()) for name, shard in found], config)
+        shards = dict(found)
+        for name in source.values():
+            dtype = shards[name].get_slice(name).get_dtype()
+            if dtype not in DTYPES:
+                raise CheckpointError(f"tensor {name} in {weights} has dtype {dtype}; weights are {', '.join(DTYPES)}")
+        if config.tie_word_embeddings and "lm_head.weight" in source:
+            head, wte = (shards[source[key]].get_tensor(source[key]) for key in ("lm_head.weight", "wte.weight"))
+            if not (head == wte).all():
+                raise CheckpointError("lm_head.weight differs from wte.weight, which tie_word_embeddings says it is")
+            del source["lm_head.weight"]
+        for key, name in source.items():
+            yield key, shards[name].get_tensor(name)
+
+
+def open_shard(file: Path, framework: str):
+    """A safetensors file, opened, its header checked by the library."""
+    try:
+        return safe_open(file, framework)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is cut off or no safetensors file: {error}") from error
+
+
+def shard_files(index: Path) -> list[Path]:
+    """The files that model.safetensors.index.json names, if they hold just the tensors it says."""
+    raw = read_json(index)
+    names = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(s, str) and Path(s).name == s for s in names.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
+    files = [index.parent / name for name in sorted(set(names.values()))]
+    shards = [(file, open_shard(file, "np")) for file in files]
+    for file, shard in shards:
+        with shard:
+            stray = set(shard.keys()) ^ {name for name, where in names.items() if where == file.name}
+        if stray:
+            raise CheckpointError(f"{index} and {file.name} disagree about tensor {min(stray)}")
+    return files

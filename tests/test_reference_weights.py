@@ -1,0 +1,247 @@
+"""Six spellings of one model load alike; what is no such model ends in an error that names what is wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from reference_models import DATA, F32_BAR, error
+
+from kvproof.reference import forward, load
+from kvproof.reference.config import Config, ConfigError
+from kvproof.reference.weights import CheckpointError, canonical_name, check_tensors, expected_shapes
+
+VARIANTS = DATA / "variants"
+SPELLINGS = {
+    "plain": "logits_f32",
+    "plain-f16": "logits_f16weights",
+    "plain-bf16": "logits_bf16weights",
+    "openai-style-noprefix-maskbuffers": "logits_f32",
+    "prefix-lmhead-maskedbias-safetensors": "logits_f32",
+    "sharded-safetensors": "logits_f32",
+}
+PREFIXED = "prefix-lmhead-maskedbias-safetensors"
+expected = np.load(VARIANTS / "expected.npz")
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@pytest.mark.parametrize(("spelling", "key"), SPELLINGS.items())
+def test_each_spelling_gives_the_expected_logits(spelling, key, dtype):
+    params, config = load(VARIANTS / spelling, dtype)
+    logits = forward(expected["input_ids"], params, config)
+    assert logits.dtype == dtype
+    assert error(logits, expected[key]) <= F32_BAR
+
+
+def test_a_file_or_an_index_loads_like_its_folder():
+    for file in ("plain/model.safetensors", "sharded-safetensors/model.safetensors.index.json"):
+        params, config = load(str(VARIANTS / file))
+        assert error(forward(expected["input_ids"], params, config), expected["logits_f32"]) <= F32_BAR
+
+
+@pytest.mark.parametrize(
+    ("name", "canonical"),
+    [
+        ("wte.weight", "wte.weight"),
+        ("transformer.h.3.attn.c_attn.bias", "h.3.attn.c_attn.bias"),
+        ("_orig_mod.transformer.wpe.weight", "wpe.weight"),
+        ("module._orig_mod.lm_head.weight", "lm_head.weight"),
+        ("transformer.h.3.attn.bias", None),
+        ("h.11.attn.masked_bias", None),
+        ("h.0.attn.c_proj.bias", "h.0.attn.c_proj.bias"),
+    ],
+)
+def test_canonical_name(name, canonical):
+    assert canonical_name(name) == canonical
+
+
+def config(**changes):
+    raw = json.loads((VARIANTS / "plain" / "config.json").read_text())
+    return Config.from_dict(raw | changes)
+
+
+def shapes(**changes):
+    """(name, shape) pairs of a good checkpoint with some replaced, or left out where the shape is None."""
+    pairs = expected_shapes(config()) | {name.replace("__", "."): shape for name, shape in changes.items()}
+    return [(name, shape) for name, shape in pairs.items() if shape is not None]
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (shapes(ln_f__weight=None), "1 of 40 tensors are missing: ln_f.weight"),
+        (shapes(h__3__ln_1__weight=(8,)), "h.3.ln_1.weight does not belong to a GPT-2 with 3 layers"),
+        (shapes(score__weight=(2, 8)), "score.weight does not belong"),
+        ([*shapes(), ("transformer.ln_f.bias", (8,))], "twice, as ln_f.bias and as transformer.ln_f.bias"),
+        ([*shapes(), ("ln_f.bias", (8,))], "twice"),
+        (shapes(wte__weight=(12, 8)), r"wte.weight has shape \(12, 8\); the config needs \(11, 8\)"),
+        (shapes(h__0__attn__c_attn__weight=(24, 8)), "it is transposed"),
+        (shapes(h__2__mlp__c_proj__weight=(8, 32)), "it is transposed"),
+        (shapes(lm_head__weight=(8, 11)), r"lm_head.weight has shape \(8, 11\)"),
+    ],
+)
+def test_tensors_that_do_not_match_the_config_are_named(found, words):
+    with pytest.raises(CheckpointError, match=words):
+        check_tensors(found, config())
+
+
+def test_an_untied_config_needs_its_head():
+    with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight"):
+        check_tensors(shapes(), config(tie_word_embeddings=False))
+    assert "lm_head.weight" in check_tensors(shapes(lm_head__weight=(11, 8)), config(tie_word_embeddings=False))
+
+
+def read(path):
+    """Header and data of a safetensors file."""
+    raw = path.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    return json.loads(raw[8 : 8 + n]), raw[8 + n :]
+
+
+def write(path, header, data):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that copies one spelling to where it may be damaged."""
+    return lambda spelling: shutil.copytree(VARIANTS / spelling, tmp_path / spelling)
+
+
+def test_a_tied_head_is_dropped_if_it_equals_wte_and_refused_if_not(folder):
+    path = folder(PREFIXED)
+    assert "lm_head" not in load(path)[0]
+    header, data = read(path / "model.safetensors")
+    at = header["lm_head.weight"]["data_offsets"][0]
+    write(path / "model.safetensors", header, data[:at] + np.float32(7).tobytes() + data[at + 4 :])
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from wte\.weight"):
+        load(path)
+    raw = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": False}))
+    params, _ = load(path)
+    assert params["lm_head"]["weight"][0, 0] == 7
+
+
+def change(**fields):
+    """A damage to the header entry of wte.weight."""
+
+    def damage(header, data):
+        header["wte.weight"] |= fields
+        return header, data
+
+    return damage
+
+
+BROKEN = "cut off or no safetensors file"
+SECOND_BIAS = b', "ln_f.bias": {"dtype": "F32", "shape": [8], "data_offsets": [0, 0]}}'
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda header, data: (header, data[:-1]), BROKEN),
+        (lambda header, data: (b"{", data), BROKEN),
+        (lambda header, data: (b"[" * 100_000, data), BROKEN),
+        (lambda header, data: (b"\xff", data), BROKEN),
+        (lambda header, data: (header | {"wte.weight": 3}, data), BROKEN),
+        (lambda header, data: (json.dumps(header).encode()[:-1] + SECOND_BIAS, data), BROKEN),
+        (change(dtype="I32"), "wte.weight in .* has dtype I32; weights are F64, F32, F16, BF16"),
+        (change(dtype="F64"), BROKEN),
+        (change(shape=[11.0, 8]), BROKEN),
+        (change(shape=[-11, -8]), BROKEN),
+        (change(shape=[8, 11]), "transposed"),
+        (change(data_offsets=[0, 10**12]), BROKEN),
+        (change(data_offsets=[352, 0]), BROKEN),
+        (change(data_offsets=[0, 11000]), BROKEN),
+    ],
+)
+def test_a_damaged_file_ends_in_a_named_error(folder, damage, words):
+    path = folder("plain")
+    header, data = damage(*read(path / "model.safetensors"))
+    write(path / "model.safetensors", header, data)
+    with pytest.raises(CheckpointError, match=words):
+        load(path)
+
+
+@pytest.mark.parametrize("size", [0, 5, 8, 100])
+def test_a_file_cut_short_ends_in_a_named_error(folder, size):
+    path = folder("plain")
+    file = path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(CheckpointError, match="cut off or no safetensors file"):
+        load(path)
+
+
+def test_shards_that_their_index_does_not_describe_are_refused(folder):
+    path = folder("sharded-safetensors")
+    file = path / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    good = dict(index["weight_map"])
+    for weight_map, words in (
+        (
+            good | {"transformer.wte.weight": "model-00002-of-00003.safetensors"},
+            "disagree about tensor",
+        ),
+        ({k: v for k, v in good.items() if "wpe" not in k}, "disagree about tensor transformer.wpe.weight"),
+        (
+            good | {"transformer.wte.weight": "model-00009-of-00003.safetensors"},
+            "00009-of-00003.* is missing",
+        ),
+        (good | {"transformer.wte.weight": "../plain/model.safetensors"}, "no weight_map"),
+        (["a"], "no weight_map"),
+    ):
+        file.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(CheckpointError, match=words):
+            load(path)
+
+
+def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no .*nowhere"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors\(\.index\.json\) in .*variants"):
+        load(VARIANTS)
+    with pytest.raises(CheckpointError, match="reads safetensors only"):
+        load(VARIANTS / "nanogpt-ckpt")
+    path = folder("plain")
+    for text, words in (("{", "is not JSON"), ("[1]", "does not hold a JSON object")):
+        (path / "config.json").write_text(text)
+        with pytest.raises((CheckpointError, ConfigError), match=words):
+            load(path)
+    (path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not honoured"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn=True is not honoured"),
+        ({"scale_attn_weights": False}, "scale_attn_weights=False is not honoured"),
+        ({"activation_function": "relu"}, "activation_function 'relu' is not honoured"),
+        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"n_head": 3}, "n_embd 8 is no multiple of n_head 3"),
+        ({"vocab_size": "11"}, "n_vocab is '11'"),
+    ],
+)
+def test_a_config_we_do_not_honour_is_refused_by_name(folder, changes, words):
+    path = folder("plain")
+    raw = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(raw | changes))
+    with pytest.raises(ConfigError, match=words):
+        load(path)
+
+
+def test_config_fields_reach_the_mathematics(folder):
+    path = folder("plain")
+    raw = json.loads((path / "config.json").read_text())
+    plain = forward(expected["input_ids"], *load(path))
+    for changes in ({"activation_function": "gelu"}, {"layer_norm_epsilon": 1e-3}):
+        (path / "config.json").write_text(json.dumps(raw | changes))
+        assert error(forward(expected["input_ids"], *load(path)), plain) > F32_BAR
+
+
+def test_only_the_two_dtypes_of_the_oracle_are_taken():
+    with pytest.raises(ValueError, match="dtype is float16; the reference computes in float64 or float32"):
+        load(VARIANTS / "plain", np.float16)
