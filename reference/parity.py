@@ -75,20 +75,24 @@ def roundoff(dtype) -> float:
     return float(ml_dtypes.finfo(dtype).eps) / 2
 
 
-def attention_gate(q, k, v, lengths, scale=None):
+def attention_gate(q, k, v, lengths, scale=None, inner=None):
     """The largest |o - attention(...)| that honest rounding explains, for each output: (B, H, D), float64.
 
     One rounding of the output to q's dtype, and sums in float32 (float64 for float64) as measured in SUM_ERROR. It
     shrinks with the output, like 1 / sqrt(T) on random data, where a fixed tolerance would forgive ever more.
+
+    inner  the dtype to which scores and weights are rounded between the sums, as torch's own attention does in half
+           precision; a rounded score moves its own weight and, through their sum, all others. None where they are not
     """
     sums = roundoff(np.float64 if q.dtype == np.float64 else np.float32)
     terms = np.sqrt(np.maximum(lengths, 1))[:, None, None]
     stored = roundoff(q.dtype) * np.abs(attention(q, k, v, lengths, scale))
     subnormal = float(ml_dtypes.finfo(q.dtype).smallest_subnormal) / 2 * (np.asarray(lengths) > 0)[:, None, None]
-    return stored + subnormal + SUM_ERROR * terms * sums * sensitivity(q, k, v, lengths, scale)
+    inside = SUM_ERROR * terms * sums + (0 if inner is None else 2 * roundoff(inner))
+    return stored + subnormal + inside * sensitivity(q, k, v, lengths, scale)
 
 
-def attention_error(o, q, k, v, lengths, scale=None) -> float:
+def attention_error(o, q, k, v, lengths, scale=None, inner=None) -> float:
     """The largest error of an attention output o (B, H, D), in multiples of the gate: honest up to 1, NaN is infinite.
 
     Where the gate is zero (length 0, zero values) o must be exact.
@@ -96,6 +100,6 @@ def attention_error(o, q, k, v, lengths, scale=None) -> float:
     exact = attention(q, k, v, lengths, scale)
     if o.shape != exact.shape:
         raise ValueError(f"o is {o.shape}; attention of these inputs is {exact.shape}")
-    error, gate = np.abs(o.astype(np.float64) - exact), attention_gate(q, k, v, lengths, scale)
+    error, gate = np.abs(o.astype(np.float64) - exact), attention_gate(q, k, v, lengths, scale, inner)
     ratio = np.divide(error, gate, out=np.where(error == 0, 0.0, np.inf), where=gate > 0)
     return float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))

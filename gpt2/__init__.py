@@ -1,0 +1,23 @@
+"""GPT-2 in PyTorch, with a static KV cache and a decode step computed by the impl you choose."""
+
+from ..reference.config import Config, ConfigError, ContextFull
+from ..reference.weights import CheckpointError
+from .cache import CacheMismatch, StaticCache
+from .generate import Completion, generate
+from .model import GPT2
+from .tokenizer import Tokenizer
+from .weights import load
+
+__all__ = [
+    "GPT2",
+    "CacheMismatch",
+    "CheckpointError",
+    "Completion",
+    "Config",
+    "ConfigError",
+    "ContextFull",
+    "StaticCache",
+    "Tokenizer",
+    "generate",
+    "load",
+]

@@ -1,0 +1,115 @@
+"""The static KV cache: allocated once, written in place, never concatenated and never copied."""
+
+import torch
+
+from ..reference.config import Config, ContextFull
+
+
+class CacheMismatch(ValueError):
+    """The cache was made for another batch, model, dtype or device than the call brings."""
+
+
+class StaticCache:
+    """K and V of B sequences with room for T tokens each; slot = position.
+
+    k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
+    lengths       (B,) int32, on the device: tokens each sequence has in the cache
+    host_lengths  the same numbers as Python ints, so that nothing is ever read back from the device
+    workspace     what the triton impl needs beside the cache, allocated here once; None for the others
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batch: int,
+        capacity: int,
+        *,
+        dtype=torch.float32,
+        device: str | torch.device = "cpu",
+        impl="sdpa",
+    ):
+        if batch < 1 or capacity < 1:
+            raise ValueError(
+                f"a cache for {batch} sequences of {capacity} tokens holds nothing; both must be 1 or more"
+            )
+        if capacity > config.n_ctx:
+            raise ContextFull(0, capacity, config.n_ctx, f"n_ctx {config.n_ctx}")
+        shape = (config.n_layer, batch, config.n_head, capacity, config.head_dim)
+        self.k = torch.empty(shape, dtype=dtype, device=device).unbind(0)
+        self.v = torch.empty(shape, dtype=dtype, device=device).unbind(0)
+        self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
+        self.host_lengths = [0] * batch
+        self.rows = torch.arange(batch, device=device)
+        self.workspace = None
+        if impl == "triton":
+            from ..kernels.workspace import workspace
+
+            self.workspace = workspace(batch, config.n_head, capacity, config.head_dim, dtype, self.lengths.device)
+
+    @property
+    def batch(self) -> int:
+        return len(self.host_lengths)
+
+    @property
+    def capacity(self) -> int:
+        return self.k[0].shape[2]
+
+    def set_lengths(self, lengths: list[int]):
+        """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared."""
+        self.host_lengths = list(lengths)
+        self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32), non_blocking=True)
+
+    def reset(self):
+        """Forget every token, for a new run in the same memory."""
+        self.set_lengths([0] * self.batch)
+
+    def check_fits(self, config: Config, batch: int, dtype, device):
+        """Raises CacheMismatch unless this cache is one for `batch` sequences of that model."""
+        layers, (B, H, _, D) = len(self.k), self.k[0].shape
+        if (layers, H, D) != (config.n_layer, config.n_head, config.head_dim):
+            raise CacheMismatch(
+                f"the cache has {layers} layers, {H} heads, head_dim {D}; the model has {config.n_layer}, "
+                f"{config.n_head}, {config.head_dim}; make one with model.new_cache(batch)"
+            )
+        if batch != B:
+            raise CacheMismatch(f"{batch} sequences came for a cache of {B}; make one with model.new_cache({batch})")
+        if (self.k[0].dtype, self.k[0].device) != (dtype, device):
+            raise CacheMismatch(
+                f"the cache is {self.k[0].dtype} on {self.k[0].device}, the model {dtype} on {device}; "
+                "make one with model.new_cache(batch)"
+            )
+
+    def check_room(self, tokens: int) -> int:
+        """The slot at which `tokens` more may be prefilled.  Raises ContextFull or CacheMismatch if they may not."""
+        start = self.host_lengths[0]
+        if any(n != start for n in self.host_lengths):
+            raise CacheMismatch(
+                f"prefill continues equal lengths; this cache has {self.host_lengths}; reset() it first"
+            )
+        if start + tokens > self.capacity:
+            raise ContextFull(start, tokens, self.capacity - start, f"the cache's {self.capacity} slots")
+        return start
+
+    def claim(self):
+        """Take the next slot of every sequence and count it as live.  Returns those slots, (B,) int64.
+
+        Raises ContextFull, before anything changes, if a sequence has no slot left.
+        """
+        longest = max(self.host_lengths)
+        if longest >= self.capacity:
+            raise ContextFull(longest, 1, 0, f"the cache's {self.capacity} slots")
+        slots = self.lengths.long()
+        self.lengths += 1
+        self.host_lengths = [n + 1 for n in self.host_lengths]
+        return slots
+
+    def write(self, layer: int, slots, k, v):
+        """Put one new row per sequence, k, v (B, H, D), at slots (B,) of this layer."""
+        self.k[layer][self.rows, :, slots] = k
+        self.v[layer][self.rows, :, slots] = v
+
+    def write_span(self, layer: int, start: int, k, v):
+        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
+        stop = start + k.shape[2]
+        self.k[layer][:, :, start:stop] = k
+        self.v[layer][:, :, start:stop] = v

@@ -1,0 +1,199 @@
+"""Generation: the same loop over a cache or, to measure what the cache is worth, without one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..reference.config import ContextFull
+from . import sampling
+from .cache import StaticCache
+from .model import GPT2
+from .stream import Writer
+
+
+@dataclass
+class Completion:
+    """What one prompt became.
+
+    prompt_ids     the prompt's tokens
+    ids            the new tokens, without the <|endoftext|> that ended them
+    text           the new text, cut before a stop string; None if the model has no tokenizer
+    finish_reason  "stop" (<|endoftext|> or a stop string) or "length"
+    """
+
+    prompt_ids: list[int]
+    ids: list[int]
+    text: str | None
+    finish_reason: str
+
+
+class Cached:
+    """The next token's logits from a KV cache: prefill once, then one decode step per token."""
+
+    def __init__(self, model: GPT2, cache: StaticCache, chunk: int | None = None):
+        self.model, self.cache, self.chunk = model, cache, chunk
+
+    def prefill(self, prompts: Sequence[Sequence[int]]):
+        """B prompts, from an empty cache -> logits (B, V)"""
+        self.cache.reset()
+        return self.model.prefill(prompts, self.cache, self.chunk)
+
+    def step(self, ids):
+        """The newest token of each row, (B,) on the device -> logits (B, V)"""
+        return self.model.decode(ids, self.cache)
+
+
+class Uncached:
+    """The next token's logits by recomputing every sequence from its first token, each time."""
+
+    def __init__(self, model: GPT2, capacity: int):
+        self.model, self.capacity = model, capacity
+
+    def prefill(self, prompts: Sequence[Sequence[int]]):
+        """B prompts -> logits (B, V)"""
+        self.model.check_prompts(prompts)
+        self.lengths = [len(prompt) for prompt in prompts]
+        ids = torch.zeros(len(prompts), self.capacity, dtype=torch.long)
+        for b, prompt in enumerate(prompts):
+            ids[b, : len(prompt)] = torch.as_tensor(prompt)
+        self.ids = ids.to(self.model.device)
+        self.rows = torch.arange(len(prompts), device=self.model.device)
+        self.last = torch.tensor(self.lengths, device=self.model.device) - 1
+        return self._logits()
+
+    def step(self, ids):
+        """The newest token of each row, (B,) on the device -> logits (B, V)"""
+        self.lengths = [n + 1 for n in self.lengths]
+        self.last = self.last + 1
+        self.ids[self.rows, self.last] = ids
+        return self._logits()
+
+    @torch.no_grad()
+    def _logits(self):
+        # Shorter rows are padded on the right, where causal attention cannot see it.
+        x = self.model.hidden(self.ids[:, : max(self.lengths)])
+        return self.model.logits(x[self.rows, self.last])
+
+
+class Outbox:
+    """Copies each step's tokens to the host without stopping the device.
+
+    On CUDA a step's tokens arrive one step late, when they are long there; elsewhere at once.
+    """
+
+    def __init__(self, device: torch.device):
+        self.late = device.type == "cuda"
+        self.waiting = None
+
+    def push(self, ids) -> list[list[int]]:
+        """Send ids (B,); returns the steps that have arrived, oldest first."""
+        if not self.late:
+            return [ids.tolist()]
+        arrived = self.flush()
+        host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+        host.copy_(ids, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        self.waiting = host, done
+        return arrived
+
+    def flush(self) -> list[list[int]]:
+        """The steps still on their way."""
+        if self.waiting is None:
+            return []
+        host, done = self.waiting
+        self.waiting = None
+        done.synchronize()
+        return [host.tolist()]
+
+
+def check_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, room: int, what: str):
+    """Raises ContextFull unless prompts and new tokens fit `room` slots. The last new token needs no slot."""
+    longest = max(map(len, prompts))
+    if longest + max_new_tokens - 1 > room:
+        raise ContextFull(longest, max_new_tokens, room - longest + 1, f"{what} {room}")
+
+
+def to_ids(model: GPT2, prompts) -> list[list[int]]:
+    """Prompts in any form `generate` takes -> one list of ids each."""
+    if isinstance(prompts, str):
+        prompts = [prompts]
+    elif isinstance(prompts, torch.Tensor):
+        prompts = prompts.tolist()
+    if len(prompts) and isinstance(prompts[0], int):
+        prompts = [prompts]
+    return [encode(model, prompt) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+
+
+def encode(model: GPT2, text: str) -> list[int]:
+    """The ids of a text, where the model has a tokenizer."""
+    if model.tokenizer is None:
+        raise ValueError("text prompts came, but this model has no tokenizer; pass token ids or set model.tokenizer")
+    return model.tokenizer.encode(text)
+
+
+@torch.no_grad()
+def generate(
+    model: GPT2,
+    prompts,
+    *,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str | Sequence[str] = (),
+    stream: Callable[[int, int, str], None] | None = None,
+    kv_cache: bool = True,
+    chunk: int | None = None,
+    cache: StaticCache | None = None,
+) -> list[Completion]:
+    """Continue prompts of any lengths, as one batch.
+
+    prompts         a text, a list of texts, ids, a list of ids, or an int tensor (T,) or (B, T)
+    max_new_tokens  at most this many each; <|endoftext|> ends a sequence sooner
+    temperature     0 is greedy; top_k and top_p cut the distribution first, in this order
+    seed            row i draws from its own stream (seed, i), whatever the batch
+    stop            strings that end a sequence; the text is cut before them
+    stream          called as stream(row, id, text) for each new token, text being what has become certain by it
+    kv_cache        False recomputes the whole sequence for every token, as the impl "naive" does
+    chunk           prompt tokens per prefill pass; None takes prompts whole
+    cache           memory to use again; it is reset first. None makes one that just fits
+
+    Raises ValueError for prompts or settings that make no sense, ContextFull if prompt and new tokens outgrow n_ctx or
+    the cache, saying how many fit; both before any work.
+    """
+    sampling.check(temperature, top_k, top_p)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
+    prompts = to_ids(model, prompts)
+    model.check_prompts(prompts)
+    check_fit(prompts, max_new_tokens, model.config.n_ctx, "n_ctx")
+    eot = model.tokenizer.eot if model.tokenizer else model.config.eos_token_id
+    writer = Writer(model.tokenizer, len(prompts), eot, [stop] if isinstance(stop, str) else stop, stream)
+    capacity = max(map(len, prompts)) + max_new_tokens - 1
+    if not kv_cache or model.impl == "naive":
+        source = Uncached(model, capacity)
+    else:
+        cache = cache or model.new_cache(len(prompts), capacity)
+        check_fit(prompts, max_new_tokens, cache.capacity, "a cache of capacity")
+        source = Cached(model, cache, chunk)
+    u = sampling.uniforms(seed, len(prompts), max_new_tokens).to(model.device)
+    outbox = Outbox(model.device)
+    logits = source.prefill(prompts)
+    for step in range(max_new_tokens):
+        ids = sampling.next_ids(logits, u[:, step], temperature, top_k, top_p)
+        for arrived in outbox.push(ids):
+            writer.take(arrived)
+        if writer.finished:
+            break
+        if step + 1 < max_new_tokens:
+            logits = source.step(ids)
+    for arrived in outbox.flush():
+        writer.take(arrived)
+    writer.close()
+    return [
+        Completion(prompt, row.ids, row.text.text if row.text else None, row.finish_reason)
+        for prompt, row in zip(prompts, writer.rows, strict=True)
+    ]

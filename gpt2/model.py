@@ -1,0 +1,198 @@
+"""GPT-2 in PyTorch. Submodules and weights are called what the checkpoint calls them.
+
+B sequences, M new tokens, H heads, T cache slots, D head_dim, E n_embd, V vocabulary.
+"""
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..reference.config import Config, ContextFull
+from .attention import DECODE_STEP, Attention, Conv1D, check_impl
+from .cache import StaticCache
+from .tokenizer import Tokenizer
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.c_fc = Conv1D(config.n_embd, config.n_inner)
+        self.c_proj = Conv1D(config.n_inner, config.n_embd)
+        self.approximate = "tanh" if config.gelu == "tanh" else "none"
+
+    def forward(self, x):
+        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config)
+
+    def forward(self, x, attend):
+        """x (B, M, E); attend is this block's attention, bound to the cache it reads."""
+        x = x + attend(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT2(nn.Module):
+    """GPT-2 of any size. `impl` is how its decode step attends: naive (no cache), eager, sdpa or triton.
+
+    Call it on ids (B, T) for logits (B, T, V) without a cache; `prefill` and `decode` are the cached way.
+    `tokenizer` is the checkpoint's own where it has one.
+    Source: Radford et al. 2019 and its published code: LayerNorm first, tanh GELU, learned positions, tied head.
+    """
+
+    def __init__(self, config: Config, impl: str = "sdpa"):
+        super().__init__()
+        self.config, self.impl = config, check_impl(impl)
+        self.tokenizer: Tokenizer | None = None
+        self.wte = nn.Embedding(config.n_vocab, config.n_embd)
+        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.n_embd, config.n_vocab, bias=False)
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        return cast(Sequence[Block], self.h)
+
+    @property
+    def device(self) -> torch.device:
+        return self.wte.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.wte.weight.dtype
+
+    def with_impl(self, impl: str) -> "GPT2":
+        """This model, its weights shared, with a decode step of another impl."""
+        twin = copy.copy(self)
+        twin.impl = check_impl(impl)
+        return twin
+
+    def new_cache(self, batch: int, capacity: int | None = None) -> StaticCache:
+        """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx)."""
+        capacity = self.config.n_ctx if capacity is None else capacity
+        return StaticCache(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl)
+
+    def hidden(self, ids):
+        """ids (B, T) -> the last block's output after ln_f (B, T, E). No cache.  Raises ContextFull past n_ctx."""
+        T = ids.shape[1]
+        if T > self.config.n_ctx:
+            raise ContextFull(0, T, self.config.n_ctx, f"n_ctx {self.config.n_ctx}")
+        x = self.wte(ids) + self.wpe.weight[:T]  # (B, T, E)
+        for block in self.blocks:
+            x = block(x, block.attn)
+        return self.ln_f(x)
+
+    def logits(self, x):
+        """x (..., E) after ln_f -> logits (..., V)"""
+        return F.linear(x, self.wte.weight if self.lm_head is None else self.lm_head.weight)
+
+    def forward(self, ids):
+        """ids (B, T) int -> logits (B, T, V).  Raises ValueError for a wrong id, ContextFull past n_ctx."""
+        return self.logits(self.hidden(self.check_ids(ids)))
+
+    def loss(self, ids, reduction: str = "mean"):
+        """How badly ids[:, :-1] foretell ids[:, 1:], in nats per token.
+
+        ids        (B, T) int, 2 <= T <= n_ctx + 1
+        reduction  "mean" gives a scalar, "none" gives (B, T - 1); float32, or float64 for a float64 model
+        """
+        if ids.shape[1] < 2:
+            raise ValueError(f"a loss needs 2 tokens, one to foretell the other; this has {ids.shape[1]}")
+        self.check_ids(ids[:, -1:])
+        logits = self(ids[:, :-1])
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits.mT, ids[:, 1:].long(), reduction=reduction)
+
+    @torch.no_grad()
+    def prefill(self, prompts: Sequence[Sequence[int]], cache: StaticCache, chunk: int | None = None):
+        """Run prompts of any lengths through the model and fill the cache with them.
+
+        prompts  B sequences of token ids, each at least one long; a shorter one is padded on the right, where causal
+                 attention cannot see it and its slots stay dead
+        cache    for B sequences, all with equally many tokens so far (usually none)
+        chunk    tokens per pass; None takes the longest prompt whole
+        returns  (B, V) logits after each sequence's last token
+
+        Raises ValueError, ContextFull or CacheMismatch before any work; the cache is then as it was.
+        """
+        self.check_prompts(prompts)
+        cache.check_fits(self.config, len(prompts), self.dtype, self.device)
+        counts = [len(prompt) for prompt in prompts]
+        longest = max(counts)
+        start = cache.check_room(longest)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        for b, prompt in enumerate(prompts):
+            ids[b, : counts[b]] = torch.as_tensor(prompt)
+        ids = ids.to(self.device)
+        last = torch.empty(len(prompts), self.config.n_embd, dtype=self.dtype, device=self.device)
+        for low in range(0, longest, chunk or longest):
+            x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
+            high = low + x.shape[1]
+            x = x + self.wpe.weight[start + low : start + high]
+            for layer, block in enumerate(self.blocks):
+                x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
+            done = [b for b, n in enumerate(counts) if low < n <= high]
+            last[done] = x[done, [counts[b] - 1 - low for b in done]]
+        cache.set_lengths([start + n for n in counts])
+        return self.logits(self.ln_f(last))
+
+    @torch.no_grad()
+    def decode(self, ids, cache: StaticCache):
+        """One decode step: a new token per sequence attends to everything cached so far, itself included.
+
+        ids      (B,) int, on the model's device; not checked against the vocabulary, which would read them back
+        cache    for B sequences, of any lengths
+        returns  (B, V) logits
+
+        Raises ContextFull if a sequence has no slot left; the cache is then as it was.
+        """
+        step = DECODE_STEP[self.impl]
+        if step is None:
+            raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa or triton")
+        cache.check_fits(self.config, ids.shape[0], self.dtype, self.device)
+        slots = cache.claim()
+        x = (self.wte(ids) + self.wpe(slots))[:, None]  # (B, 1, E)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
+        return self.logits(self.ln_f(x[:, 0]))
+
+    def check_prompts(self, prompts: Sequence[Sequence[int]]):
+        """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""
+        if not len(prompts):
+            raise ValueError("no prompts came; pass at least one sequence of token ids")
+        for row, prompt in enumerate(prompts):
+            if not len(prompt):
+                raise ValueError(f"prompt {row} is empty; GPT-2 needs at least one token, such as <|endoftext|>")
+            low, high = int(min(prompt)), int(max(prompt))
+            if low < 0 or high >= self.config.n_vocab:
+                bad = low if low < 0 else high
+                raise ValueError(
+                    f"prompt {row} holds token id {bad}; this model's ids are 0..{self.config.n_vocab - 1}"
+                )
+
+    def check_ids(self, ids):
+        """ids, if they are whole numbers (B, T) within the vocabulary; raises ValueError if not."""
+        if ids.ndim != 2 or not ids.numel() or ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), none of it 0"
+            )
+        if ids.device != self.device:
+            raise ValueError(f"ids are on {ids.device}, the model on {self.device}; move one with .to(...)")
+        low, high = ids.min().item(), ids.max().item()
+        if low < 0 or high >= self.config.n_vocab:
+            raise ValueError(
+                f"token id {low if low < 0 else high} came; this model's ids are 0..{self.config.n_vocab - 1}"
+            )
+        return ids

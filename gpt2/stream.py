@@ -1,0 +1,106 @@
+"""From tokens to text as they come: characters that span tokens, stop strings that span tokens, rows that end early."""
+
+import codecs
+from collections.abc import Callable, Sequence
+
+from .tokenizer import Tokenizer
+
+
+class TextStream:
+    """The text of one sequence, given out as soon as no later token can change it.
+
+    Held back are the bytes of an unfinished character and a tail that might be the beginning of a stop string.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
+        self.tokenizer, self.stop = tokenizer, stop
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self.text = ""  # given out
+        self.held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take the next token; returns the text that has become certain by it."""
+        return self._give(self.decoder.decode(self.tokenizer.decode_bytes([token])), final=False)
+
+    def flush(self) -> str:
+        """No token follows: returns the rest."""
+        return self._give(self.decoder.decode(b"", final=True), final=True)
+
+    def _give(self, new: str, final: bool) -> str:
+        if self.stopped:
+            return ""
+        self.held += new
+        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
+        if found:
+            self.stopped = True
+            certain, self.held = self.held[: min(found)], ""
+        else:
+            keep = 0 if final else max((overlap(self.held, s) for s in self.stop), default=0)
+            certain, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+        self.text += certain
+        return certain
+
+
+def overlap(text: str, stop: str) -> int:
+    """How many characters at the end of text could be the beginning of stop."""
+    return max((n for n in range(1, min(len(text), len(stop) - 1) + 1) if text.endswith(stop[:n])), default=0)
+
+
+class Row:
+    """One sequence being written: its new ids, its text, and why it ended ("" while it has not)."""
+
+    def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]):
+        self.ids: list[int] = []
+        self.text = TextStream(tokenizer, stop) if tokenizer else None
+        self.finish_reason = ""
+
+
+class Writer:
+    """Takes the batch's tokens step by step, ends rows, and tells the listener of each token and its text."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer | None,
+        batch: int,
+        eot: int | None,
+        stop: Sequence[str],
+        listener: Callable[[int, int, str], None] | None,
+    ):
+        if stop and tokenizer is None:
+            raise ValueError("stop strings came, but the model has no tokenizer to find them with; set model.tokenizer")
+        if not all(stop):
+            raise ValueError("a stop string is empty; it would end every text before it begins")
+        self.rows = [Row(tokenizer, stop) for _ in range(batch)]
+        self.eot, self.listener = eot, listener
+
+    @property
+    def finished(self) -> bool:
+        return all(row.finish_reason for row in self.rows)
+
+    def take(self, step: Sequence[int]):
+        """One new id per row; rows that have ended ignore theirs."""
+        for number, (row, token) in enumerate(zip(self.rows, step, strict=True)):
+            if row.finish_reason:
+                continue
+            if token == self.eot:
+                self._end(number, row, token, "stop")
+                continue
+            row.ids.append(token)
+            new = row.text.push(token) if row.text else ""
+            if self.listener:
+                self.listener(number, token, new)
+            if row.text and row.text.stopped:
+                row.finish_reason = "stop"
+
+    def close(self):
+        """No step follows: rows that are still open end by length."""
+        for number, row in enumerate(self.rows):
+            if not row.finish_reason:
+                self._end(number, row, row.ids[-1], "length")
+
+    def _end(self, number: int, row: Row, token: int, reason: str):
+        row.finish_reason = reason
+        rest = row.text.flush() if row.text else ""
+        if rest and self.listener:
+            self.listener(number, token, rest)

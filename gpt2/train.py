@@ -1,0 +1,187 @@
+"""Train the embedded checkpoint `tiny` from the public-domain corpora beside this file.
+
+    python -m kvproof.gpt2.train                    # the whole run, about 45 minutes on one core
+    python -m kvproof.gpt2.train --steps 20 --out /tmp/tiny
+
+Writes model.safetensors (float16), config.json and loss.jsonl; the weights are those of the lowest held-out loss. Needs
+a clone: the corpora are not in the wheel.
+"""
+
+import argparse
+import json
+import math
+import re
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from ..reference.config import Config
+from .model import GPT2, Conv1D
+from .tokenizer import Tokenizer
+
+HERE = Path(__file__).parent
+TINY = HERE / "checkpoints" / "tiny"
+HELD_OUT = 0.05  # the last part of each corpus, never trained on
+DROPOUT = 0.15  # on what each residual branch adds; the model itself has none
+
+
+def tiny_config(tokenizer: Tokenizer) -> Config:
+    """1.6 M parameters: 6 layers of 4 heads, head_dim 32."""
+    return Config(
+        n_vocab=tokenizer.n_vocab, n_ctx=1024, n_embd=128, n_head=4, n_layer=6, n_inner=512, eos_token_id=tokenizer.eot
+    )
+
+
+def read_corpora(tokenizer: Tokenizer) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Token ids to train on, and those held out of each corpus; <|endoftext|> opens every text and every tale."""
+    train, held_out = [], {}
+    for path in sorted((HERE / "corpus").glob("*.txt")):
+        tales = re.split(r"\n{3,}(?=[A-Z][A-Z ,'\u2019-]+\n)", path.read_text(encoding="utf-8"))
+        ids = torch.tensor([i for tale in tales for i in (tokenizer.eot, *tokenizer.encode(tale))])
+        cut = int(len(ids) * (1 - HELD_OUT))
+        train.append(ids[:cut])
+        held_out[path.stem] = ids[cut:]
+    return torch.cat(train), held_out
+
+
+def initialise(model: GPT2):
+    """GPT-2's own: normal(0, 0.02), residual projections shrunk by sqrt(2 n_layer), biases 0, gains 1."""
+    for module in model.modules():
+        if isinstance(module, Conv1D):
+            torch.nn.init.normal_(module.weight, std=0.02)
+            torch.nn.init.zeros_(module.bias)
+        elif isinstance(module, torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=0.02)
+    for block in model.blocks:
+        for branch in (block.attn, block.mlp):
+            torch.nn.init.normal_(branch.c_proj.weight, std=0.02 / math.sqrt(2 * model.config.n_layer))
+            branch.c_proj.register_forward_hook(drop)
+
+
+def drop(module: torch.nn.Module, args, output: torch.Tensor) -> torch.Tensor:
+    """A forward hook: dropout on what the module gives, while it trains."""
+    return F.dropout(output, DROPOUT, module.training)
+
+
+def batch(ids, tokens: int, span: int, rng):
+    """tokens / span random windows of span + 1 ids: (B, span + 1)."""
+    starts = torch.randint(len(ids) - span, (tokens // span,), generator=rng)
+    return torch.stack([ids[s : s + span + 1] for s in starts])
+
+
+@torch.no_grad()
+def held_out_loss(model, ids, span: int = 1024) -> float:
+    """Nats per token over consecutive windows of `span` tokens, each foretold from its own window alone."""
+    model.eval()
+    total = count = 0
+    for low in range(0, len(ids) - 1, span):
+        window = ids[None, low : low + span + 1]
+        if window.shape[1] > 1:
+            total += model.loss(window, "none").sum().item()
+            count += window.shape[1] - 1
+    model.train()
+    return total / count
+
+
+def save(model, out: Path):
+    """model.safetensors in float16 and config.json, in Hugging Face's spelling; written aside, then put in place."""
+    config = model.config
+    save_file(
+        {k: v.half().contiguous() for k, v in model.state_dict().items()}, out / "new.safetensors", {"format": "pt"}
+    )
+    (out / "new.safetensors").replace(out / "model.safetensors")
+    fields = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": config.n_vocab,
+        "n_positions": config.n_ctx,
+        "n_ctx": config.n_ctx,
+        "n_embd": config.n_embd,
+        "n_head": config.n_head,
+        "n_layer": config.n_layer,
+        "n_inner": config.n_inner,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": config.layer_norm_epsilon,
+        "tie_word_embeddings": True,
+        "bos_token_id": config.eos_token_id,
+        "eos_token_id": config.eos_token_id,
+    }
+    (out / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """A linear warm-up over 100 steps, then a cosine down to a twentieth of the peak."""
+    if step < 100:
+        return peak * (step + 1) / 100
+    return peak * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - 100) / max(1, steps - 100))))
+
+
+def evaluate(model, held_out: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Held-out loss of each corpus, and over all their tokens as "held_out"."""
+    losses = {name: held_out_loss(model, ids) for name, ids in held_out.items()}
+    total = sum(losses[name] * len(ids) for name, ids in held_out.items())
+    return {"held_out": total / sum(map(len, held_out.values())), **losses}
+
+
+def make_optimizer(model) -> torch.optim.Optimizer:
+    """AdamW, with weight decay on matrices alone."""
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    rest = [p for p in model.parameters() if p.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+
+
+def train(steps: int, tokens: int, peak: float, every: int, out: Path):
+    """Train tiny for `steps` batches of `tokens` tokens, keeping in `out` the weights of the lowest held-out loss."""
+    torch.manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
+    tokenizer = Tokenizer.from_merges(TINY / "vocab.bpe")
+    ids, held_out = read_corpora(tokenizer)
+    model = GPT2(tiny_config(tokenizer))
+    initialise(model)
+    optimizer = make_optimizer(model)
+    best, started, recent = math.inf, time.time(), []
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "loss.jsonl").open("w") as log:
+        for step in range(1, steps + 1):
+            # Every third batch spans the full context, so that every position is trained.
+            loss = model.loss(batch(ids, tokens, 1024 if step % 3 == 1 else 256, rng))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step - 1, steps, peak)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            recent.append(loss.item())
+            if step % every == 0 or step == steps:
+                row = {"step": step, "tokens": step * tokens, "train": sum(recent) / len(recent)}
+                row = {name: round(x, 4) for name, x in (row | evaluate(model, held_out)).items()}
+                if row["held_out"] < best:
+                    best = row["held_out"]
+                    save(model, out)
+                line = json.dumps(row | {"seconds": round(time.time() - started)})
+                print(line, file=log, flush=True)
+                print(line, flush=True)
+                recent = []
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        prog="python -m kvproof.gpt2.train", description="Train the embedded checkpoint tiny."
+    )
+    parser.add_argument("--steps", type=int, default=2000, help="batches to train on (default %(default)s)")
+    parser.add_argument("--tokens", type=int, default=4096, help="tokens per batch (default %(default)s)")
+    parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default %(default)s)")
+    parser.add_argument("--every", type=int, default=100, help="batches between held-out losses (default %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=TINY, help="folder to write (default: the embedded checkpoint's own)"
+    )
+    args = parser.parse_args()
+    train(args.steps, args.tokens, args.lr, args.every, args.out)
+
+
+if __name__ == "__main__":
+    main()

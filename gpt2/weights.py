@@ -1,0 +1,112 @@
+"""Checkpoints -> models: from a folder, a file, the embedded checkpoint, or a recipe."""
+
+import difflib
+from pathlib import Path
+
+import torch
+
+from ..reference.config import Config
+from ..reference.synthetic import SIZES, random_config, random_tensors
+from ..reference.weights import CheckpointError, find_weights, read_config, read_tensors
+from .attention import check_impl
+from .model import GPT2
+from .tokenizer import Tokenizer, gpt2_tokenizer
+
+EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
+DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def load(
+    name: str | Path = "tiny",
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device = "cpu",
+    impl: str = "sdpa",
+) -> GPT2:
+    """A GPT-2 ready to decode, with its tokenizer where it has one.
+
+    name    "tiny", the trained checkpoint in the package; "random:gpt2" (-medium, -large, -xl, "random:distilgpt2"),
+            that size with deterministic weights; else a folder or file of safetensors. A folder tiny is "./tiny".
+    dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
+    device  "cpu", "cuda", ...
+    impl    how the decode step attends: naive, eager, sdpa or triton
+
+    Raises CheckpointError or ConfigError for what is no GPT-2, ValueError for an unknown name, dtype, device or impl.
+    """
+    dtype = as_dtype(dtype)
+    device = as_device(device)
+    if check_impl(impl) == "triton":
+        from ..kernels.decode_attention import check_device  # its module says what to do where triton is absent
+
+        check_device(device)
+    path = checkpoint(name)
+    if isinstance(path, str):
+        config = random_config(path)
+        tensors = ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
+        return build(config, tensors, gpt2_tokenizer(), dtype, device, impl)
+    weights = find_weights(path)
+    config = read_config(weights.parent / "config.json")
+    return build(
+        config, read_tensors(weights, config, "pt"), find_tokenizer(weights.parent, config), dtype, device, impl
+    )
+
+
+def checkpoint(name: str | Path) -> Path | str:
+    """Where a model's weights are: a folder, a file, or a recipe, "random:..."; reference.load takes the same.
+
+    Raises ValueError for a name that is none of these, with the likeliest meant.
+    """
+    if str(name).startswith("random:"):
+        return str(name)
+    path = EMBEDDED.get(str(name)) or Path(name)
+    if path.exists():
+        return path
+    known = [*EMBEDDED, *(f"random:{size}" for size in SIZES)]
+    close = difflib.get_close_matches(str(name), known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"no model {str(name)!r}: it is no folder, no file and none of {', '.join(known)}{hint}")
+
+
+def build(config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str) -> GPT2:
+    """A model of this config with (name, tensor) pairs put in place, each converted on its way."""
+    with torch.device("meta"):
+        model = GPT2(config, impl)
+    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    model.tokenizer = tokenizer
+    place = dict(model.named_parameters())
+    for name, tensor in tensors:
+        place[name].copy_(tensor)
+    return model
+
+
+def find_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
+    """The tokenizer of the merges beside the weights, else the published one if the vocabulary is its size."""
+    for name in ("merges.txt", "vocab.bpe"):
+        if (folder / name).is_file():
+            tokenizer = Tokenizer.from_merges(folder / name)
+            if tokenizer.n_vocab > config.n_vocab:
+                raise CheckpointError(
+                    f"{folder / name} makes {tokenizer.n_vocab} tokens, the model has {config.n_vocab}; "
+                    "put the merges of the same checkpoint there"
+                )
+            return tokenizer
+    return gpt2_tokenizer() if config.n_vocab == gpt2_tokenizer().n_vocab else None
+
+
+def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """A torch.dtype from itself or its name."""
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ValueError(f"dtype is {dtype}; it must be one of {', '.join(DTYPES)}")
+    return found
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """A torch.device that is there."""
+    try:
+        device = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is not known; try 'cpu' or 'cuda'") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'")
+    return device

@@ -1,0 +1,38 @@
+"""What every test shares: where the kernels run, and which tests need a GPU or an hour."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvproof.kernels.backend import use_interpreter
+
+DATA = Path(__file__).parent / "data"
+HAS_GPU = torch.cuda.is_available()
+
+# Triton decides at import whether it interprets; without a GPU that is the only way to run a kernel here.
+if not HAS_GPU:
+    use_interpreter()
+
+
+def pytest_collection_modifyitems(config, items):
+    asked = config.option.markexpr
+    for item in items:
+        if "gpu" in item.keywords and not HAS_GPU:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU, and torch finds none here"))
+        if "exhaustive" in item.keywords and "exhaustive" not in asked:
+            item.add_marker(
+                pytest.mark.skip(reason="exhaustive: run once with pytest -m exhaustive, see tests/EXHAUSTIVE.md")
+            )
+
+
+@pytest.fixture(scope="session")
+def device() -> str:
+    """Where kernels run: compiled on the GPU if there is one, else interpreted on the CPU."""
+    return "cuda" if HAS_GPU else "cpu"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The goldens, the checkpoints in all spellings, the tokenizer's cases."""
+    return DATA

@@ -1,0 +1,271 @@
+"""The torch model against the goldens and the oracle: every impl, cached and uncached, alone and in ragged batches."""
+
+import numpy as np
+import pytest
+import torch
+from gpt2_models import CACHED, forced, golden_model, random_prompts, small_model
+from reference_models import F32_BAR, F64_BAR, error, goldens
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from kvproof.gpt2 import CacheMismatch, ContextFull
+from kvproof.reference import forward
+
+BARS = {"float64": F64_BAR, "float32": F32_BAR}
+DTYPES = tuple(BARS)
+
+
+def oracle_logits(config, params, prompts, tokens):
+    """What `forced` must give, by the NumPy oracle in float64 without a cache, each row alone."""
+    rows = []
+    for prompt, row in zip(prompts, tokens, strict=True):
+        ids = np.array([[*prompt, *row]])
+        rows.append(forward(ids, params, config)[0, len(prompt) - 1 :])
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["syn-tiny", "syn-hd32"])
+def test_uncached_logits_are_the_goldens(name, dtype):
+    model, golden = golden_model(name, dtype), goldens(name)
+    logits = model(torch.as_tensor(golden["prompt_A"])[None])[0]
+    assert error(logits.numpy(), golden["logits_A_f64"]) <= BARS[dtype]
+    logits = model(torch.as_tensor(golden["prompt_B"])[None])[0].numpy()
+    if name == "syn-tiny":
+        assert error(logits, golden["logits_B_f64"]) <= BARS[dtype]
+    else:
+        assert error(logits, golden["logits_B_f32"]) <= F32_BAR
+        every = golden["logits_B_f64_every32"]
+        matches = [start for start in range(32) if error(logits[start::32], every) <= BARS[dtype]]
+        assert len(matches) == 1, "the rows kept are every 32nd, from one start"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("impl", CACHED)
+def test_cached_logits_are_the_goldens_from_the_first_token_to_the_full_context(impl, dtype, device):
+    model, golden = golden_model("syn-tiny", dtype, device).with_impl(impl), goldens("syn-tiny")
+    ids = golden["prompt_B"][None]
+    logits = forced(model, ids[:, :1], ids[:, 1:])[0]
+    assert error(logits.cpu().numpy(), golden["logits_B_f64"]) <= BARS[dtype]
+
+    model, golden = golden_model("syn-hd32", dtype, device).with_impl(impl), goldens("syn-hd32")
+    ids = golden["prompt_B"][None]
+    logits = forced(model, ids[:, :1022], ids[:, 1022:])[0, 1:].cpu().numpy()
+    assert error(logits, golden["logits_B_f32"][-2:]) <= F32_BAR
+    assert error(logits[-1], golden["logits_B_f64_last"]) <= BARS[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_head", [1, 12, 16, 20, 25])
+def test_any_number_of_heads_agrees_with_the_oracle(n_head, dtype, device):
+    check_against_oracle(n_head, 4, dtype, [2, 1], 2, device)
+
+
+@pytest.mark.parametrize("head_dim", [4, 16, 32, 64, 80, 96, 128, 256])
+def test_any_head_dim_agrees_with_the_oracle(head_dim, device):
+    for dtype in DTYPES:
+        check_against_oracle(2, head_dim, dtype, [3, 5], 2, device)
+
+
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_ragged_batches_agree_with_the_oracle(batch, device):
+    check_against_oracle(2, 16, "float64", [1, 17, 16, 15, 33, 2, 31, 32][:batch], 2, device)
+
+
+def check_against_oracle(n_head, head_dim, dtype, lengths, steps, device):
+    model, params = small_model(n_head, head_dim, dtype, device)
+    prompts = random_prompts(61, lengths)
+    tokens = np.array(random_prompts(61, [steps] * len(lengths), seed=1))
+    want = oracle_logits(model.config, params, prompts, tokens)
+    for impl in CACHED:
+        logits = forced(model.with_impl(impl), prompts, tokens).cpu().numpy()
+        assert error(logits, want) <= BARS[dtype], impl
+
+
+@pytest.mark.parametrize("impl", CACHED)
+def test_a_row_in_a_batch_equals_the_same_row_alone(impl, device):
+    model = small_model(3, 16, "float64", device)[0].with_impl(impl)
+    prompts = random_prompts(61, [40, 7, 1, 129])
+    tokens = np.array(random_prompts(61, [2] * 4, seed=1))
+    together = forced(model, prompts, tokens).cpu().numpy()
+    for row, prompt in enumerate(prompts):
+        alone = forced(model, [prompt], tokens[row : row + 1]).cpu().numpy()[0]
+        assert error(together[row], alone) <= 1e-12
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
+def test_prefill_in_chunks_equals_prefill_whole(chunk):
+    model, _ = small_model(3, 16)
+    prompts = random_prompts(61, [40, 7, 1, 32])
+    whole, chunked = model.new_cache(4, 40), model.new_cache(4, 40)
+    assert error(model.prefill(prompts, chunked, chunk).numpy(), model.prefill(prompts, whole).numpy()) <= 1e-12
+    assert chunked.host_lengths == whole.host_lengths == [40, 7, 1, 32]
+    for layer in range(2):
+        for b, n in enumerate(whole.host_lengths):
+            assert error(chunked.k[layer][b, :, :n].numpy(), whole.k[layer][b, :, :n].numpy()) <= 1e-12
+            assert error(chunked.v[layer][b, :, :n].numpy(), whole.v[layer][b, :, :n].numpy()) <= 1e-12
+
+
+def test_a_prompt_may_follow_on_what_the_cache_holds():
+    model, params = small_model(3, 16)
+    ids = np.array(random_prompts(61, [30, 30]))
+    cache = model.new_cache(2, 40)
+    model.prefill(ids[:, :11], cache)
+    logits = model.prefill(ids[:, 11:], cache).numpy()
+    assert error(logits, forward(ids, params, model.config)[:, -1]) <= F64_BAR
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e4])
+@pytest.mark.parametrize("impl", CACHED)
+def test_dead_slots_change_no_bit(impl, poison, device):
+    model = small_model(3, 16, "float32", device)[0].with_impl(impl)
+    prompts, tokens = random_prompts(61, [5, 1, 20]), np.array(random_prompts(61, [2] * 3, seed=1))
+    results = []
+    for filling in (0.0, poison):
+        cache = model.new_cache(3, 30)
+        model.prefill(prompts, cache)
+        for layer in (*cache.k, *cache.v):
+            for b, n in enumerate(cache.host_lengths):
+                layer[b, :, n:] = filling
+        results.append([model.decode(torch.as_tensor(t, device=device), cache) for t in tokens.T])
+    for clean, poisoned in zip(*results, strict=True):
+        assert torch.equal(clean, poisoned)
+        assert clean.isfinite().all()
+
+
+class Watch(TorchDispatchMode):
+    """Records every tensor an operator makes anew, and every read of a tensor's value by the host."""
+
+    def __init__(self):
+        super().__init__()
+        self.made, self.read = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if "_local_scalar_dense" in func.name() or "is_nonzero" in func.name():
+            self.read.append(func.name())
+        before = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
+        for x in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in before:
+                self.made.append((func.name(), x.untyped_storage().nbytes()))
+        return result
+
+
+@pytest.mark.parametrize("impl", CACHED)
+def test_a_decode_step_writes_in_place_copies_no_cache_and_reads_nothing_back(impl, device):
+    model = small_model(2, 16, "float32", device)[0].with_impl(impl)
+    lengths = [100, 100]
+    cache = model.new_cache(2, 160)
+    storages = [x.data_ptr() for x in (*cache.k, *cache.v)]
+    model.prefill(random_prompts(61, lengths), cache)
+    ids = torch.tensor([1, 2], device=device)
+    with Watch() as watch:
+        for _ in range(2):
+            model.decode(ids, cache)
+    assert [x.data_ptr() for x in (*cache.k, *cache.v)] == storages
+    live = 2 * 2 * 102 * 16 * 4  # bytes of K, or of V, of one layer
+    assert watch.made, "the watch saw nothing"
+    assert max(size for _, size in watch.made) < live / 2
+    assert not watch.read
+    assert cache.host_lengths == cache.lengths.tolist() == [102, 102]
+
+
+def test_the_watch_sees_copies_and_reads():
+    x = torch.zeros(1000)
+    with Watch() as watch:
+        torch.cat([x, x])
+        x.sum().item()
+    assert ("aten::cat", 8000) in watch.made
+    assert watch.read
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["syn-tiny", "syn-hd32"])
+def test_loss_is_the_goldens(name, dtype):
+    golden, model = goldens(name), golden_model(name, dtype)
+    ids = torch.as_tensor(golden["loss_ids"])[None]
+    assert error(model.loss(ids, "none")[0].numpy(), golden["loss_nll_f64"]) <= BARS[dtype]
+    assert model.loss(ids).item() == pytest.approx(golden["loss_nll_f64"].mean(), rel=BARS[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("impl", CACHED)
+def test_half_precision_decodes_in_that_precision(impl, dtype, device):
+    model = small_model(3, 16, dtype, device)[0].with_impl(impl)
+    prompts, tokens = random_prompts(61, [9, 4]), np.array(random_prompts(61, [2, 2], seed=1))
+    logits = forced(model, prompts, tokens)
+    assert logits.dtype == model.new_cache(1).k[0].dtype == getattr(torch, dtype)
+    # The honest error is that of the same model recomputing everything in the same dtype, which no cache can spoil.
+    full = torch.stack(
+        [model(torch.tensor([p + list(t)], device=device))[0, -3:] for p, t in zip(prompts, tokens, strict=True)]
+    )
+    _, params = small_model(3, 16)
+    want = oracle_logits(model.config, params, prompts, tokens)
+    assert error(logits.double().cpu().numpy(), want) <= 2 * error(full.double().cpu().numpy(), want)
+
+
+def test_mistakes_are_named_and_leave_the_cache_as_it_was():
+    model, _ = small_model(2, 16)
+    cache = model.new_cache(2, 8)
+    with pytest.raises(ContextFull, match="9 new tokens after 0 do not fit the cache's 8 slots: 8 fit"):
+        model.prefill(random_prompts(61, [9, 1]), cache)
+    with pytest.raises(ValueError, match=r"prompt 1 is empty"):
+        model.prefill([[1], []], cache)
+    with pytest.raises(ValueError, match=r"prompt 0 holds token id 61; this model's ids are 0\.\.60"):
+        model.prefill([[61], [1]], cache)
+    with pytest.raises(ValueError, match=r"prompt 1 holds token id -1"):
+        model.prefill([[1], [-1]], cache)
+    with pytest.raises(CacheMismatch, match="3 sequences came for a cache of 2"):
+        model.prefill([[1], [1], [1]], cache)
+    with pytest.raises(CacheMismatch, match=r"the cache is torch\.float64 on cpu, the model torch\.float32"):
+        small_model(2, 16, "float32")[0].prefill([[1], [1]], cache)
+    with pytest.raises(CacheMismatch, match="2 layers, 2 heads, head_dim 16; the model has 2, 3, 16"):
+        small_model(3, 16)[0].prefill([[1], [1]], cache)
+    with pytest.raises(ValueError, match="'naive' keeps no cache"):
+        model.with_impl("naive").decode(torch.tensor([1, 1]), cache)
+    with pytest.raises(ValueError, match="impl 'fast' is not known; choose one of naive, eager, sdpa, triton"):
+        model.with_impl("fast")
+    assert cache.host_lengths == cache.lengths.tolist() == [0, 0]
+    model.prefill(random_prompts(61, [8, 3]), cache)
+    with pytest.raises(ContextFull, match="1 new tokens after 8 do not fit the cache's 8 slots: none fits"):
+        model.decode(torch.tensor([1, 1]), cache)
+    with pytest.raises(CacheMismatch, match=r"prefill continues equal lengths; this cache has \[8, 3\]"):
+        model.prefill([[1], [1]], cache)
+    assert cache.host_lengths == cache.lengths.tolist() == [8, 3]
+
+
+def test_uncached_mistakes_are_named():
+    model, _ = small_model(2, 16)
+    with pytest.raises(ContextFull, match="161 new tokens after 0 do not fit n_ctx 160: 160 fit"):
+        model(torch.zeros(1, 161, dtype=torch.long))
+    with pytest.raises(ContextFull, match="n_ctx 160"):
+        model.new_cache(1, 161)
+    with pytest.raises(ValueError, match="a cache for 0 sequences"):
+        model.new_cache(0)
+    with pytest.raises(ValueError, match="token id 61 came"):
+        model(torch.tensor([[61]]))
+    with pytest.raises(ValueError, match=r"ids are \(3,\) torch\.int64"):
+        model(torch.tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match=r"torch\.float32"):
+        model(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="a loss needs 2 tokens"):
+        model.loss(torch.tensor([[1]]))
+    with pytest.raises(ValueError, match="token id 99 came"):
+        model.loss(torch.tensor([[1, 99]]))
+    with pytest.raises(ValueError, match="ids are on meta"):
+        model(torch.zeros(1, 3, dtype=torch.long, device="meta"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("impl", CACHED)
+def test_a_decode_step_never_waits_for_the_gpu(impl):
+    model = small_model(2, 16, "float32", "cuda")[0].with_impl(impl)
+    cache = model.new_cache(2, 160)
+    model.prefill(random_prompts(61, [10, 10]), cache)
+    ids = torch.tensor([1, 2], device="cuda")
+    model.decode(ids, cache)  # compiles
+    try:
+        torch.cuda.set_sync_debug_mode("error")
+        ids = model.decode(ids, cache).argmax(-1)
+        model.decode(ids, cache)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
