@@ -1,0 +1,1 @@
+"""Triton kernels. Importing this imports neither torch nor triton: `backend` must have its say first."""

@@ -1,0 +1,210 @@
+"""The Triton kernel against the plain float64 formula: interpreted without a GPU, compiled on one."""
+
+import re
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from attention_battery import DTYPES, Case, check_attention, draw, poison
+
+from kvproof.kernels.decode_attention import decode_attention, split_size, tile
+from kvproof.kernels.workspace import max_splits, workspace
+from kvproof.reference import decode_attention as twin
+from kvproof.reference.parity import attention_error, roundoff, weights
+
+
+def to_torch(x, device):
+    """A NumPy array, bfloat16 included, as a tensor with the same strides."""
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.view(np.int16)).to(device).view(torch.bfloat16)
+    return torch.from_numpy(x).to(device)
+
+
+def to_numpy(x):
+    if x.dtype == torch.bfloat16:
+        return x.cpu().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return x.cpu().numpy()
+
+
+def numpy_op(device, op=decode_attention):
+    """`op` as the battery calls it, on NumPy arrays; outputs and workspace start as NaN."""
+
+    def call(q, k, v, lengths, scale=None):
+        q, k, v, lengths = (to_torch(x, device) for x in (q, k, v, lengths))
+        parts = workspace(*k.shape, q.dtype, q.device)
+        for x in parts:
+            x.fill_(torch.nan)
+        out = torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.device)
+        result = op(q, k, v, lengths, scale=scale, workspace=parts, out=out)
+        assert result is out
+        return to_numpy(out)
+
+    return call
+
+
+def check(case: Case, device):
+    q, k, v, lengths = draw(case)
+    o = numpy_op(device)(q, k, v, lengths, case.scale)
+    assert attention_error(o, q, k, v, lengths, case.scale) <= 1
+
+
+def test_the_kernel_passes_the_battery(device):
+    check_attention(numpy_op(device))
+
+
+def test_the_twin_passes_the_battery():
+    check_attention(twin.decode_attention)
+
+
+@pytest.mark.parametrize("D", [1, 3, 4, 8, 16, 32, 64, 80, 96, 128, 256])
+def test_every_head_dim_and_dtype_agrees_with_the_formula(D, device):
+    for dtype in DTYPES:
+        check(Case("head_dim", dtype, 1, 140, D, (130, 45)), device)
+
+
+@pytest.mark.parametrize("H", [1, 12, 16, 20, 25])
+def test_every_head_count_agrees_with_the_formula(H, device):
+    check(Case("heads", "float32", H, 9, 32, (9, 8)), device)
+
+
+@pytest.mark.parametrize("B", range(1, 9))
+def test_ragged_batches_agree_with_the_formula(B, device):
+    check(Case("ragged", "float32", 2, 70, 32, (70, 1, 33, 0, 64, 7, 65, 31)[:B]), device)
+
+
+def test_every_residue_of_the_block_agrees_with_the_formula(device):
+    N = tile(64, 2)["R"] * tile(64, 2)["ROWS"]
+    check(Case("residues", "float16", 1, N + 2, 64, tuple(range(1, N + 2))), device)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_full_context_of_gpt2_agrees_with_the_formula(dtype, device):
+    check(Case("full", dtype, 1, 1024, 64, (1024,)), device)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("D", [1, 3, 4, 16, 32, 64, 80, 96, 128, 256])
+def test_every_length_up_to_three_splits_agrees_with_the_formula(D, dtype, device):
+    for first in range(0, 390, 30):
+        check(Case("lengths", dtype, 1, 390, D, tuple(range(first, first + 30))), device)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("H", [1, 12, 16, 20, 25])
+def test_every_head_count_and_dtype_agrees_at_full_context(H, dtype, device):
+    check(Case("wide", dtype, H, 1024, 64, (1024, 1, 513, 0, 1023, 129, 128, 700)), device)
+
+
+def test_split_sizes_follow_the_request_and_fit_the_workspace():
+    for n in [*range(0, 20000, 7), 8192, 8193, 131072, 131073, 262144, 262145, 10**6]:
+        size = twin.split_size(n)
+        assert size == 128 if n <= 8192 else n <= 64 * size < 2 * n or size == 4096
+        assert -(-n // size) <= max_splits(n)
+    sizes = {T: max(-(-n // twin.split_size(n)) for n in range(T + 1)) for T in (1, 128, 129, 1024, 9000)}
+    assert sizes == {T: max_splits(T) for T in sizes}
+
+
+@pytest.mark.skipif(not hasattr(split_size, "rewriter"), reason="a compiled device function cannot be called alone")
+@pytest.mark.parametrize("n", [0, 1, 128, 8192, 8193, 16385, 131072, 131073, 10**6])
+def test_the_kernel_splits_as_its_twin_does(n):
+    import triton
+    import triton.language as tl
+
+    @triton.jit
+    def ask(n, size):
+        tl.store(size, split_size(n))
+
+    size = torch.zeros(1, dtype=torch.int32)
+    ask[(1,)](n, size)
+    assert size.item() == twin.split_size(n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lse_is_the_natural_log_of_the_sum_of_exponentials(dtype, device):
+    q, k, v, lengths = draw(Case("lse", dtype, 2, 140, 16, (140, 128, 1, 0)))
+    o, lse = decode_attention(*(to_torch(x, device) for x in (q, k, v, lengths)), return_lse=True)
+    assert lse.dtype == (torch.float64 if dtype == "float64" else torch.float32)
+    exact = np.array([[weights(q[b, h], k[b, h], lengths[b], 0.25)[1] for h in (0, 1)] for b in range(3)])
+    assert torch.isneginf(lse[3]).all()
+    assert not o[3].any()
+    bar = 8 * roundoff(np.float64 if dtype == "float64" else np.float32) * np.abs(exact).max()
+    assert np.abs(lse[:3].cpu().numpy() - exact).max() <= bar
+
+
+def test_dead_slots_change_no_bit_in_any_dtype(device):
+    for dtype in DTYPES:
+        q, k, v, lengths = draw(Case("dead", dtype, 1, 150, 80, (149, 128, 33, 0)))
+        bits = set()
+        for value in (0.0, np.nan, np.inf, -np.inf, 1e4):
+            poison(k, v, lengths, value)
+            bits.add(numpy_op(device)(q, k, v, lengths).tobytes())
+        assert len(bits) == 1
+
+
+def test_a_row_has_the_same_bits_alone_and_in_any_batch(device):
+    q, k, v, lengths = draw(Case("batch", "float32", 2, 200, 32, (200, 3, 129, 64)))
+    op = numpy_op(device)
+    together = op(q, k, v, lengths)
+    for b in range(4):
+        row = slice(b, b + 1)
+        assert op(q[row], k[row], v[row], lengths[row]).tobytes() == together[row].tobytes()
+    assert (
+        op(q[::-1].copy(), k[::-1].copy(), v[::-1].copy(), lengths[::-1].copy())[::-1].tobytes() == together.tobytes()
+    )
+
+
+def test_capacity_beyond_the_lengths_changes_no_bit(device):
+    q, k, v, lengths = draw(Case("capacity", "float32", 1, 400, 32, (100, 200)))
+    op = numpy_op(device)
+    assert op(q, k, v, lengths).tobytes() == op(q, k[:, :, :200], v[:, :, :200], lengths).tobytes()
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
+def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(axes, device):
+    q, k, v, lengths = draw(Case("strides", "float16", 3, 20, 16, (20, 7)))
+    op = numpy_op(device)
+
+    def laid_out(x):
+        return x.transpose(axes).copy().transpose(np.argsort(axes))
+
+    reversed_heads = np.concatenate([q, q], axis=2)[:, :, :16]  # strided, as a slice of c_attn's output is
+    assert op(reversed_heads, laid_out(k), v, lengths).tobytes() == op(q, k, laid_out(v), lengths).tobytes()
+
+
+def test_the_workspace_passes_nothing_from_call_to_call(device):
+    q, k, v, lengths = (to_torch(x, device) for x in draw(Case("workspace", "float32", 1, 300, 16, (300, 150))))
+    parts = workspace(*k.shape, q.dtype, q.device)
+    first = decode_attention(q, k, v, lengths, workspace=parts)
+    for value in (torch.nan, torch.inf, -1e30):
+        for x in parts:
+            x.fill_(value)
+        assert torch.equal(decode_attention(q, k, v, lengths, workspace=parts), first)
+
+
+def test_scores_below_the_range_of_float16_still_weigh(device):
+    q, k, v, lengths = draw(Case("low", "float64", 1, 4, 4, (4,)))
+    q[:], k[:] = -1e18, 1e18  # every score is -2e36, every weight a quarter
+    assert np.allclose(numpy_op(device)(q, k, v, lengths), v.mean(2), rtol=1e-14)
+
+
+def test_saturated_needles_return_their_value_bit_for_bit(device):
+    for dtype in DTYPES:
+        q, k, v, lengths = draw(Case("probe", dtype, 1, 130, 16, (130,) * 4))
+        k[:] = 0
+        for b, t in enumerate((0, 63, 127, 129)):
+            q[b], k[b, :, t] = 32, 32
+        o = numpy_op(device)(q, k, v, lengths)
+        assert all(np.array_equal(o[b], v[b, :, t]) for b, t in enumerate((0, 63, 127, 129)))
+
+
+def test_the_kernel_and_its_twin_take_the_same_steps():
+    def steps(folder):
+        text = (Path(__file__).parents[1] / folder / "decode_attention.py").read_text(encoding="utf-8")
+        return re.findall(r"^ *# (\d+\. .*)$", text, re.MULTILINE)
+
+    assert [int(step.split(".")[0]) for step in steps("kernels")] == list(range(1, 11))
+    assert steps("kernels") == steps("reference")
