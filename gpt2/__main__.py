@@ -41,13 +41,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_generate(args: argparse.Namespace):
-    model = load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
-    marks = [time.perf_counter()]
+    interpreted = args.impl == "triton" and args.device == "cpu"
+    if interpreted:
+        from ..kernels.backend import use_interpreter
 
-    def show(row: int, token: int, text: str):
-        first = len(marks) == 1
-        marks.append(time.perf_counter())
-        print(args.prompt + text if first else text, end="", flush=True)
+        use_interpreter()
+    model = load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
+    marks, begun = [time.perf_counter()], False
+
+    def show(row: int, token: int | None, text: str):
+        nonlocal begun
+        if token is not None:
+            marks.append(time.perf_counter())
+        print(text if begun else args.prompt + text, end="", flush=True)
+        begun = True
 
     generate(
         model,
@@ -61,30 +68,25 @@ def run_generate(args: argparse.Namespace):
         stream=show,
         kv_cache=args.kv_cache,
     )
-    print()
+    print("" if begun else args.prompt)
     if len(marks) > 2:
-        decode = marks[-1] - marks[1]
-        print(
-            f"prefill {(marks[1] - marks[0]) * 1e3:.1f} ms, decode {decode * 1e3:.1f} ms, "
-            f"{(len(marks) - 2) / decode:.1f} tokens/s",
-            file=sys.stderr,
+        prefill, decode = marks[1] - marks[0], marks[-1] - marks[1]
+        times = (
+            f"prefill {prefill * 1e3:.1f} ms, decode {decode * 1e3:.1f} ms, {(len(marks) - 2) / decode:.1f} tokens/s"
         )
+        print(times + " (Triton's interpreter, not a GPU)" * interpreted, file=sys.stderr)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.  Returns 0, or 2 after one line on standard error for a mistake of the caller's."""
+    """Run a command.  Returns 0, 2 after one line on standard error for a mistake of the caller's, 130 after Ctrl-C."""
     args = parser().parse_args(argv)
-    if args.impl == "triton" and args.device == "cpu":
-        from ..kernels.backend import use_interpreter
-
-        use_interpreter()
-        print("triton runs under its interpreter here, far slower than any GPU", file=sys.stderr)
     try:
         run_generate(args)
-    except (ValueError, RuntimeError, ImportError, OSError) as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has enough; what Python still wants to flush at exit must have somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, FloatingPointError, ImportError, OSError) as error:
         print(f"kvproof: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

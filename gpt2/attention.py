@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config
-from .cache import StaticCache
+from .cache import CacheMismatch, StaticCache
 
 
 def causal(q, k, v):
@@ -33,8 +33,11 @@ def eager(q, cache: StaticCache, layer: int):
     Equal lengths read K and V where they lie. Ragged ones mask the scores and, since 0 * NaN is NaN, zero V in a copy.
     """
     n = max(cache.host_lengths)
+    B, H, D = q.shape
     k, v = cache.k[layer][:, :, :n], cache.v[layer][:, :, :n]
-    s = (q[:, :, None] @ k.mT) * q.shape[-1] ** -0.5  # (B, H, 1, n)
+    # Scaled inside the product, before it is rounded: q k^T alone can overflow float16.
+    s = torch.baddbmm(q.new_empty(1), q.reshape(B * H, 1, D), k.flatten(0, 1).mT, beta=0, alpha=D**-0.5)
+    s = s.view(B, H, 1, n)
     if min(cache.host_lengths) < n:
         live = torch.arange(n, device=q.device) < cache.lengths[:, None]  # (B, n)
         s = s.where(live[:, None, None], float("-inf"))
@@ -64,6 +67,8 @@ def triton(q, cache: StaticCache, layer: int):
     """The decode step by our kernel, which reads the cache where it lies.  q (B, H, D) -> (B, H, D)"""
     from ..kernels.decode_attention import decode_attention
 
+    if cache.workspace is None:
+        raise CacheMismatch("the cache was made for another impl and has no workspace; make one with model.new_cache")
     return decode_attention(q, cache.k[layer], cache.v[layer], cache.lengths, workspace=cache.workspace)
 
 

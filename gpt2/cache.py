@@ -1,4 +1,4 @@
-"""The static KV cache: allocated once, written in place, never concatenated and never copied."""
+"""The static KV cache: allocated once, written in place, never concatenated or copied by us."""
 
 import torch
 
@@ -55,7 +55,12 @@ class StaticCache:
         return self.k[0].shape[2]
 
     def set_lengths(self, lengths: list[int]):
-        """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared."""
+        """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared.
+
+        Raises ValueError unless there is one length per sequence, each 0..capacity.
+        """
+        if len(lengths) != self.batch or not all(0 <= n <= self.capacity for n in lengths):
+            raise ValueError(f"lengths are {lengths}; this cache takes {self.batch} of them, each 0..{self.capacity}")
         self.host_lengths = list(lengths)
         self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32), non_blocking=True)
 
@@ -70,6 +75,10 @@ class StaticCache:
             raise CacheMismatch(
                 f"the cache has {layers} layers, {H} heads, head_dim {D}; the model has {config.n_layer}, "
                 f"{config.n_head}, {config.head_dim}; make one with model.new_cache(batch)"
+            )
+        if self.capacity > config.n_ctx:
+            raise CacheMismatch(
+                f"the cache has {self.capacity} slots, the model {config.n_ctx} positions; make a new one"
             )
         if batch != B:
             raise CacheMismatch(f"{batch} sequences came for a cache of {B}; make one with model.new_cache({batch})")

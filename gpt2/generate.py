@@ -1,14 +1,16 @@
 """Generation: the same loop over a cache or, to measure what the cache is worth, without one."""
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ..reference.config import ContextFull
 from . import sampling
 from .cache import StaticCache
-from .model import GPT2
+from .model import GPT2, check_chunk, pad
 from .stream import Writer
 
 
@@ -54,10 +56,7 @@ class Uncached:
         """B prompts -> logits (B, V)"""
         self.model.check_prompts(prompts)
         self.lengths = [len(prompt) for prompt in prompts]
-        ids = torch.zeros(len(prompts), self.capacity, dtype=torch.long)
-        for b, prompt in enumerate(prompts):
-            ids[b, : len(prompt)] = torch.as_tensor(prompt)
-        self.ids = ids.to(self.model.device)
+        self.ids = pad(prompts, self.capacity).to(self.model.device)
         self.rows = torch.arange(len(prompts), device=self.model.device)
         self.last = torch.tensor(self.lengths, device=self.model.device) - 1
         return self._logits()
@@ -94,7 +93,7 @@ class Outbox:
         host = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
         host.copy_(ids, non_blocking=True)
         done = torch.cuda.Event()
-        done.record()
+        done.record(torch.cuda.current_stream(ids.device))
         self.waiting = host, done
         return arrived
 
@@ -116,14 +115,22 @@ def check_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, room: int, 
 
 
 def to_ids(model: GPT2, prompts) -> list[list[int]]:
-    """Prompts in any form `generate` takes -> one list of ids each."""
+    """Prompts in any form `generate` takes -> one list of ids each; ids must be whole numbers."""
     if isinstance(prompts, str):
         prompts = [prompts]
-    elif isinstance(prompts, torch.Tensor):
+    elif isinstance(prompts, (torch.Tensor, np.ndarray)):
         prompts = prompts.tolist()
-    if len(prompts) and isinstance(prompts[0], int):
+    if len(prompts) and not isinstance(prompts[0], str) and not hasattr(prompts[0], "__len__"):
         prompts = [prompts]
-    return [encode(model, prompt) if isinstance(prompt, str) else [int(i) for i in prompt] for prompt in prompts]
+    return [encode(model, p) if isinstance(p, str) else whole_numbers(p) for p in prompts]
+
+
+def whole_numbers(prompt) -> list[int]:
+    """The ids of a prompt as Python ints; ValueError where one is no whole number."""
+    try:
+        return [operator.index(i) for i in prompt]
+    except TypeError:
+        raise ValueError(f"a prompt holds {list(prompt)[:4]}; token ids are whole numbers") from None
 
 
 def encode(model: GPT2, text: str) -> list[int]:
@@ -131,6 +138,22 @@ def encode(model: GPT2, text: str) -> list[int]:
     if model.tokenizer is None:
         raise ValueError("text prompts came, but this model has no tokenizer; pass token ids or set model.tokenizer")
     return model.tokenizer.encode(text)
+
+
+def choose_source(model: GPT2, prompts, max_new_tokens: int, kv_cache: bool, chunk, cache) -> Cached | Uncached:
+    """Where the logits come from, once everything is known to fit; a given cache is not touched yet."""
+    check_fit(prompts, max_new_tokens, model.config.n_ctx, "n_ctx")
+    capacity = max(map(len, prompts)) + max_new_tokens - 1
+    if not kv_cache or model.impl == "naive":
+        if cache is not None or chunk is not None:
+            raise ValueError("cache and chunk came, but nothing is cached; leave them out or choose another impl")
+        return Uncached(model, capacity)
+    check_chunk(chunk)
+    if cache is None:
+        cache = model.new_cache(len(prompts), capacity)
+    cache.check_fits(model.config, len(prompts), model.dtype, model.device)
+    check_fit(prompts, max_new_tokens, cache.capacity, "a cache of capacity")
+    return Cached(model, cache, chunk)
 
 
 @torch.no_grad()
@@ -144,54 +167,48 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
-    stream: Callable[[int, int, str], None] | None = None,
+    stream: Callable[[int, int | None, str], None] | None = None,
     kv_cache: bool = True,
     chunk: int | None = None,
     cache: StaticCache | None = None,
 ) -> list[Completion]:
     """Continue prompts of any lengths, as one batch.
 
-    prompts         a text, a list of texts, ids, a list of ids, or an int tensor (T,) or (B, T)
+    prompts         a text, a list of texts, ids, a list of ids, or an array or tensor of ids (T,) or (B, T)
     max_new_tokens  at most this many each; <|endoftext|> ends a sequence sooner
-    temperature     0 is greedy; top_k and top_p cut the distribution first, in this order
+    temperature     0 is greedy; else logits are divided by it, then cut by top_k, then by top_p
     seed            row i draws from its own stream (seed, i), whatever the batch
-    stop            strings that end a sequence; the text is cut before them
-    stream          called as stream(row, id, text) for each new token, text being what has become certain by it
+    stop            strings that end a sequence; the text is cut before the one that is complete first
+    stream          called as stream(row, id, text) for each new token with the text that has become certain by it, and
+                    as stream(row, None, text) for what is still held back when the row ends
     kv_cache        False recomputes the whole sequence for every token, as the impl "naive" does
     chunk           prompt tokens per prefill pass; None takes prompts whole
     cache           memory to use again; it is reset first. None makes one that just fits
 
     Raises ValueError for prompts or settings that make no sense, ContextFull if prompt and new tokens outgrow n_ctx or
-    the cache, saying how many fit; both before any work.
+    the cache, saying how many fit; both before any work. FloatingPointError if the model gives NaN or inf.
     """
     sampling.check(temperature, top_k, top_p)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
     prompts = to_ids(model, prompts)
     model.check_prompts(prompts)
-    check_fit(prompts, max_new_tokens, model.config.n_ctx, "n_ctx")
-    eot = model.tokenizer.eot if model.tokenizer else model.config.eos_token_id
-    writer = Writer(model.tokenizer, len(prompts), eot, [stop] if isinstance(stop, str) else stop, stream)
-    capacity = max(map(len, prompts)) + max_new_tokens - 1
-    if not kv_cache or model.impl == "naive":
-        source = Uncached(model, capacity)
-    else:
-        cache = cache or model.new_cache(len(prompts), capacity)
-        check_fit(prompts, max_new_tokens, cache.capacity, "a cache of capacity")
-        source = Cached(model, cache, chunk)
-    u = sampling.uniforms(seed, len(prompts), max_new_tokens).to(model.device)
+    tokenizer, B = model.tokenizer, len(prompts)
+    eot = tokenizer.eot if tokenizer else model.config.eos_token_id
+    writer = Writer(tokenizer, B, eot, [stop] if isinstance(stop, str) else stop, stream)
+    u = sampling.uniforms(seed, B, max_new_tokens).to(model.device)
+    source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)
+    known = tokenizer.n_vocab if tokenizer else model.config.n_vocab  # a padded vocabulary has ids that mean nothing
     logits = source.prefill(prompts)
     for step in range(max_new_tokens):
-        ids = sampling.next_ids(logits, u[:, step], temperature, top_k, top_p)
-        for arrived in outbox.push(ids):
-            writer.take(arrived)
+        ids = sampling.next_ids(logits[:, :known], u[:, step], temperature, top_k, top_p)
+        writer.take(outbox.push(ids))
         if writer.finished:
             break
         if step + 1 < max_new_tokens:
-            logits = source.step(ids)
-    for arrived in outbox.flush():
-        writer.take(arrived)
+            logits = source.step(ids.clamp(min=0))  # the id of a row without finite logits is -1, until it is read
+    writer.take(outbox.flush())
     writer.close()
     return [
         Completion(prompt, row.ids, row.text.text if row.text else None, row.finish_reason)

@@ -17,6 +17,22 @@ from .attention import DECODE_STEP, Attention, Conv1D, check_impl
 from .cache import StaticCache
 from .tokenizer import Tokenizer
 
+WHOLE = (torch.int64, torch.int32)
+
+
+def pad(prompts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
+    """Prompts of any lengths -> (B, width) int64, zeros on the right; on the host."""
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[: len(prompt)] = torch.as_tensor(prompt)
+    return ids
+
+
+def check_chunk(chunk: int | None):
+    """Raises ValueError unless chunk is a number of tokens that one prefill pass can take."""
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be 1 or more tokens, or None for the whole prompt")
+
 
 class MLP(nn.Module):
     def __init__(self, config: Config):
@@ -108,9 +124,9 @@ class GPT2(nn.Module):
         ids        (B, T) int, 2 <= T <= n_ctx + 1
         reduction  "mean" gives a scalar, "none" gives (B, T - 1); float32, or float64 for a float64 model
         """
-        if ids.shape[1] < 2:
+        if ids.ndim == 2 and ids.shape[1] < 2:
             raise ValueError(f"a loss needs 2 tokens, one to foretell the other; this has {ids.shape[1]}")
-        self.check_ids(ids[:, -1:])
+        self.check_ids(ids)
         logits = self(ids[:, :-1])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.mT, ids[:, 1:].long(), reduction=reduction)
@@ -127,15 +143,13 @@ class GPT2(nn.Module):
 
         Raises ValueError, ContextFull or CacheMismatch before any work; the cache is then as it was.
         """
+        check_chunk(chunk)
         self.check_prompts(prompts)
         cache.check_fits(self.config, len(prompts), self.dtype, self.device)
         counts = [len(prompt) for prompt in prompts]
         longest = max(counts)
         start = cache.check_room(longest)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        for b, prompt in enumerate(prompts):
-            ids[b, : counts[b]] = torch.as_tensor(prompt)
-        ids = ids.to(self.device)
+        ids = pad(prompts, longest).to(self.device)
         last = torch.empty(len(prompts), self.config.n_embd, dtype=self.dtype, device=self.device)
         for low in range(0, longest, chunk or longest):
             x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
@@ -152,15 +166,21 @@ class GPT2(nn.Module):
     def decode(self, ids, cache: StaticCache):
         """One decode step: a new token per sequence attends to everything cached so far, itself included.
 
-        ids      (B,) int, on the model's device; not checked against the vocabulary, which would read them back
+        ids      (B,) int64 or int32, on the model's device; not held against the vocabulary, which would read them back
         cache    for B sequences, of any lengths
         returns  (B, V) logits
 
-        Raises ContextFull if a sequence has no slot left; the cache is then as it was.
+        Raises ContextFull if a sequence has no slot left, ValueError or CacheMismatch for ids or a cache that do not
+        fit; the cache is then as it was.
         """
         step = DECODE_STEP[self.impl]
         if step is None:
             raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa or triton")
+        if ids.ndim != 1 or ids.dtype not in WHOLE or ids.device != self.device:
+            raise ValueError(
+                f"ids are {tuple(ids.shape)} {ids.dtype} on {ids.device}; pass (B,) int64 or int32 on {self.device}, "
+                "one id per sequence"
+            )
         cache.check_fits(self.config, ids.shape[0], self.dtype, self.device)
         slots = cache.claim()
         x = (self.wte(ids) + self.wpe(slots))[:, None]  # (B, 1, E)
@@ -184,7 +204,7 @@ class GPT2(nn.Module):
 
     def check_ids(self, ids):
         """ids, if they are whole numbers (B, T) within the vocabulary; raises ValueError if not."""
-        if ids.ndim != 2 or not ids.numel() or ids.dtype not in (torch.int64, torch.int32):
+        if ids.ndim != 2 or not ids.numel() or ids.dtype not in WHOLE:
             raise ValueError(
                 f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), none of it 0"
             )

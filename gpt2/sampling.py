@@ -1,7 +1,8 @@
 """Sampling on the device, the twin of reference/sampling.py: transforms on logits (..., V), cut tokens at -inf.
 
-Chance enters once, as uniform numbers made on the host before the loop: the same seed then gives the same tokens alone,
-in a batch, on any device and in NumPy, and nothing is read back. Probabilities are taken in float64.
+Chance enters once, as uniform numbers made on the host before the loop: from the same logits the same seed then gives
+the same tokens alone, in a batch, on any device and in NumPy, up to the last bits of a sum, and nothing is read back.
+Probabilities are taken in float64.
 """
 
 import math
@@ -65,16 +66,18 @@ def next_ids(logits, u, t: float = 0.0, k: int | None = None, p: float | None = 
 
     logits   (B, V) any float dtype
     u        (B,) float64 uniform numbers in [0, 1), one per row; unused where t is 0
-    returns  (B,) int64; the likeliest token where t is 0
+    returns  (B,) int64; the likeliest token where t is 0; -1 where the largest logit is NaN or inf, since raising here
+             would make the host wait for the device
     """
+    finite = logits.amax(-1).isfinite()
     if t == 0:
-        return logits.argmax(-1)
+        return logits.argmax(-1).where(finite, -1)
     logits = temperature(logits.double(), t)
     if k is not None:
         logits = top_k(logits, k)
     if p is not None:
         logits = top_p(logits, p)
-    return pick(logits, u)
+    return pick(logits, u).where(finite, -1)
 
 
 def uniforms(seed: int | None, batch: int, steps: int) -> torch.Tensor:

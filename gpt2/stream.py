@@ -31,10 +31,11 @@ class TextStream:
         if self.stopped:
             return ""
         self.held += new
-        found = [at for at in (self.held.find(s) for s in self.stop) if at >= 0]
+        found = [(at + len(s), at) for s in self.stop if (at := self.held.find(s)) >= 0]
         if found:
             self.stopped = True
-            certain, self.held = self.held[: min(found)], ""
+            _, start = min(found)  # the one complete first, as if the text came letter by letter
+            certain, self.held = self.held[:start], ""
         else:
             keep = 0 if final else max((overlap(self.held, s) for s in self.stop), default=0)
             certain, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
@@ -57,7 +58,10 @@ class Row:
 
 
 class Writer:
-    """Takes the batch's tokens step by step, ends rows, and tells the listener of each token and its text."""
+    """Takes the batch's tokens step by step, ends rows, and tells the listener of each token and its text.
+
+    Text still held back when a row ends comes last, with None for its token.
+    """
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class Writer:
         batch: int,
         eot: int | None,
         stop: Sequence[str],
-        listener: Callable[[int, int, str], None] | None,
+        listener: Callable[[int, int | None, str], None] | None,
     ):
         if stop and tokenizer is None:
             raise ValueError("stop strings came, but the model has no tokenizer to find them with; set model.tokenizer")
@@ -78,14 +82,22 @@ class Writer:
     def finished(self) -> bool:
         return all(row.finish_reason for row in self.rows)
 
-    def take(self, step: Sequence[int]):
-        """One new id per row; rows that have ended ignore theirs."""
-        for number, (row, token) in enumerate(zip(self.rows, step, strict=True)):
-            if row.finish_reason:
-                continue
-            if token == self.eot:
-                self._end(number, row, token, "stop")
-                continue
+    def take(self, steps: Sequence[Sequence[int]]):
+        """Steps of one new id per row; rows that have ended ignore theirs.  Raises FloatingPointError for an id -1."""
+        for step in steps:
+            for number, (row, token) in enumerate(zip(self.rows, step, strict=True)):
+                if not row.finish_reason:
+                    self._write(number, row, token)
+
+    def _write(self, number: int, row: Row, token: int):
+        if token < 0:
+            raise FloatingPointError(
+                f"row {number}: the logits after {len(row.ids)} new tokens hold NaN or inf; "
+                "try a wider dtype, or look at the weights"
+            )
+        if token == self.eot:
+            self._end(number, row, "stop")
+        else:
             row.ids.append(token)
             new = row.text.push(token) if row.text else ""
             if self.listener:
@@ -97,10 +109,10 @@ class Writer:
         """No step follows: rows that are still open end by length."""
         for number, row in enumerate(self.rows):
             if not row.finish_reason:
-                self._end(number, row, row.ids[-1], "length")
+                self._end(number, row, "length")
 
-    def _end(self, number: int, row: Row, token: int, reason: str):
+    def _end(self, number: int, row: Row, reason: str):
         row.finish_reason = reason
         rest = row.text.flush() if row.text else ""
         if rest and self.listener:
-            self.listener(number, token, rest)
+            self.listener(number, None, rest)

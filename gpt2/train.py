@@ -1,10 +1,10 @@
 """Train the embedded checkpoint `tiny` from the public-domain corpora beside this file.
 
-    python -m kvproof.gpt2.train                    # the whole run, about 45 minutes on one core
-    python -m kvproof.gpt2.train --steps 20 --out /tmp/tiny
+    python -m kvproof.gpt2.train                # the whole run, about 45 minutes on one core, into ./tiny
+    python -m kvproof.gpt2.train --steps 20     # a taste
 
-Writes model.safetensors (float16), config.json and loss.jsonl; the weights are those of the lowest held-out loss. Needs
-a clone: the corpora are not in the wheel.
+Writes model.safetensors (float16), config.json, vocab.bpe and loss.jsonl, a folder that `load` takes; the weights are
+those of the lowest held-out loss. Needs a clone: the corpora are not in the wheel.
 """
 
 import argparse
@@ -55,10 +55,13 @@ def initialise(model: GPT2):
             torch.nn.init.zeros_(module.bias)
         elif isinstance(module, torch.nn.Embedding):
             torch.nn.init.normal_(module.weight, std=0.02)
-    for block in model.blocks:
-        for branch in (block.attn, block.mlp):
-            torch.nn.init.normal_(branch.c_proj.weight, std=0.02 / math.sqrt(2 * model.config.n_layer))
-            branch.c_proj.register_forward_hook(drop)
+    for projection in residual_projections(model):
+        torch.nn.init.normal_(projection.weight, std=0.02 / math.sqrt(2 * model.config.n_layer))
+
+
+def residual_projections(model: GPT2) -> list[Conv1D]:
+    """The last layer of every residual branch."""
+    return [branch.c_proj for block in model.blocks for branch in (block.attn, block.mlp)]
 
 
 def drop(module: torch.nn.Module, args, output: torch.Tensor) -> torch.Tensor:
@@ -75,6 +78,7 @@ def batch(ids, tokens: int, span: int, rng):
 @torch.no_grad()
 def held_out_loss(model, ids, span: int = 1024) -> float:
     """Nats per token over consecutive windows of `span` tokens, each foretold from its own window alone."""
+    training = model.training
     model.eval()
     total = count = 0
     for low in range(0, len(ids) - 1, span):
@@ -82,7 +86,7 @@ def held_out_loss(model, ids, span: int = 1024) -> float:
         if window.shape[1] > 1:
             total += model.loss(window, "none").sum().item()
             count += window.shape[1] - 1
-    model.train()
+    model.train(training)
     return total / count
 
 
@@ -142,9 +146,12 @@ def train(steps: int, tokens: int, peak: float, every: int, out: Path):
     ids, held_out = read_corpora(tokenizer)
     model = GPT2(tiny_config(tokenizer))
     initialise(model)
+    for projection in residual_projections(model):
+        projection.register_forward_hook(drop)
     optimizer = make_optimizer(model)
     best, started, recent = math.inf, time.time(), []
     out.mkdir(parents=True, exist_ok=True)
+    (out / "vocab.bpe").write_bytes((TINY / "vocab.bpe").read_bytes())
     with (out / "loss.jsonl").open("w") as log:
         for step in range(1, steps + 1):
             # Every third batch spans the full context, so that every position is trained.

@@ -13,6 +13,7 @@ from .model import GPT2
 from .tokenizer import Tokenizer, gpt2_tokenizer
 
 EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
+PUBLISHED_VOCAB = 50257
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -90,7 +91,7 @@ def find_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
                     "put the merges of the same checkpoint there"
                 )
             return tokenizer
-    return gpt2_tokenizer() if config.n_vocab == gpt2_tokenizer().n_vocab else None
+    return gpt2_tokenizer() if config.n_vocab == PUBLISHED_VOCAB else None
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
@@ -102,11 +103,17 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """A torch.device that is there."""
+    """A torch.device that is there: the CPU, or a CUDA GPU of this machine."""
     try:
-        device = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is not known; try 'cpu' or 'cuda'") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'")
-    return device
+        found = torch.device(device)
+    except RuntimeError:
+        found = None
+    if found is None or found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device {str(device)!r} is not known here; use 'cpu', 'cuda' or 'cuda:N'")
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {str(device)!r} was asked for, but torch finds no CUDA GPU here; use device='cpu'")
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {str(device)!r} was asked for; this machine has {torch.cuda.device_count()} CUDA GPUs"
+        )
+    return found

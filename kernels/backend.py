@@ -14,6 +14,10 @@ HOW_TO_INTERPRET = (
 )
 
 
+class BackendError(ValueError):
+    """The kernels cannot run where they are asked to; the message says what to do."""
+
+
 def interpreting() -> bool:
     """Whether Triton interprets in this process; before Triton is imported, whether it will."""
     language = sys.modules.get("triton.language")
@@ -26,20 +30,20 @@ def interpreting() -> bool:
 def use_interpreter() -> None:
     """Have the kernels of this process interpreted, so that they run on CPU tensors.
 
-    Raises RuntimeError if Triton is already imported and compiles.
+    Raises BackendError if Triton is already imported and compiles.
     """
     os.environ["TRITON_INTERPRET"] = "1"
     if not interpreting():
         del os.environ["TRITON_INTERPRET"]
-        raise RuntimeError(f"triton is already imported and compiles in this process; {HOW_TO_INTERPRET}")
+        raise BackendError(f"triton is already imported and compiles in this process; {HOW_TO_INTERPRET}")
 
 
 def check_device(device) -> None:
-    """Raise RuntimeError unless kernels launched on `device` (a torch.device) can run in this process."""
+    """Raise BackendError unless kernels launched on `device` (a torch.device) can run in this process."""
     if device.type != "cuda" and not interpreting():
-        raise RuntimeError(
+        raise BackendError(
             f"the tensors are on {device} and the kernels are compiled for a GPU; move them to cuda, use "
             f'impl="sdpa", or run the kernels under Triton\'s interpreter: {HOW_TO_INTERPRET}'
         )
     if device.type not in ("cuda", "cpu"):
-        raise RuntimeError(f'the tensors are on {device}; the kernels run on cuda and cpu; use impl="sdpa"')
+        raise BackendError(f'the tensors are on {device}; the kernels run on cuda and cpu; use impl="sdpa"')

@@ -257,7 +257,7 @@ def decode_attention(
                are float32 (all of it float64 for a float64 cache). Reads 2 * H * D * itemsize * sum(lengths) bytes.
 
     A row's bits do not depend on its batch. Raises ValueError if shapes, dtypes, strides or devices do not fit, or if
-    lengths on the CPU leave 0..T (on a GPU, unseen by the host, they answer NaN); RuntimeError if the kernels cannot
+    lengths on the CPU leave 0..T (on a GPU, unseen by the host, they answer NaN); BackendError if the kernels cannot
     run on the tensors' device. Source: Milakov & Gimelshein 2018 (arXiv:1805.02867).
     """
     check_inputs(q, k, v, lengths)

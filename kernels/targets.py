@@ -19,7 +19,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .backend import interpreting
+from .backend import BackendError, interpreting
 from .decode_attention import Launch, launches
 from .workspace import workspace
 
@@ -83,10 +83,10 @@ def source(launch: Launch) -> ASTSource:
 def compile_launch(launch: Launch, sm: int) -> dict[str, Any]:
     """One launch compiled for compute capability sm / 10: its "ttir", "ttgir", "llir" and "ptx" texts and its "cubin".
 
-    Raises RuntimeError under the interpreter, which has nothing to compile.
+    Raises BackendError under the interpreter, which has nothing to compile.
     """
     if interpreting():
-        raise RuntimeError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
+        raise BackendError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
     return triton.compile(source(launch), target=GPUTarget("cuda", sm, 32), options=launch.options).asm
 
 

@@ -77,7 +77,10 @@ class PagedCache:
         check_room(self.lengths, M, self.capacity)
         have, need = -(-self.lengths // self.page), -(-(self.lengths + M) // self.page)
         if (need - have).sum() > len(self.free):
-            raise ContextFull(int(self.lengths.max()), M, 0, f"the {len(self.free)} free pages")
+            fit = M
+            while (-(-(self.lengths + fit) // self.page) - have).sum() > len(self.free):
+                fit -= 1
+            raise ContextFull(int(self.lengths.max()), M, fit, f"the {len(self.free)} free pages")
         for b in range(len(self.lengths)):
             for i in range(have[b], need[b]):
                 self.block_table[b, i] = self.free.pop()

@@ -134,6 +134,11 @@ def nll(ids, params, config: Config):
     return np.log(np.exp(shifted).sum(-1)) - target
 
 
+def loss(ids, params, config: Config):
+    """The cross-entropy: the mean of `nll`, in nats per token."""
+    return nll(ids, params, config).mean()
+
+
 def generate(ids, params, config: Config, max_new_tokens: int, cache=True):
     """Greedy continuation: the most probable token (the smallest id of equals), again and again.
 

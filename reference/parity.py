@@ -14,7 +14,7 @@ LOGIT_BARS = {"float64": 1e-11, "float32": 5e-5}
 # What summing n terms may lose, in units of sqrt(n) * roundoff * `sensitivity`. Measured, not chosen: over 4864 random
 # heads (head_dim 4..256, 1..4096 slots, scores of std 0.1..16, values of mean 0..10) the worst plain float32 formula,
 # all its sums taken one term after another, lost 1.02 of them, pairwise sums 0.8 and the kernel's twin 0.8. The gate is
-# twice the worst: no false alarm in those 4864 draws, so fewer than 1 in 1600 at 95 % confidence.
+# twice the worst. It raised no false alarm in the 20000 draws of test_parity.py: fewer than 1 in 6600, 95 % confidence.
 SUM_ERROR = 2.0
 
 

@@ -1,13 +1,19 @@
 """Generation: golden greedy ids with and without the cache, seeds, stops, streaming, and every mistake by name."""
 
+import copy
+import dataclasses
 import re
+import sys
 
+import numpy as np
 import pytest
 import torch
 from gpt2_models import CACHED, IMPLS, golden_model, random_prompts, small_model
 from reference_models import goldens
 
-from kvproof.gpt2 import ContextFull, generate, load
+from kvproof.gpt2 import CacheMismatch, ContextFull, generate, load
+from kvproof.gpt2.generate import Outbox
+from kvproof.gpt2.stream import TextStream
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +78,17 @@ def test_without_a_seed_every_run_differs():
 
 def test_prompts_may_be_texts_ids_or_tensors(tiny):
     ids = tiny.tokenizer.encode("Once upon")
-    forms = ["Once upon", ["Once upon"], ids, [ids], torch.tensor(ids), torch.tensor([ids])]
+    forms = [
+        "Once upon",
+        ["Once upon"],
+        ids,
+        [ids],
+        (ids,),
+        torch.tensor(ids),
+        torch.tensor([ids]),
+        [torch.tensor(ids)],
+    ]
+    forms += [np.array(ids), np.array([ids]), list(np.array(ids))]
     results = [generate(tiny, form, max_new_tokens=5) for form in forms]
     assert all(result == results[0] for result in results)
     assert results[0][0].prompt_ids == ids
@@ -122,6 +138,98 @@ def test_streamed_pieces_are_the_text_token_by_token(tiny):
     assert [row for row, _, _ in heard] == [0, 1] * 10
 
 
+def test_text_held_back_for_a_stop_string_comes_at_the_end_without_a_token(tiny):
+    (free,) = generate(tiny, "ROMEO:", max_new_tokens=8)
+    last = tiny.tokenizer.decode(free.ids[-1:])
+    heard = []
+    (done,) = generate(
+        tiny, "ROMEO:", max_new_tokens=8, stop=last[-1] + "never", stream=lambda *event: heard.append(event)
+    )
+    assert done == free
+    assert [token for _, token, _ in heard] == [*free.ids, None]
+    assert heard[-1] == (0, None, last[-1])
+    assert "".join(text for *_, text in heard) == free.text
+
+
+def test_the_stop_string_that_is_complete_first_wins_however_the_tokens_fall(tiny):
+    for pieces in (["ab", "c"], ["abc"], ["a", "b", "c"]):
+        stream = TextStream(tiny.tokenizer, ["abc", "b"])
+        text = "".join(stream.push(token) for piece in pieces for token in tiny.tokenizer.encode(piece))
+        assert (text, stream.stopped) == ("a", True)
+
+
+def test_characters_that_span_tokens_are_never_torn(tiny):
+    text = "naïve 日本 🤗!"
+    stream = TextStream(tiny.tokenizer, [])
+    pieces = [stream.push(token) for token in tiny.tokenizer.encode(text)]
+    assert "".join(pieces) + stream.flush() == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert "" in pieces
+
+
+generate_module = sys.modules[generate.__module__]  # the name kvproof.gpt2.generate is the function's
+
+
+class LateOutbox(Outbox):
+    """What CUDA's does, a step late, without a GPU."""
+
+    def push(self, ids):
+        arrived = self.flush()
+        self.waiting = ids.tolist()
+        return arrived
+
+    def flush(self):
+        waiting, self.waiting = self.waiting, None
+        return [] if waiting is None else [waiting]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.2, "seed": 5}, {"stop": ["the", "I"]}])
+def test_tokens_that_arrive_a_step_late_change_nothing(tiny, monkeypatch, settings):
+    prompts = ["Once upon a time", "ROMEO:"]
+    heard = {False: [], True: []}
+
+    def run(late):
+        return generate(tiny, prompts, max_new_tokens=12, stream=lambda *event: heard[late].append(event), **settings)
+
+    on_time = run(False)
+    monkeypatch.setattr(generate_module, "Outbox", LateOutbox)
+    assert run(True) == on_time
+    assert heard[True] == heard[False]
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 0}])
+def test_logits_that_are_not_finite_end_in_a_named_error(settings):
+    model = copy.deepcopy(small_model(2, 16)[0])
+    model.ln_f.weight[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="row 0: the logits after 0 new tokens hold NaN or inf"):
+        generate(model, [1, 2], max_new_tokens=5, **settings)
+
+
+def test_ids_of_a_padded_vocabulary_are_never_drawn(tiny):
+    model = copy.copy(tiny)
+    model._modules = dict(tiny._modules)
+    model.wte = torch.nn.Embedding(2112, 128)
+    with torch.no_grad():
+        model.wte.weight[:2049] = tiny.wte.weight
+        model.wte.weight[2049:] = 10 * tiny.wte.weight[:63]
+    model.config = dataclasses.replace(tiny.config, n_vocab=2112)
+    assert generate(model, "ROMEO:", max_new_tokens=8)[0].ids == generate(tiny, "ROMEO:", max_new_tokens=8)[0].ids
+    assert max(generate(model, "ROMEO:", max_new_tokens=50, temperature=3.0, seed=0)[0].ids) < 2049
+
+
+def test_a_cache_that_does_not_fit_is_left_alone():
+    model, _ = small_model(2, 16)
+    cache = model.new_cache(3, 20)
+    model.prefill([[1, 2], [3], [4]], cache)
+    with pytest.raises(CacheMismatch, match="1 sequences came for a cache of 3"):
+        generate(model, [1], max_new_tokens=2, cache=cache)
+    with pytest.raises(ValueError, match="cache and chunk came, but nothing is cached"):
+        generate(model, [[1]] * 3, max_new_tokens=2, cache=cache, kv_cache=False)
+    with pytest.raises(ValueError, match="chunk is 0"):
+        generate(model, [[1]] * 3, max_new_tokens=2, cache=cache, chunk=0)
+    assert cache.host_lengths == [2, 1, 1]
+
+
 def test_the_same_memory_serves_a_second_run(tiny):
     cache = tiny.new_cache(1, 64)
     storages = [x.data_ptr() for x in (*cache.k, *cache.v)]
@@ -146,6 +254,8 @@ def test_the_same_memory_serves_a_second_run(tiny):
         (ValueError, "no prompts came", {"prompts": []}),
         (ValueError, "prompt 1 is empty", {"prompts": [[1], []]}),
         (ValueError, "prompt 0 holds token id 99", {"prompts": [99]}),
+        (ValueError, "token ids are whole numbers", {"prompts": [[1.5, 2.0]]}),
+        (ValueError, "token ids are whole numbers", {"prompts": torch.tensor([1.0])}),
         (ValueError, "text prompts came, but this model has no tokenizer", {"prompts": "hello"}),
         (ValueError, "stop strings came, but the model has no tokenizer", {"stop": "x"}),
         (

@@ -1,13 +1,17 @@
 """The torch model against the goldens and the oracle: every impl, cached and uncached, alone and in ragged batches."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
-from gpt2_models import CACHED, forced, golden_model, random_prompts, small_model
+from gpt2_models import CACHED, IMPLS, forced, golden_model, random_prompts, small_model, torch_model
 from reference_models import F32_BAR, F64_BAR, error, goldens
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kvproof.gpt2 import CacheMismatch, ContextFull
+from kvproof.bench.impls import forced_logits, torch_source
+from kvproof.gpt2 import CacheMismatch, ContextFull, sampling
+from kvproof.gpt2.attention import DECODE_STEP
 from kvproof.reference import forward
 
 BARS = {"float64": F64_BAR, "float32": F32_BAR}
@@ -76,8 +80,9 @@ def check_against_oracle(n_head, head_dim, dtype, lengths, steps, device):
     prompts = random_prompts(61, lengths)
     tokens = np.array(random_prompts(61, [steps] * len(lengths), seed=1))
     want = oracle_logits(model.config, params, prompts, tokens)
-    for impl in CACHED:
-        logits = forced(model.with_impl(impl), prompts, tokens).cpu().numpy()
+    sources = {impl: torch_source(model.with_impl(impl), len(prompts), max(lengths) + steps) for impl in IMPLS}
+    for impl, source in sources.items():
+        logits = forced_logits(source, prompts, np.pad(tokens, ((0, 0), (0, 1))))  # the last one is not fed
         assert error(logits, want) <= BARS[dtype], impl
 
 
@@ -93,16 +98,19 @@ def test_a_row_in_a_batch_equals_the_same_row_alone(impl, device):
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 16, 1000])
-def test_prefill_in_chunks_equals_prefill_whole(chunk):
-    model, _ = small_model(3, 16)
+def test_prefill_in_chunks_equals_prefill_whole(chunk, device):
+    model, _ = small_model(3, 16, "float64", device)
     prompts = random_prompts(61, [40, 7, 1, 32])
     whole, chunked = model.new_cache(4, 40), model.new_cache(4, 40)
-    assert error(model.prefill(prompts, chunked, chunk).numpy(), model.prefill(prompts, whole).numpy()) <= 1e-12
+    assert (
+        error(model.prefill(prompts, chunked, chunk).cpu().numpy(), model.prefill(prompts, whole).cpu().numpy())
+        <= 1e-12
+    )
     assert chunked.host_lengths == whole.host_lengths == [40, 7, 1, 32]
     for layer in range(2):
         for b, n in enumerate(whole.host_lengths):
-            assert error(chunked.k[layer][b, :, :n].numpy(), whole.k[layer][b, :, :n].numpy()) <= 1e-12
-            assert error(chunked.v[layer][b, :, :n].numpy(), whole.v[layer][b, :, :n].numpy()) <= 1e-12
+            for a, z in ((chunked.k, whole.k), (chunked.v, whole.v)):
+                assert error(a[layer][b, :, :n].cpu().numpy(), z[layer][b, :, :n].cpu().numpy()) <= 1e-12
 
 
 def test_a_prompt_may_follow_on_what_the_cache_holds():
@@ -133,16 +141,27 @@ def test_dead_slots_change_no_bit(impl, poison, device):
 
 
 class Watch(TorchDispatchMode):
-    """Records every tensor an operator makes anew, and every read of a tensor's value by the host."""
+    """Records every tensor an operator makes anew, and every look the host takes at a tensor's values."""
 
-    def __init__(self):
+    LOOKS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+    def __init__(self, monkeypatch):
         super().__init__()
-        self.made, self.read = [], []
+        self.made, self.looks = [], []
+        for name in self.LOOKS:
+            monkeypatch.setattr(torch.Tensor, name, self.noting(name, getattr(torch.Tensor, name)))
+
+    def noting(self, name, method):
+        def noted(tensor, *args, **kwargs):
+            self.looks.append(name)
+            return method(tensor, *args, **kwargs)
+
+        return noted
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if "_local_scalar_dense" in func.name() or "is_nonzero" in func.name():
-            self.read.append(func.name())
+        if "_local_scalar_dense" in func.name() or "nonzero" in func.name():
+            self.looks.append(func.name())
         before = {x.untyped_storage().data_ptr() for x in args if isinstance(x, torch.Tensor)}
         for x in result if isinstance(result, (tuple, list)) else [result]:
             if isinstance(x, torch.Tensor) and x.untyped_storage().data_ptr() not in before:
@@ -150,32 +169,78 @@ class Watch(TorchDispatchMode):
         return result
 
 
+@pytest.mark.parametrize("lengths", [[100, 100], [100, 37]], ids=["equal", "ragged"])
 @pytest.mark.parametrize("impl", CACHED)
-def test_a_decode_step_writes_in_place_copies_no_cache_and_reads_nothing_back(impl, device):
+def test_a_decode_step_writes_in_place_copies_no_cache_and_reads_nothing_back(impl, lengths, device, monkeypatch):
     model = small_model(2, 16, "float32", device)[0].with_impl(impl)
-    lengths = [100, 100]
     cache = model.new_cache(2, 160)
     storages = [x.data_ptr() for x in (*cache.k, *cache.v)]
     model.prefill(random_prompts(61, lengths), cache)
     ids = torch.tensor([1, 2], device=device)
-    with Watch() as watch:
+    watch = Watch(monkeypatch)
+    if impl == "triton":
+        unwatched(watch, monkeypatch)
+    with watch:
         for _ in range(2):
             model.decode(ids, cache)
+    made, looks = list(watch.made), list(watch.looks)
     assert [x.data_ptr() for x in (*cache.k, *cache.v)] == storages
-    live = 2 * 2 * 102 * 16 * 4  # bytes of K, or of V, of one layer
-    assert watch.made, "the watch saw nothing"
-    assert max(size for _, size in watch.made) < live / 2
-    assert not watch.read
-    assert cache.host_lengths == cache.lengths.tolist() == [102, 102]
+    assert made, "the watch saw nothing"
+    assert not looks
+    if impl != "eager" or lengths[0] == lengths[1]:  # ragged, eager zeroes dead V in a copy
+        live = min(lengths) * 2 * 16 * 4  # bytes of K, or of V, of the shorter sequence in one layer
+        assert max(size for _, size in made) < live
+    assert cache.host_lengths == cache.lengths.tolist() == [n + 2 for n in lengths]
 
 
-def test_the_watch_sees_copies_and_reads():
+def unwatched(watch, monkeypatch):
+    """Leave out what the kernel's launcher does: the interpreter and its checks look at CPU tensors, a GPU's do not.
+
+    Memory it may take only from the workspace, which the cache made before.
+    """
+    from kvproof.kernels import decode_attention, workspace
+
+    launch = decode_attention.decode_attention
+
+    def quiet(*args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(workspace, "workspace", None)
+            made, looks = list(watch.made), list(watch.looks)
+            o = launch(*args, **kwargs)
+            watch.made, watch.looks = made, looks
+            return o
+
+    monkeypatch.setattr(decode_attention, "decode_attention", quiet)
+
+
+def test_the_watch_sees_copies_and_looks(monkeypatch):
     x = torch.zeros(1000)
-    with Watch() as watch:
+    watch = Watch(monkeypatch)
+    with watch:
         torch.cat([x, x])
-        x.sum().item()
+        for look in (x.sum().item, x.tolist, x.cpu, x.numpy, lambda: bool(x.sum()), lambda: int(x.sum())):
+            before = len(watch.looks)
+            look()
+            assert len(watch.looks) > before
     assert ("aten::cat", 8000) in watch.made
-    assert watch.read
+
+
+def test_the_kernel_refuses_a_cache_without_a_workspace(device):
+    model = small_model(2, 16, "float32", device)[0]
+    cache = model.new_cache(1, 20)
+    model.prefill([[1]], cache)
+    with pytest.raises(CacheMismatch, match="has no workspace; make one with"):
+        model.with_impl("triton").decode(torch.tensor([1], device=device), cache)
+
+
+def test_eager_scales_before_float16_can_overflow():
+    model = small_model(2, 64, "float16")[0].with_impl("eager")
+    cache = model.new_cache(1, 20)
+    cache.set_lengths([12])
+    cache.k[0].fill_(36.0)
+    cache.v[0].fill_(1.0)
+    o = DECODE_STEP["eager"](torch.full((1, 2, 64), 36.0, dtype=torch.float16), cache, 0)
+    assert torch.equal(o, torch.ones_like(o))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -224,6 +289,18 @@ def test_mistakes_are_named_and_leave_the_cache_as_it_was():
         model.with_impl("naive").decode(torch.tensor([1, 1]), cache)
     with pytest.raises(ValueError, match="impl 'fast' is not known; choose one of naive, eager, sdpa, triton"):
         model.with_impl("fast")
+    with pytest.raises(ValueError, match="chunk is 0; it must be 1 or more"):
+        model.prefill([[1], [1]], cache, 0)
+    short = dataclasses.replace(model.config, n_ctx=7)
+    with pytest.raises(CacheMismatch, match="the cache has 8 slots, the model 7 positions"):
+        torch_model(short, 0).prefill([[1], [1]], cache)
+    with pytest.raises(ValueError, match=r"lengths are \[9, 1\]; this cache takes 2 of them, each 0\.\.8"):
+        cache.set_lengths([9, 1])
+    with pytest.raises(ValueError, match=r"lengths are \[1\]; this cache takes 2"):
+        cache.set_lengths([1])
+    for ids in (torch.tensor([[1], [1]]), torch.tensor([1.0, 1.0]), torch.tensor([1, 1], device="meta")):
+        with pytest.raises(ValueError, match=r"pass \(B,\) int64 or int32 on cpu"):
+            model.decode(ids, cache)
     assert cache.host_lengths == cache.lengths.tolist() == [0, 0]
     model.prefill(random_prompts(61, [8, 3]), cache)
     with pytest.raises(ContextFull, match="1 new tokens after 8 do not fit the cache's 8 slots: none fits"):
@@ -249,6 +326,8 @@ def test_uncached_mistakes_are_named():
         model(torch.zeros(1, 3))
     with pytest.raises(ValueError, match="a loss needs 2 tokens"):
         model.loss(torch.tensor([[1]]))
+    with pytest.raises(ValueError, match=r"ids are \(2,\)"):
+        model.loss(torch.tensor([1, 2]))
     with pytest.raises(ValueError, match="token id 99 came"):
         model.loss(torch.tensor([[1, 99]]))
     with pytest.raises(ValueError, match="ids are on meta"):
@@ -256,16 +335,17 @@ def test_uncached_mistakes_are_named():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [[10, 10], [10, 3]], ids=["equal", "ragged"])
 @pytest.mark.parametrize("impl", CACHED)
-def test_a_decode_step_never_waits_for_the_gpu(impl):
+def test_decoding_and_sampling_never_wait_for_the_gpu(impl, lengths):
     model = small_model(2, 16, "float32", "cuda")[0].with_impl(impl)
     cache = model.new_cache(2, 160)
-    model.prefill(random_prompts(61, [10, 10]), cache)
-    ids = torch.tensor([1, 2], device="cuda")
-    model.decode(ids, cache)  # compiles
+    model.prefill(random_prompts(61, lengths), cache)
+    u = sampling.uniforms(0, 2, 3).cuda()
+    ids = sampling.next_ids(model.decode(torch.tensor([1, 2], device="cuda"), cache), u[:, 0], 0.8, 20, 0.9)  # compiles
     try:
         torch.cuda.set_sync_debug_mode("error")
-        ids = model.decode(ids, cache).argmax(-1)
-        model.decode(ids, cache)
+        ids = sampling.next_ids(model.decode(ids, cache), u[:, 1], 0.8, 20, 0.9)
+        sampling.next_ids(model.decode(ids, cache), u[:, 2])
     finally:
         torch.cuda.set_sync_debug_mode("default")

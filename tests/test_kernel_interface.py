@@ -129,7 +129,7 @@ def test_importing_the_kernels_sets_nothing_and_the_interpreter_can_come_too_lat
         "import kvproof.kernels.decode_attention\n"
         "assert 'TRITON_INTERPRET' not in os.environ and not interpreting()\n"
         "try: use_interpreter()\n"
-        "except RuntimeError as error: assert 'already imported' in str(error)\n"
+        "except ValueError as error: assert 'already imported' in str(error)\n"
         "else: raise SystemExit('use_interpreter said nothing')\n"
         "assert 'TRITON_INTERPRET' not in os.environ"
     )

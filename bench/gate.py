@@ -1,0 +1,119 @@
+"""Parity before timing: is what we are about to time the same computation?
+
+The oracle is the NumPy GPT-2 in float64 without a cache, one forward over the whole sequence, so that nobody's cache
+stands behind it. An impl is fed the oracle's own tokens and must give the oracle's logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from .. import reference
+from ..gpt2 import GPT2, Config
+from ..gpt2.attention import DECODE_STEP
+from ..reference import parity
+
+# In half precision an impl may err by this many times what recomputing everything in the same dtype errs by. Correct
+# impls measured 0.7 to 1.3 times; this catches what goes wrong in that dtype alone, float32 and the op catch the rest.
+HALF_SLACK = 4.0
+
+
+@dataclass
+class Truth:
+    """What the oracle says: greedy tokens (B, n), the logits that foretell them (B, n, V), their margins (B, n)."""
+
+    ids: np.ndarray
+    logits: np.ndarray
+    margin: np.ndarray
+
+
+def ask_oracle(prompts: Sequence[Sequence[int]], params: dict, config: Config, n: int) -> Truth:
+    """Greedy decoding by the oracle, n tokens each; equal prompts are computed once. params in float64."""
+    known = {}
+    for prompt in map(tuple, prompts):
+        if prompt not in known:
+            ids = reference.generate(np.array([prompt]), params, config, n)
+            logits = reference.forward(ids[:, :-1], params, config)[0, len(prompt) - 1 :]
+            known[prompt] = ids[0, len(prompt) :], logits
+    ids, logits = (np.stack([known[tuple(prompt)][i] for prompt in prompts]) for i in (0, 1))
+    top = np.partition(logits, -2, axis=-1)
+    return Truth(ids, logits, top[..., -1] - top[..., -2])
+
+
+@dataclass
+class Verdict:
+    """How an impl stands against the oracle.
+
+    error   largest logit difference, in units of max(1, largest |logit|)
+    bar     what `error` may be at most
+    flips   tokens, of so many, whose argmax differs from the oracle's
+    faults  what is wrong, in words; empty where parity is green
+    """
+
+    error: float
+    bar: float
+    flips: int
+    tokens: int
+    faults: list[str]
+
+    @property
+    def green(self) -> bool:
+        return not self.faults
+
+    def record(self) -> dict:
+        return vars(self) | {"green": self.green}
+
+    def __str__(self) -> str:
+        line = f"max logit error {self.error:.1e} (bar {self.bar:.0e})"
+        line += f", greedy ids agree {self.tokens - self.flips}/{self.tokens}"
+        return "\n".join([f"{'ok ' if self.green else 'RED'} {line}", *(f"{'':14}{fault}" for fault in self.faults)])
+
+
+def judge(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Verdict:
+    """Hold logits (B, n, V) to the truth: within the bar, and greedy ids equal.
+
+    In half precision a token may flip where its margin is below twice what the bar allows a logit to move.
+    """
+    error = parity.logit_error(logits, truth.logits)
+    flipped = logits.argmax(-1) != truth.ids
+    reach = 2 * bar * max(1.0, np.abs(truth.logits).max()) if half else 0.0
+    wrong = int((flipped & (truth.margin > reach)).sum())
+    faults = []
+    if not error <= bar:
+        faults.append(f"logits differ by {error:.1e}, more than rounding explains")
+    if wrong:
+        faults.append(f"{wrong} greedy tokens differ by more than rounding explains")
+    return Verdict(error, bar, int(flipped.sum()), flipped.size, faults)
+
+
+def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
+    """What is wrong with the decode step's attention alone, on random numbers in the model's dtype, in words.
+
+    Its gate is far below anything a bug does, also in half precision, where final logits cannot tell. Every other head
+    finds a needle in its last live slot, which a step short by one misses; dead slots hold NaN; rows are ragged.
+    """
+    rng = torch.Generator().manual_seed(0)
+    cache = model.new_cache(batch, capacity)
+    lengths = [capacity - 1 - row % (capacity - 1) for row in range(batch)]
+    q = torch.randn(batch, model.config.n_head, model.config.head_dim, generator=rng).to(model.device, model.dtype)
+    for place in (cache.k[0], cache.v[0]):
+        place.copy_(torch.randn(place.shape, generator=rng))
+    for b, n in enumerate(lengths):
+        cache.k[0][b, ::2, n - 1] = 4 * q[b, ::2]
+        cache.k[0][b, :, n:] = cache.v[0][b, :, n:] = float("nan")
+    cache.set_lengths(lengths)
+    o = DECODE_STEP[model.impl](q, cache, 0)
+    o, q, k, v = (to_numpy(x) for x in (o, q, cache.k[0], cache.v[0]))
+    # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is honest too, but wider.
+    inner = None if model.impl == "triton" else q.dtype
+    error = parity.attention_error(o, q, k, v, np.array(lengths), inner=inner)
+    return [f"its attention errs by {error:.1f} times what honest rounding explains"] if error > 1 else []
+
+
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+    """The same numbers in the same dtype; NumPy knows bfloat16 by ml_dtypes."""
+    name = str(x.dtype).removeprefix("torch.")
+    return x.double().cpu().numpy().astype(ml_dtypes.bfloat16 if name == "bfloat16" else name)

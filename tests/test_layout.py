@@ -1,0 +1,169 @@
+"""The house: arrows between folders run one way, modules only define things, and the wheel keeps to itself."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("reference", "kernels", "gpt2", "bench")
+
+# What a folder may import beside the standard library: packages, and our other folders.
+ALLOWED = {
+    "reference": {"numpy", "ml_dtypes", "safetensors", "reference"},
+    "kernels": {"torch", "triton", "kernels"},
+    "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
+    "bench": {"numpy", "torch", "ml_dtypes", "matplotlib", "reference", "gpt2", "kernels", "bench"},
+}
+# The kernels are reached from within the branches that run them, never on import: triton may be absent.
+ALLOWED_INSIDE_FUNCTIONS = {"gpt2": {"kernels"}}
+
+
+def imports(path: Path):
+    """(folder or package imported, line number, whether inside a function) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from ((name, node.lineno, id(node) in inside) for name in targets(alias.name, path))
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            names = (
+                [f"{module}{'' if module.endswith('.') else '.'}{a.name}" for a in node.names]
+                if not node.module
+                else [module]
+            )
+            if module in ("kvproof",):
+                names = [f"kvproof.{a.name}" for a in node.names]
+            for name in names:
+                yield from ((target, node.lineno, id(node) in inside) for target in targets(name, path))
+
+
+def targets(name: str, path: Path):
+    """The top-level package, or our folder, that a dotted import name means."""
+    if name.startswith(".."):
+        yield name[2:].split(".")[0]
+    elif name.startswith("."):
+        yield path.parent.name
+    elif name.startswith("kvproof"):
+        yield name.split(".")[1]
+    else:
+        yield name.split(".")[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_arrow_is_drawn_backwards(folder):
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert len(paths) > 2
+    for path in paths:
+        for target, line, inside in imports(path):
+            allowed = ALLOWED[folder] | (ALLOWED_INSIDE_FUNCTIONS.get(folder, set()) if inside else set())
+            known = target in sys.stdlib_module_names or target in allowed
+            assert known, f"{path.relative_to(ROOT)}:{line} imports {target}, which {folder}/ must not"
+
+
+def test_the_walk_sees_every_kind_of_import(tmp_path):
+    path = tmp_path / "gpt2" / "x.py"
+    path.parent.mkdir()
+    path.write_text(
+        "import torch.nn as nn\nfrom ..kernels.backend import a\nfrom .. import bench\nfrom . import y\n"
+        "from kvproof.bench import z\nfrom kvproof import tests\ndef f():\n    import triton\n"
+    )
+    assert [(name, inside) for name, _, inside in imports(path)] == [
+        ("torch", False), ("kernels", False), ("bench", False), ("gpt2", False),
+        ("bench", False), ("tests", False), ("triton", True),
+    ]  # fmt: skip
+
+
+def test_files_and_functions_fit_their_budget():
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            text, name = path.read_text(encoding="utf-8"), path.relative_to(ROOT)
+            assert len(text.splitlines()) <= 300, f"{name} is two ideas"
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef):
+                    first, last = node.body[ast.get_docstring(node) is not None], node.body[-1]
+                    lines = (last.end_lineno or 0) - first.lineno + 1
+                    budget = 55 if node.name == "attend_split" else 40  # the kernel's steps are told in one piece
+                    assert lines <= budget, f"{name}: {node.name} has {lines} lines below its docstring"
+
+
+def test_importing_the_model_needs_no_triton_and_sets_nothing(tmp_path):
+    program = (
+        "import os, sys; before = dict(os.environ); sys.modules['triton'] = None\n"
+        "import kvproof.gpt2, kvproof.reference, kvproof.bench.contest, torch\n"
+        "assert dict(os.environ) == before\n"
+        "model = kvproof.gpt2.load('tiny')\n"
+        "print(kvproof.gpt2.generate(model, 'Once', max_new_tokens=2)[0].finish_reason)\n"
+        "try:\n    kvproof.gpt2.load('tiny', impl='triton')\nexcept ImportError as error:\n    print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[0] == "length"
+    assert 'use impl="sdpa"' in run.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The project's wheel, built from a copy, since setuptools leaves a build folder behind."""
+    out, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("clone")
+    for name in (*FOLDERS, "pyproject.toml", "README.md", "LICENSE"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, copy / name)
+    run = subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    (path,) = out.glob("kvproof-*.whl")
+    return path
+
+
+def test_the_wheel_holds_one_top_level_name_and_the_checkpoint(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"kvproof"}
+    for needed in ("model.safetensors", "config.json", "vocab.bpe"):
+        assert f"kvproof/gpt2/checkpoints/tiny/{needed}" in names
+    assert "kvproof/gpt2/data/vocab.bpe" in names
+    assert not [name for name in names if "corpus" in name or "tests" in name]
+    assert wheel.stat().st_size < 6e6
+
+
+def test_the_wheel_lives_beside_hugging_face_s_kernels_and_leaves_it_unharmed(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+
+    def pip(*words):
+        run = subprocess.run([python, "-m", "pip", *words, "-q"], capture_output=True, text=True, cwd=tmp_path)
+        if "install" in words and "No matching distribution found for kernels" in run.stderr:
+            pytest.skip("no package registry is reachable to install Hugging Face's kernels from")
+        assert run.returncode == 0, run.stderr
+
+    def files(package):
+        program = (
+            f"import importlib.metadata as m, json; print(json.dumps([str(f.locate()) for f in m.files('{package}')]))"
+        )
+        run = subprocess.run([python, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return {os.path.realpath(path) for path in json.loads(run.stdout)}
+
+    pip("install", "--no-deps", "kernels", str(wheel))
+    theirs, ours = files("kernels"), files("kvproof")
+    assert not theirs & ours
+    find = "from importlib.util import find_spec as f; print(f('kernels').origin, f('kvproof.kernels').origin)"
+    where = subprocess.run(
+        [python, "-c", find], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout.split()
+    assert where[0] in theirs
+    assert where[1] in ours
+    pip("uninstall", "-y", "kvproof")
+    assert all(Path(path).exists() for path in theirs)
+    assert not Path(where[1]).exists()
