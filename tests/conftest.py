@@ -1,6 +1,10 @@
 """What every test shares: where the kernels run, and which tests need a GPU or an hour."""
 
+import os
 from pathlib import Path
+
+# Two workers share two cores; more threads would wait for each other. Set before torch and NumPy are imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -1,0 +1,84 @@
+"""The embedded checkpoint: small enough for the package, as its log says, writing words, and made by its script."""
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+
+from kvproof.gpt2 import generate, load
+from kvproof.gpt2 import train as training
+from kvproof.gpt2.weights import EMBEDDED
+
+TINY = EMBEDDED["tiny"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return [json.loads(line) for line in (TINY / "loss.jsonl").read_text().splitlines()]
+
+
+def test_its_shape_is_the_one_promised(tiny):
+    config = tiny.config
+    assert (config.head_dim, config.n_ctx, config.n_vocab) == (32, 1024, 257 + 1792)
+    assert 1.4e6 < sum(p.numel() for p in tiny.parameters()) < 1.7e6
+    assert (TINY / "model.safetensors").stat().st_size < 3.3e6
+
+
+def test_the_held_out_losses_are_those_of_its_log(tiny, rows):
+    best = min(rows, key=lambda row: row["held_out"])
+    _, held_out = training.read_corpora(tiny.tokenizer)
+    for name, loss in training.evaluate(tiny, held_out).items():
+        # The log is of float32 weights, the file holds float16: their rounding moves a mean by less than 1e-3.
+        assert loss == pytest.approx(best[name], abs=1e-3)
+
+
+def test_the_last_positions_are_trained_too(tiny):
+    _, held_out = training.read_corpora(tiny.tokenizer)
+    ids = held_out["tinyshakespeare"][: 1025 * 20].view(20, 1025)
+    untrained = copy.deepcopy(tiny)
+    torch.nn.init.normal_(untrained.wpe.weight[896:], std=0.02, generator=torch.Generator().manual_seed(0))
+    late, without = (model.loss(ids, "none")[:, -128:].mean() for model in (tiny, untrained))
+    assert late < without - 0.03, "what was learnt about these positions must be worth something"
+
+
+def test_it_writes_the_words_of_its_corpora(tiny):
+    known = set()
+    for path in (training.HERE / "corpus").glob("*.txt"):
+        known |= set(re.findall(r"[a-z]+", path.read_text().lower()))
+    texts = generate(tiny, ["Once upon a time", "ROMEO:"] * 3, max_new_tokens=150, temperature=0.6, top_p=0.9, seed=0)
+    words = re.findall(r"[a-z]+", " ".join(done.text or "" for done in texts).lower())
+    assert len(words) > 300
+    assert sum(word in known for word in words) / len(words) > 0.9
+    noise = tiny.tokenizer.decode(torch.randint(2048, (900,), generator=torch.Generator().manual_seed(0)).tolist())
+    words = re.findall(r"[a-z]+", noise.lower())
+    assert sum(word in known for word in words) / len(words) < 0.5, "the measure must tell text from noise"
+
+
+def test_the_script_makes_a_checkpoint_that_loads(tmp_path, capsys):
+    training.train(steps=2, tokens=2048, peak=3e-3, every=2, out=tmp_path)
+    (row,) = [json.loads(line) for line in (tmp_path / "loss.jsonl").read_text().splitlines()]
+    assert row["tokens"] == 4096
+    assert 6.5 < row["held_out"] < 7.7, "two steps from uniform guessing, log 2049 = 7.6"
+    assert json.loads(capsys.readouterr().out) == row
+    model = load(tmp_path)
+    assert model.config == load("tiny").config
+    assert generate(model, "Once", max_new_tokens=3)[0].text
+
+
+def test_the_log_shows_the_loss_falling_to_the_one_kept(rows):
+    held_out = [row["held_out"] for row in rows]
+    assert held_out[0] > 4.5 > 4.0 > min(held_out)
+    assert rows[-1]["tokens"] > 5e6
+
+
+def test_its_merges_are_the_first_of_gpt_2_s():
+    published = (TINY.parent.parent / "data" / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+    assert (TINY / "vocab.bpe").read_text(encoding="utf-8").splitlines() == published[:1793]
+    assert len(published) == 50001
