@@ -31,6 +31,8 @@ def time_per_token(axes, record: dict):
         axes.plot(range(prompt + 1, prompt + 1 + len(steps)), steps, label=impl, markersize=3, **LOOKS[impl])
     arguments = record["arguments"]
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("tokens in the context")
     axes.set_ylabel("time of the decode step, ms (log)")
     axes.set_title(f"GPT-2 {arguments['model']}, batch {arguments['batch']}, {arguments['dtype']}")
