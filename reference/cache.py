@@ -17,21 +17,44 @@ import numpy as np
 from .config import Config, ContextFull
 
 
-class ContiguousCache:
+class Cache:
+    """What the three have in common: how many tokens each sequence has, and room for them."""
+
+    def __init__(self, config: Config, batch: int, capacity: int, dtype):
+        self.shape = (config.n_layer, batch, config.n_head, config.head_dim)
+        self.dtype = np.dtype(dtype)
+        self.capacity = capacity
+        self.lengths = np.zeros(batch, np.int32)
+
+    def check_room(self, M):
+        """ContextFull if some sequence has no M free slots left."""
+        past = int(self.lengths.max())
+        if past + M > self.capacity:
+            raise ContextFull(past, M, self.capacity - past, f"the cache's {self.capacity} slots")
+
+    def advance(self, M):
+        self.check_room(M)
+        self.lengths += M
+
+    def row(self, b):
+        one = copy.copy(self)
+        L, _, H, D = self.shape
+        one.shape = (L, 1, H, D)
+        one.lengths = self.lengths[b : b + 1]
+        return one
+
+    def reset(self):
+        self.lengths[:] = 0
+
+
+class ContiguousCache(Cache):
     """k, v (L, B, H, T, D): every sequence owns T slots."""
 
     def __init__(self, config: Config, batch: int, capacity: int, dtype=np.float64):
-        self.shape = (config.n_layer, batch, config.n_head, config.head_dim)
-        self.dtype = np.dtype(dtype)
+        super().__init__(config, batch, capacity, dtype)
         L, B, H, D = self.shape
-        self.capacity = capacity
-        self.lengths = np.zeros(B, np.int32)
         self.k = np.full((L, B, H, capacity, D), np.nan, dtype)
         self.v = self.k.copy()
-
-    def advance(self, M):
-        check_room(self.lengths, M, self.capacity)
-        self.lengths += M
 
     def append(self, layer, k, v):
         M = k.shape[2]
@@ -44,15 +67,12 @@ class ContiguousCache:
         return self.k[layer, b, :, :n], self.v[layer, b, :, :n]
 
     def row(self, b):
-        one = row_view(self, b)
+        one = super().row(b)
         one.k, one.v = self.k[:, b : b + 1], self.v[:, b : b + 1]
         return one
 
-    def reset(self):
-        self.lengths[:] = 0
 
-
-class PagedCache:
+class PagedCache(Cache):
     """Pages k, v (L, P, H, page, D), shared by all sequences and handed out on demand.
 
     block_table (B, max_pages) int32 says where: slot t of sequence b lies in page block_table[b, t // page], at
@@ -61,30 +81,34 @@ class PagedCache:
     """
 
     def __init__(self, config: Config, batch: int, capacity: int, dtype=np.float64, page=16, pages=None, seed=0):
-        self.shape = (config.n_layer, batch, config.n_head, config.head_dim)
-        self.dtype = np.dtype(dtype)
+        super().__init__(config, batch, capacity, dtype)
         L, B, H, D = self.shape
-        self.page, self.capacity = page, capacity
+        self.page = page
         max_pages = -(-capacity // page)
         pages = B * max_pages if pages is None else pages
-        self.lengths = np.zeros(B, np.int32)
         self.block_table = np.full((B, max_pages), -1, np.int32)
         self.free = np.random.default_rng(seed).permutation(pages).tolist()
         self.k = np.full((L, pages, H, page, D), np.nan, dtype)
         self.v = self.k.copy()
 
-    def advance(self, M):
-        check_room(self.lengths, M, self.capacity)
-        have, need = -(-self.lengths // self.page), -(-(self.lengths + M) // self.page)
-        if (need - have).sum() > len(self.free):
-            fit = M
-            while (-(-(self.lengths + fit) // self.page) - have).sum() > len(self.free):
-                fit -= 1
+    def check_room(self, M):
+        super().check_room(M)
+        fit, have = M, self.pages_of(self.lengths)
+        while (self.pages_of(self.lengths + fit) - have).sum() > len(self.free):
+            fit -= 1
+        if fit < M:
             raise ContextFull(int(self.lengths.max()), M, fit, f"the {len(self.free)} free pages")
-        for b in range(len(self.lengths)):
-            for i in range(have[b], need[b]):
+
+    def advance(self, M):
+        have = self.pages_of(self.lengths)
+        super().advance(M)
+        for b, need in enumerate(self.pages_of(self.lengths)):
+            for i in range(have[b], need):
                 self.block_table[b, i] = self.free.pop()
-        self.lengths += M
+
+    def pages_of(self, lengths):
+        """How many pages so many tokens take."""
+        return -(-lengths // self.page)
 
     def append(self, layer, k, v):
         M = k.shape[2]
@@ -96,23 +120,23 @@ class PagedCache:
 
     def read(self, layer, b):
         n, (_, _, H, D) = self.lengths[b], self.shape
-        pages = self.block_table[b, : -(-n // self.page)]
+        pages = self.block_table[b, : self.pages_of(n)]
         k, v = self.k[layer, pages], self.v[layer, pages]  # (pages, H, page, D)
         k, v = k.swapaxes(0, 1).reshape(H, -1, D), v.swapaxes(0, 1).reshape(H, -1, D)
         return k[:, :n], v[:, :n]
 
     def row(self, b):
-        one = row_view(self, b)
+        one = super().row(b)
         one.block_table = self.block_table[b : b + 1]
         return one
 
     def reset(self):
         self.free.extend(self.block_table[self.block_table >= 0].tolist())
         self.block_table[:] = -1
-        self.lengths[:] = 0
+        super().reset()
 
 
-class Int8Cache:
+class Int8Cache(Cache):
     """k, v (L, B, H, T, D) int8 with one float32 scale per token and head, k_scale, v_scale (L, B, H, T).
 
     A row is stored as rint(row / scale) with scale = max|row| / 127, so each number moves by at most scale / 2. The
@@ -121,19 +145,12 @@ class Int8Cache:
     """
 
     def __init__(self, config: Config, batch: int, capacity: int, dtype=np.float64):
-        self.shape = (config.n_layer, batch, config.n_head, config.head_dim)
-        self.dtype = np.dtype(dtype)
+        super().__init__(config, batch, capacity, dtype)
         L, B, H, D = self.shape
-        self.capacity = capacity
-        self.lengths = np.zeros(B, np.int32)
         self.k = np.zeros((L, B, H, capacity, D), np.int8)
         self.v = self.k.copy()
         self.k_scale = np.full((L, B, H, capacity), np.nan, np.float32)
         self.v_scale = self.k_scale.copy()
-
-    def advance(self, M):
-        check_room(self.lengths, M, self.capacity)
-        self.lengths += M
 
     def append(self, layer, k, v):
         M = k.shape[2]
@@ -149,13 +166,10 @@ class Int8Cache:
         return k, v
 
     def row(self, b):
-        one = row_view(self, b)
+        one = super().row(b)
         one.k, one.k_scale = self.k[:, b : b + 1], self.k_scale[:, b : b + 1]
         one.v, one.v_scale = self.v[:, b : b + 1], self.v_scale[:, b : b + 1]
         return one
-
-    def reset(self):
-        self.lengths[:] = 0
 
 
 def quantise(x):
@@ -163,19 +177,3 @@ def quantise(x):
     scale = (np.abs(x).max(-1) / 127).astype(np.float32)
     divisor = np.where(scale > 0, scale, 1).astype(x.dtype)[..., None]
     return np.clip(np.rint(x / divisor), -127, 127).astype(np.int8), scale
-
-
-def check_room(lengths, M, capacity):
-    """ContextFull if some sequence has no M free slots left."""
-    past = int(lengths.max())
-    if past + M > capacity:
-        raise ContextFull(past, M, capacity - past, f"the cache's {capacity} slots")
-
-
-def row_view(cache, b):
-    """A shallow copy of the cache with batch 1, whose length is a view of sequence b's."""
-    one = copy.copy(cache)
-    L, _, H, D = cache.shape
-    one.shape = (L, 1, H, D)
-    one.lengths = cache.lengths[b : b + 1]
-    return one

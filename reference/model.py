@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from .cache import ContiguousCache, check_room
+from .cache import ContiguousCache
 from .config import Config, ContextFull
 
 # The C library's erf, one number at a time: slow, and right to the last bit or two of float64.
@@ -162,7 +162,7 @@ def generate(ids, params, config: Config, max_new_tokens: int, cache=True):
     if past + max_new_tokens > config.n_ctx + 1:
         raise ContextFull(past, max_new_tokens, config.n_ctx + 1 - past)
     if cache and max_new_tokens:
-        check_room(cache.lengths, T + max_new_tokens - 1, cache.capacity)
+        cache.check_room(T + max_new_tokens - 1)
     new = ids
     for _ in range(max_new_tokens):
         logits = forward(new, params, config, cache) if cache else forward(ids, params, config)
