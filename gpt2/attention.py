@@ -116,10 +116,12 @@ class Attention(nn.Module):
         return self.c_proj(o.transpose(1, 2).reshape(B, M, H * D))
 
     def forward(self, x):
+        """A whole sequence x (B, T, E), no cache -> (B, T, E)"""
         q, k, v = self.split(x)
         return self.merge(causal(q, k, v))
 
     def prefill(self, x, cache: StaticCache, layer: int, start: int):
+        """M tokens of every sequence, x (B, M, E), that follow `start` cached ones -> (B, M, E)"""
         q, k, v = self.split(x)
         cache.write_span(layer, start, k, v)
         if start:
@@ -128,6 +130,7 @@ class Attention(nn.Module):
         return self.merge(causal(q, k, v))
 
     def decode(self, x, cache: StaticCache, layer: int, slots, step):
+        """One token per sequence, x (B, 1, E), whose rows go to slots (B,); step is one of DECODE_STEP -> (B, 1, E)"""
         q, k, v = self.split(x).squeeze(3)  # (B, H, D) each
         cache.write(layer, slots, k, v)
         return self.merge(step(q, cache, layer)[:, :, None])

@@ -62,7 +62,7 @@ class StaticCache:
         if len(lengths) != self.batch or not all(0 <= n <= self.capacity for n in lengths):
             raise ValueError(f"lengths are {lengths}; this cache takes {self.batch} of them, each 0..{self.capacity}")
         self.host_lengths = list(lengths)
-        self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32), non_blocking=True)
+        self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
 
     def reset(self):
         """Forget every token, for a new run in the same memory."""
