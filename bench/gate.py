@@ -16,8 +16,9 @@ from ..gpt2 import GPT2, Config
 from ..gpt2.attention import DECODE_STEP
 from ..reference import parity
 
-# In half precision an impl may err by this many times what recomputing everything in the same dtype errs by. Correct
-# impls measured 0.7 to 1.3 times; this catches what goes wrong in that dtype alone, float32 and the op catch the rest.
+# In half precision an impl may err by this many times what recomputing everything in the same dtype errs by: twice the
+# worst of 72 correct runs, 0.63 to 1.96 times (eager and sdpa, bfloat16 and float16, tiny and random:distilgpt2, 12 to
+# 100 tokens). It catches what goes wrong in that dtype alone; float32 and the attention op by itself catch the rest.
 HALF_SLACK = 4.0
 
 
