@@ -34,6 +34,14 @@ def check_chunk(chunk: int | None):
         raise ValueError(f"chunk is {chunk}; it must be 1 or more tokens, or None for the whole prompt")
 
 
+def table(rows: int, width: int) -> nn.Embedding:
+    """A matrix (rows, width), one vector per row, without first values: a checkpoint brings them.
+
+    To draw them, on the meta device too, torch would import another 75 MB of modules.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
+
+
 class MLP(nn.Module):
     def __init__(self, config: Config):
         super().__init__()
@@ -71,11 +79,11 @@ class GPT2(nn.Module):
         super().__init__()
         self.config, self.impl = config, check_impl(impl)
         self.tokenizer: Tokenizer | None = None
-        self.wte = nn.Embedding(config.n_vocab, config.n_embd)
-        self.wpe = nn.Embedding(config.n_ctx, config.n_embd)
+        self.wte = table(config.n_vocab, config.n_embd)
+        self.wpe = table(config.n_ctx, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.lm_head = None if config.tie_word_embeddings else nn.Linear(config.n_embd, config.n_vocab, bias=False)
+        self.lm_head = None if config.tie_word_embeddings else table(config.n_vocab, config.n_embd)
 
     @property
     def blocks(self) -> Sequence[Block]:

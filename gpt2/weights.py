@@ -1,19 +1,24 @@
 """Checkpoints -> models: from a folder, a file, the embedded checkpoint, or a recipe."""
 
 import difflib
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from ..reference.config import Config
 from ..reference.synthetic import SIZES, random_config, random_tensors
-from ..reference.weights import CheckpointError, find_weights, read_config, read_tensors
+from ..reference.weights import SAFETENSORS, CheckpointError, find_weights, read_config, read_tensors
 from .attention import check_impl
+from .hub import KNOWN, fetch, is_hub_name
+from .hub_cache import HubError
 from .model import GPT2
+from .pickles import PICKLES, is_pickle, read_pickles
 from .tokenizer import Tokenizer, gpt2_tokenizer
 
 EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
-PUBLISHED_VOCAB = 50257
+PUBLISHED_VOCAB = (50257, 50304)  # the second is the first, padded to a multiple of 64 for speed, as nanoGPT does
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -26,13 +31,16 @@ def load(
 ) -> GPT2:
     """A GPT-2 ready to decode, with its tokenizer where it has one.
 
-    name    "tiny", the trained checkpoint in the package; "random:gpt2" (-medium, -large, -xl, "random:distilgpt2"),
-            that size with deterministic weights; else a folder or file of safetensors. A folder tiny is "./tiny".
+    name    "tiny", the trained checkpoint in the package; "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2",
+            at their pinned commits, or "owner/name" from the hub, each also with "@revision"; "random:gpt2" and so on,
+            that size with deterministic weights; else a folder or a file, safetensors rather than pickles where a
+            folder has both. A folder gpt2 is "./gpt2".
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
     impl    how the decode step attends: naive, eager, sdpa or triton
 
-    Raises CheckpointError or ConfigError for what is no GPT-2, ValueError for an unknown name, dtype, device or impl.
+    Raises CheckpointError or ConfigError for what is no GPT-2, HubError for what the hub does not give, ValueError for
+    an unknown name, dtype, device or impl.
     """
     dtype = as_dtype(dtype)
     device = as_device(device)
@@ -45,37 +53,65 @@ def load(
         config = random_config(path)
         tensors = ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
         return build(config, tensors, gpt2_tokenizer(), dtype, device, impl)
-    weights = find_weights(path)
-    config = read_config(weights.parent / "config.json")
-    return build(
-        config, read_tensors(weights, config, "pt"), find_tokenizer(weights.parent, config), dtype, device, impl
-    )
+    config, tensors, tokenizer = open_checkpoint(path)
+    return build(config, tensors, tokenizer, dtype, device, impl)
+
+
+def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]], Tokenizer | None]:
+    """Config, tensors by canonical name, and tokenizer of a folder or a file of any spelling.
+
+    Raises CheckpointError or ConfigError; those about tensors at the latest when the first of them is asked for.
+    """
+    weights = find_weights(path, (*SAFETENSORS, *PICKLES))
+    if is_pickle(weights):
+        config, tensors = read_pickles(weights)
+    else:
+        config = read_config(weights.parent / "config.json")
+        tensors = read_tensors(weights, config, "pt")
+    return config, tensors, find_tokenizer(weights.parent, config)
 
 
 def checkpoint(name: str | Path) -> Path | str:
     """Where a model's weights are: a folder, a file, or a recipe, "random:..."; reference.load takes the same.
 
-    Raises ValueError for a name that is none of these, with the likeliest meant.
+    Names win over folders, as `load` says; a Path is never taken for a name. A model of the hub is fetched first.
+    Raises ValueError for a name that is none of these, with the likeliest meant; HubError, a kind of it, for the hub.
     """
-    if str(name).startswith("random:"):
-        return str(name)
-    path = EMBEDDED.get(str(name)) or Path(name)
+    if isinstance(name, str):
+        if name.startswith("random:"):
+            return name
+        if name in EMBEDDED:
+            return EMBEDDED[name]
+        if name.partition("@")[0] in KNOWN:
+            return fetch(name)
+    path = Path(name)
     if path.exists():
         return path
-    known = [*EMBEDDED, *(f"random:{size}" for size in SIZES)]
+    if isinstance(name, str) and is_hub_name(name):
+        try:
+            return fetch(name)
+        except HubError as error:
+            raise HubError(f"there is no folder or file {name} here, and as a model of the hub: {error}") from error
+    known = [*EMBEDDED, *KNOWN, *(f"random:{size}" for size in SIZES)]
     close = difflib.get_close_matches(str(name), known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     raise ValueError(f"no model {str(name)!r}: it is no folder, no file and none of {', '.join(known)}{hint}")
 
 
 def build(config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str) -> GPT2:
-    """A model of this config with (name, tensor) pairs put in place, each converted on its way."""
+    """A model of this config with (name, tensor) pairs put in place, each converted on its way.
+
+    The first tensor is asked for before the model's memory is: a checkpoint has been checked against its config by
+    then, so that a config that lies costs no more memory than its file.
+    """
+    tensors = iter(tensors)
+    first = next(tensors)
     with torch.device("meta"):
         model = GPT2(config, impl)
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     model.tokenizer = tokenizer
     place = dict(model.named_parameters())
-    for name, tensor in tensors:
+    for name, tensor in chain([first], tensors):
         place[name].copy_(tensor)
     return model
 
@@ -91,7 +127,7 @@ def find_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
                     "put the merges of the same checkpoint there"
                 )
             return tokenizer
-    return gpt2_tokenizer() if config.n_vocab == PUBLISHED_VOCAB else None
+    return gpt2_tokenizer() if config.n_vocab in PUBLISHED_VOCAB else None
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

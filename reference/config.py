@@ -1,5 +1,6 @@
 """The shape of a GPT-2, read from a checkpoint's config.json; what we do not honour is refused by name."""
 
+import reprlib
 from dataclasses import dataclass
 
 # Hugging Face's activation names -> our two. "gelu_new" is the tanh form that OpenAI trained with.
@@ -12,6 +13,8 @@ FIXED_FLAGS = {
     "reorder_and_upcast_attn": False,
     "add_cross_attention": False,
 }
+
+MAX_LAYERS = 4096  # the largest published GPT-2 has 48; a wilder number would cost memory before any tensor is read
 
 
 class ConfigError(ValueError):
@@ -50,13 +53,22 @@ class Config:
         for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_inner"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
-                raise ConfigError(f"{name} is {value!r}; it must be a whole number from 1 up")
+                raise ConfigError(f"{name} is {brief(value)}; it must be a whole number from 1 up")
+        if self.n_layer > MAX_LAYERS:
+            raise ConfigError(f"n_layer is {brief(self.n_layer)}; more than {MAX_LAYERS} layers are no GPT-2")
         if self.n_embd % self.n_head:
             raise ConfigError(
-                f"n_embd {self.n_embd} is no multiple of n_head {self.n_head}; heads must be equally wide"
+                f"n_embd {brief(self.n_embd)} is no multiple of n_head {brief(self.n_head)}; heads must be equally wide"
             )
         if self.gelu not in ("tanh", "exact"):
             raise ConfigError(f"gelu is {self.gelu!r}; it must be 'tanh' or 'exact'")
+        eps, tied, eos = self.layer_norm_epsilon, self.tie_word_embeddings, self.eos_token_id
+        if type(eps) not in (int, float) or not 0 < eps < 1:
+            raise ConfigError(f"layer_norm_epsilon is {brief(eps)}; it must be a number between 0 and 1")
+        if type(tied) is not bool:
+            raise ConfigError(f"tie_word_embeddings is {brief(tied)}; it must be true or false")
+        if eos is not None and (type(eos) is not int or eos < 0):
+            raise ConfigError(f"eos_token_id is {brief(eos)}; it must be one token id or null")
 
     @property
     def head_dim(self) -> int:
@@ -66,31 +78,46 @@ class Config:
     def from_dict(cls, raw: dict) -> "Config":
         """A Config from the fields of a Hugging Face config.json.
 
-        Raises ConfigError for another architecture, a missing size, or a flag whose value our equations do not honour.
+        Raises ConfigError for another architecture, a missing size, a field of the wrong type, or a flag whose value
+        our equations do not honour.
         """
         if raw.get("model_type", "gpt2") != "gpt2":
-            raise ConfigError(f"model_type is {raw['model_type']!r}; only 'gpt2' is computed here")
+            raise ConfigError(f"model_type is {brief(raw['model_type'])}; only 'gpt2' is computed here")
         for flag, honoured in FIXED_FLAGS.items():
             if raw.get(flag, honoured) != honoured:
-                raise ConfigError(f"{flag}={raw[flag]!r} is not honoured; only {honoured!r} is")
+                raise ConfigError(f"{flag}={brief(raw[flag])} is not honoured; only {honoured!r} is")
         activation = raw.get("activation_function", "gelu_new")
-        if activation not in ACTIVATIONS:
-            raise ConfigError(f"activation_function {activation!r} is not honoured; one of {sorted(ACTIVATIONS)} is")
-        raw = {"n_positions": raw.get("n_ctx")} | raw
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
+            raise ConfigError(
+                f"activation_function {brief(activation)} is not honoured; one of {sorted(ACTIVATIONS)} is"
+            )
+        if raw.get("n_positions") is None:  # older files say n_ctx alone; where both are there, n_positions counts
+            raw = raw | {"n_positions": raw.get("n_ctx")}
         missing = [
             name for name in ("vocab_size", "n_positions", "n_embd", "n_head", "n_layer") if raw.get(name) is None
         ]
         if missing:
             raise ConfigError(f"config.json lacks {', '.join(missing)}; is it a GPT-2's?")
+        n_embd, n_inner = raw["n_embd"], raw.get("n_inner")
+        if n_inner is None and type(n_embd) is int:
+            n_inner = 4 * n_embd
         return cls(
             n_vocab=raw["vocab_size"],
             n_ctx=raw["n_positions"],
-            n_embd=raw["n_embd"],
+            n_embd=n_embd,
             n_head=raw["n_head"],
             n_layer=raw["n_layer"],
-            n_inner=raw.get("n_inner") or 4 * raw["n_embd"],
+            n_inner=n_inner,  # pyright: ignore[reportArgumentType] (None only beside an n_embd that is refused)
             gelu=ACTIVATIONS[activation],
             layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
             eos_token_id=raw.get("eos_token_id"),
         )
+
+
+def brief(value) -> str:
+    """The repr of a value out of a file, cut to what fits one line of a message."""
+    try:
+        return reprlib.repr(value)
+    except ValueError:  # Python refuses to print a whole number of more than 4300 digits
+        return "a number of thousands of digits"

@@ -6,7 +6,7 @@ the bytes are read. A file is trusted in nothing: whatever is wrong with it ends
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from .config import Config, ConfigError
 from .synthetic import random_config, random_tensors
 
 DTYPES = ("F64", "F32", "F16", "BF16")
-WRAPPERS = ("_orig_mod.", "module.", "transformer.")  # torch.compile, DataParallel, Hugging Face's LM model
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")  # as a folder names them, the likelier first
+WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.|transformer\.)*")  # torch.compile, DataParallel, an LM head's model
 MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # a causal mask some versions saved; not c_attn.bias
 
 
@@ -30,36 +31,44 @@ class CheckpointError(ValueError):
 
 def canonical_name(name: str) -> str | None:
     """The tensor's name without its wrappers, e.g. "h.0.attn.c_attn.weight"; None for a mask buffer."""
-    while name.startswith(WRAPPERS):
-        name = name.split(".", 1)[1]
+    name = WRAPPERS.sub("", name, count=1)
     return None if MASK_BUFFER.fullmatch(name) else name
 
 
-def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every tensor the config calls for."""
+def expected_shapes(config: Config, transposed: bool = False, bias: bool = True) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every tensor the config calls for.
+
+    transposed  linear weights are (out, in), as nanoGPT saves them, not GPT-2's (in, out)
+    bias        False: linears and LayerNorms have none, as nanoGPT's bias=False
+    """
     E, inner = config.n_embd, config.n_inner
-    shapes = {"wte.weight": (config.n_vocab, E), "wpe.weight": (config.n_ctx, E)}
+    shapes: dict[str, tuple[int, ...]] = {"wte.weight": (config.n_vocab, E), "wpe.weight": (config.n_ctx, E)}
     for i in range(config.n_layer):
         linears = {"attn.c_attn": (E, 3 * E), "attn.c_proj": (E, E), "mlp.c_fc": (E, inner), "mlp.c_proj": (inner, E)}
         for ln in ("ln_1", "ln_2"):
             shapes |= {f"h.{i}.{ln}.weight": (E,), f"h.{i}.{ln}.bias": (E,)}
         for linear, shape in linears.items():
-            shapes |= {f"h.{i}.{linear}.weight": shape, f"h.{i}.{linear}.bias": shape[1:]}
+            shapes[f"h.{i}.{linear}.weight"] = shape[::-1] if transposed else shape
+            shapes[f"h.{i}.{linear}.bias"] = shape[1:]
     shapes |= {"ln_f.weight": (E,), "ln_f.bias": (E,)}
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = (config.n_vocab, E)
-    return shapes
+    return {name: shape for name, shape in shapes.items() if bias or not name.endswith(".bias")}
 
 
-def check_tensors(found: Iterable[tuple[str, tuple[int, ...]]], config: Config) -> dict[str, str]:
+def check_tensors(
+    found: Iterable[tuple[str, tuple[int, ...]]], config: Config, transposed: bool = False, bias: bool = True
+) -> dict[str, str]:
     """Match a checkpoint's tensors to the config's: canonical name -> name in the file, mask buffers left out.
 
-    found    (name, shape) of every tensor, in all shards together
-    returns  every expected tensor; also "lm_head.weight" if a tied model carries one (it must then equal wte)
+    found             (name, shape) of every tensor, in all shards together
+    transposed, bias  the layout, as in expected_shapes. Whole checkpoints have one: the square c_proj, which tells
+                      nothing by its shape, lies as c_attn does
+    returns           every expected tensor; also "lm_head.weight" if a tied model carries one (it must then equal wte)
 
     Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape.
     """
-    expected = expected_shapes(config)
+    expected = expected_shapes(config, transposed, bias)
     shapes, source = expected | {"lm_head.weight": expected["wte.weight"]}, {}
     for name, shape in found:
         key = canonical_name(name)
@@ -114,15 +123,15 @@ def load(path: str | Path, dtype: DTypeLike = np.float64) -> tuple[dict, Config]
     return nest({name: array.astype(dtype) for name, array in read_tensors(weights, config)}), config
 
 
-def find_weights(path: Path) -> Path:
-    """The safetensors file or the index of shards that `path` means."""
+def find_weights(path: Path, names: tuple[str, ...] = SAFETENSORS) -> Path:
+    """The file of weights or the index of shards that `path` means: itself, or the first of `names` in the folder."""
     if path.is_file():
         return path
-    for name in ("model.safetensors", "model.safetensors.index.json"):
+    for name in names:
         if (path / name).is_file():
             return path / name
-    what = "there is no model.safetensors(.index.json) in" if path.is_dir() else "there is no"
-    raise CheckpointError(f"{what} {path}; the reference reads safetensors only")
+    what = f"there is none of {', '.join(names)} in" if path.is_dir() else "there is no"
+    raise CheckpointError(f"{what} {path}" + "; the reference reads safetensors only" * (names is SAFETENSORS))
 
 
 def read_config(path: Path) -> Config:
@@ -137,6 +146,8 @@ def read_json(path: Path):
         raise CheckpointError(f"{path} is missing; a checkpoint keeps its files in one folder")
     try:
         return json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
 
@@ -159,13 +170,25 @@ def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterat
             dtype = shards[name].get_slice(name).get_dtype()
             if dtype not in DTYPES:
                 raise CheckpointError(f"tensor {name} in {weights} has dtype {dtype}; weights are {', '.join(DTYPES)}")
-        if config.tie_word_embeddings and "lm_head.weight" in source:
-            head, wte = (shards[source[key]].get_tensor(source[key]) for key in ("lm_head.weight", "wte.weight"))
-            if not (head == wte).all():
-                raise CheckpointError("lm_head.weight differs from wte.weight, which tie_word_embeddings says it is")
-            del source["lm_head.weight"]
+        drop_tied_head(source, config, lambda name: shards[name].get_tensor(name))
         for key, name in source.items():
             yield key, shards[name].get_tensor(name)
+
+
+def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], Any]):
+    """Leave a tied model's head out of source, once it is seen to be wte.
+
+    source  canonical name -> name in the file, from check_tensors
+    get     name in the file -> its tensor
+
+    Raises CheckpointError if the head is another matrix.
+    """
+    if not config.tie_word_embeddings or "lm_head.weight" not in source:
+        return
+    head, wte = get(source.pop("lm_head.weight")), get(source["wte.weight"])
+    rows = range(0, config.n_vocab, 1024)  # block by block: a mask of all of it would be another tenth of a gigabyte
+    if head.dtype != wte.dtype or not all((head[i : i + 1024] == wte[i : i + 1024]).all() for i in rows):
+        raise CheckpointError("lm_head.weight differs from wte.weight, which tie_word_embeddings says it is")
 
 
 def open_shard(file: Path, framework: str):
@@ -180,15 +203,26 @@ def open_shard(file: Path, framework: str):
 
 def shard_files(index: Path) -> list[Path]:
     """The files that model.safetensors.index.json names, if they hold just the tensors it says."""
-    raw = read_json(index)
-    names = raw.get("weight_map") if isinstance(raw, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(s, str) and Path(s).name == s for s in names.values()):
-        raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
+    names = weight_map(index)
     files = [index.parent / name for name in sorted(set(names.values()))]
     shards = [(file, open_shard(file, "np")) for file in files]
     for file, shard in shards:
         with shard:
-            stray = set(shard.keys()) ^ {name for name, where in names.items() if where == file.name}
-        if stray:
-            raise CheckpointError(f"{index} and {file.name} disagree about tensor {min(stray)}")
+            check_shard(index, names, file.name, shard.keys())
     return files
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """An index's tensor name -> file name; every file lies beside the index."""
+    raw = read_json(index)
+    names = raw.get("weight_map") if isinstance(raw, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(s, str) and Path(s).name == s for s in names.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensor names to file names")
+    return names
+
+
+def check_shard(index: Path, names: dict[str, str], file: str, found: Iterable[str]):
+    """Raises CheckpointError unless the shard `file` holds just the tensors that the index's names say."""
+    stray = set(found) ^ {name for name, where in names.items() if where == file}
+    if stray:
+        raise CheckpointError(f"{index} and {file} disagree about tensor {min(map(str, stray))}")

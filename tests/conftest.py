@@ -28,6 +28,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(
                 pytest.mark.skip(reason="exhaustive: run once with pytest -m exhaustive, see tests/EXHAUSTIVE.md")
             )
+        if "hub" in item.keywords and "hub" not in asked:
+            item.add_marker(pytest.mark.skip(reason="hub: downloads the published models; run with pytest -m hub"))
 
 
 @pytest.fixture(scope="session")

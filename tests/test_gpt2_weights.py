@@ -1,19 +1,33 @@
-"""Loading: every safetensors spelling, the embedded checkpoint, the recipes, and every mistake by name."""
+"""Loading: every spelling, GPT-2's traps, memory, the embedded checkpoint, the recipes, and every mistake by name."""
 
 import json
 import re
 import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import (
+    LINEARS,
+    as_json,
+    hostile_pickles,
+    rewrite_archive,
+    save_nanogpt,
+    save_pretrained,
+    tensors_of,
+)
 from gpt2_models import IMPLS
 from reference_models import F32_BAR, F64_BAR, error
 
 from kvproof import reference
-from kvproof.gpt2 import CheckpointError, ConfigError, generate, load
+from kvproof.gpt2 import CheckpointError, ConfigError, generate, load, pickles
 from kvproof.gpt2.weights import EMBEDDED
-from kvproof.reference.synthetic import random_tensors
+from kvproof.reference.config import Config
+from kvproof.reference.synthetic import SIZES, random_tensors
 
 SPELLINGS = {
     "plain": "logits_f32",
@@ -22,21 +36,48 @@ SPELLINGS = {
     "openai-style-noprefix-maskbuffers": "logits_f32",
     "prefix-lmhead-maskedbias-safetensors": "logits_f32",
     "sharded-safetensors": "logits_f32",
+    "prefix-lmhead-maskedbias-bin": "logits_f32",
+    "sharded-bin": "logits_f32",
+    "nanogpt-ckpt": "logits_f32",
 }
+SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_every_spelling_gives_the_same_model(data, spelling):
     expected = np.load(data / "variants" / "expected.npz")
+    wanted = expected[SPELLINGS[spelling]]
     model = load(data / "variants" / spelling)
     logits = model(torch.as_tensor(expected["input_ids"])).numpy()
-    assert error(logits, expected[SPELLINGS[spelling]]) <= F32_BAR
+    padded = spelling == "nanogpt-ckpt"  # to a multiple of 64
+    assert logits.shape[-1] == (64 if padded else 11)
+    assert error(logits[..., :11], wanted) <= F32_BAR
 
 
-def test_a_file_loads_as_its_folder_does(data):
-    folder, file = (load(data / "variants" / path) for path in ("plain", "plain/model.safetensors"))
-    for a, b in zip(folder.parameters(), file.parameters(), strict=True):
+@pytest.mark.parametrize(
+    "file",
+    [
+        "plain/model.safetensors",
+        "sharded-safetensors/model.safetensors.index.json",
+        "prefix-lmhead-maskedbias-bin/pytorch_model.bin",
+        "sharded-bin/pytorch_model.bin.index.json",
+        "nanogpt-ckpt/ckpt.pt",
+    ],
+)
+def test_a_file_loads_as_its_folder_does(data, file):
+    path = data / "variants" / file
+    for a, b in zip(load(path.parent).parameters(), load(path).parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_safetensors_are_preferred_to_a_pickle_beside_them(data, tmp_path):
+    folder = variant(data, tmp_path)
+    (folder / "pytorch_model.bin").write_bytes(b"spoilt")
+    assert load(folder).config.n_vocab == 11
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is cut off or no pickle"):
+        load(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", torch.bfloat16])
@@ -72,7 +113,7 @@ def test_random_distilgpt2_is_the_recipe_in_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "tinny"}, "no model 'tinny': it is no folder, no file and none of tiny, random:distilgpt2"),
+        ({"name": "tinny"}, "no model 'tinny': it is no folder, no file and none of tiny, gpt2, gpt2-medium"),
         ({"name": "tinny"}, "did you mean 'tiny'?"),
         ({"name": "random:gpt3"}, "random model 'gpt3'"),
         ({"dtype": "int8"}, "dtype is int8; it must be one of float64, float32, float16, bfloat16"),
@@ -155,3 +196,226 @@ def test_another_model_s_merges_are_refused(data, tmp_path):
     shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder)
     with pytest.raises(CheckpointError, match="makes 2049 tokens, the model has 11"):
         load(folder)
+
+
+def logits_of(folder, **changes):
+    return load(folder, dtype="float64", **changes)(IDS)
+
+
+def test_nanogpt_s_transposed_square_c_proj_is_turned_back(tmp_path):
+    tensors = tensors_of(SMALL)
+    assert tensors["h.0.attn.c_proj.weight"].shape == (50, 50)
+    want = logits_of(save_pretrained(tmp_path / "hf", SMALL, tensors))
+    assert error(logits_of(save_nanogpt(tmp_path / "nano", SMALL, tensors)).numpy(), want.numpy()) <= F64_BAR
+    params, config = reference.load(tmp_path / "hf")
+    assert error(want.numpy(), reference.forward(IDS.numpy(), params, config)) <= F64_BAR
+
+
+def test_a_checkpoint_in_the_other_layout_is_refused_as_a_whole(tmp_path):
+    tensors = tensors_of(SMALL)
+    turned = {name: t.T.contiguous() if name.endswith(LINEARS) else t for name, t in tensors.items()}
+    with pytest.raises(CheckpointError, match="it is transposed"):
+        load(save_pretrained(tmp_path / "hf", SMALL, turned))
+    with pytest.raises(CheckpointError, match=r"c_attn\.weight has shape"):
+        load(save_nanogpt(tmp_path / "nano", SMALL, turned))
+
+
+def test_nanogpt_without_biases_is_gpt2_with_zero_biases(tmp_path):
+    tensors = tensors_of(SMALL)
+    zeroed = {name: torch.zeros_like(t) if name.endswith(".bias") else t for name, t in tensors.items()}
+    without = save_nanogpt(tmp_path / "nano", SMALL, tensors, bias=False)
+    want = logits_of(save_pretrained(tmp_path / "hf", SMALL, zeroed))
+    assert error(logits_of(without).numpy(), want.numpy()) <= F64_BAR
+    torch_file = torch.load(save_nanogpt(tmp_path / "both", SMALL, tensors) / "ckpt.pt", weights_only=True)
+    torch_file["model_args"]["bias"] = False
+    torch.save(torch_file, tmp_path / "both" / "ckpt.pt")
+    with pytest.raises(CheckpointError, match=r"tensor .*\.bias does not belong"):
+        load(tmp_path / "both")
+
+
+def test_a_padded_vocabulary_never_makes_a_padding_id(tmp_path):
+    tiny = load()
+    folder = save_nanogpt(tmp_path / "nano", tiny.config, dict(tiny.state_dict()), pad=47)
+    shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder)
+    model = load(folder)
+    assert (model.config.n_vocab, model.tokenizer.n_vocab) == (tiny.config.n_vocab + 94, tiny.config.n_vocab)
+    prompt = "Once upon a time"
+    logits = model(torch.tensor([tiny.tokenizer.encode(prompt)]))
+    assert logits[0, -1].argmax() >= tiny.config.n_vocab  # the padding would win
+    for settings in ({}, {"temperature": 1.0, "seed": 1}, {"kv_cache": False}):
+        want, got = (generate(m, prompt, max_new_tokens=12, **settings)[0] for m in (tiny, model))
+        assert max(got.ids) < tiny.config.n_vocab
+        assert got.ids == want.ids
+
+
+def test_a_vocabulary_padded_to_50304_has_the_published_tokenizer(tmp_path):
+    config = Config(n_vocab=50304, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=8)
+    model = load(save_pretrained(tmp_path / "hf", config, tensors_of(config)))
+    assert model.tokenizer.n_vocab == 50257
+
+
+def test_nanogpt_s_gelu_may_be_named_beside_it(tmp_path):
+    folder = save_nanogpt(tmp_path / "nano", SMALL, tensors_of(SMALL))
+    assert load(folder).config.gelu == "tanh"
+    (folder / "config.json").write_text(json.dumps({"activation_function": "gelu", "n_layer": 99}))
+    assert (load(folder).config.gelu, load(folder).config.n_layer) == ("exact", 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"block_size": None}, "model_args .* lacks block_size"),
+        ({"bias": "no"}, "holds model_args, but not nanoGPT's"),
+        ({"n_layer": 10**9}, "more than 4096 layers"),
+        ({"n_embd": "50"}, "n_embd is '50'"),
+        ({"vocab_size": 10**15}, "wte.weight has shape"),
+        ({"n_layer": 3}, "12 of 40 tensors are missing"),
+    ],
+)
+def test_model_args_that_are_not_the_model_s_are_named(tmp_path, args, words):
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        load(save_nanogpt(tmp_path, SMALL, tensors_of(SMALL), **args))
+
+
+def test_a_file_of_torch_before_1_6_loads_too(tmp_path):
+    tensors = tensors_of(SMALL)
+    want = logits_of(save_pretrained(tmp_path / "hf", SMALL, tensors))
+    (tmp_path / "hf" / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "hf" / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    assert torch.equal(logits_of(tmp_path / "hf"), want)
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """A function that writes a state dict as pytorch_model.bin beside its config."""
+
+    def save(state, **options):
+        (tmp_path / "config.json").write_text(json.dumps(as_json(SMALL)))
+        torch.save(state, tmp_path / "pytorch_model.bin", **options)
+        return tmp_path
+
+    return save
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("name", hostile_pickles(Path("canary")))
+def test_a_hostile_pickle_runs_nothing_and_is_named(pickled, tmp_path, name, zipped):
+    canary = tmp_path / "canary"
+    program = hostile_pickles(canary)[name]
+    folder = pickled(tensors_of(SMALL))
+    file = folder / "pytorch_model.bin"
+    if zipped:
+        rewrite_archive(file, lambda entry, raw: program if entry.endswith("/data.pkl") else raw)
+    else:
+        file.write_bytes(program)
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin|tensors are missing"):
+        load(folder)
+    assert not canary.exists()
+
+
+def test_calls_that_torch_would_allow_are_refused_before_it_runs(pickled, tmp_path):
+    for name in ("bytearray of a terabyte", "endless"):
+        (pickled({}) / "pytorch_model.bin").write_bytes(hostile_pickles(tmp_path)[name])
+        with pytest.raises(
+            CheckpointError, match=r"calls for builtins\.bytearray, and is not run|more than 1000000 steps"
+        ):
+            load(tmp_path)
+
+
+def test_torch_is_told_to_load_weights_only_even_behind_the_look_at_the_opcodes(pickled, tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "check_program", lambda program, file: None)
+    folder = pickled({})
+    for name in ("os.system", "os.system in a dict", "eval"):
+        program = hostile_pickles(tmp_path / "canary")[name]
+        rewrite_archive(folder / "pytorch_model.bin", lambda _, raw, new=program: new if raw[:1] == b"\x80" else raw)
+        with pytest.raises(CheckpointError, match=r"no pickle of tensors alone \(UnpicklingError\)"):
+            load(folder)
+        assert not (tmp_path / "canary").exists()
+
+
+def test_pickled_shards_that_their_index_does_not_describe_are_refused(data, tmp_path):
+    folder = shutil.copytree(data / "variants" / "sharded-bin", tmp_path / "model")
+    file = folder / "pytorch_model-00001-of-00003.bin"
+    good = torch.load(file, weights_only=True)
+    for stray in ("transformer.wpe.weight", 3):  # in two shards; not even a name
+        torch.save(good | {stray: torch.zeros(16, 8)}, file)
+        with pytest.raises(CheckpointError, match="disagree about tensor"):
+            load(folder)
+    file.unlink()
+    with pytest.raises(CheckpointError, match=r"00001-of-00003\.bin is missing"):
+        load(folder)
+
+
+def test_a_tied_head_is_compared_to_its_last_row(tmp_path):
+    config = Config(n_vocab=1030, n_ctx=4, n_embd=4, n_head=1, n_layer=1, n_inner=16)
+    tensors = tensors_of(config)
+    head = tensors["wte.weight"].clone()
+    load(save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
+    head[-1, -1] += 1
+    with pytest.raises(CheckpointError, match="differs"):
+        load(save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
+
+
+def test_an_archive_that_torch_does_not_write_is_refused(pickled):
+    folder = pickled(tensors_of(SMALL))
+    rewrite_archive(folder / "pytorch_model.bin", lambda entry, raw: raw, zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="doubled, compressed or missing"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"wte.weight": torch.zeros(1, 1).expand(40, 50)}, "claims 2000 elements and stores fewer"),
+        ({"wte.weight": torch.zeros(40, 50, dtype=torch.int32)}, "has dtype torch.int32; weights are floats"),
+        ({"wte.weight": "words"}, "wte.weight in .* is no tensor but str"),
+        ({"wte.weight": torch.zeros(40, 50).to_sparse()}, "calls for torch._utils._rebuild_sparse_tensor"),
+        ({5: torch.zeros(1)}, "holds no dictionary of tensors by name"),
+        ({"module.wte.weight": torch.zeros(40, 50)}, "twice, as wte.weight and as module.wte.weight"),
+        ({"lm_head.weight": torch.zeros(40, 50)}, "lm_head.weight differs from wte.weight"),
+        ({"model_args": [1]}, "holds model_args, but not nanoGPT's"),
+    ],
+)
+def test_a_pickle_that_holds_something_else_is_named(pickled, change, words):
+    with pytest.raises((CheckpointError, ConfigError), match=words):
+        load(pickled(tensors_of(SMALL) | change))
+
+
+def test_a_config_that_lies_costs_no_memory(data, tmp_path):
+    with pytest.raises(CheckpointError, match=r"wpe\.weight has shape"):
+        load(variant(data, tmp_path, vocab_size=2**60, n_positions=2**60))
+
+
+MEASURE = """
+import resource, sys, threading, kvproof.gpt2
+def anon():
+    with open("/proc/self/status") as status:
+        return 1024 * int(next(line for line in status if line.startswith("RssAnon")).split()[1])
+before = peak = anon()
+loading = threading.Event()
+def watch():
+    global peak
+    while not loading.wait(0.002):
+        peak = max(peak, anon())
+watcher = threading.Thread(target=watch)
+watcher.start()
+model = kvproof.gpt2.load(sys.argv[1], dtype=sys.argv[2])
+loading.set()
+watcher.join()
+print(max(peak, anon()) - before, sum(p.numel() * p.element_size() for p in model.parameters()))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_loading_takes_hardly_more_memory_than_the_model(tmp_path):
+    config = SIZES["distilgpt2"]
+    tensors = tensors_of(config)
+    folder = save_pretrained(tmp_path / "hf", config, tensors | {"lm_head.weight": tensors["wte.weight"].clone()})
+    save_nanogpt(tmp_path / "nano", config, tensors)
+    for path, dtype in ((folder, "float32"), (folder, "bfloat16"), (tmp_path / "nano", "bfloat16")):
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURE, path, dtype], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        peak, size = map(int, run.stdout.split())
+        assert size > 1.6e8
+        assert peak <= 1.15 * size + 50e6, f"{path.name} in {dtype}"

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from checkpoints import read_safetensors, write_safetensors
 from reference_models import DATA, F32_BAR, error
 
 from kvproof.reference import forward, load
@@ -91,18 +92,6 @@ def test_an_untied_config_needs_its_head():
     assert "lm_head.weight" in check_tensors(shapes(lm_head__weight=(11, 8)), config(tie_word_embeddings=False))
 
 
-def read(path):
-    """Header and data of a safetensors file."""
-    raw = path.read_bytes()
-    n = int.from_bytes(raw[:8], "little")
-    return json.loads(raw[8 : 8 + n]), raw[8 + n :]
-
-
-def write(path, header, data):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
-
-
 @pytest.fixture
 def folder(tmp_path):
     """A function that copies one spelling to where it may be damaged."""
@@ -112,9 +101,9 @@ def folder(tmp_path):
 def test_a_tied_head_is_dropped_if_it_equals_wte_and_refused_if_not(folder):
     path = folder(PREFIXED)
     assert "lm_head" not in load(path)[0]
-    header, data = read(path / "model.safetensors")
+    header, data = read_safetensors(path / "model.safetensors")
     at = header["lm_head.weight"]["data_offsets"][0]
-    write(path / "model.safetensors", header, data[:at] + np.float32(7).tobytes() + data[at + 4 :])
+    write_safetensors(path / "model.safetensors", header, data[:at] + np.float32(7).tobytes() + data[at + 4 :])
     with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from wte\.weight"):
         load(path)
     raw = json.loads((path / "config.json").read_text())
@@ -158,8 +147,8 @@ SECOND_BIAS = b', "ln_f.bias": {"dtype": "F32", "shape": [8], "data_offsets": [0
 )
 def test_a_damaged_file_ends_in_a_named_error(folder, damage, words):
     path = folder("plain")
-    header, data = damage(*read(path / "model.safetensors"))
-    write(path / "model.safetensors", header, data)
+    header, data = damage(*read_safetensors(path / "model.safetensors"))
+    write_safetensors(path / "model.safetensors", header, data)
     with pytest.raises(CheckpointError, match=words):
         load(path)
 
@@ -199,7 +188,9 @@ def test_shards_that_their_index_does_not_describe_are_refused(folder):
 def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no .*nowhere"):
         load(tmp_path / "nowhere")
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors\(\.index\.json\) in .*variants"):
+    with pytest.raises(
+        CheckpointError, match=r"none of model\.safetensors, model\.safetensors\.index\.json in .*variants"
+    ):
         load(VARIANTS)
     with pytest.raises(CheckpointError, match="reads safetensors only"):
         load(VARIANTS / "nanogpt-ckpt")
@@ -223,6 +214,22 @@ def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"n_head": 3}, "n_embd 8 is no multiple of n_head 3"),
         ({"vocab_size": "11"}, "n_vocab is '11'"),
+        ({"n_embd": [8]}, r"n_embd is \[8\]"),
+        ({"n_embd": None}, "config.json lacks n_embd"),
+        ({"n_positions": None, "n_ctx": None}, "config.json lacks n_positions"),
+        ({"n_inner": 0}, "n_inner is 0"),
+        ({"n_layer": 10**9}, "n_layer is 1000000000; more than 4096 layers are no GPT-2"),
+        ({"n_layer": True}, "n_layer is True"),
+        ({"n_vocab": 1, "vocab_size": -(10**4000)}, "n_vocab is -1000"),
+        ({"activation_function": ["gelu"]}, r"activation_function \['gelu'\] is not honoured"),
+        ({"activation_function": "g" * 10**6}, r"activation_function 'g+\.\.\.g+' is not honoured"),
+        ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5'; it must be a number between 0 and 1"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
+        ({"layer_norm_epsilon": -1e-5}, "layer_norm_epsilon is -1e-05"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false"),
+        ({"eos_token_id": [7]}, r"eos_token_id is \[7\]; it must be one token id or null"),
+        ({"eos_token_id": -1}, "eos_token_id is -1"),
     ],
 )
 def test_a_config_we_do_not_honour_is_refused_by_name(folder, changes, words):
@@ -240,6 +247,15 @@ def test_config_fields_reach_the_mathematics(folder):
     for changes in ({"activation_function": "gelu"}, {"layer_norm_epsilon": 1e-3}):
         (path / "config.json").write_text(json.dumps(raw | changes))
         assert error(forward(expected["input_ids"], *load(path)), plain) > F32_BAR
+
+
+@pytest.mark.parametrize("changes", [{"n_positions": None}, {"n_positions": 16, "n_ctx": 99}])
+def test_n_positions_counts_and_n_ctx_stands_in_for_it(changes):
+    assert config(**changes).n_ctx == 16
+
+
+def test_n_inner_is_read_and_is_four_times_n_embd_where_it_is_null():
+    assert (config(n_inner=5).n_inner, config(n_inner=None).n_inner) == (5, 32)
 
 
 def test_only_the_two_dtypes_of_the_oracle_are_taken():
