@@ -171,6 +171,7 @@ def generate(
     kv_cache: bool = True,
     chunk: int | None = None,
     cache: StaticCache | None = None,
+    first_row: int = 0,
 ) -> list[Completion]:
     """Continue prompts of any lengths, as one batch.
 
@@ -184,6 +185,8 @@ def generate(
     kv_cache        False recomputes the whole sequence for every token, as the impl "naive" does
     chunk           prompt tokens per prefill pass; None takes prompts whole
     cache           memory to use again; it is reset first. None makes one that just fits
+    first_row       row 0's place in a longer list of prompts: row i then draws from (seed, first_row + i), so that a
+                    list cut into batches gives the texts it gives whole
 
     Raises ValueError for prompts or settings that make no sense, ContextFull if prompt and new tokens outgrow n_ctx or
     the cache, saying how many fit; both before any work. FloatingPointError if the model gives NaN or inf.
@@ -196,7 +199,7 @@ def generate(
     tokenizer, B = model.tokenizer, len(prompts)
     eot = tokenizer.eot if tokenizer else model.config.eos_token_id
     writer = Writer(tokenizer, B, eot, [stop] if isinstance(stop, str) else stop, stream)
-    u = sampling.uniforms(seed, B, max_new_tokens).to(model.device)
+    u = sampling.uniforms(seed, B, max_new_tokens, first_row).to(model.device)
     source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)
     known = tokenizer.n_vocab if tokenizer else model.config.n_vocab  # a padded vocabulary has ids that mean nothing

@@ -80,10 +80,13 @@ def next_ids(logits, u, t: float = 0.0, k: int | None = None, p: float | None = 
     return pick(logits, u).where(finite, -1)
 
 
-def uniforms(seed: int | None, batch: int, steps: int) -> torch.Tensor:
-    """(B, steps) float64 in [0, 1): row i is the stream (seed, i). Without a seed, fresh entropy."""
+def uniforms(seed: int | None, batch: int, steps: int, first_row: int = 0) -> torch.Tensor:
+    """(B, steps) float64 in [0, 1): row i is the stream (seed, first_row + i). Without a seed, fresh entropy."""
+    if first_row < 0:
+        raise ValueError(f"first_row is {first_row}; rows count from 0")
     if seed is None:
         seed = secrets.randbits(128)
     elif seed < 0:
         raise ValueError(f"seed is {seed}; it must be 0 or more")
-    return torch.from_numpy(np.stack([row_stream(seed, row).random(steps) for row in range(batch)]))
+    rows = range(first_row, first_row + batch)
+    return torch.from_numpy(np.stack([row_stream(seed, row).random(steps) for row in rows]))

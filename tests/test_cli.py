@@ -1,51 +1,363 @@
-"""`kvproof generate`: text on standard output as it is decoded, times on standard error, one line for a mistake."""
+"""The command line: text as it is decoded, times on standard error, documented exit codes, one line for a mistake."""
 
+import errno
+import io
+import json
+import os
+import re
+import shlex
+import signal
 import subprocess
 import sys
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from gpt2_models import golden_model
+from reference_models import goldens
 
-from kvproof.gpt2 import generate, load
-from kvproof.gpt2.__main__ import main
+from kvproof.gpt2 import Completion, generate, load
+from kvproof.gpt2.__main__ import RUN, main
+from kvproof.gpt2.cli_generate import Clock, Page, progress_bar
+from kvproof.gpt2.cli_parser import parser
+from kvproof.gpt2.cli_tools import step_logits
+from kvproof.gpt2.perplexity import sliding_nll
+
+PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
 
 
 @pytest.mark.parametrize("cache", ["--kv-cache", "--no-kv-cache"])
-def test_the_text_is_generate_s_and_the_times_go_elsewhere(capsys, cache):
-    assert main(["generate", "--prompt", "ROMEO:", "--max-tokens", "12", cache]) == 0
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_the_text_is_generate_s_and_the_times_go_elsewhere(capsys, tiny, cache, stream):
+    assert main(["generate", "--prompt", "ROMEO:", "--max-tokens", "12", cache, stream]) == 0
     out, err = capsys.readouterr()
-    (done,) = generate(load("tiny"), "ROMEO:", max_new_tokens=12)
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=12)
     assert out == "ROMEO:" + done.text + "\n"
-    assert "tokens/s" in err
+    for word in ("prefill", "decode", "for 11 tokens", "tokens/s"):
+        assert word in err
 
 
-def test_sampling_options_reach_the_sampler(capsys):
-    options = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 3}
+def test_sampling_options_reach_the_sampler(capsys, tiny):
+    options = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 3, "stop": "e"}
     words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
     assert main(["generate", "--prompt", "ROMEO:", "--max-tokens", "12", *words]) == 0
-    (done,) = generate(load("tiny"), "ROMEO:", max_new_tokens=12, **options)
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=12, **options)
+    assert done.finish_reason == "stop"
     assert capsys.readouterr().out == "ROMEO:" + done.text + "\n"
+
+
+@pytest.mark.parametrize("size", ["1", "2", "8"])
+def test_several_prompts_come_in_order_whatever_the_batch(capsys, tiny, size):
+    prompts = ["ROMEO:", "Once upon a time", "A"]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    words += ["--max-tokens", "8", "--batch", size, "--temperature", "0.8", "--seed", "2"]
+    done = generate(tiny, prompts, max_new_tokens=8, temperature=0.8, seed=2)
+    assert main(["generate", *words]) == 0
+    assert capsys.readouterr().out == "".join(f"{p}{one.text}\n" for p, one in zip(prompts, done, strict=True))
+    assert main(["generate", *words, "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["index"], r["prompt"], r["ids"]) for r in records] == [
+        (i, p, one.ids) for i, (p, one) in enumerate(zip(prompts, done, strict=True))
+    ]
+
+
+def test_a_page_shows_the_first_text_as_it_comes_and_the_others_whole(capsys):
+    page = Page(["a", "b"], stream=True)
+    page.hear(0, 5, "1")
+    assert capsys.readouterr().out == "a1"
+    page.hear(1, 6, "2")
+    assert not capsys.readouterr().out
+    page.hear(0, None, "3")
+    page.close([Completion([0], [5], "13", "length"), Completion([0], [6], "2", "length")])
+    assert capsys.readouterr().out == "3\nb2\n"
+
+
+def test_the_clock_counts_a_row_s_first_token_as_prefill(tiny):
+    clock = Clock()
+    for _ in range(2):
+        clock.generate(tiny, [[1, 2], [3]], None, max_new_tokens=5)
+    assert clock.tokens == 16
+    assert clock.prefill > 0
+    assert "16 tokens, " in str(clock)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--prompt", ""], "prompt 0 is empty"),
-        (["--prompt", "x", "--temperature", "-1"], "temperature is -1.0"),
-        (["--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
-        (["--prompt", "x", "--max-tokens", "5000"], "1024 fit"),
-        (["--prompt", "x", "--model", "nowhere"], "no model 'nowhere'"),
+        (["generate", "--prompt", ""], "prompt 0 is empty"),
+        (["generate", "--prompt", "x", "--temperature", "-1"], "temperature is -1.0"),
+        (["generate", "--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
+        (["generate", "--prompt", "x", "--seed", "-1"], "seed is -1"),
+        (["generate", "--prompt", "x", "--stop", ""], "a stop string is empty"),
+        (["generate", "--prompt", "x", "--max-tokens", "5000"], "1024 fit"),
+        (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["generate", "--prompt", "x", "--batch", "0"], "--batch is 0"),
+        (["generate", "--prompt", "x", "--output", "y"], "--output came without --prompt-file"),
+        (["generate", "--prompt-file", "/no/such/file"], "/no/such/file: No such file"),
+        (["generate", "--prompt-file", "/"], "/: Is a directory"),
+        (["generate", "--prompt", "x", "--model", "tinny"], "did you mean 'tiny'"),
+        (["generate", "--prompt", "x", "--model", "/"], " in /"),
+        (["generate", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not known"),
+        (["logits", "--ids", "1,x", "--out", "y"], "like 1,2,3; 'x' came"),
+        (["logits", "--ids", ",", "--out", "y"], "none came"),
+        (["logits", "--ids", "99999", "--out", "y"], "token id 99999"),
+        (["logits", "--ids", "1", "--out", "/no/such/folder/y"], "No such file"),
+        (["tokenize", "--decode", "99999"], "id 99999 has no text"),
+        (["perplexity", "--file", "/no/such/file"], "No such file"),
+        (["perplexity", "--file", os.devnull], "perplexity needs 2 tokens"),
+        (["perplexity", "--file", __file__, "--stride", "0"], "stride is 0"),
+        (["perplexity", "--file", __file__, "--window", "2000"], "window is 2000"),
+        (["info", "random:gpt3"], "there is no random model 'gpt3'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
-    assert main(["generate", *words]) == 2
+    assert main(words) == 2
     out, err = capsys.readouterr()
     assert message in err
     assert err.count("\n") == 1
     assert not out
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["write"],
+        ["generate"],
+        ["generate", "--prompt", "x", "--prompt-file", "y"],
+        ["generate", "--prompt", "-x"],
+        ["generate", "--prompt", "x", "--impl", "magic"],
+        ["generate", "--prompt", "x", "--top-k", "many"],
+        ["tokenize"],
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line_too(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert "--help" in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def help_of(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_the_commands_and_the_exit_codes(capsys):
+    text = help_of([], capsys)
+    for word in ("exit codes:", "130", *RUN):
+        assert word in text
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_the_examples_in_help_are_calls_the_parser_takes(capsys, command):
+    examples = [line for line in help_of([command], capsys).splitlines() if line.startswith("  kvproof ")]
+    assert examples
+    for example in examples:
+        for call in re.split(r" \| | && ", example.strip()):
+            if call.startswith("kvproof "):
+                assert parser().parse_args(shlex.split(call)[1:]).command in RUN
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FloatingPointError("NaN\ncame"), 1),
+        (MemoryError(), 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2),
+        (ValueError("wrong"), 2),
+        (ImportError("triton is absent"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_goes_wrong_has_the_exit_code_that_help_says(capsys, monkeypatch, error, code):
+    def fail(args):
+        raise error
+
+    monkeypatch.setitem(RUN, "info", fail)
+    assert main(["info", "tiny"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bug_of_ours_is_not_passed_off_as_a_mistake(monkeypatch):
+    def fail(args):
+        raise RuntimeError("shapes disagree")
+
+    monkeypatch.setitem(RUN, "info", fail)
+    with pytest.raises(RuntimeError, match="shapes disagree"):
+        main(["info", "tiny"])
+
+
+def test_the_progress_bar_shows_on_a_terminal_only(monkeypatch):
+    for terminal in (True, False):
+        screen = io.StringIO()
+        monkeypatch.setattr(screen, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", screen)
+        with progress_bar(3, "prompt", 1) as bar:
+            bar.update(2)
+        assert ("3/3" in screen.getvalue()) == terminal
+
+
+def test_download_prints_where_the_files_are(capsys, monkeypatch, tmp_path):
+    hub = ModuleType("hub")
+    hub.fetch = lambda name, folder: (folder or tmp_path) / name  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "kvproof.gpt2.hub", hub)
+    assert main(["download", "gpt2"]) == 0
+    assert main(["download", "gpt2", "here"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/gpt2\nhere/gpt2\n"
+
+
 def test_the_module_runs_as_a_program_and_survives_a_closed_pipe():
-    command = f"{sys.executable} -m kvproof.gpt2 generate --prompt 'Once upon a time' --max-tokens 200 | head -c 10"
+    command = f"set -o pipefail; {' '.join(PROGRAM)} generate --prompt 'Once upon a time' --max-tokens 200 | head -c 10"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.stdout == "Once upon "
-    assert "Traceback" not in run.stderr
+    assert run.returncode == 0
+    assert not run.stderr
+
+
+def test_a_full_disk_below_standard_output_is_one_line_and_exit_code_1():
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # fails at exit, not before
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([*PROGRAM, "tokenize", "x"], stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    assert run.returncode == 1
+    assert run.stderr == "kvproof: No space left on device\n"
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130():
+    words = ["generate", "--prompt", "ROMEO:", "--max-tokens", "1000", "--no-kv-cache"]
+    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout
+        assert run.stdout.read(6) == b"ROMEO:"  # so it is generating
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert run.returncode == 130
+    assert err == b"kvproof: interrupted\n"
+
+
+def test_bytes_that_are_no_utf_8_go_out_as_they_came_in():
+    run = subprocess.run([*PROGRAM, "generate", "--prompt", b"\xff\xc3", "--max-tokens", "1"], capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"\xff\xc3")
+
+
+def test_logits_are_the_model_s_whichever_impl_makes_them(tmp_path, capsys, tiny):
+    with torch.no_grad():
+        want = tiny(torch.tensor([[7, 300, 2, 5]]))[0].numpy()
+    for impl in ("naive", "eager", "sdpa"):
+        out = tmp_path / f"{impl}.npy"
+        assert main(["logits", "--ids", "7,300, 2\n5", "--impl", impl, "--out", str(out)]) == 0
+        got = np.load(out)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=5e-5)
+        assert f"logits {want.shape}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eager.npy", "naive.npy", "sdpa.npy"]
+
+
+@pytest.mark.parametrize("impl", ["naive", "eager", "sdpa", "triton"])
+def test_logits_step_by_step_are_the_goldens(impl, device):
+    golden = goldens("syn-hd32")
+    got = step_logits(golden_model("syn-hd32", device=device).with_impl(impl), golden["prompt_A"].tolist())
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, golden["logits_A_f64"], rtol=0, atol=1e-11)
+
+
+def test_logits_that_cannot_be_written_whole_leave_no_file(tmp_path):
+    out = tmp_path / "x.npy"
+    small = f'ulimit -f 1; exec {" ".join(PROGRAM)} logits --ids 1,2,3 --out "$0"'  # files of at most 1024 bytes
+    run = subprocess.run(["bash", "-c", small, str(out)], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"kvproof: {out}: ")
+    assert run.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_becomes_ids_and_again_the_same_bytes(tmp_path, capfdbinary, tiny):
+    data = "Once 😀\r\n".encode() + b"\xff\x00"
+    path, ids = tmp_path / "text", tmp_path / "ids"
+    path.write_bytes(data)
+    assert main(["tokenize", "--file", str(path)]) == 0
+    ids.write_bytes(capfdbinary.readouterr().out)
+    assert [int(i) for i in ids.read_text().split(",")] == tiny.tokenizer.encode(data)
+    assert main(["tokenize", "--decode", "--file", str(ids)]) == 0
+    assert capfdbinary.readouterr().out == data
+
+
+def test_a_published_size_has_the_published_tokens(capsys):
+    assert main(["tokenize", "Hello world", "--model", "random:gpt2"]) == 0
+    assert capsys.readouterr().out == "15496,995\n"
+
+
+@pytest.mark.parametrize("stride", [512, 1024])
+def test_perplexity_is_the_golden_one(stride):
+    golden, seen = goldens("syn-hd32"), []
+    total, count = sliding_nll(golden_model("syn-hd32"), golden["ppl_ids"].tolist(), stride, progress=seen.append)
+    want_total, want_count = golden[f"ppl_stride{stride}_sum_count"]
+    assert count == want_count
+    assert abs(total - want_total) <= 1e-11 * want_total
+    assert sum(seen) == 3000
+
+
+@pytest.mark.parametrize("n", [2, 10, 11, 31])
+@pytest.mark.parametrize("stride", [1, 3, 10])
+def test_each_token_is_scored_once_with_the_past_its_window_holds(n, stride):
+    model, window = golden_model("syn-tiny"), 10
+    ids = np.random.default_rng(0).integers(11, size=n)
+    want, count = 0.0, 0
+    begin, end = 0, min(window, n)
+    for i in range(1, n):
+        if i >= end:
+            begin, end = begin + stride, min(end + stride, n)
+        if i > begin:
+            logits = model(torch.from_numpy(ids[None, begin:i]))[0, -1]
+            want, count = want + (logits.logsumexp(-1) - logits[ids[i]]).item(), count + 1
+    total, scored = sliding_nll(model, ids.tolist(), stride, window)
+    assert scored == count
+    assert abs(total - want) < 1e-11 * want
+
+
+def test_the_perplexity_command_says_what_the_function_gives(tmp_path, capsys, tiny):
+    path = tmp_path / "tale.txt"
+    path.write_text("Once upon a time there was a king.")
+    ids = tiny.tokenizer.encode(path.read_text())
+    total, count = sliding_nll(tiny, ids, 4, 8)
+    assert main(["perplexity", "--file", str(path), "--stride", "4", "--window", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "nats_per_token": total / count, "perplexity": np.exp(total / count), "tokens_scored": count
+    }  # fmt: skip
+    assert main(["perplexity", "--file", str(path), "--stride", "4", "--window", "8"]) == 0
+    assert f"{total / count:.6f} nats per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "parameters", "cache"),
+    [("tiny", "float32", None, 6144), ("random:gpt2", "bfloat16", 124439808, 36864)],
+)
+def test_info_counts_parameters_and_cache_bytes(capsys, tiny, model, dtype, parameters, cache):
+    parameters = parameters or sum(p.numel() for p in tiny.parameters())
+    assert main(["info", model, "--dtype", dtype, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == parameters
+    assert facts["weight_bytes"] == parameters * (4 if dtype == "float32" else 2)
+    assert facts["cache_bytes_per_token"] == cache
+    assert main(["info", model]) == 0
+    assert f"parameters                {parameters:,}\n" in capsys.readouterr().out
+
+
+def test_info_s_cache_bytes_are_those_a_cache_takes(capsys, tiny):
+    assert main(["info", "tiny", "--json"]) == 0
+    cache = tiny.new_cache(1, 1)
+    assert json.loads(capsys.readouterr().out)["cache_bytes_per_token"] == sum(x.nbytes for x in (*cache.k, *cache.v))

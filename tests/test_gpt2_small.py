@@ -41,6 +41,12 @@ def test_greedy_ids_are_the_goldens(small, impl, steps):
     assert done.ids == golden["greedy_A_out"][:steps].tolist()
 
 
+def test_four_prompts_batched_and_alone_become_the_same_texts(small):
+    prompts = ["Once", "The king said", "ROMEO: What light through yonder window breaks?", "In a hole"]
+    together = generate(small, prompts, max_new_tokens=10)
+    assert [generate(small, prompt, max_new_tokens=10) for prompt in prompts] == [[done] for done in together]
+
+
 def test_loss_is_the_goldens(small, device):
     golden = goldens("syn-small")
     nll = small.loss(torch.as_tensor(golden["loss_ids"], device=device)[None], "none")[0].cpu().numpy()

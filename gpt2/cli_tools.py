@@ -1,0 +1,147 @@
+"""The commands beside `generate`: logits, tokenize, perplexity, info, download."""
+
+import argparse
+import errno
+import json
+import math
+import os
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..reference.config import Config
+from ..reference.synthetic import SIZES, random_config
+from ..reference.weights import expected_shapes, read_config
+from .cli_generate import load_model, progress_bar
+from .model import GPT2
+from .perplexity import sliding_nll
+from .tokenizer import Tokenizer, gpt2_tokenizer
+from .weights import as_dtype, checkpoint, find_tokenizer, load
+
+
+def parse_ids(text: str) -> list[int]:
+    """Ids separated by commas, spaces or line ends.  Raises ValueError for what is no whole number, or none at all."""
+    words = [word for word in re.split(r"[,\s]+", text) if word]
+    wrong = [word for word in words if not re.fullmatch(r"-?[0-9]+", word)]
+    if wrong or not words:
+        came = f"{wrong[0][:40]!r} came" if wrong else "none came"
+        raise ValueError(f"token ids are whole numbers separated by commas, like 1,2,3; {came}")
+    return [int(word) for word in words]
+
+
+def step_logits(model: GPT2, ids: list[int]) -> np.ndarray:
+    """Logits (T, V) after each of T ids: the first prefilled, the others decoded; the impl "naive" takes all at once.
+
+    returns  float64 for a float64 model, else float32
+    """
+    model.check_prompts([ids])
+    with torch.no_grad():
+        if model.impl == "naive":
+            logits = model(torch.tensor([ids], device=model.device))[0]
+        else:
+            cache = model.new_cache(1, len(ids))
+            rows = [model.prefill([ids[:1]], cache)]
+            for token in ids[1:]:
+                rows.append(model.decode(torch.tensor([token], device=model.device), cache))
+            logits = torch.cat(rows)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
+
+
+def run_logits(args: argparse.Namespace):
+    ids = parse_ids(args.ids)
+    logits = step_logits(load_model(args), ids)
+    out, aside = Path(args.out), Path(f"{args.out}.part")
+    try:
+        with open(aside, "wb") as file:  # written aside first, so that a full disk leaves no half file
+            np.save(file, logits)
+        os.replace(aside, out)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        # NumPy's own error for a file it could not write whole has words only.
+        why = error.strerror or f"could not be written whole ({error}); is the disk full?"
+        raise OSError(error.errno or errno.ENOSPC, why, str(out)) from None
+    print(f"{out}: logits {logits.shape} {logits.dtype}", file=sys.stderr)
+
+
+def read_bytes(name: str) -> bytes:
+    return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+
+
+def find_config(name: str) -> Config:
+    """A model's config, without its weights where it can be had without them."""
+    if name in SIZES:
+        return replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
+    path = checkpoint(name)
+    if isinstance(path, str):
+        return random_config(path)  # an unknown size, which it names
+    folder = path if path.is_dir() else path.parent
+    return read_config(folder / "config.json") if (folder / "config.json").is_file() else load(name).config
+
+
+def tokenizer_of(name: str) -> Tokenizer:
+    """A model's tokenizer, without its weights where it can be had without them.  Raises ValueError if it has none."""
+    if name.removeprefix("random:") in SIZES:
+        return gpt2_tokenizer()
+    path = checkpoint(name)
+    config, folder = find_config(name), Path(path)
+    found = find_tokenizer(folder if folder.is_dir() else folder.parent, config)
+    if found is None:
+        raise ValueError(f"model {name!r} has no tokenizer; put its merges.txt or vocab.bpe beside its weights")
+    return found
+
+
+def run_tokenize(args: argparse.Namespace):
+    tokenizer = tokenizer_of(args.model)
+    if args.decode:
+        text = args.text if args.file is None else read_bytes(args.file).decode("ascii", errors="replace")
+        sys.stdout.flush()
+        sys.stdout.buffer.write(tokenizer.decode_bytes(parse_ids(text)))
+        sys.stdout.buffer.flush()
+    else:
+        print(",".join(map(str, tokenizer.encode(args.text if args.file is None else read_bytes(args.file)))))
+
+
+def run_perplexity(args: argparse.Namespace):
+    data = read_bytes(args.file)
+    model = load_model(args)
+    if model.tokenizer is None:
+        raise ValueError(f"model {args.model!r} has no tokenizer; put its merges.txt beside its weights")
+    ids = model.tokenizer.encode(data)
+    with progress_bar(len(ids), "token") as bar:
+        total, count = sliding_nll(model, ids, args.stride, args.window, bar.update)
+    mean = total / count
+    perplexity = math.exp(mean) if mean < 700 else math.inf
+    if args.json:
+        print(json.dumps({"nats_per_token": mean, "perplexity": perplexity, "tokens_scored": count}))
+    else:
+        print(f"{mean:.6f} nats per token, perplexity {perplexity:.4f}, {count} of {len(ids)} tokens scored")
+
+
+def run_info(args: argparse.Namespace):
+    config = find_config(args.model)
+    width = as_dtype(args.dtype).itemsize
+    parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
+    cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
+    facts = asdict(config) | {
+        "head_dim": config.head_dim,
+        "parameters": parameters,
+        "dtype": args.dtype,
+        "weight_bytes": parameters * width,
+        "cache_bytes_per_token": cache,
+        "cache_bytes_full_context": cache * config.n_ctx,
+    }
+    if args.json:
+        print(json.dumps({"model": args.model} | facts))
+    else:
+        for name, value in facts.items():
+            print(f"{name:26}{value:,}" if type(value) is int else f"{name:26}{value}")
+
+
+def run_download(args: argparse.Namespace):
+    from .hub import fetch
+
+    print(fetch(args.name, Path(args.folder) if args.folder else None))

@@ -1,0 +1,264 @@
+"""Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from kvproof.gpt2 import Completion, batch, cli_generate, generate, load, sampling
+from kvproof.gpt2.__main__ import main
+
+WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
+SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"one\ntwo \xc3\xa9\n", "p.txt"),
+        (b"one\ntwo \xc3\xa9", "p.txt"),
+        (b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo \xc3\xa9\r\n", "p.txt"),
+        (b'{"prompt": "one"}\n\n{"id": 7, "prompt": "two \\u00e9"}\n', "p.jsonl"),
+        (b'{"prompt": "one"}\n{"prompt": "two \xc3\xa9"}', "standard input"),
+    ],
+)
+def test_a_prompt_file_is_read_as_it_is_meant(data, name):
+    assert batch.read_prompts(data, name) == ["one", "two é"]
+
+
+def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
+    lines = "  a\u2028b\x0bc\t\n[1]\n{not json}\n"
+    assert batch.read_prompts(lines.encode(), "p.txt") == ["  a\u2028b\x0bc\t", "[1]", "{not json}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "message"),
+    [
+        (b"", "p.txt", "p.txt holds no prompt"),
+        (b"\n \n", "p.txt", "holds no prompt"),
+        (b"a\nb\xff\n", "p.txt", "line 2: the file is no UTF-8"),
+        (b'{"prompt": "a"}\nhello\n', "p.jsonl", "line 2 is no JSON object"),
+        (b'{"prompt": "a"}\n\n{"text": "b"}\n', "p.txt", "line 3 is no JSON object"),
+        (b'{"prompt": 3}\n', "p.jsonl", "line 1 is no JSON object"),
+        (b'{"prompt": "\\ud83d"}\n', "p.jsonl", "line 1: the prompt holds half of a surrogate"),
+    ],
+)
+def test_a_bad_prompt_file_is_refused_by_line(data, name, message):
+    with pytest.raises(batch.PromptFileError, match=message):
+        batch.read_prompts(data, name)
+
+
+PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]
+SETTINGS = {"seed": 1, "stop": ["\n"]}
+
+
+def fake(start, part):
+    return [Completion([1], [start + i, 7], f"é text {start + i}\n", "length") for i in range(len(part))]
+
+
+def resume(path, complete=fake):
+    """What one start of the program does with its output file; returns how many lines it wrote."""
+    wrote = []
+    done, size = batch.lines_done(path, PROMPTS, SETTINGS)
+    batch.write_journal(path, size, batch.run(PROMPTS, SETTINGS, 2, complete, done), wrote.append)
+    return sum(wrote)
+
+
+def test_a_run_cut_off_at_any_byte_is_completed_without_losing_or_repeating_one(tmp_path):
+    path = tmp_path / "out.jsonl"
+    assert resume(path) == 5
+    whole = path.read_bytes()
+    assert [json.loads(line)["index"] for line in whole.splitlines()] == [0, 1, 2, 3, 4]
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        assert resume(path) == 5 - whole[:cut].count(b"\n")
+        assert path.read_bytes() == whole
+
+
+def test_a_half_written_batch_is_computed_whole_again():
+    calls = []
+
+    def complete(start, part):
+        calls.append((start, len(part)))
+        return fake(start, part)
+
+    lines = "".join(batch.run(PROMPTS, SETTINGS, 2, complete, done=3))
+    assert calls == [(2, 2), (4, 1)]
+    assert [json.loads(line)["index"] for line in lines.splitlines()] == [3, 4]
+
+
+def test_a_batch_is_on_the_disk_before_the_next_is_computed(tmp_path, monkeypatch):
+    path, synced, sizes, sync = tmp_path / "out.jsonl", [], [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), synced.append(path.stat().st_size)))
+
+    def complete(start, part):
+        sizes.append(path.stat().st_size)
+        assert sizes[-1] == (synced[-1] if synced else 0)
+        return fake(start, part)
+
+    resume(path, complete)
+    assert len(synced) == 3
+    assert sizes == sorted(set(sizes))
+
+
+def line(index=0, prompt=PROMPTS[0], settings=SETTINGS):
+    return batch.to_line(batch.record(index, prompt, settings, fake(index, [prompt])[0])).encode()
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (b"my notes", "line 1 is no result of this run"),
+        (b"my notes\n", "line 1 is no result of kvproof"),
+        (b"{}\n", "line 1 is no result of kvproof"),
+        (line() + b"\x00\x00", "line 2 is no result of this run"),
+        (line(index=1), "answers index '1', this run has '0'"),
+        (line(prompt="other"), "answers prompt 'other'"),
+        (line(settings={"seed": 2, "stop": ["\n"]}), "made with seed 2, this run has 1"),
+        (line(settings={}), "made with seed None"),
+        (b"".join(line(i, p) for i, p in enumerate([*PROMPTS, "more"])), "more than this run's 5 prompts"),
+        (b"".join(line(i, p) for i, p in enumerate(PROMPTS)) + b"{", "more than this run's 5 prompts"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, message):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(held)
+    with pytest.raises(batch.OutputMismatch, match=message):
+        resume(path)
+    assert path.read_bytes() == held
+
+
+def test_an_output_that_is_no_plain_file_is_refused(tmp_path):
+    with pytest.raises(batch.OutputMismatch, match="no plain file"):
+        resume(tmp_path)
+
+
+def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
+    whole = sampling.uniforms(3, 5, 4)
+    assert torch.equal(sampling.uniforms(3, 2, 4, first_row=3), whole[3:])
+    with pytest.raises(ValueError, match="first_row is -1"):
+        sampling.uniforms(3, 2, 4, first_row=-1)
+
+
+def test_generate_cut_into_batches_gives_what_it_gives_whole():
+    model = load("tiny", dtype="float64")
+    whole = generate(model, WORDS, max_new_tokens=6, temperature=1.2, seed=4)
+    parts = [
+        done
+        for start in (0, 4)
+        for done in generate(
+            model, WORDS[start : start + 4], max_new_tokens=6, temperature=1.2, seed=4, first_row=start
+        )
+    ]
+    assert parts == whole
+    assert generate(model, WORDS[4], max_new_tokens=6, temperature=1.2, seed=4)[0].ids != whole[4].ids
+
+
+@pytest.mark.parametrize("size", ["1", "4", "100"])
+def test_the_command_answers_each_prompt_in_order_whatever_the_batch(tmp_path, capsys, size):
+    path = tmp_path / "p.txt"
+    path.write_text("\n".join(WORDS))
+    assert main(["generate", "--prompt-file", str(path), "--max-tokens", "6", "--batch", size, *SEEDED]) == 0
+    out, err = capsys.readouterr()
+    model = load("tiny")
+    for index, (text, result) in enumerate(zip(WORDS, map(json.loads, out.splitlines()), strict=True)):
+        (want,) = generate(model, text, max_new_tokens=6, temperature=0.9, top_k=40, seed=5, first_row=index)
+        assert (result["index"], result["prompt"]) == (index, text)
+        assert (result["ids"], result["text"], result["finish_reason"]) == (want.ids, want.text, want.finish_reason)
+    assert "tokens/s" in err
+    assert "%|" not in err  # no progress bar where no terminal is
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_anything_is_written(tmp_path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("fine\n" + "word " * 1100)
+    assert main(["generate", "--prompt-file", str(prompts), "--output", str(out), "--batch", "1"]) == 2
+    assert "prompt 1: 100 new tokens after" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(WORDS[:2]))
+    command = ["generate", "--prompt-file", str(prompts), "--output", str(out), "--max-tokens", "2"]
+    assert main(command) == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(cli_generate, "load", None)
+    assert main(command) == 0
+    assert "holds 2 of 2 results" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*command, "--temperature", "1"]) == 2
+    assert "made with temperature 0.0, this run has 1.0" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    prompts, out, calls = tmp_path / "p.txt", tmp_path / "out.jsonl", []
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2", *SEEDED]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+
+    def interrupted(*args, **options):
+        calls.append(options["first_row"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(*args, **options)
+
+    monkeypatch.setattr(cli_generate, "generate", interrupted)
+    assert main([*command, "--output", str(out)]) == 130
+    assert "interrupted after 2 of 6 prompts; the same command goes on" in capsys.readouterr().err
+    assert main([*command, "--output", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+    assert calls == [0, 2, 2, 4]
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "6", "--batch", "1"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    small = f'ulimit -f 1; exec {sys.executable} -m kvproof.gpt2 "$@"'  # files of at most 1024 bytes
+    run = subprocess.run(["bash", "-c", small, "bash", *command, "--output", str(out)], capture_output=True, text=True)
+    assert run.returncode == 1
+    held = whole.encode()[:1024].count(b"\n")
+    assert f"out.jsonl: File too large after {held} of 6 prompts; put it right, the same command goes on" in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert out.read_bytes() == whole.encode()[:1024]
+    assert main([*command, "--output", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+
+
+def killed_three_times(tmp_path, count, tokens, size):
+    """Run a file of prompts to its end with three SIGKILLs on the way; (the output, sizes at which it was killed)."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count)))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", str(tokens), "--batch", str(size), *SEEDED]
+    program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
+    killed = []
+    for part in (1, 2, 3):
+        with subprocess.Popen(program, stderr=subprocess.DEVNULL) as run:
+            while not out.exists() or out.read_bytes().count(b"\n") < part * count // 5:
+                assert run.poll() is None, "it ended before it could be killed"
+                time.sleep(0.002)
+            run.send_signal(signal.SIGKILL)
+        assert run.returncode == -signal.SIGKILL
+        killed.append(out.read_bytes().count(b"\n"))
+    assert subprocess.run(program, stderr=subprocess.DEVNULL).returncode == 0
+    return command, out.read_text(encoding="utf-8"), killed
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens", "size"), [(30, 20, 2), pytest.param(300, 40, 7, marks=pytest.mark.exhaustive)]
+)
+def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, count, tokens, size):
+    command, got, killed = killed_three_times(tmp_path, count, tokens, size)
+    assert 0 < killed[0] < killed[1] < killed[2] < count
+    assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
+    assert main(command) == 0
+    assert capsys.readouterr().out == got
