@@ -12,6 +12,15 @@ from kvproof.reference.weights import nest
 
 DATA = Path(__file__).parent / "data"
 SEEDS = {"syn-tiny": 1, "syn-hd32": 2}
+# The variants' spellings that the reference reads too -> the key of expected.npz with the logits each must give.
+SAFETENSORS_SPELLINGS = {
+    "plain": "logits_f32",
+    "plain-f16": "logits_f16weights",
+    "plain-bf16": "logits_bf16weights",
+    "openai-style-noprefix-maskbuffers": "logits_f32",
+    "prefix-lmhead-maskedbias-safetensors": "logits_f32",
+    "sharded-safetensors": "logits_f32",
+}
 F64_BAR, F32_BAR = 1e-11, 5e-5  # times max(1, max|wanted|)
 
 

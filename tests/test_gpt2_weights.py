@@ -21,7 +21,7 @@ from checkpoints import (
     tensors_of,
 )
 from gpt2_models import IMPLS
-from reference_models import F32_BAR, F64_BAR, error
+from reference_models import F32_BAR, F64_BAR, SAFETENSORS_SPELLINGS, error
 
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, generate, load, pickles
@@ -29,13 +29,7 @@ from kvproof.gpt2.weights import EMBEDDED
 from kvproof.reference.config import Config
 from kvproof.reference.synthetic import SIZES, random_tensors
 
-SPELLINGS = {
-    "plain": "logits_f32",
-    "plain-f16": "logits_f16weights",
-    "plain-bf16": "logits_bf16weights",
-    "openai-style-noprefix-maskbuffers": "logits_f32",
-    "prefix-lmhead-maskedbias-safetensors": "logits_f32",
-    "sharded-safetensors": "logits_f32",
+SPELLINGS = SAFETENSORS_SPELLINGS | {
     "prefix-lmhead-maskedbias-bin": "logits_f32",
     "sharded-bin": "logits_f32",
     "nanogpt-ckpt": "logits_f32",

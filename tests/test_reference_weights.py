@@ -6,27 +6,19 @@ import shutil
 import numpy as np
 import pytest
 from checkpoints import read_safetensors, write_safetensors
-from reference_models import DATA, F32_BAR, error
+from reference_models import DATA, F32_BAR, SAFETENSORS_SPELLINGS, error
 
 from kvproof.reference import forward, load
 from kvproof.reference.config import Config, ConfigError
 from kvproof.reference.weights import CheckpointError, canonical_name, check_tensors, expected_shapes
 
 VARIANTS = DATA / "variants"
-SPELLINGS = {
-    "plain": "logits_f32",
-    "plain-f16": "logits_f16weights",
-    "plain-bf16": "logits_bf16weights",
-    "openai-style-noprefix-maskbuffers": "logits_f32",
-    "prefix-lmhead-maskedbias-safetensors": "logits_f32",
-    "sharded-safetensors": "logits_f32",
-}
 PREFIXED = "prefix-lmhead-maskedbias-safetensors"
 expected = np.load(VARIANTS / "expected.npz")
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
-@pytest.mark.parametrize(("spelling", "key"), SPELLINGS.items())
+@pytest.mark.parametrize(("spelling", "key"), SAFETENSORS_SPELLINGS.items())
 def test_each_spelling_gives_the_expected_logits(spelling, key, dtype):
     params, config = load(VARIANTS / spelling, dtype)
     logits = forward(expected["input_ids"], params, config)
