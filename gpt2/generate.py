@@ -178,7 +178,7 @@ def generate(
     prompts         a text, a list of texts, ids, a list of ids, or an array or tensor of ids (T,) or (B, T)
     max_new_tokens  at most this many each; <|endoftext|> ends a sequence sooner
     temperature     0 is greedy; else logits are divided by it, then cut by top_k, then by top_p
-    seed            row i draws from its own stream (seed, i), whatever the batch
+    seed            0 ... 2**64 - 1; row i draws from its own stream (seed, i), whatever the batch
     stop            strings that end a sequence; the text is cut before the one that is complete first
     stream          called as stream(row, id, text) for each new token with the text that has become certain by it, and
                     as stream(row, None, text) for what is still held back when the row ends
@@ -199,13 +199,13 @@ def generate(
     tokenizer, B = model.tokenizer, len(prompts)
     eot = tokenizer.eot if tokenizer else model.config.eos_token_id
     writer = Writer(tokenizer, B, eot, [stop] if isinstance(stop, str) else stop, stream)
-    u = sampling.uniforms(seed, B, max_new_tokens, first_row).to(model.device)
+    keys = sampling.keys(seed, B, max_new_tokens, first_row).to(model.device)
     source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)
     known = tokenizer.n_vocab if tokenizer else model.config.n_vocab  # a padded vocabulary has ids that mean nothing
     logits = source.prefill(prompts)
     for step in range(max_new_tokens):
-        ids = sampling.next_ids(logits[:, :known], u[:, step], temperature, top_k, top_p)
+        ids = sampling.next_ids(logits[:, :known], keys[:, step], temperature, top_k, top_p)
         writer.take(outbox.push(ids))
         if writer.finished:
             break

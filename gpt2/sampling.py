@@ -1,8 +1,8 @@
 """Sampling on the device, the twin of reference/sampling.py: transforms on logits (..., V), cut tokens at -inf.
 
-Chance enters once, as uniform numbers made on the host before the loop: from the same logits the same seed then gives
-the same tokens alone, in a batch, on any device and in NumPy, up to the last bits of a sum, and nothing is read back.
-Probabilities are taken in float64.
+Chance enters once, as noise on each token's logit that is a hash of (seed, row, step, token), made on the device: from
+the same logits the same seed gives the same tokens alone, in a batch, on any device and in NumPy, and nothing is read
+back. Sums of probabilities and the noise are float64.
 """
 
 import math
@@ -11,7 +11,10 @@ import secrets
 import numpy as np
 import torch
 
-from ..reference.sampling import row_stream
+from ..reference import sampling as reference
+from ..reference.splitmix import GAMMA, MIX
+
+SIGNED = [c - 2**64 if c >> 63 else c for c in (GAMMA, *MIX)]  # torch multiplies int64, which wraps to the same bits
 
 
 def check(t: float, k: int | None, p: float | None):
@@ -47,13 +50,19 @@ def top_p(logits, p: float):
     return logits.where(keep, -math.inf)
 
 
-def pick(logits, u):
-    """The token that u falls on: the first whose cumulative probability exceeds it.
+def gumbel(key, n_vocab: int):
+    """Gumbel noise of every token, the reference's up to the logarithm: (B,) int64 -> (B, n_vocab) float64"""
+    gamma, first, second = SIGNED
+    z = key[:, None] + torch.arange(1, n_vocab + 1, device=key.device) * gamma
+    for shift, factor in ((30, first), (27, second)):
+        z = (z ^ shifted(z, shift)) * factor
+    u = (shifted(z ^ shifted(z, 31), 12).double() + 0.5) * 2.0**-52
+    return -torch.log(-torch.log(u))
 
-    logits (B, V), u (B,) float64 in [0, 1) -> (B,) int64
-    """
-    total = weights(logits).cumsum(-1)
-    return torch.searchsorted(total, u[:, None] * total[:, -1:], right=True)[:, 0]
+
+def shifted(z, bits: int):
+    """The int64 z as 64 bits without a sign, shifted right."""
+    return (z >> bits) & ((1 << 64 - bits) - 1)
 
 
 def weights(logits):
@@ -61,11 +70,11 @@ def weights(logits):
     return torch.exp(logits.double() - logits.amax(-1, keepdim=True).double())
 
 
-def next_ids(logits, u, t: float = 0.0, k: int | None = None, p: float | None = None):
+def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None = None):
     """The next token of each row, from settings that passed `check`.
 
     logits   (B, V) any float dtype
-    u        (B,) float64 uniform numbers in [0, 1), one per row; unused where t is 0
+    key      (B,) int64, a column of `keys`; unused where t is 0
     returns  (B,) int64; the likeliest token where t is 0; -1 where the largest logit is NaN or inf, since raising here
              would make the host wait for the device
     """
@@ -77,16 +86,14 @@ def next_ids(logits, u, t: float = 0.0, k: int | None = None, p: float | None = 
         logits = top_k(logits, k)
     if p is not None:
         logits = top_p(logits, p)
-    return pick(logits, u).where(finite, -1)
+    return (logits + gumbel(key, logits.shape[-1])).argmax(-1).where(finite, -1)
 
 
-def uniforms(seed: int | None, batch: int, steps: int, first_row: int = 0) -> torch.Tensor:
-    """(B, steps) float64 in [0, 1): row i is the stream (seed, first_row + i). Without a seed, fresh entropy."""
+def keys(seed: int | None, batch: int, steps: int, first_row: int = 0) -> torch.Tensor:
+    """(B, steps) int64: row i is the stream (seed, first_row + i). Without a seed, fresh entropy."""
     if first_row < 0:
         raise ValueError(f"first_row is {first_row}; rows count from 0")
     if seed is None:
-        seed = secrets.randbits(128)
-    elif seed < 0:
-        raise ValueError(f"seed is {seed}; it must be 0 or more")
+        seed = secrets.randbits(64)
     rows = range(first_row, first_row + batch)
-    return torch.from_numpy(np.stack([row_stream(seed, row).random(steps) for row in rows]))
+    return torch.from_numpy(np.stack([reference.keys(seed, row, steps) for row in rows]).view(np.int64))

@@ -1,12 +1,16 @@
 """Sampling as pure functions on logits (..., V): each returns logits with -inf where a token is cut.
 
-They compose: pick(top_p(top_k(temperature(logits, 0.8), 50), 0.95), u). Chance enters once, as the uniform number u,
-so NumPy and torch draw the same token from the same u. Probabilities are taken in float64 whatever the logits are.
+They compose: pick(top_p(top_k(temperature(logits, 0.8), 50), 0.95), gumbel(key, V)). Chance enters once, as noise on
+each token's logit that is a hash of (seed, row, step, token): NumPy, torch, a batch and a lone prompt all draw the same
+token from the same logits. Nothing is summed over the vocabulary, so logits that differ in their last bits still give
+the same token, unless it was a tie but for them.
 """
 
 import math
 
 import numpy as np
+
+from .splitmix import GAMMA, mix
 
 
 def temperature(logits, t):
@@ -52,16 +56,45 @@ def top_p(logits, p):
     return np.where(keep, logits, -np.inf)
 
 
-def pick(logits, u):
-    """The token that the uniform number u in [0, 1) falls on: the first whose cumulative probability exceeds u.
+def pick(logits, noise):
+    """A token drawn with the probabilities softmax(logits): where logits + noise is largest.
 
-    logits   (..., V)
-    u        (...)
-    returns  (...) token ids; a token that was cut is never picked
+    logits   (..., V); a token that was cut is never picked
+    noise    (..., V) float64, from gumbel
+    returns  (...) token ids
+
+    Raises ValueError where no token can be chosen.
+    Source: the Gumbel-max trick, Maddison et al. 2014 (arXiv:1411.0030).
     """
-    total = np.cumsum(weights(logits), axis=-1)
-    # u times the sum as it came out, not as it should be: u < 1 then always falls on a token.
-    return (total > np.asarray(u)[..., None] * total[..., -1:]).argmax(-1)
+    check_finite(logits)
+    return (logits + noise).argmax(-1)
+
+
+def keys(seed, row, steps):
+    """(steps,) uint64: what the draws of one row of a batch hash, step by step; its neighbours play no part in it.
+
+    seed  0 ... 2⁶⁴ - 1
+    row   0 ... 2⁶⁴ - 1; a lone prompt is row 0
+
+    Raises ValueError outside of these.
+    """
+    for name, value in (("seed", seed), ("row", row)):
+        if not 0 <= value < 2**64:
+            raise ValueError(f"{name} is {value}; it must be from 0 to 2**64 - 1")
+    stream = mix(mix(np.array([seed], np.uint64)) + np.uint64(row))
+    return mix(stream + np.arange(1, steps + 1, dtype=np.uint64) * np.uint64(GAMMA))
+
+
+def gumbel(key, n_vocab):
+    """Gumbel noise, -log(-log(u)), of every token: u from the SplitMix64 stream that starts at key.
+
+    key      (...) uint64, from keys
+    returns  (..., n_vocab) float64, finite: u is one of the 2⁵² midpoints of equal parts of (0, 1)
+    """
+    ids = np.arange(1, n_vocab + 1, dtype=np.uint64) * np.uint64(GAMMA)
+    z = mix(np.asarray(key, np.uint64)[..., None] + ids)
+    u = ((z >> np.uint64(12)) + 0.5) * 2.0**-52
+    return -np.log(-np.log(u))
 
 
 def weights(logits):
@@ -69,12 +102,11 @@ def weights(logits):
 
     Raises ValueError where no token can be chosen.
     """
-    top = logits.max(-1, keepdims=True)
-    if not np.isfinite(top).all():
+    check_finite(logits)
+    return np.exp((logits - logits.max(-1, keepdims=True)).astype(np.float64))
+
+
+def check_finite(logits):
+    """Raises ValueError unless the largest logit of every row is a finite number."""
+    if not np.isfinite(logits.max(-1)).all():
         raise ValueError("logits hold NaN or inf, or every token has been cut; nothing can be drawn")
-    return np.exp((logits - top).astype(np.float64))
-
-
-def row_stream(seed, row):
-    """The random stream of one row of a batch, the same whatever its neighbours are. A lone prompt is row 0."""
-    return np.random.default_rng([seed, row])

@@ -1,10 +1,10 @@
 """GPT-2s of every size without a download: `random:NAME` has deterministic weights, made from their names alone.
 
 Element i (row-major) of the tensor called `name` is
-    float32(centre + (2u - 1)·std·√3),  u = (splitmix64(s + (i + 1)·G) >> 40) / 2²⁴,  s = FNV-1a("<seed>:<name>").
+    float32(centre + (2u - 1)·std·√3),  u = (mix(s + (i + 1)·GAMMA) >> 40) / 2²⁴,  s = FNV-1a("<seed>:<name>").
 No random-number library takes part, so the bits are the same everywhere. Residual branches are strong: with tied
 embeddings a weak branch would only echo the last token.
-Source: Steele et al. 2014 (splitmix64); the recipe of the project's golden files, where random:gpt2 is syn-small.
+Source: splitmix.py; the recipe of the project's golden files, where random:gpt2 is syn-small.
 """
 
 import math
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .config import Config
+from .splitmix import GAMMA, mix
 
 SEED = 6
 SIZES = {
@@ -23,7 +24,6 @@ SIZES = {
     "gpt2-xl": Config(n_embd=1600, n_head=25, n_layer=48, n_inner=6400),
 }
 
-GAMMA = 0x9E3779B97F4A7C15
 CHUNK = 1 << 15  # elements drawn at a time: a quarter of a megabyte per scratch array stays in the processor's cache
 STEPS = np.arange(1, CHUNK + 1, dtype=np.uint64) * np.uint64(GAMMA)
 
@@ -73,20 +73,10 @@ def draw(key, shape, std, centre):
     start, width = fnv1a(key), std * np.sqrt(3.0)
     for a in range(0, out.size, CHUNK):
         part = out[a : a + CHUNK]
-        u = splitmix(STEPS[: part.size], (start + a * GAMMA) % 2**64)
+        z = mix(STEPS[: part.size] + np.uint64((start + a * GAMMA) % 2**64))
+        u = (z >> np.uint64(40)) * 2.0**-24
         part[:] = centre + (2.0 * u - 1.0) * width
     return out.reshape(shape)
-
-
-def splitmix(steps, start):
-    """Uniform numbers in [0, 1), multiples of 2⁻²⁴, one for each state start + steps (mod 2⁶⁴)."""
-    z = steps + np.uint64(start)
-    z ^= z >> np.uint64(30)
-    z *= np.uint64(0xBF58476D1CE4E5B9)
-    z ^= z >> np.uint64(27)
-    z *= np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return (z >> np.uint64(40)) * 2.0**-24
 
 
 def fnv1a(text):

@@ -139,10 +139,10 @@ def test_an_output_that_is_no_plain_file_is_refused(tmp_path):
 
 
 def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
-    whole = sampling.uniforms(3, 5, 4)
-    assert torch.equal(sampling.uniforms(3, 2, 4, first_row=3), whole[3:])
+    whole = sampling.keys(3, 5, 4)
+    assert torch.equal(sampling.keys(3, 2, 4, first_row=3), whole[3:])
     with pytest.raises(ValueError, match="first_row is -1"):
-        sampling.uniforms(3, 2, 4, first_row=-1)
+        sampling.keys(3, 2, 4, first_row=-1)
 
 
 def test_generate_cut_into_batches_gives_what_it_gives_whole():

@@ -341,11 +341,11 @@ def test_decoding_and_sampling_never_wait_for_the_gpu(impl, lengths):
     model = small_model(2, 16, "float32", "cuda")[0].with_impl(impl)
     cache = model.new_cache(2, 160)
     model.prefill(random_prompts(61, lengths), cache)
-    u = sampling.uniforms(0, 2, 3).cuda()
-    ids = sampling.next_ids(model.decode(torch.tensor([1, 2], device="cuda"), cache), u[:, 0], 0.8, 20, 0.9)  # compiles
+    keys = sampling.keys(0, 2, 3).cuda()
+    ids = sampling.next_ids(model.decode(torch.tensor([1, 2], device="cuda"), cache), keys[:, 0], 0.8, 20, 0.9)  # compiles
     try:
         torch.cuda.set_sync_debug_mode("error")
-        ids = sampling.next_ids(model.decode(ids, cache), u[:, 1], 0.8, 20, 0.9)
-        sampling.next_ids(model.decode(ids, cache), u[:, 2])
+        ids = sampling.next_ids(model.decode(ids, cache), keys[:, 1], 0.8, 20, 0.9)
+        sampling.next_ids(model.decode(ids, cache), keys[:, 2])
     finally:
         torch.cuda.set_sync_debug_mode("default")

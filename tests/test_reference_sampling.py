@@ -1,9 +1,10 @@
-"""Sampling: each transform cuts what its rule says, and a uniform number falls on the right token."""
+"""Sampling: each transform cuts what its rule says, and the draws have the distribution of the logits."""
 
 import numpy as np
 import pytest
 
-from kvproof.reference.sampling import pick, row_stream, temperature, top_k, top_p
+from kvproof.reference import sampling
+from kvproof.reference.sampling import gumbel, keys, pick, temperature, top_k, top_p
 
 CUT = -np.inf
 
@@ -22,7 +23,7 @@ def test_temperature_zero_keeps_the_first_maximum_alone():
 
 def test_a_tiny_temperature_is_greedy_and_not_nan():
     got = temperature(np.array([900.0, 901.0, CUT]), 1e-310)
-    assert pick(got, 0.999) == 1
+    assert pick(got, gumbel(keys(0, 0, 1)[0], 3)) == 1
 
 
 @pytest.mark.parametrize("t", [-0.1, float("nan"), float("inf")])
@@ -71,36 +72,64 @@ def test_top_p_refuses(p):
         top_p(np.zeros(3), p)
 
 
-def test_pick_takes_the_first_token_whose_cumulative_probability_exceeds_u():
-    logits = np.log([0.25, 0.5, 0.25])
-    us = [0, 0.2499, 0.2501, 0.7499, 0.7501, np.nextafter(1, 0)]
-    assert [int(pick(logits, u)) for u in us] == [0, 0, 1, 1, 2, 2]
-    np.testing.assert_array_equal(pick(np.tile(logits, (6, 1)), us), [0, 0, 1, 1, 2, 2])
+def test_pick_takes_where_logits_and_noise_are_largest():
+    logits = np.array([[0.0, 1.0, CUT], [0.0, 1.0, 5.0]])
+    assert pick(logits, np.array([1.5, 0.0, 99.0])).tolist() == [0, 2]
 
 
-def test_pick_never_falls_off_the_end_or_on_a_cut_token():
-    rng = np.random.default_rng(0)
-    for u in (0.0, np.nextafter(1, 0)):
-        for _ in range(300):
-            logits = top_k(rng.normal(size=rng.integers(1, 400)) * 3, 7)
-            assert np.isfinite(logits[pick(logits, u)])
+def test_a_cut_token_is_never_picked():
+    for key in keys(0, 0, 300):
+        logits = top_k(np.random.default_rng(int(key)).normal(size=60) * 3, 7)
+        assert np.isfinite(logits[pick(logits, gumbel(key, 60))])
 
 
 def test_picked_tokens_have_the_distribution_of_the_logits():
     p = np.array([0.4, 0.3, 0.2, 0.1])
     draws = 20_000
-    picked = pick(np.tile(np.log(p), (draws, 1)), np.random.default_rng(0).random(draws))
+    picked = pick(np.log(p), gumbel(keys(1, 0, draws), 4))
     deviation = np.sqrt(p * (1 - p) / draws)
     assert (np.abs(np.bincount(picked, minlength=4) / draws - p) < 4 * deviation).all()
+
+
+def test_noise_is_gumbel_s_and_independent_between_steps_and_tokens():
+    noise = gumbel(keys(2, 3, 400), 500)
+    u = np.sort(np.exp(-np.exp(-noise)).ravel())
+    distance = np.abs(u - (np.arange(u.size) + 0.5) / u.size).max()  # Kolmogorov-Smirnov, 1.63 / sqrt(n) at 1 %
+    assert distance < 1.63 / np.sqrt(u.size)
+    z = (noise - noise.mean()) / noise.std()
+    for shifted in (z[:, 1:], z[1:]):
+        correlation = np.mean(shifted * z[: shifted.shape[0], : shifted.shape[1]])
+        assert abs(correlation) < 4 / np.sqrt(shifted.size)
+
+
+@pytest.mark.parametrize("bits", [0, 2**64 - 1])
+def test_the_least_and_largest_hash_give_finite_noise(monkeypatch, bits):
+    monkeypatch.setattr(sampling, "mix", lambda z: np.full_like(z, bits))
+    assert np.isfinite(gumbel(0, 1)).all()
+
+
+def test_noise_that_decides_is_not_moved_by_rounding_of_the_logits():
+    rng, changed = np.random.default_rng(0), 0
+    for key in keys(0, 0, 200):
+        logits = rng.normal(size=50257)  # flat: thousands of tokens are about as likely as the one drawn
+        noise = gumbel(key, 50257)
+        changed += pick(logits, noise) != pick(logits + rng.normal(size=50257) * 1e-6, noise)
+    assert changed == 0
 
 
 @pytest.mark.parametrize("logits", [[CUT, CUT], [np.nan, 1.0], [np.inf, 1.0]])
 def test_pick_refuses_logits_it_cannot_draw_from(logits):
     with pytest.raises(ValueError, match="nothing can be drawn"):
-        pick(np.array(logits), 0.5)
+        pick(np.array(logits), np.zeros(2))
 
 
 def test_a_rows_stream_depends_on_seed_and_row_alone():
-    rows = [row_stream(5, row).random(4).tolist() for row in range(3)]
-    assert row_stream(5, 1).random(4).tolist() == rows[1]
-    assert len({tuple(row) for row in rows} | {tuple(row_stream(6, 1).random(4))}) == 4
+    streams = {tuple(keys(seed, row, 4).tolist()) for seed in (5, 6, 2**64 - 1) for row in range(3)}
+    assert len({key for stream in streams for key in stream}) == 36
+    assert keys(5, 1, 9)[:4].tolist() == keys(5, 1, 4).tolist()
+
+
+@pytest.mark.parametrize(("seed", "row", "name"), [(-1, 0, "seed"), (2**64, 0, "seed"), (0, -1, "row")])
+def test_keys_refuse_what_is_no_64_bit_number(seed, row, name):
+    with pytest.raises(ValueError, match=f"{name} is"):
+        keys(seed, row, 1)
