@@ -1,70 +1,31 @@
 """The command line: `kvproof COMMAND`, also `python -m kvproof.gpt2 COMMAND`."""
 
-import io
-import os
+import signal
 import sys
 
-import torch
-
-from .cli_generate import run_generate
-from .cli_parser import parser
-from .cli_tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
-
-RUN = {
-    "generate": run_generate,
-    "logits": run_logits,
-    "tokenize": run_tokenize,
-    "perplexity": run_perplexity,
-    "info": run_info,
-    "download": run_download,
-}
-# What the caller can put right by calling otherwise; any other OSError is the machine's.
-CALLERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+from .cli_interrupt import INTERRUPTED, leave, quiet_ctrl_c
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command.  Returns the exit code: 0, 1, 2 or 130, as `kvproof --help` says; never raises but SystemExit."""
-    args = parser().parse_args(argv)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a prompt that are no UTF-8 go out as they came in
-        sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "replace")
+    """Run a command.
+
+    argv  the words after `kvproof`; None, as the program itself calls it, takes the process's and its Ctrl-C
+
+    Returns the exit code: 0, 1, 2 or 130, as `kvproof --help` says; never raises but SystemExit, or for a bug of ours.
+    """
+    program = argv is None
     try:
-        RUN[args.command](args)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        abandon_output()
-    except KeyboardInterrupt as stop:
-        return complain(str(stop) or "interrupted", 130)
-    except OSError as error:
-        abandon_output()
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        return complain(what, 2 if isinstance(error, CALLERS) else 1)
-    except (ValueError, ImportError) as error:
-        return complain(str(error), 2)
-    except FloatingPointError as error:
-        return complain(str(error), 1)
-    except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
-            raise
-        return complain("out of memory; try a smaller --batch or model, or a narrower --dtype", 1)
-    return 0
+        with quiet_ctrl_c(program):
+            from .cli_parser import parser
 
-
-def abandon_output():
-    """Where standard output takes no more, give what Python still wants to flush at exit somewhere to go."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python ran out of memory; torch's CPU allocator says so only in words."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
-
-
-def complain(what: str, code: int) -> int:
-    """One line on standard error; returns the exit code."""
-    print("kvproof:", " ".join(what.split()), file=sys.stderr)
+            args = parser().parse_args(argv)  # help and mistakes need no torch
+            from .cli_run import run
+        code = run(args)
+    except KeyboardInterrupt as stop:  # whatever is half done has put itself in order on its way here
+        print("kvproof:", str(stop) or "interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    if program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, leave)  # all is written; a Ctrl-C while torch is torn down shows no traceback
     return code
 
 

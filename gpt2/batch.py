@@ -24,7 +24,12 @@ class OutputMismatch(ValueError):
 
 
 def read_prompts(data: bytes, name: str) -> list[str]:
-    """The prompts of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
+    """The prompts alone of what `prompt_lines` reads."""
+    return [prompt for _, prompt in prompt_lines(data, name)]
+
+
+def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
+    """(line number, prompt) of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
 
     name  the file's, for messages; JSONL is what is called .jsonl or begins with a JSON object that has a "prompt"
     Raises PromptFileError for bytes that are no UTF-8, a line that is no such object, or no prompt at all.
@@ -38,8 +43,8 @@ def read_prompts(data: bytes, name: str) -> list[str]:
     if not numbered:
         raise PromptFileError(f"{name} holds no prompt; write one per line")
     if name.endswith(".jsonl") or prompt_field(numbered[0][1]) is not None:
-        return [json_prompt(line, f"{name}, line {number}") for number, line in numbered]
-    return [line for _, line in numbered]
+        return [(number, json_prompt(line, f"{name}, line {number}")) for number, line in numbered]
+    return numbered
 
 
 def prompt_field(line: str):

@@ -4,11 +4,15 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from . import batch, sampling
+from .cli_lock import locked
+from .cli_screen import Page, progress_bar
 from .generate import Completion, check_fit, generate, to_ids
 from .model import GPT2
+from .stream import NotFinite
 from .weights import load
 
 Listener = Callable[[int, int | None, str], None]
@@ -60,23 +64,6 @@ class Clock:
         return f"prefill {self.prefill * 1e3:.1f} ms, decode {self.decode * 1e3:.1f} ms for {self.tokens} tokens{rate}"
 
 
-class Page:
-    """Shows a batch's texts in order on standard output: the first as it is decoded, the others when they are whole."""
-
-    def __init__(self, prompts: Sequence[str], stream: bool):
-        self.prompts, self.stream = prompts, stream
-        self.begun = False
-
-    def hear(self, row: int, token: int | None, text: str):
-        if self.stream and row == 0:
-            print(text if self.begun else self.prompts[0] + text, end="", flush=True)
-            self.begun = True
-
-    def close(self, done: Sequence[Completion]):
-        for row, (prompt, one) in enumerate(zip(self.prompts, done, strict=True)):
-            print("" if row == 0 and self.begun else f"{prompt}{one.text}", flush=True)
-
-
 def check_call(args: argparse.Namespace):
     """Raises ValueError for options that make no sense, before anything is read or loaded."""
     sampling.check(args.temperature, args.top_k, args.top_p)
@@ -87,15 +74,21 @@ def check_call(args: argparse.Namespace):
         raise ValueError("--output came without --prompt-file; redirect standard output instead")
 
 
-def fitting_ids(model: GPT2, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
-    """The ids of every prompt, all of them known to fit the model before the first is computed.  Raises ValueError."""
+def fitting_ids(
+    model: GPT2, prompts: Sequence[str], max_tokens: int, place: Callable[[int], str] = "prompt {}".format
+) -> list[list[int]]:
+    """The ids of every prompt, all of them known to fit the model before the first is computed.
+
+    place  how a message calls prompt i
+    Raises ValueError.
+    """
     ids = to_ids(model, prompts)
     model.check_prompts(ids)
     for row, one in enumerate(ids):
         try:
             check_fit([one], max_tokens, model.config.n_ctx, "n_ctx")
         except ValueError as error:
-            raise ValueError(f"prompt {row}: {error}; lower --max-tokens or shorten it") from None
+            raise ValueError(f"{place(row)}: {error}; lower --max-tokens or shorten it") from None
     return ids
 
 
@@ -120,7 +113,10 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
     for start in range(0, len(ids), args.batch):
         prompts = args.prompt[start : start + args.batch]
         page = Page(prompts, args.stream and not args.json)
-        done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
+        try:
+            done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
+        except NotFinite as error:
+            raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
         if args.json:
             for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
                 print(batch.to_line(batch.record(row, prompt, asked, one)), end="", flush=True)
@@ -131,22 +127,39 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
 def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
     """--prompt-file: JSONL to --output, resumed where it ends, or to standard output."""
     data = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
-    prompts = batch.read_prompts(data, "standard input" if args.prompt_file == "-" else args.prompt_file)
+    name = "standard input" if args.prompt_file == "-" else args.prompt_file
+    numbered = batch.prompt_lines(data, name)
+
+    def place(row: int) -> str:
+        return f"prompt {row} ({name}, line {numbered[row][0]})"
+
+    prompts = [prompt for _, prompt in numbered]
+    output = Path(args.output) if args.output else None
+    with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
+        complete_file(args, settings, clock, prompts, place, output)
+
+
+def complete_file(
+    args: argparse.Namespace, settings: dict, clock: Clock, prompts: Sequence[str], place: Callable, output: Path | None
+):
+    """The prompts of a file, from where the output ends, each called place(i) in messages."""
     asked = {"model": args.model, "dtype": args.dtype, "max_tokens": args.max_tokens} | settings
-    done, size = batch.lines_done(Path(args.output), prompts, asked) if args.output else (0, 0)
+    done, size = batch.lines_done(output, prompts, asked) if output else (0, 0)
     if done:
-        print(f"{args.output} holds {done} of {len(prompts)} results; going on from there", file=sys.stderr)
+        print(f"{output} holds {done} of {len(prompts)} results; going on from there", file=sys.stderr)
     if done == len(prompts):
         return
     model = load_model(args)
-    ids = fitting_ids(model, prompts, args.max_tokens)
+    ids = fitting_ids(model, prompts, args.max_tokens, place)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
 
     def complete(start: int, part: Sequence[str]) -> list[Completion]:
-        return clock.generate(model, ids[start : start + len(part)], None, first_row=start, **how)
+        try:
+            return clock.generate(model, ids[start : start + len(part)], None, first_row=start, **how)
+        except NotFinite as error:
+            raise NotFinite(start + error.row, error.after, place(start + error.row)) from None
 
-    batches = batch.run(prompts, asked, args.batch, complete, done)
-    write_results(batches, Path(args.output) if args.output else None, size, done, len(prompts))
+    write_results(batch.run(prompts, asked, args.batch, complete, done), output, size, done, len(prompts))
 
 
 def write_results(batches: Iterator[str], output: Path | None, size: int, done: int, total: int):
@@ -176,10 +189,3 @@ def write_results(batches: Iterator[str], output: Path | None, size: int, done: 
                 raise
             why = f"{error.strerror} after {done} of {total} prompts; put it right, the same command goes on from there"
             raise OSError(error.errno, why, str(output)) from None
-
-
-def progress_bar(total: int, unit: str, done: int = 0):
-    """A tqdm bar on standard error, shown only if that is a terminal; `update(n)` counts n more."""
-    from huggingface_hub.utils import tqdm
-
-    return tqdm(total=total, initial=done, unit=unit, file=sys.stderr, disable=None if sys.stderr.isatty() else True)

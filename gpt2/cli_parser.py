@@ -4,8 +4,9 @@ import argparse
 from functools import partial
 from importlib.metadata import version
 
-from .attention import DECODE_STEP
-from .weights import DTYPES
+# As gpt2/attention.py and gpt2/weights.py have them, whose import would bring torch; a test compares.
+IMPLS = ("naive", "eager", "sdpa", "triton")
+DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 EXIT_CODES = """\
 exit codes:
@@ -16,7 +17,10 @@ exit codes:
 
 Run `kvproof COMMAND --help` for the options and an example of each."""
 
-MODEL = '"tiny" (trained, in the package), "random:gpt2", a name on the hub, a folder or a file (default %(default)s)'
+MODEL = (
+    '"tiny" (trained, in the package), "gpt2" or "owner/name" (fetched from the hub once), "random:gpt2" (that size, '
+    "random weights), a folder or a file (default %(default)s)"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,11 +54,30 @@ def add_model(command: argparse.ArgumentParser):
     """--model and how to run it."""
     command.add_argument("--model", default="tiny", help=MODEL)
     command.add_argument(
-        "--impl", choices=list(DECODE_STEP), default="sdpa", help="the decode step's attention (default %(default)s)"
+        "--impl", choices=IMPLS, default="sdpa", help="the decode step's attention (default %(default)s)"
     )
     command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
     command.add_argument(
-        "--dtype", choices=list(DTYPES), default="float32", help="of weights and cache (default %(default)s)"
+        "--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)"
+    )
+
+
+def add_sampling(gen: argparse.ArgumentParser):
+    """How the next token is chosen, and what ends a text."""
+    gen.add_argument("--temperature", type=float, metavar="T", default=0.0, help="0 is greedy (default %(default)s)")
+    gen.add_argument("--top-k", type=int, metavar="K", help="sample among the k likeliest tokens")
+    gen.add_argument(
+        "--top-p", type=float, metavar="P", help="sample among the likeliest tokens that together have probability p"
+    )
+    gen.add_argument(
+        "--seed", type=int, metavar="N", help="the same seed gives the same text (default: another each time)"
+    )
+    gen.add_argument(
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a string that ends the text, which is cut before it; repeatable",
     )
 
 
@@ -80,15 +103,7 @@ on where the file ends. With --seed, prompt i draws from its own stream (seed, i
     gen.add_argument(
         "--max-tokens", type=int, metavar="N", default=100, help="at most this many new tokens (default %(default)s)"
     )
-    gen.add_argument("--temperature", type=float, metavar="T", default=0.0, help="0 is greedy (default %(default)s)")
-    gen.add_argument("--top-k", type=int, metavar="K", help="sample among the k likeliest tokens")
-    gen.add_argument(
-        "--top-p", type=float, metavar="P", help="sample among the likeliest tokens that together have probability p"
-    )
-    gen.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same text")
-    gen.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="a string that ends the text; repeatable"
-    )
+    add_sampling(gen)
     switch = argparse.BooleanOptionalAction
     gen.add_argument("--kv-cache", action=switch, default=True, help="without, everything is recomputed per token")
     gen.add_argument(
@@ -107,7 +122,7 @@ def add_logits(commands):
         "with --impl naive all at once, without a cache. float32, or float64 with --dtype float64.",
         epilog="example:\n  kvproof logits --ids \"$(kvproof tokenize 'Once upon a time')\" --impl triton --out x.npy",
     )
-    logits.add_argument("--ids", required=True, help="token ids, separated by commas")
+    logits.add_argument("--ids", required=True, help="token ids, separated by commas or white space")
     logits.add_argument("--out", required=True, metavar="FILE", help="the .npy file to write")
     add_model(logits)
 
@@ -123,7 +138,11 @@ def add_tokenize(commands):
     source = tokenize.add_mutually_exclusive_group(required=True)
     source.add_argument("text", nargs="?", metavar="TEXT", help="the text, or the ids with --decode")
     source.add_argument("--file", help='read it from a file; "-" is standard input')
-    tokenize.add_argument("--decode", action="store_true", help="ids to text, byte for byte, no line end added")
+    tokenize.add_argument(
+        "--decode",
+        action="store_true",
+        help="ids, separated by commas or white space, to text: byte for byte, no line end added",
+    )
     tokenize.add_argument("--model", default="tiny", help="whose tokenizer: " + MODEL)
 
 
@@ -152,7 +171,7 @@ def add_info(commands):
         epilog="example:\n  kvproof info random:gpt2-xl --dtype bfloat16",
     )
     info.add_argument("model", metavar="MODEL", help=MODEL.removesuffix(" (default %(default)s)"))
-    info.add_argument("--dtype", choices=list(DTYPES), default="float32", help="of weights and cache")
+    info.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)")
     info.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 

@@ -16,7 +16,8 @@ import torch
 from ..reference.config import Config
 from ..reference.synthetic import SIZES, random_config
 from ..reference.weights import expected_shapes, read_config
-from .cli_generate import load_model, progress_bar
+from .cli_generate import load_model
+from .cli_screen import progress_bar
 from .model import GPT2
 from .perplexity import sliding_nll
 from .tokenizer import Tokenizer, gpt2_tokenizer
@@ -29,7 +30,7 @@ def parse_ids(text: str) -> list[int]:
     wrong = [word for word in words if not re.fullmatch(r"-?[0-9]+", word)]
     if wrong or not words:
         came = f"{wrong[0][:40]!r} came" if wrong else "none came"
-        raise ValueError(f"token ids are whole numbers separated by commas, like 1,2,3; {came}")
+        raise ValueError(f"token ids are whole numbers separated by commas or white space, like 1,2,3; {came}")
     return [int(word) for word in words]
 
 

@@ -9,18 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_cache import (
-    CONFIG,
-    INDEX,
-    MERGES,
-    WEIGHTS,
-    HubError,
-    copy_to,
-    in_cache,
-    is_full,
-    obtain,
-    shard_names,
-)
+from .hub_cache import CONFIG, INDEX, MERGES, WEIGHTS, HubError, copy_to, in_cache, is_full, obtain, shard_names
 
 
 @dataclass(frozen=True)
@@ -100,7 +89,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
         raise HubError(f"{folder} is there and not empty; name a folder that is new or empty")
     try:
         snapshot = in_cache(source.repo, source.revision) if COMMIT.fullmatch(source.revision) else None
-        if snapshot is None or not any((snapshot / merges).is_file() for merges in MERGES):
+        if snapshot is None or not has_tokenizer(snapshot):
             snapshot = download(name, source)
     except HubError:
         raise
@@ -110,7 +99,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
             raise explain(name, source, error) from error
         if not is_offline():
             log.warning("the hub does not answer; %s comes from the cache, commit %s", name, snapshot.name)
-        if not any((snapshot / merges).is_file() for merges in MERGES):
+        if not has_tokenizer(snapshot):
             log.warning("the cache holds no merges of %s; its tokenizer may be another", name)
     return snapshot if folder is None else copy_to(snapshot, folder)
 
@@ -129,7 +118,7 @@ def download(name: str, source: Published) -> Path:
         files = [INDEX, *shard_names(obtain(source.repo, INDEX, commit))]
     else:
         raise HubError(f"{name} has no safetensors on the hub; name a repository or revision that has {WEIGHTS}")
-    files += [file for file in MERGES if file in there][:1]
+    files += tokenizer_files(source, there)
     lost = [file for file in files if file not in there]
     if lost:
         raise HubError(f"the index of {name} names {lost[0]}, which the hub does not have; try another revision")
@@ -140,6 +129,21 @@ def download(name: str, source: Published) -> Path:
     if source.revision != commit and in_cache(source.repo, source.revision) != snapshot:
         hf_hub_download(source.repo, CONFIG, revision=source.revision)  # notes which commit main was, for offline use
     return snapshot
+
+
+def tokenizer_files(source: Published, there: set[str]) -> list[str]:
+    """What of a repository's files makes its tokenizer: merges and the ids they have, or tokenizer.json.
+
+    The ids of the published models are known to follow from their merges.
+    """
+    merges = [file for file in MERGES if file in there][:1]
+    published = source.repo in {known.repo for known in KNOWN.values()}
+    wanted = ([] if published else ["vocab.json"]) if merges else ["tokenizer.json"]
+    return merges + [file for file in wanted if file in there]
+
+
+def has_tokenizer(snapshot: Path) -> bool:
+    return any((snapshot / file).is_file() for file in (*MERGES, "tokenizer.json"))
 
 
 def is_offline() -> bool:

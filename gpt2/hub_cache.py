@@ -19,6 +19,7 @@ from ..reference.weights import CheckpointError, weight_map
 
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 MERGES = ("merges.txt", "vocab.bpe")
+TOKENIZER = (*MERGES, "vocab.json", "tokenizer.json")
 
 
 class HubError(ValueError):
@@ -131,7 +132,7 @@ def check_space(part: Path, size: int, what: str):
 def copy_to(snapshot: Path, folder: Path) -> Path:
     """Copy a snapshot's model to a new folder: written aside, then renamed, so that it is whole or not there."""
     files = [WEIGHTS] if (snapshot / WEIGHTS).is_file() else [INDEX, *shard_names(snapshot / INDEX)]
-    files += [CONFIG, *(file for file in MERGES if (snapshot / file).is_file())]
+    files += [CONFIG, *(file for file in TOKENIZER if (snapshot / file).is_file())]
     aside = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

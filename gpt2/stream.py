@@ -6,6 +6,21 @@ from collections.abc import Callable, Sequence
 from .tokenizer import Tokenizer
 
 
+class NotFinite(FloatingPointError):
+    """The model gave NaN or inf.
+
+    row    whose logits, in its batch
+    after  how many new tokens they come after
+    """
+
+    def __init__(self, row: int, after: int, who: str | None = None):
+        self.row, self.after = row, after
+        super().__init__(
+            f"{who or f'row {row}'}: the logits after {after} new tokens hold NaN or inf; "
+            "try a wider dtype, or look at the weights"
+        )
+
+
 class TextStream:
     """The text of one sequence, given out as soon as no later token can change it.
 
@@ -83,7 +98,7 @@ class Writer:
         return all(row.finish_reason for row in self.rows)
 
     def take(self, steps: Sequence[Sequence[int]]):
-        """Steps of one new id per row; rows that have ended ignore theirs.  Raises FloatingPointError for an id -1."""
+        """Steps of one new id per row; rows that have ended ignore theirs.  Raises NotFinite for an id -1."""
         for step in steps:
             for number, (row, token) in enumerate(zip(self.rows, step, strict=True)):
                 if not row.finish_reason:
@@ -91,10 +106,7 @@ class Writer:
 
     def _write(self, number: int, row: Row, token: int):
         if token < 0:
-            raise FloatingPointError(
-                f"row {number}: the logits after {len(row.ids)} new tokens hold NaN or inf; "
-                "try a wider dtype, or look at the weights"
-            )
+            raise NotFinite(number, len(row.ids))
         if token == self.eot:
             self._end(number, row, "stop")
         else:

@@ -4,7 +4,9 @@ First what a GPT-2 checkpoint must hold, on names and shapes alone (gpt2/weights
 the bytes are read. A file is trusted in nothing: whatever is wrong with it ends in a CheckpointError that names it.
 """
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -196,6 +198,8 @@ def open_shard(file: Path, framework: str):
     try:
         return safe_open(file, framework)
     except FileNotFoundError:
+        if file.exists():  # the library says the same of a file it may not read
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from None
         raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is cut off or no safetensors file: {error}") from error

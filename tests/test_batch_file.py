@@ -1,5 +1,6 @@
 """Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
 
+import fcntl
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import torch
 
 from kvproof.gpt2 import Completion, batch, cli_generate, generate, load, sampling
 from kvproof.gpt2.__main__ import main
+from kvproof.gpt2.cli_lock import OutputBusy, locked
 
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
 SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
@@ -178,7 +180,7 @@ def test_a_prompt_that_does_not_fit_is_named_before_anything_is_written(tmp_path
     prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
     prompts.write_text("fine\n" + "word " * 1100)
     assert main(["generate", "--prompt-file", str(prompts), "--output", str(out), "--batch", "1"]) == 2
-    assert "prompt 1: 100 new tokens after" in capsys.readouterr().err
+    assert "p.txt, line 2): 100 new tokens after" in capsys.readouterr().err
     assert not out.exists()
 
 
@@ -232,6 +234,82 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
     assert out.read_bytes() == whole.encode()[:1024]
     assert main([*command, "--output", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == whole
+
+
+def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_path, capsys, monkeypatch):
+    prompts, out, seconds = tmp_path / "p.txt", tmp_path / "out.jsonl", []
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    command += ["--output", str(out)]
+
+    def with_a_second_run_inside(*args, **options):
+        if options["first_row"] in (0, 2):  # before anything is written, and after
+            program = [sys.executable, "-m", "kvproof.gpt2", *command]
+            seconds.append(subprocess.run(program, capture_output=True, text=True))
+        return generate(*args, **options)
+
+    monkeypatch.setattr(cli_generate, "generate", with_a_second_run_inside)
+    assert main(command) == 0
+    for second in seconds:
+        assert (second.returncode, second.stdout) == (2, "")
+        assert second.stderr == f"kvproof: another run is writing {out}; wait for it, or name another --output\n"
+    assert len(seconds) == 2
+    assert out.read_text(encoding="utf-8") == whole
+
+
+def test_a_lock_ends_with_its_run_and_leaves_no_empty_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with locked(path):
+        assert path.exists()
+        with pytest.raises(OutputBusy), locked(path):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    with locked(path):
+        path.write_text("kept")
+    with locked(path):
+        assert path.read_text() == "kept"
+    assert path.read_text() == "kept"
+
+
+def test_a_lock_on_a_file_that_its_holder_took_away_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / "out.jsonl", fcntl.flock
+
+    def lost(fd, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()  # as the other run does, between our opening and locking it
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", lost)
+    with locked(path), pytest.raises(OutputBusy), locked(path):
+        pass
+
+
+@pytest.mark.parametrize("size", ["1", "2", "3"])
+def test_nan_in_a_batch_names_the_prompt_s_place_in_the_file_and_keeps_what_was_done(
+    tmp_path, capsys, monkeypatch, size
+):
+    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", load("tiny")
+    prompts.write_text("A\nB\n\nC\nD\n" + "E" + " E" * 17 + "\nF\n")  # alone to reach position 20, after 3 new tokens
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", size]
+    assert main(command) == 0
+    whole = capsys.readouterr().out.splitlines()
+    model.wpe.weight[20:] = float("nan")
+    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
+    assert main([*command, "--output", str(out)]) == 1
+    assert f"prompt 4 ({prompts}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8").splitlines() == whole[: 4 - 4 % int(size)]
+
+
+def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
+    model = load("tiny")
+    model.wpe.weight[20:] = float("nan")
+    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
+    words = [word for prompt in ("A", "B", "E " * 30) for word in ("--prompt", prompt)]
+    assert main(["generate", *words, "--batch", "2", "--max-tokens", "2"]) == 1
+    assert "kvproof: prompt 2: the logits after 0 new tokens hold NaN" in capsys.readouterr().err
 
 
 def killed_three_times(tmp_path, count, tokens, size):

@@ -1,6 +1,7 @@
 """The command line: text as it is decoded, times on standard error, documented exit codes, one line for a mistake."""
 
 import errno
+import fcntl
 import io
 import json
 import os
@@ -9,20 +10,27 @@ import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from checkpoints import save_pretrained
 from gpt2_models import golden_model
 from reference_models import goldens
 
-from kvproof.gpt2 import Completion, generate, load
-from kvproof.gpt2.__main__ import RUN, main
-from kvproof.gpt2.cli_generate import Clock, Page, progress_bar
-from kvproof.gpt2.cli_parser import parser
+from kvproof.gpt2 import Completion, attention, generate, load, weights
+from kvproof.gpt2.__main__ import main
+from kvproof.gpt2.cli_generate import Clock
+from kvproof.gpt2.cli_parser import DTYPES, IMPLS, parser
+from kvproof.gpt2.cli_run import RUN
+from kvproof.gpt2.cli_screen import Page, progress_bar
 from kvproof.gpt2.cli_tools import step_logits
 from kvproof.gpt2.perplexity import sliding_nll
+from kvproof.gpt2.tokenizer import Tokenizer
+from kvproof.reference.config import Config
+from kvproof.reference.weights import expected_shapes
 
 PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
 
@@ -160,6 +168,17 @@ def test_help_names_the_commands_and_the_exit_codes(capsys):
         assert word in text
 
 
+def test_the_parser_s_choices_are_those_of_the_model():
+    assert tuple(attention.DECODE_STEP) == IMPLS
+    assert tuple(weights.DTYPES) == DTYPES
+
+
+@pytest.mark.parametrize("words", [["tokenize", "--decode"], ["logits", "--ids"]])
+def test_help_says_how_ids_are_separated(capsys, words):
+    text = " ".join(help_of(words[:1], capsys).split())
+    assert "separated by commas or white space" in text[text.index(f" {words[1]} ", text.index("options:")) :]
+
+
 @pytest.mark.parametrize("command", RUN)
 def test_the_examples_in_help_are_calls_the_parser_takes(capsys, command):
     examples = [line for line in help_of([command], capsys).splitlines() if line.startswith("  kvproof ")]
@@ -248,6 +267,102 @@ def test_ctrl_c_is_one_line_and_exit_code_130():
     assert err == b"kvproof: interrupted\n"
 
 
+def interrupted(program: str, *words: str) -> subprocess.CompletedProcess:
+    """A process in which `ctrl_c()` sends SIGINT to itself, where the program says."""
+    begin = (
+        "import os, signal, sys\n"
+        "def ctrl_c(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(1000): pass  # until it arrives\n"
+        "from kvproof.gpt2.__main__ import main\n"
+    )
+    return subprocess.run([sys.executable, "-c", begin + program, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["argparse", "kvproof.gpt2.cli_parser", "kvproof.gpt2.cli_run"])
+def test_ctrl_c_while_a_command_is_imported_is_exit_code_130_and_silent(module):
+    program = (
+        f"sys.modules.pop({module!r}, None)\n"
+        "class Trap:\n"
+        f"    def find_spec(self, name, *_):\n        if name == {module!r}: ctrl_c()\n"
+        "sys.meta_path.insert(0, Trap())\nsys.exit(main())\n"
+    )
+    run = interrupted(program, "tokenize", "x")
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'kvproof'; from kvproof.gpt2.__main__ import main; main()"]
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SCRIPT], ids=["-m", "script"])
+@pytest.mark.parametrize("module", ["numpy", "torch", "safetensors", "tiktoken"])
+def test_ctrl_c_while_the_package_is_imported_is_exit_code_130_and_silent(tmp_path, program, module):
+    trap = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass\nraise SystemError\n"
+    (tmp_path / f"{module}.py").write_text(trap)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path}
+    run = subprocess.run([*program, "tokenize", "x"], env=env, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SCRIPT], ids=["-m", "script"])
+@pytest.mark.parametrize("lines", [2, 100, 500, 900, 1100])
+def test_ctrl_c_at_any_moment_of_a_start_shows_no_traceback(program, lines):
+    words = ["generate", "--prompt", "A", "--max-tokens", "2"]
+    command = [program[0], "-X", "importtime", *program[1:], *words]  # tells each module it has imported
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        err = iter(run.stderr)
+        assert any("kvproof.gpt2.cli_interrupt" in line for line in err)
+        for _ in range(lines):
+            next(err)
+        run.send_signal(signal.SIGINT)
+        rest = [line for line in err if not line.startswith("import time:")]
+    assert run.returncode == 130
+    assert rest in ([], ["kvproof: interrupted\n"])
+
+
+def test_ctrl_c_after_the_work_is_done_shows_no_traceback():
+    run = interrupted("import atexit\natexit.register(ctrl_c)\nsys.exit(main())\n", "tokenize", "A")
+    assert (run.returncode, run.stdout, run.stderr) == (130, "32\n", "")
+
+
+def test_main_called_from_python_leaves_ctrl_c_to_its_caller():
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["tokenize", "A"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def spelling_model(folder: Path, text: bytes, n_ctx: int) -> Path:
+    """A checkpoint that writes `text` over and over, a byte per token, whatever it reads."""
+    E = len(text)
+    config = Config(n_vocab=257, n_ctx=n_ctx, n_embd=E, n_head=1, n_layer=1, n_inner=1, tie_word_embeddings=False)
+    tensors = {name: torch.zeros(shape) + (name == "ln_f.weight") for name, shape in expected_shapes(config).items()}
+    tensors["wpe.weight"] = torch.eye(E).repeat(n_ctx // E + 1, 1)[:n_ctx]  # position t is t mod E,
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    ids = Tokenizer.from_merges(folder / "merges.txt").encode(text)
+    tensors["lm_head.weight"][ids, torch.arange(E)] = 1.0  # after which comes the text's byte there
+    return save_pretrained(folder, config, tensors)
+
+
+def test_characters_that_span_tokens_stream_whole_and_before_the_run_ends(tmp_path):
+    text, tokens = "é😀日本 ~א🤗!".encode(), 5000
+    model = spelling_model(tmp_path, text, tokens + 1)
+    words = ["generate", "--model", str(model), "--prompt", "A", "--max-tokens", str(tokens)]
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # the text is longer, so the run cannot end before it is read
+    with subprocess.Popen([*PROGRAM, *words], stdout=write, stderr=subprocess.PIPE) as run:
+        os.close(write)
+        got, pieces = b"", 0
+        while piece := os.read(read, 4096):
+            if not pieces:
+                assert run.poll() is None
+            got, pieces = got + piece, pieces + 1
+            got.decode()  # what is there never ends inside a character
+        os.close(read)
+    assert run.returncode == 0
+    assert pieces > 1
+    assert got == b"A" + (text * tokens)[:tokens].decode(errors="replace").encode() + b"\n"
+
+
 def test_bytes_that_are_no_utf_8_go_out_as_they_came_in():
     run = subprocess.run([*PROGRAM, "generate", "--prompt", b"\xff\xc3", "--max-tokens", "1"], capture_output=True)
     assert run.returncode == 0, run.stderr
@@ -294,6 +409,15 @@ def test_text_becomes_ids_and_again_the_same_bytes(tmp_path, capfdbinary, tiny):
     assert [int(i) for i in ids.read_text().split(",")] == tiny.tokenizer.encode(data)
     assert main(["tokenize", "--decode", "--file", str(ids)]) == 0
     assert capfdbinary.readouterr().out == data
+
+
+@pytest.mark.parametrize("ids", ["32,33,34", "32 33 34", " 32,\t33 ,\n34\n", "32\n33\r\n34"])
+def test_ids_are_separated_by_commas_or_white_space(tmp_path, capsys, ids):
+    path = tmp_path / "x.npy"
+    assert main(["tokenize", "--decode", ids]) == 0
+    assert main(["logits", "--ids", ids, "--out", str(path)]) == 0
+    assert capsys.readouterr().out == "ABC"
+    assert len(np.load(path)) == 3
 
 
 def test_a_published_size_has_the_published_tokens(capsys):

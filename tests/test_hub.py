@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub_server import COMMIT, MEDIUM, MERGES, NEEDED, SHARDED, HubServer, contents, fetch, repositories
+from hub_server import COMMIT, MEDIUM, MERGES, NEEDED, PLAIN, SHARDED, HubServer, contents, fetch, repositories
 
 from kvproof.gpt2 import hub, load
 
@@ -100,6 +100,26 @@ def test_what_the_hub_lacks_is_named(server, tmp_path, name, message):
 def test_shards_come_with_their_index(server, tmp_path):
     folder, _ = fetch(server, tmp_path, "ann/sharded", tmp_path / "model")
     assert contents(folder) == SHARDED | MERGES
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ({"tokenizer.json"}, {"tokenizer.json"}),
+        ({"tokenizer.json", "vocab.json"}, {"tokenizer.json"}),
+        ({"tokenizer.json", "merges.txt", "vocab.json"}, {"merges.txt", "vocab.json"}),
+        ({"merges.txt", "vocab.bpe"}, {"merges.txt"}),
+    ],
+)
+def test_a_repository_s_own_tokenizer_comes_with_it(server, tmp_path, there, wanted):
+    bare = {name: data for name, data in PLAIN.items() if not name.startswith(("merges", "vocab", "tokenizer"))}
+    server.repos["ann/own"] = {"main": (COMMIT, bare | {name: name.encode() for name in there})}
+    folder, _ = fetch(server, tmp_path, "ann/own")
+    assert contents(folder) == bare | {name: name.encode() for name in wanted}
+    assert contents(fetch(server, tmp_path, "ann/own", tmp_path / "copy")[0]) == contents(folder)
+    server.asked.clear()
+    assert fetch(server, tmp_path, f"ann/own@{COMMIT}")[0] == folder  # all of it is in the cache
+    assert not server.asked
 
 
 @pytest.mark.parametrize("name", ["gpt2", "distilgpt2@main", "ann/my.gpt-2_x", "ann/plain@refs/pr/1"])

@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from checkpoints import read_safetensors, write_safetensors
 from reference_models import DATA, F32_BAR, SAFETENSORS_SPELLINGS, error
 
-from kvproof.reference import forward, load
+from kvproof.reference import forward, load, weights
 from kvproof.reference.config import Config, ConfigError
-from kvproof.reference.weights import CheckpointError, canonical_name, check_tensors, expected_shapes
+from kvproof.reference.weights import CheckpointError, canonical_name, check_tensors, drop_tied_head, expected_shapes
 
 VARIANTS = DATA / "variants"
 PREFIXED = "prefix-lmhead-maskedbias-safetensors"
@@ -104,6 +106,25 @@ def test_a_tied_head_is_dropped_if_it_equals_wte_and_refused_if_not(folder):
     assert params["lm_head"]["weight"][0, 0] == 7
 
 
+def test_a_tied_head_of_the_same_numbers_in_another_dtype_is_refused():
+    wte = np.ones((11, 8), np.float32)
+    tensors = {"wte.weight": wte, "lm_head.weight": wte.astype(np.float16)}
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs"):
+        drop_tied_head({name: name for name in tensors}, config(), tensors.__getitem__)
+
+
+def test_a_tied_head_is_compared_without_a_mask_of_all_of_it():
+    wte = np.zeros((50_000, 8), np.float32)
+    tensors = {"wte.weight": wte, "lm_head.weight": wte.copy()}
+    tracemalloc.start()
+    try:
+        drop_tied_head({name: name for name in tensors}, config(vocab_size=50_000), tensors.__getitem__)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < wte.size / 8  # bytes; a mask has wte.size of them
+
+
 def change(**fields):
     """A damage to the header entry of wte.weight."""
 
@@ -171,10 +192,68 @@ def test_shards_that_their_index_does_not_describe_are_refused(folder):
         ),
         (good | {"transformer.wte.weight": "../plain/model.safetensors"}, "no weight_map"),
         (["a"], "no weight_map"),
+        (good | {"transformer.wte.weight": 3}, "no weight_map"),
+        # Nothing but the index asks for a mask buffer, so nothing else would miss it.
+        (
+            good | {"h.0.attn.bias": "model-00001-of-00003.safetensors"},
+            "00001-of-00003.safetensors disagree about tensor h.0.attn.bias",
+        ),
     ):
         file.write_text(json.dumps({"weight_map": weight_map}))
         with pytest.raises(CheckpointError, match=words):
             load(path)
+    file.write_text(json.dumps(["a"]))
+    with pytest.raises(CheckpointError, match="no weight_map"):
+        load(path)
+
+
+@pytest.mark.parametrize("where", ["absolute", "..", "below"])
+def test_a_shard_that_is_there_but_not_beside_its_index_is_refused(folder, where):
+    path = folder("sharded-safetensors")
+    file, shard = path / "model.safetensors.index.json", "model-00001-of-00003.safetensors"
+    (path / "below").mkdir()
+    shutil.copy(path / shard, path / "below")
+    shutil.copy(path / shard, path.parent)
+    name = {"absolute": str(path / shard), "..": f"../{shard}", "below": f"below/{shard}"}[where]
+    index = json.loads(file.read_text())
+    names = {key: name if value == shard else value for key, value in index["weight_map"].items()}
+    assert name in names.values()
+    assert (path / name).is_file()
+    file.write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(CheckpointError, match="no weight_map"):
+        load(path)
+
+
+def test_a_folder_where_a_shard_should_be_is_named(folder):
+    path = folder("sharded-safetensors")
+    (path / "model-00002-of-00003.safetensors").unlink()
+    (path / "model-00002-of-00003.safetensors").mkdir()
+    with pytest.raises(CheckpointError, match=r"00002-of-00003\.safetensors is cut off or no safetensors file"):
+        load(path)
+
+
+def test_a_config_that_cannot_be_read_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    path = folder("plain")
+    (path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+        load(path)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read: Permission denied"):
+        load(path)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch):
+    shutil.copytree(VARIANTS / "plain", tmp_path / "model")
+
+    def refuse(path, framework):  # as safetensors does for a file without permission; root would be let in
+        raise FileNotFoundError(f"No such file or directory: {path}")
+
+    monkeypatch.setattr(weights, "safe_open", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
+        load(tmp_path / "model")
 
 
 def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
@@ -202,11 +281,13 @@ def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True is not honoured"),
         ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn=True is not honoured"),
         ({"scale_attn_weights": False}, "scale_attn_weights=False is not honoured"),
+        ({"add_cross_attention": True}, "add_cross_attention=True is not honoured"),
         ({"activation_function": "relu"}, "activation_function 'relu' is not honoured"),
         ({"model_type": "llama"}, "model_type is 'llama'"),
         ({"n_head": 3}, "n_embd 8 is no multiple of n_head 3"),
         ({"vocab_size": "11"}, "n_vocab is '11'"),
         ({"n_embd": [8]}, r"n_embd is \[8\]"),
+        ({"n_embd": {}}, r"n_embd is \{\}"),
         ({"n_embd": None}, "config.json lacks n_embd"),
         ({"n_positions": None, "n_ctx": None}, "config.json lacks n_positions"),
         ({"n_inner": 0}, "n_inner is 0"),
@@ -232,6 +313,16 @@ def test_a_config_we_do_not_honour_is_refused_by_name(folder, changes, words):
         load(path)
 
 
+def test_a_config_made_by_hand_is_held_to_the_two_gelus():
+    with pytest.raises(ConfigError, match="gelu is 'gelu_new'; it must be 'tanh' or 'exact'"):
+        Config(gelu="gelu_new")
+
+
+def test_a_number_too_long_to_print_is_named_too():
+    with pytest.raises(ConfigError, match=r"n_layer is .* digits"):  # as a pickle's model_args can hold, JSON cannot
+        config(n_layer=10**5000)
+
+
 def test_config_fields_reach_the_mathematics(folder):
     path = folder("plain")
     raw = json.loads((path / "config.json").read_text())
@@ -244,6 +335,14 @@ def test_config_fields_reach_the_mathematics(folder):
 @pytest.mark.parametrize("changes", [{"n_positions": None}, {"n_positions": 16, "n_ctx": 99}])
 def test_n_positions_counts_and_n_ctx_stands_in_for_it(changes):
     assert config(**changes).n_ctx == 16
+
+
+@pytest.mark.parametrize(
+    ("activation", "gelu"),
+    [("gelu_new", "tanh"), ("gelu_pytorch_tanh", "tanh"), ("gelu_fast", "tanh"), ("gelu", "exact")],
+)
+def test_each_name_of_an_activation_means_its_gelu(activation, gelu):
+    assert config(activation_function=activation).gelu == gelu
 
 
 def test_n_inner_is_read_and_is_four_times_n_embd_where_it_is_null():

@@ -1,12 +1,22 @@
 """The tokenizer: GPT-2's own ids with all merges, the checkpoint's own with fewer, and no byte lost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from kvproof.gpt2.tokenizer import ENDOFTEXT, Tokenizer, TokenizerError, gpt2_tokenizer
-from kvproof.gpt2.weights import EMBEDDED
+from kvproof.gpt2.tokenizer import (
+    ENDOFTEXT,
+    PUBLISHED,
+    Tokenizer,
+    TokenizerError,
+    byte_alphabet,
+    folder_tokenizer,
+    gpt2_tokenizer,
+)
+from kvproof.gpt2.weights import EMBEDDED, find_tokenizer
+from kvproof.reference.synthetic import SIZES
 
 AWKWARD = [
     "",
@@ -86,3 +96,110 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TokenizerError, match=r"merges\.txt is no UTF-8 text"):
         Tokenizer.from_merges(tmp_path / "merges.txt")
+
+
+OWN = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the special tokens come first, as ByteLevelBPETokenizer trains them
+OWN_MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w"]
+
+
+def own_vocab() -> dict[str, int]:
+    """A vocabulary as byte-level BPE trainers number it: special tokens, bytes, merges."""
+    tokens = [*OWN, *byte_alphabet(), *(merge.replace(" ", "") for merge in OWN_MERGES)]
+    return {token: i for i, token in enumerate(tokens)}
+
+
+def tokenizer_json(**changes) -> dict:
+    model = {"type": "BPE", "vocab": own_vocab(), "merges": OWN_MERGES} | changes.pop("model", {})
+    return {"model": model, "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}} | {
+        "added_tokens": [{"id": i, "content": name, "special": True} for i, name in enumerate(OWN)], **changes
+    }  # fmt: skip
+
+
+def write_own(folder, files):
+    merges = "#version: 0.2\n" + "\n".join(OWN_MERGES)
+    all_of_them = {"merges.txt": merges, "vocab.json": own_vocab(), "tokenizer.json": tokenizer_json()}
+    for name in files:
+        content = all_of_them[name]
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+@pytest.mark.parametrize("files", [("merges.txt", "vocab.json"), ("tokenizer.json",)])
+def test_a_folder_s_own_ids_are_taken(tmp_path, files):
+    write_own(tmp_path, files)
+    own, vocab = folder_tokenizer(tmp_path), own_vocab()
+    assert own is not None
+    assert own.n_vocab == len(vocab)
+    assert own.eot == 2
+    assert own.encode("hello wé") == [vocab["hello"], vocab["Ġw"], vocab["Ã"], vocab["©"]]
+    assert own.decode(own.encode("hello wé")) == "hello wé"
+    assert own.encode(b"\xff") == [vocab["ÿ"]]
+    assert own.encode("</s>", special=True) == [2]
+    assert own.encode("<pad>", special=True) == own.encode("<pad>") != [1]
+    assert own.decode([1, 2]) == "<pad></s>"
+
+
+def test_merges_in_pairs_are_those_in_words(tmp_path):
+    raw = tokenizer_json(model={"merges": [merge.split(" ") for merge in OWN_MERGES]})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    assert Tokenizer.from_json(tmp_path / "tokenizer.json").encode("hello") == [own_vocab()["hello"]]
+
+
+def test_the_published_vocabulary_makes_the_published_tokenizer(tmp_path):
+    published = gpt2_tokenizer()
+    names = {byte: name for name, byte in byte_alphabet().items()}
+    vocab = {"".join(names[b] for b in published.decode_bytes([i])): i for i in range(50257)}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocab))
+    assert folder_tokenizer(tmp_path) is None  # alone, it says that the published tokenizer fits
+    (tmp_path / "merges.txt").write_bytes(PUBLISHED.read_bytes())
+    own = folder_tokenizer(tmp_path)
+    assert own is not None
+    assert (own.eot, own.n_vocab) == (published.eot, published.n_vocab)
+    for text in AWKWARD[:-1]:
+        assert own.encode(text) == published.encode(text)
+
+
+def swapped() -> dict[str, int]:
+    vocab = own_vocab()
+    return vocab | {"he": vocab["hell"], "hell": vocab["he"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.json", own_vocab(), "is not the published one and came without merges|lacks"),
+        ("vocab.json", [1], "is no vocabulary"),
+        ("tokenizer.json", [], "describes no tokenizer"),
+        ("tokenizer.json", tokenizer_json(model={"type": "WordPiece"}), "no byte-level BPE"),
+        ("tokenizer.json", tokenizer_json(normalizer={"type": "NFC"}), "no byte-level BPE"),
+        ("tokenizer.json", tokenizer_json(pre_tokenizer={"type": "Metaspace"}), "cuts text into other pieces"),
+        ("tokenizer.json", tokenizer_json(model={"vocab": swapped()}), "another order than the merges"),
+        ("tokenizer.json", tokenizer_json(model={"vocab": own_vocab() | {"x": 7}}), "each once"),
+        ("tokenizer.json", tokenizer_json(model={"merges": [*OWN_MERGES, "o o"]}), "lacks 'oo'"),
+        ("tokenizer.json", tokenizer_json(added_tokens=[{"id": 300, "content": "<x>"}]), "each once"),
+    ],
+)
+def test_a_tokenizer_that_is_not_of_gpt_2_s_kind_is_refused_in_words(tmp_path, name, content, message):
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(TokenizerError, match=message):
+        folder_tokenizer(tmp_path)
+
+
+def test_a_folder_without_tokenizer_files_has_none(tmp_path):
+    assert folder_tokenizer(tmp_path) is None
+
+
+@pytest.mark.parametrize("n_vocab", [50257, 50304])
+def test_a_vocabulary_of_the_published_size_is_not_given_the_published_tokenizer_if_it_brings_its_own(
+    tmp_path, caplog, n_vocab
+):
+    config = replace(SIZES["gpt2"], n_vocab=n_vocab)
+    assert find_tokenizer(tmp_path, config) is gpt2_tokenizer()
+    write_own(tmp_path, ["tokenizer.json"])
+    own = find_tokenizer(tmp_path, config)
+    assert own is not None
+    assert own.eot == 2
+    assert not caplog.text
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(model={"type": "WordPiece"})))
+    assert find_tokenizer(tmp_path, config) is None
+    assert "tokenizer.json is no byte-level BPE" in caplog.text
+    assert caplog.text.count("\n") == 1
