@@ -342,7 +342,8 @@ def test_decoding_and_sampling_never_wait_for_the_gpu(impl, lengths):
     cache = model.new_cache(2, 160)
     model.prefill(random_prompts(61, lengths), cache)
     keys = sampling.keys(0, 2, 3).cuda()
-    ids = sampling.next_ids(model.decode(torch.tensor([1, 2], device="cuda"), cache), keys[:, 0], 0.8, 20, 0.9)  # compiles
+    # The first step compiles, and may wait for it.
+    ids = sampling.next_ids(model.decode(torch.tensor([1, 2], device="cuda"), cache), keys[:, 0], 0.8, 20, 0.9)
     try:
         torch.cuda.set_sync_debug_mode("error")
         ids = sampling.next_ids(model.decode(ids, cache), keys[:, 1], 0.8, 20, 0.9)
