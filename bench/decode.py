@@ -1,137 +1,200 @@
-"""Decode with each impl: prove it equal to the oracle, then time it.
+"""Decode with each impl: prove it equal to the oracle, time it, prove it again, and explain the times.
 
     python bench/decode.py --impl triton
-    python bench/decode.py --impl all --batch 8 --prompt "ROMEO:"
+    python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl
+    python bench/decode.py --impl sdpa,hf --model random:gpt2 --batch 1,8,32 --dtype float32,bfloat16
 
-Prints device, versions and commit; the parity line of every impl, before any timing, which a red one forbids;
-the text; prefill, total and per-token times, tokens/s and the speedup over recomputing everything (naive).
-Exit codes: 0 all green and timed, 1 parity is red, 2 the command or the machine does not allow it.
+Options that take a LIST (comma-separated) are swept: every combination is a cell, in which the impls run by turns.
+With --results each finished cell is appended to a file of JSON lines, and a run that was killed goes on where it
+stopped. bench/plots.py and bench/report.py make pictures and a page of that file.
+
+Exit codes: 0 every cell asked for is green and timed, now or in --results; 1 parity is red, before or after timing, or
+a figure cannot be true; 2 the command or the machine does not allow it; 130 Ctrl-C.
 """
 
 import argparse
+import difflib
 import json
+import shlex
 import sys
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from kvproof.bench.contest import IMPLS, Contest
-from kvproof.bench.environment import environment
+from kvproof.bench import records
+from kvproof.bench.measure import peers
+from kvproof.bench.measure.contest import IMPLS
+from kvproof.bench.measure.sweep import Bench, Cell, Plan
+from kvproof.bench.show.table import table, texts
 from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import use_interpreter
 
 INTERPRETED = (
     "NO GPU: triton runs the real kernel under Triton's interpreter; its times are the interpreter's, not a GPU's"
 )
+BASELINES = ("naive", "sdpa")  # in every run: what the cache is measured against, and torch's own way to use one
+GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startswith("hf-")), "peers": peers.PEERS}
+
+
+def words(text: str) -> list[str]:
+    """A LIST of words."""
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def counts(text: str) -> list[int]:
+    """A LIST of whole numbers from 1 up."""
+    numbers = [int(word) for word in words(text)]
+    if not numbers or min(numbers) < 1:
+        raise ValueError
+    return numbers
+
+
+counts.__name__ = "list of numbers from 1 up, such as 1,8,32"  # argparse puts it after "invalid"
+
+
+def known_impls(text: str) -> list[str]:
+    """A LIST of impls, groups spelled out."""
+    names = [impl for word in words(text) for impl in GROUPS.get(word, [word])]
+    known = [*IMPLS, *peers.PEERS]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, [*known, *GROUPS], 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise argparse.ArgumentTypeError(f"{name!r} is not known; {hint}choose of {', '.join([*known, *GROUPS])}")
+    return list(dict.fromkeys(names))
+
+
+def known_dtypes(text: str) -> list[str]:
+    """A LIST of dtypes."""
+    for name in words(text):
+        if name not in DTYPES:
+            raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of {', '.join(DTYPES)}")
+    return words(text)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="bench/decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--impl", choices=[*IMPLS, "all"], default="all", help="what to run (default %(default)s)")
-    parser.add_argument(
-        "--model", default="tiny", help='"tiny", "random:gpt2", a folder or a file (default %(default)s)'
-    )
-    parser.add_argument(
-        "--prompt", action="append", help='repeatable; --batch rows take them in turn (default: "Once upon a time")'
-    )
-    parser.add_argument("--batch", type=int, help="sequences decoded together (default: one per prompt)")
-    parser.add_argument("--max-tokens", type=int, default=24, help="new tokens per sequence (default %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="timed runs, of which the median is shown (default %(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON record instead of the report")
+    add = parser.add_argument
+    add("--impl", type=known_impls, default="all", metavar="LIST", help="what to run beside naive and sdpa: "
+        f"{' '.join(IMPLS)}, peers {' '.join(peers.PEERS)}, or all, hf, peers (default %(default)s)")  # fmt: skip
+    add("--model", type=words, default="tiny", metavar="LIST", help="as kvproof generate takes it, such as "
+        "random:gpt2 or a folder (default %(default)s)")  # fmt: skip
+    add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="of weights and cache: "
+        f"{' '.join(DTYPES)} (default %(default)s)")  # fmt: skip
+    add("--batch", type=counts, metavar="LIST", help="sequences decoded together (default: one per prompt)")
+    add("--context", type=counts, metavar="LIST", help="tokens of every prompt, drawn at random (default: --prompt)")
+    add("--new-tokens", type=counts, default="24", metavar="LIST", help="per sequence (default %(default)s)")
+    add("--prompt", action="append", help='repeatable; the batch takes them in turn (default: "Once upon a time")')
+    add("--repeats", type=int, default=7, help="timed runs of each impl (default %(default)s)")
+    add("--device", help="cpu or cuda (default: cuda where there is one)")
+    add("--graph", action="store_true", help="CUDA: time replays of a CUDA graph of triton's step")
+    add("--results", type=Path, metavar="FILE", help="append a JSON line per cell; cells it holds are not run again")
+    add("--json", action="store_true", help="print the records instead of the report")
     args = parser.parse_args(argv)
+    if args.context and args.prompt:
+        parser.error("--context and --prompt came; prompts have the length they have, so leave one out")
+    if args.repeats < 1:
+        parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
+    if min(args.new_tokens) < 2:
+        parser.error("--new-tokens is 1; a decode step needs 2")
     args.prompt = args.prompt or ["Once upon a time"]
-    args.batch = len(args.prompt) if args.batch is None else args.batch
-    for name in ("batch", "max_tokens", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more")
-    if args.max_tokens < 2:
-        parser.error("--max-tokens is 1; a decode step needs 2")
+    args.batch = args.batch or [len(args.prompt) if not args.context else 1]
+    args.command = shlex.join(["python", "bench/decode.py", *(sys.argv[1:] if argv is None else argv)])
     return args
+
+
+def cells(args: argparse.Namespace) -> list[Cell]:
+    """Every combination, the model's changing least often since it must be loaded."""
+    swept = product(args.model, args.dtype, args.context or [None], args.batch, args.new_tokens)
+    return [Cell(model, dtype, batch, context, new) for model, dtype, context, batch, new in swept]
+
+
+def make_plan(args: argparse.Namespace) -> Plan:
+    """Raises ValueError or ImportError for a device or an impl that cannot be had here."""
+    device = as_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if args.graph and (device.type != "cuda" or "triton" not in args.impl):
+        raise ValueError("--graph came, but it replays triton's step on CUDA; add --impl triton on a CUDA device")
+    impls = tuple(name for name in dict.fromkeys([*BASELINES, *args.impl]) if can_run(name, device, args.impl))
+    return Plan(impls, device, args.repeats, tuple(args.prompt), args.graph, args.command)
+
+
+def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
+    """Whether an impl's packages are here. A group runs without those that are absent, and says so.
+
+    Raises ImportError where the impl alone was asked for.
+    """
+    if impl == "triton" and device.type == "cpu":
+        use_interpreter()
+    try:
+        if impl == "triton":
+            import kvproof.kernels.decode_attention  # noqa: F401  (does it import here?)
+        elif impl in peers.PEERS:
+            peers.require(impl)
+    except ImportError as error:
+        if len(asked) == 1:
+            raise
+        print(f"{impl} is left out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def run(plan: Plan, todo: list[Cell], args: argparse.Namespace) -> Iterator[dict]:
+    """Measure the cells, saying each part as it is known, and keep each record before the next cell begins."""
+    say: Callable[[str], None] = (lambda _: None) if args.json else (lambda line: tqdm.write(line, file=sys.stdout))
+    bench = Bench(plan, say)
+    for key in ("device", "python", "commit"):
+        say(f"{key:9} {bench.environment[key]}{'+changes' * (key == 'commit' and bool(bench.environment['dirty']))}")
+    say("versions  " + ", ".join(f"{name} {got}" for name, got in bench.environment["versions"].items() if got))
+    if any(bench.interpreted(impl) for impl in plan.impls):
+        say(f"\n{INTERPRETED}")
+    for cell in tqdm(todo, desc="cells", unit="cell", disable=len(todo) < 2, file=sys.stderr):
+        say(f"\nmodel     {cell}\n")
+        record = bench.measure(cell)
+        if args.results:
+            records.append(args.results, record)
+        if any(row["runs"] for row in record["impls"]):
+            for line in ("", *texts(record), *table(record)):
+                say(line)
+        else:
+            say("\nParity is red, so nothing is timed: a wrong computation has no speed.")
+        sys.stdout.flush()
+        yield record
+
+
+def held(path: Path | None) -> dict[str, dict]:
+    """What a results file holds, by key.  Raises BadRecord for a file that is none."""
+    return {record["key"]: record for record in records.read(path)} if path and path.exists() else {}
+
+
+def fine(record: dict) -> bool:
+    """Whether parity was green, before and after, and every figure can be true."""
+    return all(row["runs"] and not row["refused"] for row in record["impls"])
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
     args = parse(argv)
-    say = (lambda *_: None) if args.json else (lambda *words: print(*words, flush=True))
     try:
-        device = as_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        impls = choose(args.impl, device)
-        contest = Contest(args.model, args.prompt, args.batch, args.max_tokens, args.dtype, device)
+        plan, asked, done = make_plan(args), cells(args), held(args.results)
+        found = [done[plan.key(cell)] for cell in asked if plan.key(cell) in done]
+        if found:
+            print(f"{args.results} holds {len(found)} of {len(asked)} cells", file=sys.stderr)
+        found += run(plan, [cell for cell in asked if plan.key(cell) not in done], args)
     except (ValueError, ImportError, OSError) as error:
         print(f"bench/decode.py: {error}", file=sys.stderr)
         return 2
-    record = run(args, impls, contest, say)
+    except KeyboardInterrupt:
+        print("\nbench/decode.py: interrupted; finished cells are in --results, if one was given", file=sys.stderr)
+        return 130
     if args.json:
-        print(json.dumps(record, indent=1))
-    return 0 if record["green"] else 1
-
-
-def choose(asked: str, device: torch.device) -> list[str]:
-    """The impls to run, naive among them since every speedup is measured against it.
-
-    Raises ImportError if triton was asked for and is absent; "all" then runs the others and says so.
-    """
-    impls = list(IMPLS) if asked == "all" else list(dict.fromkeys(["naive", asked]))
-    if "triton" in impls:
-        if device.type == "cpu":
-            use_interpreter()
-        try:
-            import kvproof.kernels.decode_attention  # noqa: F401  (does it import here?)
-        except ImportError as error:
-            if asked != "all":
-                raise
-            print(f"triton is left out: {error}", file=sys.stderr)
-            impls.remove("triton")
-    return impls
-
-
-def run(args: argparse.Namespace, impls: list[str], contest: Contest, say) -> dict:
-    """Prove, then time, saying each part as it is known.  Returns everything as one record."""
-    record: dict = {"environment": environment(contest.device), "arguments": vars(args), "parity": {}, "timing": {}}
-    for key, value in record["environment"].items():
-        say(f"{key:9} {value}")
-    say(f"{'model':9} {args.model}, {args.dtype}, batch {args.batch}, {args.max_tokens} new tokens\n")
-    interpreted = "triton" in impls and contest.device.type == "cpu"
-    if interpreted:
-        say(INTERPRETED + "\n")
-
-    say("parity with the NumPy oracle, float64 and without a cache:")
-    for impl in impls:
-        verdict = contest.judge(impl)
-        record["parity"][impl] = verdict.record()
-        say(f"  {impl:7} {verdict}")
-    record["green"] = all(entry["green"] for entry in record["parity"].values())
-    if not record["green"]:
-        say("\nParity is red, so nothing is timed: a wrong computation has no speed.")
-        return record
-
-    record["prompt_tokens"] = [len(prompt) for prompt in contest.prompts]
-    # The interpreter takes minutes where others take milliseconds; one run of it says all there is to say.
-    rounds = {impl: 1 if impl == "triton" and interpreted else args.repeats for impl in impls}
-    timings = contest.time(rounds)
-    texts = {impl: contest.text(timing.ids[0]) for impl, timing in timings.items()}
-    for text in dict.fromkeys(texts.values()):  # they differ only where half precision flips a token
-        writers = ", ".join(impl for impl in texts if texts[impl] == text)
-        say(f"\n{writers} wrote:\n{args.prompt[0]}{text}")
-    say()
-    columns = ("prefill ms", "total ms", "mean ms/tok", "median", "tokens/s", "vs naive")
-    say(f"{'impl':7}", *(f"{column:>12}" for column in columns))
-    for impl, timing in timings.items():
-        row = timing.record(args.batch, timings["naive"])
-        slow = interpreted and impl == "triton"
-        record["timing"][impl] = row | {"runs": rounds[impl], "interpreted": slow, "ids": timing.ids}
-        mark = "  (interpreter)" if slow else ""
-        say(
-            f"{impl:7} {row['prefill_ms']:12.2f} {row['total_ms']:12.1f} {row['mean_ms']:12.3f} "
-            f"{row['median_ms']:12.3f} {row['tokens_per_s']:12.1f} {row['speedup']:11.2f}x{mark}"
-        )
-    say(f"\nEach row is the median of {args.repeats} interleaved runs" + (", triton's of 1." if interpreted else "."))
-    return record
+        for record in found:
+            print(json.dumps(record))
+    return 0 if all(map(fine, found)) else 1
 
 
 if __name__ == "__main__":

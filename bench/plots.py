@@ -1,7 +1,7 @@
-"""Pictures of what was measured, from the files alone.
+"""Pictures of what was measured, from the file alone.
 
-    python bench/decode.py --impl all --json > run.json && python bench/plots.py run.json time-per-token.png
-    python bench/plots.py gpt2/checkpoints/tiny/loss.jsonl loss.png
+    python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl && python bench/plots.py run.jsonl
+    python bench/plots.py gpt2/checkpoints/tiny/loss.jsonl --out gpt2/checkpoints/tiny
 
 Needs matplotlib: python -m pip install -e '.[plots]'.
 """
@@ -9,38 +9,20 @@ Needs matplotlib: python -m pip install -e '.[plots]'.
 import argparse
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-# Okabe and Ito's colours, told apart by the colour-blind; markers and dashes tell them apart in grey.
-LOOKS = {
-    "numpy": {"color": "#999999", "linestyle": ":", "marker": "."},
-    "naive": {"color": "#D55E00", "linestyle": "--", "marker": "x"},
-    "eager": {"color": "#E69F00", "linestyle": "-.", "marker": "s"},
-    "sdpa": {"color": "#0072B2", "linestyle": "-", "marker": "o"},
-    "triton": {"color": "#009E73", "linestyle": "-", "marker": "^"},
-}
 
+def losses(rows: list[dict]):
+    """A figure of training and held-out loss against the tokens trained on.
 
-def time_per_token(axes, record: dict):
-    """Milliseconds of every decode step of every impl, against the tokens that are then in the context."""
-    prompt = min(record["prompt_tokens"])
-    for impl, timing in record["timing"].items():
-        if timing["interpreted"]:
-            continue  # a thousand times slower than all others, and no GPU's time
-        steps = timing["steps_ms"]
-        axes.plot(range(prompt + 1, prompt + 1 + len(steps)), steps, label=impl, markersize=3, **LOOKS[impl])
-    arguments = record["arguments"]
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel("tokens in the context")
-    axes.set_ylabel("time of the decode step, ms (log)")
-    axes.set_title(f"GPT-2 {arguments['model']}, batch {arguments['batch']}, {arguments['dtype']}")
-    axes.legend(title="impl")
+    rows  of a loss.jsonl: "tokens", "train", "held_out", "tinyshakespeare", "grimms_fairy_tales"
+    """
+    from matplotlib.figure import Figure
 
-
-def losses(axes, rows: list[dict]):
-    """Training and held-out loss against the tokens trained on."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
     tokens = [row["tokens"] / 1e6 for row in rows]
     styles = {"train": "--", "held_out": "-", "tinyshakespeare": ":", "grimms_fairy_tales": "-."}
     for name, style in styles.items():
@@ -51,36 +33,51 @@ def losses(axes, rows: list[dict]):
     axes.set_ylabel("loss, nats per token")
     axes.set_title("Training of tiny (train: with dropout)")
     axes.legend()
+    return figure
+
+
+def pictures(records: list[dict]) -> Iterator[tuple]:
+    """(name, figure or the reason why there is none) of every picture of bench/decode.py's records."""
+    from kvproof.bench.show.pictures import pictures as draw  # needs matplotlib, which --help does not
+
+    return draw(records)
+
+
+def figures(path: Path) -> Iterator[tuple]:
+    """(name, figure or the reason why there is none) of every picture of a file.  Raises ValueError for a bad line."""
+    text = path.read_text(encoding="utf-8")
+    head = text.partition("\n")[0]
+    if '"schema"' not in head and '"tokens"' in head:
+        yield "loss", losses([json.loads(line) for line in text.splitlines()])
+        return
+    from kvproof.bench.records import read
+
+    records = read(path)
+    if not records:
+        raise ValueError("it holds no record; bench/decode.py --results appends one per cell")
+    yield from pictures(records)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Draw a file's picture.  Returns the exit code."""
+    """Draw every picture of a file.  Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench/plots.py", description="Draw what bench/decode.py or training wrote.")
-    parser.add_argument("results", type=Path, help="a record of bench/decode.py --json, or a loss.jsonl")
-    parser.add_argument("picture", type=Path, help="the .png or .svg to write")
+    parser.add_argument("results", type=Path, help="a .jsonl of bench/decode.py --results, or a loss.jsonl")
+    parser.add_argument("--out", type=Path, help="the folder to write to; by default RESULTS without its suffix")
     args = parser.parse_args(argv)
+    folder = args.out or args.results.with_suffix("")
     try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        text = args.results.read_text(encoding="utf-8")
-        rows = [json.loads(line) for line in text.splitlines()] if args.results.suffix == ".jsonl" else json.loads(text)
-        figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-        axes.grid(alpha=0.3)
-        if isinstance(rows, list):
-            losses(axes, rows)
-        else:
-            time_per_token(axes, rows)
-            e = rows["environment"]
-            figure.supxlabel(f"{e['device']}; torch {e['torch']}; commit {e['commit']}", fontsize=7, color="0.4")
-        figure.savefig(args.picture, dpi=150)
-    except ImportError:
-        print("bench/plots.py: matplotlib is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
+        for name, figure in figures(args.results):
+            if isinstance(figure, str):
+                print(f"{name} is left out: {figure}")
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            print(folder / f"{name}.png")
+    except ModuleNotFoundError as error:
+        print(f"bench/plots.py: {error.name} is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
         return 2
     except (OSError, ValueError, KeyError) as error:
-        print(f"bench/plots.py: {args.results} cannot be drawn: {error!r}", file=sys.stderr)
+        print(f"bench/plots.py: {args.results} cannot be drawn: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -52,7 +52,9 @@ def sdpa(q, cache: StaticCache, layer: int):
     It takes one length per call, so ragged sequences go one by one, each over its own live slots: no mask, no copy.
     """
     k, v, lengths = cache.k[layer], cache.v[layer], cache.host_lengths
-    q = q[:, :, None]  # (B, H, 1, D)
+    # In half precision a CPU takes a slow path for one row: the same row twice, no copy, takes 0.6 to 1.0 of the time.
+    rows = 2 if q.itemsize == 2 and q.device.type == "cpu" else 1
+    q = q[:, :, None].expand(-1, -1, rows, -1)  # (B, H, rows, D)
     if min(lengths) == max(lengths):
         n = lengths[0]
         return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])[:, :, 0]
@@ -83,17 +85,35 @@ def check_impl(impl: str) -> str:
     return impl
 
 
+def product(x, weight, bias=None):
+    """x weight^T + bias, as F.linear gives it: by oneDNN for float32 on a CPU that has it, without gradients.
+
+    x        (..., n_in)
+    weight   (n_out, n_in)  any strides: Conv1D brings a transposed view; nothing is copied or packed
+    bias     (n_out,) or None
+    returns  (..., n_out)
+
+    MKL, torch's own choice for float32, takes 1.1 to 1.9 times oneDNN's time on a CPU that is not Intel's. Only for one
+    row by a Conv1D weight is it ahead; in half precision torch chooses oneDNN itself.
+    """
+    by_onednn = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
+    one_row = x.numel() == x.shape[-1]
+    if by_onednn and torch.backends.mkldnn.is_available() and (weight.is_contiguous() or not one_row):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
 class Conv1D(nn.Module):
     """x @ weight + bias, with the weight as GPT-2 checkpoints hold it: (n_in, n_out)."""
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(n_in, n_out))
+        # Long columns lie in memory one by one: a CPU then takes 0.6 to 0.9 of the time, for the same numbers.
+        self.weight = nn.Parameter(torch.empty(n_out, n_in).mT if n_in > n_out else torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
     def forward(self, x):
-        n_in, n_out = self.weight.shape
-        return torch.addmm(self.bias, x.reshape(-1, n_in), self.weight).view(*x.shape[:-1], n_out)
+        return product(x, self.weight.mT, self.bias)
 
 
 class Attention(nn.Module):
@@ -130,7 +150,8 @@ class Attention(nn.Module):
         return self.merge(causal(q, k, v))
 
     def decode(self, x, cache: StaticCache, layer: int, slots, step):
-        """One token per sequence, x (B, 1, E), whose rows go to slots (B,); step is one of DECODE_STEP -> (B, 1, E)"""
-        q, k, v = self.split(x).squeeze(3)  # (B, H, D) each
+        """One token per sequence, x (B, E), whose rows go to the claimed slots; step is of DECODE_STEP -> (B, E)"""
+        B, E = x.shape
+        q, k, v = self.c_attn(x).view(B, 3, self.n_head, E // self.n_head).unbind(1)  # (B, H, D) each
         cache.write(layer, slots, k, v)
-        return self.merge(step(q, cache, layer)[:, :, None])
+        return self.c_proj(step(q, cache, layer).reshape(B, E))

@@ -102,20 +102,25 @@ class StaticCache:
     def claim(self):
         """Take the next slot of every sequence and count it as live.  Returns those slots, (B,) int64.
 
+        On the CPU it is one int if they all take the same: to index by it is a view, which costs less. On a GPU it is
+        always the tensor, which a captured graph reads anew at each replay.
+
         Raises ContextFull, before anything changes, if a sequence has no slot left.
         """
         longest = max(self.host_lengths)
         if longest >= self.capacity:
             raise ContextFull(longest, 1, 0, f"the cache's {self.capacity} slots")
-        slots = self.lengths.long()
+        same = self.lengths.device.type == "cpu" and min(self.host_lengths) == longest
+        slots = longest if same else self.lengths.long()
         self.lengths += 1
         self.host_lengths = [n + 1 for n in self.host_lengths]
         return slots
 
     def write(self, layer: int, slots, k, v):
-        """Put one new row per sequence, k, v (B, H, D), at slots (B,) of this layer."""
-        self.k[layer][self.rows, :, slots] = k
-        self.v[layer][self.rows, :, slots] = v
+        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
+        rows = slice(None) if isinstance(slots, int) else self.rows
+        self.k[layer][rows, :, slots] = k
+        self.v[layer][rows, :, slots] = v
 
     def write_span(self, layer: int, start: int, k, v):
         """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""

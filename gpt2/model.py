@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull
-from .attention import DECODE_STEP, Attention, Conv1D, check_impl
+from .attention import DECODE_STEP, Attention, Conv1D, check_impl, product
 from .cache import StaticCache
 from .tokenizer import Tokenizer
 
@@ -62,7 +62,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, attend):
-        """x (B, M, E); attend is this block's attention, bound to the cache it reads."""
+        """x (B, M, E), or (B, E) in a decode step; attend is this block's attention, bound to the cache it reads."""
         x = x + attend(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
@@ -120,7 +120,8 @@ class GPT2(nn.Module):
 
     def logits(self, x):
         """x (..., E) after ln_f -> logits (..., V)"""
-        return F.linear(x, self.wte.weight if self.lm_head is None else self.lm_head.weight)
+        head = self.wte if self.lm_head is None else self.lm_head
+        return product(x, head.weight)
 
     def forward(self, ids):
         """ids (B, T) int -> logits (B, T, V).  Raises ValueError for a wrong id, ContextFull past n_ctx."""
@@ -191,10 +192,10 @@ class GPT2(nn.Module):
             )
         cache.check_fits(self.config, ids.shape[0], self.dtype, self.device)
         slots = cache.claim()
-        x = (self.wte(ids) + self.wpe(slots))[:, None]  # (B, 1, E)
+        x = self.wte(ids) + self.wpe.weight[slots]  # (B, E)
         for layer, block in enumerate(self.blocks):
             x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
-        return self.logits(self.ln_f(x[:, 0]))
+        return self.logits(self.ln_f(x))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""

@@ -2,7 +2,10 @@
 
 import json
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,24 +13,26 @@ import pytest
 import torch
 from gpt2_models import torch_model
 
-from kvproof.bench import contest, gate, timing
+from kvproof.bench import records
 from kvproof.bench.decode import main
+from kvproof.bench.measure import contest, gate, machine, timing
 from kvproof.gpt2 import StaticCache, attention, generate, load
+from kvproof.gpt2.generate import Cached
 from kvproof.reference.config import Config
 
 ROOT = Path(__file__).parent.parent
-QUICK = ["--device", "cpu", "--max-tokens", "4", "--repeats", "1"]
+QUICK = ["--device", "cpu", "--new-tokens", "4", "--repeats", "1"]
 
 
 def test_the_report_comes_in_order_and_all_is_green(capsys):
     assert main(["--impl", "all", *QUICK]) == 0
     out = capsys.readouterr().out
-    order = ["device", "torch", "commit", "NO GPU", "parity", "wrote:", "Once upon a time", "prefill ms", "Each row is"]
+    order = ["device", "commit", "versions", "NO GPU", "parity", "wrote:", "prefill", "A cached step reads", "At 4 new"]
     places = [out.index(word) for word in order]
     assert places == sorted(places)
     for impl in contest.IMPLS:
-        assert out.count(f"\n  {impl} ".ljust(11)) == 1, "its parity line"
-        assert out[places[-2] :].count(f"\n{impl} ".ljust(9)) == 1, "its row"
+        assert out.count(f"\n  {impl} ".ljust(14)) == 1, "its parity line"
+        assert out[places[-3] :].count(f"\n{impl} ".ljust(13)) == 1, "its row"
     assert out.count("(interpreter)") == 1
     assert "RED" not in out
 
@@ -35,16 +40,33 @@ def test_the_report_comes_in_order_and_all_is_green(capsys):
 def test_json_is_one_record_with_figures_that_belong_together(capsys):
     assert main(["--impl", "sdpa", "--batch", "3", "--prompt", "ROMEO:", "--prompt", "Once", "--json", *QUICK]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert set(record["timing"]) == set(record["parity"]) == {"naive", "sdpa"}
-    row = record["timing"]["sdpa"]
-    assert row["tokens_per_s"] == pytest.approx(3 * 4 / row["total_ms"] * 1e3)
-    assert row["total_ms"] == pytest.approx(row["prefill_ms"] + 3 * row["mean_ms"])
-    assert record["timing"]["naive"]["speedup"] == 1
-    assert row["speedup"] == pytest.approx(record["timing"]["naive"]["total_ms"] / row["total_ms"])
-    assert record["parity"]["sdpa"]["bar"] == 5e-5
-    assert record["parity"]["sdpa"]["tokens"] == 12
-    greedy = generate(load("tiny"), ["ROMEO:", "Once", "ROMEO:"], max_new_tokens=4)
-    assert record["timing"]["sdpa"]["ids"] == record["timing"]["naive"]["ids"] == [done.ids for done in greedy]
+    records.check(record, "the record")
+    naive, sdpa = record["impls"]
+    assert (naive["impl"], sdpa["impl"]) == ("naive", "sdpa")
+    (run,), total = sdpa["runs"], sdpa["total_ms"]["median"]
+    assert total == pytest.approx(1e3 * (run["prefill_s"] + sum(run["steps_s"])))
+    assert sdpa["tokens_per_s"]["median"] == pytest.approx(3 * 4 / total * 1e3)
+    assert naive["speedup"]["median"] == 1
+    assert sdpa["speedup"]["median"] == pytest.approx(naive["total_ms"]["median"] / total)
+    assert sdpa["gb_per_s"] == pytest.approx(sdpa["bytes_per_step"] / np.median(run["steps_s"]) / 1e9)
+    for parity in (sdpa["parity_before"], sdpa["parity_after"]):
+        assert (parity["bar"], parity["agree"], parity["of"]) == (5e-5, 12, 12)
+    (greedy,) = generate(load("tiny"), "ROMEO:", max_new_tokens=4)
+    assert sdpa["text"] == naive["text"] == greedy.text
+
+
+def test_bytes_of_a_step_are_the_weights_and_the_live_cache(capsys):
+    assert main(["--impl", "sdpa", "--batch", "2", "--context", "5", "--json", *QUICK]) == 0
+    record = json.loads(capsys.readouterr().out)
+    tiny, cell = load("tiny"), record["cell"]
+    cache = tiny.new_cache(2, 1)
+    assert cell["parameters"] == sum(weight.numel() for weight in tiny.parameters())
+    assert cell["weight_bytes"] == sum(weight.nbytes for weight in tiny.parameters()) - tiny.wpe.weight.nbytes
+    assert 2 * cell["kv_bytes_per_token"] == sum(x.nbytes for x in (*cache.k, *cache.v))
+    assert cell["prompt_tokens"] == [5, 5]
+    naive, sdpa = (row["bytes_per_step"] for row in record["impls"])
+    assert naive == cell["weight_bytes"]
+    assert sdpa == naive + 2 * cell["kv_bytes_per_token"] * np.mean([6, 7, 8])
 
 
 def unscaled(q, cache, layer):
@@ -64,10 +86,33 @@ def test_a_wrong_decode_step_is_red_in_every_dtype_and_is_not_timed(monkeypatch,
     monkeypatch.setattr(contest, "timed_greedy", None)
     assert main(["--impl", "eager", "--dtype", dtype, *QUICK]) == 1
     out = capsys.readouterr().out
-    assert "eager   RED" in out
-    assert "naive   ok" in out
+    assert "eager       RED" in out
+    assert "naive       ok" in out
     assert "nothing is timed" in out
     assert "tokens/s" not in out
+
+
+def test_an_impl_made_wrong_while_it_is_timed_is_caught_after_it(monkeypatch, capsys):
+    timed = contest.timed_greedy
+
+    def and_then_spoilt(source, *how):
+        if isinstance(source, Cached):  # right when it was judged, wrong from its first timed run on
+            monkeypatch.setitem(attention.DECODE_STEP, "sdpa", unscaled)
+        return timed(source, *how)
+
+    monkeypatch.setattr(contest, "timed_greedy", and_then_spoilt)
+    assert main(["--impl", "sdpa", *QUICK]) == 1
+    out = capsys.readouterr().out
+    assert "sdpa        ok" in out
+    assert "after timing: RED" in out
+    assert "its timed runs did not write the oracle's tokens" in out
+    assert "sdpa         REFUSED: parity was red after timing" in out
+
+
+def test_a_figure_faster_than_memory_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "read_bandwidth", lambda nbytes, device: [1e-6, 1e-6])
+    assert main(["--impl", "sdpa", *QUICK]) == 1
+    assert "GB/s is above 1.1 x 0.0 GB/s (best measured)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("heads", [1, 2])
@@ -89,7 +134,7 @@ def short_by_one(q, cache, layer):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_green_where_float32_and_the_attention_op_are(capsys, dtype):
-    assert main(["--impl", "all", "--dtype", dtype, "--device", "cpu", "--max-tokens", "2", "--repeats", "1"]) == 0
+    assert main(["--impl", "all", "--dtype", dtype, "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]) == 0
     assert "RED" not in capsys.readouterr().out
 
 
@@ -132,7 +177,9 @@ def test_a_wrong_attention_that_final_logits_in_half_precision_hide_is_found_in_
     [
         (["--model", "tinny"], "did you mean 'tiny'?"),
         (["--prompt", ""], "prompt 0 is empty"),
-        (["--max-tokens", "2000"], "1019 fit"),
+        (["--new-tokens", "2000"], "1019 fit"),
+        (["--context", "1024"], "1 fit"),
+        (["--graph"], "it replays triton's step on CUDA"),
         (["--device", "abacus"], "device 'abacus' is not known here"),
         (["--device", "meta"], "device 'meta' is not known here"),
         (["--prompt", "a", "--prompt", "b", "--batch", "1"], "2 prompts came for a batch of 1"),
@@ -145,7 +192,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [["--impl", "fast"], ["--max-tokens", "1"], ["--batch", "0"], ["--dtype", "int8"]])
+@pytest.mark.parametrize("argv", [["--impl", "fast"], ["--new-tokens", "1"], ["--batch", "0,8"], ["--dtype", "int8"]])
 def test_a_wrong_option_is_exit_code_2(capsys, argv):
     with pytest.raises(SystemExit) as exit:
         main(argv)
@@ -185,10 +232,66 @@ def test_the_stopwatch_recovers_injected_costs(monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     run = timing.timed_greedy(FakeSource(clock, [5.0, 1.0, 2.0, 6.0]), [[1]], 4, torch.device("cpu"))
-    assert (run.prefill, run.steps) == (5.0, [1.0, 2.0, 6.0])
-    assert (run.total, run.mean_step, run.median_step) == (14.0, 3.0, 2.0)
+    assert (run.prefill, run.steps, run.total) == (5.0, [1.0, 2.0, 6.0], 14.0)
 
 
-def test_the_median_run_is_kept_whole():
-    runs = [timing.Timing(total, [1.0], []) for total in (9.0, 2.0, 5.0)]
-    assert timing.median_run(runs) is runs[2]
+def test_impls_take_turns_and_another_begins_each(monkeypatch):
+    order = []
+    monkeypatch.setattr(contest, "timed_greedy", lambda source, *_: order.append(source))
+    race = object.__new__(contest.Contest)
+    race.models, race.prompts, race.steps = contest.Models("tiny", torch.device("cpu")), [[1]], 9
+    race.device, race.sources = torch.device("cpu"), {name: name for name in "abc"}
+    runs = race.race({"a": 2, "b": 3, "c": 1})
+    assert order == ["a", "b", *"abc", *"ba", *"b"], "a and b warm up first; c has but one run"
+    assert {impl: len(done) for impl, done in runs.items()} == {"a": 2, "b": 3, "c": 1}
+
+
+def test_a_sweep_keeps_each_cell_and_a_second_run_does_only_what_is_missing(tmp_path, capsys):
+    results = tmp_path / "run.jsonl"
+    sweep = ["--impl", "eager", "--device", "cpu", "--repeats", "1", "--results", str(results)]
+    assert main([*sweep, "--new-tokens", "2,3"]) == 0
+    first = results.read_bytes()
+    assert [r["cell"]["new_tokens"] for r in records.read(results)] == [2, 3]
+    assert main([*sweep, "--new-tokens", "3,4", "--batch", "1,2"]) == 0
+    assert results.read_bytes().startswith(first)
+    cells = [(r["cell"]["batch"], r["cell"]["new_tokens"]) for r in records.read(results)]
+    assert cells == [(1, 2), (1, 3), (1, 4), (2, 3), (2, 4)]
+    assert "holds 1 of 4 cells" in capsys.readouterr().err
+
+
+def test_a_cell_that_was_red_stays_red_when_the_sweep_goes_on(tmp_path, capsys, monkeypatch):
+    results = tmp_path / "run.jsonl"
+    with monkeypatch.context() as spoilt:
+        spoilt.setitem(attention.DECODE_STEP, "eager", unscaled)
+        assert main(["--impl", "eager", *QUICK, "--results", str(results)]) == 1
+    (record,) = records.read(results)
+    assert not any(row["runs"] for row in record["impls"])
+    assert main(["--impl", "eager", *QUICK, "--results", str(results)]) == 1
+    assert records.read(results) == [record]
+
+
+def test_a_results_file_that_is_none_is_refused_and_kept(tmp_path, capsys):
+    results = tmp_path / "notes.txt"
+    results.write_text("my notes\n")
+    assert main(["--impl", "eager", *QUICK, "--results", str(results)]) == 2
+    assert "notes.txt:1: no JSON" in capsys.readouterr().err
+    assert results.read_text() == "my notes\n"
+
+
+@pytest.mark.parametrize("delay", [2.0, 3.5, 5.0])
+def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(tmp_path, delay):
+    results = tmp_path / "run.jsonl"
+    command = [sys.executable, str(ROOT / "bench" / "decode.py"), "--impl", "eager", "--device", "cpu"]
+    command += ["--repeats", "1", "--new-tokens", "2,3,4,5,6,7,8,9", "--results", str(results)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        deadline = time.monotonic() + 60
+        while not results.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(delay / 50)
+        run.send_signal(signal.SIGKILL)
+    kept = results.read_bytes()
+    assert kept.endswith(b"\n")
+    assert 1 <= len(records.read(results)) <= 8
+    subprocess.run(command, check=True, capture_output=True)
+    assert results.read_bytes().startswith(kept)
+    assert [r["cell"]["new_tokens"] for r in records.read(results)] == list(range(2, 10))

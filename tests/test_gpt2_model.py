@@ -9,9 +9,9 @@ from gpt2_models import CACHED, IMPLS, forced, golden_model, random_prompts, sma
 from reference_models import F32_BAR, F64_BAR, error, goldens
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kvproof.bench.impls import forced_logits, torch_source
+from kvproof.bench.measure.impls import forced_logits, torch_source
 from kvproof.gpt2 import CacheMismatch, ContextFull, sampling
-from kvproof.gpt2.attention import DECODE_STEP
+from kvproof.gpt2.attention import DECODE_STEP, product
 from kvproof.reference import forward
 
 BARS = {"float64": F64_BAR, "float32": F32_BAR}
@@ -25,6 +25,24 @@ def oracle_logits(config, params, prompts, tokens):
         ids = np.array([[*prompt, *row]])
         rows.append(forward(ids, params, config)[0, len(prompt) - 1 :])
     return np.stack(rows)
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+@pytest.mark.parametrize("shape", [(1, 24), (3, 24), (2, 5, 24)])
+def test_a_product_is_the_same_in_either_layout_with_and_without_gradients(shape, layout):
+    rng = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=rng) for s in (shape, (40, 24), (40,)))
+    if layout == "columns":
+        weight = weight.mT.contiguous().mT
+    exact = x.double() @ weight.double().mT + bias.double()
+    with torch.no_grad():
+        assert (product(x, weight, bias) - exact).abs().max() < 1e-5
+        assert (product(x, weight) - (exact - bias)).abs().max() < 1e-5
+    x.requires_grad_()
+    y = product(x, weight, bias)
+    assert (y - exact).abs().max() < 1e-5
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert (gradient - weight.sum(0)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -20,45 +20,40 @@ ALLOWED = {
     "reference": {"numpy", "ml_dtypes", "safetensors", "reference"},
     "kernels": {"torch", "triton", "kernels"},
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
-    "bench": {"numpy", "torch", "ml_dtypes", "matplotlib", "reference", "gpt2", "kernels", "bench"},
+    "bench": {
+        *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "tqdm", "matplotlib"),
+        *("reference", "gpt2", "kernels", "bench"),
+    },
 }
-# The kernels are reached from within the branches that run them, never on import: triton may be absent.
-ALLOWED_INSIDE_FUNCTIONS = {"gpt2": {"kernels"}}
+# Reached from within the branches that run them, never on import, since they may be absent.
+ALLOWED_INSIDE_FUNCTIONS = {
+    "gpt2": {"kernels"},
+    "bench": {"triton", "transformers", "onnx", "onnxruntime", "flash_attn", "flashinfer"},
+}
+
+
+# Within bench/: its commands import any of these, and they import as little of each other.
+ROOMS = {"measure": set(), "show": {"measure"}, "footprint": set(), "kit": {"measure", "show"}}
 
 
 def imports(path: Path):
-    """(folder or package imported, line number, whether inside a function) of every import in a file."""
+    """(dotted name, ours or a package's, line number, whether inside a function) of each name that a file imports."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
     }
+    package = path.parent.parts[max(i for i, part in enumerate(path.parent.parts) if part in FOLDERS) :]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield from ((name, node.lineno, id(node) in inside) for name in targets(alias.name, path))
-        elif isinstance(node, ast.ImportFrom):
-            module = "." * node.level + (node.module or "")
-            names = (
-                [f"{module}{'' if module.endswith('.') else '.'}{a.name}" for a in node.names]
-                if not node.module
-                else [module]
-            )
-            if module in ("kvproof",):
-                names = [f"kvproof.{a.name}" for a in node.names]
-            for name in names:
-                yield from ((target, node.lineno, id(node) in inside) for target in targets(name, path))
-
-
-def targets(name: str, path: Path):
-    """The top-level package, or our folder, that a dotted import name means."""
-    if name.startswith(".."):
-        yield name[2:].split(".")[0]
-    elif name.startswith("."):
-        yield path.parent.name
-    elif name.startswith("kvproof"):
-        yield name.split(".")[1]
-    else:
-        yield name.split(".")[0]
+            names = [alias.name for alias in node.names]
+        elif not isinstance(node, ast.ImportFrom):
+            continue
+        else:
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            names = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
+        for name in names:
+            yield name.removeprefix("kvproof."), node.lineno, id(node) in inside
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -66,22 +61,33 @@ def test_no_arrow_is_drawn_backwards(folder):
     paths = sorted((ROOT / folder).rglob("*.py"))
     assert len(paths) > 2
     for path in paths:
-        for target, line, inside in imports(path):
+        for name, line, inside in imports(path):
+            target = name.split(".")[0]
             allowed = ALLOWED[folder] | (ALLOWED_INSIDE_FUNCTIONS.get(folder, set()) if inside else set())
             known = target in sys.stdlib_module_names or target in allowed
             assert known, f"{path.relative_to(ROOT)}:{line} imports {target}, which {folder}/ must not"
 
 
+def test_the_rooms_of_bench_import_as_they_may():
+    for room, others in ROOMS.items():
+        for path in sorted((ROOT / "bench" / room).glob("*.py")):
+            for name, line, _ in imports(path):
+                used = name.split(".")[1] if name.startswith("bench.") else room
+                known = used in {room, "records", *others}
+                assert known, f"bench/{room}/{path.name}:{line} imports {name}, which {room}/ must not"
+
+
 def test_the_walk_sees_every_kind_of_import(tmp_path):
-    path = tmp_path / "gpt2" / "x.py"
-    path.parent.mkdir()
+    path = tmp_path / "gpt2" / "deep" / "x.py"
+    path.parent.mkdir(parents=True)
     path.write_text(
-        "import torch.nn as nn\nfrom ..kernels.backend import a\nfrom .. import bench\nfrom . import y\n"
-        "from kvproof.bench import z\nfrom kvproof import tests\ndef f():\n    import triton\n"
+        "import torch.nn as nn\nfrom ...kernels.backend import a\nfrom ... import bench\nfrom . import y\n"
+        "from ..model import GPT2\nfrom kvproof.bench import z\nfrom kvproof import tests\n"
+        "def f():\n    import triton\n"
     )
     assert [(name, inside) for name, _, inside in imports(path)] == [
-        ("torch", False), ("kernels", False), ("bench", False), ("gpt2", False),
-        ("bench", False), ("tests", False), ("triton", True),
+        ("torch.nn", False), ("kernels.backend.a", False), ("bench", False), ("gpt2.deep.y", False),
+        ("gpt2.model.GPT2", False), ("bench.z", False), ("tests", False), ("triton", True),
     ]  # fmt: skip
 
 
@@ -101,7 +107,7 @@ def test_files_and_functions_fit_their_budget():
 def test_importing_the_model_needs_no_triton_and_sets_nothing(tmp_path):
     program = (
         "import os, sys; before = dict(os.environ); sys.modules['triton'] = None\n"
-        "import kvproof.gpt2, kvproof.reference, kvproof.bench.contest, torch\n"
+        "import kvproof.gpt2, kvproof.reference, kvproof.bench.measure.contest, torch\n"
         "assert dict(os.environ) == before\n"
         "model = kvproof.gpt2.load('tiny')\n"
         "print(kvproof.gpt2.generate(model, 'Once', max_new_tokens=2)[0].finish_reason)\n"

@@ -11,10 +11,10 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from .. import reference
-from ..gpt2 import GPT2, Config
-from ..gpt2.attention import DECODE_STEP
-from ..reference import parity
+from ... import reference
+from ...gpt2 import GPT2, Config
+from ...gpt2.attention import DECODE_STEP
+from ...reference import parity
 
 # In half precision an impl may err by this many times what recomputing everything in the same dtype errs by: twice the
 # worst of 72 correct runs, 0.63 to 1.96 times (eager and sdpa, bfloat16 and float16, tiny and random:distilgpt2, 12 to
@@ -65,7 +65,17 @@ class Verdict:
         return not self.faults
 
     def record(self) -> dict:
-        return vars(self) | {"green": self.green}
+        """The schema's "parity"."""
+        error = self.error if np.isfinite(self.error) else None
+        agree = self.tokens - self.flips
+        return {
+            "green": self.green,
+            "error": error,
+            "bar": self.bar,
+            "agree": agree,
+            "of": self.tokens,
+            "faults": self.faults,
+        }
 
     def __str__(self) -> str:
         line = f"max logit error {self.error:.1e} (bar {self.bar:.0e})"

@@ -1,0 +1,1 @@
+"""How a decode is measured: the impls and peers, parity, clocks, statistics, the cost model that explains."""

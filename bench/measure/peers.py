@@ -1,0 +1,197 @@
+"""Other people's GPT-2s as Sources, from our weights: Hugging Face transformers here, onnxruntime in peers_onnx.py.
+
+The loop that feeds them is ours, the same for every impl: their own generate() does more per token than the model,
+such as stopping criteria and logits processors, and would be timed for it. Their packages are imported when a source
+is asked for, never before.
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...gpt2.weights import as_dtype, checkpoint, open_checkpoint
+from ...reference.config import Config
+from ...reference.synthetic import random_config, random_tensors
+from .environment import version
+from .impls import Source
+from .peers_onnx import OnnxSource, onnx_session
+
+# Impl -> the packages it needs, the one that computes first.
+PACKAGES = {
+    "hf-dynamic": ("transformers",),
+    "hf-static": ("transformers",),
+    "hf-uncached": ("transformers",),
+    "onnx": ("onnxruntime", "onnx"),
+}
+PEERS = tuple(PACKAGES)
+UNCACHED_PEERS = ("hf-uncached",)
+
+
+def available() -> dict[str, str | None]:
+    """Each peer's version here; None where one of its packages is absent."""
+    return {impl: version(names[0]) if all(map(version, names)) else None for impl, names in PACKAGES.items()}
+
+
+def peer_dtype(impl: str, dtype: str) -> str:
+    """The dtype a peer runs in: our ONNX graph's attention knows float32 alone, which stands in for half precision."""
+    return "float32" if impl == "onnx" and dtype in ("float16", "bfloat16") else dtype
+
+
+def peer_source(
+    impl: str, name: str | Path, dtype: str | torch.dtype, device: torch.device, batch: int, capacity: int
+) -> Source:
+    """A peer's way to decode `batch` sequences of up to `capacity` tokens of the model `load(name)` gives.
+
+    Models are kept between calls; each source has a cache of its own.
+    Raises ImportError where its package is absent, ValueError for what it cannot compute, and what `load` raises.
+    """
+    require(impl)
+    dtype = as_dtype(dtype)
+    if impl != "onnx":
+        return TransformersSource(hf_model(name, dtype, device), impl, batch, capacity)
+    if dtype != torch.float32 or device.type != "cpu":
+        raise ValueError(f"onnx came with {dtype} on {device}; it computes in float32 on the CPU: leave it out here")
+    return OnnxSource(cached_session(name, torch.get_num_threads()), batch, capacity)
+
+
+def require(impl: str):
+    """Raises ImportError unless the peer's packages are here."""
+    for package in PACKAGES[impl]:
+        if version(package) is None:
+            raise ImportError(f"{package} is not here; python -m pip install -e '.[peers]'")
+
+
+def open_weights(name: str | Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]]]:
+    """The config and the tensors of what `load` takes, by canonical name, one at a time, as stored.
+
+    Read anew, not taken from our model: a peer owes nothing to how ours keeps its weights.
+    """
+    path = checkpoint(name)
+    if isinstance(path, str):
+        config = random_config(path)
+        return config, ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
+    return open_checkpoint(path)[:2]
+
+
+@lru_cache(maxsize=1)
+def cached_session(name: str | Path, threads: int):
+    """The last model asked for as an ONNX graph, ready to run."""
+    return onnx_session(*open_weights(name), threads)
+
+
+@lru_cache(maxsize=2)  # one cell needs two at most: half precision is held to float32 as well
+def hf_model(name: str | Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """transformers' GPT2LMHeadModel with the weights of `load(name)`, for inference; nothing is downloaded by it.
+
+    Holds one copy of the weights, and one tensor more while it loads. The head is tied where the config ties it,
+    attention is transformers' "sdpa", and the activation the one that a published config.json names.
+    """
+    require("hf-dynamic")
+    from transformers import GPT2LMHeadModel
+
+    config, tensors = open_weights(name)
+    first = next(tensors)
+    with torch.device("meta"):
+        model: Any = GPT2LMHeadModel(hf_config(config))
+    if config.tie_word_embeddings:
+        model.lm_head = torch.nn.Identity()  # else memory is asked for it, and the tie is lost on the way
+    model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    place = dict(model.named_parameters())
+    for key, tensor in chain([first], tensors):
+        place[key if key.startswith("lm_head.") else f"transformer.{key}"].copy_(tensor)
+    if config.tie_word_embeddings:
+        with torch.device("meta"):
+            model.lm_head = torch.nn.Linear(config.n_embd, config.n_vocab, bias=False)
+        model.lm_head.weight = model.transformer.wte.weight
+    return model
+
+
+def hf_config(config: Config) -> Any:
+    """Our Config as transformers' GPT2Config, without dropout."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=config.n_vocab,
+        n_positions=config.n_ctx,
+        n_embd=config.n_embd,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_inner=config.n_inner,
+        activation_function="gelu_new" if config.gelu == "tanh" else "gelu",
+        layer_norm_epsilon=config.layer_norm_epsilon,
+        tie_word_embeddings=config.tie_word_embeddings,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=config.eos_token_id,
+        eos_token_id=config.eos_token_id,
+        attn_implementation="sdpa",
+    )
+
+
+class TransformersSource:
+    """A transformers model with a DynamicCache, a StaticCache, or none, as a Source.
+
+    model     from hf_model
+    impl      hf-dynamic | hf-static | hf-uncached
+    capacity  tokens of the longest sequence, its last new one left out
+
+    Prompts of several lengths are padded on the left, with a mask and with positions counted from each row's own first
+    token, as transformers wants it; equal ones go without either, which is its fast path.
+    Source: transformers.DynamicCache, transformers.StaticCache.
+    """
+
+    def __init__(self, model: Any, impl: str, batch: int, capacity: int):
+        self.model, self.impl, self.batch, self.capacity = model, impl, batch, capacity
+        self.cache: Any = None
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """B prompts, from an empty cache -> logits (B, V)"""
+        self.cache = self._empty_cache()
+        lengths = [len(prompt) for prompt in prompts]
+        self.filled = max(lengths)
+        ids = torch.zeros(self.batch, self.capacity, dtype=torch.long)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[self.filled - len(prompt) : self.filled] = torch.as_tensor(prompt)
+        self.ids = ids.to(self.model.device)
+        self.positions = None
+        if min(lengths) < self.filled:
+            slots, padding = torch.arange(self.capacity), self.filled - torch.tensor(lengths)[:, None]
+            self.mask = (slots >= padding).to(self.model.device)  # (B, capacity)
+            self.positions = (slots - padding).clamp(min=0).to(self.model.device)
+        return self._logits(self.ids[:, : self.filled])
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """The newest token of each row, (B,) on the device -> logits (B, V)"""
+        self.filled += 1
+        if self.cache is not None:
+            return self._logits(ids[:, None])
+        self.ids[:, self.filled - 1] = ids
+        return self._logits(self.ids[:, : self.filled])
+
+    def _empty_cache(self) -> Any:
+        if self.impl == "hf-uncached":
+            return None
+        from transformers import DynamicCache, StaticCache
+
+        if self.impl == "hf-dynamic":
+            return DynamicCache(config=self.model.config)
+        if self.cache is not None:  # a static cache is memory to use again
+            self.cache.reset()
+            return self.cache
+        return StaticCache(config=self.model.config, max_cache_len=self.capacity)
+
+    @torch.no_grad()
+    def _logits(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pass on the newest tokens of each row, (B, M) -> logits (B, V) after them."""
+        ragged = {}
+        if self.positions is not None:
+            positions = self.positions[:, self.filled - ids.shape[1] : self.filled]
+            ragged = {"attention_mask": self.mask[:, : self.filled], "position_ids": positions}
+        use_cache = self.cache is not None
+        out = self.model(ids, past_key_values=self.cache, use_cache=use_cache, logits_to_keep=1, **ragged)
+        return out.logits[:, -1]

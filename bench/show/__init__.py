@@ -1,0 +1,1 @@
+"""How results are shown: sentences, a table, pictures, and one self-contained page."""
