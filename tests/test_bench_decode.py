@@ -237,13 +237,19 @@ def test_the_stopwatch_recovers_injected_costs(monkeypatch):
 
 def test_impls_take_turns_and_another_begins_each(monkeypatch):
     order = []
-    monkeypatch.setattr(contest, "timed_greedy", lambda source, *_: order.append(source))
+    slow = {"a": 1.0, "b": 1.0, "c": 1.0, "d": contest.PATIENCE}
+
+    def timed(source, *_):
+        order.append(source)
+        return timing.Run(slow[source], [], [])
+
+    monkeypatch.setattr(contest, "timed_greedy", timed)
     race = object.__new__(contest.Contest)
     race.models, race.prompts, race.steps = contest.Models("tiny", torch.device("cpu")), [[1]], 9
-    race.device, race.sources = torch.device("cpu"), {name: name for name in "abc"}
-    runs = race.race({"a": 2, "b": 3, "c": 1})
-    assert order == ["a", "b", *"abc", *"ba", *"b"], "a and b warm up first; c has but one run"
-    assert {impl: len(done) for impl, done in runs.items()} == {"a": 2, "b": 3, "c": 1}
+    race.device, race.sources = torch.device("cpu"), {name: name for name in slow}
+    runs = race.race({"a": 2, "b": 3, "c": 1, "d": 9})
+    assert order == [*"abd", *"abcd", *"bda", *"b"], "a, b and d warm up; c has but one run, and two of d's are enough"
+    assert {impl: len(done) for impl, done in runs.items()} == {"a": 2, "b": 3, "c": 1, "d": 2}
 
 
 def test_a_sweep_keeps_each_cell_and_a_second_run_does_only_what_is_missing(tmp_path, capsys):

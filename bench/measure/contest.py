@@ -17,6 +17,7 @@ from .machine import count_launches
 from .timing import Run, timed_greedy
 
 IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
+PATIENCE = 30.0  # seconds of timed runs after which an impl has no more turns, if it had two
 CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float64 is slow
 
 
@@ -135,7 +136,8 @@ class Contest:
     def race(self, rounds: dict[str, int]) -> dict[str, list[Run]]:
         """Time each impl so many times, interleaved so that drift hits all alike; its runs in the order of the turns.
 
-        Another impl begins each turn, so that none always runs after the same neighbour.
+        Another impl begins each turn, so that none always runs after the same neighbour. An impl that has spent
+        PATIENCE seconds, as recomputing everything soon has, leaves the later turns to the others.
         """
         flush = self.device.type == "cuda"
         runs: dict[str, list[Run]] = {impl: [] for impl in rounds}
@@ -146,7 +148,8 @@ class Contest:
         for turn in range(max(rounds.values())):
             first = turn % len(impls)
             for impl in impls[first:] + impls[:first]:
-                if turn < rounds[impl]:
+                spent = sum(run.total for run in runs[impl])
+                if turn < rounds[impl] and (turn < 2 or spent < PATIENCE):
                     runs[impl].append(timed_greedy(self.source(impl), self.prompts, self.steps, self.device, flush))
         return runs
 

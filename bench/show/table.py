@@ -47,7 +47,9 @@ def table(record: dict) -> Iterator[str]:
         yield row_line(row)
     cell, bandwidth = record["cell"], record["bandwidth"]
     megabytes = cell["weight_bytes"] / 1e6, sum(cell["prompt_tokens"]) * cell["kv_bytes_per_token"] / 1e6
-    once = ", triton's of 1, interpreted" * any(row["interpreted"] for row in record["impls"])
+    once = "".join(
+        f", {row['impl']}'s of {len(row['runs'])}" for row in record["impls"] if len(row["runs"]) < cell["repeats"]
+    )
     note = (
         f"A cached step reads {megabytes[0]:.1f} MB of weights and, at first, {megabytes[1]:.2f} MB of K and V. Memory "
         f"here reads {bandwidth['gb_per_s']:.1f} GB/s at that size. Step: median of all steps of {cell['repeats']} "
