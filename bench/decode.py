@@ -104,8 +104,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--new-tokens is 1; a decode step needs 2")
     args.prompt = args.prompt or ["Once upon a time"]
     args.batch = args.batch or [len(args.prompt) if not args.context else 1]
-    args.command = shlex.join(["python", "bench/decode.py", *(sys.argv[1:] if argv is None else argv)])
+    args.command = shlex.join(["python", "bench/decode.py", *portable(sys.argv[1:] if argv is None else argv)])
     return args
+
+
+def portable(argv: list[str]) -> list[str]:
+    """The words of a command without the user's folders: of a results file its name alone."""
+    return [Path(word).name if before == "--results" else word for before, word in zip(["", *argv], argv, strict=False)]
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:

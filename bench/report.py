@@ -1,6 +1,7 @@
 """One page to send to a colleague: what bench/decode.py measured, as a single HTML file that needs nothing else.
 
     python bench/report.py RESULTS [--out FILE.html]
+    python bench/report.py RESULTS --markdown         its tables for a README, on standard output
 
 RESULTS is the JSONL file of `bench/decode.py --results`; the page is written beside it unless --out says where.
 Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is absent.
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from kvproof.bench.records import read
 from kvproof.bench.show import page, verdict
+from kvproof.bench.show.markdown import markdown
 from kvproof.bench.show.page import Html, tag
 from kvproof.bench.show.verdict import NONE, TIMES, cell_name, interval, number
 
@@ -231,12 +233,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("results", type=Path, help="JSONL written by bench/decode.py --results")
     parser.add_argument("--out", type=Path, help="the page (default: beside RESULTS, with .html for its suffix)")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown instead")
     args = parser.parse_args(argv)
     out = args.out or args.results.with_suffix(".html")
     try:
         records = read(args.results)
         if not records:
             raise ValueError(f"{args.results} holds no record; write some with bench/decode.py --results")
+        if args.markdown:
+            print("\n".join(markdown(records)))
+            return 0
         out.write_text(report(records), encoding="utf-8", newline="\n")
     except (OSError, ValueError, ImportError) as error:
         hint = "; python -m pip install -e '.[plots]'" if isinstance(error, ImportError) else ""

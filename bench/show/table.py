@@ -9,15 +9,19 @@ COLUMNS = (
 )
 
 
+def short(value: float) -> str:
+    """Three digits that count, without an exponent."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def figure(value: float, width: int) -> str:
-    """Three digits that count, as many as the width allows."""
-    text = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-    return f"{text:>{width}}"
+    """A figure, flush right."""
+    return f"{short(value):>{width}}"
 
 
 def span(low: float | None, high: float | None, width: int) -> str:
     """An interval; empty where there is none."""
-    return f"{'' if low is None or high is None else f'{low:.3g} - {high:.3g}':>{width}}"
+    return f"{'' if low is None or high is None else f'{short(low)} - {short(high)}':>{width}}"
 
 
 def row_line(row: dict) -> str:
