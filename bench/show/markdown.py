@@ -1,50 +1,37 @@
-"""Records as a Markdown table, for a README or an issue."""
+"""Records as a Markdown table, for a README or an issue: a row per cell, a column per impl."""
 
 from collections.abc import Iterator, Sequence
 
-from .verdict import TIMES, cell_name, faults, interval, number
+from .verdict import TIMES, cell_name, faults, interval, number, quickest
 
-HEAD = ("impl", "prefill, ms", "step, ms (p20 … p80)", "tokens/s (95 %)", f"{TIMES} naive (95 %)", "GB/s", "of read")
+CAPTION = f"Tokens per second, prefill included: median (95 % interval), {TIMES} naive; in bold the quickest of a cell."
 
 
 def markdown(records: Sequence[dict]) -> Iterator[str]:
-    """The lines of one table per cell; the rows of the quickest tokens/s first, rows without a figure last."""
+    """The lines of the table, what its figures are, and where they were measured."""
+    impls = list(dict.fromkeys(row["impl"] for record in records for row in record["impls"]))
+    yield f"| cell | {' | '.join(f'`{impl}`' for impl in impls)} |"
+    yield "|---|" + "---:|" * len(impls)
     for record in records:
-        yield f"**{cell_name(record)}**"
-        yield ""
-        yield f"| {' | '.join(HEAD)} |"
-        yield "|---|" + "---:|" * (len(HEAD) - 1)
-        yield from (f"| {' | '.join(cells(row))} |" for row in sorted(record["impls"], key=slowness))
-        yield ""
+        rows = {row["impl"]: row for row in record["impls"]}
+        best = quickest(record["impls"])
+        figures = [entry(rows[impl], rows[impl] is best) if impl in rows else "" for impl in impls]
+        yield f"| {cell_name(record)} | {' | '.join(figures)} |"
+    yield ""
+    yield CAPTION
     places = [record["environment"] for record in records]
     commits = {f"{p['commit'] or 'unknown'}{' with changes' * bool(p['dirty'])}" for p in places}
     days = {record["written"][:10] for record in records}
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in p["versions"].items() if v) for p in places)
     devices = "; ".join(dict.fromkeys(place["device"] for place in places))
-    yield f"{devices}; {', '.join(sorted(days))}; commit {', '.join(sorted(commits))};"
-    yield "; ".join(dict.fromkeys(", ".join(f"{k} {v}" for k, v in p["versions"].items() if v) for p in places)) + "."
+    yield f"{devices}; {', '.join(sorted(days))}; commit {', '.join(sorted(commits))}; {'; '.join(versions)}."
 
 
-def slowness(row: dict) -> float:
-    """What the rows of a cell are sorted by."""
-    rate = row["tokens_per_s"]
-    return float("inf") if rate is None or row["refused"] or faults(row) else -rate["median"]
-
-
-def cells(row: dict) -> list[str]:
-    """An impl's row; where there is no figure to believe, the reason."""
-    name = f"`{row['impl']}`"
-    why = "; ".join(faults(row)) or row["refused"] or ("" if row["step_ms"] else "not timed")
+def entry(row: dict, best: bool) -> str:
+    """An impl's figures in a cell; where there is none to believe, the reason."""
+    why = "; ".join(faults(row)) or row["refused"] or ("" if row["tokens_per_s"] else "not timed")
     if why:
-        return [name, why.replace("|", "\\|"), *[""] * (len(HEAD) - 2)]
-    if row["interpreted"]:
-        name += " (interpreter)"
-    step, share = row["step_ms"], row["bandwidth_share"]
-    return [
-        name,
-        number(row["prefill_ms"]["median"]),
-        f"{number(step['median'])} ({number(step['p20'])} … {number(step['p80'])})",
-        f"{number(row['tokens_per_s']['median'])} ({interval(row['tokens_per_s'])})",
-        f"{number(row['speedup']['median'])} ({interval(row['speedup'])})",
-        number(row["gb_per_s"]),
-        f"{share:.0%}",
-    ]
+        return why.replace("|", "\\|")
+    rate, mark = number(row["tokens_per_s"]["median"]), "**" * best
+    spread = "interpreted" if row["interpreted"] else interval(row["tokens_per_s"])
+    return f"{mark}{rate}{mark} ({spread}), {number(row['speedup']['median'])}{TIMES}"
