@@ -235,7 +235,7 @@ def test_the_stopwatch_recovers_injected_costs(monkeypatch):
     assert (run.prefill, run.steps, run.total) == (5.0, [1.0, 2.0, 6.0], 14.0)
 
 
-def test_impls_take_turns_and_another_begins_each(monkeypatch):
+def test_impls_take_turns_each_in_an_order_of_its_own(monkeypatch):
     order = []
     slow = {"a": 1.0, "b": 1.0, "c": 1.0, "d": contest.PATIENCE}
 
@@ -248,7 +248,10 @@ def test_impls_take_turns_and_another_begins_each(monkeypatch):
     race.models, race.prompts, race.steps = contest.Models("tiny", torch.device("cpu")), [[1]], 9
     race.device, race.sources = torch.device("cpu"), {name: name for name in slow}
     runs = race.race({"a": 2, "b": 3, "c": 1, "d": 9})
-    assert order == [*"abd", *"abcd", *"bda", *"b"], "a, b and d warm up; c has but one run, and two of d's are enough"
+    warm, first, second, third = order[:3], order[3:7], order[7:10], order[10:]
+    assert warm == ["a", "b", "d"], "c has but one run"
+    assert (set(first), set(second), third) == (set("abcd"), set("abd"), ["b"]), "two of d's runs are enough"
+    assert [impl for impl in first if impl in second] != second
     assert {impl: len(done) for impl, done in runs.items()} == {"a": 2, "b": 3, "c": 1, "d": 2}
 
 

@@ -1,5 +1,7 @@
 """One model, one set of prompts, every impl: each is held to the same truth, then they run by turns."""
 
+import random
+import time
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -17,6 +19,7 @@ from .machine import count_launches
 from .timing import Run, timed_greedy
 
 IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
+PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
 PATIENCE = 30.0  # seconds of timed runs after which an impl has no more turns, if it had two
 CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float64 is slow
 
@@ -136,8 +139,9 @@ class Contest:
     def race(self, rounds: dict[str, int]) -> dict[str, list[Run]]:
         """Time each impl so many times, interleaved so that drift hits all alike; its runs in the order of the turns.
 
-        Another impl begins each turn, so that none always runs after the same neighbour. An impl that has spent
-        PATIENCE seconds, as recomputing everything soon has, leaves the later turns to the others.
+        Each turn has an order of its own, so that none always runs after the same neighbour, and a pause after each
+        run, until the threads of that one's libraries have stopped spinning. An impl that has spent PATIENCE seconds,
+        as recomputing everything soon has, leaves the later turns to the others.
         """
         flush = self.device.type == "cuda"
         runs: dict[str, list[Run]] = {impl: [] for impl in rounds}
@@ -145,11 +149,12 @@ class Contest:
         for impl in impls:
             if rounds[impl] > 1:  # a single run has no time to lose on warming up
                 timed_greedy(self.source(impl), self.prompts, min(self.steps, 4), self.device)
+        shuffled = random.Random(0)
         for turn in range(max(rounds.values())):
-            first = turn % len(impls)
-            for impl in impls[first:] + impls[:first]:
-                spent = sum(run.total for run in runs[impl])
-                if turn < rounds[impl] and (turn < 2 or spent < PATIENCE):
+            shuffled.shuffle(impls)
+            for impl in impls:
+                if turn < rounds[impl] and (turn < 2 or sum(run.total for run in runs[impl]) < PATIENCE):
+                    time.sleep(PAUSE)
                     runs[impl].append(timed_greedy(self.source(impl), self.prompts, self.steps, self.device, flush))
         return runs
 
