@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from kvproof.bench.plots import pictures
+from kvproof.bench.records import read
+from kvproof.bench.show.markdown import markdown
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MACHINE = ("device", "python", "versions", "commit")  # lines that differ by machine
@@ -59,3 +63,18 @@ def test_the_two_window_excerpt_stands_in_both_files():
 def test_every_file_the_readme_names_exists():
     for name in re.findall(r"\]\((?!http)([^)#]+)\)", README):
         assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("name", re.findall(r"<!-- (bench/results/.*?\.jsonl) -->", README))
+def test_a_table_of_the_readme_is_what_its_command_prints(name):
+    shown = re.search(rf"<!-- {re.escape(name)} -->\n(.*?)\n<!-- end -->", README, re.S)
+    assert shown
+    assert shown[1] == "\n".join(markdown(read(ROOT / name)))
+
+
+def test_the_pictures_are_drawn_from_the_committed_records_alone():
+    pytest.importorskip("matplotlib")
+    for results in (ROOT / "bench" / "results").glob("*.jsonl"):
+        records = read(results)
+        drawn = {name for name, figure in pictures(records) if not isinstance(figure, str)}
+        assert drawn == {picture.stem for picture in results.with_suffix("").glob("*.png")}
