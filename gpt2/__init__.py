@@ -2,7 +2,7 @@
 
 import sys
 
-from .cli_interrupt import quiet_ctrl_c, starting
+from .cli.interrupt import quiet_ctrl_c, starting
 
 with quiet_ctrl_c(starting(sys.argv[0])):  # torch takes seconds to import
     from ..reference.config import Config, ConfigError, ContextFull

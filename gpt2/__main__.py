@@ -2,8 +2,9 @@
 
 import signal
 import sys
+from importlib.metadata import entry_points
 
-from .cli_interrupt import INTERRUPTED, leave, quiet_ctrl_c
+from .cli.interrupt import INTERRUPTED, leave, quiet_ctrl_c
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -11,15 +12,19 @@ def main(argv: list[str] | None = None) -> int:
 
     argv  the words after `kvproof`; None, as the program itself calls it, takes the process's and its Ctrl-C
 
-    Returns the exit code: 0, 1, 2 or 130, as `kvproof --help` says; never raises but SystemExit, or for a bug of ours.
+    Returns the exit code: 0, 1, 2 or 130, as `kvproof --help` says, or what `kvproof verify --help` says of its own;
+    never raises but SystemExit, or for a bug of ours.
     """
-    program = argv is None
+    program, words = argv is None, sys.argv[1:] if argv is None else argv
     try:
         with quiet_ctrl_c(program):
-            from .cli_parser import parser
+            # A command that another part brings, which this one must not import: `verify` lives in bench/.
+            for brought in entry_points(group="kvproof.commands", name=words[0] if words else ""):
+                return brought.load()(words[1:])
+            from .cli.parser import parser
 
             args = parser().parse_args(argv)  # help and mistakes need no torch
-            from .cli_run import run
+            from .cli.run import run
         code = run(args)
     except KeyboardInterrupt as stop:  # whatever is half done has put itself in order on its way here
         print("kvproof:", str(stop) or "interrupted", file=sys.stderr)

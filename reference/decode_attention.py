@@ -1,7 +1,7 @@
 """The Triton kernel's twin: the same blocks and numbered steps as kernels/decode_attention.py, slow and plain.
 
 It explains, it does not judge: sharing the kernel's ideas, it would share its mistakes. The judge is the plain formula,
-`attention` in parity.py. The kernel's programs are the iterations of the loops in `decode_attention`; its tiles are
+`attention` in honest.py. The kernel's programs are the iterations of the loops in `decode_attention`; its tiles are
 arrays here. A block is R rows of ROWS slots; each row keeps its own m, l and acc and meets the others once, after the
 loop: on a GPU a row belongs to a few lanes of one warp, so nothing in the loop waits for another warp.
 

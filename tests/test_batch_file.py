@@ -11,9 +11,10 @@ import time
 import pytest
 import torch
 
-from kvproof.gpt2 import Completion, batch, cli_generate, generate, load, sampling
+from kvproof.gpt2 import Completion, batch, generate, load, sampling
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli_lock import OutputBusy, locked
+from kvproof.gpt2.cli import generate as cli_generate
+from kvproof.gpt2.cli.lock import OutputBusy, locked
 
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
 SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]

@@ -22,11 +22,11 @@ from reference_models import goldens
 
 from kvproof.gpt2 import Completion, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli_generate import Clock
-from kvproof.gpt2.cli_parser import DTYPES, IMPLS, parser
-from kvproof.gpt2.cli_run import RUN
-from kvproof.gpt2.cli_screen import Page, progress_bar
-from kvproof.gpt2.cli_tools import step_logits
+from kvproof.gpt2.cli.generate import Clock
+from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
+from kvproof.gpt2.cli.run import RUN
+from kvproof.gpt2.cli.screen import Page, progress_bar
+from kvproof.gpt2.cli.tools import step_logits
 from kvproof.gpt2.perplexity import sliding_nll
 from kvproof.gpt2.tokenizer import Tokenizer
 from kvproof.reference.config import Config
@@ -277,7 +277,7 @@ def interrupted(program: str, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", begin + program, *words], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("module", ["argparse", "kvproof.gpt2.cli_parser", "kvproof.gpt2.cli_run"])
+@pytest.mark.parametrize("module", ["argparse", "kvproof.gpt2.cli.parser", "kvproof.gpt2.cli.run"])
 def test_ctrl_c_while_a_command_is_imported_is_exit_code_130_and_silent(module):
     program = (
         f"sys.modules.pop({module!r}, None)\n"
@@ -311,7 +311,7 @@ def test_ctrl_c_at_any_moment_of_a_start_shows_no_traceback(program, lines):
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr
         err = iter(run.stderr)
-        assert any("kvproof.gpt2.cli_interrupt" in line for line in err)
+        assert any("kvproof.gpt2.cli.interrupt" in line for line in err)
         for _ in range(lines):
             next(err)
         run.send_signal(signal.SIGINT)

@@ -12,7 +12,7 @@ from attention_battery import DTYPES, Case, check_attention, draw, poison
 from kvproof.kernels.decode_attention import decode_attention, split_size, tile
 from kvproof.kernels.workspace import max_splits, workspace
 from kvproof.reference import decode_attention as twin
-from kvproof.reference.parity import attention_error, roundoff, weights
+from kvproof.reference.honest import attention_error, roundoff, weights
 
 
 def to_torch(x, device):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from ...kernels.backend import use_interpreter
-from ...reference.parity import attention_error
+from ...reference.honest import attention_error
 from ..measure.environment import version
 from ..measure.gate import to_numpy
 from ..measure.machine import limit, reading, typical

@@ -15,6 +15,7 @@ from ... import reference
 from ...gpt2 import GPT2, Config
 from ...gpt2.attention import DECODE_STEP
 from ...reference import parity
+from ...reference.honest import attention_error
 
 # In half precision an impl may err by this many times what recomputing everything in the same dtype errs by: twice the
 # worst of 72 correct runs, 0.63 to 1.96 times (eager and sdpa, bfloat16 and float16, tiny and random:distilgpt2, 12 to
@@ -101,7 +102,13 @@ def judge(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Verdict:
 
 
 def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
-    """What is wrong with the decode step's attention alone, on random numbers in the model's dtype, in words.
+    """What is wrong with the decode step's attention alone, in words."""
+    error = replayed_attention(model, batch, capacity)
+    return [f"its attention errs by {error:.1f} times what honest rounding explains"] if error > 1 else []
+
+
+def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
+    """The error of the decode step's attention alone, on random numbers in the model's dtype, in multiples of its gate.
 
     Its gate is far below anything a bug does, also in half precision, where final logits cannot tell. Every other head
     finds a needle in its last live slot, which a step short by one misses; dead slots hold NaN; rows are ragged.
@@ -120,8 +127,7 @@ def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
     o, q, k, v = (to_numpy(x) for x in (o, q, cache.k[0], cache.v[0]))
     # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is honest too, but wider.
     inner = None if model.impl == "triton" else q.dtype
-    error = parity.attention_error(o, q, k, v, np.array(lengths), inner=inner)
-    return [f"its attention errs by {error:.1f} times what honest rounding explains"] if error > 1 else []
+    return attention_error(o, q, k, v, np.array(lengths), inner=inner)
 
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:

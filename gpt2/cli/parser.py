@@ -15,6 +15,8 @@ exit codes:
   2    a mistake in the call: an option, a file, a model's name; one line on standard error says what to do
   130  Ctrl-C
 
+`kvproof verify` judges whether two paths differ by rounding or by a bug; its exit codes are its own.
+
 Run `kvproof COMMAND --help` for the options and an example of each."""
 
 MODEL = (

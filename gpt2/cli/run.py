@@ -7,8 +7,8 @@ import sys
 
 import torch
 
-from .cli_generate import run_generate
-from .cli_tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
+from .generate import run_generate
+from .tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
 
 RUN = {
     "generate": run_generate,

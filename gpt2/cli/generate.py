@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from . import batch, sampling
-from .cli_lock import locked
-from .cli_screen import Page, progress_bar
-from .generate import Completion, check_fit, generate, to_ids
-from .model import GPT2
-from .stream import NotFinite
-from .weights import load
+from .. import batch, sampling
+from ..generate import Completion, check_fit, generate, to_ids
+from ..model import GPT2
+from ..stream import NotFinite
+from ..weights import load
+from .lock import locked
+from .screen import Page, progress_bar
 
 Listener = Callable[[int, int | None, str], None]
 
@@ -26,7 +26,7 @@ def interpreted(args: argparse.Namespace) -> bool:
 def load_model(args: argparse.Namespace) -> GPT2:
     """The model that --model, --dtype, --device and --impl mean."""
     if interpreted(args):
-        from ..kernels.backend import use_interpreter
+        from ...kernels.backend import use_interpreter
 
         use_interpreter()
     return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)

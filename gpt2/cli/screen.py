@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from .generate import Completion
+from ..generate import Completion
 
 
 class Page:

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..reference.config import Config
-from ..reference.synthetic import SIZES, random_config
-from ..reference.weights import expected_shapes, read_config
-from .cli_generate import load_model
-from .cli_screen import progress_bar
-from .model import GPT2
-from .perplexity import sliding_nll
-from .tokenizer import Tokenizer, gpt2_tokenizer
-from .weights import as_dtype, checkpoint, find_tokenizer, load
+from ...reference.config import Config
+from ...reference.synthetic import SIZES, random_config
+from ...reference.weights import expected_shapes, read_config
+from ..model import GPT2
+from ..perplexity import sliding_nll
+from ..tokenizer import Tokenizer, gpt2_tokenizer
+from ..weights import as_dtype, checkpoint, find_tokenizer, load
+from .generate import load_model
+from .screen import progress_bar
 
 
 def parse_ids(text: str) -> list[int]:
@@ -143,6 +143,6 @@ def run_info(args: argparse.Namespace):
 
 
 def run_download(args: argparse.Namespace):
-    from .hub import fetch
+    from ..hub import fetch
 
     print(fetch(args.name, Path(args.folder) if args.folder else None))

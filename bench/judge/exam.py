@@ -1,0 +1,147 @@
+"""The judge's exam: every bug of the corpus, and runs without one, beside what tolerances say of the same numbers."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...gpt2.contract.adapters import small_model
+from ...gpt2.faults import TORCH_FAULTS, in_torch
+from ...reference.faults import FAULTS
+from ...reference.parity import BUG, ORACLE, judge
+from ...reference.probes import probe
+from ..measure.contest import Models
+from .divergence import first_divergence, measured_gates
+from .investigation import attention_of
+from .oracle import NumpySubject
+from .subjects import OurSubject
+
+DTYPE = "bfloat16"  # what people decode in, and where bugs hide
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """One run before the judge.
+
+    kind          "attention", "cache", "model" or "torch", as the corpus has it; "clean" where nothing is wrong
+    ladder        the judge's word on the logits
+    probes        the exact probes' word on the attention by itself, from 16-bit numbers alone; None where not asked
+    assert_close  torch.testing.assert_close, at its defaults, calls the bfloat16 logits different
+    allclose      so does torch.allclose(atol=1e-2)
+    place, found  (layer, operation) where the bug is, and where the report says that the paths part
+    """
+
+    name: str
+    kind: str
+    ladder: str
+    probes: str | None
+    assert_close: bool
+    allclose: bool
+    place: list | None
+    found: list | None
+
+    @property
+    def called(self) -> bool:
+        """Whether the judge calls it a bug."""
+        return BUG in (self.ladder, self.probes)
+
+
+def differ(check: Callable[[], Any]) -> bool:
+    """Whether a check of torch's says that two tensors differ."""
+    try:
+        return check() is False
+    except AssertionError:
+        return True
+
+
+def tolerances(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
+    """What two usual tolerances say of logits in bfloat16: (assert_close, allclose) call them different."""
+    x, y = (torch.from_numpy(np.asarray(z, np.float64)).bfloat16() for z in (a, b))
+    return (
+        differ(lambda: torch.testing.assert_close(x, y)),
+        differ(lambda: torch.allclose(x, y, atol=1e-2)),
+    )
+
+
+def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str = DTYPE, op=None, alone=None) -> Sitting:
+    """Judge a subject and note what everybody says.  alone: the attention by itself, for the probes."""
+    verdict = judge(subject.paths, dtype, question=subject.question, op=op)
+    found = None
+    if verdict.verdict == BUG and kind != "clean":
+        a, b = subject.trace("float64")
+        parted = first_divergence(a, b, measured_gates(subject), subject.positions)
+        found = parted and [parted.layer, parted.operation]
+    probed = probe(alone, DTYPE).verdict if alone else None
+    logits = subject.paths(dtype if isinstance(subject, OurSubject) else "float32")
+    return Sitting(name, kind, verdict.verdict, probed, *tolerances(*logits), place and list(place), found)
+
+
+def prompts(seed: int, n_vocab: int) -> list[list[int]]:
+    """Two prompts of different length, drawn at random."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(n_vocab, size=n).tolist() for n in rng.permutation([5 + seed % 7, 19])]
+
+
+def ours(models: Models, impl: str, seed: int, fault: Any = None) -> OurSubject:
+    """tiny by an impl, with a fault planted or none, against recomputing or, where only it can see, the oracle."""
+    against = "numpy" if fault and fault.seen_by == ORACLE else "naive"
+    ids = prompts(seed, models.torch("float32").config.n_vocab)
+    return OurSubject(models, impl, against, prompts=ids, steps=STEPS, inject=fault and fault.inject)
+
+
+def in_numpy(fault: Any) -> NumpySubject:
+    """A wrong path of the corpus in NumPy, on a small random model, against what it should have given."""
+    _, config = small_model()
+    ids = np.arange(48).reshape(2, 24)  # among them tokens after which the last logit is negative: a padded one may win
+    return NumpySubject(fault.name, fault.apply, lambda dtype: small_model(dtype)[0], config, ids, trusted=fault.honest)
+
+
+def exam(clean: int = 50, most: int | None = None) -> Iterator[Sitting]:
+    """Everything: `clean` runs without a bug, then the corpus, of each kind `most` at most."""
+    models = Models("tiny", torch.device("cpu"))
+    for seed in range(clean):
+        subject = ours(models, ("eager", "sdpa")[seed % 2], seed)
+        yield sit(f"{subject.name_a}, prompts {seed}", "clean", subject, None, op=attention_of(subject))
+    for kind in ("cache", "model"):
+        for fault in [fault for fault in FAULTS if fault.kind == kind][:most]:
+            yield sit(fault.name, kind, in_numpy(fault), fault.place, "float32")
+    for fault in [fault for fault in FAULTS if fault.kind == "attention"][:most]:
+        yield sit(fault.name, "attention", ours(models, "eager", 0, in_torch(fault)), fault.place, alone=fault.apply)
+    for fault in TORCH_FAULTS[:most]:
+        yield sit(fault.name, "torch", ours(models, "eager", 0, fault), fault.place)
+
+
+def write(path: Path, sittings: Iterable[Sitting]):
+    """One JSON line each, as they are known."""
+    with path.open("w", encoding="utf-8") as file:
+        for sitting in sittings:
+            print(json.dumps(asdict(sitting)), file=file, flush=True)
+
+
+def read(path: Path) -> list[Sitting]:
+    """What `write` wrote."""
+    return [Sitting(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def table(sittings: Sequence[Sitting]) -> Iterator[str]:
+    """The lines of a Markdown table: per kind, how many each caught; of clean runs, how many were accused."""
+    yield "| runs | | the judge | `assert_close` | `allclose(atol=1e-2)` | place named |"
+    yield "|---|---:|---:|---:|---:|---:|"
+    names = {"attention": "attention", "cache": "cache", "model": "model", "torch": "planted in torch"}
+    for kind, words in names.items():
+        yield row(f"bugs: {words}", [s for s in sittings if s.kind == kind])
+    yield row("bugs: all", [s for s in sittings if s.kind in names])
+    yield row("clean, accused", [s for s in sittings if s.kind == "clean"])
+
+
+def row(words: str, of: Sequence[Sitting]) -> str:
+    """A row of the table."""
+    placed = [s for s in of if s.place and s.ladder == BUG]
+    right = f"{sum(s.place == s.found for s in placed)} of {len(placed)}" if placed else ""
+    counts = (sum(s.called for s in of), sum(s.assert_close for s in of), sum(s.allclose for s in of))
+    return f"| {words} | {len(of)} | {' | '.join(map(str, counts))} | {right} |"

@@ -1,0 +1,169 @@
+"""A pytest plugin: is this cached decode the same computation, or does it have a bug?
+
+Three assertions, as functions to import and as fixtures of the same names:
+
+    assert_same_decode(a, b)           two ways to the same logits: rounding, or a bug?
+    assert_cache_contract(make_cache)  the promises of gpt2/contract/cache.py, each by itself
+    assert_attention(fn)               the promises of gpt2/contract/attention.py for fn(q, k, v, lengths) -> o
+
+A whole test file, for a decode of yours in place of these two:
+
+    import numpy as np
+    from kvproof.gpt2.contract.adapters import small_model
+    from kvproof.reference import forward
+    from kvproof.reference.faults import cached_logits, decode
+
+    def test_attention(assert_attention):
+        assert_attention(decode)
+
+    def test_logits(assert_same_decode):
+        def run(f):
+            return lambda dtype, shift: f(np.arange(48).reshape(2, 24), *small_model(dtype, shift))
+        assert_same_decode(run(cached_logits), run(forward), question="against the oracle")
+
+With --kvproof-json FOLDER the fixtures leave one JSON file per test that used them. pytest loads this module in every
+run, so it imports nothing of weight before an assertion is called.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from ..gpt2.contract.report import ContractReport
+    from ..reference.verdict import Verdict
+
+
+class DecodeDiffers(AssertionError):
+    """The judge did not say ROUNDING; `report` is its verdict."""
+
+    def __init__(self, verdict: "Verdict"):
+        rungs = [
+            f"  {rung.dtype:<9} differ by {rung.error:.2g}, rounding explains {rung.gate:.2g}"
+            + ("" if rung.green else "  <-- more than rounding")
+            for rung in verdict.rungs
+        ]
+        super().__init__("\n".join([f"{verdict.verdict}: {verdict.reason}", *rungs]))
+        self.report = verdict
+
+
+def assert_same_decode(
+    a: Any,
+    b: Any,
+    dtype: str | None = None,
+    *,
+    question: str = "cached against uncached",
+    allow_inconclusive: bool = False,
+) -> "Verdict":
+    """Raise DecodeDiffers unless the judge (reference/parity.py) says ROUNDING of path a beside the trusted path b.
+
+    a, b      functions f(dtype, shift) or f(dtype) -> logits (B, n, V) of the same positions, or arrays of logits; see
+              check_decode in gpt2/contract/decode.py. With shift, the judge measures rounding instead of assuming it
+    dtype     the one in question; by default float32, or that of the arrays
+    question  what is compared, in words: "cached against uncached" or "against the oracle"
+    allow_inconclusive  pass where nothing can be told, as from bfloat16 arrays alone; a BUG never passes
+    returns   the verdict
+    """
+    __tracebackhide__ = True
+    from ..gpt2.contract.decode import check_decode
+
+    verdict = check_decode(a, b, dtype, question)
+    if verdict.verdict != "ROUNDING" and not (allow_inconclusive and verdict.verdict == "INCONCLUSIVE"):
+        raise DecodeDiffers(verdict)
+    return verdict
+
+
+def assert_cache_contract(make_cache: Callable[[], Any], **options: Any) -> "ContractReport":
+    """Raise ContractBroken unless the cache keeps the contract; gpt2/contract/cache.py has the options."""
+    __tracebackhide__ = True
+    from ..gpt2.contract.cache import check_cache
+
+    return check_cache(make_cache, **options).raise_if_broken()
+
+
+def assert_attention(fn: Callable[..., Any], **options: Any) -> "ContractReport":
+    """Raise ContractBroken unless fn(q, k, v, lengths) -> o is decode attention.
+
+    See check_attention in gpt2/contract/attention.py for the options, such as dtype="bfloat16", device="cuda".
+    """
+    __tracebackhide__ = True
+    from ..gpt2.contract.attention import check_attention
+
+    return check_attention(fn, **options).raise_if_broken()
+
+
+def pytest_addoption(parser: pytest.Parser):
+    group = parser.getgroup("kvproof")
+    group.addoption(
+        "--kvproof-json",
+        metavar="FOLDER",
+        help="write what kvproof's fixtures found, one JSON file per test, into this folder",
+    )
+
+
+def pytest_configure(config: pytest.Config):
+    # Made absolute here, once: workers of pytest-xdist may stand elsewhere.
+    if folder := config.getoption("kvproof_json"):
+        config.option.kvproof_json = str(Path(folder).resolve())
+
+
+@pytest.fixture
+def kvproof_records(request: pytest.FixtureRequest):
+    """What the assertions of this test found, as JSON-able dicts, written at its end if a folder was given."""
+    records: list[dict] = []
+    yield records
+    folder = request.config.getoption("kvproof_json")
+    if folder and records:
+        write_records(Path(folder), request.node.nodeid, records)
+
+
+def write_records(folder: Path, test: str, records: list[dict]) -> Path:
+    """Write the records of a test to a file of its own; a digest tells names apart that a file system does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "-", test)[-120:].strip("-")
+    path = folder / f"{name}-{hashlib.sha256(test.encode()).hexdigest()[:8]}.json"
+    text = json.dumps({"test": test, "found": records}, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def recording(check: Callable[..., Any], records: list[dict]) -> Callable[..., Any]:
+    """`check`, whose findings are also put into records, whether it raises or returns them."""
+
+    @wraps(check)
+    def checked(*args: Any, **options: Any):
+        __tracebackhide__ = True
+        try:
+            report = check(*args, **options)
+        except AssertionError as error:
+            if report := getattr(error, "report", None):
+                records.append({"assertion": check.__name__, "passed": False} | report.record())
+            raise
+        records.append({"assertion": check.__name__, "passed": True} | report.record())
+        return report
+
+    return checked
+
+
+@pytest.fixture(name="assert_same_decode")
+def same_decode_fixture(kvproof_records: list[dict]):
+    """assert_same_decode, recorded."""
+    return recording(assert_same_decode, kvproof_records)
+
+
+@pytest.fixture(name="assert_cache_contract")
+def cache_contract_fixture(kvproof_records: list[dict]):
+    """assert_cache_contract, recorded."""
+    return recording(assert_cache_contract, kvproof_records)
+
+
+@pytest.fixture(name="assert_attention")
+def attention_fixture(kvproof_records: list[dict]):
+    """assert_attention, recorded."""
+    return recording(assert_attention, kvproof_records)

@@ -1,0 +1,222 @@
+"""Rounding or bug? Two paths to the same logits are judged, and the place where they part is named.
+
+    python bench/verify.py --impl sdpa                           our cached decode against recomputing everything
+    python bench/verify.py --impl triton --against numpy --dtype bfloat16
+    python bench/verify.py --hf FOLDER --cache static            a Hugging Face causal LM: cached against uncached
+    python bench/verify.py --callable mine:cached --against mine:plain
+    python bench/verify.py --faults                              the corpus of KV-cache bugs, with where each happened
+    python bench/verify.py --impl eager --inject NAME            what one of them looks like
+    python bench/verify.py --exam FILE.jsonl                     all of them, and clean runs, before the judge
+
+Exit codes: 0 ROUNDING, 1 BUG, 2 INCONCLUSIVE, 3 the command or the machine does not allow it, 4 an error of ours.
+Also `kvproof verify …`.
+"""
+
+import argparse
+import difflib
+import json
+import os
+import shlex
+import sys
+import textwrap
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from kvproof.bench.judge import exam
+from kvproof.bench.judge.callables import CallableSubject
+from kvproof.bench.judge.huggingface import CACHES, HuggingFaceSubject
+from kvproof.bench.judge.investigation import Investigation, investigate
+from kvproof.bench.judge.subjects import OurSubject
+from kvproof.bench.measure.contest import IMPLS
+from kvproof.bench.measure.environment import environment
+from kvproof.gpt2.faults import TORCH_FAULTS, TorchFault
+from kvproof.gpt2.generate import to_ids
+from kvproof.gpt2.weights import DTYPES, as_device, load
+from kvproof.kernels.backend import use_interpreter
+from kvproof.reference.faults import FAULTS, describe
+from kvproof.reference.parity import BUG, INCONCLUSIVE, ROUNDING
+
+CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
+USAGE, OURS = 3, 4
+PROMPTS = ("Once upon a time there was a king", "ROMEO:")  # ragged on purpose
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong option is exit code 3: 2 says INCONCLUSIVE here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(USAGE, f"{self.prog}: {message}\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="bench/verify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--impl", choices=IMPLS, help="of ours, under test")
+    which.add_argument("--hf", metavar="FOLDER", help="a causal LM that transformers loads from a local folder")
+    which.add_argument("--callable", metavar="MODULE:FUNCTION", help="f(dtype, shift) -> logits (B, n, V), under test")
+    which.add_argument("--faults", action="store_true", help="list the corpus of bugs")
+    which.add_argument("--exam", type=Path, metavar="FILE", help="put the corpus and clean runs before the judge")
+    add(
+        "--against",
+        metavar="WHAT",
+        help="the trusted path: an impl (default naive; numpy: the oracle) or a function",
+    )
+    add("--model", default="tiny", help="for --impl, as kvproof generate takes it (default %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="the dtype in question (default %(default)s)")
+    add("--prompt", action="append", help="repeatable (default: two of different length)")
+    add("--context", type=int, help="instead: two prompts of this many and half as many tokens, drawn at random")
+    add(
+        "--steps",
+        type=int,
+        default=8,
+        help="positions compared: the prefill's, then decodes' (default %(default)s)",
+    )
+    add("--device", default="cpu", help="for --impl (default %(default)s)")
+    add("--inject", metavar="NAME", help="for --impl: plant this fault of --faults in the path under test")
+    add("--cache", choices=CACHES, default="dynamic", help="for --hf (default %(default)s)")
+    add("--left-padded", type=int, default=0, metavar="N", help="for --hf: N more columns of padding on the left")
+    add("--no-position-ids", action="store_true", help="for --hf: leave positions to the model, the classical bug")
+    add("--attn-implementation", metavar="NAME", help="for --hf: what the cached path attends with")
+    add("--json", action="store_true", help="print one JSON record")
+    add("--html", type=Path, metavar="FILE", help="write a page as well")
+    args = parser.parse_args(argv)
+    if args.inject and not args.impl:
+        parser.error("--inject plants faults in our own impls; add --impl")
+    if args.prompt and args.context:
+        parser.error("--context and --prompt came; prompts have the length they have, so leave one out")
+    if args.callable and not args.against:
+        parser.error("--callable needs a trusted function: --against MODULE:FUNCTION")
+    args.command = shlex.join(["python", "bench/verify.py", *(sys.argv[1:] if argv is None else argv)])
+    return args
+
+
+def fault_named(name: str) -> TorchFault:
+    """The torch fault of that name.  Raises ValueError with the nearest names."""
+    for fault in TORCH_FAULTS:
+        if fault.name == name:
+            return fault
+    known = [fault.name for fault in TORCH_FAULTS]
+    near = difflib.get_close_matches(name, known, 3, 0.4) or known
+    raise ValueError(f"no fault {name!r} can be planted in torch; there are {', '.join(near)}: see --faults")
+
+
+def subject_of(args: argparse.Namespace) -> Any:
+    """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
+    if args.callable:
+        sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
+        return CallableSubject(args.callable, args.against)
+    if args.hf:
+        prompts = [[7, 8, 9, 10, 11, 12, 13, 14, 15], [3, 4, 5, 6]]
+        return HuggingFaceSubject(
+            args.hf, prompts=prompts, steps=args.steps, cache=args.cache, left_padded=args.left_padded,
+            position_ids=not args.no_position_ids, attn_implementation=args.attn_implementation,
+        )  # fmt: skip
+    device = as_device(args.device)
+    if "triton" in (args.impl, args.against) and device.type == "cpu":
+        use_interpreter()
+    model = load(args.model, device=device)
+    if args.context:
+        n_vocab = model.tokenizer.n_vocab if model.tokenizer else model.config.n_vocab
+        ids = [i * 7919 % n_vocab for i in range(1, args.context + 1)]
+        prompts = [ids, ids[: max(1, args.context // 2)]]
+    else:
+        prompts = to_ids(model, args.prompt or list(PROMPTS))
+    inject = fault_named(args.inject).inject if args.inject else None
+    how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject}
+    return OurSubject(args.model, args.impl, args.against or "naive", **how)
+
+
+def catalogue(args: argparse.Namespace):
+    """Print the corpus."""
+    faults = [describe(fault) for fault in (*FAULTS, *TORCH_FAULTS)]
+    if args.json:
+        print(json.dumps(faults, indent=1))
+        return
+    for fault in faults:
+        print(f"{fault['name']:32} {fault['kind']:10} {fault['imitates']}")
+        print(f"{'':32} {fault['link'] or 'no report found'}")
+    print(f"\n{len(faults)} faults; --impl eager --inject NAME plants one of the kind torch in a model")
+
+
+def examine(path: Path) -> int:
+    """Hold the exam, keep each sitting as a JSON line, print the table.  Returns 0 if the judge made no mistake."""
+    exam.write(path, tqdm(exam.exam(), desc="sittings", unit="", file=sys.stderr))
+    sittings = exam.read(path)
+    print("\n".join(exam.table(sittings)))
+    wrong = [sitting.name for sitting in sittings if sitting.called == (sitting.kind == "clean")]
+    print(f"\nmistakes: {', '.join(wrong) or 'none'}")
+    return 1 if wrong else 0
+
+
+def say(found: Investigation):
+    """The findings as lines."""
+    print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.dtype}\n")
+    print(textwrap.fill(found.verdict.reason, 118) + "\n")
+    for rung in found.verdict.rungs:
+        mark = "ok " if rung.green else "RED"
+        print(f"  {rung.dtype:9} {mark} differ by {rung.error:.2e} logits, gate {rung.gate:.2e}  {rung.note}".rstrip())
+    if found.verdict.op is not None:
+        mark = "ok " if found.verdict.op <= 1 else "RED"
+        print(f"  attention {mark} {found.verdict.op:.2f} times its gate, on inputs of its own in {found.dtype}")
+    d = found.verdict.difference
+    if d:
+        flips = f"{d.agree}/{d.of} tokens agree" + ("" if found.margins is None else
+                 f", {int(found.margins.at_risk.sum())} decided narrowly enough to flip")  # fmt: skip
+        print(f"\n{d.dtype}: {d.ulps:.1f} ulps, {d.relative:.1e} of the rms, KL {d.kl_max:.1e} nats at most, {flips}")
+    if found.divergence:
+        print(f"\nstarts at {found.divergence}")
+    if found.pattern:
+        print(f"usually: {found.pattern}")
+    if found.slots:
+        print(f"slots: {found.slots.unread} live ones not read, {found.slots.trespassed} dead ones read")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Judge.  Returns the exit code; whatever goes wrong, it is that of no verdict."""
+    try:
+        args = parse(argv)
+        if args.faults:
+            catalogue(args)
+            return 0
+        if args.exam:
+            return examine(args.exam)
+        found = investigate(subject_of(args), args.dtype)
+        if args.html:
+            write_page(found, args)
+        code = CODES[found.verdict.verdict]
+        try:
+            print(json.dumps(found.record())) if args.json else say(found)
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader has seen enough; the verdict stands
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except (ValueError, ImportError, OSError) as error:
+        print("bench/verify.py:", " ".join(str(error).split()), file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return 130
+    except Exception:
+        traceback.print_exc()
+        print("bench/verify.py: this is an error of ours, and no verdict", file=sys.stderr)
+        return OURS
+
+
+def write_page(found: Investigation, args: argparse.Namespace):
+    """--html."""
+    from kvproof.bench.judge.page import report  # needs matplotlib
+
+    place = environment(as_device(args.device))
+    facts = {"Device": place["device"], "Commit": f"{place['commit']}{' with changes' * bool(place['dirty'])}"}
+    facts["Packages"] = ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got)
+    args.html.write_text(report(found, args.command, facts), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

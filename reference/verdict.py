@@ -1,0 +1,114 @@
+"""What the judge says: the rungs it climbed, one of three words, and the sentence that justifies it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from .difference import Difference, finite
+
+ROUNDING, BUG, INCONCLUSIVE = "ROUNDING", "BUG", "INCONCLUSIVE"
+CACHED, ORACLE = "cached against uncached", "against the oracle"
+AXES = ("sequence", "position", "token")
+
+# A rung whose gate is above this part of the logits' root mean square clears no path, since bugs hide below it: of the
+# 58 planted faults of a model the faintest, a wrong GELU, moves logits by 7.5e-4 of it, a wrong eps by 1.2e-3.
+RESOLUTION = 1e-4
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One precision of the ladder; all in logits.
+
+    error      the largest difference of the paths
+    gate       the largest that rounding explains
+    noise      the measured root mean square of rounding that the gate is a multiple of
+    green      error <= gate
+    note       what else was found: a float32 floor, a path narrower than it says
+    where      the index of the largest difference
+    size       the root mean square of the trusted path's logits
+    undefined  both paths hold NaN or +inf at the same places; -inf is how a vocabulary is masked
+    """
+
+    dtype: str
+    error: float
+    gate: float
+    noise: float
+    green: bool
+    note: str
+    where: tuple[int, ...]
+    size: float
+    undefined: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """ROUNDING, BUG or INCONCLUSIVE, and why.
+
+    reason      a sentence that names rung and numbers, and one that names the question answered
+    rungs       in the order they were climbed
+    difference  of the two paths in the dtype in question; None where they do not run in it
+    op          the attention alone on identical inputs, in multiples of its gate; None where it was not replayed
+    """
+
+    verdict: str
+    reason: str
+    question: str
+    rungs: Sequence[Rung]
+    difference: Difference | None
+    op: float | None = None
+
+    def record(self) -> dict:
+        """The same for JSON; what is not finite is null."""
+        return finite(asdict(self))
+
+
+def decide(dtype: str, rungs: Sequence[Rung], op: float | None = None) -> tuple[str, str]:
+    """The verdict on paths compared on these rungs, and the sentence that justifies it."""
+    red = next((rung for rung in rungs if not rung.green), None)
+    if red:
+        return BUG, accusation(red, rungs)
+    if op is not None and not op <= 1:
+        return BUG, f"In {dtype} the attention alone errs by {op:.3g} times what rounding explains on its inputs."
+    if dtype not in [rung.dtype for rung in rungs]:
+        return INCONCLUSIVE, f"The paths do not run in {dtype}, so there was nothing to compare."
+    blind = next((rung for rung in rungs if rung.undefined), None)
+    if blind:
+        return INCONCLUSIVE, f"In {blind.dtype} both paths give NaN or infinity at the same places."
+    errors = ", ".join(f"{rung.error:.2g} in {rung.dtype}" for rung in rungs)
+    if not any(rung.error for rung in rungs):
+        return ROUNDING, f"The paths agree bit for bit ({errors})."
+    finest = min(rungs, key=lambda rung: rung.gate / max(rung.size, np.finfo(float).tiny))
+    part = finest.gate / max(finest.size, np.finfo(float).tiny)
+    if part > RESOLUTION:
+        return INCONCLUSIVE, (
+            f"The paths differ by {errors}; rounding explains up to {finest.gate:.1e} in {finest.dtype}, the finest "
+            f"rung there was, but that is {100 * part:.1g} % of the logits and bugs hide below it: run them in float64."
+        )
+    shrunk = rungs[0].error < 0.1 * rungs[-1].error
+    shrinks = ": they part less with each wider dtype, as rounding does and a bug does not" if shrunk else ""
+    note = f" ({rungs[0].note})" if rungs[0].note else ""
+    explained = f"in {finest.dtype} rounding explains up to {finest.gate:.1e}"
+    return ROUNDING, f"The paths differ by {errors}; {explained}{note}{shrinks}."
+
+
+def accusation(red: Rung, rungs: Sequence[Rung]) -> str:
+    """Why this rung calls a bug."""
+    place = ", ".join(f"{name} {i}" for name, i in zip(AXES, red.where, strict=False))
+    if not np.isfinite(red.error):
+        return f"In {red.dtype} one path gives NaN or infinity where the other gives a number, first at {place}."
+    greens = [rung.dtype for rung in rungs[: rungs.index(red)]]
+    alone = f", though they agree in {' and '.join(greens)}: the fault is in {red.dtype} alone" if greens else ""
+    note = f" ({red.note})" if red.note else ""
+    times = f"{red.error / red.gate:.2g} times" if red.gate else "and"
+    return (
+        f"In {red.dtype} the paths differ by {red.error:.2g}, {times} what rounding explains there ({red.gate:.1e}), "
+        f"most at {place}{alone}{note}."
+    )
+
+
+def asked(question: str) -> str:
+    """What the verdict is about, and what it cannot see."""
+    if question == CACHED:
+        return "Asked: cached against uncached; what both share (GELU, LayerNorm's eps, the head) it cannot see."
+    return f"Asked: {question}."
