@@ -78,7 +78,7 @@ def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str =
         found = parted and [parted.layer, parted.operation]
     probed = probe(alone, DTYPE).verdict if alone else None
     logits = subject.paths(dtype if isinstance(subject, OurSubject) else "float32")
-    return Sitting(name, kind, verdict.verdict, probed, *tolerances(*logits), place and list(place), found)
+    return Sitting(name, kind, verdict.verdict, probed, *tolerances(*logits), list(place) if place else None, found)
 
 
 def prompts(seed: int, n_vocab: int) -> list[list[int]]:
