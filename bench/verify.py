@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.callables import CallableSubject
-from kvproof.bench.judge.huggingface import CACHES, HuggingFaceSubject
+from kvproof.bench.judge.huggingface import CACHES, HuggingFaceSubject, attention_named
 from kvproof.bench.judge.investigation import Investigation, investigate
 from kvproof.bench.judge.subjects import OurSubject
 from kvproof.bench.measure.contest import IMPLS
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}\n")
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def options() -> Parser:
     parser = Parser(prog="bench/verify.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
@@ -81,9 +81,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--cache", choices=CACHES, default="dynamic", help="for --hf (default %(default)s)")
     add("--left-padded", type=int, default=0, metavar="N", help="for --hf: N more columns of padding on the left")
     add("--no-position-ids", action="store_true", help="for --hf: leave positions to the model, the classical bug")
-    add("--attn-implementation", metavar="NAME", help="for --hf: what the cached path attends with")
+    add("--attn-implementation", metavar="NAME", help="for --hf: what the cached path attends with, as transformers "
+        "names it, or your own attention function as module:function")  # fmt: skip
     add("--json", action="store_true", help="print one JSON record")
     add("--html", type=Path, metavar="FILE", help="write a page as well")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = options()
     args = parser.parse_args(argv)
     if args.inject and not args.impl:
         parser.error("--inject plants faults in our own impls; add --impl")
@@ -107,14 +113,14 @@ def fault_named(name: str) -> TorchFault:
 
 def subject_of(args: argparse.Namespace) -> Any:
     """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
+    sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
     if args.callable:
-        sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
         return CallableSubject(args.callable, args.against)
     if args.hf:
         prompts = [[7, 8, 9, 10, 11, 12, 13, 14, 15], [3, 4, 5, 6]]
         return HuggingFaceSubject(
             args.hf, prompts=prompts, steps=args.steps, cache=args.cache, left_padded=args.left_padded,
-            position_ids=not args.no_position_ids, attn_implementation=args.attn_implementation,
+            position_ids=not args.no_position_ids, attn_implementation=attention_named(args.attn_implementation),
         )  # fmt: skip
     device = as_device(args.device)
     if "triton" in (args.impl, args.against) and device.type == "cpu":

@@ -146,6 +146,9 @@ def test_the_wheel_holds_one_top_level_name_and_the_checkpoint(wheel):
     for needed in ("model.safetensors", "config.json", "vocab.bpe"):
         assert f"kvproof/gpt2/checkpoints/tiny/{needed}" in names
     assert "kvproof/gpt2/data/vocab.bpe" in names
+    assert "kvproof/bench/decode.schema.json" in names
+    modules = {f"kvproof/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    assert modules <= set(names), "a folder is not among pyproject's packages"
     assert not [name for name in names if "corpus" in name or "tests" in name]
     assert wheel.stat().st_size < 6e6
 

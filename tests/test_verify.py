@@ -141,6 +141,26 @@ def test_the_committed_exam_knows_every_fault_and_the_readme_shows_its_table():
     assert "\n".join(exam.table(sittings)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def right_attention(module, query, key, value, attention_mask, scaling=None, **_):
+    """transformers' own, by way of a function of the user's."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
+
+
+def wrong_attention(module, query, key, value, attention_mask, scaling=None, **_):
+    return right_attention(module, query, key, key, attention_mask, scaling)
+
+
+@pytest.mark.parametrize(("function", "code"), [("right_attention", 0), ("wrong_attention", 1)])
+def test_a_hugging_face_model_is_judged_under_an_attention_of_the_user_s(tmp_path, function, code):
+    transformers = pytest.importorskip("transformers", reason="transformers is not here; pip install -e '.[peers]'")
+    config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=2, n_positions=64)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    own = ["--attn-implementation", f"test_verify:{function}"]
+    assert verify.main(["--hf", str(tmp_path), *QUICK, *own]) == code
+
+
 def lengths_moved(by: int):
     def step(q, cache, layer):
         whole = cache.host_lengths

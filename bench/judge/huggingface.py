@@ -12,6 +12,7 @@ import torch
 
 from ...gpt2.tracing import Activation, Tape, capture
 from ...gpt2.weights import as_dtype
+from .callables import find_function
 from .oracle import live_slots
 from .subjects import scaled, stack_rows
 
@@ -199,6 +200,20 @@ def read_model(source: str | Path | Any, dtype: torch.dtype) -> Any:
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
     return model.eval().requires_grad_(False)
+
+
+def attention_named(name: str | None) -> str | None:
+    """A name that transformers knows: of a function of the user's, once it has been registered."""
+    if name is None or ":" not in name:
+        return name
+    try:
+        from transformers import AttentionInterface, AttentionMaskInterface
+        from transformers.masking_utils import sdpa_mask
+    except ImportError as error:
+        raise ImportError("transformers is not here; python -m pip install -e '.[peers]'") from error
+    AttentionInterface.register("kvproof", find_function(name))
+    AttentionMaskInterface.register("kvproof", sdpa_mask)
+    return "kvproof"
 
 
 @contextmanager

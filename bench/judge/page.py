@@ -18,7 +18,7 @@ from .investigation import Investigation
 STATES = {
     "filled and read": "#0072B2",
     "filled, not read": "#D55E00",
-    "dead, not read": "#DDDDDD",
+    "dead, NaN in it not read": "#DDDDDD",
     "dead, but read": "#000000",
 }
 
