@@ -134,6 +134,18 @@ def test_break_even_is_marked_where_the_records_say(drawn):
     assert not named(figure, "naive")
 
 
+def test_the_predicted_speedup_is_of_one_impl_also_where_another_was_quicker():
+    found = [
+        copy.deepcopy(r)
+        for r in SWEEP
+        if (r["cell"]["batch"], r["cell"]["context"]) == (1, SWEEP[0]["cell"]["context"])
+    ]
+    found[0]["break_even"]["cached"] = "eager"
+    ((line, _),) = named(dict(pictures(found))["break-even"], "predicted, 5 new tokens")
+    rows = {row["impl"]: row["predicted"] for row in found[0]["impls"]}
+    assert line.get_ydata()[0] == pytest.approx(rows["naive"]["total_ms"] / rows["sdpa"]["total_ms"])
+
+
 def test_without_naive_there_is_no_speedup_to_draw():
     found = [record(new=new, impls=("eager", "sdpa")) for new in (5, 10)]
     for r in found:

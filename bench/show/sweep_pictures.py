@@ -178,17 +178,17 @@ def measured_against_naive(many: list[dict[int, dict]], figure: Callable[[dict, 
 
 
 def predicted_speedup(picture: Picture, axes: Axes, series: dict[int, dict]) -> list[float]:
-    """The cost model's speedup of the impl whose break-even the records hold; the values drawn."""
-    points = {}
+    """The cost model's speedup of the impl whose break-even the longest cell holds; the values drawn."""
+    points, impl = {}, list(series.values())[-1]["break_even"]["cached"]
     for tokens, record in series.items():
         rows = {row["impl"]: row["predicted"] for row in record["impls"]}
-        naive, cached = rows.get("naive"), rows.get(record["break_even"]["cached"])
+        naive, cached = rows.get("naive"), rows.get(impl)
         if naive and cached:
             points[tokens] = naive["total_ms"] / cached["total_ms"]
     if points:
         dots = {"color": "k", "linestyle": ":", "marker": "_", "linewidth": 1.6}
         (line,) = axes.plot(list(points), list(points.values()), zorder=4, **dots)
-        picture.keys.setdefault(f"{first(series)['break_even']['cached']}, predicted", Line2D([], [], **dots))
+        picture.keys.setdefault(f"{impl}, predicted", Line2D([], [], **dots))
         hover(picture, line, [f"predicted, {n:,} new tokens: {y:.4g}x" for n, y in points.items()])
     return list(points.values())
 
