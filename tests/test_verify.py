@@ -11,9 +11,12 @@ from browser import Visit, needs_browser
 from kvproof.bench import verify
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.slots import slots_read
+from kvproof.bench.measure.contest import Models
+from kvproof.bench.measure.gate import replayed_attention, to_numpy
 from kvproof.gpt2 import attention, load
 from kvproof.gpt2.faults import TORCH_FAULTS
 from kvproof.reference.faults import FAULTS
+from kvproof.reference.parity import judge
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results" / "judge" / "exam.jsonl"
@@ -123,6 +126,43 @@ def test_the_corpus_is_listed_with_where_each_bug_happened(capsys):
     assert sum(bool(fault["link"]) for fault in listed) >= 40
     assert verify.main(["--faults"]) == 0
     assert "torch_v_from_k" in capsys.readouterr().out
+
+
+def only(dtype, subject):
+    """The subject's paths, in one dtype and no other."""
+
+    def paths(name, shift=0.0):
+        if name != dtype:
+            raise NotImplementedError
+        return subject.paths(name, shift)
+
+    return paths
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_a_rung_catches_a_corpus_fault_with_no_other_beside_it(dtype):
+    subject = exam.in_numpy(next(fault for fault in FAULTS if fault.name == "stale_slot"))
+    verdict = judge(only(dtype, subject), dtype)
+    assert verdict.verdict == "BUG"
+    assert [rung.dtype for rung in verdict.rungs] == [dtype]
+
+
+def test_the_replayed_attention_catches_a_corpus_fault_where_the_logits_are_clean(monkeypatch):
+    model = load("tiny", dtype="bfloat16", impl="eager")
+    planted = next(fault for fault in FAULTS if fault.name == "splits_overlap")
+    clean = exam.ours(Models("tiny", torch.device("cpu")), "eager", 0)
+    assert judge(clean.paths, "bfloat16", op=lambda _: replayed_attention(model, 2, 200)).verdict == "ROUNDING"
+
+    def step(q, cache, layer):
+        arrays = [to_numpy(x) for x in (q, cache.k[layer], cache.v[layer])]
+        return torch.from_numpy(planted.apply(*arrays, np.array(cache.host_lengths)).astype(np.float64)).to(q.dtype)
+
+    with monkeypatch.context() as spoilt:
+        spoilt.setitem(attention.DECODE_STEP, "eager", step)
+        error = replayed_attention(model, 2, 200)
+    verdict = judge(clean.paths, "bfloat16", op=lambda _: error)
+    assert verdict.verdict == "BUG"
+    assert "the attention alone errs" in verdict.reason
 
 
 def test_a_sample_of_the_exam_is_passed():
