@@ -13,12 +13,15 @@ A whole test file, for a decode of yours in place of these two:
     from kvproof.reference import forward
     from kvproof.reference.faults import cached_logits, decode
 
+
     def test_attention(assert_attention):
         assert_attention(decode)
+
 
     def test_logits(assert_same_decode):
         def run(f):
             return lambda dtype, shift: f(np.arange(48).reshape(2, 24), *small_model(dtype, shift))
+
         assert_same_decode(run(cached_logits), run(forward), question="against the oracle")
 
 With --kvproof-json FOLDER the fixtures leave one JSON file per test that used them. pytest loads this module in every
