@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from kvproof.bench.measure.explain import close
 from kvproof.bench.records import read
 from kvproof.bench.show import page, verdict
 from kvproof.bench.show.markdown import markdown
@@ -165,7 +166,7 @@ def predicted_row(impl: dict, ratios: dict[str, float]) -> list[object]:
         impl["impl"], NONE if impl["launches"] is None else str(impl["launches"]), *parts,
         number(impl["step_ms"]["median"]), number(ratios["step"]),
         number(told["total_ms"]), number(impl["total_ms"]["median"]), number(ratios["total"]),
-        "" if verdict.close(ratios["total"]) else "wrong",
+        "" if close(ratios["total"]) else "wrong",
     ]  # fmt: skip
 
 

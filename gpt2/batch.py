@@ -23,11 +23,6 @@ class OutputMismatch(ValueError):
     """The output file holds something else than the beginning of this run; it is left as it is."""
 
 
-def read_prompts(data: bytes, name: str) -> list[str]:
-    """The prompts alone of what `prompt_lines` reads."""
-    return [prompt for _, prompt in prompt_lines(data, name)]
-
-
 def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
     """(line number, prompt) of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
 

@@ -42,9 +42,8 @@ def positions_restart_at_chunks(model):
     return prefilling(prefill)(model)
 
 
-@torch_fault("gittensor-ai-lab/sparkinfer/issues/3", ATTENTION)
-def mask_top_left_in_chunks(model):
-    """a later chunk's mask is aligned at the top left, as is_causal does; invisible in prompts of one token"""
+def attending(model: GPT2, **how) -> Changes:
+    """Every block's `Attention.prefill`, but with `how` for the mask: keywords of torch's fused attention."""
 
     def prefill_of(attn):
         def prefill(x, cache, layer, start):
@@ -52,32 +51,27 @@ def mask_top_left_in_chunks(model):
             cache.write_span(layer, start, k, v)
             stop = start + x.shape[1]
             k, v = cache.k[layer][:, :, :stop], cache.v[layer][:, :, :stop]
-            return attn.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+            return attn.merge(F.scaled_dot_product_attention(q, k, v, **how))
 
         return prefill
+
+    return [(vars(block.attn), "prefill", prefill_of(block.attn)) for block in model.blocks]
+
+
+@torch_fault("gittensor-ai-lab/sparkinfer/issues/3", ATTENTION)
+def mask_top_left_in_chunks(model):
+    """a later chunk's mask is aligned at the top left, as is_causal does; invisible in prompts of one token"""
 
     def prefill(model, prompts, cache, chunk):
         return GPT2.prefill(model, prompts, cache, in_two(prompts, chunk))
 
-    blocks = [(vars(block.attn), "prefill", prefill_of(block.attn)) for block in model.blocks]
-    return [*prefilling(prefill)(model), *blocks]
+    return [*prefilling(prefill)(model), *attending(model, is_causal=True)]
 
 
 @torch_fault("Mikyx-1/TinyLLM/issues/17", ATTENTION)
 def prefill_unmasked(model):
     """a pass with a cache is taken for a decode step, which needs no mask; invisible in prompts of one token"""
-
-    def prefill_of(attn):
-        def prefill(x, cache, layer, start):
-            q, k, v = attn.split(x)
-            cache.write_span(layer, start, k, v)
-            stop = start + x.shape[1]
-            k, v = cache.k[layer][:, :, :stop], cache.v[layer][:, :, :stop]
-            return attn.merge(F.scaled_dot_product_attention(q, k, v))
-
-        return prefill
-
-    return [(vars(block.attn), "prefill", prefill_of(block.attn)) for block in model.blocks]
+    return attending(model)
 
 
 @torch_fault("huggingface/transformers/issues/14521", None)

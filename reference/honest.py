@@ -72,9 +72,14 @@ def attention_gate(q, k, v, lengths, scale=None, inner=None):
     inner  the dtype to which scores and weights are rounded between the sums, as torch's own attention does in half
            precision; a rounded score moves its own weight and, through their sum, all others. None where they are not
     """
+    return gate_around(attention(q, k, v, lengths, scale), q, k, v, lengths, scale, inner)
+
+
+def gate_around(exact, q, k, v, lengths, scale=None, inner=None):
+    """`attention_gate`, where attention(...) is known already."""
     sums = roundoff(np.float64 if q.dtype == np.float64 else np.float32)
     terms = np.sqrt(np.maximum(lengths, 1))[:, None, None]
-    stored = roundoff(q.dtype) * np.abs(attention(q, k, v, lengths, scale))
+    stored = roundoff(q.dtype) * np.abs(exact)
     subnormal = float(ml_dtypes.finfo(q.dtype).smallest_subnormal) / 2 * (np.asarray(lengths) > 0)[:, None, None]
     inside = SUM_ERROR * terms * sums + (0 if inner is None else 2 * roundoff(inner))
     return stored + subnormal + inside * sensitivity(q, k, v, lengths, scale)
@@ -88,6 +93,6 @@ def attention_error(o, q, k, v, lengths, scale=None, inner=None) -> float:
     exact = attention(q, k, v, lengths, scale)
     if o.shape != exact.shape:
         raise ValueError(f"o is {o.shape}; attention of these inputs is {exact.shape}")
-    error, gate = np.abs(o.astype(np.float64) - exact), attention_gate(q, k, v, lengths, scale, inner)
+    error, gate = np.abs(o.astype(np.float64) - exact), gate_around(exact, q, k, v, lengths, scale, inner)
     ratio = np.divide(error, gate, out=np.where(error == 0, 0.0, np.inf), where=gate > 0)
     return float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))

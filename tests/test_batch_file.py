@@ -20,6 +20,11 @@ WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who 
 SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
 
 
+def read_prompts(data: bytes, name: str) -> list[str]:
+    """The prompts alone, without their lines' numbers."""
+    return [prompt for _, prompt in batch.prompt_lines(data, name)]
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
@@ -31,12 +36,12 @@ SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
     ],
 )
 def test_a_prompt_file_is_read_as_it_is_meant(data, name):
-    assert batch.read_prompts(data, name) == ["one", "two é"]
+    assert read_prompts(data, name) == ["one", "two é"]
 
 
 def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
     lines = "  a\u2028b\x0bc\t\n[1]\n{not json}\n"
-    assert batch.read_prompts(lines.encode(), "p.txt") == ["  a\u2028b\x0bc\t", "[1]", "{not json}"]
+    assert read_prompts(lines.encode(), "p.txt") == ["  a\u2028b\x0bc\t", "[1]", "{not json}"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,7 @@ def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
 )
 def test_a_bad_prompt_file_is_refused_by_line(data, name, message):
     with pytest.raises(batch.PromptFileError, match=message):
-        batch.read_prompts(data, name)
+        read_prompts(data, name)
 
 
 PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]

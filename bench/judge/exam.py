@@ -15,8 +15,7 @@ from ...reference.faults import FAULTS
 from ...reference.parity import BUG, ORACLE, judge
 from ...reference.probes import probe
 from ..measure.contest import Models
-from .divergence import first_divergence, measured_gates
-from .investigation import attention_of
+from .investigation import attention_of, starts
 from .oracle import NumpySubject
 from .subjects import OurSubject
 
@@ -70,15 +69,11 @@ def tolerances(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
 
 def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str = DTYPE, op=None, alone=None) -> Sitting:
     """Judge a subject and note what everybody says.  alone: the attention by itself, for the probes."""
-    verdict = judge(subject.paths, dtype, question=subject.question, op=op)
-    found = None
-    if verdict.verdict == BUG and kind != "clean":
-        a, b = subject.trace("float64")
-        parted = first_divergence(a, b, measured_gates(subject), subject.positions)
-        found = parted and [parted.layer, parted.operation]
+    word = judge(subject.paths, dtype, question=subject.question, op=op).verdict
+    parted = starts(subject)[0] if word == BUG and kind != "clean" else None
+    found = [parted.layer, parted.operation] if parted else None
     probed = probe(alone, DTYPE).verdict if alone else None
-    logits = subject.paths(dtype if isinstance(subject, OurSubject) else "float32")
-    return Sitting(name, kind, verdict.verdict, probed, *tolerances(*logits), list(place) if place else None, found)
+    return Sitting(name, kind, word, probed, *tolerances(*subject.paths(dtype)), list(place) if place else None, found)
 
 
 def prompts(seed: int, n_vocab: int) -> list[list[int]]:

@@ -14,12 +14,12 @@ from ...gpt2.tracing import Activation, Tape, capture
 from ...gpt2.weights import as_dtype
 from .callables import find_function
 from .oracle import live_slots
-from .subjects import scaled, stack_rows
+from .subjects import TorchSubject, scaled, stack_rows
 
 CACHES = ("dynamic", "static")
 
 
-class HuggingFaceSubject:
+class HuggingFaceSubject(TorchSubject):
     """Prefill and decode steps of a padded batch, against each sequence by itself, whole, unpadded and without a cache.
 
     Both are fed the same tokens, the uncached path's greedy ones in float64.
@@ -95,18 +95,6 @@ class HuggingFaceSubject:
                 ids.append(int(self._forward(model, torch.tensor([ids]), use_cache=False)[0, -1].argmax()))
             rows.append(ids[-self.steps :])
         return np.array(rows)
-
-    def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
-        return self._run("a", dtype, shift)[0], self._run("b", dtype, shift)[0]
-
-    def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
-        """The activations of path "a" or "b" at `positions`."""
-        return self._run(which, dtype, shift, traced=True)[1]
-
-    def trace(self, dtype: str = "float64") -> tuple[list[Activation], list[Activation]]:
-        """The activations of both at `positions`."""
-        return self.trace_one("a", dtype), self.trace_one("b", dtype)
 
     def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
         model, forced = self.model(dtype), self.forced  # made before anything is shifted

@@ -12,6 +12,7 @@ and, all but CallableSubject,
     layers, query_heads, kv_heads
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
@@ -33,7 +34,28 @@ from .oracle import NUMPY_DTYPES, capture_numpy, live_slots, shifted
 from .oracle import traced as numpy_trace
 
 
-class OurSubject:
+class TorchSubject(ABC):
+    """Paths and traces of a subject that runs either of its paths by `_run`."""
+
+    def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
+        return self._run("a", dtype, shift)[0], self._run("b", dtype, shift)[0]
+
+    def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
+        """The activations of path "a" or "b" at `positions`."""
+        return self._run(which, dtype, shift, traced=True)[1]
+
+    def trace(self, dtype: str = "float64") -> tuple[list[Activation], list[Activation]]:
+        """The activations of both at `positions`."""
+        return self.trace_one("a", dtype), self.trace_one("b", dtype)
+
+    @abstractmethod
+    def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
+        """The logits of path "a" or "b" and, if `traced`, its activations."""
+        ...
+
+
+class OurSubject(TorchSubject):
     """One of our impls against another, both fed the same tokens: greedy ones in float64.
 
     model    a name that `load` takes, or Models of one
@@ -89,18 +111,6 @@ class OurSubject:
         """Whole sequences, (B, T) int64, padded on the right, where causal attention cannot see it."""
         fed = [[*prompt, *row[:-1].tolist()] for prompt, row in zip(self.prompts, self.forced, strict=True)]
         return pad(fed, int(self.lengths.max())).to(self.models.device)
-
-    def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
-        return self._run("a", dtype, shift)[0], self._run("b", dtype, shift)[0]
-
-    def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
-        """The activations of path "a" or "b" at `positions`."""
-        return self._run(which, dtype, shift, traced=True)[1]
-
-    def trace(self, dtype: str = "float64") -> tuple[list[Activation], list[Activation]]:
-        """The activations of both at `positions`."""
-        return self.trace_one("a", dtype), self.trace_one("b", dtype)
 
     def _source(self, model: GPT2) -> Source:
         return torch_source(model, len(self.prompts), int(self.lengths.max()))

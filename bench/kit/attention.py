@@ -10,6 +10,7 @@ Appends one JSON line per shape as soon as it is known and skips the shapes alre
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from ...kernels.backend import use_interpreter
 from ...reference.honest import attention_error
 from ..measure.environment import version
 from ..measure.gate import to_numpy
-from ..measure.machine import limit, reading, typical
+from ..measure.machine import limit, reading
 from ..measure.timing import time_calls
 from .attention_peers import PEERS, Absent, Call, Peer, Problem, Shape, draw
 
@@ -191,7 +192,7 @@ def records(
             probe = reading(size, device)
             reads[size] = [probe.work.bytes / 1e9 / s for s in time_calls(probe.call, device, CALLS, flush=True)]
         ceiling, source = limit([rate for samples in reads.values() for rate in samples], datasheet)
-        bandwidth = {"bytes": size, "gb_per_s": typical(reads[size]), "datasheet": datasheet}
+        bandwidth = {"bytes": size, "gb_per_s": statistics.median(reads[size]), "datasheet": datasheet}
         yield measure(shape, device, bandwidth | {"limit": ceiling, "limit_is": source}, calls, deaths)
 
 

@@ -93,7 +93,7 @@ def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict,
         told = [f"{after} the cache cannot pay here: {cached['impl']} takes {1 / gain:.2f} times as long as naive."]
     told += [causes(row, constants) for row in (cached, naive) if row["predicted"]]
     told.append(thresholds(break_even))
-    wrong = [miss(row) for row in rows if row["predicted"] and not 1 / CLOSE <= off(row) <= CLOSE]
+    wrong = [miss(row) for row in rows if row["predicted"] and not close(off(row))]
     told.append(f"The model is wrong by more than {CLOSE - 1:.0%} here: {', '.join(wrong)}." if wrong else "")
     return " ".join(filter(None, told))
 
@@ -123,6 +123,11 @@ def thresholds(break_even: dict) -> str:
         told += f" from {predicted} new tokens on" if predicted > 2 else " from the first step on"
     seen = "it had not within this run" if measured is None else f"from {measured} new tokens on"
     return f"{told}; measured: {seen}."
+
+
+def close(ratio: float) -> bool:
+    """Whether a prediction, so many times the measurement or the other way round, is called right."""
+    return 1 / CLOSE <= ratio <= CLOSE
 
 
 def off(row: dict) -> float:

@@ -1,6 +1,5 @@
 """What this machine takes: the constants of the cost model, measured in seconds before a run."""
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -132,8 +131,3 @@ def solve(reads: Sequence[tuple[Work, float]], step: tuple[Work, float], matmul:
 def limit(samples: Sequence[float], datasheet: float | None) -> tuple[float, str]:
     """What no figure should exceed, in GB/s, and what it is: a GPU's datasheet peak, else the best sample."""
     return (datasheet, "datasheet") if datasheet else (max(samples), "best measured")
-
-
-def typical(samples: Sequence[float]) -> float:
-    """The median sample."""
-    return statistics.median(samples)

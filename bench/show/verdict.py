@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from ..measure.explain import CLOSE
+from ..measure.explain import CLOSE, close
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 OURS = ("numpy", "eager", "sdpa", "triton")  # of contest.IMPLS those with a cache
@@ -185,11 +185,6 @@ def predictions(record: dict) -> list[tuple[dict, dict[str, float]]]:
         for impl in record["impls"]
         if impl["predicted"] and believed(impl)
     ]
-
-
-def close(ratio: float) -> bool:
-    """Whether a prediction is called right."""
-    return 1 / CLOSE <= ratio <= CLOSE
 
 
 def misses(records: Sequence[dict], most: int = 12) -> list[str]:
