@@ -1,0 +1,44 @@
+"""The PTX machine: run what the GPU would run, without a GPU.
+
+    from kvproof.kernels import ptx
+
+    report = ptx.run(kernel, grid, x, out, n, BLOCK=256, target="sm_90", num_warps=4)
+    with ptx.route(target="sm_80", seed=1):  # an unchanged launcher
+        kernel[grid](x, out, n, BLOCK=256)
+    ptx.check(kernel, grid, x, out, n, BLOCK=256)  # on several GPUs, under several schedules
+
+Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
+and raises what is wrong with it: see errors.py. In the order of a launch's life:
+
+    launch, compile              arguments and a Triton kernel -> PTX
+    syntax, parse, inline        PTX -> instructions
+    assemble, decode             instructions -> steps that can be run, bound to registers
+    isa, and what it names       what each instruction computes that touches neither memory nor another thread
+    access, atomics, collective  those that do; warp and mma are the arithmetic of the latter
+    machine, block               who runs next; divergence, barriers, deadlock
+    memory, shared, local        the bytes, who may touch them, and who has
+    races, happens               what the log of a launch says of them afterwards
+    counters, execute            what it all cost: the report
+"""
+
+from .check import check
+from .errors import (
+    Deadlock,
+    DivergentBarrier,
+    Endless,
+    Misaligned,
+    OutOfBounds,
+    ParseError,
+    PtxError,
+    Race,
+    ScheduleDependent,
+    Uninitialised,
+    UnknownOpcode,
+)
+from .execute import Report
+from .launch import route, routing, run
+
+__all__ = [
+    "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "ParseError", "PtxError", "Race", "Report",
+    "ScheduleDependent", "Uninitialised", "UnknownOpcode", "check", "route", "routing", "run",
+]  # fmt: skip

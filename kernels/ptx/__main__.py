@@ -1,0 +1,160 @@
+"""Run a driver's Triton kernels on the PTX machine, print what they did, and draw which program reads what and when.
+
+    python -m kvproof.kernels.ptx --example > driver.py
+    python -m kvproof.kernels.ptx driver.py --lines --html picture.html
+
+A driver is a Python file that launches Triton kernels on CPU tensors, kernel[grid](...), without TRITON_INTERPRET.
+Exit code: 0, 1 if the machine finds a fault, 2 for bad usage.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..backend import BackendError
+from .compile import TARGETS, capability
+from .errors import PtxError
+from .execute import Report
+from .launch import route
+from .show import summary, text, touches
+from .show_page import NoPicture, Picture, chosen, page
+
+PAGE = 800_000  # characters of a page, from which on no launch is added
+EXAMPLE = '''\
+"""Decode attention over a ragged cache: two requests, of 1000 and 200 slots, in a cache with room for 1024."""
+
+import torch
+
+from kvproof.kernels.decode_attention import decode_attention
+
+B, H, T, D = 2, 3, 1024, 64
+torch.manual_seed(0)
+q = torch.randn(B, H, D, dtype=torch.float16)
+k = torch.randn(B, H, T, D, dtype=torch.float16)
+v = torch.randn(B, H, T, D, dtype=torch.float16)
+decode_attention(q, k, v, torch.tensor([1000, 200], dtype=torch.int32))
+'''
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
+
+
+def parser() -> Parser:
+    made = Parser("python -m kvproof.kernels.ptx", description=__doc__, allow_abbrev=False,
+                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    add = made.add_argument
+    add("driver", nargs="?", help="the Python file; what follows it after -- are its own arguments")
+    add("--example", action="store_true", help="print a short driver")
+    add("--target", default="sm_90", choices=[f"sm_{sm}" for sm in TARGETS], help="default %(default)s")
+    add("--seed", type=int, help="run a random schedule, this one")
+    add("--no-checks", action="store_true", help="look for no faults; bytes are not told apart by array then")
+    add("--lines", action="store_true", help="count per Python source line, too")
+    add("--json", action="store_true", help="print the counters as a list of launches; the driver prints to stderr")
+    add("--html", metavar="FILE", help="write a page with each launch's picture and counters")
+    add("--svg", metavar="FILE", help="write the picture of the launch that reads the most of its array")
+    add("--array", metavar="NAME", help="the kernel's parameter to draw; default: the largest array that is read")
+    add("--axis", type=int, help="of the array's slots; default: the last but one")
+    add("--colour", choices=("time", "warp"), default="time", help="of a read: when, or by which warp")
+    return made
+
+
+class Shown:
+    """What becomes of the launches: printed as they come, and drawn."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.out = options, sys.stdout  # which the driver does not get with --json
+        self.launches: list[dict[str, Any]] = []
+        self.sections: list[tuple[str, str]] = []  # SVG and text
+        self.size = self.left_out = 0  # characters of the page; launches that it lacks
+        self.best: tuple[int, str] = (0, "")  # distinct bytes that are read, SVG
+        self.read: set[str] = set()
+
+    def add(self, report: Report) -> None:
+        options, found = self.options, touches(report)
+        self.launches.append(summary(report, found))
+        words = text(self.launches[-1], options.lines)
+        if not options.json:
+            print(words, file=self.out, flush=True)
+        self.read |= {t.region.buffer.name for t in found if t.kind == "load"}
+        reads = chosen(found, options.array) if options.html or options.svg else None
+        svg = Picture(report, reads, options.axis, options.colour).svg() if reads else ""
+        if reads and reads.distinct > self.best[0]:
+            self.best = reads.distinct, svg
+        if self.size + len(svg) + len(words) < PAGE:
+            self.sections.append((svg, words))
+            self.size += len(svg) + len(words)
+        else:
+            self.left_out += 1
+
+    def write(self) -> None:
+        """Write what was asked for. Raises NoPicture if there is nothing to draw."""
+        options = self.options
+        if options.json:
+            print(json.dumps(self.launches, indent=1), file=self.out)
+        if (options.html or options.svg) and self.launches and not self.best[1]:
+            names = ", ".join(sorted(self.read)) or "none"
+            raise NoPicture(f"--array is {options.array}, which no launch reads; those that are read: {names}")
+        if options.html:
+            title = f"What the kernels of {Path(options.driver).name} read"
+            title += f"; of {len(self.launches)} launches the last {self.left_out} are left out" * (self.left_out > 0)
+            Path(options.html).write_text(page(title, self.sections), encoding="utf-8")
+        if options.svg:
+            Path(options.svg).write_text(self.best[1], encoding="utf-8")
+
+
+def drive(options: argparse.Namespace, each: Callable[[Report], None]) -> None:
+    """Run the driver as Python would, on the machine."""
+    sys.argv = [options.driver, *options.arguments]
+    sys.path.insert(0, str(Path(options.driver).resolve().parent))
+    settings: dict[str, Any] = {"seed": options.seed, "checks": not options.no_checks, "trace": True}
+    said = redirect_stdout(sys.stderr) if options.json else nullcontext()
+    with said, route(options.target, keep=0, each=each, **settings):
+        try:
+            runpy.run_path(options.driver, run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+
+
+def main(arguments: list[str] | None = None) -> int:
+    usage = parser()
+    words = sys.argv[1:] if arguments is None else arguments
+    end = words.index("--") if "--" in words else len(words)
+    options = usage.parse_args(words[:end], argparse.Namespace(arguments=words[end + 1 :]))
+    if options.example:
+        print(EXAMPLE, end="")
+        return 0
+    if not options.driver or not Path(options.driver).is_file():
+        usage.error(f"the driver is {options.driver}; name a Python file, such as --example prints")
+    if options.no_checks and (options.html or options.svg):
+        usage.error("pictures are drawn from the accesses that the checks note; leave --no-checks out")
+    shown, code = Shown(options), 0
+    try:
+        capability(options.target)
+        try:
+            drive(options, shown.add)
+        except PtxError as error:
+            print(f"{options.driver}: {type(error).__name__}: {error}", file=sys.stderr)
+            code = 1
+        if not shown.launches and not code:
+            raise NoPicture(f"{options.driver} launched no Triton kernel on CPU tensors, so there is nothing to show")
+        shown.write()
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (BackendError, NoPicture, OSError) as error:
+        usage.error(str(error))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""Loads, stores and asynchronous copies. Source: PTX ISA, "Data Movement and Conversion Instructions"."""
+
+import re
+
+import numpy as np
+
+from .decode import Decoder, Run, dtype, width
+from .errors import UnknownOpcode
+from .forms import Form, address, form, parts_of
+from .memory import near
+from .parse import Instruction
+from .races import Access
+
+
+def load(d: Decoder, i: Instruction) -> Run:
+    f = form(i)
+    if f.space == "param":
+        put = d.result(i.operands[0], f.kind)
+        slot, _ = d.source(i.operands[1].base, f.kind)
+        if i.operands[1].offset:
+            raise UnknownOpcode(i.opcode, "a part of a parameter", i)
+        to = dtype(f.kind)
+        return lambda block, active: put(block.R, block.R[slot].astype(to), active)
+    puts = [d.result(x, f.kind) for x in parts_of(i.operands[0])]
+    where, size, part = address(d, i.operands[1], f.space), f.size, dtype(f.kind)
+    read = {"global": load_global, "shared": load_shared, "local": load_local}[f.space]
+    if f.space == "shared":
+        d.granule = min(d.granule, size)
+
+    def run(block, active):
+        block.instruction = i
+        words = read(block, where(block.R), f, active)
+        if len(puts) == 1:
+            puts[0](block.R, words if words.dtype == part else words.view(part), active)
+            return
+        parts = (words[..., None] if size <= 8 else words).view(part)
+        for n, put in enumerate(puts):
+            put(block.R, parts[..., n], active)
+
+    return run
+
+
+def load_global(block, at, f: Form, active):
+    machine = block.machine
+    words = machine.memory.load(at, f.size, active, block)
+    if machine.checks:
+        note(block, "load", f, at, active)
+    machine.counters.accessed(block, "load", at, f.size, active)
+    return words
+
+
+def load_shared(block, at, f: Form, active):
+    words = block.shared.load(at, f.size, active, block.tags, block)
+    block.machine.counters.banks(block, at, f.size, active)
+    return words
+
+
+def load_local(block, at, f: Form, active):
+    return block.local_memory().load(at, f.size, active, block)
+
+
+def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> None:
+    """Keep what races.py needs to know of an access."""
+    order = f.order or ("relaxed" if kind == "atomic" else "")
+    scope = f.scope or ("gpu" if order else "")
+    T = block.machine.T
+    waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
+    who = (block.programs, at.view(np.int64), f.size, active, T, block.epoch, waited)
+    block.machine.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
+
+
+def store(d: Decoder, i: Instruction) -> Run:
+    f = form(i)
+    where = address(d, i.operands[0], f.space)
+    sources = [d.source(x, f.kind) for x in parts_of(i.operands[1])]
+    if f.space == "param":
+        raise UnknownOpcode(i.opcode, "parameters are written for calls, which inline.py has replaced", i)
+    write = {"global": store_global, "shared": store_shared, "local": store_local}[f.space]
+    if f.space == "shared":
+        d.granule = min(d.granule, f.size)
+
+    def run(block, active):
+        block.instruction = i
+        values = [block.R[slot] if narrow is None else narrow(block.R[slot]) for slot, narrow in sources]
+        write(block, where(block.R), joined(values, f.size), f, active)
+
+    return run
+
+
+def joined(values: list[np.ndarray], size: int) -> np.ndarray:
+    """The elements of a vector as words: (P or 1, T or 1) up to 8 bytes, (P or 1, T or 1, size // 8) above."""
+    if len(values) == 1:
+        return values[0]
+    parts = np.stack(np.broadcast_arrays(*values), axis=-1).view(f"u{min(size, 8)}")
+    return parts[..., 0] if size <= 8 else parts
+
+
+def store_global(block, at, words, f: Form, active) -> None:
+    machine = block.machine
+    machine.memory.store(at, words, f.size, active, block)
+    if machine.checks:
+        stays = machine.memory.stored(at, f.size, active, block)
+        on = True if active is None else active if f.size <= 8 else active[..., None]
+        # Copies of one value that differ in their last bits are counted and are no race.
+        value = np.where(on, stays, words) if near(np.where(on, stays, words), words, width(f.kind)) else words
+        note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
+        machine.counters.replicas(block, at, words, f.size)
+    machine.counters.accessed(block, "store", at, f.size, active)
+
+
+def store_shared(block, at, words, f: Form, active) -> None:
+    lost = block.shared.store(at, words, f.size, width(f.kind), active, block.tags, block)
+    block.machine.counters.disagreeing += lost
+    block.machine.counters.banks(block, at, f.size, active)
+
+
+def store_local(block, at, words, f: Form, active) -> None:
+    block.local_memory().store(at, words, f.size, active, block)
+
+
+def copy_async(d: Decoder, i: Instruction) -> Run:
+    """cp.async: from global to shared memory, there only once wait_group says so; the rest of the bytes are zeros."""
+    if match := re.fullmatch(r"cp\.async\.(commit_group|wait_group|wait_all)", i.opcode):
+        left = i.operands[0].bits if i.operands else 0
+        if match[1] == "commit_group":
+            return commit
+        return lambda block, active: arrive(block, active, -1 if match[1] == "wait_all" else left)
+    known = re.fullmatch(r"cp\.async\.(ca|cg)\.shared(::cta)?\.global(\.L2::\d+B)?", i.opcode)
+    if not known:
+        raise UnknownOpcode(i.opcode, "this form of cp.async", i)
+    to, source = address(d, i.operands[0], "shared"), address(d, i.operands[1], "global")
+    size = i.operands[2].bits
+    taken = d.source(i.operands[3], "u32")[0] if len(i.operands) > 3 else None
+    f = Form("global", "", "", "", 1, "b8", False)._replace(count=size)
+    d.granule = min(d.granule, size)
+
+    def run(block, active):
+        block.instruction = i
+        reads = active
+        if taken is not None and not (block.R[taken] == size).all():
+            if not np.isin(block.R[taken], (0, size)).all():
+                raise UnknownOpcode(i.opcode, "copying a part of its bytes", i)
+            reads = (block.R[taken] != 0) if active is None else active & (block.R[taken] != 0)
+        words = load_global(block, source(block.R), f, reads)
+        if reads is not None:
+            words = np.where(reads if size <= 8 else reads[..., None], words, words.dtype.type(0))
+        at = to(block.R)
+        store_shared(block, at, words, f, active)
+        if block.machine.checks:
+            block.shared.copying_to(at, size, active, block.tags, True)
+        block.copies = [*block.copies, (at, size, np.ones((1, 1), bool) if active is None else active, block.commits)]
+
+    return run
+
+
+def commit(block, active) -> None:
+    """What a thread has begun to copy since its last commit is a group."""
+    block.commits = block.commits + block.warps(active)
+
+
+def arrive(block, active, left: int) -> None:
+    """All groups of each thread but its `left` latest are there; with -1 also what it has not committed yet."""
+    on, under_way = np.ones((1, 1), bool) if active is None else active, []
+    for at, size, copiers, group in block.copies:
+        here = copiers & on & np.repeat(group + left < block.commits, 32, axis=1)
+        if here.any() and block.machine.checks:
+            block.shared.copying_to(at, size, here, block.tags, False)
+        if (copiers & ~here).any():
+            under_way.append((at, size, copiers & ~here, group))
+    block.copies = under_way
+
+
+def policy(d: Decoder, i: Instruction) -> Run:
+    """createpolicy: a hint for the cache, of which this machine has none."""
+    put = d.result(i.operands[0], "b64")
+    return lambda block, active: put(block.R, np.zeros((1, 1), np.uint64), active)
+
+
+FAMILIES = {"ld": load, "st": store, "cp": copy_async, "createpolicy": policy}

@@ -1,0 +1,126 @@
+"""PTX text -> Decoded: every instruction bound, and the ways that control may take between them."""
+
+from functools import lru_cache
+
+from . import access, atomics, collective, isa
+from .decode import Decoded, Decoder, Run, Step
+from .errors import ParseError, UnknownOpcode
+from .floats import Approximation
+from .parse import Instruction, parse
+
+
+def nothing(block, active) -> None:
+    pass
+
+
+def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
+    """The machine's method for an instruction that steers, and where it leads."""
+    parts = i.opcode.split(".")
+    if parts[0] == "bra" and parts[1:] in ([], ["uni"]):
+        return "branch", labels[i.operands[0].name]
+    if i.opcode in ("ret", "ret.uni", "exit"):
+        return "leave", 0
+    if parts[0] in ("bar", "barrier") and "warp" not in parts:
+        if [p for p in parts[1:] if p not in ("cta", "aligned")] != ["sync"] or len(i.operands) > 1:
+            raise UnknownOpcode(i.opcode, "barriers of a part of a program, arrivals and reductions are not known", i)
+        return "barrier", i.operands[0].bits if i.operands else 0
+    return None, 0
+
+
+def bind(d: Decoder, i: Instruction) -> Run:
+    parts = i.opcode.split(".")
+    for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES):
+        for name in (".".join(parts[:2]), parts[0]):
+            if name in families:
+                return families[name](d, i)
+    if parts[0] == "mov" and len(i.operands) == 2:
+        return d.move(i)
+    if parts[0] in ("nanosleep", "pmevent"):
+        return nothing
+    return d.pure(i)
+
+
+def guarded(run: Run, slot: int, negated: bool) -> Run:
+    """An instruction with a guard: only where the predicate holds."""
+
+    def chosen(block, active):
+        on = ~block.R[slot] if negated else block.R[slot]
+        if not on.all():
+            if not on.any():
+                return
+            active = on if active is None else active & on
+            if not active.any():
+                return
+        run(block, active)
+
+    return chosen
+
+
+def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
+    d.reads = d.writes = 0
+    guard = None
+    try:
+        steers, target = control(d, i, labels)
+        run = nothing if steers else bind(d, i)
+        if i.guard is not None:
+            slot = d.source(i.guard._replace(negated=False), "pred")[0]
+            guard = (slot, i.guard.negated)
+    except UnknownOpcode as error:
+        if error.line is not None:
+            raise
+        raise UnknownOpcode(error.opcode or i.opcode, error.why, i) from None
+    except ParseError as error:
+        raise ParseError(error.what, i) from None
+    except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise ParseError("operands that do not fit the instruction", i) from None
+    if guard and not steers:
+        run = guarded(run, *guard)
+        d.reads |= d.writes  # what the guard leaves out keeps its old value
+    return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target)
+
+
+@lru_cache(maxsize=256)
+def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> Decoded:
+    """Bind a PTX module's kernel.
+
+    ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
+    stops       end straight code before every access to global memory, so that others can come in between
+
+    Raises ParseError and UnknownOpcode, with the line, before anything runs.
+    """
+    program = parse(text)
+    for family, why in isa.REFUSED.items():  # what a kernel needs these for says more than the first of their helpers
+        for i in program.instructions:
+            if i.opcode.startswith(family):
+                raise UnknownOpcode(i.opcode, why, i)
+    d = Decoder(program, Approximation(seed, ulps) if ulps else None)
+    steps = [step(d, i, program.labels) for i in program.instructions]
+    starts = set(program.labels.values()) | {
+        n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode
+    }
+    end = [len(steps)] * (len(steps) + 1)
+    for n in range(len(steps) - 1, -1, -1):
+        end[n] = n if steps[n].control else n + 1 if n + 1 in starts else end[n + 1]
+    always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
+    index = {id(s.instruction): n for n, s in enumerate(steps)}
+    return Decoded(
+        steps, d.slots, d.fixed, program.parameters, program.constants, index, end, liveness(steps), always, d.granule,
+        program.local, sum(-(-size // 16) * 16 for size in program.shared.values()),
+    )  # fmt: skip
+
+
+def liveness(steps: list[Step]) -> list[int]:
+    """For each instruction, and for the end, the slots that may be read before they are written: backward dataflow."""
+    live = [0] * (len(steps) + 1)
+    changed = True
+    while changed:
+        changed = False
+        for n in range(len(steps) - 1, -1, -1):
+            s = steps[n]
+            out = 0 if s.control == "leave" and not s.guard else live[n + 1]
+            if s.control == "branch":
+                out = live[s.target] | (live[n + 1] if s.guard else 0)
+            now = (out & ~s.writes) | s.reads
+            if now != live[n]:
+                live[n], changed = now, True
+    return live

@@ -1,0 +1,91 @@
+"""Atomics and fences: the instructions by which threads of several programs learn of each other.
+
+Source: PTX ISA, "Parallel Synchronization and Communication Instructions".
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from . import isa
+from .access import note
+from .decode import Decoder, Run, width
+from .errors import UnknownOpcode
+from .forms import SCOPES, Form, address, form
+from .parse import Instruction
+
+
+def _wrap_inc(old, b):
+    return np.where(old >= b, np.zeros_like(old), old + old.dtype.type(1))
+
+
+def _wrap_dec(old, b):
+    return np.where((old == 0) | (old > b), b, old - old.dtype.type(1))
+
+
+# (old, b, c) -> new; the others do what isa.py says of the instruction of that name.
+OPERATIONS: dict[str, Callable] = {
+    "exch": lambda old, b: b,
+    "cas": lambda old, b, c: np.where(old == b, c, old),
+    "inc": _wrap_inc,
+    "dec": _wrap_dec,
+}
+
+
+def atomic(d: Decoder, i: Instruction) -> Run:
+    """atom, and red, which returns nothing."""
+    f = form(i)
+    if not f.operation or f.count > 1 or f.space not in ("global", "shared"):
+        raise UnknownOpcode(i.opcode, "this operation, on this memory", i)
+    kind = f.kind if f.operation not in ("and", "or", "xor") else f"b{width(f.kind)}"
+    function = OPERATIONS.get(f.operation) or isa.semantics(f"{f.operation}.{kind}", None).function
+    returns = i.opcode.startswith("atom")
+    put = d.result(i.operands[0], f.kind) if returns else None
+    operands = i.operands[1:] if returns else i.operands
+    where = address(d, operands[0], f.space)
+    sources = [d.source(x, f.kind) for x in operands[1 : len(operands) - f.policy]]
+    d.granule = min(d.granule, f.size) if f.space == "shared" else d.granule
+    f = f._replace(scope=f.scope or "gpu")
+
+    def run(block, active):
+        block.instruction = i
+        machine, R = block.machine, block.R
+        P, T = len(block.programs), machine.T
+        on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
+        if machine.random is not None:
+            on = machine.random.permutation(on)
+        flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
+        at = where(R)
+        values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in sources]
+        if f.space == "shared":
+            old = block.shared.atomic(at, flat(at), values, function, f.size, on, active, block.tags, block)
+        else:
+            old = machine.memory.atomic(at, flat(at), values, function, f.size, active, block)
+            if machine.checks:
+                note(block, "atomic", f, at, active, sequence=on)
+            machine.counters.accessed(block, "atomic", at, f.size, active)
+        if put is not None:
+            whole = np.zeros(P * T, old.dtype)
+            whole[on] = old
+            put(R, whole.reshape(P, T), active)
+
+    return run
+
+
+def fence(d: Decoder, i: Instruction) -> Run:
+    """fence, membar: orders a thread's accesses around it, for whoever synchronises with it."""
+    parts = i.opcode.split(".")[1:]
+    scopes = [{"gl": "gpu"}.get(p, p) for p in parts if p not in ("sc", "acq_rel")]
+    if len(scopes) != 1 or scopes[0] not in SCOPES:
+        raise UnknownOpcode(i.opcode, "this kind of fence", i)
+    f = Form("global", "acq_rel", scopes[0], "", 1, "b32", False)
+
+    def run(block, active):
+        block.instruction = i
+        if block.machine.checks:
+            note(block, "fence", f, np.zeros((1, 1), np.int64), active)
+
+    return run
+
+
+FAMILIES = {"atom": atomic, "red": atomic, "fence": fence, "membar": fence}

@@ -1,0 +1,132 @@
+"""Programs in lockstep, and their threads where a branch has parted them."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import PtxError
+from .local import LocalMemory
+from .shared import PROGRAM, WARP, SharedMemory
+
+if TYPE_CHECKING:
+    from .machine import Machine
+
+
+def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
+    """A value of P programs and then of Q others; its axis stays 1 where it is the same for all."""
+    if len(a) == len(b) == 1 and np.array_equal(a, b):
+        return a
+    T = max(a.shape[1], b.shape[1])
+    return np.concatenate([np.broadcast_to(a, (P, T)), np.broadcast_to(b, (Q, T))])
+
+
+class Fragment:
+    """Threads of a block that are at one instruction."""
+
+    def __init__(self, pc: int, active: np.ndarray | None):
+        self.pc, self.active = pc, active
+        self.barrier: int | None = None  # waits at this one
+        self.asleep: Callable[[], bool] | None = None  # spins, or waits for its warp: while this is true
+        self.looped: tuple[int, int, list] | None = None  # at the last jump back: where, version of memory, registers
+
+
+class Block:
+    """Programs in lockstep. It is also what memory calls its site: it knows who does what, for the errors."""
+
+    def __init__(self, machine: "Machine", programs: np.ndarray):
+        self.machine, self.programs = machine, programs
+        self.instruction: Any = None
+        self.R: list[Any] = list(machine.registers)
+        for axis, name in enumerate("xyz"):
+            slot = machine.decoded.slots.get(f"%ctaid.{name}")
+            if slot is not None:
+                self.R[slot] = machine.coordinate(programs, axis).astype(np.uint32)[:, None]
+        self.shared = SharedMemory(machine.shared_size, len(programs), machine.decoded.granule, machine.checks)
+        self.local: LocalMemory | None = None
+        # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.
+        self.copies: list[tuple[np.ndarray, int, np.ndarray, np.ndarray]] = []
+        self.commits = np.zeros((1, machine.T // 32), np.int64)
+        self.epoch = np.zeros(len(programs), np.int64)
+        self.warp_epoch = np.zeros((1, machine.T // 32), np.int64)
+        self.fragments = [Fragment(0, None)]
+        self.moves = 0  # grows when a fragment gets on
+        self.retag()
+
+    def retag(self) -> None:
+        """Who is who, and when, for the bookkeeping of shared memory; see shared.py."""
+        epoch = self.epoch[:1] if (self.epoch == self.epoch[0]).all() else self.epoch
+        warp = np.repeat(self.warp_epoch, 32, axis=1)
+        self.tags = (epoch[:, None] << PROGRAM) + (warp << WARP) + np.arange(self.machine.T)
+
+    def barrier_passed(self, rows: np.ndarray | None = None) -> None:
+        """All threads of all programs, or of some, have met at a barrier."""
+        self.epoch = self.epoch + (1 if rows is None else rows)
+        self.retag()
+
+    def mask(self, fragment: Fragment) -> np.ndarray:
+        """A fragment's threads, (P or 1, T) bool."""
+        everyone = np.ones((1, self.machine.T), bool)
+        return everyone if fragment.active is None else fragment.active & everyone
+
+    def take(self, rows: np.ndarray) -> "Block":
+        """Some of the programs, as a block of their own."""
+        other = object.__new__(Block)
+        other.machine, other.programs, other.instruction = self.machine, self.programs[rows], self.instruction
+        live = self.machine.live(self.fragments)
+        other.R = [x[rows] if x is not None and len(x) > 1 and live >> i & 1 else x for i, x in enumerate(self.R)]
+        other.shared = self.shared.take(rows)
+        other.local = None if self.local is None else self.local.take(rows)
+        part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
+        other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
+        other.epoch, other.warp_epoch, other.commits = self.epoch[rows], part(self.warp_epoch), part(self.commits)
+        other.fragments, other.moves = [], 0
+        for f in self.fragments:
+            active = part(f.active) if f.active is not None else None
+            if active is None or active.any():
+                other.fragments.append(Fragment(f.pc, active))
+                other.fragments[-1].barrier = f.barrier
+        other.retag()
+        return other
+
+    def join(self, other: "Block") -> None:
+        """Take in the programs of a block that is at the same instruction."""
+        P, Q = len(self.programs), len(other.programs)
+        live = self.machine.live(self.fragments)
+        for i in range(len(self.R)):
+            a, b = self.R[i], other.R[i]
+            if a is b or not live >> i & 1:
+                self.R[i] = a if a is b else None
+                continue
+            a, b = (np.zeros_like(y[:1]) if x is None else x for x, y in ((a, b), (b, a)))
+            self.R[i] = joined(a, P, b, Q)
+        self.shared.join(other.shared)
+        if self.local is not None or other.local is not None:
+            self.local = self.local_memory().join(other.local_memory())
+        self.warp_epoch = joined(self.warp_epoch, P, other.warp_epoch, Q)
+        self.commits = joined(self.commits, P, other.commits, Q)
+        self.programs = np.concatenate([self.programs, other.programs])
+        self.epoch = np.concatenate([self.epoch, other.epoch])
+        self.retag()
+
+    def local_memory(self) -> LocalMemory:
+        """Made when it is first needed."""
+        if self.local is None:
+            self.local = LocalMemory(len(self.programs), self.machine.T, self.machine.decoded.local)
+        return self.local
+
+    def warps(self, active: np.ndarray | None) -> np.ndarray:
+        """Which warps have an active thread: (P or 1, W) bool."""
+        T = self.machine.T
+        if active is None:
+            return np.ones((1, T // 32), bool)
+        return np.logical_or.reduce(np.broadcast_to(active, (len(active), T)).reshape(len(active), -1, 32), axis=2)
+
+    @property
+    def number(self) -> int:
+        """Where the current instruction stands."""
+        return self.machine.decoded.index[id(self.instruction)]
+
+    def error(self, kind: type[PtxError], what: str, row: int, thread: int) -> PtxError:
+        program = tuple(int(self.machine.coordinate(self.programs, axis)[row]) for axis in range(3))
+        return kind(what, self.instruction, program, thread)  # pyright: ignore[reportArgumentType]

@@ -1,0 +1,195 @@
+"""Instructions that a warp executes together, bound to the functions of warp.py and mma.py. All lanes that their member
+mask names must come: until they have, the machine lets others run.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from . import mma, warp
+from .decode import Decoder, Run
+from .errors import DivergentBarrier, NotConverged, UnknownOpcode
+from .forms import address, parts_of
+from .parse import Instruction, Vector
+from .shared import SEVERAL, WHO
+
+ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
+
+
+def converge(block, members: np.ndarray, active, i: Instruction) -> None:
+    block.instruction = i
+    if active is not None and warp.absent(members, active, block.machine.T).any():
+        raise NotConverged
+
+
+def member_mask(d: Decoder, i: Instruction) -> int:
+    return d.source(i.operands[-1], "b32")[0]
+
+
+def shfl(d: Decoder, i: Instruction) -> Run:
+    mode = i.opcode.split(".")[2]
+    targets = i.operands[0].parts if isinstance(i.operands[0], Vector) else (i.operands[0],)
+    puts = [d.result(x, kind) for x, kind in zip(targets, ("b32", "pred"), strict=False)]
+    value, b, c, members = (d.source(x, "b32")[0] for x in i.operands[1:])
+
+    def run(block, active):
+        R = block.R
+        converge(block, R[members], active, i)
+        *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.machine.T)
+        if inactive.any():
+            row, thread = (int(n) for n in np.argwhere(inactive)[0])
+            raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
+        for put, result in zip(puts, results, strict=False):
+            put(R, result, active)
+
+    return run
+
+
+def vote(d: Decoder, i: Instruction) -> Run:
+    mode = i.opcode.split(".")[2]
+    put = d.result(i.operands[0], "b32" if mode == "ballot" else "pred")
+    (pred, negate), members = d.source(i.operands[1], "pred"), member_mask(d, i)
+
+    def run(block, active):
+        converge(block, block.R[members], active, i)
+        said = warp.vote(mode, negate(block.R[pred]) if negate else block.R[pred], active)
+        put(block.R, said, active)
+
+    return run
+
+
+def redux(d: Decoder, i: Instruction) -> Run:
+    put = d.result(i.operands[0], "b32")
+    value, members = d.source(i.operands[1], "b32")[0], member_mask(d, i)
+    operation = i.opcode.removeprefix("redux.sync.")
+    warp.redux(operation, np.zeros((1, 32), np.uint32), None)  # an operation it does not know shows before the launch
+
+    def run(block, active):
+        converge(block, block.R[members], active, i)
+        put(block.R, warp.redux(operation, block.R[value], active), active)
+
+    return run
+
+
+def elect(d: Decoder, i: Instruction) -> Run:
+    puts = [d.result(x, kind) for x, kind in zip(i.operands[0].parts, ("b32", "pred"), strict=True)]
+    members = member_mask(d, i)
+
+    def run(block, active):
+        converge(block, block.R[members], active, i)
+        for put, result in zip(puts, warp.elect(active, block.machine.T), strict=True):
+            put(block.R, result, active)
+
+    return run
+
+
+def match(d: Decoder, i: Instruction) -> Run:
+    _, mode, _, kind = i.opcode.split(".")
+    targets = i.operands[0].parts if isinstance(i.operands[0], Vector) else (i.operands[0],)
+    puts = [d.result(x, k) for x, k in zip(targets, ("b32", "pred"), strict=False)]
+    value, members = d.source(i.operands[1], kind)[0], member_mask(d, i)
+
+    def run(block, active):
+        converge(block, block.R[members], active, i)
+        for put, result in zip(puts, warp.match(mode, block.R[value], active), strict=False):
+            put(block.R, result, active)
+
+    return run
+
+
+def active_mask(d: Decoder, i: Instruction) -> Run:
+    put = d.result(i.operands[0], "b32")
+    return lambda block, active: put(block.R, warp.activemask(active), active)
+
+
+def warp_barrier(d: Decoder, i: Instruction) -> Run:
+    """bar.warp.sync: orders the accesses of a warp's lanes; in a program of one warp it is the program's barrier."""
+    members = member_mask(d, i)
+
+    def run(block, active):
+        converge(block, block.R[members], active, i)
+        if block.machine.T == 32:
+            block.barrier_passed()
+            return
+        block.warp_epoch = block.warp_epoch + block.warps(active)
+        block.retag()
+
+    return run
+
+
+def matrix_form(i: Instruction) -> tuple[int, bool]:
+    """ldmatrix, stmatrix -> how many 8x8 matrices, and whether transposed."""
+    parts = i.opcode.removeprefix("ldmatrix.").removeprefix("stmatrix.").replace("::cta", "").split(".")
+    counts = {"x1": 1, "x2": 2, "x4": 4}
+    rest = [p for p in parts if p not in ("sync", "aligned", "m8n8", "trans", "shared", "b16") and p not in counts]
+    if rest or "m8n8" not in parts or "b16" not in parts:
+        raise UnknownOpcode(i.opcode, "this form of it", i)
+    return next(counts[p] for p in parts if p in counts), "trans" in parts
+
+
+def row_lanes(block, num: int, active) -> tuple[np.ndarray, np.ndarray]:
+    """The threads whose addresses count, and who is told of the access: the whole warp."""
+    T = block.machine.T
+    on = (np.arange(T) % 32 < 8 * num)[None]
+    return on if active is None else on & active, (block.tags & ~WHO) | (SEVERAL + np.arange(T) // 32)
+
+
+def load_matrix(d: Decoder, i: Instruction) -> Run:
+    num, trans = matrix_form(i)
+    puts = [d.result(x, "b32") for x in parts_of(i.operands[0])]
+    where = address(d, i.operands[1], "shared")
+
+    def run(block, active):
+        converge(block, ALL_LANES, active, i)
+        on, tags = row_lanes(block, num, active)
+        at = np.where(on, where(block.R), np.uint32(0))
+        words = block.shared.load(at, 16, on, tags, block)  # (P, T, 2)
+        block.machine.counters.banks(block, at, 16, on)
+        rows = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1, 32, 16)[:, :, : 8 * num]
+        for put, value in zip(puts, warp.fragments(rows, num, trans), strict=True):
+            put(block.R, value, active)
+
+    return run
+
+
+def store_matrix(d: Decoder, i: Instruction) -> Run:
+    num, trans = matrix_form(i)
+    where = address(d, i.operands[0], "shared")
+    sources = [d.source(x, "b32")[0] for x in parts_of(i.operands[1])]
+
+    def run(block, active):
+        converge(block, ALL_LANES, active, i)
+        T = block.machine.T
+        on, tags = row_lanes(block, num, active)
+        rows = warp.rows_of([np.broadcast_to(block.R[s], (len(block.R[s]), T)) for s in sources], trans)
+        words = np.zeros((len(rows), T // 32, 32, 16), np.uint8)
+        words[:, :, : 8 * num] = rows
+        at = np.where(on, where(block.R), np.uint32(0))
+        block.shared.store(at, words.reshape(len(rows), T, 16).view(np.uint64), 16, 16, on, tags, block)
+        block.machine.counters.banks(block, at, 16, on)
+
+    return run
+
+
+def multiply(d: Decoder, i: Instruction) -> Run:
+    mma.form(i.opcode)  # raises before the launch if it is none of its table
+    result, *operands = (x.parts for x in i.operands)
+    wide = ".f64" in i.opcode
+    puts = [d.result(x, "b64" if wide else "b32") for x in result]
+    a, b, c = ([d.source(x, "b64" if wide else "b32")[0] for x in parts] for parts in operands)
+
+    def run(block, active):
+        converge(block, ALL_LANES, active, i)
+        R, T = block.R, block.machine.T
+        values: list[Any] = [[np.broadcast_to(R[s], (len(R[s]), T)) for s in part] for part in (a, b, c)]
+        for put, value in zip(puts, mma.mma(i.opcode, *values), strict=True):
+            put(R, value, active)
+
+    return run
+
+
+FAMILIES = {
+    "shfl.sync": shfl, "vote.sync": vote, "redux.sync": redux, "elect.sync": elect, "match.any": match,
+    "match.all": match, "activemask": active_mask, "bar.warp": warp_barrier, "ldmatrix.sync": load_matrix,
+    "stmatrix.sync": store_matrix, "mma.sync": multiply,
+}  # fmt: skip

@@ -1,0 +1,154 @@
+"""Compile a Triton kernel for a GPU that is not here, exactly as Triton's JIT would for these arguments there.
+
+Triton itself does it: for the length of one `JITFunction.run(warmup=True)` a stand-in answers which GPU is active.
+What the arguments are specialised on, what is folded and what is cached is Triton's own doing.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver
+
+from ..backend import BackendError, interpreting
+
+TARGETS = (75, 80, 86, 89, 90, 100, 120)
+ELEMENTS = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16"),
+    *("float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
+)
+SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters
+_compiling = threading.RLock()
+
+
+class Compiled(NamedTuple):
+    """One kernel compiled for one target and these arguments."""
+
+    asm: dict[str, Any]  # Triton's texts, "ttir" to "ptx", and its "cubin"
+    name: str
+    shared: int  # bytes of dynamic shared memory
+    num_warps: int
+    target: str
+    arguments: list[tuple[str, Any]]  # of the PTX's parameters, in order; what Triton folded has none
+    parameters: dict[str, Any]  # of the Python function, by name
+
+    @property
+    def ptx(self) -> str:
+        return self.asm["ptx"]
+
+
+class Pointer:
+    """A NumPy array as Triton looks at a tensor."""
+
+    def __init__(self, array: np.ndarray):
+        if array.dtype.name not in ELEMENTS or not array.dtype.isnative:
+            raise TypeError(f"an array has dtype {array.dtype!r}; kernels take native {', '.join(ELEMENTS)}")
+        self.dtype, self.data_ptr = array.dtype.name, lambda: array.ctypes.data
+
+
+class StandIn:
+    """Triton's driver while one thread compiles: that thread sees the target, all others the true GPU."""
+
+    def __init__(self, target: GPUTarget, true: Any):
+        # The target is its own device number, so that no true device shares its cache of kernels.
+        answers = {"target": lambda: target, "device": lambda: target, "stream": lambda device: 0}
+        self._answers = {f"get_current_{name}": answer for name, answer in answers.items()}
+        self._thread, self._true = threading.get_ident(), true
+
+    def __getattr__(self, name: str) -> Any:
+        ours = threading.get_ident() == self._thread and name in self._answers
+        return self._answers[name] if ours else getattr(self._true, name)
+
+
+def capability(target: str) -> int:
+    """ "sm_90" -> 90. Raises ValueError for none of TARGETS, BackendError under Triton's interpreter."""
+    if interpreting():
+        raise BackendError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
+    match = re.fullmatch(r"sm_(\d+)a?", str(target))
+    if not match or int(match[1]) not in TARGETS:
+        raise ValueError(f"target is {target!r}; it can be {', '.join(f'sm_{sm}' for sm in TARGETS)}")
+    return int(match[1])
+
+
+def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_90") -> Compiled:
+    """Compile what `kernel[grid](*args, **kwargs)` would launch on `target`; Triton caches it, in memory and on disk.
+
+    kernel  a @triton.jit function
+    args    NumPy arrays, torch tensors of any device (meta, too), numbers, None, constexprs, tuples of these
+    kwargs  parameters by name, and Triton's options
+
+    Raises BackendError under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
+    what the machine cannot launch: thread block clusters, scratch memory, tensor descriptors; and what Triton raises.
+    """
+    sm = capability(target)
+    if not isinstance(kernel, JITFunction):
+        raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
+    try:
+        bound = kernel.signature.bind(*args, **{name: kwargs[name] for name in kwargs if name in kernel.arg_names})
+    except TypeError as error:
+        raise TypeError(f"{kernel.__name__}: {error}; its parameters are {', '.join(kernel.arg_names)}") from None
+    bound.apply_defaults()
+    out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), {k: _seen(x) for k, x in kwargs.items()})
+    facts = out.metadata
+    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
+    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
+    if facts.num_ctas > 1:
+        raise ValueError(f"num_ctas is {facts.num_ctas}; the machine runs no thread block clusters: leave it at 1")
+    if any(getattr(facts, f"{name}_size", 0) for name in SCRATCH):
+        raise ValueError(f"{facts.name} wants scratch memory, as tensor descriptors do; use plain pointers")
+    arguments = [pair for name, x in bound.arguments.items() for pair in _placed(name, types.get(name, "constexpr"), x)]
+    entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", out.asm["ptx"], re.DOTALL)
+    placed = entry[1].count(".param") if entry else 0
+    if not 0 <= placed - len(arguments) <= len(SCRATCH):
+        raise RuntimeError(
+            f"Triton {triton.__version__} gives {facts.name} {placed} parameters for {len(arguments)} arguments: it "
+            "lays them out in a way unknown here; use another version, and report this one"
+        )
+    arguments += [(name, 0) for name in SCRATCH[: placed - len(arguments)]]
+    return Compiled(out.asm, facts.name, facts.shared, facts.num_warps, f"sm_{sm}", arguments, bound.arguments)
+
+
+def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any]) -> Any:
+    with _compiling:
+        try:
+            true = driver.active
+        except RuntimeError:  # there is no GPU
+            true = None
+        driver.set_active(StandIn(target, true))  # pyright: ignore[reportArgumentType]
+        try:
+            return kernel.run(*args, grid=None, warmup=True, **kwargs)
+        finally:
+            driver.set_active(true)  # pyright: ignore[reportArgumentType]
+
+
+def _seen(value: Any) -> Any:
+    """An argument as Triton is to see it."""
+    if isinstance(value, tuple):
+        items = [_seen(item) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, np.generic):
+        return value.item()
+    return Pointer(value) if isinstance(value, np.ndarray) else value
+
+
+def _placed(name: str, kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
+    if isinstance(kind, (tuple, list)):
+        for i, (inner, item) in enumerate(zip(kind, value, strict=True)):
+            yield from _placed(f"{name}[{i}]", inner, item)
+    elif str(kind).startswith("tensordesc"):
+        raise ValueError(f"{name} is a tensor descriptor, and the machine executes no TMA: pass a pointer and strides")
+    elif kind != "constexpr":
+        yield name, value
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """A value, or those that a tuple holds, however deep."""
+    for item in value if isinstance(value, tuple) else ():
+        yield from leaves(item)
+    if not isinstance(value, tuple):
+        yield value

@@ -1,0 +1,256 @@
+"""A Program -> steps that can be run: instructions bound to the slots of the register file that they read and write.
+
+Everything an instruction names has a slot: registers, but also immediates, parameters, variables and special registers
+such as %tid.x, which are filled in before a launch starts. So a step only ever indexes one list.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import isa
+from .errors import ParseError, UnknownOpcode
+from .floats import Approximation
+from .opcode import BITS, Semantics
+from .parse import Immediate, Instruction, Program, Register, Symbol, Vector
+
+Run = Callable[[Any, Any], None]  # (block, active): active (P or 1, T or 1) bool, or None for all threads
+SPECIAL = ("%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid")
+
+
+class Step(NamedTuple):
+    """One instruction, ready to run, or one that the machine itself executes: see `control`."""
+
+    instruction: Instruction
+    run: Run
+    reads: int  # slots, as bits
+    writes: int
+    control: str | None = None  # the machine's method for it
+    guard: tuple[int, bool] | None = None  # slot and whether negated, for those with control
+    target: int = 0  # index of the instruction to jump to, or number of the barrier
+
+
+class Decoded(NamedTuple):
+    steps: list[Step]
+    slots: dict[str, int]
+    fixed: dict[int, np.ndarray]  # immediates
+    parameters: list[tuple[str, str]]
+    constants: dict[str, bytes]
+    index: dict[int, int]  # id of an instruction -> where it stands
+    end: list[int]  # of straight code from each instruction on: the next control, label, or the end
+    live: list[int]  # the slots that may be read from each instruction on, as bits
+    always: int  # the slots that are filled in before the start
+    granule: int  # the least bytes that an access to shared memory takes
+    local: int  # bytes of local memory of a thread
+    shared: int  # bytes of shared memory that the module itself declares
+
+    def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple[int, int, int]) -> list:
+        """A register file with all that is known before a launch starts."""
+        R: list[Any] = [None] * len(self.slots)
+        for slot, value in self.fixed.items():
+            R[slot] = value
+        thread = np.arange(T, dtype=np.uint32)[None]
+        for name, slot in self.slots.items():
+            kind, _, axis = name.partition(".")
+            if kind == "%tid":
+                R[slot] = thread if axis == "x" else thread[:, :1]
+            elif kind == "%laneid":
+                R[slot] = thread % 32
+            elif kind == "%warpid":
+                R[slot] = thread // 32
+            elif kind in ("%ntid", "%nctaid"):
+                sizes = (T, 1, 1) if kind == "%ntid" else grid
+                R[slot] = np.full((1, 1), sizes["xyz".index(axis)], np.uint32)
+            elif name in pointers:
+                R[slot] = np.full((1, 1), pointers[name], np.uint64)
+            elif name in values:
+                R[slot] = values[name]
+        return R
+
+
+def width(kind: str) -> int:
+    """Bits of a PTX type."""
+    return BITS[kind]
+
+
+def dtype(kind: str) -> np.dtype:
+    return np.dtype(bool) if kind == "pred" else np.dtype(f"u{max(width(kind), 8) // 8}")
+
+
+def converter(kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    to = dtype(kind)
+    return lambda x: x.astype(to)
+
+
+def widened(value: np.ndarray, kind: str, register: str) -> np.ndarray:
+    """A result in its register: sign-extended if its type is signed, zero-extended otherwise."""
+    if kind == "pred" or width(kind) == width(register):
+        return value
+    if kind[0] == "s":
+        return value.view(f"i{value.itemsize}").astype(f"i{width(register) // 8}").view(dtype(register))
+    return value.astype(dtype(register))
+
+
+def assign(R: list, slot: int, value: np.ndarray, active: np.ndarray | None) -> None:
+    old = R[slot]
+    R[slot] = value if active is None or old is None else np.where(active, value, old)
+
+
+class Decoder:
+    """Binds the instructions of one program. The families of instructions with side effects are in access.py and
+    collective.py; what is pure comes from isa.py."""
+
+    def __init__(self, program: Program, approximation: Approximation | None):
+        self.program, self.approximation = program, approximation
+        self.slots: dict[str, int] = {}
+        self.fixed: dict[int, np.ndarray] = {}
+        self.granule = 16
+        self.reads = self.writes = 0
+
+    def slot(self, name: str) -> int:
+        return self.slots.setdefault(name, len(self.slots))
+
+    def kind(self, name: str) -> str:
+        """The class of a register."""
+        if name.partition(".")[0] in SPECIAL:
+            return "b32"
+        if name not in self.program.registers:
+            raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
+        return self.program.registers[name]
+
+    def source(self, operand: Any, kind: str) -> tuple[int, Callable | None]:
+        """The slot of a source operand, and what narrows a wider register to the operand's type."""
+        if isinstance(operand, Vector) and len(operand.parts) == 1:
+            operand = operand.parts[0]
+        if isinstance(operand, Immediate):
+            bits = operand.bits & ((1 << width(kind)) - 1)
+            slot = self.slot(f"#{bits}:{dtype(kind).str}")
+            self.fixed[slot] = np.full((1, 1), bits, dtype(kind))
+            return slot, None
+        if isinstance(operand, Symbol):
+            slot = self.slot(operand.name)
+            if operand.name in self.program.shared or operand.name in self.program.labels:
+                self.fixed[slot] = np.full((1, 1), self.variable(operand.name), dtype(kind))
+            return slot, None
+        if not isinstance(operand, Register):
+            raise ParseError(f"an operand that is no value: {operand}")
+        slot = self.slot(operand.name)
+        self.reads |= 1 << slot
+        if operand.negated:
+            return slot, np.logical_not
+        register = self.kind(operand.name)
+        if (kind == "pred") != (register == "pred") or width(kind) > width(register):
+            raise ParseError(f"{operand.name} is .{register}, where the instruction reads .{kind}")
+        narrower = kind != "pred" and width(kind) < width(register)
+        return slot, converter(kind) if narrower else None
+
+    def variable(self, name: str) -> int:
+        """The address of a variable in shared or local memory: one after the other, from 0."""
+        at = 0
+        for other, size in self.program.shared.items():
+            if other == name:
+                return at
+            at += -(-size // 16) * 16
+        return 0
+
+    def result(self, operand: Any, kind: str) -> Callable[[list, np.ndarray, Any], None]:
+        """What puts a result of a type into its register; nothing, where the program has no use for it: _."""
+        if isinstance(operand, Vector) and len(operand.parts) == 1:
+            operand = operand.parts[0]
+        if isinstance(operand, Symbol) and operand.name == "_":
+            return lambda R, value, active: None
+        if not isinstance(operand, Register):
+            raise ParseError(f"an operand that is no register: {operand}")
+        register = self.kind(operand.name)
+        slot = self.slot(operand.name)
+        self.writes |= 1 << slot
+        if kind == "pred" or width(kind) == width(register):
+            return lambda R, value, active: assign(R, slot, value, active)
+        return lambda R, value, active: assign(R, slot, widened(value, kind, register), active)
+
+    def pure(self, i: Instruction) -> Run:
+        """An instruction that only computes: isa.py says what."""
+        s = isa.semantics(i.opcode, self.approximation, len(i.operands) - 1)
+        first = i.operands[0]
+        targets = first.parts if isinstance(first, Vector) else (first,)
+        results = [self.result(t, kind) for t, kind in zip(targets, s.results, strict=False)]
+        sources = [self.source(x, kind) for x, kind in zip(i.operands[1:], s.sources, strict=True)]
+        function = s.function
+        if s.carry:
+            return self.carrying(s, results[0], sources)
+        if len(results) == 1 and all(narrow is None for _, narrow in sources):
+            return self.plain(function, results[0], [slot for slot, _ in sources], len(s.results) > 1)
+
+        def run(block, active):
+            R = block.R
+            values = function(*(R[slot] if narrow is None else narrow(R[slot]) for slot, narrow in sources))
+            for put, value in zip(results, values if isinstance(values, tuple) else (values,), strict=False):
+                put(R, value, active)
+
+        return run
+
+    @staticmethod
+    def plain(function, put, slots: list[int], first_of_many: bool) -> Run:
+        """The common case, without detours: one result, sources as they lie in their registers."""
+        if first_of_many:
+            return lambda block, active: put(block.R, function(*[block.R[s] for s in slots])[0], active)
+        if len(slots) == 1:
+            (a,) = slots
+            return lambda block, active: put(block.R, function(block.R[a]), active)
+        if len(slots) == 2:
+            a, b = slots
+            return lambda block, active: put(block.R, function(block.R[a], block.R[b]), active)
+        return lambda block, active: put(block.R, function(*[block.R[s] for s in slots]), active)
+
+    def carrying(self, s: Semantics, put, sources) -> Run:
+        """add.cc and its like: the carry flag is a register that no operand names."""
+        slot = self.slot("carry")
+        self.reads |= (1 << slot) if "in" in s.carry else 0
+        self.writes |= (1 << slot) if "out" in s.carry else 0
+
+        def run(block, active):
+            R = block.R
+            values = [R[a] if narrow is None else narrow(R[a]) for a, narrow in sources]
+            values = s.function(*values, *([R[slot]] if "in" in s.carry else []))
+            value, carry = values if isinstance(values, tuple) else (values, None)
+            put(R, value, active)
+            if carry is not None:
+                assign(R, slot, carry, active)
+
+        return run
+
+    def move(self, i: Instruction) -> Run:
+        """mov, also between a register and the parts of a vector (9.7.9.2)."""
+        kind = i.opcode.split(".")[1]
+        target, source = i.operands
+        if isinstance(target, Vector) and len(target.parts) > 1:
+            part = f"b{width(kind) // len(target.parts)}"
+            puts = [self.result(x, part) for x in target.parts]
+            slot, _ = self.source(source, kind)
+            return lambda block, active: unpack(block.R, block.R[slot], dtype(part), puts, active)
+        put = self.result(target, kind)
+        if isinstance(source, Vector) and len(source.parts) > 1:
+            part = f"b{width(kind) // len(source.parts)}"
+            slots = [self.source(x, part)[0] for x in source.parts]
+            return lambda block, active: put(block.R, pack([block.R[s] for s in slots], dtype(kind)), active)
+        slot, narrow = self.source(source, kind)
+        if isinstance(source, Symbol):  # the address of a variable, which may be wider than asked for
+            narrow = converter(kind)
+        if narrow:
+            return lambda block, active: put(block.R, narrow(block.R[slot]), active)
+        return lambda block, active: put(block.R, block.R[slot], active)
+
+
+def unpack(R: list, value: np.ndarray, part: np.dtype, puts: list, active) -> None:
+    parts = value[..., None].view(part)
+    for n, put in enumerate(puts):
+        put(R, parts[..., n], active)
+
+
+def pack(parts: list[np.ndarray], whole: np.dtype) -> np.ndarray:
+    """Parts, the lowest first -> words; (P or 1, T or 1)."""
+    together = np.empty((*np.broadcast_shapes(*(p.shape for p in parts)), len(parts)), parts[0].dtype)
+    for n, part in enumerate(parts):
+        together[..., n] = part
+    return together.view(whole)[..., 0]

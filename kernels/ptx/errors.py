@@ -1,0 +1,82 @@
+"""What the machine reports: each error says what happened, which program and thread did it, and in which line."""
+
+from typing import Any
+
+
+def location(where: tuple[tuple[str, int], ...]) -> str:
+    """Python locations, innermost first, as 'kernel.py:12, called from kernel.py:40'; "" if the compiler left none."""
+    return ", called from ".join(f"{file}:{line}" for file, line in where)
+
+
+class PtxError(Exception):
+    """Something the machine found in a kernel. Attributes: line (of the PTX text), where, program, thread, opcode.
+
+    where    Python locations (file name, line), innermost first; () if the compiler left none
+    program  (x, y, z) of the program at fault, thread its thread; None where the whole launch is
+    """
+
+    def __init__(
+        self,
+        what: str,
+        instruction: Any = None,
+        program: tuple[int, int, int] | None = None,
+        thread: int | None = None,
+    ):
+        self.what, self.program, self.thread = what, program, thread
+        self.line: int | None = getattr(instruction, "line", None)
+        self.opcode: str | None = getattr(instruction, "opcode", None)
+        self.where: tuple[tuple[str, int], ...] = getattr(instruction, "where", ())
+        who = [f"program {program}"] if program is not None else []
+        who += [f"thread {thread}"] if thread is not None else []
+        at = [location(self.where)] if self.where else []
+        at += [f"PTX line {self.line}: {self.opcode}"] if self.line is not None else []
+        super().__init__("; ".join([what, *([", ".join(who)] if who else []), *at]))
+
+
+class ParseError(PtxError):
+    """The PTX text has a form the parser does not know."""
+
+
+class UnknownOpcode(PtxError):
+    """An instruction the machine does not execute; it never guesses what one might mean."""
+
+    def __init__(self, opcode: str, why: str = "", instruction: Any = None):
+        super().__init__(f"the machine does not execute {opcode}" + (f": {why}" if why else ""), instruction)
+        self.opcode = opcode
+        self.why = why
+
+
+class OutOfBounds(PtxError):
+    """An access to memory that belongs to no argument of the kernel."""
+
+
+class Misaligned(PtxError):
+    """An access whose address is no multiple of its size."""
+
+
+class Uninitialised(PtxError):
+    """A read of memory that nothing has written: shared memory, an output, a dead slot of a cache."""
+
+
+class Race(PtxError):
+    """Two accesses to one place, one of them a write, which nothing orders."""
+
+
+class DivergentBarrier(PtxError):
+    """Some threads of a program wait at a barrier that others never reach."""
+
+
+class Deadlock(PtxError):
+    """Every thread that is left waits for something that nobody will do."""
+
+
+class Endless(PtxError):
+    """The launch ran more instructions than it was allowed to."""
+
+
+class ScheduleDependent(PtxError):
+    """Two schedules of one launch leave different results."""
+
+
+class NotConverged(Exception):
+    """Within the machine: some lanes of a warp-wide instruction have not come; others run first."""

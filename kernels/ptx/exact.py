@@ -1,0 +1,176 @@
+"""Sums and products rounded once: NumPy rounds to nearest and no other way, and has no fused multiply-add.
+
+What is missing is built from two facts: a sum's error is itself a float (TwoSum, Knuth), and a float64 rounded to *odd*
+can be rounded again to a format of at most 51 bits, in any direction, as if from the exact value (Boldo and Melquiond
+2008, "Emulation of an FMA and correctly rounded sums"). A "value" is as in floats.py.
+"""
+
+from collections.abc import Callable
+from fractions import Fraction
+
+import numpy as np
+
+from .floats import FORMATS, Format, encode, has_subnormal
+
+TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
+ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
+
+
+def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """a + b and its error, exactly, without overflow. Source: Knuth, TAOCP 2, 4.2.2, theorem B."""
+    s = a + b
+    z = s - a
+    return s, (a - (s - z)) + (b - z)
+
+
+def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b (float64) rounded to odd: where inexact, the neighbour whose last bit is 1."""
+    s, error = two_sum(a, b)
+    bits = s.view(np.uint64)
+    step = np.where(np.signbit(error) == np.signbit(s), 1, -1)
+    move = (error != 0) & ((bits & np.uint64(1)) == 0) & np.isfinite(s)
+    return (bits.view(np.int64) + step * move).view(np.float64)
+
+
+def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mode: str = "rn") -> np.ndarray:
+    """a*b + c rounded once to a format; b None is the sum a + c, c None the product a*b.
+
+    a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
+    returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
+    """
+    if mode == "rn" and kind in ("f32", "f64") and (b is None or c is None):
+        return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
+    if kind == "f32" and mode == "rn":
+        return encode(_fma32(a, b, c), kind)
+    if kind == "f64":
+        return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
+    if mode == "rn" and kind in TIES:
+        return _fma_half(a, b, c, kind)
+    p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
+    if c is None:
+        return encode(p, kind, mode)
+    s = -odd_sum(-p, -c.astype(np.float64)) if mode == "rm" else odd_sum(p, c.astype(np.float64))
+    return encode(s, kind, mode)
+
+
+def _fma32(a, b, c) -> np.ndarray:
+    """The product is exact in float64; the sum is rounded twice, which shows only at ties and in subnormals."""
+    p = a.astype(np.float64) * b
+    s = p + c
+    r = s.astype(np.float32)
+    doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
+    if doubtful.any() or has_subnormal(r):
+        doubtful |= (np.abs(r) < np.float32(2.0**-126)) & (r != 0)
+        p, c = np.broadcast_to(p, s.shape)[doubtful], np.broadcast_to(c, s.shape)[doubtful]
+        r[doubtful] = odd_sum(p, c.astype(np.float64)).astype(np.float32)
+    return r
+
+
+def _fma_half(a, b, c, kind: str) -> np.ndarray:
+    """Rounded to float32, then again, which shows only at ties and in float16's subnormals: those anew.
+
+    A product is exact in float32 for f16 and in float64 for bf16, which has float32's exponents.
+    """
+    p = a if b is None else a * b if kind == "f16" else a.astype(np.float64) * b
+    s = p if c is None else p + c
+    r = s.astype(np.float32, copy=False)
+    bits = encode(r, kind)
+    if c is None and kind == "f16":
+        return bits
+    doubtful = (r.view(np.uint32) & np.uint32(2 * TIES[kind] - 1)) == TIES[kind]
+    if kind == "f16":
+        doubtful |= (np.abs(r) < np.float32(2.0**-14)) & (r != 0)
+    if doubtful.any():
+        s, error = two_sum(p, p.dtype.type(0) if c is None else c)
+        doubtful &= (s != r) | (error != 0)
+        if doubtful.any():
+            s, error = (np.broadcast_to(x, r.shape)[doubtful].astype(np.float64) for x in (s, error))
+            bits[doubtful] = encode(odd_sum(s, error), kind)
+    return bits
+
+
+def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x as two floats of 26 bits each. Source: Veltkamp 1968, after Dekker 1971."""
+    t = x * 134217729.0
+    high = t - (t - x)
+    return high, x - high
+
+
+def _fma64(a, b, c) -> np.ndarray:
+    """a*b + c as high + low parts, the low ones summed to odd; elements near the ends of the range are done exactly."""
+    p = a * b
+    (ah, al), (bh, bl) = _split(a), _split(b)
+    s, error = two_sum(p, c)
+    r = s + odd_sum(error, ((ah * bh - p) + ah * bl + al * bh) + al * bl)
+    size = np.abs(p)
+    plain = (size > 2.0**-900) & (size < 2.0**1000) & np.isfinite(r)
+    if not plain.all():
+        zero = ((a == 0) | (b == 0)) & (p == 0)
+        todo = ~(plain | np.broadcast_to(zero, plain.shape))
+        r = np.where(zero, p + c, r)
+        a, b, c = (np.broadcast_to(x, r.shape)[todo] for x in (a, b, c))
+        r[todo] = _exact_fma(a, b, c)
+    return r
+
+
+def _exact_fma(a, b, c, mode: str = "rn") -> np.ndarray:
+    """fma in rational arithmetic, element by element: slow, with no bound on the exponents."""
+    b, c = np.ones_like(a) if b is None else b, c if c is not None else np.copysign(0.0, np.where(a * b == 0, a * b, 1))
+    native = -(-a * b - c) if mode == "rm" else a * b + c
+    return exactly(lambda a, b, c: a * b + c, native, "f64", mode, a, b, c)
+
+
+def exactly(operation: Callable, native: np.ndarray, kind: str, mode: str, *values) -> np.ndarray:
+    """An operation on Fractions rounded once, element by element, as float64; `native` stands where it has no number.
+
+    Operands that are not finite, and divisions by zero, take native's element; an exact zero takes its sign.
+    """
+    result = np.array(native, np.float64)
+    values = [np.broadcast_to(x, result.shape) for x in values]
+    for index in np.ndindex(result.shape):
+        x = [float(v[index]) for v in values]
+        if not np.isfinite(x).all():
+            result[index] = next((v for v in x[2:] if np.isfinite(x[:2]).all()), result[index])
+            continue
+        try:
+            exact = operation(*map(Fraction, x))
+        except ZeroDivisionError:
+            continue
+        result[index] = _nearest(exact, FORMATS[kind], mode) if exact else 0 * result[index]
+    return result
+
+
+def stepped_root(x: np.ndarray, r: np.ndarray, mode: str) -> np.ndarray:
+    """A float64 square root rounded to nearest moved to the direction of `mode`: r*r - x says where it lies."""
+    scale = np.where(x < 2.0**-900, 2.0**100, 1.0)  # so that the error of no square is lost below the subnormals
+    error = fma(r * scale, r * scale, -x * scale * scale, "f64").view(np.float64)
+    move = np.where(np.isfinite(error), (error < 0) & (mode == "rp"), False)
+    back = np.where(np.isfinite(error), (error > 0) & (mode != "rp"), False)
+    return np.where(move, np.nextafter(r, np.inf), np.where(back, np.nextafter(r, 0), r))
+
+
+def _nearest(x: Fraction, form: Format, mode: str) -> float:
+    """A nonzero rational rounded to a format."""
+    size = abs(x)
+    exponent = size.numerator.bit_length() - size.denominator.bit_length()
+    exponent -= size < Fraction(2) ** exponent
+    unit = Fraction(2) ** (max(exponent, form.lowest) - form.fraction)
+    down, rest = divmod(size / unit, 1)
+    away = {"rz": False, "rm": x < 0, "rp": x > 0}.get(mode, (rest, down % 2) > (Fraction(1, 2), 0))
+    result = (down + (away and rest > 0)) * unit
+    over = form.largest if mode != "rn" and not away else float("inf")
+    value = over if result > Fraction(form.largest) else float(result)
+    return -value if x < 0 else value
+
+
+def from_integer(n: np.ndarray, kind: str, mode: str) -> np.ndarray:
+    """Integers rounded once to a format; bit patterns."""
+    if n.dtype.itemsize < 8:
+        return encode(n.astype(np.float64), kind, mode)
+    if mode == "rn" and kind in ("f32", "f64"):
+        return encode(n.astype(np.float32 if kind == "f32" else np.float64), kind)
+    high = (n >> n.dtype.type(32)).astype(np.float64) * 2.0**32
+    low = (n & n.dtype.type(0xFFFFFFFF)).astype(np.float64)
+    if kind == "f64":
+        return encode(exactly(lambda a, b: a + b, high + low, kind, mode, high, low), kind)
+    return encode(odd_sum(high, low), kind, mode)

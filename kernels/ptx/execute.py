@@ -1,0 +1,156 @@
+"""One launch from start to end: lay out memory, run the machine, look for races, give back results and a report."""
+
+from functools import cached_property, reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .assemble import assemble
+from .counters import CLASSES, Traffic, class_of
+from .decode import dtype
+from .errors import Race, location
+from .machine import Machine
+from .memory import Buffer, GlobalMemory, Region
+from .parse import Instruction, Where
+from .races import Access, find_races
+
+
+class Line(NamedTuple):
+    """What one source line of a launch did, or all lines of a class, or the launch."""
+
+    instructions: int = 0  # warp instructions
+    loaded: Traffic = Traffic()  # from global memory
+    stored: Traffic = Traffic()
+    shared: Traffic = Traffic()
+    barriers: int = 0  # by programs' warps
+    atomics: int = 0  # by threads
+
+    def plus(self, other: "Line") -> "Line":
+        return Line(
+            self.instructions + other.instructions,
+            self.loaded.plus(other.loaded),
+            self.stored.plus(other.stored),
+            self.shared.plus(other.shared),
+            self.barriers + other.barriers,
+            self.atomics + other.atomics,
+        )
+
+
+class Report:
+    """What a launch did: counts of warps, threads and bytes, as their names say, over all programs.
+
+    name, target, grid, num_warps  which launch
+    total        Line of the whole launch
+    lines        Line by Python source line (file name, number)
+    classes      warp instructions by class of instruction
+    unique       distinct bytes of each array argument that were read
+    disagreeing  threads whose copy of a replicated value differs from the one that was stored
+    log          with trace=True, every access to global memory in order, see races.Access; else empty
+    regions      where the arrays lie in the log's addresses
+    """
+
+    def __init__(self, name: str, target: str, grid: tuple[int, int, int], machine: Machine, trace: bool):
+        self.name, self.target, self.grid, self.num_warps = name, target, grid, machine.T // 32
+        self.counters, memory = machine.counters, machine.memory
+        self.disagreeing = self.counters.disagreeing
+        self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
+        self.log: list[Access] = memory.log if trace else []
+        self.regions: list[Region] = memory.regions if trace else []
+
+    @cached_property
+    def by_instruction(self) -> list[tuple[Instruction, Line]]:
+        """What each instruction that ran did."""
+        counters = self.counters
+        found = []
+        for n, step in enumerate(counters.decoded.steps):
+            issued, moved = int(counters.issued[n]), counters.memory.get(n, Traffic())
+            kind = class_of(step.instruction.opcode)
+            line = Line(
+                issued,
+                moved if kind in ("global load", "async copy") else Traffic(),
+                moved if kind == "global store" else Traffic(),
+                counters.shared.get(n, Traffic()),
+                issued if kind == "barrier" else 0,
+                moved.operations if kind == "atomic" else 0,
+            )
+            found += [(step.instruction, line)] if issued else []
+        return found
+
+    @cached_property
+    def total(self) -> Line:
+        return reduce(Line.plus, (line for _, line in self.by_instruction), Line())
+
+    @cached_property
+    def lines(self) -> dict[tuple[str, int], Line]:
+        lines: dict[tuple[str, int], Line] = {}
+        for instruction, line in self.by_instruction:
+            where = source_line(instruction.where)
+            lines[where] = lines.get(where, Line()).plus(line)
+        return dict(sorted(lines.items()))
+
+    @cached_property
+    def classes(self) -> dict[str, int]:
+        classes = dict.fromkeys(CLASSES, 0)
+        for instruction, line in self.by_instruction:
+            classes[class_of(instruction.opcode)] += line.instructions
+        return {name: n for name, n in classes.items() if n}
+
+
+def scalar(value: Any, kind: str) -> np.ndarray:
+    """A number argument as the bits of its parameter."""
+    if kind[0] == "f":
+        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
+    bits = int(kind[1:])
+    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
+
+
+def execute(
+    text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
+    num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
+    approximation_ulps: int = 0, trace: bool = False,
+) -> Report:  # fmt: skip
+    """Run the kernel of a PTX module over a grid.
+
+    arguments  (name, Buffer or number) in the order of the module's parameters
+    shared     bytes of dynamic shared memory; checks, seed, readable, approximation_ulps as in launch.run
+
+    Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
+    """
+    decoded = assemble(text, approximation_ulps, seed or 0, seed is not None)
+    if len(arguments) != len(decoded.parameters):
+        raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
+    buffers = [value for _, value in arguments if isinstance(value, Buffer)]
+    memory = GlobalMemory(buffers, decoded.constants, readable or {}, checks)
+    values = {}
+    for (parameter, kind), (_, value) in zip(decoded.parameters, arguments, strict=True):
+        number = memory.pointers[value.name] if isinstance(value, Buffer) else value
+        values[parameter] = scalar(number or 0, kind)
+    size = shared + decoded.shared
+    machine = Machine(decoded, memory, values, grid, 32 * num_warps, size, checks=checks, seed=seed)
+    try:
+        machine.run()
+    finally:
+        memory.write_back()
+    for race in find_races(memory.log):
+        raise as_error(race, grid, memory)
+    return Report(name, target, grid, machine, trace)
+
+
+def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
+    """A race that races.py found, told of its second access."""
+    (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
+    coordinates = lambda n: (n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1]))  # noqa: E731
+    other = f"thread {t} of the same program" if race.within else f"thread {t} of program {coordinates(p)}"
+    missing = "no barrier" if race.within else "neither a release and acquire nor the end of a launch"
+    where = location(one.where)
+    article = "an" if first == "atomic" else "a"
+    what = (
+        f"a race at {memory.describe(address)}: this {second} and {article} {first} by {other}"
+        f"{f', {where}' if where else ''}, PTX line {one.line}, with {missing} between them"
+    )
+    return Race(what, two, coordinates(q), u)
+
+
+def source_line(where: Where) -> tuple[str, int]:
+    """The user's own line: the innermost one that is not of Triton's library."""
+    return next((place for place in where if place[0] not in ("standard.py", "core.py", "math.py")), ("?", 0))

@@ -1,0 +1,174 @@
+"""Floating point as PTX defines it: formats, rounding in every direction, conversion to integers, approximations.
+
+A "value" is a float32 or float64 array that holds its format's numbers exactly.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+ROUND: dict[str, Callable] = {
+    "rn": np.rint,
+    "rz": np.trunc,
+    "rm": np.floor,
+    "rp": np.ceil,
+    "rna": lambda x: np.trunc(x + np.copysign(0.5, x)),
+}
+
+
+class Format(NamedTuple):
+    """A number format: fraction bits, the smallest normal exponent, the largest number, the NaN of arithmetic."""
+
+    bits: int
+    fraction: int
+    lowest: int
+    largest: float
+    nan: int
+
+
+FORMATS = {
+    "f64": Format(64, 52, -1022, float(np.finfo(np.float64).max), 0x7FF8000000000000),
+    "f32": Format(32, 23, -126, float(np.finfo(np.float32).max), 0x7FFFFFFF),
+    "tf32": Format(32, 10, -126, (2 - 2.0**-10) * 2.0**127, 0x7FFFFFFF),
+    "bf16": Format(16, 7, -126, (2 - 2.0**-7) * 2.0**127, 0x7FFF),
+    "f16": Format(16, 10, -14, 65504.0, 0x7FFF),
+    "e5m2": Format(8, 2, -14, 57344.0, 0x7F),
+    "e4m3": Format(8, 3, -6, 448.0, 0x7F),
+}
+
+
+HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
+
+
+def decode(bits: np.ndarray, kind: str) -> np.ndarray:
+    """The numbers behind bit patterns of a format: float64 for f64, float32 for every other; same shape."""
+    if kind in ("f32", "tf32", "f64"):
+        return bits.view(np.float64 if kind == "f64" else np.float32)
+    if kind == "bf16":
+        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if kind == "e4m3":
+        # the same exponents as float16's, 8 lower, and a NaN in place of the last number
+        half = (bits.astype(np.uint16) & np.uint16(0x80)) << np.uint16(8) | (bits & np.uint8(0x7F)).astype(
+            np.uint16
+        ) << np.uint16(7)
+        return np.where(
+            bits & 0x7F == 0x7F, np.float32(np.nan), half.view(np.float16).astype(np.float32) * np.float32(256)
+        )
+    return HALVES.take(bits if kind == "f16" else bits.astype(np.uint16) << np.uint16(8))
+
+
+def encode(x: np.ndarray, kind: str, mode: str = "rn", satfinite: bool = False) -> np.ndarray:
+    """Round numbers to a format, once, and give their bit patterns.
+
+    x          float32 or float64; to be rounded to f64 it must be float64 already and stays as it is
+    mode       "rn" | "rz" | "rm" | "rp" | "rna" (ties away from zero)
+    satfinite  what is too large, infinities included, becomes the largest number; e4m3 always does so
+    returns    unsigned integers of the format's width; NaN as the format's canonical one (f64: as it came)
+    """
+    form = FORMATS[kind]
+    if kind == "f64":
+        return x.astype(np.float64, copy=False).view(np.uint64)
+    if kind == "f32" and mode == "rn":
+        bits = x.astype(np.float32, copy=False).view(np.uint32)
+    elif kind == "bf16" and mode == "rn" and x.dtype == np.float32:
+        wide = x.view(np.uint32)
+        bits = ((wide + np.uint32(0x7FFF) + (wide >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    elif kind == "f16" and mode == "rn":
+        bits = _half(x)
+    else:
+        bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode, satfinite or kind == "e4m3"), kind)
+    nan = x != x
+    return np.where(nan, bits.dtype.type(form.nan), bits) if nan.any() else bits
+
+
+def _half(x: np.ndarray) -> np.ndarray:
+    """float16 patterns of any numbers, faster than NumPy's cast where they are float32 and none is too large.
+
+    A normal number is rounded at its 13th bit from below; a sum with 0.5 has float16's subnormals as its last places.
+    """
+    size = x.view(np.uint32) & np.uint32(0x7FFFFFFF) if x.dtype == np.float32 and x.size else None
+    if size is None or size.max() >= 0x477FF000:
+        return x.astype(np.float16).view(np.uint16)
+    bits = size + (np.uint32(0xC8000FFF) + (size >> np.uint32(13) & np.uint32(1))) >> np.uint32(13)
+    small = size < np.uint32(0x38800000)
+    if small.any():
+        bits[small] = (size[small].view(np.float32) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
+    return (bits | (x.view(np.uint32) >> np.uint32(16) & np.uint32(0x8000))).astype(np.uint16)
+
+
+def _rounded(x: np.ndarray, form: Format, mode: str, satfinite: bool) -> np.ndarray:
+    """The float64 numbers x rounded to a format, as float64: in units of its last place every format is an integer."""
+    power = np.maximum((x.view(np.uint64) & np.uint64(0x7FF << 52)).view(np.float64), 2.0**form.lowest)
+    unit = power * 2.0**-form.fraction
+    value = np.where(np.isinf(x), x, ROUND[mode](x / unit) * unit)
+    over = np.abs(value) > form.largest
+    if satfinite or not over.any():
+        return np.where(over, np.copysign(form.largest, x), value)
+    down = {"rz": True, "rm": x > 0, "rp": x < 0}.get(mode, False) & np.isfinite(x)
+    return np.where(over, np.copysign(np.where(down, form.largest, np.inf), x), value)
+
+
+def _pack(value: np.ndarray, kind: str) -> np.ndarray:
+    """Bit patterns of float64 numbers that a format holds exactly."""
+    if kind in ("f16", "e5m2"):
+        half = value.astype(np.float16).view(np.uint16)
+        return half if kind == "f16" else (half >> np.uint16(8)).astype(np.uint8)
+    if kind == "e4m3":
+        half = (value * 2.0**-8).astype(np.float16).view(np.uint16)
+        return (half >> np.uint16(8) & np.uint16(0x80) | half >> np.uint16(7) & np.uint16(0x7F)).astype(np.uint8)
+    bits = value.astype(np.float32).view(np.uint32)
+    return (bits >> np.uint32(16)).astype(np.uint16) if kind == "bf16" else bits
+
+
+def flush(x: np.ndarray, kind: str = "f32") -> np.ndarray:
+    """.ftz: subnormal numbers of a format become zeros of their sign; x itself if it has none."""
+    if kind == "f32" and not has_subnormal(x):
+        return x
+    return np.where(np.abs(x) < x.dtype.type(2.0 ** FORMATS[kind].lowest), np.copysign(x.dtype.type(0), x), x)
+
+
+def has_subnormal(x: np.ndarray) -> bool:
+    """Whether any float32 is subnormal: shifted left by its sign and less one, a zero wraps round to the largest."""
+    return bool(x.size) and bool(((x.view(np.uint32) << np.uint32(1)) - np.uint32(1)).min() < 0x00FFFFFF)
+
+
+def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:
+    """Numbers rounded to integers of a NumPy type, clamped to its range; NaN becomes `nan`."""
+    whole = ROUND[mode](x.astype(np.float64, copy=False))
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    inside = (whole >= float(low)) & (
+        whole < float(high) + (float(high) == high)
+    )  # 2**63 is no int64, 2**31-1 is an int32
+    clamped = np.where(whole > 0, dtype(high), np.where(np.isnan(x), dtype(nan), dtype(low)))
+    return np.where(inside, np.where(inside, whole, 0).astype(dtype), clamped)
+
+
+class Approximation:
+    """Moves what hardware only approximates by up to `ulps` last places, the same input always by as many."""
+
+    def __init__(self, seed: int, ulps: int = 2):
+        self.seed, self.ulps = seed, ulps
+
+    def move(self, opcode: str, bits: np.ndarray, *inputs: np.ndarray, unit: int = 1) -> np.ndarray:
+        """Neighbours of the results `bits` (uint16 | uint32 | uint64); zeros and what is not finite stay.
+
+        unit    what counts as one last place, in the pattern's own
+
+        A result stays, too, where an operand is zero: PTX promises ex2(0) = 1 and cos(0) = 1.
+        """
+        key = np.uint64((zlib.crc32(opcode.encode()) << 32 ^ self.seed) & 0xFFFFFFFFFFFFFFFF)
+        for x in inputs:
+            key = (x.astype(np.uint64) ^ key) * np.uint64(0x9E3779B97F4A7C15)
+            key = (key ^ key >> np.uint64(29)) * np.uint64(0xBF58476D1CE4E5B9)
+        step = (key >> np.uint64(32)) % np.uint64(2 * self.ulps + 1)
+        width = bits.dtype.itemsize * 8
+        infinity = {16: 0x7C00, 32: 0x7F800000, 64: 0x7FF0000000000000}[width] if "bf16" not in opcode else 0x7F80
+        mask = bits.dtype.type((1 << width - 1) - 1)
+        size = (bits & mask).astype(np.int64)
+        moved = size + (step.astype(np.int64) - self.ulps) * unit
+        fixed = (size == 0) | (size >= infinity) | (moved < 1) | (moved >= infinity)
+        for x in inputs:
+            fixed = fixed | ((x & mask) == 0)
+        return np.where(fixed, bits, bits & ~mask | moved.astype(bits.dtype))

@@ -1,0 +1,263 @@
+"""The machine: programs in lockstep where they can be, apart where they must be, until each has returned.
+
+A Block holds programs that execute together, with one register file whose values are (programs, threads) arrays. Where
+a branch sends whole programs two ways the block splits; where it parts the threads of one program the block gets two
+Fragments, each with a mask. Whoever is at the lowest instruction runs next, so that those who are apart meet again at
+the first one they share. With a seed, chance decides instead: which programs share a block, which of their warps go
+apart, and who runs next at every access to global memory.
+"""
+
+import numpy as np
+
+from .block import Block, Fragment
+from .counters import Counters
+from .decode import Decoded, Step
+from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Uninitialised
+from .memory import GlobalMemory
+
+
+class Machine:
+    """One launch. `execute` in launch.py builds it from a program and its arguments."""
+
+    def __init__(
+        self, decoded: Decoded, memory: GlobalMemory, values: dict[str, np.ndarray], grid: tuple[int, int, int],
+        T: int, shared: int, *, checks: bool = True, seed: int | None = None, limit: int = 20_000_000,
+    ):  # fmt: skip
+        self.decoded, self.memory, self.grid, self.T = decoded, memory, grid, T
+        self.checks, self.limit = checks, limit
+        self.shared_size = shared
+        self.random = None if seed is None else np.random.default_rng(seed)
+        self.registers = decoded.registers(memory.pointers, values, T, grid)
+        self.counters = Counters(decoded, T)
+        programs = np.arange(grid[0] * grid[1] * grid[2])
+        self.blocks = [Block(self, rows) for rows in self.teams(programs)]
+        if self.random is not None and T > 32:
+            for block in self.blocks:
+                if self.random.random() < 0.5:  # some of its warps run ahead of the others
+                    ahead = np.repeat(self.random.random(T // 32) < 0.5, 32)[None]
+                    if ahead.any() and not ahead.all():
+                        block.fragments = [Fragment(0, ahead), Fragment(0, ~ahead)]
+
+    def teams(self, programs: np.ndarray) -> list[np.ndarray]:
+        if self.random is None:
+            return [programs]
+        order = self.random.permutation(programs)
+        cuts = np.sort(self.random.choice(np.arange(1, len(order)), min(5, len(order) - 1), replace=False))
+        return [np.sort(team) for team in np.split(order, cuts)]
+
+    def coordinate(self, programs: np.ndarray, axis: int) -> np.ndarray:
+        X, Y, _ = self.grid
+        return (programs % X, programs // X % Y, programs // (X * Y))[axis]
+
+    def live(self, fragments: list[Fragment]) -> int:
+        """The registers that some fragment may still read, as bits."""
+        bits = self.decoded.always
+        for f in fragments:
+            bits |= self.decoded.live[f.pc]
+        return bits
+
+    def run(self) -> None:
+        """Execute until every program has returned. Raises what it finds, see errors.py."""
+        # Having freed one large piece, glibc's malloc keeps smaller ones for reuse instead of returning each to the
+        # system: the arrays of a launch come and go by the thousand, and this makes them four times as fast.
+        np.empty(31 << 20, np.uint8)
+        with np.errstate(all="ignore"):
+            while self.blocks:
+                block, fragment = self.choose()
+                self.advance(block, fragment)
+                if not block.fragments:
+                    self.blocks.remove(block)
+
+    def choose(self) -> tuple[Block, Fragment]:
+        """Who runs next: the lowest instruction, joined by all who are there too; or, with a seed, anyone."""
+        awake = [
+            (f.pc, i, b, f)
+            for i, b in enumerate(self.blocks)
+            for f in b.fragments
+            if f.barrier is None and not (f.asleep and f.asleep())
+        ]
+        if not awake:
+            return self.stuck()
+        if self.random is None:
+            pc, _, block, fragment = min(awake, key=lambda x: x[:2])
+            for other_pc, _, other, _ in awake:
+                if other_pc == pc and other is not block and self.joinable(block) and self.joinable(other):
+                    block.join(other)
+                    self.blocks.remove(other)
+        else:
+            _, _, block, fragment = awake[self.random.integers(len(awake))]
+        self.gather(block, fragment)
+        fragment.asleep = None
+        return block, fragment
+
+    @staticmethod
+    def joinable(block: Block) -> bool:
+        return len(block.fragments) == 1 and block.fragments[0].active is None and not block.copies
+
+    def gather(self, block: Block, fragment: Fragment) -> None:
+        """Take in the block's other fragments that are at the same instruction; by chance, only those of its warps."""
+        for other in [f for f in block.fragments if f is not fragment and f.pc == fragment.pc and f.barrier is None]:
+            a, b = block.mask(fragment), block.mask(other)
+            if self.random is None or (block.warps(a) & block.warps(b)).any():
+                fragment.active = None if (a | b).all() else a | b
+                fragment.looped = None
+                block.fragments.remove(other)
+
+    def advance(self, block: Block, fragment: Fragment) -> None:
+        """Run one fragment through straight code and one jump, barrier or return."""
+        decoded, pc, active = self.decoded, fragment.pc, fragment.active
+        end = decoded.end[pc]
+        warps = len(block.programs) * (self.T // 32)
+        if active is not None:
+            warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
+        self.limit -= end - pc + 1
+        if self.limit < 0:
+            block.instruction = decoded.steps[pc].instruction
+            raise block.error(Endless, "the launch has run more instructions than it may", 0, 0)
+        try:
+            for step in decoded.steps[pc:end]:
+                step.run(block, active)
+        except NotConverged:
+            end = block.number
+            block.moves += end > pc
+            fragment.asleep = lambda moves=block.moves: block.moves == moves
+        except (AttributeError, TypeError):
+            self.unwritten(block, decoded.steps[pc:end])
+            raise
+        self.counters.issued[pc:end] += warps
+        fragment.pc = end
+        if fragment.asleep:
+            return
+        block.moves += 1
+        if end == len(decoded.steps):
+            block.fragments.remove(fragment)
+            return
+        step = decoded.steps[end]
+        if step.control is None:  # a place where others may come in
+            return
+        self.counters.issued[end] += warps
+        block.instruction = step.instruction
+        getattr(self, step.control)(block, fragment, step)
+
+    @staticmethod
+    def unwritten(block: Block, steps: list[Step]) -> None:
+        """Raise if a step reads a register that nothing has written, which is why it failed."""
+        for step in steps:
+            blank = [name for name, slot in block.machine.decoded.slots.items() if block.R[slot] is None]
+            if found := [name for name in blank if step.reads >> block.machine.decoded.slots[name] & 1]:
+                block.instruction = step.instruction
+                raise block.error(Uninitialised, f"register {found[0]} is read, and nothing has written it", 0, 0)
+
+    def chosen(self, block: Block, fragment: Fragment, step: Step) -> tuple[np.ndarray, np.ndarray]:
+        """Of a fragment's threads, masks of those that an instruction's guard selects and of the others."""
+        active = block.mask(fragment)
+        if step.guard is None:
+            return active, np.zeros((1, 1), bool)
+        slot, negated = step.guard
+        holds = block.R[slot] != negated
+        return active & holds, active & ~holds
+
+    def branch(self, block: Block, fragment: Fragment, step: Step) -> None:
+        jumps, stays = self.chosen(block, fragment, step)
+        source = fragment.pc
+        fragment.pc += 1
+        if not stays.any():
+            fragment.pc = step.target
+            if step.target <= source:
+                self.looped(block, fragment)
+        elif jumps.any():
+            self.part(block, fragment, jumps, stays, step.target)
+
+    def leave(self, block: Block, fragment: Fragment, step: Step) -> None:
+        leaves, stays = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if not stays.any():
+            block.fragments.remove(fragment)
+        elif leaves.any():
+            self.part(block, fragment, leaves, stays, None)
+
+    def part(self, block: Block, fragment: Fragment, goes: np.ndarray, stays: np.ndarray, target: int | None) -> None:
+        """Send some threads to `target`, or nowhere if it is None; the others go on."""
+        if fragment.active is None and (goes == goes[:, :1]).all():  # whole programs
+            rows = np.broadcast_to(goes[:, 0], len(block.programs))
+            self.blocks[self.blocks.index(block)] = block.take(~rows)
+            if target is not None:
+                fragment.pc = target
+                self.blocks.append(block.take(rows))
+            return
+        if target is not None:
+            block.fragments.append(Fragment(target, goes))
+        fragment.active = stays
+
+    def looped(self, block: Block, fragment: Fragment) -> None:
+        """After a jump back: a loop that has changed nothing waits for someone else to change memory."""
+        live = self.decoded.live[fragment.pc]
+        now = sorted((x for i, x in enumerate(block.R) if x is not None and live >> i & 1), key=lambda x: x.size)
+        before, fragment.looped = fragment.looped, (fragment.pc, self.memory.version, now)
+        if before is None or before[:2] != fragment.looped[:2] or len(before[2]) != len(now):
+            return
+        if all(x is y or np.array_equal(x, y) for x, y in zip(before[2], now, strict=True)):
+            fragment.asleep = lambda m=self.memory, version=self.memory.version: m.version == version
+
+    def barrier(self, block: Block, fragment: Fragment, step: Step) -> None:
+        waits, passes = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if (mixed := waits.any(1, keepdims=True) & passes).any():
+            skips = (int(n) for n in np.argwhere(mixed)[0])
+            raise block.error(DivergentBarrier, "a barrier that this thread skips and others wait at", *skips)
+        if fragment.active is None:
+            block.barrier_passed(waits[:, 0])
+        else:
+            fragment.barrier = step.target
+            self.release(block)
+
+    def release(self, block: Block) -> None:
+        """Let a block's threads pass a barrier once all of them wait at it."""
+        waiting = [f for f in block.fragments if f.barrier is not None]
+        if not waiting:
+            return
+        here = np.sum(np.broadcast_arrays(*(block.warps(f.active) for f in waiting)), axis=0)
+        if (here > 1).any() and len({f.pc for f in waiting}) > 1:
+            row, warp = (int(n) for n in np.argwhere(here > 1)[0])
+            raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
+        arrived, left = self.together(block, waiting), self.together(block, block.fragments)
+        if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():
+            for f in waiting:
+                f.barrier = None
+            block.barrier_passed()
+
+    @staticmethod
+    def together(block: Block, fragments: list[Fragment]) -> np.ndarray:
+        """The threads of some fragments: (P or 1, T) bool."""
+        return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
+
+    def stuck(self) -> tuple[Block, Fragment]:
+        """Nobody can go on: part the programs of each block, if that may set some free, or say who waits for what."""
+        together = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
+        if not together:
+            raise self.diagnosis()
+        for block in together:
+            self.blocks.remove(block)
+            parts = [block.take(np.arange(len(block.programs)) == row) for row in range(len(block.programs))]
+            self.blocks += [part for part in parts if part.fragments]
+        for block in self.blocks:
+            self.release(block)
+        return self.choose()
+
+    def diagnosis(self) -> PtxError:
+        """Why nobody can go on, told of a thread that spins, or else of one that waits at a barrier or for its warp."""
+        waits = [(b, f) for b in self.blocks for f in b.fragments]
+        spins = [(b, f) for b, f in waits if f.barrier is None and f.looped]
+        block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]
+        place = lambda f: self.decoded.steps[f.pc - (f.barrier is not None)].instruction  # noqa: E731
+        block.instruction = place(f)
+        thread = int(np.argwhere(np.broadcast_to(block.mask(f), (1, self.T)))[0, 1])
+        if spins:
+            what = "a loop waits for memory to change, and nobody is left to change it"
+            return block.error(Deadlock, what, 0, thread)
+        if f.barrier is None:
+            return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", 0, thread)
+        others = [f"at PTX line {i.line} ({i.opcode})" for i in (place(g) for g in block.fragments if g is not f)]
+        others += [] if self.together(block, block.fragments).all() else ["returned"]
+        what = f"a barrier that not all threads reach; others are {', '.join(others)}"
+        return block.error(DivergentBarrier, what, 0, thread)

@@ -1,0 +1,89 @@
+"""mma.sync: a warp multiplies two small matrices that lie in its registers, and adds a third."""
+
+import re
+from functools import lru_cache
+
+import numpy as np
+
+from .errors import UnknownOpcode
+from .floats import FORMATS, decode, encode
+from .warp import by_warp
+
+# Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
+INPUTS = {
+    "f16": ({(16, 8), (16, 16)}, {"f16", "f32"}),
+    "bf16": ({(16, 8), (16, 16)}, {"f32"}),
+    "tf32": ({(16, 4), (16, 8)}, {"f32"}),
+    "s8": ({(8, 16), (16, 16), (16, 32)}, {"s32"}),
+    "u8": ({(8, 16), (16, 16), (16, 32)}, {"s32"}),
+    "e4m3": ({(16, 16), (16, 32)}, {"f16", "f32"}),
+    "e5m2": ({(16, 16), (16, 32)}, {"f16", "f32"}),
+    "f64": ({(8, 4), (16, 4), (16, 8), (16, 16)}, {"f64"}),
+}
+MIXED = ({"s8", "u8"}, {"e4m3", "e5m2"})  # A and B may be one of each
+
+INTEGERS = {"s8": np.int8, "u8": np.uint8, "s32": np.int32}
+
+
+@lru_cache(maxsize=256)
+def form(opcode: str) -> tuple[int, int, str, str, str, bool]:
+    """(M, K, type of A, of B, of C and D, satfinite) of an mma opcode. Raises UnknownOpcode unless INPUTS has it."""
+    found = re.fullmatch(r"mma\.sync\.aligned\.m(\d+)n8k(\d+)\.row\.col(\.satfinite)?((?:\.\w+){4})", opcode)
+    if found is None:
+        raise UnknownOpcode(opcode, "of mma it takes mma.sync.aligned.*.row.col, dense and without scales")
+    M, K, (d, a, b, c) = int(found[1]), int(found[2]), found[4][1:].split(".")
+    shapes, sums = INPUTS.get(a, ((), ()))
+    matches = (a == b or {a, b} in MIXED) and c == d and (c == "s32" or not found[3])
+    if not matches or (M, K) not in shapes or c not in sums:
+        raise UnknownOpcode(opcode, "it knows no mma with these shapes and types")
+    return M, K, a, b, c, bool(found[3])
+
+
+@np.errstate(invalid="ignore", over="ignore")
+def mma(opcode: str, a: list[np.ndarray], b: list[np.ndarray], c: list[np.ndarray]) -> list[np.ndarray]:
+    """D = A B + C, once per warp, all of whose lanes execute it.
+
+    a, b, c  the registers of each operand in order: bits (P or 1, T or 1), uint64 for f64, else uint32
+    returns  the registers of D, likewise (P or 1, T), or (P or 1, 1) if no input varies along T
+
+    Fragments, with g = lane // 4, t = lane % 4, E elements to a register (s8 4, f16 2, tf32 and f64 1), H = M / 8:
+      A  register i, element e: row g + 8 * (i % H), column 4 * E * (i // H) + t * E + e
+      B  register i, element e: row 4 * E * i + t * E + e, column g
+      C  element i of a thread: row g + 8 * (i // 2), column 2 * t + i % 2
+    Products are exact unless f64; sums are float64's, C included, and rounded once, to nearest even. PTX leaves open in
+    which order the hardware sums and what it truncates meanwhile: a gate must allow for it. Of tf32 the lower 13 bits
+    are ignored. Integers wrap, or are clamped with .satfinite. NaNs of f16 and f32 come out canonical.
+
+    Raises UnknownOpcode. Source: PTX ISA 8.7, "Matrix multiply-accumulate operation using mma instruction".
+    """
+    M, K, a_type, b_type, c_type, satfinite = form(opcode)
+    H = M // 8
+    A = _matrix(a_type, a, (-1, H), (2, 3, 1, 4, 0, 5), K)
+    B = _matrix(b_type, b, (-1, 1), (2, 3, 1, 4, 0, 5), K)  # transposed: its fragments are those of an A with 8 rows
+    C = _matrix(c_type, c, (H, -1), (2, 3, 0, 4, 5, 1), 8)
+    D = _rounded(A @ B.swapaxes(2, 3) + C, c_type, satfinite)
+    P, W = D.shape[:2]
+    words = D.reshape(P, W, H, 8, 4, 2).view(c[0].dtype).transpose(2, 5, 0, 1, 3, 4).reshape(-1, P, W * 32)
+    return list(words if any(register.shape[1] > 1 for register in (*a, *b, *c)) else words[..., :1])
+
+
+def _matrix(kind: str, registers: list, split: tuple[int, int], order: tuple[int, ...], columns: int) -> np.ndarray:
+    """(P, W, rows, columns) float64: the numbers in registers whose axes (*split, P, W, g, t) are put in order."""
+    words = np.stack(np.broadcast_arrays(*by_warp(*registers)))
+    P, W = words.shape[1:3]
+    words = np.ascontiguousarray(words.reshape(*split, P, W, 8, 4).transpose(order))
+    if kind in INTEGERS:
+        values = words.view(INTEGERS[kind])
+    elif kind == "tf32":
+        values = decode(words & np.uint32(0xFFFFE000), kind)
+    else:
+        values = decode(words.view(f"<u{FORMATS[kind].bits // 8}"), kind)
+    return values.astype(np.float64).reshape(P, W, -1, columns)
+
+
+def _rounded(D: np.ndarray, kind: str, satfinite: bool) -> np.ndarray:
+    """The bits of D in the type of the accumulator."""
+    if kind != "s32":
+        return encode(D, kind)
+    # float64 holds each sum exactly; int64 in between lets it wrap.
+    return (D.clip(-(2**31), 2**31 - 1) if satfinite else D).astype(np.int64).astype(np.int32)

@@ -1,0 +1,233 @@
+"""PTX text -> a Program: its instructions, registers and memory, and the Python line each instruction comes from.
+
+Source: PTX ISA, sections 4 (syntax), 5 (state spaces) and 11 (directives). Only what Triton emits is known; anything
+else is a ParseError that names its line.
+"""
+
+import re
+from pathlib import Path
+
+from .errors import ParseError
+from .inline import inline, renamed
+from .syntax import Address, Function, Immediate, Instruction, Program, Register, Symbol, Vector, Where
+
+INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0|[1-9]\d*)U?$")
+FLOAT = {"f": re.compile(r"0[fF]([0-9a-fA-F]{8})$"), "d": re.compile(r"0[dD]([0-9a-fA-F]{16})$")}
+NAME = re.compile(r"!?%?[A-Za-z_$][\w$]*(\.\w+)?$")
+ADDRESS = re.compile(r"([^\s+-]+|-?\d+)(?:\+?(-?\w+))?$")
+MOST = 1 << 16  # registers that one directive may declare
+
+
+def operand(text: str, rename: dict[str, str]):
+    """One operand, from its text. Raises ValueError for what is none."""
+    if text[:1] + text[-1:] in ("{}", "()"):
+        return Vector(tuple(operand(part, rename) for part in split_operands(text[1:-1])))
+    if text[:1] + text[-1:] == "[]":
+        match = ADDRESS.match(re.sub(r"\s", "", text[1:-1]))
+        if not match or not INTEGER.match(match[2] or "0"):
+            raise ValueError(text)
+        return Address(operand(match[1], rename), int(match[2] or "0", 0))  # pyright: ignore[reportArgumentType]
+    if "|" in text:
+        return Vector(tuple(operand(part.strip(), rename) for part in text.split("|")))
+    if INTEGER.match(text):
+        return Immediate(int(text.rstrip("U"), 0), 0)
+    for letter, width in (("f", 32), ("d", 64)):
+        if match := FLOAT[letter].match(text):
+            return Immediate(int(match[1], 16), width)
+    if not NAME.match(text):
+        raise ValueError(text)
+    name = text.lstrip("!")
+    name = rename.get(name, name)
+    return Register(name, text.startswith("!")) if name.startswith("%") or text.startswith("!") else Symbol(name)
+
+
+def split_operands(text: str) -> list[str]:
+    """'%r1, {%r2, %r3}, [%rd1 + 4]' -> its three operands."""
+    parts, depth, part = [], 0, ""
+    for character in text:
+        depth += (character in "{[(") - (character in "}])")
+        if character == "," and not depth:
+            parts, part = [*parts, part.strip()], ""
+        else:
+            part += character
+    return [*parts, part.strip()] if part.strip() else parts
+
+
+class Scope:
+    """A { } block of inline assembly: the names it keeps to itself -> those they have in the function."""
+
+    def __init__(self, outer: dict[str, str], start: int):
+        self.registers, self.labels, self.start = dict(outer), {}, start
+
+
+class Body:
+    """The statements of one function, as they are read, line by line: a debug directive ends with its line."""
+
+    def __init__(self, files: dict[int, str]):
+        self.files = files
+        self.instructions: list[Instruction] = []
+        self.labels: dict[str, int] = {}
+        self.registers: dict[str, str] = {}
+        self.shared: dict[str, int] = {}
+        self.local: dict[str, int] = {}
+        self.where: Where = ()
+        self.known: dict[tuple[int, ...], Where] = {}  # what .loc said of each place, for the calls from it
+        self.in_asm = False
+        self.scopes = [Scope({}, 0)]
+        self.pending = ""
+
+    def read(self, raw: str, number: int) -> bool:
+        """Take one line; False once the function's closing brace was read."""
+        if "begin inline asm" in raw or "end inline asm" in raw:
+            self.in_asm = "begin" in raw  # the lines that LLVM gives to the text of inline assembly are no one's
+        line = raw.split("//")[0].strip()
+        if re.match(r"\.loc\s", line):
+            self.locate(line, number)
+            return True
+        text = f"{self.pending} {line}".strip()
+        while text:
+            if text[0] == "{":
+                self.scopes.append(Scope(self.scopes[-1].registers, len(self.instructions)))
+                text = text[1:].strip()
+            elif text[0] == "}":
+                self.close()
+                if not self.scopes:
+                    return False
+                text = text[1:].strip()
+            elif label := re.match(r"([$\w%]+):(?!:)", text):
+                self.label(label[1], number)
+                text = text[label.end() :].strip()
+            elif ";" in text:
+                statement, _, text = text.partition(";")
+                self.statement(statement.strip(), number)
+                text = text.strip()
+            else:
+                break
+        self.pending = text
+        return True
+
+    def label(self, name: str, number: int) -> None:
+        own = name
+        if len(self.scopes) > 1:
+            own = f"{name}.{len(self.instructions)}"
+            self.scopes[-1].labels[name] = Symbol(own)
+        if own in self.labels:
+            raise ParseError(f"PTX line {number}: the label {name} stands at two places")
+        self.labels[own] = len(self.instructions)
+
+    def close(self) -> None:
+        """The end of a block: its labels are known now, and so is where its jumps lead."""
+        scope = self.scopes.pop()
+        for n in range(scope.start, len(self.instructions)) if scope.labels else ():
+            i = self.instructions[n]
+            self.instructions[n] = i._replace(operands=tuple(renamed(x, scope.labels) for x in i.operands))
+
+    def locate(self, text: str, number: int) -> None:
+        """.loc file line column [, function_name ..., inlined_at file line column] (11.5.2)"""
+        if self.in_asm:
+            return
+        match = re.match(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?", text)
+        if not match:
+            raise ParseError(f"PTX line {number}: a .loc the parser does not know: {text}")
+        place, call = ([int(n or 0) for n in match.groups()[k : k + 3]] for k in (0, 3))
+        outer: Where = ()
+        if match[4]:
+            outer = self.known.get(tuple(call), ((self.files.get(call[0], "?"), call[1]),))
+        if place[1]:  # line 0: the compiler does not know; the last line that it knew is nearest
+            self.where = ((self.files.get(place[0], "?"), place[1]), *outer)
+            self.known[tuple(place)] = self.where
+
+    def statement(self, text: str, number: int) -> None:
+        if text.startswith("."):
+            return self.declare(text, number)
+        names = self.scopes[-1].registers
+        match = re.match(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", text, re.S)
+        try:
+            if not match:
+                raise ValueError(text)
+            operands = tuple(operand(part, names) for part in split_operands(match[4]))
+        except ValueError as error:
+            raise ParseError(f"PTX line {number}: {error} is no operand the parser knows: {text}") from None
+        guard = Register(names.get(match[2], match[2]), bool(match[1])) if match[2] else None
+        self.instructions.append(Instruction(match[3], operands, guard, number, self.where))
+        return None
+
+    def declare(self, text: str, number: int) -> None:
+        if match := re.match(r"\.reg\s+\.(pred|[bus]16|[busf]32|[busf]64|f16|f16x2)\s+(.*)$", text, re.S):
+            kind = match[1] if match[1] == "pred" else "b" + re.sub(r"f16x2", "32", match[1]).lstrip("busf")
+            for name in split_operands(match[2]):
+                self.register(name, kind, number)
+        elif match := re.match(r"\.(local|shared)\b.*?\.b8\s+([$\w]+)\[(\d+)\]$", text):
+            (self.shared if match[1] == "shared" else self.local)[match[2]] = int(match[3])
+        elif not re.match(r"\.(param|pragma)\b", text):
+            raise ParseError(f"PTX line {number}: a directive the parser does not know: {text}")
+
+    def register(self, name: str, kind: str, number: int) -> None:
+        many = re.match(r"([%\w$]+)<(\d{1,9})>$", name)
+        if not (many or NAME.match(name)) or (many and int(many[2]) > MOST):
+            raise ParseError(f"PTX line {number}: {name} is no register, or more than {MOST} of them")
+        names = self.scopes[-1].registers
+        for own in [f"{many[1]}{i}" for i in range(int(many[2]))] if many else [name]:
+            if len(self.scopes) > 1:  # of blocks there may be many alike
+                names[own] = f"%{own.lstrip('%')}.{len(self.instructions)}"
+            self.registers[names.get(own, own)] = kind
+
+
+def declared(text: str) -> list[tuple[str, str]]:
+    """The (name, type) of each .param in a signature."""
+    found = re.findall(r"\.param\b[^,]*?\.([busf]\d+)\b[^,]*?([$\w]+)(?:\[\d+\])?\s*(?:,|$)", text.strip())
+    return [(name, kind) for kind, name in found]
+
+
+def constants(head: str) -> dict[str, bytes]:
+    """The .global variables of a module; what their text leaves out is zero (5.4.4)."""
+    form = r"\.global\s+(?:\.align\s+\d+\s+)?\.[bus](8|16|32|64)\s+([$\w]+)(?:\[(\d+)\])?\s*(?:=\s*\{?([^;}]*)\}?\s*)?;"
+    found = {}
+    for match in re.finditer(form, head):
+        size = int(match[1]) // 8
+        values = split_operands(match[4] or "")
+        if not all(INTEGER.match(v) for v in values) or len(values) > int(match[3] or 1):
+            line = head[: match.start()].count("\n") + 1
+            raise ParseError(f"PTX line {line}: {match[2]} has values that are no integers, or too many")
+        data = b"".join((int(v, 0) % (1 << 8 * size)).to_bytes(size, "little") for v in values)
+        found[match[2]] = data.ljust(size * int(match[3] or 1), b"\0")
+    return found
+
+
+def function(text: str, code: str, match: re.Match, files: dict[int, str]) -> tuple[Function, Body]:
+    """The function whose signature `match` is: in `code`, which is the text without its comments."""
+    body, lines = Body(files), text.splitlines()
+    first = code[: match.end()].count("\n") + 1  # the line after the one with the opening brace
+    number = first
+    while number < len(lines) and body.read(lines[number], number + 1):
+        number += 1
+    if number == len(lines):
+        raise ParseError(f"PTX line {number}: {match['name']} has no end")
+    signature = declared(match["results"] or ""), declared(match["parameters"] or "")
+    return Function(match["name"], *signature, body.instructions, body.labels, body.registers, body.local), body
+
+
+def parse(text: str) -> Program:
+    """The one entry of a PTX module, with the functions it calls inlined.
+
+    Raises ParseError, with the line, for what it does not know, UnknownOpcode for a call of what has no body.
+    """
+    files = {int(n): Path(file).name for n, file in re.findall(r'^\s*\.file\s+(\d+)\s+"([^"]*)"', text, re.M)}
+    code = re.sub(r"//[^\n]*", "", text)
+    form = r"\.KIND\b\s*(?:\((?P<results>[^)]*)\)\s*)?(?P<name>[$\w]+)\s*(?:\((?P<parameters>[^)]*)\))?[^{};]*\{"
+    head = re.search(form.replace("KIND", "entry"), code)
+    if not head:
+        raise ParseError("the PTX has no .entry: it is no kernel")
+    entry, body = function(text, code, head, files)
+    bodies = {match["name"]: match for match in re.finditer(form.replace("KIND", "func"), code)}
+    before = code[: head.start()]
+    shared = {
+        name: int(size or 0) for name, size in re.findall(r"\.shared\b[^;]*?\.b8\s+([$\w]+)\[(\d*)\]\s*;", before)
+    }
+    shared |= body.shared
+    known = constants(before)
+
+    def called(name: str) -> Function | None:
+        return function(text, code, bodies[name], files)[0] if name in bodies else None
+
+    return inline(entry, called, known, shared)

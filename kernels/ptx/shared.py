@@ -1,0 +1,222 @@
+"""Shared memory of programs in lockstep, and who touched each byte of it since the last barrier.
+
+Programs that run the same code touch the same offsets, so what is known of a byte is kept once for all programs of a
+block, (1, bytes), until an address differs between them, then per program, (P, bytes).
+
+A tag says who touched a byte last and when: barriers of the program passed << 40 | of the warp << 20 | who, where who
+is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: nobody yet.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised
+from .memory import in_order, near
+
+PROGRAM, WARP = 40, 20
+SEVERAL, ALL, ATOMIC = 1 << 16, 1 << 17, 1 << 18
+WHO = (1 << WARP) - 1
+
+
+def warp_of(tag: np.ndarray) -> np.ndarray:
+    who = tag & WHO
+    return np.where(who < SEVERAL, who >> 5, np.where(who < ALL, who - SEVERAL, -1))
+
+
+def unordered(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    """Whether nothing orders the access of `tag` before mine: no barrier of the program, nor of the warp we share."""
+    together = (warp_of(tag) == warp_of(mine)) & (tag >> WARP < mine >> WARP)
+    same_thread = ((tag & WHO) == (mine & WHO)) & ((tag & WHO) < SEVERAL)
+    return (tag >= 0) & (tag >> PROGRAM == mine >> PROGRAM) & ~same_thread & ~together
+
+
+def both(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
+    """One tag for two readers: mine, unless the other's read is still unordered with some thread of the program."""
+    warps, ours = warp_of(tag), warp_of(mine)
+    who = np.where(warps != ours, ALL, np.where((tag & WHO) == (mine & WHO), mine & WHO, SEVERAL + ours))
+    forget = (tag >> PROGRAM != mine >> PROGRAM) | ((warps == ours) & (tag >> WARP < mine >> WARP)) | (tag < 0)
+    return np.where(forget, mine, (np.maximum(tag, mine) & ~WHO) | who)
+
+
+class SharedMemory:
+    """`size` bytes for each of P programs; `granule` bytes are the least that any instruction touches."""
+
+    def __init__(self, size: int, P: int, granule: int, checks: bool = True):
+        self.size, self.granule, self.checks = -(-size // 32) * 32, granule, checks
+        self.bytes = np.zeros((P, self.size), np.uint8)
+        cells = self.size // granule
+        self.written = np.zeros((1, cells), bool)
+        self.writer, self.reader = np.full((1, cells), -1), np.full((1, cells), -1)
+        self.by = np.full((1, cells), -1)  # the instruction that wrote it
+        self.copying = np.zeros((1, cells), bool)  # the target of a cp.async that no wait_group has ended
+
+    KNOWN = ("written", "writer", "reader", "by", "copying")
+
+    def take(self, rows: np.ndarray) -> "SharedMemory":
+        """The shared memory of some of the programs."""
+        other = object.__new__(SharedMemory)
+        other.size, other.granule, other.checks = self.size, self.granule, self.checks
+        other.bytes = self.bytes[rows]
+        for name in self.KNOWN:
+            known = getattr(self, name)
+            setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+        return other
+
+    def join(self, other: "SharedMemory") -> None:
+        """Take in the shared memory of more programs, after one's own."""
+        P, Q = len(self.bytes), len(other.bytes)
+        self.bytes = np.concatenate([self.bytes, other.bytes])
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.KNOWN}
+        if len(self.writer) == len(other.writer) == 1 and all(np.array_equal(*pair) for pair in pairs.values()):
+            return
+        for name, (ours, theirs) in pairs.items():
+            rows = [np.broadcast_to(x, (n, x.shape[1])) for x, n in ((ours, P), (theirs, Q))]
+            setattr(self, name, np.ascontiguousarray(np.concatenate(rows)))
+
+    def check(self, at: np.ndarray, size: int, active, site) -> None:
+        """Raise unless each address (P or 1, T or 1) is a multiple of `size` inside of this memory."""
+        bad = (at < 0) | (at + size > self.size) | (at & (size - 1) != 0)
+        bad = bad if active is None else bad & active
+        if bad.any():
+            row, thread = (int(i) for i in np.argwhere(bad)[0])
+            where = int(np.broadcast_to(at, bad.shape)[row, thread])
+            kind = Misaligned if 0 <= where <= self.size - size else OutOfBounds
+            verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {self.size} bytes"
+            raise site.error(kind, f"{size} bytes at {where} of shared memory: the address {verb}", row, thread)
+
+    def cells(self, at: np.ndarray, size: int, active, tags: np.ndarray) -> "Cells":
+        """What is known of the bytes at each address: once for all programs, if address and clock do not differ."""
+        n = max(len(at), len(tags), len(self.writer), 1 if active is None else len(active))
+        if n > len(self.writer):
+            for name in self.KNOWN:
+                setattr(self, name, np.repeat(getattr(self, name), n, 0))
+        width, T = max(size // self.granule, 1), tags.shape[1]
+        cells = (at // self.granule + np.arange(n)[:, None] * self.writer.shape[1])[..., None] + np.arange(width)
+        cells, mine = (np.broadcast_to(x, (n, T, width)).reshape(-1) for x in (cells, tags[..., None]))
+        if active is None:
+            return Cells(cells, mine, np.arange(n * T * width) // width, T)
+        on = np.flatnonzero(np.broadcast_to(active[..., None], (n, T, width)))
+        return Cells(cells[on], mine[on], on // width, T)
+
+    def known(self, name: str) -> np.ndarray:
+        """All that is known of one kind, as a flat view."""
+        known = getattr(self, name)
+        assert known.flags.c_contiguous, "what is written to a copy would be lost"
+        return known.reshape(-1)
+
+    def load(self, address: np.ndarray, size: int, active, tags: np.ndarray, site) -> np.ndarray:
+        """The words at each thread's address, (P, T or 1), above 8 bytes (P, T or 1, size // 8); the read is noted.
+
+        tags  (P or 1, T) who reads, and when
+        """
+        at = address.astype(np.int64)
+        if self.checks:
+            self.check(at, size, active, site)
+            cells = self.cells(at, size, active, tags)
+            self.demand(self.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, site)
+            self.demand(
+                ~self.known("copying")[cells.at], Race, "that a cp.async may still be writing", cells, size, site
+            )
+            self.ordered("writer", cells, "read", size, site)
+            reader = self.known("reader")
+            for _ in range(4):  # several threads read one byte at once: until all of them are told of
+                reader[cells.at] = new = both(reader[cells.at], cells.mine)
+                if np.array_equal(reader[cells.at], new):
+                    break
+        at = at if active is None else np.where(active, at, 0)
+        table = self.table(size)
+        index = np.clip(at // size, 0, table.shape[1] - 1)
+        words = table[:, index[0]] if len(index) == 1 else table[np.arange(len(index))[:, None], index]
+        return words if size > 8 else words[..., 0]
+
+    def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int, active, tags, site) -> int:
+        """Write the words that `load` would give, of elements of `width` bits.
+
+        Threads may store copies of one value through one instruction. Returns how many copies differ in their last
+        bits from the one that stays; threads that store different numbers at one place are a Race.
+        """
+        at = address.astype(np.int64)
+        P, T, table = len(self.bytes), tags.shape[1], self.table(size)
+        on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
+        flat = lambda x: np.broadcast_to(x, (P, T, *x.shape[2:])).reshape(P * T, *x.shape[2:])[on]  # noqa: E731
+        place = on // T, flat(np.clip(at // size, 0, table.shape[1] - 1))
+        words = flat(words if size > 8 else words[..., None])
+        if not self.checks:
+            table[place] = words
+            return 0
+        again = flat(self.claim(at, size, active, tags, site))
+        before = np.where(again[:, None], table[place], words)
+        table[place] = words
+        lost = np.flatnonzero((table[place] != words).any(1) | (before != words).any(1))
+        if not (near(table[place][lost], words[lost], width) and near(before[lost], words[lost], width)):
+            first = int(on[lost[0]])
+            what = (
+                f"{size} bytes at {int(place[1][lost[0]]) * size} of shared memory, where two threads store two values"
+            )
+            raise site.error(Race, what, first // T, first % T)
+        return len(lost)
+
+    def claim(self, at: np.ndarray, size: int, active, tags: np.ndarray, site) -> np.ndarray:
+        """Note who writes, if nothing forbids it; which threads, (1 or P, T), repeat a store of this instruction."""
+        self.check(at, size, active, site)
+        cells = self.cells(at, size, active, tags)
+        same = self.known("by")[cells.at] == site.number
+        again = unordered(self.known("writer")[cells.at], cells.mine) & same
+        self.ordered("writer", cells, "written", size, site, ~same)
+        self.ordered("reader", cells, "written", size, site)
+        for name, value in (("writer", cells.mine), ("written", True), ("by", site.number)):
+            self.known(name)[cells.at] = value
+        threads = np.zeros((len(self.writer), tags.shape[1]), bool)
+        threads.reshape(-1)[cells.who[again]] = True
+        return threads
+
+    def copying_to(self, address: np.ndarray, size: int, active, tags: np.ndarray, begins: bool) -> None:
+        """Note that a cp.async, whose bytes `store` has written, begins or, with `tags` of now, has arrived."""
+        cells = self.cells(address.astype(np.int64), size, active, tags)
+        self.known("copying")[cells.at] = begins
+        self.known("writer")[cells.at] = cells.mine
+
+    def atomic(self, address, flat, values, function, size: int, on, active, tags, site) -> np.ndarray:
+        """Apply `function` (old, *values) at each address of `flat`, in order; returns the old values."""
+        at = address.astype(np.int64)
+        self.check(at, size, active, site)
+        if self.checks:
+            cells = self.cells(at, size, active, tags)
+            self.demand(self.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, site)
+            for name in ("writer", "reader"):
+                tag = self.known(name)[cells.at]
+                self.ordered(name, cells, "changed", size, site, tag & WHO < ATOMIC)
+            self.known("writer")[cells.at] = cells.mine | ATOMIC
+        table = self.bytes.view(f"u{size}")
+        index = on // tags.shape[1] * table.shape[1] + flat.astype(np.int64) // size
+        return in_order(table.reshape(-1), index, values, function)
+
+    def table(self, size: int) -> np.ndarray:
+        return self.bytes.view(f"u{min(size, 8)}").reshape(len(self.bytes), -1, max(size // 8, 1))
+
+    def ordered(self, name: str, cells: "Cells", verb: str, size: int, site, matters: Any = True) -> None:
+        tag = self.known(name)[cells.at]
+        bad = unordered(tag, cells.mine) & matters
+        if bad.any():
+            other = tag[np.flatnonzero(bad)[0]]
+            who = int(other & WHO)
+            by = f"thread {who}" if who < SEVERAL else f"warp {who - SEVERAL}" if who < ALL else "several warps"
+            verbs = {"writer": "wrote", "reader": "read"}[name]
+            self.demand(~bad, Race, f"{verb} here, that {by} {verbs} with no barrier in between", cells, size, site)
+
+    def demand(self, good: np.ndarray, kind: type[PtxError], what: str, cells: "Cells", size: int, site) -> None:
+        if not good.all():
+            first = int(np.flatnonzero(~good)[0])
+            where = int(cells.at[first]) % self.writer.shape[1] * self.granule
+            text = f"{size} bytes at {where} of shared memory {what}"
+            raise site.error(kind, text, int(cells.who[first]) // cells.threads, int(cells.who[first]) % cells.threads)
+
+
+class Cells(NamedTuple):
+    """Flat lists, an element for each cell that each active thread touches."""
+
+    at: np.ndarray  # index into what is known, flattened
+    mine: np.ndarray  # the thread's tag
+    who: np.ndarray  # row * threads + thread
+    threads: int

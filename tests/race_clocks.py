@@ -1,0 +1,105 @@
+"""Races by the book: random logs of accesses, and what races in them by vector clocks and all pairs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from kvproof.kernels.ptx.races import Access
+
+T = 64  # threads of a program
+
+
+def clocks(log):
+    """Races by vector clocks of every thread and every pair of accesses: nothing shared with what is tested."""
+    now, last, seen, fenced, offered, held, found, past = {}, {}, {}, {}, {}, {}, set(), []
+    N = 3 * T
+
+    def clock(table, key):
+        return table.setdefault(key, np.zeros(N, int))
+
+    def merge(threads):
+        together = np.max([clock(now, t) for t in threads], 0)
+        now.update({t: together.copy() for t in threads})
+
+    for a in log:
+        turn = range(len(a.programs) * T) if a.sequence is None else a.sequence
+        for i in [i for i in turn if a.active is None or np.broadcast_to(a.active, (len(a.programs), T)).flat[i]]:
+            p, t = int(a.programs[i // T]), i % T
+            w, me = p * 2 + t // 32, p * T + t
+            warp = 0 if a.warp_epoch is None else a.warp_epoch[i // T, t // 32]
+            for key, epoch, lanes in (
+                (p, a.epoch[i // T], range(p * T, p * T + T)),
+                (("w", w), warp, range(w * 32, w * 32 + 32)),
+            ):
+                if epoch > last.get(key, 0):
+                    last[key] = epoch
+                    merge(lanes)
+            mine = clock(now, me)
+            mine[me] += 1
+            wide = a.scope in ("gpu", "sys")
+            if a.kind == "fence":
+                if wide:
+                    mine[:] = np.maximum(mine, clock(seen, me))
+                    fenced[me] = mine.copy()
+                continue
+            first = int(np.broadcast_to(a.address, (len(a.programs), T)).flat[i])
+            if wide and a.kind != "store":
+                into = mine if a.order in ("acquire", "acq_rel") else clock(seen, me)
+                into[:] = np.maximum(into, clock(held, first))
+            value = (
+                None
+                if a.value is None
+                else bytes(np.broadcast_to(a.value, (len(a.programs), T, a.size)).reshape(-1, a.size)[i])
+            )
+            b = SimpleNamespace(a=a, p=p, me=me, at=mine[me], value=value, low=first, epoch=a.epoch[i // T], wide=wide)
+            found |= {
+                (o.a.instruction, a.instruction, "within" if o.p == p else "between") for o in past if races(o, b, mine)
+            }
+            past.append(b)
+            if a.kind != "load":
+                if wide and a.order in ("release", "acq_rel"):
+                    offered[me, first] = mine.copy()
+                out = np.maximum(clock(offered, (me, first)), clock(fenced, me))
+                keep = clock(held, first) if a.kind == "atomic" else 0
+                if wide or a.kind == "store":
+                    held[first] = np.maximum(keep, out if wide else 0) + np.zeros(N, int)
+    return {(*sorted(pair[:2]), pair[2]) for pair in found}
+
+
+def races(x, y, clock):
+    overlap = x.low < y.low + y.a.size and y.low < x.low + x.a.size
+    if x.me == y.me or not overlap or (x.a.kind == y.a.kind == "load") or clock[x.me] >= x.at:
+        return False
+    if x.a.order and y.a.order and (x.p == y.p or (x.wide and y.wide)):
+        return False
+    same = x.a.instruction == y.a.instruction and x.p == y.p and x.epoch == y.epoch
+    return not (same and x.a.kind == "store" and x.value == y.value)
+
+
+def random_log(rng):
+    """A legal log: barriers passed only grow, each instruction is one kind of access, few places and threads."""
+    codes = []
+    for n in range(rng.integers(4, 9)):
+        kind = rng.choice(["load", "store", "atomic", "fence"], p=[0.35, 0.3, 0.25, 0.1])
+        orders = {"load": ["", "", "relaxed", "acquire"], "store": ["", "", "relaxed", "release"], "fence": ["acq_rel"]}
+        order = str(rng.choice(orders.get(str(kind), ["relaxed", "acquire", "release", "acq_rel", "acq_rel"])))
+        scope = str(rng.choice(["gpu", "gpu", "sys", "cta"])) if order else ""
+        codes.append((f"i{n}", str(kind), order, scope))
+    epochs, warps, log = np.zeros(3, int), np.zeros((3, 2), int), []
+    for _ in range(rng.integers(3, 25)):
+        epochs[rng.integers(3)] += rng.random() < 0.5
+        warps[rng.integers(3), rng.integers(2)] += rng.random() < 0.2
+        name, kind, order, scope = codes[rng.integers(len(codes))]
+        programs = rng.permutation(3)[: rng.integers(1, 3)]
+        active = np.zeros((len(programs), T), bool)
+        active[:, rng.choice([0, 1, 2, 32, 33], rng.integers(1, 4), replace=False)] = True
+        active &= rng.random((len(programs), 1)) < 0.9
+        address = (
+            None if kind == "fence" else rng.integers(3, size=(len(programs), T) if rng.random() < 0.5 else (1, 1)) * 4
+        )
+        sequence = rng.permutation(np.flatnonzero(active)) if kind == "atomic" else None
+        value = rng.integers(2, size=(1, T, 1)).astype(np.uint8) if kind == "store" else None
+        value = None if value is None else np.broadcast_to(value, (1, T, 4))
+        now = epochs[programs], warps[programs]
+        log.append(Access(name, kind, order, scope, programs, address, 4, active, T, *now, value, sequence))
+    return log

@@ -1,0 +1,93 @@
+"""The decode kernel's compiled code, for several GPUs and schedules, against the plain float64 formula.
+
+Whoever reads a dead slot, or a result that no program has written, is stopped; so is a race. The other tests of the
+kernel run on the PTX machine too, for one GPU and in its default schedule.
+"""
+
+import numpy as np
+import pytest
+import torch
+from attention_battery import DTYPES, Case, draw
+from test_decode_attention import to_numpy, to_torch
+
+from kvproof.kernels import ptx
+from kvproof.kernels.decode_attention import decode_attention
+from kvproof.kernels.workspace import workspace
+from kvproof.reference.honest import attention_error, weights
+
+TARGETS = ("sm_80", "sm_90", "sm_100")
+HEAD_DIMS = (1, 3, 4, 8, 16, 32, 64, 80, 96, 128, 256)
+RAGGED = (300, 129, 128, 45, 1, 0)
+
+
+def readable(kernel: str, arguments: dict):
+    """What a launch may read: live slots, and what a launch before it has written."""
+    if kernel != "attend_split":
+        return {}
+    T = arguments["T"]
+    live = (torch.arange(T) < arguments["lengths"][:, None])[:, None, :, None].numpy()
+    return {"k": live, "v": live, "out": False, "part_m": False, "part_l": False, "part_acc": False}
+
+
+def run(case: Case, target: str, seed: int | None = None, **settings):
+    """The kernel's output for a case, its error in units of the honest gate, and the reports of its launches."""
+    q, k, v, lengths = draw(case)
+    inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
+    parts = workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
+    for x in parts:
+        x.fill_(torch.nan)
+    with ptx.route(target, keep=None, seed=seed, readable=readable, **settings) as reports:
+        o = to_numpy(decode_attention(*inputs, workspace=parts))
+    return o, attention_error(o, q, k, v, lengths), list(reports)
+
+
+def agrees(dtype: str, D: int, target: str, seed: int | None):
+    case = Case("targets", dtype, 2, 300, D, RAGGED)
+    o, error, reports = run(case, target, seed)
+    assert [report.name for report in reports] == ["attend_split", "combine_splits"]
+    assert {report.target for report in reports} == {target}
+    assert error <= 1
+    if dtype == "float64":
+        q, k, v, lengths = draw(case)
+        for b, h in np.ndindex(len(RAGGED) - 1, 2):
+            p, _ = weights(q[b, h], k[b, h], lengths[b], D**-0.5)
+            exact = p @ v[b, h, : lengths[b]]
+            assert np.abs(o[b, h] - exact).max() <= 1e-13 * max(1, np.abs(v[b, h, : lengths[b]]).max())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_compiled_kernel_agrees_with_the_formula(dtype, target):
+    for seed in (None, 0, 1):
+        agrees(dtype, 64, target, seed)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("target", [*TARGETS, "sm_86", "sm_89", "sm_120"])
+@pytest.mark.parametrize("D", HEAD_DIMS)
+def test_every_head_dim_and_dtype_agrees_with_the_formula_on_every_target(D, target):
+    for dtype in DTYPES:
+        for seed in (None, *range(5)):
+            agrees(dtype, D, target, seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_no_byte_of_the_cache_is_read_but_the_live_ones_and_none_left_out(dtype):
+    case = Case("bytes", dtype, 2, 1024, 64, (1024, 777, 512))
+    _, _, (attend, _) = run(case, "sm_90")
+    least = 2 * 64 * np.dtype(DTYPES[dtype]).itemsize * sum(case.lengths)
+    for name in ("k", "v"):
+        assert least <= attend.unique[name] <= 1.02 * least
+
+
+def test_a_schedule_changes_no_bit():
+    case = Case("schedules", "float32", 2, 300, 64, RAGGED)
+    assert len({run(case, "sm_90", seed)[0].tobytes() for seed in (None, 0, 1, 2, 3)}) == 1
+
+
+def test_approximate_functions_two_ulps_off_stay_within_the_gate():
+    case = Case("approximate", "float32", 2, 300, 64, RAGGED)
+    exact, _, _ = run(case, "sm_90")
+    moved, error, _ = run(case, "sm_90", seed=3, approximation_ulps=2)
+    assert moved.tobytes() != exact.tobytes()
+    assert error <= 1
