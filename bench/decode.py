@@ -18,6 +18,8 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
@@ -30,11 +32,13 @@ from kvproof.bench.measure.contest import IMPLS
 from kvproof.bench.measure.sweep import Bench, Cell, Plan
 from kvproof.bench.show.table import table, texts
 from kvproof.gpt2.weights import DTYPES, as_device
-from kvproof.kernels.backend import use_interpreter
+from kvproof.kernels.backend import BACKENDS, without_gpu
 
-INTERPRETED = (
-    "NO GPU: triton runs the real kernel under Triton's interpreter; its times are the interpreter's, not a GPU's"
-)
+NO_GPU = {
+    "PTX machine": "NO GPU: triton's kernel is compiled for sm_90 and executed, checked, on the CPU by the PTX machine;\n"
+    "        its results count, its times are not a GPU's",
+    "interpreter": "NO GPU: triton runs the kernel's source under Triton's interpreter; its times are not a GPU's",
+}
 BASELINES = ("naive", "sdpa")  # in every run: what the cache is measured against, and torch's own way to use one
 GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startswith("hf-")), "peers": peers.PEERS}
 
@@ -92,6 +96,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--prompt", action="append", help='repeatable; the batch takes them in turn (default: "Once upon a time")')
     add("--repeats", type=int, default=7, help="timed runs of each impl (default %(default)s)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
+    add("--backend", choices=BACKENDS, default="ptx", help="what runs triton's kernel where there is no GPU: its "
+        "compiled code on the PTX machine, or its source under Triton's interpreter (default %(default)s)")  # fmt: skip
     add("--graph", action="store_true", help="CUDA: time replays of a CUDA graph of triton's step")
     add("--results", type=Path, metavar="FILE", help="append a JSON line per cell; cells it holds are not run again")
     add("--json", action="store_true", help="print the records instead of the report")
@@ -121,11 +127,21 @@ def cells(args: argparse.Namespace) -> list[Cell]:
 
 def make_plan(args: argparse.Namespace) -> Plan:
     """Raises ValueError or ImportError for a device or an impl that cannot be had here."""
-    device = as_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device_of(args)
     if args.graph and (device.type != "cuda" or "triton" not in args.impl):
         raise ValueError("--graph came, but it replays triton's step on CUDA; add --impl triton on a CUDA device")
     impls = tuple(name for name in dict.fromkeys([*BASELINES, *args.impl]) if can_run(name, device, args.impl))
-    return Plan(impls, device, args.repeats, tuple(args.prompt), args.graph, args.command)
+    return Plan(impls, device, args.repeats, tuple(args.prompt), args.graph, args.command, args.backend)
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    return as_device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def emulation(args: argparse.Namespace) -> AbstractContextManager:
+    """Where triton's kernel runs if there is no GPU for it; where there is no Triton, the impl is missed later."""
+    needed = "triton" in args.impl and device_of(args).type == "cpu" and find_spec("triton")
+    return without_gpu(args.backend) if needed else nullcontext()
 
 
 def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
@@ -133,8 +149,6 @@ def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
 
     Raises ImportError where the impl alone was asked for.
     """
-    if impl == "triton" and device.type == "cpu":
-        use_interpreter()
     try:
         if impl == "triton":
             import kvproof.kernels.decode_attention  # noqa: F401  (does it import here?)
@@ -155,8 +169,8 @@ def run(plan: Plan, todo: list[Cell], args: argparse.Namespace) -> Iterator[dict
     for key in ("device", "python", "commit"):
         say(f"{key:9} {bench.environment[key]}{'+changes' * (key == 'commit' and bool(bench.environment['dirty']))}")
     say("versions  " + ", ".join(f"{name} {got}" for name, got in bench.environment["versions"].items() if got))
-    if any(bench.interpreted(impl) for impl in plan.impls):
-        say(f"\n{INTERPRETED}")
+    for emulator in filter(None, map(bench.emulated, plan.impls)):
+        say(f"\n{NO_GPU[emulator]}")
     for cell in tqdm(todo, desc="cells", unit="cell", disable=len(todo) < 2, file=sys.stderr):
         say(f"\nmodel     {cell}\n")
         record = bench.measure(cell)
@@ -185,11 +199,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
     args = parse(argv)
     try:
-        plan, asked, done = make_plan(args), cells(args), held(args.results)
-        found = [done[plan.key(cell)] for cell in asked if plan.key(cell) in done]
-        if found:
-            print(f"{args.results} holds {len(found)} of {len(asked)} cells", file=sys.stderr)
-        found += run(plan, [cell for cell in asked if plan.key(cell) not in done], args)
+        with emulation(args):
+            plan, asked, done = make_plan(args), cells(args), held(args.results)
+            found = [done[plan.key(cell)] for cell in asked if plan.key(cell) in done]
+            if found:
+                print(f"{args.results} holds {len(found)} of {len(asked)} cells", file=sys.stderr)
+            found += run(plan, [cell for cell in asked if plan.key(cell) not in done], args)
     except (ValueError, ImportError, OSError) as error:
         print(f"bench/decode.py: {error}", file=sys.stderr)
         return 2

@@ -34,7 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("gpu-results"), help="folder of the results (default %(default)s)"
     )
     parser.add_argument("--minutes", type=float, default=10, help="for all of it (default %(default)g)")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, tiny, under Triton's interpreter")
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, tiny, on the PTX machine")
     args = parser.parse_args(argv)
     if not 0 < args.minutes < float("inf"):
         parser.error(f"--minutes is {args.minutes:g}; it must be more than 0")

@@ -60,7 +60,7 @@ def summary(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def results(records: Sequence[dict]) -> Html:
-    """Every impl of every cell, in the order they ran; those we lose to, refused and interpreted ones included."""
+    """Every impl of every cell, in the order they ran; those we lose to, refused and emulated ones included."""
     rows = []
     for record in records:
         cell = record["cell"]
@@ -79,7 +79,7 @@ def results(records: Sequence[dict]) -> Html:
 def row(impl: dict, best: bool) -> list[object]:
     """An impl's row of the table; where there is no figure to believe, the reason."""
     name = tag("strong" if best else "span", impl["impl"])
-    name += tag("small", " interpreter" * impl["interpreted"])
+    name += tag("small", f" {impl['emulated']}" if impl["emulated"] else "")
     red = verdict.faults(impl)
     if red:
         return [name, f"parity is red {'; '.join(red)}"]

@@ -20,6 +20,7 @@ import shlex
 import sys
 import textwrap
 import traceback
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +36,7 @@ from kvproof.bench.measure.environment import environment
 from kvproof.gpt2.faults import TORCH_FAULTS, TorchFault
 from kvproof.gpt2.generate import to_ids
 from kvproof.gpt2.weights import DTYPES, as_device, load
-from kvproof.kernels.backend import use_interpreter
+from kvproof.kernels.backend import without_gpu
 from kvproof.reference.faults import FAULTS, describe
 from kvproof.reference.parity import BUG, INCONCLUSIVE, ROUNDING
 
@@ -111,6 +112,12 @@ def fault_named(name: str) -> TorchFault:
     raise ValueError(f"no fault {name!r} can be planted in torch; there are {', '.join(near)}: see --faults")
 
 
+def emulation(args: argparse.Namespace) -> AbstractContextManager:
+    """Where triton's kernel runs if there is no GPU for it."""
+    ours = not (args.callable or args.hf) and "triton" in (args.impl, args.against)
+    return without_gpu() if ours and as_device(args.device).type == "cpu" else nullcontext()
+
+
 def subject_of(args: argparse.Namespace) -> Any:
     """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
     sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
@@ -123,8 +130,6 @@ def subject_of(args: argparse.Namespace) -> Any:
             position_ids=not args.no_position_ids, attn_implementation=attention_named(args.attn_implementation),
         )  # fmt: skip
     device = as_device(args.device)
-    if "triton" in (args.impl, args.against) and device.type == "cpu":
-        use_interpreter()
     model = load(args.model, device=device)
     if args.context:
         n_vocab = model.tokenizer.n_vocab if model.tokenizer else model.config.n_vocab
@@ -191,7 +196,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.exam:
             return examine(args.exam)
-        found = investigate(subject_of(args), args.dtype)
+        with emulation(args):
+            found = investigate(subject_of(args), args.dtype)
         if args.html:
             write_page(found, args)
         code = CODES[found.verdict.verdict]

@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-from .backend import BackendError, interpreting
 from .decode_attention import Launch, launches
+from .ptx.compile import compile
 from .workspace import workspace
 
 SM = (75, 80, 90, 100)
@@ -63,31 +61,12 @@ def example_launches(dtype: torch.dtype, head_dim: int, T: int = 1024) -> list[L
     return launches(q, k, v, lengths, head_dim**-0.5, out, None, parts)
 
 
-def source(launch: Launch) -> ASTSource:
-    """What Triton's JIT would compile for these arguments: it folds None and 1, and marks multiples of 16 as such."""
-    signature, constants, attributes = {}, {}, {}
-    for i, parameter in enumerate(launch.kernel.params):
-        value = launch.arguments[parameter.name]
-        if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
-            signature[parameter.name], constants[parameter.name] = "constexpr", value
-            continue
-        if isinstance(value, torch.Tensor):  # fresh memory, hence aligned
-            signature[parameter.name], aligned = "*" + TYPES[value.dtype], True
-        else:
-            signature[parameter.name], aligned = "i32" if abs(value) < 2**31 else "i64", value % 16 == 0
-        if aligned:
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    return ASTSource(launch.kernel, signature, constants, attributes)
-
-
 def compile_launch(launch: Launch, sm: int) -> dict[str, Any]:
     """One launch compiled for compute capability sm / 10: its "ttir", "ttgir", "llir" and "ptx" texts and its "cubin".
 
     Raises BackendError under the interpreter, which has nothing to compile.
     """
-    if interpreting():
-        raise BackendError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
-    return triton.compile(source(launch), target=GPUTarget("cuda", sm, 32), options=launch.options).asm
+    return compile(launch.kernel, (), launch.arguments | launch.options, f"sm_{sm}").asm
 
 
 def disassemble(cubin: bytes) -> tuple[list[str], list[str], dict[str, int]]:

@@ -9,14 +9,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
-from kvproof.kernels.backend import use_interpreter
+from kvproof.kernels.backend import without_gpu
 
 DATA = Path(__file__).parent / "data"
 HAS_GPU = torch.cuda.is_available()
 
-# Triton decides at import whether it interprets; without a GPU that is the only way to run a kernel here.
-if not HAS_GPU:
-    use_interpreter()
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_gpu():
+    """Kernels launched on CPU tensors run on the PTX machine, or interpreted where TRITON_INTERPRET=1 asks for it."""
+    with without_gpu():
+        yield
 
 
 def pytest_collection_modifyitems(config, items):
@@ -34,7 +37,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def device() -> str:
-    """Where kernels run: compiled on the GPU if there is one, else interpreted on the CPU."""
+    """Where kernels run: on the GPU if there is one, else on the CPU."""
     return "cuda" if HAS_GPU else "cpu"
 
 

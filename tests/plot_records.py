@@ -27,7 +27,7 @@ def row(impl: str, cell: dict, rng) -> dict:
     naive = 3 + 2 * (1 + tokens * 0.02).sum()
     parts = dict.fromkeys(("overhead_ms", "bytes_ms", "flops_ms"), scale / 3)
     predicted = {"prefill_ms": 3.0, "step_ms": scale, "total_ms": 3 + scale * len(tokens), **parts}
-    rest = {"version": "2.9", "text": "and", "interpreted": False, "refused": None, "launches": 130}
+    rest = {"version": "2.9", "text": "and", "emulated": None, "refused": None, "launches": 130}
     return rest | {
         "impl": impl, "cached": cached, "dtype": cell["dtype"], "parity_before": GREEN, "parity_after": GREEN,
         "runs": runs,

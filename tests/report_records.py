@@ -32,7 +32,7 @@ def record(steps: dict[str, float], new: int = 10, batch: int = 1, model: str = 
         total = 1 + step * (new - 1)
         parts = {"overhead_ms": 1.0, "bytes_ms": 0.6, "flops_ms": 0.4}
         rows.append({
-            "impl": impl, "cached": impl != "naive", "dtype": "float32", "version": "2.9", "interpreted": False,
+            "impl": impl, "cached": impl != "naive", "dtype": "float32", "version": "2.9", "emulated": None,
             "parity_before": GREEN, "parity_after": GREEN, "text": EVIL, "refused": None, "launches": 130,
             "runs": [{"prefill_s": 1e-3, "steps_s": [step / 1e3] * (new - 1)}] * 3, "prefill_ms": summary(1.0),
             "step_ms": summary(step), "total_ms": summary(total), "tokens_per_s": summary(1e3 * batch * new / total),

@@ -33,7 +33,7 @@ def test_the_report_comes_in_order_and_all_is_green(capsys):
     for impl in contest.IMPLS:
         assert out.count(f"\n  {impl} ".ljust(14)) == 1, "its parity line"
         assert out[places[-3] :].count(f"\n{impl} ".ljust(13)) == 1, "its row"
-    assert out.count("(interpreter)") == 1
+    assert out.count("(PTX machine)") == 1
     assert "RED" not in out
 
 

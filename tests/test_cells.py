@@ -15,7 +15,7 @@ from kvproof.bench.show.pictures import PICTURES, pictures
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"interpreted": True}, "run by Triton's interpreter"),
+        ({"emulated": "PTX machine"}, "run by the PTX machine, no GPU's time"),
         ({"refused": "40 GB/s is above 1.1 x 35 GB/s"}, "refused: 40 GB/s is above"),
         ({"runs": [], "step_ms": None, "total_ms": None}, "parity red, not timed"),
         ({"parity_after": GREEN | {"green": False}}, "parity red after timing"),
@@ -46,7 +46,7 @@ def test_what_one_cell_cannot_fill_is_named_with_the_option_that_would():
     assert "sweep --new-tokens" in reasons["break-even"]
     red = record()
     for r in red["impls"]:
-        r["interpreted"] = True
+        r["emulated"] = "PTX machine"
     assert all(isinstance(figure, str) for _, figure in pictures([red]))
 
 

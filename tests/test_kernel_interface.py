@@ -112,14 +112,14 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_cpu_tensors_without_the_interpreter_are_refused_with_three_ways_out():
+def test_cpu_tensors_without_a_route_or_the_interpreter_are_refused_with_four_ways_out():
     done = python(
         "import torch; from kvproof.kernels.decode_attention import decode_attention as f\n"
         "x = torch.ones(1, 1, 1, 4); f(x[0], x, x, torch.ones(1, dtype=torch.int32))"
     )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert all(way in last for way in ("TRITON_INTERPRET=1", "use_interpreter()", 'impl="sdpa"', "cuda"))
+    assert all(way in last for way in ("TRITON_INTERPRET=1", "ptx.route()", 'impl="sdpa"', "cuda"))
 
 
 def test_importing_the_kernels_sets_nothing_and_the_interpreter_can_come_too_late():

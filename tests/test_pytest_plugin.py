@@ -29,10 +29,14 @@ def run(f):
     return lambda dtype, shift: f(IDS, *small_model(dtype, shift))
 
 
-def example() -> str:
-    """The test file in the plugin's docstring."""
-    text = (pytest_plugin.__doc__ or "").split("in place of these two:\n")[1].split("\nWith --kvproof-json")[0]
+def example(after: str = "in place of these two:\n", before: str = "\nAnother, for") -> str:
+    """A test file in the plugin's docstring."""
+    text = (pytest_plugin.__doc__ or "").split(after)[1].split(before)[0]
     return textwrap.dedent(text).strip() + "\n"
+
+
+def kernel_example() -> str:
+    return example("before it writes it:\n", "\nWith --kvproof-json")
 
 
 def run_pytest(pytester, program, *words):
@@ -203,6 +207,49 @@ def test_a_dtype_that_is_no_float_is_refused():
 def test_the_assertions_are_functions_that_return_what_they_found():
     assert assert_attention(decode).green
     assert assert_cache_contract(lambda: NumpyGPT2(*small_model())).green
+
+
+def test_the_example_for_a_kernel_passes_and_records_its_runs(pytester):
+    program = kernel_example()
+    assert len([line for line in program.splitlines() if line.strip()]) == 11
+    run_pytest(pytester, program, "--kvproof-json", "found").assert_outcomes(passed=1)
+    (path,) = (pytester.path / "found").iterdir()
+    (record,) = json.loads(path.read_text())["found"]
+    assert (record["assertion"], record["passed"], len(record["runs"])) == ("check_kernel", True, 12)
+    assert {run["total"]["stored"] for run in record["runs"]} == {1200}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (", at < n)\n", ")\n", "*OutOfBounds: *out +1200 bytes, 0 past its end*test_it.py:9*seed=None"),
+        ("tl.load(x + at", "tl.load(out + at", "*Uninitialised: *out[[]*test_it.py:9*"),
+        ("BLOCK=128", "BLOCK=64", "*assert False*"),
+        ("* BLOCK +", "* (BLOCK - 1) +", "*Race: a race at out[[]127]*test_it.py:9*"),
+    ],
+)
+def test_the_example_for_a_kernel_goes_red_when_something_is_wrong(pytester, old, new, says):
+    program = kernel_example()
+    assert program.count(old) == 1
+    result = run_pytest(pytester, program.replace(old, new))
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([f"E  {says}"])
+    assert "kernels/ptx" not in result.stdout.str()  # the traceback ends at the user's own line
+
+
+def test_a_kernel_s_fault_is_recorded(pytester):
+    run_pytest(pytester, kernel_example().replace(", at < n)\n", ")\n"), "--kvproof-json", "found")
+    (path,) = (pytester.path / "found").iterdir()
+    (record,) = json.loads(path.read_text())["found"]
+    assert record["passed"] is False
+    assert record["fault"].startswith("OutOfBounds: ")
+
+
+def test_under_the_interpreter_a_kernel_is_not_checked_but_fails_with_what_to_unset(pytester, monkeypatch):
+    monkeypatch.setattr("kvproof.kernels.ptx.compile.interpreting", lambda: True)
+    result = run_pytest(pytester, kernel_example())
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*BackendError: TRITON_INTERPRET is set, so nothing is compiled; unset it and*"])
 
 
 LLAMA = """

@@ -21,9 +21,9 @@ from kvproof.bench.show import pictures
 
 @pytest.fixture(scope="module")
 def records() -> list[dict]:
-    interpreted = {"interpreted": True, "predicted": None}
+    emulated = {"emulated": "PTX machine", "predicted": None}
     return [
-        record({"naive": 3.0, "sdpa": 1.5, "triton": 300.0, "hf-dynamic": 1.2}, new, triton=interpreted,
+        record({"naive": 3.0, "sdpa": 1.5, "triton": 300.0, "hf-dynamic": 1.2}, new, triton=emulated,
                hf_dynamic={"predicted": None}, model=f"tiny{EVIL}")
         for new in (4, 8)
     ] + [record({"naive": 3.0, "sdpa": 0.1}, 8, sdpa={"refused": f"64 GB/s is above 1.1 x 35 {EVIL}"})]  # fmt: skip
@@ -64,7 +64,7 @@ def test_the_page_holds_every_row_and_its_figures(written):
     text = written.read_text(encoding="utf-8")
     assert len(rows_of(text, "naive")) == 3
     assert "3.00 2.91 … 3.09" in " ".join(rows_of(text, "naive")[0].split())
-    assert all("interpreter" in row for row in rows_of(text, "triton"))
+    assert all("PTX machine" in row for row in rows_of(text, "triton"))
     refused = rows_of(text, "sdpa")[2]
     assert "refused: 64 GB/s is above" in refused
     assert "0.100" not in refused

@@ -75,7 +75,7 @@ def test_red_parity_is_named_and_its_times_are_in_no_comparison():
     (lambda r: r["environment"].update(dirty=True), "Files differed from the commit"),
     (lambda r: r["environment"].update(commit=None), "The commit is unknown"),
     (lambda r: r["environment"].update(commit="fedc"), "The cells come from 2 commits: d04c962a, fedc."),
-    (lambda r: r["impls"][1].update(interpreted=True), "the interpreter's, not a GPU's"),
+    (lambda r: r["impls"][1].update(emulated="PTX machine"), "ran on the PTX machine: those times are no GPU's."),
     (lambda r: r["impls"][1].update(refused="too fast"), "Refused as too fast to be true: 1 timings, of sdpa"),
 ])  # fmt: skip
 def test_a_sceptic_is_told(change, said):
@@ -94,7 +94,7 @@ def test_where_the_cost_model_was_wrong_is_said_worst_first():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", [{"refused": "64 GB/s is too much"}, {"interpreted": True}])
+@pytest.mark.parametrize("change", [{"refused": "64 GB/s is too much"}, {"emulated": "PTX machine"}])
 def test_what_is_not_believed_is_in_no_comparison(change):
     cell = record({"naive": 3, "sdpa": 0.1, "hf-dynamic": 0.2}, sdpa=change)
     assert verdict.speed(cell).startswith("No impl with a cache")

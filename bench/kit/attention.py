@@ -13,12 +13,13 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ...kernels.backend import use_interpreter
+from ...kernels.backend import without_gpu
 from ...reference.honest import attention_error
 from ..measure.environment import version
 from ..measure.gate import to_numpy
@@ -199,7 +200,7 @@ def records(
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench/kit/attention.py", description="Decode attention, timed by shape.")
     parser.add_argument("results", type=Path, help="the JSONL file to append to")
-    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU, under Triton's interpreter")
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU, on the PTX machine")
     parser.add_argument("--datasheet", type=float, help="GB/s that this GPU's datasheet promises")
     return parser.parse_args(argv)
 
@@ -207,11 +208,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measure what is not in the file yet.  Returns the exit code."""
     args = parse(argv)
-    if args.rehearse:
-        use_interpreter()
-    elif not torch.cuda.is_available():
+    if not args.rehearse and not torch.cuda.is_available():
         print("bench/kit/attention.py: torch finds no CUDA GPU here; --rehearse needs none", file=sys.stderr)
         return 2
+    with without_gpu() if args.rehearse else nullcontext():
+        return run(args)
+
+
+def run(args: argparse.Namespace) -> int:
     device, deaths = torch.device("cpu" if args.rehearse else "cuda"), Deaths(args.results)
     done = read(args.results)
     todo = [shape for shape in shapes(device, args.rehearse) if shape.key not in {record["key"] for record in done}]

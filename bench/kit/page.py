@@ -18,7 +18,7 @@ def render(state: dict) -> str:
     attention = parts.get("attention kernels", {}).get("records", [])
     whole = [record for entry in parts.values() for record in entry.get("records", []) if "cell" in record]
     words = [*trouble(parts), *test_words(parts), *accuracy(attention)]
-    if not state["rehearsed"]:  # an interpreted kernel has no speed to compare
+    if not state["rehearsed"]:  # an emulated kernel has no speed to compare
         words += [*attention_words(attention), *decode_words(whole)]
     return page(
         title,
@@ -100,7 +100,7 @@ def attention_words(records: list[dict]) -> Iterator[str]:
 def decode_words(records: list[dict]) -> Iterator[str]:
     """The fastest impl of each cell, in a sentence."""
     for record in records:
-        rows = [row for row in record["impls"] if row["step_ms"] and not row["refused"] and not row["interpreted"]]
+        rows = [row for row in record["impls"] if row["step_ms"] and not row["refused"] and not row["emulated"]]
         if rows:
             best, cell = min(rows, key=lambda row: row["step_ms"]["median"]), record["cell"]
             others = [f"{row['impl']} {row['step_ms']['median']:.3g}" for row in rows if row is not best]
@@ -184,7 +184,7 @@ def decode_row(row: dict) -> tuple:
     """One impl's figures."""
     green = [word["green"] for word in (row["parity_before"], row["parity_after"]) if word]
     parity = "green" if green and all(green) else "RED" if green else "-"
-    name = row["impl"] + (" (interpreted)" if row["interpreted"] else "")
+    name = row["impl"] + (f" ({row['emulated']})" if row["emulated"] else "")
     if row["refused"] or not row["step_ms"]:
         return (name, parity, f"refused: {row['refused']}" if row["refused"] else "not timed")
     step = row["step_ms"]

@@ -10,6 +10,7 @@ import torch
 
 from ...gpt2.generate import to_ids
 from ...gpt2.weights import DTYPES
+from ...kernels.backend import BACKENDS
 from . import machine, peers
 from .contest import Contest, Models
 from .costs import Constants, kv_elements, parameters, step_weights
@@ -46,6 +47,7 @@ class Plan:
     prompts  texts for the cells without a context
     graph    triton's steps are replays of a CUDA graph
     command  repeats the run
+    backend  what runs triton's kernel without a GPU, of BACKENDS
     """
 
     impls: tuple[str, ...]
@@ -54,10 +56,13 @@ class Plan:
     prompts: tuple[str, ...]
     graph: bool
     command: str
+    backend: str = "ptx"
 
     def key(self, cell: Cell) -> str:
         """What a resumed run knows a finished cell by: all that its figures depend on but the machine and the code."""
         settings = {"impls": self.impls, "repeats": self.repeats, "graph": self.graph, "device": str(self.device)}
+        if "triton" in self.impls and self.device.type == "cpu":
+            settings["backend"] = self.backend
         if cell.context is None:
             settings["prompts"] = self.prompts
         return f"{cell}; " + "; ".join(f"{name} {value}" for name, value in settings.items())
@@ -143,12 +148,13 @@ class Bench:
             self.say(f"  {impl:11} {verdicts[impl]}")
         return verdicts
 
-    def interpreted(self, impl: str) -> bool:
-        return impl == "triton" and self.device.type == "cpu"
+    def emulated(self, impl: str) -> str | None:
+        """What runs an impl's kernel where there is no GPU for it."""
+        return BACKENDS[self.plan.backend] if impl == "triton" and self.device.type == "cpu" else None
 
     def rounds(self, impl: str) -> int:
-        """The interpreter takes minutes where others take milliseconds; one run of it says all there is to say."""
-        return 1 if self.interpreted(impl) else self.plan.repeats
+        """An emulated kernel's times mean nothing; one run of it says all there is to say."""
+        return 1 if self.emulated(impl) else self.plan.repeats
 
     def cell_record(self, cell: Cell, contest: Contest) -> dict:
         config, itemsize = contest.config, DTYPES[cell.dtype].itemsize
@@ -215,7 +221,7 @@ class Rows:
             "cached": cached,
             "dtype": dtype,
             "version": version(computes(impl)),
-            "interpreted": self.bench.interpreted(impl),
+            "emulated": self.bench.emulated(impl),
             "parity_before": before.record(),
             "parity_after": after and after.record(),
             "runs": [{"prefill_s": run.prefill, "steps_s": run.steps} for run in runs],
@@ -228,7 +234,7 @@ class Rows:
             row |= self.figures(runs, everyone["naive"]) | self.traffic(row, runs)
             if after and not after.green:
                 row["refused"] = "parity was red after timing: " + "; ".join(after.faults)
-        if runs and not row["interpreted"] and impl not in ("numpy", "onnx"):
+        if runs and not row["emulated"] and impl not in ("numpy", "onnx"):
             self.routes[impl] = Route(cached, *self.contest.launches(impl))
             row["launches"] = self.routes[impl].step_launches
             row["predicted"] = self.forecast.record(self.routes[impl], self.cell.new_tokens)
@@ -257,7 +263,7 @@ class Rows:
 
     def verdict(self, rows: Sequence[dict]) -> dict:
         """Where the best cached impl begins to pay, and the paragraph about it."""
-        believed = [row for row in rows if row["runs"] and not row["refused"] and not row["interpreted"]]
+        believed = [row for row in rows if row["runs"] and not row["refused"] and not row["emulated"]]
         cached = [row for row in believed if row["cached"]]
         cached = [row for row in cached if row["predicted"]] or cached  # there is more to say of these
         best = min(cached, key=lambda row: row["total_ms"]["median"], default=None)

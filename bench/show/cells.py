@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 NAMES = {"batch": "sequences in the batch", "context": "tokens in the prompt", "new_tokens": "new tokens"}
 
 
-NOTHING = "no record has a figure that is believed: every row is interpreted, refused or red"
+NOTHING = "no record has a figure that is believed: every row is emulated, refused or red"
 
 
 class CannotDraw(ValueError):
@@ -15,8 +15,8 @@ class CannotDraw(ValueError):
 def left_out(row: dict) -> str | None:
     """Why an impl's row is not drawn; None where it is."""
     after = row["parity_after"]
-    if row["interpreted"]:
-        return "run by Triton's interpreter, no GPU's time"
+    if row["emulated"]:
+        return f"run by the {row['emulated']}, no GPU's time"
     if not row["runs"]:
         return "parity red, not timed"
     if after is not None and not after["green"]:

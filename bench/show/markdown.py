@@ -33,5 +33,5 @@ def entry(row: dict, best: bool) -> str:
     if why:
         return why.replace("|", "\\|")
     rate, mark = number(row["tokens_per_s"]["median"]), "**" * best
-    spread = "interpreted" if row["interpreted"] else interval(row["tokens_per_s"])
+    spread = f"by the {row['emulated']}" if row["emulated"] else interval(row["tokens_per_s"])
     return f"{mark}{rate}{mark} ({spread}), {number(row['speedup']['median'])}{TIMES}"

@@ -34,7 +34,7 @@ def row_line(row: dict) -> str:
     line += f"{figure(row['tokens_per_s']['median'], 10)}{row['speedup']['median']:8.2f}x"
     line += f"{figure(row['gb_per_s'], 7)}{row['bandwidth_share']:8.0%}"
     line += figure(predicted["step_ms"], 9) if predicted else " " * 9
-    return line.rstrip() + ("  (interpreter)" if row["interpreted"] else "")
+    return line.rstrip() + (f"  ({row['emulated']})" if row["emulated"] else "")
 
 
 def texts(record: dict) -> Iterator[str]:

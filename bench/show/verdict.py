@@ -36,7 +36,7 @@ def cell_name(record: dict, new: bool = True) -> str:
 
 def believed(impl: dict) -> bool:
     """Whether an impl's times are of the device and of the right computation."""
-    return impl["total_ms"] is not None and not impl["refused"] and not impl["interpreted"] and not faults(impl)
+    return impl["total_ms"] is not None and not impl["refused"] and not impl["emulated"] and not faults(impl)
 
 
 def faults(impl: dict) -> list[str]:
@@ -157,8 +157,9 @@ def caveats(records: Sequence[dict]) -> list[str]:
     said = []
     if all(place["device_type"] == "cpu" for place in places):
         said.append("No GPU: every time here is a CPU's.")
-    if any(impl["interpreted"] for record in records for impl in record["impls"]):
-        said.append("triton ran under Triton's interpreter: those times are the interpreter's, not a GPU's.")
+    by = {impl["emulated"] for record in records for impl in record["impls"]} - {None}
+    if by:
+        said.append(f"triton ran on the {' and the '.join(sorted(by))}: those times are no GPU's.")
     loads = [
         place["cpu"]["load"] / (place["cpu"]["cores"] or 1) for place in places if place["cpu"]["load"] is not None
     ]

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from .. import batch, sampling
@@ -18,17 +18,17 @@ from .screen import Page, progress_bar
 Listener = Callable[[int, int | None, str], None]
 
 
-def interpreted(args: argparse.Namespace) -> bool:
-    """Whether the call's kernels run under Triton's interpreter."""
-    return args.impl == "triton" and args.device.startswith("cpu")
+def emulated(args: argparse.Namespace) -> AbstractContextManager:
+    """Where the call's kernels run if there is no GPU for them; "" if none is needed."""
+    if args.impl != "triton" or not args.device.startswith("cpu"):
+        return nullcontext("")
+    from ...kernels.backend import without_gpu
+
+    return without_gpu()
 
 
 def load_model(args: argparse.Namespace) -> GPT2:
     """The model that --model, --dtype, --device and --impl mean."""
-    if interpreted(args):
-        from ...kernels.backend import use_interpreter
-
-        use_interpreter()
     return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
 
 
@@ -97,11 +97,12 @@ def run_generate(args: argparse.Namespace):
     check_call(args)
     settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed", "stop")}
     clock = Clock()
-    if args.prompt_file:
-        run_file(args, settings, clock)
-    else:
-        run_prompts(args, settings, clock)
-    print(str(clock) + " (Triton's interpreter, not a GPU)" * interpreted(args), file=sys.stderr)
+    with emulated(args) as emulator:
+        if args.prompt_file:
+            run_file(args, settings, clock)
+        else:
+            run_prompts(args, settings, clock)
+    print(f"{clock} (triton on the {emulator}, not a GPU)" if emulator else clock, file=sys.stderr)
 
 
 def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):

@@ -20,7 +20,7 @@ from ..model import GPT2
 from ..perplexity import sliding_nll
 from ..tokenizer import Tokenizer, gpt2_tokenizer
 from ..weights import as_dtype, checkpoint, find_tokenizer, load
-from .generate import load_model
+from .generate import emulated, load_model
 from .screen import progress_bar
 
 
@@ -54,7 +54,8 @@ def step_logits(model: GPT2, ids: list[int]) -> np.ndarray:
 
 def run_logits(args: argparse.Namespace):
     ids = parse_ids(args.ids)
-    logits = step_logits(load_model(args), ids)
+    with emulated(args):
+        logits = step_logits(load_model(args), ids)
     out, aside = Path(args.out), Path(f"{args.out}.part")
     try:
         with open(aside, "wb") as file:  # written aside first, so that a full disk leaves no half file
@@ -112,7 +113,7 @@ def run_perplexity(args: argparse.Namespace):
     if model.tokenizer is None:
         raise ValueError(f"model {args.model!r} has no tokenizer; put its merges.txt beside its weights")
     ids = model.tokenizer.encode(data)
-    with progress_bar(len(ids), "token") as bar:
+    with emulated(args), progress_bar(len(ids), "token") as bar:
         total, count = sliding_nll(model, ids, args.stride, args.window, bar.update)
     mean = total / count
     perplexity = math.exp(mean) if mean < 700 else math.inf

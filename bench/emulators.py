@@ -1,0 +1,176 @@
+"""Without a GPU: the PTX machine beside Triton's interpreter, by the clock, on the same decode attention.
+
+    python bench/emulators.py
+    python bench/emulators.py --repeats 9 --results emulators.json
+
+Claim: with every check on, the machine takes less than a quarter of the interpreter's time. Each has a process of its
+own, since Triton decides at its import whether it interprets; both are warmed up and held to the float64 formula, then
+they run by turns on the same inputs.
+
+Exit codes: 0 the claim holds; 1 it does not, or parity is red and nothing is timed; 2 the command or the machine does
+not allow it.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import trange
+
+from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
+from kvproof.reference.honest import attention, attention_error
+
+SHAPE = 2, 12, 1024, 64  # B, H, T, D; every slot is filled
+DTYPES = ("float32", "float16")
+TARGET, BAR = "sm_90", 0.25
+
+
+class Turn(NamedTuple):
+    """One call of decode attention.
+
+    ms     milliseconds
+    gates  the largest error against the float64 formula, in multiples of what honest rounding explains: honest up to 1
+    error  the largest difference from it
+    """
+
+    ms: float
+    gates: float
+    error: float
+
+
+def turn(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Turn:
+    """Call decode attention once where this process runs kernels; in a worker of `workers`, that is `backend`."""
+    from kvproof.kernels.decode_attention import decode_attention
+    from kvproof.kernels.ptx import route
+
+    assert interpreting() == (backend == "interpret")
+    B, H, T, D = shape
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal(size).astype(dtype) for size in ((B, H, D), (B, H, T, D), (B, H, T, D)))
+    lengths = np.full(B, T, np.int32)
+    inputs = [torch.from_numpy(x) for x in (q, k, v, lengths)]
+    start = time.perf_counter()
+    if backend == "interpret":
+        o = decode_attention(*inputs).numpy()
+    else:
+        with route(TARGET) as reports:
+            o = decode_attention(*inputs).numpy()
+        assert reports, "the launch went past the machine"
+    ms = 1e3 * (time.perf_counter() - start)
+    error = float(np.abs(o.astype(np.float64) - attention(q, k, v, lengths)).max())
+    return Turn(ms, attention_error(o, q, k, v, lengths), error)
+
+
+def prepare(backend: str) -> None:
+    """Decide, before anything imports Triton, how this process runs kernels."""
+    os.environ.pop("TRITON_INTERPRET", None)
+    if backend == "interpret":
+        use_interpreter()
+
+
+@contextmanager
+def workers(shape: tuple[int, int, int, int] = SHAPE):
+    """A process for each backend; yields ask(backend, dtype) -> Turn, for which the others wait."""
+    spawn, pools = get_context("spawn"), {}
+    try:
+        for backend in BACKENDS:
+            pools[backend] = ProcessPoolExecutor(1, spawn, prepare, (backend,))
+            pools[backend].submit(interpreting)  # starts the process, beside the other's start
+        yield lambda backend, dtype: pools[backend].submit(turn, backend, dtype, shape).result()
+    finally:
+        for pool in pools.values():
+            pool.shutdown()
+
+
+def contest(ask: Callable[[str, str], Turn], dtype: str, repeats: int) -> dict[str, Any]:
+    """Both backends by turns: the record of one dtype, without times where parity is red.
+
+    first is the milliseconds of the call that warms up, which compiles; ms and ratio (machine / interpreter, of
+    neighbouring turns) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
+    """
+    from kvproof.bench.measure.stats import summarize  # SciPy, which the workers need not import
+
+    turns = {backend: [ask(backend, dtype)] for backend in BACKENDS}
+    record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in turns.items()}}
+    record |= {"ms": None, "ratio": None}
+    if all(of[0].gates <= 1 for of in turns.values()):
+        for _ in trange(repeats, desc=dtype, unit="turn", file=sys.stderr):
+            for backend, of in turns.items():
+                of.append(ask(backend, dtype))
+        ms = {backend: np.array([[one.ms] for one in of[1:]]) for backend, of in turns.items()}
+        record["ms"] = {backend: summarize(runs) for backend, runs in ms.items()}
+        record["ratio"] = summarize(ms["ptx"] / ms["interpret"])
+    worst = {backend: Turn(*map(max, zip(*of, strict=True))) for backend, of in turns.items()}
+    record["parity"] = {backend: {"gates": one.gates, "error": one.error} for backend, one in worst.items()}
+    record["green"] = all(one.gates <= 1 for one in worst.values())
+    return record
+
+
+def holds(record: dict[str, Any]) -> bool:
+    """Whether parity was green, before and while timing, and the machine is as fast as claimed."""
+    return record["green"] and record["ratio"]["median"] <= BAR
+
+
+def texts(record: dict[str, Any]) -> list[str]:
+    """The parity lines of one dtype, then its times."""
+    lines = [f"{record['dtype']}: error against the float64 formula, in multiples of what honest rounding explains"]
+    for backend, parity in record["parity"].items():
+        word = "ok " if parity["gates"] <= 1 else "RED"
+        lines.append(
+            f"  {BACKENDS[backend]:<12} {word} {parity['gates']:.2g} (largest difference {parity['error']:.2g})"
+        )
+    if not record["green"]:
+        return [*lines, "  Parity is red, so there are no times: a wrong computation has no speed."]
+    lines.append(f"  {'ms':<12} {'median':>8}     p20 - p80            first call")
+    for backend, ms in record["ms"].items():
+        spread = f"{ms['p20']:6.0f} - {ms['p80']:.0f}"
+        lines.append(f"  {BACKENDS[backend]:<12} {ms['median']:8.0f}  {spread:<22} {record['first'][backend]:.0f}")
+    ratio, word = record["ratio"], "holds" if holds(record) else "FAILS"
+    spread = f"{ratio['p20']:6.3f} - {ratio['p80']:.3f}"
+    return [*lines, f"  {'ratio':<12} {ratio['median']:8.3f}  {spread:<22} {word}: at most {BAR}"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark.  Returns the exit code."""
+    from kvproof.bench.measure.environment import environment
+
+    parser = argparse.ArgumentParser(
+        prog="bench/emulators.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each (default %(default)s)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="write the figures into a JSON file")
+    args = parser.parse_args(argv)
+    if args.repeats < 1:
+        parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
+    about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
+    for key in ("device", "python", "commit"):
+        print(f"{key:9} {about[key]}{'+changes' * (key == 'commit' and bool(about['dirty']))}")
+    print("versions  " + ", ".join(f"{name} {got}" for name, got in about["versions"].items() if got))
+    print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} turns each\n")
+    found = []
+    try:
+        with workers() as ask:
+            for dtype in DTYPES:
+                found.append(contest(ask, dtype, args.repeats))
+                print("\n".join(texts(found[-1])), flush=True)
+        if args.results:
+            facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
+            args.results.write_text(json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
+    except (ImportError, OSError) as error:
+        print(f"bench/emulators.py: {error}", file=sys.stderr)
+        return 2
+    return 0 if all(map(holds, found)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
