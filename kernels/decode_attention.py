@@ -107,8 +107,9 @@ def attend_split(
     m_new = tl.max(m, 0)
     a = tl.exp2(m - m_new)
     m = m_new
-    l = tl.sum(l * a, 0)
-    acc = tl.sum(acc * a[:, None], 0)  # (D_POW2,)
+    # Were a product contracted with the first sum, threads that add the same two rows would round differently.
+    l = tl.sum(tl.where(a > 0, l * a, 0.0), 0)
+    acc = tl.sum(tl.where(a[:, None] > 0, acc * a[:, None], 0.0), 0)  # (D_POW2,)
     # 7. a lone split is the result; the others wait to be combined
     if n <= size:
         l = tl.where(n == length, l, float("nan"))  # a length outside 0..T is answered, loudly, with NaN

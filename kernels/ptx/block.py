@@ -51,6 +51,7 @@ class Block:
         self.warp_epoch = np.zeros((1, machine.T // 32), np.int64)
         self.fragments = [Fragment(0, None)]
         self.moves = 0  # grows when a fragment gets on
+        self.running: np.ndarray | None = None  # the threads of the fragment that runs; None: all
         self.retag()
 
     def retag(self) -> None:
@@ -74,13 +75,14 @@ class Block:
         other = object.__new__(Block)
         other.machine, other.programs, other.instruction = self.machine, self.programs[rows], self.instruction
         live = self.machine.live(self.fragments)
-        other.R = [x[rows] if x is not None and len(x) > 1 and live >> i & 1 else x for i, x in enumerate(self.R)]
+        # What nobody will read goes: an old value with other programs' rows would meet those written under a mask.
+        other.R = [x if x is None or len(x) == 1 else x[rows] if live >> i & 1 else None for i, x in enumerate(self.R)]
         other.shared = self.shared.take(rows)
         other.local = None if self.local is None else self.local.take(rows)
         part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
         other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
         other.epoch, other.warp_epoch, other.commits = self.epoch[rows], part(self.warp_epoch), part(self.commits)
-        other.fragments, other.moves = [], 0
+        other.fragments, other.moves, other.running = [], 0, None
         for f in self.fragments:
             active = part(f.active) if f.active is not None else None
             if active is None or active.any():

@@ -102,10 +102,11 @@ class Counters:
 
         Threads that a predicate keeps from storing count too: Triton lets one of the threads that hold a copy store it.
         """
-        P, T = max(len(at), len(words)), self.T
+        here = np.ones((1, 1), bool) if block.running is None else block.running  # others have no value yet
+        P, T = max(len(at), len(words), len(here)), self.T
         if at.shape[1] == 1 and words.shape[1] == 1:
             return
-        keys = np.broadcast_to(at.view(np.int64), (P, T))
+        keys = np.broadcast_to(np.where(here, at.view(np.int64), -1 - np.arange(T)), (P, T))
         words = np.broadcast_to(words if size > 8 else words[..., None], (P, T, max(size // 8, 1)))
         order = np.argsort(keys, axis=1, kind="stable")
         keys, words = np.take_along_axis(keys, order, 1), np.take_along_axis(words, order[..., None], 1)

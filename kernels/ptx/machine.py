@@ -27,7 +27,7 @@ class Machine:
         self.checks, self.limit = checks, limit
         self.shared_size = shared
         self.random = None if seed is None else np.random.default_rng(seed)
-        self.registers = decoded.registers(memory.pointers, values, T, grid)
+        self.registers = decoded.registers(memory.pointers, values, T, grid, self.random)
         self.counters = Counters(decoded, T)
         programs = np.arange(grid[0] * grid[1] * grid[2])
         self.blocks = [Block(self, rows) for rows in self.teams(programs)]
@@ -106,6 +106,7 @@ class Machine:
     def advance(self, block: Block, fragment: Fragment) -> None:
         """Run one fragment through straight code and one jump, barrier or return."""
         decoded, pc, active = self.decoded, fragment.pc, fragment.active
+        block.running = active
         end = decoded.end[pc]
         warps = len(block.programs) * (self.T // 32)
         if active is not None:
