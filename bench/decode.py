@@ -35,7 +35,7 @@ from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import BACKENDS, without_gpu
 
 NO_GPU = {
-    "PTX machine": "NO GPU: triton's kernel is compiled for sm_90 and executed, checked, on the CPU by the PTX machine;\n"
+    "PTX machine": "NO GPU: triton's kernel is compiled for sm_90, and the PTX machine runs and checks it on the CPU;\n"
     "        its results count, its times are not a GPU's",
     "interpreter": "NO GPU: triton runs the kernel's source under Triton's interpreter; its times are not a GPU's",
 }

@@ -4,6 +4,7 @@ A mutant is killed if the machine raises a PtxError, if a result leaves its tole
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
@@ -40,10 +41,11 @@ class Subject(NamedTuple):
     before: dict[str, np.ndarray]  # and as they are before the first launch
     check: Callable[[], None]  # raises AssertionError if a result has left its tolerance
 
-    def run(self, texts: dict[int, str] | None = None) -> list[set[int]]:
+    def run(self, texts: dict[int, str] | None = None, seed: int | None = None) -> list[set[int]]:
         """Launch it from the start -> the PTX lines that each launch ran.
 
         texts  by number of the launch, the PTX to run in place of the one that was compiled
+        seed   of a random schedule
         """
         ran = []
         for name, array in self.arrays.items():
@@ -51,7 +53,7 @@ class Subject(NamedTuple):
         with mock.patch.dict(Machine.__init__.__kwdefaults__, limit=LIMIT):  # pyright: ignore[reportArgumentType]
             for n, (c, grid, readable) in enumerate(self.steps):
                 text, arguments = (texts or {}).get(n, c.ptx), [(name, buffer(name, x)) for name, x in c.arguments]
-                known = {"name": c.name, "target": c.target, "shared": c.shared, "num_warps": c.num_warps}
+                known = {"name": c.name, "target": c.target, "shared": c.shared, "num_warps": c.num_warps, "seed": seed}
                 report = execute.execute(text, grid, arguments, readable=readable, **known)
                 ran.append({instruction.line for instruction, _ in report.by_instruction})
         return ran
@@ -59,11 +61,12 @@ class Subject(NamedTuple):
     def bits(self) -> dict[str, bytes]:
         return {name: array.tobytes() for name, array in self.arrays.items()}
 
-    def outcome(self, n: int, text: str, honest: dict[str, bytes]) -> str:
+    def outcome(self, n: int, text: str, honest: dict[str, bytes], seed: int | None = None) -> str:
         """What launch n's mutant comes to: the name of an error, "wrong", "other bits" or "survived"."""
         try:
-            with np.errstate(all="ignore"):
-                self.run({n: text})
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of a result that is nothing but NaN
+                self.run({n: text}, seed)
                 self.check()
         except PtxError as error:
             return type(error).__name__
@@ -148,6 +151,7 @@ def moved(line: str) -> list[str]:
 ACCESS = r"\b(ld|st|atom|red|cp\.async|ldmatrix|stmatrix)\.(?!param)"
 ADDRESS = re.compile(r"\[\s*(?P<base>%\w+)(?:\s*\+\s*(?P<offset>-?\w+))?\s*\]")
 START = r"^(\s*(?:@!?%p\d+\s+)?)"
+SHIFT = r"sh[lr]\.[bsu]32\s"  # by a register of 32 bits, whatever it shifts
 OF_ONE_TYPE = r"(?:\.(?:rn|lo|ftz))*\.(?:pred|[fsub]\d+|b?f16x2)\s"  # a conversion's two types would not fit
 
 MUTATIONS: dict[str, Callable[[str], list[str]]] = {
@@ -163,7 +167,7 @@ MUTATIONS: dict[str, Callable[[str], list[str]]] = {
     "atomic of one block": swap(r"(atom.*)\.gpu\b", r"\1.cta"),
     "operands swapped": lambda line: [
         *swap(START + r"((?:fma|mad\.lo)\S+\s+\S+ \S+ )([^,]+), ([^,]+);", r"\1\2\4, \3;")(line),
-        *swap(START + rf"((?:sub|selp|shl|shr){OF_ONE_TYPE}\s*\S+ )([^,]+), ([^,;]+)", r"\1\2\4, \3")(line),
+        *swap(START + rf"((?:(?:sub|selp){OF_ONE_TYPE}|{SHIFT})\s*\S+ )([^,]+), ([^,;]+)", r"\1\2\4, \3")(line),
     ],
     "other operation": exchange(START + rf"~({OF_ONE_TYPE})", "min/max add/sub and/or"),
 }  # fmt: skip

@@ -50,11 +50,12 @@ def number(bits: int, kind: str) -> float:
     return -float(exact) if sign else float(exact)
 
 
-def pattern(x: float | Fraction, kind: str, mode: str = "rn", satfinite: bool = False) -> int:
+def pattern(x: float | Fraction, kind: str, mode: str = "rn") -> int:
     """The pattern nearest to a number: the last one below it is found by its exponent, then the direction chooses."""
     e, f = SHAPE[kind]
     sign = math.copysign(1, x) < 0 if isinstance(x, float) else x < 0
     top = (((1 << e) - 1) << f) - 1 if kind != "e4m3" else 0x7E  # the largest number; one more is infinity
+    satfinite = kind in ("e4m3", "e5m2")
     if x != x:
         return NAN[kind]
     if isinstance(x, float) and math.isinf(x):
@@ -111,9 +112,9 @@ def samples(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.array([edges[i] & (1 << size) - 1 for i in rng.integers(0, len(edges), n)], f"u{size // 8}")
 
 
-def flushed(x: float, kind: str) -> float:
-    """.ftz"""
-    return math.copysign(0.0, x) if abs(x) < (2.0**-14 if kind == "f16" else 2.0**-126) else x
+def flushed(x: float) -> float:
+    """.ftz of an f32."""
+    return math.copysign(0.0, x) if abs(x) < 2.0**-126 else x
 
 
 def add(a: float, b: float, mode: str) -> float | Fraction:
@@ -165,21 +166,6 @@ def root(x: float, kind: str, mode: str) -> int:
     return low + away
 
 
-def extended(a: int, n: int, t: str, clamp: bool) -> int:
-    """szext, as the PTX ISA writes it down."""
-    large = n >= 32 and clamp
-    n &= 31
-    mask = 0 if large else -1 << n & 0xFFFFFFFF
-    sign = n and not large and t == "s32" and a >> n - 1 & 1
-    return a & 0xFFFFFFFF & ~mask | (mask if sign else 0)
-
-
-def mask(position: int, size: int, clamp: bool) -> int:
-    """bmsk: bit by bit."""
-    position, size = (position, size) if clamp else (position & 31, size & 31)
-    return sum(1 << i for i in range(32) if position <= i < position + size)
-
-
 def field(a: int, position: int, size: int, t: str) -> int:
     """bfe, as the PTX ISA writes it down."""
     n, position, size = width(t), position & 255, size & 255
@@ -197,25 +183,16 @@ def inserted(a: int, b: int, position: int, size: int, t: str) -> int:
     return b
 
 
-def permuted(a: int, b: int, c: int, mode: str) -> int:
-    """prmt, by the tables of the PTX ISA."""
+def permuted(a: int, b: int, c: int) -> int:
+    """prmt."""
     data = (a | b << 32).to_bytes(8, "little")
-    k = c & 3
-    selected = {
-        "f4e": [k, k + 1, k + 2, k + 3],
-        "b4e": [k, (k - 1) % 8, (k - 2) % 8, (k - 3) % 8],
-        "rc8": [k] * 4,
-        "ecl": [max(i, k) for i in range(4)],
-        "ecr": [min(i, k) for i in range(4)],
-        "rc16": [2 * (k & 1), 2 * (k & 1) + 1] * 2,
-    }.get(mode, [c >> 4 * i & 15 for i in range(4)])
-    out = [(255 if data[s & 7] > 127 else 0) if s & 8 else data[s] for s in selected]
+    out = [(255 if data[s & 7] > 127 else 0) if s & 8 else data[s] for s in (c >> 4 * i & 15 for i in range(4))]
     return int.from_bytes(bytes(out), "little")
 
 
-def funnel(a: int, b: int, n: int, direction: str, clamp: bool) -> int:
-    """shf."""
-    n = min(n, 32) if clamp else n & 31
+def funnel(a: int, b: int, n: int, direction: str) -> int:
+    """shf.wrap."""
+    n &= 31
     both = b << 32 | a
     return (both << n >> 32 if direction == "l" else both >> n) & 0xFFFFFFFF
 
@@ -223,15 +200,3 @@ def funnel(a: int, b: int, n: int, direction: str, clamp: bool) -> int:
 def towards_zero(a: int, b: int) -> int:
     """div of integers, by zero all ones."""
     return -1 if b == 0 else abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)
-
-
-def highest(x: int, n: int, shift_amount: bool) -> int:
-    """bfind."""
-    size = (~x if x < 0 else x).bit_length()
-    return 0xFFFFFFFF if size == 0 else n - size if shift_amount else size - 1
-
-
-def dot(a: int, b: int, c: int, types: list[str]) -> int:
-    """dp4a."""
-    x, y = ([whole(v >> 8 * i & 255, t[0] + "8") for i in range(4)] for v, t in ((a, types[0]), (b, types[1])))
-    return c + sum(i * j for i, j in zip(x, y, strict=True))

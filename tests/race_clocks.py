@@ -1,17 +1,49 @@
-"""Races by the book: random logs of accesses, and what races in them by vector clocks and all pairs."""
+"""Logs of accesses, by hand and at random, and what races in them by the book: by vector clocks and all pairs."""
 
 from types import SimpleNamespace
 
 import numpy as np
 
-from kvproof.kernels.ptx.races import Access
+from kvproof.kernels.ptx.races import Access, find_races
 
 T = 64  # threads of a program
 
 
+def access(
+    name, kind, address, *, size=4, order="", scope="", programs=(0,), epoch=0, threads=(0,), warp_epoch=None, **more
+):
+    """An access by these threads of these programs; address is one number, or an array (P or 1, T or 1)."""
+    active = None if threads is None else np.isin(np.arange(T), threads)[None]
+    passed = np.broadcast_to(epoch, len(programs))
+    address = None if address is None else np.array(address, np.int64, ndmin=2)
+    if isinstance(more.get("value"), int):
+        more["value"] = np.full((1, 1, size), more["value"], np.uint8)
+    return Access(name, kind, order, scope, np.array(programs), address, size, active, T, passed, warp_epoch, **more)
+
+
+def load(name, address, **more):
+    return access(name, "load", address, **more)
+
+
+def store(name, address, **more):
+    return access(name, "store", address, **more)
+
+
+def atomic(name, address, order="acq_rel", scope="gpu", **more):
+    return access(name, "atomic", address, order=order, scope=scope, **more)
+
+
+def fence(name="fence", scope="gpu", **more):
+    return access(name, "fence", None, size=0, order="acq_rel", scope=scope, **more)
+
+
+def pairs(log):
+    return {(r.first.instruction, r.second.instruction, "within" if r.within else "between") for r in find_races(log)}
+
+
 def clocks(log):
     """Races by vector clocks of every thread and every pair of accesses: nothing shared with what is tested."""
-    now, last, seen, fenced, offered, held, found, past = {}, {}, {}, {}, {}, {}, set(), []
+    now, last, seen, fenced, offered, held, found, past = {}, {}, {}, {}, {}, {}, [], []
     N = 3 * T
 
     def clock(table, key):
@@ -52,9 +84,7 @@ def clocks(log):
                 else bytes(np.broadcast_to(a.value, (len(a.programs), T, a.size)).reshape(-1, a.size)[i])
             )
             b = SimpleNamespace(a=a, p=p, me=me, at=mine[me], value=value, low=first, epoch=a.epoch[i // T], wide=wide)
-            found |= {
-                (o.a.instruction, a.instruction, "within" if o.p == p else "between") for o in past if races(o, b, mine)
-            }
+            found += [(o, b) for o in past if races(o, b, mine)]
             past.append(b)
             if a.kind != "load":
                 if wide and a.order in ("release", "acq_rel"):
@@ -63,7 +93,11 @@ def clocks(log):
                 keep = clock(held, first) if a.kind == "atomic" else 0
                 if wide or a.kind == "store":
                     held[first] = np.maximum(keep, out if wide else 0) + np.zeros(N, int)
-    return {(*sorted(pair[:2]), pair[2]) for pair in found}
+    return {
+        (*sorted((x.a.instruction, y.a.instruction)), "within" if x.p == y.p else "between")
+        for x, y in found
+        if x.p != y.p or not (copied(x, past) or copied(y, past))
+    }
 
 
 def races(x, y, clock):
@@ -74,6 +108,21 @@ def races(x, y, clock):
         return False
     same = x.a.instruction == y.a.instruction and x.p == y.p and x.epoch == y.epoch
     return not (same and x.a.kind == "store" and x.value == y.value)
+
+
+def copied(x, past):
+    """Whether x is a weak load by a thread that leaves to others, who have loaded likewise, to write that place."""
+    if x.a.kind != "load" or x.a.order:
+        return False
+    near = [y for y in past if (y.p, y.epoch, y.low) == (x.p, x.epoch, x.low)]
+    if any(y.a.kind == "atomic" or y.a.order for y in near if y.a.kind != "load"):
+        return False
+    for writer in {y.me for y in near if y.a.kind != "load"}:
+        mine = [y for y in near if y.me == writer]
+        write = next(i for i, y in enumerate(mine) if y.a.kind != "load")
+        if writer == x.me or x.a.instruction not in {y.a.instruction for y in mine[:write]}:
+            return False
+    return True
 
 
 def random_log(rng):

@@ -36,7 +36,7 @@ FAULTS = {
     "sum_not_rescaled": ("l = l * a + tl.sum(p, 0)", "l = l + tl.sum(p, 0)"),
     "weights_in_half_precision": ("p = tl.exp2(s - m[None, :])", "p = tl.exp2(s - m[None, :]).to(tl.float16).to(ACC)"),
     "scores_in_half_precision": ("kb.to(ACC) * qh[None, None, :]", "(kb.to(ACC) * qh).to(tl.float16).to(ACC)"),
-    "rows_merged_without_rescale": ("acc = tl.sum(acc * a[:, None], 0)", "acc = tl.sum(acc, 0)"),
+    "rows_merged_without_rescale": ("tl.where(a[:, None] > 0, acc * a[:, None], 0.0)", "acc"),
     "nothing_attended_divides_by_zero": ("total = tl.where(l == 0, 1.0, l)", "total = l"),
     "splits_always_of_128": ("lo = split * size", "lo = split * 128"),
     "parts_stored_for_the_first_sequence": (

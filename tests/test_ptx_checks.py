@@ -136,8 +136,10 @@ def test_the_machine_reports(name, tmp_path, monkeypatch):
         with pytest.raises(fault.errors) as caught:
             run(case, target=TARGETS[list(FAULTS).index(name) % len(TARGETS)], seed=seed)
         file, line = caught.value.where[-1]
-        assert (Path(file).name, line in expected) == (path.name, True), f"{caught.value}; expected {expected}"
-        assert f"{path.name}:{line}" in str(caught.value)
+        assert line in expected, f"{caught.value}; expected {expected}"
+        # Triton keeps what it compiled by the kernel's text and line, so that a copy in another file may stand for it.
+        assert fault.in_ptx or Path(file).name == path.name
+        assert f"{file}:{line}" in str(caught.value)
         assert caught.value.program is not None
         assert caught.value.line is not None
 

@@ -53,11 +53,11 @@ def differences(seeds: range, folder: Path) -> list[str]:
 
 
 def test_random_kernels_agree(tmp_path):
-    assert differences(range(12), tmp_path) == []
+    assert differences(range(8), tmp_path) == []
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("first", range(12, 212, 40))
+@pytest.mark.parametrize("first", range(8, 208, 40))
 def test_two_hundred_random_kernels_agree(first, tmp_path):
     assert differences(range(first, first + 40), tmp_path) == []
 
@@ -82,9 +82,9 @@ def test_the_bound_is_too_small_for_most_wrong_operations():
 
 SHAPES = np.random.default_rng(6)
 OURS = [
-    Case(f"{dtype} {n}", dtype, int(SHAPES.integers(1, 4)), T, int(SHAPES.integers(1, 100)),
-         tuple(int(x) for x in SHAPES.integers(0, T + 1, 3)))
-    for n, (dtype, T) in enumerate((d, int(SHAPES.integers(2, 300))) for d in ("float32", "float64") for _ in range(3))
+    Case(f"{dtype} {n}", dtype, int(SHAPES.integers(1, 3)), T, int(SHAPES.integers(1, 100)),
+         (T, int(SHAPES.integers(0, T + 1))))
+    for n, (dtype, T) in enumerate((d, int(SHAPES.integers(90, 200))) for d in ("float32", "float64") for _ in range(2))
 ]  # fmt: skip
 
 

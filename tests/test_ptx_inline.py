@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import triton
 import triton.language as tl
+from triton.language.extra import libdevice
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx.compile import compile
@@ -24,6 +25,14 @@ def turns(x, sines, cosines, n, BLOCK: tl.constexpr):
     v = tl.load(x + at, mask=at < n, other=0.0)
     tl.store(sines + at, tl.sin(v), mask=at < n)
     tl.store(cosines + at, tl.cos(v), mask=at < n)
+
+
+@triton.jit
+def powers(x, out, n, BLOCK: tl.constexpr):
+    """Calls of two functions whose parameters have the same names; a cache policy made of a decimal number."""
+    at = tl.arange(0, BLOCK)
+    v = tl.load(x + at, mask=at < n, other=0.0, eviction_policy="evict_last")
+    tl.store(out + at, libdevice.pow(v, v * 0 + 1.5) + tl.sin(v), mask=at < n)
 
 
 @triton.jit(noinline=True)
@@ -62,6 +71,13 @@ def two(v):
 
     a, b = pair(v, v + 1)
     return pair(a, b * 2)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_calls_of_two_functions_keep_their_parameters_apart(target):
+    x, out = np.linspace(1, 1e6, 100), np.full(100, np.nan)
+    ptx.run(powers, 1, x, out, 100, BLOCK=128, target=target, readable={"out": False})
+    assert np.abs(out - (x**1.5 + np.sin(x))).max() <= 1e-15 * 1e9
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -14,7 +14,6 @@ from kvproof.kernels.ptx.errors import UnknownOpcode
 
 FAMILIES = sorted({opcode.split(".")[0] for opcode in isa.OPCODES})
 APPROXIMATIONS = {"ex2", "lg2", "sin", "cos", "tanh", "rsqrt"}  # test_ptx_floats.py has their truth
-RELATIONS = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}
 DIRECTIONS = ("rn", "rz", "rm", "rp")
 INTEGERS = {
     "add": lambda op, a, b: a + b,
@@ -28,27 +27,24 @@ INTEGERS = {
     "min": lambda op, a, b: min(a, b),
     "max": lambda op, a, b: max(a, b),
     "popc": lambda op, a: bin(a).count("1"),
+    "bfind": lambda op, a: t.width(op[-1]) - a.bit_length() if a else -1,
     "clz": lambda op, a: t.width(op[-1]) - a.bit_length(),
-    "bfind": lambda op, a: t.highest(a, t.width(op[-1]), "shiftamt" in op),
     "brev": lambda op, a: int(f"{a:0{t.width(op[-1])}b}"[::-1], 2),
     "bfe": lambda op, a, p, n: t.field(a, p, n, op[-1]),
     "bfi": lambda op, a, b, p, n: t.inserted(a, b, p, n, op[-1]),
     "sad": lambda op, a, b, c: c + abs(a - b),
-    "szext": lambda op, a, n: t.extended(a, n, op[-1], "clamp" in op),
-    "bmsk": lambda op, p, n: t.mask(p, n, "clamp" in op),
-    "dp4a": lambda op, a, b, c: t.dot(a, b, c, op[-2:]),
     "and": lambda op, a, b: a & b,
     "or": lambda op, a, b: a | b,
     "xor": lambda op, a, b: a ^ b,
     "not": lambda op, a: ~a,
-    "cnot": lambda op, a: int(a == 0),
     "lop3": lambda op, a, b, c, f: sum(
         (f >> (a >> i & 1) * 4 + (b >> i & 1) * 2 + (c >> i & 1) & 1) << i for i in range(32)
     ),
-    "shf": lambda op, a, b, n: t.funnel(a, b, n, op[1], "clamp" in op),
+    "shf": lambda op, a, b, n: t.funnel(a, b, n, op[1]),
     "shl": lambda op, a, n: a << min(n, 99),
     "shr": lambda op, a, n: a >> min(n, 99),
-    "prmt": lambda op, a, b, c: t.permuted(a, b, c, op[-1]),
+    "prmt": lambda op, a, b, c: t.permuted(a, b, c),
+    "copysign": lambda op, a, b: a >> t.width(op[-1]) - 1 << t.width(op[-1]) - 1 | b & (1 << t.width(op[-1]) - 1) - 1,
     "selp": lambda op, a, b, p: a if p else b,
     "mov": lambda op, a: a,
     "cvta": lambda op, a: a,
@@ -57,9 +53,8 @@ INTEGERS = {
 
 def finished(bits: int, kind: str, op: list[str]) -> int:
     x = t.number(bits, kind)
-    x = t.flushed(x, kind) if "ftz" in op and kind in ("f32", "f16") else x
+    x = t.flushed(x) if "ftz" in op and kind == "f32" else x
     x = (min(x, 1.0) if x > 0 else 0.0) if "sat" in op else x
-    x = 0.0 if "relu" in op and x <= 0 else x
     return t.pattern(x, kind)
 
 
@@ -71,7 +66,7 @@ def floating(op: list[str], kind: str, *bits: int) -> int:
         top = 1 << t.width(kind) - 1
         bits = (finished(bits[0], kind, ["ftz"]),) if "ftz" in op else bits
         return bits[0] & ~top if op[0] == "abs" else bits[0] ^ top
-    x = [t.flushed(v, kind) if "ftz" in op and kind in ("f32", "f16") else v for v in x]
+    x = [t.flushed(v) if "ftz" in op else v for v in x]
     if op[0] == "sqrt":
         return finished(t.root(x[0], kind, mode), kind, op)
     if op[0] in ("min", "max"):
@@ -83,7 +78,6 @@ def floating(op: list[str], kind: str, *bits: int) -> int:
         "sub": lambda a, b: t.add(a, -b, mode),
         "mul": t.multiply,
         "fma": lambda a, b, c: t.fused(a, b, c, mode),
-        "mad": lambda a, b, c: t.fused(a, b, c, mode),
         "div": t.divide,
         "rcp": lambda a: t.divide(1.0, a),
     }[op[0]](*x)
@@ -96,10 +90,9 @@ def converted(op: list[str], to: str, source: str, bits: int) -> int:
         n = t.whole(bits, source)
         if to in t.SHAPE:
             return finished(t.pattern(Fraction(n) if n else 0.0, to, mode), to, op)
-        low = -(1 << t.width(to) - 1) if to[0] == "s" else 0
-        return min(max(n, low), low + (1 << t.width(to)) - 1) if "sat" in op else n
-    x = t.number(bits, source) if source != "tf32" else 0.0
-    x = t.flushed(x, source) if "ftz" in op and source == "f32" else x
+        return n
+    x = t.number(bits, source)
+    x = t.flushed(x) if "ftz" in op and source == "f32" else x
     whole = any(p in ("rni", "rzi", "rmi", "rpi") for p in op)
     if to not in t.SHAPE or whole:
         rounded = {"rn": round, "rz": math.trunc, "rm": math.floor, "rp": math.ceil}[mode]
@@ -110,17 +103,11 @@ def converted(op: list[str], to: str, source: str, bits: int) -> int:
         if x != x:
             return 1 << t.width(to) - 1 if source == "f64" or t.width(to) == 64 else 0
         return (high if x > 0 else low) if math.isinf(x) else min(max(rounded(x), low), high)
-    x = 0.0 if "relu" in op and x <= 0 else x
-    result = t.pattern(x, to, mode, "satfinite" in op)
-    return (
-        finished(result, to, [p for p in op if p == "sat" or (p == "ftz" and to == "f32")])
-        if to in "f32f16bf16f64"
-        else result
-    )
+    return finished(t.pattern(x, to, mode), to, op)
 
 
 def compared(op: list[str], a: float, b: float) -> bool:
-    relation = RELATIONS.get(op[1], op[1])
+    relation = op[1]
     nan = a != a or b != b
     if relation in ("num", "nan"):
         return nan == (relation == "nan")
@@ -134,33 +121,16 @@ def truth(opcode: str, meaning: isa.Semantics, *bits: int) -> int | tuple[int, .
     types, to = meaning.sources, meaning.results[0]
     if meaning.carry or op[0] in ("addc", "subc", "madc"):
         return carried(op, meaning, *bits)
-    if op[0] == "set":
-        p, _ = truth(".".join(("setp", *op[1:-2], op[-1])), meaning._replace(results=("pred",)), *bits)  # pyright: ignore
-        return (0x3F800000 if to == "f32" else 0xFFFFFFFF) if p else 0
-    if op[0] == "slct":
-        x = t.number(bits[2], "f32") if types[2] == "f32" else t.whole(bits[2], "s32")
-        return bits[0] if (t.flushed(x, "f32") if "ftz" in op else x) >= 0 else bits[1]
     if op[0] == "setp" and types[0].endswith("x2"):
         single = meaning._replace(sources=(types[0][:-2], *types[1:]))
-        halves = [[int(b) >> s & 0xFFFF for b in bits[:2]] for s in (0, 16)]
-        return tuple(truth(opcode, single, *half, *bits[2:])[0] for half in halves)  # pyright: ignore[reportIndexIssue]
+        halves = [[int(b) >> s & 0xFFFF for b in bits] for s in (0, 16)]
+        return tuple(truth(opcode, single, *half)[0] for half in halves)  # pyright: ignore[reportIndexIssue]
     if op[0] == "setp":
         kind = types[0]
-        x = [t.number(b, kind) if kind in t.SHAPE else t.whole(b, kind) for b in bits[:2]]
-        x = [t.flushed(v, kind) for v in x] if "ftz" in op else x
+        x = [t.number(b, kind) if kind in t.SHAPE else t.whole(b, kind) for b in bits]
+        x = [t.flushed(v) for v in x] if "ftz" in op else x
         p = compared(op, *x)
-        join = next((getattr(operator, f"__{c}__") for c in ("and", "or", "xor") if c in op), lambda p, c: p)
-        c = bool(bits[2]) if len(bits) == 3 else False
-        return join(p, c), join(not p, c)
-    if op[0] == "testp":
-        x = t.number(bits[0], types[0])
-        small = x != 0 and abs(x) < (2.0**-126 if types[0] == "f32" else 2.0**-1022)
-        finite = math.isfinite(x)
-        return {"finite": finite, "infinite": math.isinf(x), "number": x == x, "notanumber": x != x,
-                "normal": finite and x != 0 and not small, "subnormal": small}[op[1]]  # fmt: skip
-    if op[0] == "copysign":
-        top = 1 << t.width(to) - 1
-        return bits[0] & top | bits[1] & top - 1
+        return p, not p
     if op[0] == "cvt":
         source = types[0].removesuffix("x2")
         half = t.width(to) // 2
@@ -170,12 +140,12 @@ def truth(opcode: str, meaning: isa.Semantics, *bits: int) -> int | tuple[int, .
             return converted(op, to, source, bits[0]) & (1 << t.width(to)) - 1
         pair = divmod(bits[0], 1 << t.width(types[0]) // 2)
         return converted(op, to[:-2], source, pair[0]) << half | converted(op, to[:-2], source, pair[1])
-    if to.endswith("x2") and op[0] not in ("mov", "selp"):
+    if to.endswith("x2") and op[0] not in ("mov", "selp", "copysign"):
         half = t.width(to) // 2
         single = isa.Semantics(meaning.function, (to[:-2],) * len(bits), (to[:-2],))
         up, low = (truth(opcode, single, *(int(b) >> s & (1 << half) - 1 for b in bits)) for s in (half, 0))
         return up << half | low  # pyright: ignore[reportOperatorIssue]
-    if "f" in to and op[0] not in ("mov", "selp"):
+    if "f" in to and op[0] not in ("mov", "selp", "copysign"):
         if len(set(types)) == 2:
             bits = tuple(t.pattern(t.number(b, k), "f32") for b, k in zip(bits, types, strict=True))
         return floating(op, to, *bits)

@@ -35,9 +35,9 @@ LAUNCHES = {
     "decode": (decode_case, {}),
     "decode of one split": (decode_case, {"T": 32, "D": 64}),
 }
-TOGETHER = [name for name in LAUNCHES if re.match("total|histogram|locked|relay|decode", name)]
+TOGETHER = [name for name in LAUNCHES if re.match("total|histogram|locked|relay|decode|matmul float16", name)]
 TALL = {"rows": 64, "num_stages": 3}
-REFUSED = {"sm_90": r"fence\.proxy\.async|wgmma", "sm_100": "tcgen05|mbarrier"}  # the first that the tile executes
+REFUSED = {"sm_90": "wgmma", "sm_100": "tcgen05"}  # what the tile needs
 
 
 def made(launch):

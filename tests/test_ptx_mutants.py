@@ -20,6 +20,7 @@ REDUCTIONS = ["total float32", "softmax float32", "softmax of 1025", "layer_norm
 TOGETHER = ["histogram", "locked", "relay", "decode"]
 OTHERS = ["gelu float16", "order int32", "matmul float16", "matmul int8", "matmul float16 of odd shape"]
 NAMES = [*OURS, *REDUCTIONS, *TOGETHER, *OTHERS]
+SURVIVORS = dict(zip(NAMES, (78, 82, 8, 20, 49, 8, 3, 5, 12, 13, 3, 123, 23, 22, 28), strict=True))  # and no others
 ORDERING = ("Race", "Uninitialised", "DivergentBarrier", "Deadlock")  # what deleting what orders others may come to
 MALFORMED = ("ParseError", "UnknownOpcode")
 
@@ -57,15 +58,23 @@ def test_every_weaker_atomic_is_reported(name):
     assert [(m.line, m.new) for m, result in results if result not in ORDERING] == []
 
 
+def test_a_schedule_shows_what_the_order_of_threads_hides():
+    """If every thread tries to take a lock, and the first one wins, all seems well."""
+    subject, honest, (found,) = prepared("locked")
+    (everyone,) = (m for m in found if m.kind == "guard dropped" and ".cas." in m.new)
+    assert subject.outcome(0, everyone.text, honest) == "survived"
+    assert subject.outcome(0, everyone.text, honest, seed=0) == "Deadlock"
+
+
 def test_three_of_four_other_mutants_are_killed():
     rng = np.random.default_rng(0)
     results = [
         result
         for name in (*OURS, "softmax float32", "decode", "relay", "matmul float16")
-        for _, result in outcomes(name, lambda each: [each[i] for i in rng.choice(len(each), 20, replace=False)])
+        for _, result in outcomes(name, lambda each: [each[i] for i in rng.choice(len(each), 10, replace=False)])
     ]
     counts = Counter(results)
-    assert len(results) == 160
+    assert len(results) == 80
     assert not sum(counts[kind] for kind in MALFORMED), "a mutant that is no PTX tells nothing"
     assert counts["survived"] <= len(results) / 4, counts
     assert min(counts[kind] for kind in ("Race", "OutOfBounds", "wrong")) > 0, counts
@@ -74,7 +83,7 @@ def test_three_of_four_other_mutants_are_killed():
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mutant(name):
-    """Prints the table of tests/EXHAUSTIVE.md, and each survivor: run with -s."""
+    """Prints what tests/EXHAUSTIVE.md sums up, and each survivor, which it explains: run with -s -n 0."""
     results = outcomes(name, lambda each: each)
     for kind in sorted({m.kind for m, _ in results}):
         print(f"| {name} | {kind} | {dict(Counter(result for m, result in results if m.kind == kind))} |")
@@ -83,4 +92,4 @@ def test_every_mutant(name):
             print(f"{name}, PTX line {m.line}, {m.kind}: {m.new}")
     counts = Counter(result for _, result in results)
     assert not sum(counts[kind] for kind in MALFORMED)
-    assert counts["survived"] <= len(results) / 4, counts
+    assert counts["survived"] <= SURVIVORS[name], counts

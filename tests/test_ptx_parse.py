@@ -21,6 +21,7 @@ OPERANDS = {
     "-0x10": Immediate(-16, 0),
     "0f3F800000": Immediate(0x3F800000, 32),
     "0d3FF0000000000000": Immediate(0x3FF << 52, 64),
+    "1.5": Immediate(0x3FC00000, 32),
     "global_smem": Symbol("global_smem"),
     "$L__BB0_1": Symbol("$L__BB0_1"),
     "_": Symbol("_"),
@@ -38,7 +39,10 @@ OPERANDS = {
     "(a, b)": Vector((Symbol("a"), Symbol("b"))),
     "()": Vector(()),
 }
-BROKEN = ["", "1.5", "0f3F80", "08", "0x", "%", "%a %b", "[%a+%b]", "[%a+0x]", "[]", "{%a, 1.5}", "%a|", "{", "[", "!"]
+BROKEN = [
+    "", "1.", "1.5.2", "0f3F80", "08", "0x", "%", "%a %b", "[%a+%b]", "[%a+0x]", "[]", "{%a, 1.}", "%a|", "{",
+    "[", "!",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "meaning"), OPERANDS.items())
@@ -146,7 +150,7 @@ def test_shared_memory_is_the_module_s_and_the_kernel_s_and_local_memory_is_laid
 
 
 MISTAKES = {
-    "mov.b32 %r1, 1.5;": "1.5 is no operand",
+    "mov.b32 %r1, 1.5.2;": "1.5.2 is no operand",
     "mov.b32 %r1, %r2 mov.b32 %r3, 1;": "no operand",
     "Mov %r1;": "no operand",
     ".alias a, b;": r"a directive .*: \.alias",

@@ -4,41 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from race_clocks import T, clocks, random_log
+from race_clocks import T, access, atomic, clocks, fence, load, pairs, random_log, store
 
-from kvproof.kernels.ptx.races import Access, find_races
-
-
-def access(
-    name, kind, address, *, size=4, order="", scope="", programs=(0,), epoch=0, threads=(0,), warp_epoch=None, **more
-):
-    """An access by these threads of these programs; address is one number, or an array (P or 1, T or 1)."""
-    active = None if threads is None else np.isin(np.arange(T), threads)[None]
-    passed = np.broadcast_to(epoch, len(programs))
-    address = None if address is None else np.array(address, np.int64, ndmin=2)
-    if isinstance(more.get("value"), int):
-        more["value"] = np.full((1, 1, size), more["value"], np.uint8)
-    return Access(name, kind, order, scope, np.array(programs), address, size, active, T, passed, warp_epoch, **more)
-
-
-def load(name, address, **more):
-    return access(name, "load", address, **more)
-
-
-def store(name, address, **more):
-    return access(name, "store", address, **more)
-
-
-def atomic(name, address, order="acq_rel", scope="gpu", **more):
-    return access(name, "atomic", address, order=order, scope=scope, **more)
-
-
-def fence(name="fence", scope="gpu", **more):
-    return access(name, "fence", None, size=0, order="acq_rel", scope=scope, **more)
-
-
-def pairs(log):
-    return {(r.first.instruction, r.second.instruction, "within" if r.within else "between") for r in find_races(log)}
+from kvproof.kernels.ptx.races import find_races
 
 
 def test_a_thread_is_ordered_with_itself_and_not_with_its_neighbour():
@@ -180,6 +148,12 @@ def test_the_same_value_twice_is_replicated_in_one_program_and_a_race_in_two():
     assert pairs([one._replace(value=differ)]) == {("w", "w", "within")}
     assert pairs([one, one._replace(instruction="w2")]) == {("w", "w2", "within")}
     assert pairs([one._replace(programs=np.array([0, 1]), epoch=np.zeros(2, int))]) == {("w", "w", "between")}
+
+
+def test_replicas_are_told_by_each_value_that_a_thread_stores():
+    log = [store("w", 0, value=0), store("w", 0, value=1), store("w", 0, threads=[1], value=1)]
+    assert pairs(log) == {("w", "w", "within")}
+    assert pairs(log[1:]) == set()
 
 
 def test_threads_that_are_masked_off_touch_nothing():

@@ -66,6 +66,11 @@ def told(error: str) -> str:
     return error
 
 
+def pictures(page: str) -> list[str]:
+    """The SVG of each launch on a page."""
+    return [section.partition("<pre>")[0] for section in page.split("<section>")[1:]]
+
+
 def letters(svg: str) -> str:
     """What a picture says, its lines joined."""
     return " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter())
@@ -73,13 +78,13 @@ def letters(svg: str) -> str:
 
 @cache
 def example():
-    """The example's counters, page and picture."""
+    """The example's counters, its page, and the first of its pictures."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "driver.py").write_text(command("--example")[0])
-        page, picture = folder / "page.html", folder / "picture.svg"
-        out, _ = command(folder / "driver.py", "--json", "--html", page, "--svg", picture)
-        return json.loads(out), page.read_text(), picture.read_text()
+        out, _ = command(folder / "driver.py", "--json", "--html", folder / "page.html")
+        page = (folder / "page.html").read_text()
+        return json.loads(out), page, pictures(page)[0]
 
 
 @claim
@@ -160,30 +165,31 @@ def test_a_table_has_the_counters_beside_the_source_lines(folder):
 
 
 @in_folder
-def test_the_axis_and_the_colour_can_be_chosen_and_any_strides_are_undone(folder):
-    picture = folder / "picture.svg"
+def test_the_axis_can_be_chosen_and_any_strides_are_undone(folder):
+    written = folder / "page.html"
     backwards = (
         "copy[(1,)](np.zeros((4, 256), np.float32)[::-1, ::2], torch.zeros(64), {}, {}, BLOCK=64, num_warps=2)\n"
     )
     cases = (
         ((64, 2), ("--axis", 1), "64 of 512 slots", ["x[0] · program (0, 0, 0)", "x[1] to x[3] · program none"]),
-        ((64, 2), ("--axis", 0, "--colour", "warp"), "1 of 4 slots", ["x · program (0, 0, 0)", "the warp that reads"]),
+        ((64, 2), ("--axis", 0), "1 of 4 slots", ["x · program (0, 0, 0)", "the n-th load of x"]),
         ((64, 0), (), "1 of 512 slots", ["read, 1 of them more than once"]),  # by each of two warps
         ((4, -256), ("--axis", -2), "4 of 4 slots", ["axis 0 of (4, 128)"]),
     )
     for numbers, words, read, others in cases:
-        command(driver(folder, backwards.format(*numbers)), "--svg", picture, "--array", "x", *words)
+        command(driver(folder, backwards.format(*numbers)), "--html", written, "--array", "x", *words)
+        (picture,) = pictures(written.read_text())
         for sentence in (f"sums up: {read} are read", *others):
-            assert sentence in letters(picture.read_text())
+            assert sentence in letters(picture)
 
 
 @in_folder
 def test_a_large_launch_gives_a_small_picture(folder):
     lines = "n = 1 << 20\ncopy[(n // 256,)](torch.zeros(n), torch.zeros(n), n // 3, 3, BLOCK=256)\n"
-    picture = folder / "p.svg"
-    command(driver(folder, lines), "--svg", picture)
-    assert "up to 8 neighbouring programs" in letters(picture.read_text())
-    assert picture.stat().st_size < 5e5
+    command(driver(folder, lines), "--html", folder / "p.html")
+    (picture,) = pictures((folder / "p.html").read_text())
+    assert "up to 8 neighbouring programs" in letters(picture)
+    assert len(picture) < 5e5
 
 
 @in_folder
@@ -202,11 +208,11 @@ def test_bad_usage_is_one_line_and_exit_code_2(folder):
     assert "--example" in told(command(folder / "none.py", code=2)[1])
     assert "sm_80" in told(command(path, "--target", "sm_12", code=2)[1])
     assert "no Triton kernel" in told(command(path, code=2)[1])
-    assert "leave --no-checks out" in told(command(path, "--no-checks", "--svg", "x.svg", code=2)[1])
+    assert "leave --no-checks out" in told(command(path, "--no-checks", "--html", "x.html", code=2)[1])
     launching = driver(folder, LAUNCH.format(n=1024, stride=1))
     for words, answer in ((("--array", "y"), "are read: x"), (("--axis", 1), "can be 0 to 0")):
-        assert answer in told(command(launching, "--svg", folder / "p.svg", *words, code=2)[1])
-    assert "No such file" in told(command(launching, "--svg", folder / "none" / "p.svg", code=2)[1])
+        assert answer in told(command(launching, "--html", folder / "p.html", *words, code=2)[1])
+    assert "No such file" in told(command(launching, "--html", folder / "none" / "p.html", code=2)[1])
 
 
 @in_folder

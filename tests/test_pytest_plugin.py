@@ -60,7 +60,7 @@ def test_the_example_of_the_docstring_passes_and_has_ten_lines(pytester):
     program = example()
     assert len([line for line in program.splitlines() if line.strip()]) == 10
     run_pytest(pytester, program).assert_outcomes(passed=2)
-    readme = Path(pytest_plugin.__file__).parent.parent / "README.md"
+    readme = Path(pytest_plugin.__file__).parent / "judge" / "README.md"
     assert f"```python\n{program}```" in readme.read_text(encoding="utf-8"), "the README shows another example"
 
 

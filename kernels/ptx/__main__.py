@@ -61,10 +61,8 @@ def parser() -> Parser:
     add("--lines", action="store_true", help="count per Python source line, too")
     add("--json", action="store_true", help="print the counters as a list of launches; the driver prints to stderr")
     add("--html", metavar="FILE", help="write a page with each launch's picture and counters")
-    add("--svg", metavar="FILE", help="write the picture of the launch that reads the most of its array")
     add("--array", metavar="NAME", help="the kernel's parameter to draw; default: the largest array that is read")
     add("--axis", type=int, help="of the array's slots; default: the last but one")
-    add("--colour", choices=("time", "warp"), default="time", help="of a read: when, or by which warp")
     return made
 
 
@@ -76,20 +74,20 @@ class Shown:
         self.launches: list[dict[str, Any]] = []
         self.sections: list[tuple[str, str]] = []  # SVG and text
         self.size = self.left_out = 0  # characters of the page; launches that it lacks
-        self.best: tuple[int, str] = (0, "")  # distinct bytes that are read, SVG
+        self.drawn = False
         self.read: set[str] = set()
 
     def add(self, report: Report) -> None:
+        """Print a launch's counters, unless --json is to have them together, and draw its picture."""
         options, found = self.options, touches(report)
         self.launches.append(summary(report, found))
         words = text(self.launches[-1], options.lines)
         if not options.json:
             print(words, file=self.out, flush=True)
         self.read |= {t.region.buffer.name for t in found if t.kind == "load"}
-        reads = chosen(found, options.array) if options.html or options.svg else None
-        svg = Picture(report, reads, options.axis, options.colour).svg() if reads else ""
-        if reads and reads.distinct > self.best[0]:
-            self.best = reads.distinct, svg
+        reads = chosen(found, options.array) if options.html else None
+        svg = Picture(report, reads, options.axis).svg() if reads else ""
+        self.drawn |= bool(svg)
         if self.size + len(svg) + len(words) < PAGE:
             self.sections.append((svg, words))
             self.size += len(svg) + len(words)
@@ -101,15 +99,14 @@ class Shown:
         options = self.options
         if options.json:
             print(json.dumps(self.launches, indent=1), file=self.out)
-        if (options.html or options.svg) and self.launches and not self.best[1]:
+        if not options.html:
+            return
+        if self.launches and not self.drawn:
             names = ", ".join(sorted(self.read)) or "none"
             raise NoPicture(f"--array is {options.array}, which no launch reads; those that are read: {names}")
-        if options.html:
-            title = f"What the kernels of {Path(options.driver).name} read"
-            title += f"; of {len(self.launches)} launches the last {self.left_out} are left out" * (self.left_out > 0)
-            Path(options.html).write_text(page(title, self.sections), encoding="utf-8")
-        if options.svg:
-            Path(options.svg).write_text(self.best[1], encoding="utf-8")
+        title = f"What the kernels of {Path(options.driver).name} read"
+        title += f"; of {len(self.launches)} launches the last {self.left_out} are left out" * (self.left_out > 0)
+        Path(options.html).write_text(page(title, self.sections), encoding="utf-8")
 
 
 def drive(options: argparse.Namespace, each: Callable[[Report], None]) -> None:
@@ -136,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not options.driver or not Path(options.driver).is_file():
         usage.error(f"the driver is {options.driver}; name a Python file, such as --example prints")
-    if options.no_checks and (options.html or options.svg):
+    if options.no_checks and options.html:
         usage.error("pictures are drawn from the accesses that the checks note; leave --no-checks out")
     shown, code = Shown(options), 0
     try:

@@ -1,9 +1,9 @@
 """PTX text -> Decoded: every instruction bound, and the ways that control may take between them."""
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 from . import access, atomics, collective, isa
-from .decode import Decoded, Decoder, Run, Step
+from .decode import Decoded, Decoder, Run, Step, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
@@ -79,7 +79,7 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
     return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # about 1 MB for each thousand instructions
 def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> Decoded:
     """Bind a PTX module's kernel.
 
@@ -102,10 +102,14 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     for n in range(len(steps) - 1, -1, -1):
         end[n] = n if steps[n].control else n + 1 if n + 1 in starts else end[n + 1]
     always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
+    blank = reduce(lambda bits, s: bits | s.reads, steps, 0) & ~reduce(lambda bits, s: bits | s.writes, steps, always)
+    undefined = {d.slots[name]: dtype(kind) for name, kind in program.registers.items() if name in d.slots}
+    undefined = {slot: kind for slot, kind in undefined.items() if blank >> slot & 1}
     index = {id(s.instruction): n for n, s in enumerate(steps)}
     return Decoded(
         steps, d.slots, d.fixed, program.parameters, program.constants, index, end, liveness(steps), always, d.granule,
         program.local, sum(-(-size // 16) * 16 for size in program.shared.values()),
+        undefined,
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from . import isa
 from .access import note
 from .decode import Decoder, Run, width
 from .errors import UnknownOpcode
-from .forms import SCOPES, Form, address, form
+from .forms import SCOPES, Form, address, form, parts_of
 from .parse import Instruction
 
 
@@ -35,15 +35,19 @@ OPERATIONS: dict[str, Callable] = {
 def atomic(d: Decoder, i: Instruction) -> Run:
     """atom, and red, which returns nothing."""
     f = form(i)
-    if not f.operation or f.count > 1 or f.space not in ("global", "shared"):
+    if not f.operation or f.space not in ("global", "shared") or (f.count > 1 and f.space == "shared"):
         raise UnknownOpcode(i.opcode, "this operation, on this memory", i)
     kind = f.kind if f.operation not in ("and", "or", "xor") else f"b{width(f.kind)}"
     function = OPERATIONS.get(f.operation) or isa.semantics(f"{f.operation}.{kind}", None).function
     returns = i.opcode.startswith("atom")
-    put = d.result(i.operands[0], f.kind) if returns else None
+    puts = [d.result(x, f.kind) for x in parts_of(i.operands[0])] if returns else []
     operands = i.operands[1:] if returns else i.operands
     where = address(d, operands[0], f.space)
-    sources = [d.source(x, f.kind) for x in operands[1 : len(operands) - f.policy]]
+    # By element of the vector, which the instruction takes one by one (9.7.13.5).
+    sources = list(
+        zip(*([d.source(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]), strict=True)
+    )
+    assert len(sources) == f.count == (len(puts) or f.count)
     d.granule = min(d.granule, f.size) if f.space == "shared" else d.granule
     f = f._replace(scope=f.scope or "gpu")
 
@@ -56,20 +60,30 @@ def atomic(d: Decoder, i: Instruction) -> Run:
             on = machine.random.permutation(on)
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
         at = where(R)
-        values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in sources]
-        if f.space == "shared":
-            old = block.shared.atomic(at, flat(at), values, function, f.size, on, active, block.tags, block)
-        else:
-            old = machine.memory.atomic(at, flat(at), values, function, f.size, active, block)
+        old = []
+        for n, element in enumerate(sources):
+            values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in element]
+            old.append(change(block, at, n, flat, values, function, f, on, active))
+        if f.space == "global":
             if machine.checks:
                 note(block, "atomic", f, at, active, sequence=on)
             machine.counters.accessed(block, "atomic", at, f.size, active)
-        if put is not None:
-            whole = np.zeros(P * T, old.dtype)
-            whole[on] = old
+        for put, words in zip(puts, old, strict=False):
+            whole = np.zeros(P * T, words.dtype)
+            whole[on] = words
             put(R, whole.reshape(P, T), active)
 
     return run
+
+
+def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np.ndarray:
+    """Change the n-th element of what lies at each thread's address; returns the old ones."""
+    if f.space == "shared":
+        return block.shared.atomic(at, flat(at), values, function, f.size, on, active, block.tags, block)
+    memory, size = block.machine.memory, f.size // f.count
+    memory.index(at, f.size, active, block)  # the whole must be aligned
+    at = at + np.uint64(n * size)
+    return memory.atomic(at, flat(at), values, function, size, active, block)
 
 
 def fence(d: Decoder, i: Instruction) -> Run:

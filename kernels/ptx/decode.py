@@ -44,10 +44,16 @@ class Decoded(NamedTuple):
     granule: int  # the least bytes that an access to shared memory takes
     local: int  # bytes of local memory of a thread
     shared: int  # bytes of shared memory that the module itself declares
+    undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
 
-    def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple[int, int, int]) -> list:
-        """A register file with all that is known before a launch starts."""
+    def registers(
+        self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple[int, int, int], random: Any
+    ) -> list:
+        """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
         R: list[Any] = [None] * len(self.slots)
+        for slot, kind in self.undefined.items():
+            bits = 0xA5A5A5A5A5A5A5A5 if random is None else int(random.integers(1 << 63))
+            R[slot] = np.full((1, 1), bits & ((1 << (1 if kind.kind == "b" else 8 * kind.itemsize)) - 1), kind)
         for slot, value in self.fixed.items():
             R[slot] = value
         thread = np.arange(T, dtype=np.uint32)[None]

@@ -5,6 +5,7 @@ can be rounded again to a format of at most 51 bits, in any direction, as if fro
 2008, "Emulation of an FMA and correctly rounded sums"). A "value" is as in floats.py.
 """
 
+import math
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -33,8 +34,9 @@ def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mode: str = "rn") -> np.ndarray:
-    """a*b + c rounded once to a format; b None is the sum a + c, c None the product a*b.
+    """a*b + c rounded once; b None is the sum a + c, c None the product a*b.
 
+    kind     "f32" | "f64" | "f16" | "bf16", the last two in mode "rn" alone
     a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
     returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
     """
@@ -44,7 +46,7 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
         return encode(_fma32(a, b, c), kind)
     if kind == "f64":
         return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
-    if mode == "rn" and kind in TIES:
+    if kind in TIES:
         return _fma_half(a, b, c, kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
     if c is None:
@@ -117,36 +119,32 @@ def _exact_fma(a, b, c, mode: str = "rn") -> np.ndarray:
     """fma in rational arithmetic, element by element: slow, with no bound on the exponents."""
     b, c = np.ones_like(a) if b is None else b, c if c is not None else np.copysign(0.0, np.where(a * b == 0, a * b, 1))
     native = -(-a * b - c) if mode == "rm" else a * b + c
+    native = np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), c, native)  # though a*b may be too large
     return exactly(lambda a, b, c: a * b + c, native, "f64", mode, a, b, c)
 
 
 def exactly(operation: Callable, native: np.ndarray, kind: str, mode: str, *values) -> np.ndarray:
     """An operation on Fractions rounded once, element by element, as float64; `native` stands where it has no number.
 
-    Operands that are not finite, and divisions by zero, take native's element; an exact zero takes its sign.
+    That is where operands are not finite, a division is by zero, or a root of less; an exact zero takes native's sign.
     """
     result = np.array(native, np.float64)
     values = [np.broadcast_to(x, result.shape) for x in values]
     for index in np.ndindex(result.shape):
-        x = [float(v[index]) for v in values]
-        if not np.isfinite(x).all():
-            result[index] = next((v for v in x[2:] if np.isfinite(x[:2]).all()), result[index])
-            continue
         try:
-            exact = operation(*map(Fraction, x))
-        except ZeroDivisionError:
+            exact = operation(*(Fraction(float(x[index])) for x in values))
+        except (ArithmeticError, ValueError):
             continue
         result[index] = _nearest(exact, FORMATS[kind], mode) if exact else 0 * result[index]
     return result
 
 
-def stepped_root(x: np.ndarray, r: np.ndarray, mode: str) -> np.ndarray:
-    """A float64 square root rounded to nearest moved to the direction of `mode`: r*r - x says where it lies."""
-    scale = np.where(x < 2.0**-900, 2.0**100, 1.0)  # so that the error of no square is lost below the subnormals
-    error = fma(r * scale, r * scale, -x * scale * scale, "f64").view(np.float64)
-    move = np.where(np.isfinite(error), (error < 0) & (mode == "rp"), False)
-    back = np.where(np.isfinite(error), (error > 0) & (mode != "rp"), False)
-    return np.where(move, np.nextafter(r, np.inf), np.where(back, np.nextafter(r, 0), r))
+def square_root(x: Fraction) -> Fraction:
+    """The root of a float64, or, where that is irrational, a number so near that it rounds alike in every direction."""
+    scale = 100 + x.denominator.bit_length()
+    square = x.numerator * 4**scale // x.denominator
+    root = math.isqrt(square)
+    return Fraction(2 * root + (root * root != square), 2 << scale)
 
 
 def _nearest(x: Fraction, form: Format, mode: str) -> float:

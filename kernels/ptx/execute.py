@@ -116,7 +116,7 @@ def execute(
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
     """
-    decoded = assemble(text, approximation_ulps, seed or 0, seed is not None)
+    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
     buffers = [value for _, value in arguments if isinstance(value, Buffer)]
@@ -130,6 +130,7 @@ def execute(
     try:
         machine.run()
     finally:
+        machine.blocks.clear()  # they and the machine hold each other: after an error this frees their arrays at once
         memory.write_back()
     for race in find_races(memory.log):
         raise as_error(race, grid, memory)

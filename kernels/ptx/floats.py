@@ -50,22 +50,20 @@ def decode(bits: np.ndarray, kind: str) -> np.ndarray:
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if kind == "e4m3":
         # the same exponents as float16's, 8 lower, and a NaN in place of the last number
-        half = (bits.astype(np.uint16) & np.uint16(0x80)) << np.uint16(8) | (bits & np.uint8(0x7F)).astype(
-            np.uint16
-        ) << np.uint16(7)
-        return np.where(
-            bits & 0x7F == 0x7F, np.float32(np.nan), half.view(np.float16).astype(np.float32) * np.float32(256)
-        )
+        wide, size = bits.astype(np.uint16), (bits & np.uint8(0x7F)).astype(np.uint16)
+        half = (wide & np.uint16(0x80)) << np.uint16(8) | size << np.uint16(7)
+        return np.where(size == 0x7F, np.float32(np.nan), HALVES.take(half) * np.float32(256))
     return HALVES.take(bits if kind == "f16" else bits.astype(np.uint16) << np.uint16(8))
 
 
-def encode(x: np.ndarray, kind: str, mode: str = "rn", satfinite: bool = False) -> np.ndarray:
+def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
     """Round numbers to a format, once, and give their bit patterns.
 
-    x          float32 or float64; to be rounded to f64 it must be float64 already and stays as it is
-    mode       "rn" | "rz" | "rm" | "rp" | "rna" (ties away from zero)
-    satfinite  what is too large, infinities included, becomes the largest number; e4m3 always does so
-    returns    unsigned integers of the format's width; NaN as the format's canonical one (f64: as it came)
+    x        float32 or float64; to be rounded to f64 it must be float64 already and stays as it is
+    mode     "rn" | "rz" | "rm" | "rp" | "rna" (ties away from zero)
+    returns  unsigned integers of the format's width; NaN as the format's canonical one (f64: as it came)
+
+    What is too large for a format of 8 bits, infinities included, becomes its largest number: .satfinite.
     """
     form = FORMATS[kind]
     if kind == "f64":
@@ -78,7 +76,7 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn", satfinite: bool = False) 
     elif kind == "f16" and mode == "rn":
         bits = _half(x)
     else:
-        bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode, satfinite or kind == "e4m3"), kind)
+        bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode), kind)
     nan = x != x
     return np.where(nan, bits.dtype.type(form.nan), bits) if nan.any() else bits
 
@@ -98,13 +96,13 @@ def _half(x: np.ndarray) -> np.ndarray:
     return (bits | (x.view(np.uint32) >> np.uint32(16) & np.uint32(0x8000))).astype(np.uint16)
 
 
-def _rounded(x: np.ndarray, form: Format, mode: str, satfinite: bool) -> np.ndarray:
+def _rounded(x: np.ndarray, form: Format, mode: str) -> np.ndarray:
     """The float64 numbers x rounded to a format, as float64: in units of its last place every format is an integer."""
     power = np.maximum((x.view(np.uint64) & np.uint64(0x7FF << 52)).view(np.float64), 2.0**form.lowest)
     unit = power * 2.0**-form.fraction
     value = np.where(np.isinf(x), x, ROUND[mode](x / unit) * unit)
     over = np.abs(value) > form.largest
-    if satfinite or not over.any():
+    if form.bits == 8 or not over.any():
         return np.where(over, np.copysign(form.largest, x), value)
     down = {"rz": True, "rm": x > 0, "rp": x < 0}.get(mode, False) & np.isfinite(x)
     return np.where(over, np.copysign(np.where(down, form.largest, np.inf), x), value)
@@ -122,11 +120,11 @@ def _pack(value: np.ndarray, kind: str) -> np.ndarray:
     return (bits >> np.uint32(16)).astype(np.uint16) if kind == "bf16" else bits
 
 
-def flush(x: np.ndarray, kind: str = "f32") -> np.ndarray:
-    """.ftz: subnormal numbers of a format become zeros of their sign; x itself if it has none."""
-    if kind == "f32" and not has_subnormal(x):
+def flush(x: np.ndarray) -> np.ndarray:
+    """.ftz: subnormal numbers of float32, or of float64, become zeros of their sign; x itself if it has none."""
+    if x.dtype == np.float32 and not has_subnormal(x):
         return x
-    return np.where(np.abs(x) < x.dtype.type(2.0 ** FORMATS[kind].lowest), np.copysign(x.dtype.type(0), x), x)
+    return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
 
 
 def has_subnormal(x: np.ndarray) -> bool:
@@ -138,9 +136,7 @@ def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> n
     """Numbers rounded to integers of a NumPy type, clamped to its range; NaN becomes `nan`."""
     whole = ROUND[mode](x.astype(np.float64, copy=False))
     low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
-    inside = (whole >= float(low)) & (
-        whole < float(high) + (float(high) == high)
-    )  # 2**63 is no int64, 2**31-1 is an int32
+    inside = (whole >= float(low)) & (whole < float(high) + (float(high) == high))  # 2**63 is no int64
     clamped = np.where(whole > 0, dtype(high), np.where(np.isnan(x), dtype(nan), dtype(low)))
     return np.where(inside, np.where(inside, whole, 0).astype(dtype), clamped)
 
@@ -152,7 +148,7 @@ class Approximation:
         self.seed, self.ulps = seed, ulps
 
     def move(self, opcode: str, bits: np.ndarray, *inputs: np.ndarray, unit: int = 1) -> np.ndarray:
-        """Neighbours of the results `bits` (uint16 | uint32 | uint64); zeros and what is not finite stay.
+        """Neighbours of the results `bits` (uint32 | uint64); zeros and what is not finite stay.
 
         unit    what counts as one last place, in the pattern's own
 
@@ -164,7 +160,7 @@ class Approximation:
             key = (key ^ key >> np.uint64(29)) * np.uint64(0xBF58476D1CE4E5B9)
         step = (key >> np.uint64(32)) % np.uint64(2 * self.ulps + 1)
         width = bits.dtype.itemsize * 8
-        infinity = {16: 0x7C00, 32: 0x7F800000, 64: 0x7FF0000000000000}[width] if "bf16" not in opcode else 0x7F80
+        infinity = {32: 0x7F800000, 64: 0x7FF0000000000000}[width]
         mask = bits.dtype.type((1 << width - 1) - 1)
         size = (bits & mask).astype(np.int64)
         moved = size + (step.astype(np.int64) - self.ulps) * unit

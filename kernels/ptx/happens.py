@@ -1,29 +1,29 @@
 """Happens-before in a launch: suspected accesses are replayed in order of execution, with what synchronises them.
 
-Knowledge is a bit set, a Python integer with one bit per item. An item is all that one thread does through one
-instruction between two of its synchronisations. Threads of a warp that wait for nothing but barriers share theirs:
-nobody can learn of one without the others. A program or warp that passes a barrier merges what its threads did and
-learned.
+Knowledge is a bit set, a Python integer with one bit per stretch: all that a thread does between two of its
+synchronisations. Threads of a warp that wait for nothing but barriers share theirs: nobody can learn of one without the
+others. A program or warp that passes a barrier merges what its threads did and learned.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
 
 WRITES = ("store", "atomic")
-EXAMPLES = 256  # granules looked at where one set of instructions collides within programs: thousands tell no more
+EXAMPLES = 256  # places looked at where one set of instructions collides within programs: thousands tell no more
 
 
 class Rows(NamedTuple):
     """Who touched which granule through which access: equally long arrays, one row for each thread and granule."""
 
     access: np.ndarray  # index into the log
-    granule: np.ndarray  # -1 for a fence
+    place: np.ndarray  # the granule's first byte; -1 for a fence
     who: np.ndarray  # program * T + thread
     head: np.ndarray  # bool: the first granule of the access
     epoch: np.ndarray
@@ -37,11 +37,11 @@ class Rows(NamedTuple):
 
 
 class _Log:
-    """What the accesses of a log are, as arrays."""
+    """What the accesses of a log are, as arrays; an instruction is known by the index of its first access."""
 
     def __init__(self, log: Sequence[Any]):
-        numbers: dict = {}
-        self.instruction = np.array([numbers.setdefault((id(a.instruction), *a[1:4]), len(numbers)) for a in log])
+        first: dict = {}
+        self.instruction = np.array([first.setdefault((id(a.instruction), *a[1:4]), k) for k, a in enumerate(log)])
         self.store, self.load = (np.array([a.kind == kind for a in log]) for kind in ("store", "load"))
         self.writes = np.array([a.kind in WRITES for a in log])
         self.strong, self.wide = np.array([(a.strong, a.wide) for a in log]).T
@@ -50,45 +50,55 @@ class _Log:
         )
 
 
-def replay(log: Sequence[Any], rows: Rows, suspects: Rows) -> list[tuple]:
-    """Races among the suspects, one for each pair of instructions, within a program and between two.
+def replay(log: Sequence[Any], rows: Rows | None) -> list[tuple]:
+    """Races among the rows, one for each pair of instructions, within a program and between two.
 
-    rows      all rows that several threads share, and the fences: what synchronises is among them
-    suspects  those of them that may race
-    returns   (access, who, access, who, granule): two log indices, in order of execution, and their threads
+    rows      of all places that several threads share, and of the fences
+    returns   (access, who, access, who, place): two log indices, in order of execution, and their threads
     """
+    if rows is None:
+        return []
     flags, T = _Log(log), log[0].threads
-    place = np.append(np.zeros(rows.granule.max() + 1, bool), False)
-    sync = rows.take(flags.wide[rows.access] & rows.head & (rows.granule >= 0))
-    place[sync.granule] = True
-    fences = rows.take((rows.granule < 0) & np.isin(rows.who, sync.who))
-    overwrites = rows.take(~flags.wide[rows.access] & flags.store[rows.access] & place[rows.granule])
-    crowded = _collisions(flags, suspects, suspects.who // T)
+    wide = flags.wide[rows.access]
+    sync, weak = rows.take(wide & rows.head & (rows.place >= 0)), rows.take(~wide)
+    suspects = rows.take(_among(rows.place, weak.place))
+    if not suspects.who.size:
+        return []
+    group = number(suspects.place, suspects.who // T, suspects.epoch)
+    copies = _copies(flags, suspects, group)
+    crowded = _among(suspects.place, _meeting(flags, suspects.take(~copies), group[~copies]))
     # A thread that synchronises counts for itself until the next barrier, when its program shares what it knows.
-    moment = number(np.concatenate([rows.who, suspects.who]), np.concatenate([rows.epoch, suspects.epoch]))
-    acts = np.isin(moment[len(rows.who) :], moment[: len(rows.who)][flags.wide[rows.access]]) | crowded
+    both = Rows(*map(np.concatenate, zip(suspects, rows.take(wide), strict=True)))
+    moment = number(both.who, both.epoch)
+    acts = np.isin(moment[: len(crowded)], moment[len(crowded) :]) | crowded
     party = np.where(acts, suspects.who, rows.who.max() + 1 + suspects.who // 32)
-    turn = np.where(acts, suspects.turn, 0)
+    stretch = number(party, suspects.epoch, suspects.warp_epoch, np.where(acts, suspects.turn, 0))
     value = np.where(crowded, np.unique(suspects.value, return_inverse=True)[1].ravel(), 0)
-    item = number(flags.instruction[suspects.access], party, suspects.epoch, suspects.warp_epoch, turn, value)
-    kept = _distinct(suspects.granule, item, flags.instruction[suspects.access], crowded)
-    suspects, crowded = suspects.take(kept), crowded[kept]
-    _, sample, item = np.unique(item[kept], return_index=True, return_inverse=True)
-    events = _schedule(
-        (1, suspects, item.ravel()),
-        (0, sync.take(~flags.store[sync.access]), None),
-        (2, sync.take(~flags.load[sync.access]), None),
-        (0, fences, None),
-        (2, overwrites, None),
+    kept = _distinct(suspects.place, flags.instruction[suspects.access], crowded, stretch, value)
+    found = _Replay(flags, T, suspects.take(kept), stretch[kept], copies[kept], crowded[kept])
+    overwrites = weak.take(flags.store[weak.access] & _among(weak.place, sync.place))
+    fences = rows.take((rows.place < 0) & np.isin(rows.who, sync.who))
+    return found.races(
+        (1, found.rows),
+        (0, sync.take(~flags.store[sync.access])),
+        (2, sync.take(~flags.load[sync.access])),
+        (0, fences),
+        (2, overwrites),
     )
-    return _Replay(flags, suspects, item.ravel(), sample, set(suspects.granule[crowded].tolist()), T).races(events)
+
+
+def _among(place: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which of the first are among the second; a fence's -1 never is."""
+    found = np.zeros(max(place.max(initial=0), places.max(initial=0)) + 2, bool)
+    found[places[places >= 0]] = True
+    return found[place]
 
 
 def number(*columns: np.ndarray) -> np.ndarray:
     """The rows of some integer columns, equal rows by equal numbers 0, 1, ... in ascending order of the rows."""
     key, span = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
-        column = column - column.min()
+        column = column.astype(np.int64) - column.min()
         width = int(column.max()) + 1
         if span * width >= 2**62:
             key = np.unique(key, return_inverse=True)[1].ravel()
@@ -97,9 +107,29 @@ def number(*columns: np.ndarray) -> np.ndarray:
     return np.unique(key, return_inverse=True)[1].ravel()
 
 
-def _collisions(flags: _Log, rows: Rows, program: np.ndarray) -> np.ndarray:
-    """Rows of granules where threads of one program meet between two barriers, unless in a replicated store."""
-    group = number(rows.granule, program, rows.epoch)
+def _copies(flags: _Log, rows: Rows, group: np.ndarray) -> np.ndarray:
+    """Rows of weak loads by threads that do not write there, if all that do have loaded by the same instruction before.
+
+    group  number of the place, program and epoch of each row
+    """
+    write, weak = flags.writes[rows.access], flags.load[rows.access] & ~flags.strong[rows.access]
+    mine, read = number(group, rows.who), number(group, flags.instruction[rows.access])
+    first = np.full(mine.max() + 1, np.iinfo(np.int64).max)  # write of each thread
+    np.minimum.at(first, mine[write], rows.access[write])
+    writes = first[mine] < np.iinfo(np.int64).max
+
+    def threads(which, within):
+        """How many threads there are in each of `within`, among these rows."""
+        _, one = np.unique(number(within, rows.who)[which], return_index=True)
+        return np.bincount(within[which][one], minlength=within.max() + 1)
+
+    prepared = threads(weak & (rows.access < first[mine]) & writes, read)
+    strong = np.bincount(group[write & flags.strong[rows.access]], minlength=group.max() + 1) > 0  # meant for others
+    return weak & ~writes & ~strong[group] & (prepared[read] == threads(write, group)[group])
+
+
+def _meeting(flags: _Log, rows: Rows, group: np.ndarray) -> np.ndarray:
+    """Places where threads of one program meet between two barriers, unless in a replicated store."""
     order = np.argsort(group, kind="stable")
     start = np.flatnonzero(np.diff(group[order], prepend=-1))
 
@@ -111,16 +141,15 @@ def _collisions(flags: _Log, rows: Rows, program: np.ndarray) -> np.ndarray:
 
     replicated = every(flags.store) & ~several(flags.instruction[rows.access]) & ~several(rows.value)
     meets = several(rows.who) & ~every(~flags.writes) & ~every(flags.strong) & ~replicated
-    crowded = np.zeros(rows.granule.max() + 1, bool)
-    crowded[rows.granule[order][start][meets]] = True
-    return crowded[rows.granule]
+    return rows.place[order][start][meets]
 
 
-def _distinct(granule: np.ndarray, item: np.ndarray, instruction: np.ndarray, crowded: np.ndarray) -> np.ndarray:
-    """Indices of rows: each item once in each granule, and one granule for each set of items (if crowded, EXAMPLES
-    for each set of instructions). Sets are told apart by sums of random numbers."""
-    _, first = np.unique(number(granule, item), return_index=True)
-    _, start = np.unique(granule[first], return_index=True)
+def _distinct(place, instruction, crowded, *what: np.ndarray) -> np.ndarray:
+    """Indices of rows: what an instruction does in a place once, and one place for each set of that (if crowded,
+    EXAMPLES for each set of instructions). Sets are told apart by sums of random numbers."""
+    item = number(instruction, *what)
+    _, first = np.unique(number(place, item), return_index=True)
+    _, start = np.unique(place[first], return_index=True)
     draw = np.random.default_rng(0).integers(2**62, size=(2, int(max(item.max(), instruction.max())) + 1))
     items = np.add.reduceat(draw[0][item[first]], start)
     instructions = np.add.reduceat(draw[1][instruction[first]], start)
@@ -132,47 +161,44 @@ def _distinct(granule: np.ndarray, item: np.ndarray, instruction: np.ndarray, cr
     return np.sort(first[np.repeat(keep, np.diff(np.append(start, len(first))))])
 
 
-def _schedule(*parts: tuple) -> list[tuple]:
-    """Events (phase, access, granule, who, epoch, warp_epoch, value, item) in order of execution."""
-    rows = Rows(*map(np.concatenate, zip(*(part for _, part, _ in parts), strict=True)))
-    phase = np.concatenate([np.full(len(part.who), p) for p, part, _ in parts])
-    item = np.concatenate([np.full(len(part.who), -1) if i is None else i for _, part, i in parts])
-    columns = (phase, rows.access, rows.granule, rows.who, rows.epoch, rows.warp_epoch, rows.value, item)
-    order = np.lexsort((phase, rows.rank, rows.access))
-    return list(zip(*(column[order].tolist() for column in columns), strict=True))
-
-
 class _Replay:
-    """Knowledge as it spreads. item numbers the rows; sample is the first row of each item."""
+    """Knowledge as it spreads: the suspects' rows, the stretch of each, and whether it is a copy, or in a crowd."""
 
-    def __init__(self, flags: _Log, rows: Rows, item: np.ndarray, sample: np.ndarray, crowded: set[int], T: int):
+    def __init__(self, flags: _Log, T: int, rows: Rows, stretch: np.ndarray, copies: np.ndarray, crowded: np.ndarray):
         def bits(mask):
             return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
 
-        self.flags, self.rows, self.item, self.crowded, self.T = flags, rows, item, crowded, T
-        access, program = rows.access[sample], rows.who[sample] // T
-        self.instruction = flags.instruction[access]
-        self.writes, self.strong, self.wide = (bits(f[access]) for f in (flags.writes, flags.strong, flags.wide))
-        self.of_program = cache(lambda p: bits(program == p))
-        self.of_instruction = cache(lambda n: bits(self.instruction == n))
+        self.flags, self.T, self.rows, self.copies = flags, T, rows, copies.tolist()
+        _, sample, self.stretch = np.unique(stretch, return_index=True, return_inverse=True)
+        self.of_program = cache(lambda p: bits(rows.who[sample] // T == p))
+        self.crowded = set(rows.place[crowded].tolist())
         # of a program or a warp: barriers passed, what all its threads know, what they learn at the next barrier
         self.groups = defaultdict(lambda: [0, 0, 0])
-        self.own, self.touched, self.alike = defaultdict(int), defaultdict(int), defaultdict(int)
+        self.own = defaultdict(int)
+        self.touched = defaultdict(lambda: defaultdict(int))  # place: {(instruction, whether as a copy): by whom}
+        self.stored = defaultdict(lambda: defaultdict(int))  # (place, instruction): {bytes: by whom}
         self.found: dict[tuple, tuple] = {}
 
-    def races(self, events: list[tuple]) -> list[tuple]:
+    def races(self, *parts: tuple[int, Rows]) -> list[tuple]:
+        """Replay the rows of all parts: of one access, what is acquired (0) before the suspects (1) before releases."""
+        phase = np.repeat([p for p, _ in parts], [len(part.who) for _, part in parts])
+        rows = Rows(*map(np.concatenate, zip(*(part for _, part in parts), strict=True)))
+        order = np.lexsort((phase, rows.rank, rows.access))
+        columns = (order, phase[order], *rows.take(order))
         held, offered, fenced, seen = {}, {}, {}, defaultdict(int)  # by place, (thread, place), thread, thread
-        for phase, k, place, who, epoch, warp_epoch, value, item in events:
+        for n, step, k, place, who, _, epoch, warp_epoch, _, _, value in zip(
+            *(c.tolist() for c in columns), strict=True
+        ):
             groups = self.passed((0, who // self.T), epoch), self.passed((1, who // 32), warp_epoch)
             known = self.own[who] | groups[0][1] | groups[1][1]
             learned = 0
-            if phase == 1:
-                self.check(k, known, place, who, (epoch, value), item)
-                learned = 1 << item
+            if step == 1:
+                learned = 1 << int(self.stretch[n])
+                self.check(n, k, known, learned, place, who, value)
             elif place < 0:  # a fence
                 learned = seen[who]
                 fenced[who] = known | learned
-            elif phase == 0:
+            elif step == 0:
                 seen[who] |= held.get(place, 0)
                 learned = held.get(place, 0) if self.flags.acquire[k] else 0
             elif not self.flags.wide[k]:
@@ -193,30 +219,27 @@ class _Replay:
             state[:] = barriers, state[1] | state[2], 0
         return state
 
-    def check(self, k: int, known: int, place: int, who: int, store: tuple, item: int) -> None:
-        """Note what an item races with among those that touched this granule before it."""
-        hit = self.touched[place]
-        self.touched[place] = hit | 1 << item
-        hit ^= hit & known
-        program, this = who // self.T, int(self.flags.instruction[k])
-        if self.flags.store[k] and place in self.crowded:
-            key = (place, this, program, *store)
-            hit ^= hit & self.alike[key]
-            self.alike[key] |= 1 << item
-        if not hit:
-            return
-        mine = self.of_program(program)
-        if self.flags.load[k]:
-            hit &= self.writes
-        if self.flags.strong[k]:
-            hit &= ~(self.strong & mine | (self.wide if self.flags.wide[k] else 0))
-        if place not in self.crowded:
-            hit &= ~mine
-        while hit:
-            other = (hit & -hit).bit_length() - 1
-            that, within = int(self.instruction[other]), bool(mine >> other & 1)
-            pair = (*sorted((this, that)), within)
-            if pair not in self.found:
-                row = np.flatnonzero((self.rows.granule == place) & (self.item == other))[0]
-                self.found[pair] = int(self.rows.access[row]), int(self.rows.who[row]), k, who, place
-            hit &= ~(self.of_instruction(that) & (mine if within else ~mine))
+    def check(self, n: int, k: int, known: int, me: int, place: int, who: int, value: int) -> None:
+        """Note what row n, of stretch `me`, races with among those that touched this place before it."""
+        flags, program, crowded = self.flags, who // self.T, place in self.crowded
+        this, copy, mine = int(flags.instruction[k]), self.copies[n], self.of_program(program)
+        for (that, other_copy), stretches in self.touched[place].items():
+            hit = stretches ^ stretches & known
+            if not hit or not (flags.writes[this] or flags.writes[that]):
+                continue
+            if flags.strong[this] and flags.strong[that]:
+                hit &= 0 if flags.wide[this] and flags.wide[that] else ~mine
+            if copy or other_copy or not crowded:
+                hit &= ~mine
+            for within in (True, False):
+                pair, others = (*sorted((this, that)), within), hit & mine if within else hit & ~mine
+                if others and within and this == that and flags.store[this]:
+                    others &= reduce(or_, (by for bytes, by in self.stored[place, this].items() if bytes != value), 0)
+                if others and pair not in self.found:
+                    other = (others & -others).bit_length() - 1
+                    here = (self.rows.place == place) & (self.stretch == other)
+                    row = np.flatnonzero(here & (flags.instruction[self.rows.access] == that))[0]
+                    self.found[pair] = int(self.rows.access[row]), int(self.rows.who[row]), k, who, place
+        self.touched[place][this, copy] |= me
+        if crowded and flags.store[k]:
+            self.stored[place, this][value] |= me

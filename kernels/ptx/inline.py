@@ -67,6 +67,7 @@ class Inliner:
         self.labels |= dict.fromkeys([*at[len(f.instructions)], *([end] if callers else [])], len(self.instructions))
 
     def call(self, f: Function, i: Instruction, names: dict[str, Any], mark: str, top: int, callers) -> None:
+        """Append what an instruction of f calls, its parameters and results under the names that f gives them."""
         *results, target, arguments = i.operands if len(i.operands) > 1 else (*i.operands, Vector(()))
         if not isinstance(target, Symbol) or i.guard or not isinstance(arguments, Vector):
             raise UnknownOpcode(i.opcode, "a call of an address, or with a guard", i)
@@ -127,6 +128,7 @@ class Inliner:
 
 
 def renamed(operand: Any, names: dict[str, Any]) -> Any:
+    """An operand with other names in it."""
     if isinstance(operand, Register):
         return operand._replace(name=names[operand.name].name) if operand.name in names else operand
     if isinstance(operand, Symbol):

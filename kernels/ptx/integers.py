@@ -1,20 +1,11 @@
 """Integer and bit instructions as functions of NumPy integers: NumPy wraps as PTX does, and clamps no shift amount."""
 
 import operator
-from functools import partial, reduce
+from functools import reduce
 
 import numpy as np
 
 from .opcode import BITS, NUMPY, UNSIGNED, Opcode, Semantics
-
-SELECTORS = {  # prmt's modes: the bytes taken, as nibbles, for the last two bits of the third operand
-    "f4e": (0x3210, 0x4321, 0x5432, 0x6543),
-    "b4e": (0x5670, 0x6701, 0x7012, 0x0123),
-    "rc8": (0x0000, 0x1111, 0x2222, 0x3333),
-    "ecl": (0x3210, 0x3211, 0x3222, 0x3333),
-    "ecr": (0x0000, 0x1110, 0x2210, 0x3210),
-    "rc16": (0x1010, 0x3232, 0x1010, 0x3232),
-}
 
 
 def left(a, n):
@@ -23,6 +14,7 @@ def left(a, n):
 
 
 def right(a, n):
+    """a >> n, by copies of the sign if a is signed."""
     return a >> np.minimum(n, n.dtype.type(a.dtype.itemsize * 8)).astype(a.dtype)
 
 
@@ -54,24 +46,22 @@ def extended(op: Opcode) -> Semantics:
     """add.cc, addc, sub.cc, subc, mad.cc, madc: sums with the carry flag, a difference's borrow."""
     t = op.types[0]
     into, out = op.name.endswith("c"), "cc" in op.modifiers
-    dtype, borrow = UNSIGNED[t], op.name.startswith("sub")
+    n = 3 if op.name.startswith("mad") else 2
 
     def function(*x):
-        *factors, a, b = x[: 3 if op.name in ("mad", "madc") else 2]
+        *factors, a, b = x[:n]
+        c = x[n] if into else np.zeros((1, 1), bool)
         if factors:
-            v = (factors[0].view(NUMPY[t]), a.view(NUMPY[t]))
-            a = (high(*v) if "hi" in op.modifiers else v[0] * v[1]).view(dtype)
-        r = a - b if borrow else a + b
-        carry = a < b if borrow else r < a
-        if into:
-            c = x[-1].astype(dtype)
-            first, r = r, r - c if borrow else r + c
-            carry = carry | (first < c if borrow else r < first)
+            v = factors[0].view(NUMPY[t]), a.view(NUMPY[t])
+            a = (high(*v) if "hi" in op.modifiers else v[0] * v[1]).view(UNSIGNED[t])
+        if op.name.startswith("sub"):
+            r, carry = a - b - c.astype(a.dtype), (a < b) | ((a == b) & c)
+        else:
+            r = a + b + c.astype(a.dtype)
+            carry = (r < a) | ((r == a) & c)
         return (r, carry) if out else r
 
-    sources = (t,) * (3 if op.name in ("mad", "madc") else 2)
-    carry = " ".join(["in"] * into + ["out"] * out)
-    return Semantics(function, sources, (t,), carry=carry)
+    return Semantics(function, (t,) * n, (t,), carry=" ".join(["in"] * into + ["out"] * out))
 
 
 def divide(a, b):
@@ -88,22 +78,6 @@ def remainder(a, b):
     return np.where(b == 0, a, a - divide(a, b) * b)
 
 
-def length(x):
-    """Bits up to the highest that is set, as uint32: the exponent of a float64, which holds 32 bits exactly."""
-    if x.dtype.itemsize == 8:
-        upper = x >> np.uint64(32)
-        return np.where(upper != 0, np.uint32(32) + length(upper.astype(np.uint32)), length(x.astype(np.uint32)))
-    return np.frexp(x.astype(np.float64))[1].astype(np.uint32)
-
-
-def find(x, shift_amount: bool = False):
-    """bfind: the highest bit that is no sign, or all ones."""
-    magnitude = x.view(f"u{x.dtype.itemsize}")
-    n = length(np.where(x < 0, ~magnitude, magnitude))
-    width = np.uint32(8 * x.dtype.itemsize)
-    return np.where(n == 0, np.uint32(0xFFFFFFFF), width - n if shift_amount else n - np.uint32(1))
-
-
 def count(x):
     """popc: pairs, nibbles, bytes, then all bytes at once by a product."""
     x = x.astype(np.uint64)
@@ -112,7 +86,16 @@ def count(x):
     return (x * np.uint64(0x0101010101010101) >> np.uint64(56)).astype(np.uint32)
 
 
+def leading(x):
+    """clz: the width less the bits up to the highest set, which are the exponent of a float64: it holds 32 exactly."""
+    if x.dtype.itemsize == 8:
+        upper = leading((x >> np.uint64(32)).astype(np.uint32))
+        return np.where(upper < 32, upper, np.uint32(32) + leading(x.astype(np.uint32)))
+    return (32 - np.frexp(x.astype(np.float64))[1]).astype(np.uint32)
+
+
 def reverse(x):
+    """brev: neighbours change places, then pairs of them, and so on up to the halves."""
     kind, width = x.dtype.type, 8 * x.dtype.itemsize
     for shift in (1 << k for k in range(width.bit_length() - 1)):
         mask = kind(sum((1 << shift) - 1 << i for i in range(0, width, 2 * shift)))
@@ -131,33 +114,13 @@ def extract(a, position, size):
 
 def insert(a, b, position, size):
     """bfi: the low `size` bits of a put into b at `position`."""
-    one = a.dtype.type(1)
-    mask = left(left(one + np.zeros_like(a[:1, :1]), size & np.uint32(0xFF)) - one, position & np.uint32(0xFF))
-    return (b & ~mask) | (left(a, position & np.uint32(0xFF)) & mask)
+    one, position = np.ones((1, 1), a.dtype), position & np.uint32(0xFF)
+    mask = left(left(one, size & np.uint32(0xFF)) - one, position)
+    return (b & ~mask) | (left(a, position) & mask)
 
 
-def mask(position, size):
-    """bmsk: `size` ones from `position` on; both clamped, as NumPy's shifts are not."""
-    return left(left(np.uint32(1) + np.zeros_like(size), size) - np.uint32(1), position)
-
-
-def extension(op: Opcode) -> Semantics:
-    """szext: the low bits of a, as many as b says, sign- or zero-extended; .clamp leaves a as it is from 32 on."""
-    t = op.types[0]
-
-    def function(a, b):
-        top = np.uint32(32) - (np.minimum(b, np.uint32(32)) if "clamp" in op.modifiers else b & np.uint32(31))
-        return right(left(a, top).view(NUMPY[t]), top).view(np.uint32) & ~np.where(
-            top == 32, ~np.uint32(0), np.uint32(0)
-        )
-
-    return Semantics(function, (t, "u32"), (t,))
-
-
-def permute(a, b, selector, mode: str = ""):
+def permute(a, b, selector):
     """prmt: each byte one of the eight of b:a, or eight copies of its sign."""
-    if mode:
-        selector = np.array(SELECTORS[mode], np.uint32)[selector & 3]
     both = b.astype(np.uint64) << np.uint64(32) | a
     signs = bool((selector & 0x8888).any())
     result = np.uint32(0)
@@ -170,11 +133,16 @@ def permute(a, b, selector, mode: str = ""):
     return result
 
 
-def funnel(a, b, n, to_left: bool, clamp: bool):
-    """shf: 32 bits of b:a, shifted."""
-    n = np.minimum(n, np.uint32(32)) if clamp else n & np.uint32(31)
-    rest = np.uint32(32) - n
-    return b << n | a >> rest if to_left else b << rest | a >> n
+def funnel_left(a, b, n):
+    """shf.l.wrap: the upper half of b:a << n."""
+    n = n & np.uint32(31)
+    return b << n | a >> np.uint32(32) - n
+
+
+def funnel_right(a, b, n):
+    """shf.r.wrap: the lower half of b:a >> n."""
+    n = n & np.uint32(31)
+    return b << np.uint32(32) - n | a >> n
 
 
 def lookup(a, b, c, table):
@@ -186,21 +154,7 @@ def lookup(a, b, c, table):
     return reduce(operator.or_, terms) if terms else a & np.uint32(0)
 
 
-def dot(a, b, c, signed_a: bool, signed_b: bool):
-    """dp4a: products of four bytes each, added to c."""
-    for i in range(4):
-        x, y = (
-            ((v >> np.uint32(8 * i)) & np.uint32(0xFF))
-            .astype(np.uint8)
-            .view(np.int8 if s else np.uint8)
-            .astype(np.int32)
-            for v, s in ((a, signed_a), (b, signed_b))
-        )
-        c = c + (x * y).view(np.uint32)
-    return c
-
-
-def dot_of(op: Opcode) -> Semantics:
-    signed = [t[0] == "s" for t in op.types]
-    to = "s32" if any(signed) else "u32"
-    return Semantics(partial(dot, signed_a=signed[0], signed_b=signed[1]), ("b32", "b32", to), (to,))
+def copysign(a, b):
+    """The bits of b with the sign of a."""
+    top = a.dtype.type(1 << 8 * a.dtype.itemsize - 1)
+    return (a & top) | (b & ~top)

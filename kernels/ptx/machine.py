@@ -252,13 +252,13 @@ class Machine:
         block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]
         place = lambda f: self.decoded.steps[f.pc - (f.barrier is not None)].instruction  # noqa: E731
         block.instruction = place(f)
-        thread = int(np.argwhere(np.broadcast_to(block.mask(f), (1, self.T)))[0, 1])
+        row, thread = (int(n) for n in np.argwhere(block.mask(f))[0])
         if spins:
             what = "a loop waits for memory to change, and nobody is left to change it"
-            return block.error(Deadlock, what, 0, thread)
+            return block.error(Deadlock, what, row, thread)
         if f.barrier is None:
-            return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", 0, thread)
+            return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", row, thread)
         others = [f"at PTX line {i.line} ({i.opcode})" for i in (place(g) for g in block.fragments if g is not f)]
         others += [] if self.together(block, block.fragments).all() else ["returned"]
         what = f"a barrier that not all threads reach; others are {', '.join(others)}"
-        return block.error(DivergentBarrier, what, 0, thread)
+        return block.error(DivergentBarrier, what, row, thread)

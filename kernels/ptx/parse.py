@@ -5,6 +5,7 @@ else is a ParseError that names its line.
 """
 
 import re
+import struct
 from pathlib import Path
 
 from .errors import ParseError
@@ -15,6 +16,7 @@ INTEGER = re.compile(r"-?(0[xX][0-9a-fA-F]+|0|[1-9]\d*)U?$")
 FLOAT = {"f": re.compile(r"0[fF]([0-9a-fA-F]{8})$"), "d": re.compile(r"0[dD]([0-9a-fA-F]{16})$")}
 NAME = re.compile(r"!?%?[A-Za-z_$][\w$]*(\.\w+)?$")
 ADDRESS = re.compile(r"([^\s+-]+|-?\d+)(?:\+?(-?\w+))?$")
+DECIMAL = re.compile(r"-?\d+\.\d+$")
 MOST = 1 << 16  # registers that one directive may declare
 
 
@@ -34,6 +36,8 @@ def operand(text: str, rename: dict[str, str]):
     for letter, width in (("f", 32), ("d", 64)):
         if match := FLOAT[letter].match(text):
             return Immediate(int(match[1], 16), width)
+    if DECIMAL.match(text):
+        return Immediate(int.from_bytes(struct.pack("<f", float(text)), "little"), 32)
     if not NAME.match(text):
         raise ValueError(text)
     name = text.lstrip("!")
@@ -54,7 +58,7 @@ def split_operands(text: str) -> list[str]:
 
 
 class Scope:
-    """A { } block of inline assembly: the names it keeps to itself -> those they have in the function."""
+    """A { } block: the names it keeps to itself -> those they have in the function."""
 
     def __init__(self, outer: dict[str, str], start: int):
         self.registers, self.labels, self.start = dict(outer), {}, start
@@ -159,6 +163,8 @@ class Body:
                 self.register(name, kind, number)
         elif match := re.match(r"\.(local|shared)\b.*?\.b8\s+([$\w]+)\[(\d+)\]$", text):
             (self.shared if match[1] == "shared" else self.local)[match[2]] = int(match[3])
+        elif (match := re.match(r"\.param\b.*?([$\w]+)(?:\[\d+\])?$", text)) and len(self.scopes) > 1:
+            self.scopes[-1].registers[match[1]] = f"{match[1]}.{len(self.instructions)}"  # of one call alone
         elif not re.match(r"\.(param|pragma)\b", text):
             raise ParseError(f"PTX line {number}: a directive the parser does not know: {text}")
 

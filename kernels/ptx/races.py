@@ -15,7 +15,7 @@ import numpy as np
 
 from .happens import WRITES, Rows, replay
 
-PAD = 16  # bytes: no thread's access is wider
+WIDEST = 16  # bytes: no thread's access is wider
 
 
 class Access(NamedTuple):
@@ -59,19 +59,24 @@ class Access(NamedTuple):
         return self.strong and self.scope in ("gpu", "sys")
 
     def who(self) -> tuple[np.ndarray, np.ndarray]:
-        """Active threads: indices into the flattened (P, T), and their numbers program * T + thread."""
+        """Active threads in their order: indices into the flattened (P, T), and their numbers program * T + thread."""
         P, T = len(self.programs), self.threads
-        everyone = (np.asarray(self.programs, np.int64)[:, None] * T + np.arange(T)).ravel()
-        if self.active is None:
-            return np.arange(P * T), everyone
-        flat = np.flatnonzero(np.broadcast_to(self.active, (P, T)))
-        return flat, everyone[flat]
+        flat = self.sequence
+        if flat is None:
+            flat = np.arange(P * T)
+            flat = flat if self.active is None else flat[np.broadcast_to(self.active, (P, T)).ravel()]
+        return flat, np.asarray(self.programs, np.int64)[flat // T] * T + flat % T
 
     def of(self, array: np.ndarray | None, flat: np.ndarray) -> np.ndarray:
         """Each active thread's entry of a (P or 1, T or 1, ...) array."""
         assert array is not None
         shape = (len(self.programs), self.threads, *array.shape[2:])
         return np.broadcast_to(array, shape).reshape(-1, *array.shape[2:])[flat]
+
+    def touched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Active threads as in who(), and the first byte that each touches."""
+        flat, who = self.who()
+        return flat, who, self.of(self.address, flat)
 
 
 class Side(NamedTuple):
@@ -101,112 +106,96 @@ def find_races(log: Sequence[Access]) -> list[Race]:
 
     returns one Race for each pair of instructions and each of within a program and between two; [] if all is ordered.
 
-    Stores of the same bytes by threads of one program through one instruction between two barriers are one replicated
-    store, no race. Neither are two atomic or strong accesses, if they are of gpu or sys scope or of the same program.
+    No races are: two atomic or strong accesses, if they are of gpu or sys scope or of the same program; and within a
+    program, from one of its barriers to the next, the copies of a value that Triton lets several threads hold:
+    stores of the same bytes through one instruction; and a weak load, if its thread writes nothing there and every
+    thread that does, by plain stores, has loaded the place before through the same instruction. What a copy is used
+    for cannot be seen: if something is made of it that reaches another place, a race stays unreported.
     """
-    touches, address_of, total = _near_writes(log)
-    if not touches:
-        return []
-    low_bits = [log[k].size for k in touches] + [int(np.bitwise_or.reduce(offset)) for *_, offset in touches.values()]
-    granule = int(np.gcd.reduce([8, *low_bits]))
-    rows = _shared_rows(log, touches, granule, total // granule)
-    weak = np.zeros(total // granule + 1, bool)
-    weak[rows.granule[~np.array([access.wide for access in log])[rows.access]]] = True
-    weak[-1] = False  # where a fence's granule of -1 leads
-    suspects = rows.take(weak[rows.granule])
-    if not len(suspects.who):
-        return []
+    rows = _shared_rows(log, _near_writes(log))
 
     def side(k, who):
         return Side(log[k].instruction, log[k].kind, *divmod(who, log[k].threads))
 
-    races = replay(log, rows, suspects)
-    return [Race(side(a, i), side(b, j), int(address_of(place * granule))) for a, i, b, j, place in races]
+    return [Race(side(a, i), side(b, j), address) for a, i, b, j, address in replay(log, rows)]
 
 
-def _near_writes(log: Sequence[Access]):
-    """The accesses that come near a written byte, {index: (flat, who, offset)}, with bytes numbered anew, without the
-    gaps between what is written; the way back from an offset to its address; the number of bytes."""
-    near, spans = {}, []
+def _near_writes(log: Sequence[Access]) -> dict[int, tuple]:
+    """The accesses that come near a written byte, {index: (flat, who, address)} of their active threads."""
+    near = {k: access.touched() for k, access in enumerate(log) if access.kind in WRITES}
+    cells = np.zeros(max((int(t[2].max(initial=0)) for t in near.values()), default=0) // WIDEST + 4, bool)
+    for *_, address in near.values():
+        for neighbour in range(3):
+            cells[address // WIDEST + neighbour] = True
     for k, access in enumerate(log):
-        flat, who = access.who() if access.kind in WRITES else (np.empty(0), np.empty(0))
-        if flat.size:
-            near[k] = flat, who, access.of(access.address, flat)
-            spans.append((near[k][2].min() // PAD * PAD - PAD, near[k][2].max() // PAD * PAD + 3 * PAD))
-    ranges: list[list[int]] = []
-    for low, high in sorted(spans):
-        if ranges and low <= ranges[-1][1]:
-            ranges[-1][1] = max(high, ranges[-1][1])
-        else:
-            ranges.append([low, high])
-    low, high = np.array(ranges, np.int64).reshape(-1, 2).T
-    start = np.cumsum(high - low) - (high - low)
-    for k, access in enumerate(log):
-        if access.kind == "load" and access.address is not None and ranges and access.address.size:
-            i = np.searchsorted(high, access.address.min(), "right")
-            if i < len(low) and low[i] <= access.address.max():
-                flat, who = access.who()
-                address = access.of(access.address, flat)
-                i = np.searchsorted(low, address, "right") - 1
-                inside = (i >= 0) & (address < high[i])
-                if inside.any():
-                    near[k] = flat[inside], who[inside], address[inside]
-    for k, (flat, who, address) in near.items():
-        near[k] = flat, who, address + (start - low)[np.searchsorted(low, address, "right") - 1]
-
-    def address_of(offset):
-        return offset + (low - start)[np.searchsorted(start, offset, "right") - 1]
-
-    return dict(sorted(near.items())), address_of, int((high - low).sum())
+        if access.kind != "load" or access.address is None:
+            continue
+        if cells.take(access.address // WIDEST + 1, mode="clip").any():
+            flat, who, address = access.touched()
+            here = cells.take(address // WIDEST + 1, mode="clip")
+            near[k] = flat[here], who[here], address[here]
+    return {k: near[k] for k in sorted(near) if near[k][0].size}
 
 
-def _shared_rows(log: Sequence[Access], touches: dict, granule: int, granules: int) -> Rows:
-    """Rows of the granules that one thread writes and another touches, and of the fences."""
-    owner = np.full(granules, -1)
-    shared, written = np.zeros((2, granules), bool)
-    places = {k: offset[:, None] // granule + np.arange(log[k].size // granule) for k, (*_, offset) in touches.items()}
-    for k in sorted(touches, key=lambda k: log[k].kind not in WRITES):  # writes first
-        place, who = places[k], touches[k][1][:, None]
-        before = owner[place]
-        if log[k].kind in WRITES:
-            shared[place[(before >= 0) & (before != who)]] = True
-            owner[place] = who
-            shared[place[owner[place] != who]] = True
-            written[place] = True
-        else:
-            shared[place[written[place] & (before != who)]] = True
-    most = max((int(access.programs.max()) + 1) * access.threads for access in log if access.programs.size)
-    turn = np.zeros(most, np.int64)
-    parts = []
+def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
+    """Rows of the granules that one thread writes and another touches, and of the fences; None if there are none."""
+    if not near:
+        return None
+    low_bits = [log[k].size | int(np.bitwise_or.reduce(address)) for k, (*_, address) in near.items()]
+    granule = int(np.gcd.reduce([8, *low_bits]))
+    places = {k: near[k][2][:, None] // granule + np.arange(log[k].size // granule) for k in near}
+    contested, handed_on = _sharing(log, near, places)
+    turn = np.zeros((max(int(access.programs.max()) for access in log) + 1) * log[0].threads, np.int64)
+    parts, seen = [], set()
     for k, access in enumerate(log):
         if access.kind == "fence" and access.wide:
             flat, who = access.who()
-            parts.append(
-                _rows_of(k, access, flat, who, np.full((len(flat), 1), -1), np.ones((len(flat), 1), bool), turn)
-            )
-            turn[who] += 1
-        elif k in touches and (here := shared[places[k]]).any():
-            flat, who, _ = touches[k]
-            parts.append(_rows_of(k, access, flat, who, places[k], here, turn))
+            place, here = np.full((len(flat), 1), -1), np.ones((len(flat), 1), bool)
+        elif k in near:
+            (flat, who, _), place = near[k], places[k]
+            here = contested[place] | handed_on[place]
+        else:
+            continue
+        if here.any():
+            value = _stored(access, flat, who, granule) * contested[place]
+            rows = _rows_of(k, access, flat, who, np.where(place < 0, -1, place * granule), value, here, turn)
+            # What a loop repeats with no synchronisation between tells nothing new.
+            what = hash((id(access.instruction), *access[1:4], *(column.tobytes() for column in rows[1:])))
+            if what not in seen:
+                parts.append(rows)
+                seen.add(what)
             turn[who] += access.wide
-    return Rows(*map(np.concatenate, zip(*parts, strict=True))) if parts else Rows(*[np.zeros(0, np.int64)] * 9)
+    return Rows(*map(np.concatenate, zip(*parts, strict=True))) if parts else None
 
 
-def _rows_of(k: int, access: Access, flat, who, place, here, turn) -> Rows:
-    """Rows of one access: those of its granules place (threads, granules of each) that are here."""
+def _sharing(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np.ndarray]) -> np.ndarray:
+    """(2, granules) bool: written by two threads; written by one and read by another."""
+    most = max(int(place.max()) for place in places.values()) + 1
+    writer, shared = np.zeros(most, np.int32), np.zeros((2, most), bool)
+    for k in sorted(places, key=lambda k: log[k].kind == "load"):  # all writes first
+        place, me, read = places[k], near[k][1][:, None].astype(np.int32) + 1, int(log[k].kind == "load")
+        before = writer[place]
+        shared[read, place[(before != 0) & (before != me)]] = True
+        if not read:
+            writer[place] = me
+            shared[0, place[writer[place] != me]] = True
+    return shared
+
+
+def _stored(access: Access, flat: np.ndarray, who: np.ndarray, granule: int) -> np.ndarray:
+    """(threads, granules of each or 1) uint64, the bytes of a store; if unknown, no two threads' are alike."""
+    if access.kind != "store":
+        return np.zeros((1, 1), np.uint64)
+    if access.value is None:
+        return who[:, None].astype(np.uint64)
+    return np.ascontiguousarray(access.of(access.value, flat)).view(f"u{granule}").astype(np.uint64)
+
+
+def _rows_of(k: int, access: Access, flat, who, place, value, here, turn) -> Rows:
+    """Rows of one access: those of its places (threads, granules of each) that are here."""
     i, j = np.nonzero(here)
     program, warp = flat // access.threads, flat % access.threads // 32
     passed = np.zeros(len(flat), np.int64) if access.warp_epoch is None else access.warp_epoch[program, warp]
     # A program of one warp has no other barrier than the warp's.
     epoch = access.epoch[program] + (passed if access.threads == 32 else 0)
-    rank, value = flat, np.zeros(place.shape, np.uint64)
-    if access.sequence is not None:
-        rank = np.zeros(len(access.programs) * access.threads, np.int64)
-        rank[access.sequence] = np.arange(len(access.sequence))
-        rank = rank[flat]
-    if access.kind == "store":
-        value = who[:, None].astype(np.uint64) + np.zeros_like(value)
-        if access.value is not None:
-            value = np.ascontiguousarray(access.of(access.value, flat)).view(f"u{access.size // place.shape[1]}")
-    columns = (np.full(len(i), k), place[i, j], who[i], j == 0, epoch[i], passed[i], turn[who[i]], rank[i])
-    return Rows(*columns, value[i, j].astype(np.uint64))
+    return Rows(np.full(len(i), k), place[i, j], who[i], j == 0, epoch[i], passed[i], turn[who[i]], i, value[i, j])

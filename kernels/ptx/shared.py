@@ -121,9 +121,12 @@ class SharedMemory:
             self.ordered("writer", cells, "read", size, site)
             reader = self.known("reader")
             for _ in range(4):  # several threads read one byte at once: until all of them are told of
-                reader[cells.at] = new = both(reader[cells.at], cells.mine)
-                if np.array_equal(reader[cells.at], new):
+                before = reader[cells.at]
+                new = both(before, cells.mine)
+                more = new != before
+                if not more.any():
                     break
+                reader[cells.at[more]] = new[more]
         at = at if active is None else np.where(active, at, 0)
         table = self.table(size)
         index = np.clip(at // size, 0, table.shape[1] - 1)

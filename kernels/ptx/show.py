@@ -36,12 +36,12 @@ class Touches(NamedTuple):
     parts: list[tuple[int, int, np.ndarray, np.ndarray]]
 
     def each_element(self, warps: int) -> list[np.ndarray]:
-        """(N,) places in the log, programs, warps within one of so many, and linear numbers of the elements."""
+        """(N,) places in the log, programs of so many warps, and linear numbers of the elements, once for each warp."""
         columns = []
         for n, size, warp, at in self.parts:
             element = covered(self.region, at, size)
             warp = np.broadcast_to(warp[:, None], element.shape)[element >= 0]
-            columns.append((np.full(len(warp), n), warp // warps, warp % warps, element[element >= 0]))
+            columns.append((np.full(len(warp), n), warp // warps, element[element >= 0]))
         return [np.concatenate(column) for column in zip(*columns, strict=True)]
 
 
@@ -98,20 +98,15 @@ def touches(report: Report) -> list[Touches]:
 
 
 def overlaps(region: Region, at: np.ndarray) -> bool:
+    """Whether any address may lie in a region: asked before each is looked up."""
     return len(at) > 0 and bool(at.min() < region.high and at.max() >= region.low)
 
 
 def row(line: Line) -> dict[str, int]:
-    loaded, stored, shared = line.loaded, line.stored, line.shared
-    values = (
-        line.instructions,
-        loaded.bytes,
-        loaded.sectors * SECTOR,
-        stored.bytes,
-        shared.wavefronts,
-        shared.conflicts,
-    )
-    return dict(zip(COLUMNS, (*values, line.barriers, line.atomics), strict=True))
+    """A line's counters, by the names of COLUMNS."""
+    loaded, shared = line.loaded, line.shared
+    memory = loaded.bytes, loaded.sectors * SECTOR, line.stored.bytes, shared.wavefronts, shared.conflicts
+    return dict(zip(COLUMNS, (line.instructions, *memory, line.barriers, line.atomics), strict=True))
 
 
 def source_text(kernel: str, file: str, line: int) -> str:
@@ -160,10 +155,8 @@ def text(facts: dict[str, Any], lines: bool = False) -> str:
     if facts["arrays"]:
         rows = [(a["array"], *(a[x] for x in ARRAYS), share(a["distinct"], a["moved"])) for a in facts["arrays"]]
         out += ["", *table(("global memory, bytes", "by", "asked for", "moved", "distinct", "useful"), rows, left=2)]
-    out += [
-        "",
-        f"  shared memory: {total['wavefronts']:,} wavefronts, {total['conflicts']:,} of them by bank conflicts",
-    ]
+    waves = f"{total['wavefronts']:,} wavefronts, {total['conflicts']:,} of them by bank conflicts"
+    out += ["", f"  shared memory: {waves}"]
     out += [f"  barriers: {total['barriers']:,}, by warps; atomics: {total['atomics']:,}, by threads"]
     out += [f"  copies of one value that disagree with the one stored: {facts['disagreeing']:,}"]
     if lines:
@@ -173,4 +166,5 @@ def text(facts: dict[str, Any], lines: bool = False) -> str:
 
 
 def cell(x: Any) -> str:
+    """A word as it is, a number with commas, none as a dash."""
     return x if isinstance(x, str) else f"{x:,}" if x else "-"

@@ -69,28 +69,27 @@ class Band(NamedTuple):
 class Picture:
     """One array's reads, laid out.
 
-    axis    of the slots; None: the last of one or two, the last but one of more, which is T in (B, H, T, D)
-    colour  "time": the how-manieth load of its program read a slot first; "warp": whose load it was
+    axis  of the slots; None: the last of one or two, the last but one of more, which is T in (B, H, T, D)
+
+    A slot's colour says the how-manieth load of its program read it first.
 
     Raises NoPicture if the array has no such axis.
     """
 
-    def __init__(self, report: Report, reads: Touches, axis: int | None = None, colour: str = "time"):
+    def __init__(self, report: Report, reads: Touches, axis: int | None = None):
         self.report, self.name, self.shape = report, reads.region.buffer.name, reads.region.buffer.array.shape or (1,)
-        shape, axes, self.colour = self.shape, len(self.shape), colour
+        shape, axes = self.shape, len(self.shape)
         if axis is not None and not -axes <= axis < axes:
             raise NoPicture(f"--axis is {axis}; {self.name} has shape {shape}, so it can be 0 to {axes - 1}")
         self.axis = (axes - 1 if axes < 3 else axes - 2) if axis is None else axis % axes
         self.slots, inner = shape[self.axis], math.prod(shape[self.axis + 1 :])
-        load, program, warp, element = reads.each_element(report.num_warps)
+        load, program, element = reads.each_element(report.num_warps)
         often = np.bincount(element, minlength=math.prod(shape)).reshape(-1, self.slots, inner)
         most, least = often.max(2), often.min(2)
         self.times = np.where(most > 1, 3, np.where(least == 1, 2, np.minimum(most, 1)))  # (rows, slots), as in TIMES
-        value = warp
-        if colour == "time":
-            top = int(load.max()) + 1
-            loads, which = np.unique(program * top + load, return_inverse=True)
-            value = (np.arange(len(loads)) - np.searchsorted(loads, loads // top * top))[which]
+        top = int(load.max()) + 1
+        loads, which = np.unique(program * top + load, return_inverse=True)
+        value = (np.arange(len(loads)) - np.searchsorted(loads, loads // top * top))[which]
         self.values = int(value.max()) + 1
         self.shades = min(self.values, len(RAMP))
         row, slot = np.divmod(element // inner, self.slots)
@@ -110,6 +109,7 @@ class Picture:
             self.per *= 2
 
     def alike(self, m: int, n: int) -> bool:
+        """Whether the same programs read the same slots of two rows, as often and by the same loads."""
         return np.array_equal(self.rows[m], self.rows[n]) and np.array_equal(self.times[m], self.times[n])
 
     def bands(self) -> list[Band]:
@@ -131,14 +131,10 @@ class Picture:
         """What is seen, for somebody who sees such a picture for the first time."""
         never, _, _, more = np.bincount(self.times.ravel(), minlength=4).tolist()
         size, several = self.times.size, max(band.several for band in bands)
-        what = (
-            f"Left to right lie the {self.slots:,} slots of {self.name}, axis {self.axis} of {self.shape}. Each line "
-        )
-        what += "is one program" if several == 1 else f"is up to {several} neighbouring programs"
-        what += (
-            f", coloured where it reads; the colour says {'when' if self.colour == 'time' else 'by which warp'}. The "
-        )
-        what += f"strip above sums up: {size - never:,} of {size:,} slots are read"
+        what = f"Left to right lie the {self.slots:,} slots of {self.name}, axis {self.axis} of {self.shape}. Each "
+        what += "line is one program" if several == 1 else f"line is up to {several} neighbouring programs"
+        what += ", coloured where it reads; the colour says when. "
+        what += f"The strip above sums up: {size - never:,} of {size:,} slots are read"
         what += f", {more:,} of them more than once, by several loads or warps" * (more > 0)
         what += "; the hatched ones never." if never else "."
         what += f" {self.per:,} slots share a column." * (self.per > 1)
@@ -146,19 +142,19 @@ class Picture:
         return what + dropped * (len(bands) < self.groups)
 
     def who(self, program: int) -> str:
+        """A program's three numbers."""
         x, y, _ = self.report.grid
         return str((int(program) % x, int(program) // x % y, int(program) // (x * y)))
 
     def svg(self) -> str:
-        """The picture as a document of its own."""
+        """The picture, whole in itself."""
         bands = self.bands()
         out, y = [f'<text class="t" y="18">{escape(self.report.name)} reads {escape(self.name)}</text>'], 20
         for line in textwrap.wrap(self.sentence(bands), 50):
             out.append(f'<text y="{(y := y + 17)}">{escape(line)}</text>')
-        timed = self.colour == "time"  # loads are counted from 1
-        edges = [-(-n * self.values // self.shades) + timed for n in range(self.shades + 1)]
+        edges = [-(-n * self.values // self.shades) + 1 for n in range(self.shades + 1)]  # loads are counted from 1
         named = [f"{a}" if b == a + 1 else f"{a} to {b - 1}" for a, b in itertools.pairwise(edges)]
-        heading = f"Lines: the n-th load of {self.name} by that program" if timed else "Lines: the warp that reads"
+        heading = f"Lines: the n-th load of {self.name} by that program"
         y = self.legend(out, y + 22, heading, named, [self.paint(n) for n in range(self.shades)], 80)
         y = self.legend(out, y + 8, "Strip: how often a slot is read", TIMES, FILLS, 160)
         lines = sum(-(-len(band.programs) // band.several) for band in bands)
@@ -174,6 +170,7 @@ class Picture:
         )
 
     def paint(self, shade: int) -> str:
+        """The colour of a shade: however many there are, they span the ramp."""
         return RAMP[shade * (len(RAMP) - 1) // max(self.shades - 1, 1)]
 
     @staticmethod
@@ -188,6 +185,7 @@ class Picture:
         return y + 18 * -(-len(names) // columns) + 12
 
     def ticks(self, out: list, y: int) -> int:
+        """The numbers of five slots, from the first to one behind the last."""
         for i, anchor in enumerate(("start", "middle", "middle", "middle", "end")):
             slot = round(self.slots * i / 4)
             place = f'x="{25 * i}%" y="{y + 10}" text-anchor="{anchor}"'
