@@ -93,7 +93,9 @@ def attend_split(
         kb = load_rows(k, row, stride_kt, D, D_POW2)
         vb = load_rows(v, row, stride_vt, D, D_POW2)
         # 3. scores of this block, as powers of two
-        s = tl.sum(kb.to(ACC) * qh[None, None, :], 2) * (SCALE * LOG2E)  # (R, ROWS)
+        qk = kb.to(ACC) * qh[None, None, :]
+        qk = qk if D % 16 == 0 else tl.where(qk != 0, qk, 0.0)  # a thread may hold one product: see 6
+        s = tl.sum(qk, 2) * (SCALE * LOG2E)  # (R, ROWS)
         s = tl.where(live, s, float("-inf"))
         # 4. new max of each row; shrink the past
         m_new = tl.maximum(m, tl.max(s, 0))
@@ -107,8 +109,7 @@ def attend_split(
     m_new = tl.max(m, 0)
     a = tl.exp2(m - m_new)
     m = m_new
-    # Were a product contracted with the first sum, threads that add the same two rows would round differently.
-    l = tl.sum(tl.where(a > 0, l * a, 0.0), 0)
+    l = tl.sum(tl.where(a > 0, l * a, 0.0), 0)  # select, lest a product be contracted with the sum of one thread only
     acc = tl.sum(tl.where(a[:, None] > 0, acc * a[:, None], 0.0), 0)  # (D_POW2,)
     # 7. a lone split is the result; the others wait to be combined
     if n <= size:

@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(EXAMPLE, end="")
         return 0
     if not options.driver or not Path(options.driver).is_file():
-        usage.error(f"the driver is {options.driver}; name a Python file, such as --example prints")
+        what = f"{options.driver} is no file" if options.driver else "no driver came"
+        usage.error(f"{what}; name a Python file, such as --example prints")
     if options.no_checks and options.html:
         usage.error("pictures are drawn from the accesses that the checks note; leave --no-checks out")
     shown, code = Shown(options), 0

@@ -41,17 +41,17 @@ def load(d: Decoder, i: Instruction) -> Run:
 
 
 def load_global(block, at, f: Form, active):
-    machine = block.machine
-    words = machine.memory.load(at, f.size, active, block)
-    if machine.checks:
+    world = block.world
+    words = world.memory.load(at, f.size, active, block)
+    if world.checks:
         note(block, "load", f, at, active)
-    machine.counters.accessed(block, "load", at, f.size, active)
+    world.counters.accessed(block, "load", at, f.size, active)
     return words
 
 
 def load_shared(block, at, f: Form, active):
     words = block.shared.load(at, f.size, active, block.tags, block)
-    block.machine.counters.banks(block, at, f.size, active)
+    block.world.counters.banks(block, at, f.size, active)
     return words
 
 
@@ -63,10 +63,10 @@ def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> No
     """Keep what races.py needs to know of an access."""
     order = f.order or ("relaxed" if kind == "atomic" else "")
     scope = f.scope or ("gpu" if order else "")
-    T = block.machine.T
+    T = block.world.T
     waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
     who = (block.programs, at.view(np.int64), f.size, active, T, block.epoch, waited)
-    block.machine.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
+    block.world.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
 
 
 def store(d: Decoder, i: Instruction) -> Run:
@@ -96,22 +96,22 @@ def joined(values: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def store_global(block, at, words, f: Form, active) -> None:
-    machine = block.machine
-    machine.memory.store(at, words, f.size, active, block)
-    if machine.checks:
-        stays = machine.memory.stored(at, f.size, active, block)
+    world = block.world
+    world.memory.store(at, words, f.size, active, block)
+    if world.checks:
+        stays = world.memory.stored(at, f.size, active, block)
         on = True if active is None else active if f.size <= 8 else active[..., None]
         # Copies of one value that differ in their last bits are counted and are no race.
         value = np.where(on, stays, words) if near(np.where(on, stays, words), words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
-        machine.counters.replicas(block, at, words, f.size)
-    machine.counters.accessed(block, "store", at, f.size, active)
+        world.counters.replicas(block, at, words, f.size)
+    world.counters.accessed(block, "store", at, f.size, active)
 
 
 def store_shared(block, at, words, f: Form, active) -> None:
     lost = block.shared.store(at, words, f.size, width(f.kind), active, block.tags, block)
-    block.machine.counters.disagreeing += lost
-    block.machine.counters.banks(block, at, f.size, active)
+    block.world.counters.disagreeing += lost
+    block.world.counters.banks(block, at, f.size, active)
 
 
 def store_local(block, at, words, f: Form, active) -> None:
@@ -146,7 +146,7 @@ def copy_async(d: Decoder, i: Instruction) -> Run:
             words = np.where(reads if size <= 8 else reads[..., None], words, words.dtype.type(0))
         at = to(block.R)
         store_shared(block, at, words, f, active)
-        if block.machine.checks:
+        if block.world.checks:
             block.shared.copying_to(at, size, active, block.tags, True)
         block.copies = [*block.copies, (at, size, np.ones((1, 1), bool) if active is None else active, block.commits)]
 
@@ -163,7 +163,7 @@ def arrive(block, active, left: int) -> None:
     on, under_way = np.ones((1, 1), bool) if active is None else active, []
     for at, size, copiers, group in block.copies:
         here = copiers & on & np.repeat(group + left < block.commits, 32, axis=1)
-        if here.any() and block.machine.checks:
+        if here.any() and block.world.checks:
             block.shared.copying_to(at, size, here, block.tags, False)
         if (copiers & ~here).any():
             under_way.append((at, size, copiers & ~here, group))

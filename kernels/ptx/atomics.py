@@ -53,11 +53,11 @@ def atomic(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         block.instruction = i
-        machine, R = block.machine, block.R
-        P, T = len(block.programs), machine.T
+        world, R = block.world, block.R
+        P, T = len(block.programs), world.T
         on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
-        if machine.random is not None:
-            on = machine.random.permutation(on)
+        if world.random is not None:
+            on = world.random.permutation(on)
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
         at = where(R)
         old = []
@@ -65,9 +65,9 @@ def atomic(d: Decoder, i: Instruction) -> Run:
             values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in element]
             old.append(change(block, at, n, flat, values, function, f, on, active))
         if f.space == "global":
-            if machine.checks:
+            if world.checks:
                 note(block, "atomic", f, at, active, sequence=on)
-            machine.counters.accessed(block, "atomic", at, f.size, active)
+            world.counters.accessed(block, "atomic", at, f.size, active)
         for put, words in zip(puts, old, strict=False):
             whole = np.zeros(P * T, words.dtype)
             whole[on] = words
@@ -80,7 +80,7 @@ def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np
     """Change the n-th element of what lies at each thread's address; returns the old ones."""
     if f.space == "shared":
         return block.shared.atomic(at, flat(at), values, function, f.size, on, active, block.tags, block)
-    memory, size = block.machine.memory, f.size // f.count
+    memory, size = block.world.memory, f.size // f.count
     memory.index(at, f.size, active, block)  # the whole must be aligned
     at = at + np.uint64(n * size)
     return memory.atomic(at, flat(at), values, function, size, active, block)
@@ -96,7 +96,7 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         block.instruction = i
-        if block.machine.checks:
+        if block.world.checks:
             note(block, "fence", f, np.zeros((1, 1), np.int64), active)
 
     return run

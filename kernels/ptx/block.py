@@ -1,16 +1,35 @@
 """Programs in lockstep, and their threads where a branch has parted them."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .counters import Counters
+from .decode import Decoded
 from .errors import PtxError
 from .local import LocalMemory
+from .memory import GlobalMemory
 from .shared import PROGRAM, WARP, SharedMemory
 
-if TYPE_CHECKING:
-    from .machine import Machine
+
+class World(NamedTuple):
+    """What all programs of a launch share."""
+
+    decoded: Decoded
+    memory: GlobalMemory
+    counters: Counters
+    registers: list  # all that is known before the start, the same for all
+    grid: tuple[int, int, int]
+    T: int  # threads of a program
+    shared: int  # bytes of shared memory of a program
+    checks: bool
+    random: np.random.Generator | None  # who decides the schedule; None: the default one
+
+    def coordinate(self, programs: np.ndarray, axis: int) -> np.ndarray:
+        """Program numbers -> their places along an axis of the grid."""
+        X, Y, _ = self.grid
+        return (programs % X, programs // X % Y, programs // (X * Y))[axis]
 
 
 def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
@@ -34,21 +53,21 @@ class Fragment:
 class Block:
     """Programs in lockstep. It is also what memory calls its site: it knows who does what, for the errors."""
 
-    def __init__(self, machine: "Machine", programs: np.ndarray):
-        self.machine, self.programs = machine, programs
+    def __init__(self, world: World, programs: np.ndarray):
+        self.world, self.programs = world, programs
         self.instruction: Any = None
-        self.R: list[Any] = list(machine.registers)
+        self.R: list[Any] = list(world.registers)
         for axis, name in enumerate("xyz"):
-            slot = machine.decoded.slots.get(f"%ctaid.{name}")
+            slot = world.decoded.slots.get(f"%ctaid.{name}")
             if slot is not None:
-                self.R[slot] = machine.coordinate(programs, axis).astype(np.uint32)[:, None]
-        self.shared = SharedMemory(machine.shared_size, len(programs), machine.decoded.granule, machine.checks)
+                self.R[slot] = world.coordinate(programs, axis).astype(np.uint32)[:, None]
+        self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks)
         self.local: LocalMemory | None = None
         # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.
         self.copies: list[tuple[np.ndarray, int, np.ndarray, np.ndarray]] = []
-        self.commits = np.zeros((1, machine.T // 32), np.int64)
+        self.commits = np.zeros((1, world.T // 32), np.int64)
         self.epoch = np.zeros(len(programs), np.int64)
-        self.warp_epoch = np.zeros((1, machine.T // 32), np.int64)
+        self.warp_epoch = np.zeros((1, world.T // 32), np.int64)
         self.fragments = [Fragment(0, None)]
         self.moves = 0  # grows when a fragment gets on
         self.running: np.ndarray | None = None  # the threads of the fragment that runs; None: all
@@ -58,7 +77,7 @@ class Block:
         """Who is who, and when, for the bookkeeping of shared memory; see shared.py."""
         epoch = self.epoch[:1] if (self.epoch == self.epoch[0]).all() else self.epoch
         warp = np.repeat(self.warp_epoch, 32, axis=1)
-        self.tags = (epoch[:, None] << PROGRAM) + (warp << WARP) + np.arange(self.machine.T)
+        self.tags = (epoch[:, None] << PROGRAM) + (warp << WARP) + np.arange(self.world.T)
 
     def barrier_passed(self, rows: np.ndarray | None = None) -> None:
         """All threads of all programs, or of some, have met at a barrier."""
@@ -67,14 +86,21 @@ class Block:
 
     def mask(self, fragment: Fragment) -> np.ndarray:
         """A fragment's threads, (P or 1, T) bool."""
-        everyone = np.ones((1, self.machine.T), bool)
+        everyone = np.ones((1, self.world.T), bool)
         return everyone if fragment.active is None else fragment.active & everyone
+
+    def live(self) -> int:
+        """The registers that some fragment may still read, as bits."""
+        bits = self.world.decoded.always
+        for f in self.fragments:
+            bits |= self.world.decoded.live[f.pc]
+        return bits
 
     def take(self, rows: np.ndarray) -> "Block":
         """Some of the programs, as a block of their own."""
         other = object.__new__(Block)
-        other.machine, other.programs, other.instruction = self.machine, self.programs[rows], self.instruction
-        live = self.machine.live(self.fragments)
+        other.world, other.programs, other.instruction = self.world, self.programs[rows], self.instruction
+        live = self.live()
         # What nobody will read goes: an old value with other programs' rows would meet those written under a mask.
         other.R = [x if x is None or len(x) == 1 else x[rows] if live >> i & 1 else None for i, x in enumerate(self.R)]
         other.shared = self.shared.take(rows)
@@ -94,7 +120,7 @@ class Block:
     def join(self, other: "Block") -> None:
         """Take in the programs of a block that is at the same instruction."""
         P, Q = len(self.programs), len(other.programs)
-        live = self.machine.live(self.fragments)
+        live = self.live()
         for i in range(len(self.R)):
             a, b = self.R[i], other.R[i]
             if a is b or not live >> i & 1:
@@ -114,12 +140,12 @@ class Block:
     def local_memory(self) -> LocalMemory:
         """Made when it is first needed."""
         if self.local is None:
-            self.local = LocalMemory(len(self.programs), self.machine.T, self.machine.decoded.local)
+            self.local = LocalMemory(len(self.programs), self.world.T, self.world.decoded.local)
         return self.local
 
     def warps(self, active: np.ndarray | None) -> np.ndarray:
         """Which warps have an active thread: (P or 1, W) bool."""
-        T = self.machine.T
+        T = self.world.T
         if active is None:
             return np.ones((1, T // 32), bool)
         return np.logical_or.reduce(np.broadcast_to(active, (len(active), T)).reshape(len(active), -1, 32), axis=2)
@@ -127,8 +153,8 @@ class Block:
     @property
     def number(self) -> int:
         """Where the current instruction stands."""
-        return self.machine.decoded.index[id(self.instruction)]
+        return self.world.decoded.index[id(self.instruction)]
 
     def error(self, kind: type[PtxError], what: str, row: int, thread: int) -> PtxError:
-        program = tuple(int(self.machine.coordinate(self.programs, axis)[row]) for axis in range(3))
+        program = tuple(int(self.world.coordinate(self.programs, axis)[row]) for axis in range(3))
         return kind(what, self.instruction, program, thread)  # pyright: ignore[reportArgumentType]

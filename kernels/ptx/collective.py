@@ -18,7 +18,7 @@ ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 
 def converge(block, members: np.ndarray, active, i: Instruction) -> None:
     block.instruction = i
-    if active is not None and warp.absent(members, active, block.machine.T).any():
+    if active is not None and warp.absent(members, active, block.world.T).any():
         raise NotConverged
 
 
@@ -35,7 +35,7 @@ def shfl(d: Decoder, i: Instruction) -> Run:
     def run(block, active):
         R = block.R
         converge(block, R[members], active, i)
-        *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.machine.T)
+        *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
         if inactive.any():
             row, thread = (int(n) for n in np.argwhere(inactive)[0])
             raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
@@ -77,7 +77,7 @@ def elect(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         converge(block, block.R[members], active, i)
-        for put, result in zip(puts, warp.elect(active, block.machine.T), strict=True):
+        for put, result in zip(puts, warp.elect(active, block.world.T), strict=True):
             put(block.R, result, active)
 
     return run
@@ -108,7 +108,7 @@ def warp_barrier(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         converge(block, block.R[members], active, i)
-        if block.machine.T == 32:
+        if block.world.T == 32:
             block.barrier_passed()
             return
         block.warp_epoch = block.warp_epoch + block.warps(active)
@@ -129,7 +129,7 @@ def matrix_form(i: Instruction) -> tuple[int, bool]:
 
 def row_lanes(block, num: int, active) -> tuple[np.ndarray, np.ndarray]:
     """The threads whose addresses count, and who is told of the access: the whole warp."""
-    T = block.machine.T
+    T = block.world.T
     on = (np.arange(T) % 32 < 8 * num)[None]
     return on if active is None else on & active, (block.tags & ~WHO) | (SEVERAL + np.arange(T) // 32)
 
@@ -144,7 +144,7 @@ def load_matrix(d: Decoder, i: Instruction) -> Run:
         on, tags = row_lanes(block, num, active)
         at = np.where(on, where(block.R), np.uint32(0))
         words = block.shared.load(at, 16, on, tags, block)  # (P, T, 2)
-        block.machine.counters.banks(block, at, 16, on)
+        block.world.counters.banks(block, at, 16, on)
         rows = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1, 32, 16)[:, :, : 8 * num]
         for put, value in zip(puts, warp.fragments(rows, num, trans), strict=True):
             put(block.R, value, active)
@@ -159,14 +159,14 @@ def store_matrix(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         converge(block, ALL_LANES, active, i)
-        T = block.machine.T
+        T = block.world.T
         on, tags = row_lanes(block, num, active)
         rows = warp.rows_of([np.broadcast_to(block.R[s], (len(block.R[s]), T)) for s in sources], trans)
         words = np.zeros((len(rows), T // 32, 32, 16), np.uint8)
         words[:, :, : 8 * num] = rows
         at = np.where(on, where(block.R), np.uint32(0))
         block.shared.store(at, words.reshape(len(rows), T, 16).view(np.uint64), 16, 16, on, tags, block)
-        block.machine.counters.banks(block, at, 16, on)
+        block.world.counters.banks(block, at, 16, on)
 
     return run
 
@@ -180,7 +180,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         converge(block, ALL_LANES, active, i)
-        R, T = block.R, block.machine.T
+        R, T = block.R, block.world.T
         values: list[Any] = [[np.broadcast_to(R[s], (len(R[s]), T)) for s in part] for part in (a, b, c)]
         for put, value in zip(puts, mma.mma(i.opcode, *values), strict=True):
             put(R, value, active)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .assemble import assemble
-from .counters import CLASSES, Traffic, class_of
+from .block import World
+from .counters import CLASSES, Counters, Traffic, class_of
 from .decode import dtype
 from .errors import Race, location
 from .machine import Machine
@@ -49,9 +50,9 @@ class Report:
     regions      where the arrays lie in the log's addresses
     """
 
-    def __init__(self, name: str, target: str, grid: tuple[int, int, int], machine: Machine, trace: bool):
-        self.name, self.target, self.grid, self.num_warps = name, target, grid, machine.T // 32
-        self.counters, memory = machine.counters, machine.memory
+    def __init__(self, name: str, target: str, world: World, trace: bool):
+        self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
+        self.counters, memory = world.counters, world.memory
         self.disagreeing = self.counters.disagreeing
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
@@ -125,16 +126,17 @@ def execute(
     for (parameter, kind), (_, value) in zip(decoded.parameters, arguments, strict=True):
         number = memory.pointers[value.name] if isinstance(value, Buffer) else value
         values[parameter] = scalar(number or 0, kind)
+    T, random = 32 * num_warps, None if seed is None else np.random.default_rng(seed)
+    registers = decoded.registers(memory.pointers, values, T, grid, random)
     size = shared + decoded.shared
-    machine = Machine(decoded, memory, values, grid, 32 * num_warps, size, checks=checks, seed=seed)
+    world = World(decoded, memory, Counters(decoded, T), registers, grid, T, size, checks, random)
     try:
-        machine.run()
+        Machine(world).run()
     finally:
-        machine.blocks.clear()  # they and the machine hold each other: after an error this frees their arrays at once
         memory.write_back()
     for race in find_races(memory.log):
         raise as_error(race, grid, memory)
-    return Report(name, target, grid, machine, trace)
+    return Report(name, target, world, trace)
 
 
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:

@@ -9,32 +9,23 @@ apart, and who runs next at every access to global memory.
 
 import numpy as np
 
-from .block import Block, Fragment
-from .counters import Counters
-from .decode import Decoded, Step
+from .block import Block, Fragment, World
+from .decode import Step
 from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Uninitialised
-from .memory import GlobalMemory
 
 
 class Machine:
-    """One launch. `execute` in launch.py builds it from a program and its arguments."""
+    """One launch: who runs when."""
 
-    def __init__(
-        self, decoded: Decoded, memory: GlobalMemory, values: dict[str, np.ndarray], grid: tuple[int, int, int],
-        T: int, shared: int, *, checks: bool = True, seed: int | None = None, limit: int = 20_000_000,
-    ):  # fmt: skip
-        self.decoded, self.memory, self.grid, self.T = decoded, memory, grid, T
-        self.checks, self.limit = checks, limit
-        self.shared_size = shared
-        self.random = None if seed is None else np.random.default_rng(seed)
-        self.registers = decoded.registers(memory.pointers, values, T, grid, self.random)
-        self.counters = Counters(decoded, T)
-        programs = np.arange(grid[0] * grid[1] * grid[2])
-        self.blocks = [Block(self, rows) for rows in self.teams(programs)]
-        if self.random is not None and T > 32:
+    def __init__(self, world: World, *, limit: int = 20_000_000):
+        self.world, self.decoded, self.memory, self.random = world, world.decoded, world.memory, world.random
+        self.limit = limit  # instructions left, before the launch is called endless
+        X, Y, Z = world.grid
+        self.blocks = [Block(world, programs) for programs in self.teams(np.arange(X * Y * Z))]
+        if self.random is not None and world.T > 32:
             for block in self.blocks:
                 if self.random.random() < 0.5:  # some of its warps run ahead of the others
-                    ahead = np.repeat(self.random.random(T // 32) < 0.5, 32)[None]
+                    ahead = np.repeat(self.random.random(world.T // 32) < 0.5, 32)[None]
                     if ahead.any() and not ahead.all():
                         block.fragments = [Fragment(0, ahead), Fragment(0, ~ahead)]
 
@@ -44,17 +35,6 @@ class Machine:
         order = self.random.permutation(programs)
         cuts = np.sort(self.random.choice(np.arange(1, len(order)), min(5, len(order) - 1), replace=False))
         return [np.sort(team) for team in np.split(order, cuts)]
-
-    def coordinate(self, programs: np.ndarray, axis: int) -> np.ndarray:
-        X, Y, _ = self.grid
-        return (programs % X, programs // X % Y, programs // (X * Y))[axis]
-
-    def live(self, fragments: list[Fragment]) -> int:
-        """The registers that some fragment may still read, as bits."""
-        bits = self.decoded.always
-        for f in fragments:
-            bits |= self.decoded.live[f.pc]
-        return bits
 
     def run(self) -> None:
         """Execute until every program has returned. Raises what it finds, see errors.py."""
@@ -108,7 +88,7 @@ class Machine:
         decoded, pc, active = self.decoded, fragment.pc, fragment.active
         block.running = active
         end = decoded.end[pc]
-        warps = len(block.programs) * (self.T // 32)
+        warps = len(block.programs) * (self.world.T // 32)
         if active is not None:
             warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
         self.limit -= end - pc + 1
@@ -125,7 +105,7 @@ class Machine:
         except (AttributeError, TypeError):
             self.unwritten(block, decoded.steps[pc:end])
             raise
-        self.counters.issued[pc:end] += warps
+        self.world.counters.issued[pc:end] += warps
         fragment.pc = end
         if fragment.asleep:
             return
@@ -136,7 +116,7 @@ class Machine:
         step = decoded.steps[end]
         if step.control is None:  # a place where others may come in
             return
-        self.counters.issued[end] += warps
+        self.world.counters.issued[end] += warps
         block.instruction = step.instruction
         getattr(self, step.control)(block, fragment, step)
 
@@ -144,8 +124,8 @@ class Machine:
     def unwritten(block: Block, steps: list[Step]) -> None:
         """Raise if a step reads a register that nothing has written, which is why it failed."""
         for step in steps:
-            blank = [name for name, slot in block.machine.decoded.slots.items() if block.R[slot] is None]
-            if found := [name for name in blank if step.reads >> block.machine.decoded.slots[name] & 1]:
+            blank = [name for name, slot in block.world.decoded.slots.items() if block.R[slot] is None]
+            if found := [name for name in blank if step.reads >> block.world.decoded.slots[name] & 1]:
                 block.instruction = step.instruction
                 raise block.error(Uninitialised, f"register {found[0]} is read, and nothing has written it", 0, 0)
 
