@@ -55,7 +55,7 @@ SOME = ("dead slots", "last slot", "growing")
 
 @pytest.mark.parametrize("checks", [SOME, pytest.param((), marks=pytest.mark.exhaustive)], ids=["some", "all"])
 def test_the_static_cache_under_triton_keeps_every_promise(checks):
-    one_head = replace(SMALL, n_head=1, n_layer=1)  # each program of the interpreter takes its time
+    one_head = replace(SMALL, n_head=1, n_layer=1)  # emulated, each launch takes its time
     model = small_torch("float32", "triton", one_head)
     report = check_cache(lambda: TorchGPT2(model, capacity=8), batch=2, prompt=4, steps=3, only=checks)
     assert report.green, str(report)

@@ -212,7 +212,7 @@ def test_a_decode_step_writes_in_place_copies_no_cache_and_reads_nothing_back(im
 
 
 def unwatched(watch, monkeypatch):
-    """Leave out what the kernel's launcher does: the interpreter and its checks look at CPU tensors, a GPU's do not.
+    """Leave out what the kernel's launcher does: whatever emulates it looks at CPU tensors, a GPU does not.
 
     Memory it may take only from the workspace, which the cache made before.
     """

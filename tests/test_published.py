@@ -20,7 +20,7 @@ GREEDY = {
     model: [entry for entry in PUBLISHED["greedy"] if entry["model"] == model]
     for model in ("gpt2 (124M)", "gpt2-medium (355M)", "gpt2 (124M, fp16 on GPU)")
 }
-IMPLS = ("eager", "sdpa", *(["triton"] if torch.cuda.is_available() else []))  # its interpreter is too slow for this
+IMPLS = ("eager", "sdpa", *(["triton"] if torch.cuda.is_available() else []))  # emulated, it is too slow for this
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def largest(pair):
 @pytest.mark.parametrize("b", ["naive", "numpy"])
 @pytest.mark.parametrize("impl", CACHED)
 def test_our_impls_agree_as_far_as_each_dtype_rounds(impl, b):
-    # The interpreter takes its time over the kernel.
+    # The PTX machine takes its time over the kernel.
     ours = subject(impl, b, (9, 3), 2) if impl == "triton" else subject(impl, b)
     bars = {"float64": 1e-11, "float32": 5e-5, "float16": 3e-2, "bfloat16": 3e-1}
     errors = {dtype: largest(ours.paths(dtype)) for dtype in bars}

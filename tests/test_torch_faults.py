@@ -15,7 +15,7 @@ from kvproof.reference.faults import FAULTS, ORACLE, decode
 
 V, LENGTHS, STEPS = 61, (9, 6), 5
 PROMPTS, TOKENS = random_prompts(V, LENGTHS), np.random.default_rng(1).integers(V, size=(2, STEPS))
-IN_KERNEL = ("torch_lengths_not_advanced",)  # a sample, since interpreting is slow
+IN_KERNEL = ("torch_lengths_not_advanced",)  # a sample, since the PTX machine takes its time
 each_fault = pytest.mark.parametrize("fault", TORCH_FAULTS, ids=lambda fault: fault.name)
 
 
