@@ -4,12 +4,11 @@ A fault is a piece of text that occurs exactly once in the kernel's file, and wh
 under a fault, the fault's test says so. None reads outside its buffers, so that a GPU survives it too.
 """
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 from attention_battery import CASES, check_attention
+from planted_text import load_text
 from test_decode_attention import numpy_op
 
 from kvproof.kernels.ptx import PtxError
@@ -58,18 +57,7 @@ def load_kernel(name, old, new, folder):
     text = SOURCE.read_text(encoding="utf-8")
     assert text.count(old) == 1, f"{name} is stale: {old!r} occurs {text.count(old)} times in {SOURCE.name}"
     text = text.replace(old, new).replace('"kvproof::decode_attention"', f'"kvproof_faults::{name}"')
-    path = folder / f"{name}.py"
-    path.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(f"kvproof.kernels.{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules[spec.name]
-    return module
+    return load_text(folder / f"{name}.py", text, f"kvproof.kernels.{name}")
 
 
 def test_the_source_loaded_without_a_fault_passes(device, tmp_path):

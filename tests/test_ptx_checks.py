@@ -4,7 +4,6 @@ A fault is a piece of text that occurs exactly once in the kernel's file and wha
 could make it, an edit of the PTX.
 """
 
-import importlib.util
 import inspect
 import re
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from planted_text import load_text
 from ptx_kernels import make, run
 from test_ptx_kernels import LAUNCHES, TARGETS
 
@@ -82,28 +82,13 @@ FAULTS = {
 }  # fmt: skip
 
 
-def load(path: Path, text: str):
-    """The kernels of this text as a module of their own, from a file, where Triton looks for their source."""
-    path.write_text(text, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules[spec.name]
-    return module
-
-
 def plant(fault: Fault, path: Path, monkeypatch):
     """The module of the kernel, with the fault in a copy of its text at `path`, or in what it compiles to."""
     module = sys.modules[LAUNCHES[fault.launch][0].__module__]
     if not fault.in_ptx:
         text = Path(inspect.getfile(module)).read_text(encoding="utf-8")
         assert text.count(fault.old) == 1, f"stale: {fault.old!r} occurs {text.count(fault.old)} times"
-        return load(path, text.replace(fault.old, fault.new))
+        return load_text(path, text.replace(fault.old, fault.new), path.stem)
 
     def edited(*args):
         compiled = compile(*args)

@@ -99,10 +99,10 @@ def store_global(block, at, words, f: Form, active) -> None:
     world = block.world
     world.memory.store(at, words, f.size, active, block)
     if world.checks:
-        stays = world.memory.stored(at, f.size, active, block)
         on = True if active is None else active if f.size <= 8 else active[..., None]
+        stays = np.where(on, world.memory.stored(at, f.size, active, block), words)
         # Copies of one value that differ in their last bits are counted and are no race.
-        value = np.where(on, stays, words) if near(np.where(on, stays, words), words, width(f.kind)) else words
+        value = stays if near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
         world.counters.replicas(block, at, words, f.size)
     world.counters.accessed(block, "store", at, f.size, active)

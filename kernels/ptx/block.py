@@ -13,6 +13,12 @@ from .memory import GlobalMemory
 from .shared import PROGRAM, WARP, SharedMemory
 
 
+def coordinates(program: Any, grid: tuple[int, int, int]) -> tuple[Any, Any, Any]:
+    """The places along the axes of a grid of a program's number, or of an array of them."""
+    X, Y, _ = grid
+    return program % X, program // X % Y, program // (X * Y)
+
+
 class World(NamedTuple):
     """What all programs of a launch share."""
 
@@ -25,11 +31,6 @@ class World(NamedTuple):
     shared: int  # bytes of shared memory of a program
     checks: bool
     random: np.random.Generator | None  # who decides the schedule; None: the default one
-
-    def coordinate(self, programs: np.ndarray, axis: int) -> np.ndarray:
-        """Program numbers -> their places along an axis of the grid."""
-        X, Y, _ = self.grid
-        return (programs % X, programs // X % Y, programs // (X * Y))[axis]
 
 
 def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
@@ -57,10 +58,10 @@ class Block:
         self.world, self.programs = world, programs
         self.instruction: Any = None
         self.R: list[Any] = list(world.registers)
-        for axis, name in enumerate("xyz"):
+        for name, place in zip("xyz", coordinates(programs, world.grid), strict=True):
             slot = world.decoded.slots.get(f"%ctaid.{name}")
             if slot is not None:
-                self.R[slot] = world.coordinate(programs, axis).astype(np.uint32)[:, None]
+                self.R[slot] = place.astype(np.uint32)[:, None]
         self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks)
         self.local: LocalMemory | None = None
         # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.
@@ -156,5 +157,5 @@ class Block:
         return self.world.decoded.index[id(self.instruction)]
 
     def error(self, kind: type[PtxError], what: str, row: int, thread: int) -> PtxError:
-        program = tuple(int(self.world.coordinate(self.programs, axis)[row]) for axis in range(3))
-        return kind(what, self.instruction, program, thread)  # pyright: ignore[reportArgumentType]
+        program = coordinates(int(self.programs[row]), self.world.grid)
+        return kind(what, self.instruction, program, thread)

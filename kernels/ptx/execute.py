@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .assemble import assemble
-from .block import World
+from .block import World, coordinates
 from .counters import CLASSES, Counters, Traffic, class_of
 from .decode import dtype
 from .errors import Race, location
@@ -142,8 +142,7 @@ def execute(
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
     """A race that races.py found, told of its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
-    coordinates = lambda n: (n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1]))  # noqa: E731
-    other = f"thread {t} of the same program" if race.within else f"thread {t} of program {coordinates(p)}"
+    other = f"thread {t} of the same program" if race.within else f"thread {t} of program {coordinates(p, grid)}"
     missing = "no barrier" if race.within else "neither a release and acquire nor the end of a launch"
     where = location(one.where)
     article = "an" if first == "atomic" else "a"
@@ -151,7 +150,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
         f"a race at {memory.describe(address)}: this {second} and {article} {first} by {other}"
         f"{f', {where}' if where else ''}, PTX line {one.line}, with {missing} between them"
     )
-    return Race(what, two, coordinates(q), u)
+    return Race(what, two, coordinates(q, grid), u)
 
 
 def source_line(where: Where) -> tuple[str, int]:

@@ -123,9 +123,9 @@ class Machine:
     @staticmethod
     def unwritten(block: Block, steps: list[Step]) -> None:
         """Raise if a step reads a register that nothing has written, which is why it failed."""
+        blank = {name: slot for name, slot in block.world.decoded.slots.items() if block.R[slot] is None}
         for step in steps:
-            blank = [name for name, slot in block.world.decoded.slots.items() if block.R[slot] is None]
-            if found := [name for name in blank if step.reads >> block.world.decoded.slots[name] & 1]:
+            if found := [name for name, slot in blank.items() if step.reads >> slot & 1]:
                 block.instruction = step.instruction
                 raise block.error(Uninitialised, f"register {found[0]} is read, and nothing has written it", 0, 0)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .block import coordinates
 from .execute import Report
 from .show import Touches
 
@@ -143,8 +144,7 @@ class Picture:
 
     def who(self, program: int) -> str:
         """A program's three numbers."""
-        x, y, _ = self.report.grid
-        return str((int(program) % x, int(program) // x % y, int(program) // (x * y)))
+        return str(coordinates(int(program), self.report.grid))
 
     def svg(self) -> str:
         """The picture, whole in itself."""
