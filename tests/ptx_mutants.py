@@ -15,13 +15,13 @@ from attention_battery import Case as Attention
 from attention_battery import draw
 from ptx_kernels import Case, check
 
-from kvproof.kernels.decode_attention import launches
+from kvproof.kernels.launches import Options, launches
 from kvproof.kernels.ptx import PtxError, execute
 from kvproof.kernels.ptx.compile import Compiled, compile
 from kvproof.kernels.ptx.launch import buffer, grid_shape
 from kvproof.kernels.ptx.machine import Machine
 from kvproof.kernels.workspace import workspace
-from kvproof.reference.honest import attention, gate_around, roundoff, weights
+from kvproof.reference.honest import attention, gate_around, in_gates, log_sum_exp, lse_gate
 
 LIMIT = 40_000  # instructions: several times what any launch here runs, so that a mutant's endless loop ends soon
 
@@ -82,45 +82,37 @@ def one_launch(case: Case, target: str) -> Subject:
 
 
 def decode_attention(case: Attention, target: str) -> Subject:
-    """Our own kernels: nothing may be read but live slots and parts that the first launch writes."""
+    """Our own kernel: nothing may be read but live slots, the counters, and parts that the launch has written."""
     q, k, v, lengths = draw(case)
-    given = q, k, v, lengths, case.scale or case.D**-0.5
-    tensors = [torch.from_numpy(x) for x in given[:4]]
-    parts = workspace(*k.shape, tensors[0].dtype, "cpu")
-    out, lse = torch.empty_like(tensors[0]), torch.empty(q.shape[:2])
-    results = dict(zip(("out", "lse", "part_m", "part_l", "part_acc"), (out, lse, *parts), strict=True))
-    for x in results.values():
+    q = q[:, None]
+    tensors = [torch.from_numpy(x) for x in (q, k, v, lengths)]
+    B, H, T, D = k.shape
+    parts = workspace(B, H, T, D, tensors[0].dtype, "cpu")
+    out, lse = torch.empty_like(tensors[0]), torch.empty(q.shape[:3], dtype=parts.m.dtype)
+    for x in (out, lse, *parts[:3]):
         x.fill_(torch.nan)
-    live = np.broadcast_to((np.arange(case.T) < lengths[:, None])[:, None, :, None], k.shape)
+    results = {"out": out, "lse": lse} | parts._asdict()
     arrays = {"q": q, "k": k, "v": v, "lengths": lengths} | {name: x.numpy() for name, x in results.items()}
-    steps: list[tuple[Compiled, tuple[int, int, int], dict[str, Any]]] = []
-    for x in launches(*tensors, given[4], out, lse, parts):
-        compiled = compile(x.kernel, (), x.arguments | x.options, target)
-        steps.append((compiled, grid_shape(x.grid, {}), dict.fromkeys(results, False)))
-    steps[0][2].update(k=live, v=live)
-    subject = Subject(steps, arrays, {name: x.copy() for name, x in arrays.items()}, honest_judge(arrays, given[4]))
-    subject._replace(steps=steps[:1]).run()
-    for _, _, readable in steps[1:]:
-        readable.update({name: ~np.isnan(arrays[name]) for name in ("part_m", "part_l", "part_acc")})
-    return subject
+    scale = case.scale or case.D**-0.5
+    (x,) = launches(*tensors, *[None] * 6, out, lse, parts, Options(scale))
+    compiled = compile(x.kernel, (), x.arguments | x.options, target)
+    live = np.broadcast_to((np.arange(T) < lengths[:, None])[:, None, :, None], k.shape)
+    readable: dict[str, Any] = {"cache.k": live, "cache.v": live, "result.out": False, "result.lse": False}
+    readable |= {f"parts.{name}": False for name in parts._fields if name != "counters"}
+    steps = [(compiled, grid_shape(x.grid, {}), readable)]
+    return Subject(steps, arrays, {name: x.copy() for name, x in arrays.items()}, honest_judge(arrays, scale))
 
 
 def honest_judge(arrays: dict[str, np.ndarray], scale: float) -> Callable[[], None]:
-    """The honest gate for out; for lse, what its sum and its logarithm may lose in float32."""
+    """The honest gates for out and lse."""
     inputs = [arrays[name].copy() for name in ("q", "k", "v", "lengths")]
     q, k, _, lengths = inputs
-    exact = attention(*inputs, scale)
-    gate = gate_around(exact, *inputs, scale)
-    lse = np.full(q.shape[:2], -np.inf)
-    for b, h in np.ndindex(*lse.shape):
-        if lengths[b]:
-            lse[b, h] = weights(q[b, h], k[b, h], lengths[b], scale)[1]
-    bar = 8 * roundoff(np.float32) * np.abs(lse[np.isfinite(lse)]).max()
+    exact, gate = attention(*inputs, scale), gate_around(attention(*inputs, scale), *inputs, scale)
+    lse, lse_bar = log_sum_exp(q, k, lengths, scale), lse_gate(q, k, lengths, scale)
 
     def judge():
-        assert (np.abs(arrays["out"] - exact) <= gate).all()
-        with np.errstate(invalid="ignore"):  # -inf is as far from -inf as nan
-            assert ((np.abs(arrays["lse"] - lse) <= bar) | (arrays["lse"] == lse)).all()
+        assert in_gates(arrays["out"], exact, gate) <= 1
+        assert in_gates(arrays["lse"], lse, lse_bar) <= 1
 
     return judge
 

@@ -107,7 +107,7 @@ def test_our_kernels_agree(tmp_path):
             subject.check()
             exact = attention(q, k, v, lengths)
             gate = gate_around(exact, q, k, v, lengths)
-            assert (np.abs(subject.arrays["out"] - theirs[f"arr_{i}"]) <= gate).all(), case
+            assert (np.abs(subject.arrays["out"][:, 0] - theirs[f"arr_{i}"]) <= gate).all(), case
             assert (np.abs(theirs[f"arr_{i}"] - exact) <= gate).all(), case
 
 

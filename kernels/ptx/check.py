@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .compile import capability
+from .compile import capability, members
 from .errors import PtxError, ScheduleDependent
 from .execute import Report
 from .launch import buffer, run
@@ -65,10 +65,10 @@ def check(
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays of one parameter, a tuple's as x[0], x[1]."""
+    """The arrays of one parameter, a tuple's as `members` names them."""
     if isinstance(value, tuple):
-        for i, item in enumerate(value):
-            yield from named_arrays(f"{name}[{i}]", item)
+        for part, item in members(name, value):
+            yield from named_arrays(part, item)
     elif isinstance(value, np.ndarray) or hasattr(value, "data_ptr"):
         yield name, value
 

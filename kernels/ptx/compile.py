@@ -138,12 +138,19 @@ def _seen(value: Any) -> Any:
 def _placed(name: str, kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
     """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
-        for i, (inner, item) in enumerate(zip(kind, value, strict=True)):
-            yield from _placed(f"{name}[{i}]", inner, item)
+        for (part, item), inner in zip(members(name, value), kind, strict=True):
+            yield from _placed(part, inner, item)
     elif str(kind).startswith("tensordesc"):
         raise ValueError(f"{name} is a tensor descriptor, and the machine executes no TMA: pass a pointer and strides")
     elif kind != "constexpr":
         yield name, value
+
+
+def members(name: str, values: tuple) -> Iterator[tuple[str, Any]]:
+    """The members of a tuple called `name`, by their names, name.field or name[0]."""
+    fields = getattr(values, "_fields", None)
+    for i, item in enumerate(values):
+        yield f"{name}.{fields[i]}" if fields else f"{name}[{i}]", item
 
 
 def leaves(value: Any) -> Iterator[Any]:

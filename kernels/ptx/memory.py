@@ -123,7 +123,7 @@ class GlobalMemory:
             self.pointers[name] = -(-end // 256) * 256
             end = self.pointers[name] + len(data) + GUARD
         self.bytes = np.zeros(-(-end // 256) * 256, np.uint8)  # pages that nobody touches cost nothing
-        self.state = np.zeros_like(self.bytes)
+        self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         for name, data in constants.items():
             at = slice(self.pointers[name], self.pointers[name] + len(data))
