@@ -1,10 +1,13 @@
-"""What the decode kernel takes, said before any launch."""
+"""What decode attention takes, said before any launch."""
 
 import torch
 from torch import Tensor
 
+from .workspace import FIRST, doublings
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 256
+MAX_NEW = 16
 MAX_GRID = 65535  # CUDA's limit on the second and third axis of a grid
 
 
@@ -12,45 +15,96 @@ def describe(x: Tensor) -> str:
     return f"{x.dtype} {list(x.shape)} on {x.device}"
 
 
-def check_inputs(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> None:
-    """Raise ValueError unless q (B, H, D), k and v (B, H, T, D) and lengths (B,) belong together and fit the kernel."""
-    if q.dim() != 3 or k.dim() != 4 or k.shape != v.shape or q.shape != (*k.shape[:2], k.shape[3]):
+def check_inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale) -> None:
+    """Raise ValueError unless q (B, M, H, D) and the rest, as `decode_attention` names them, belong together."""
+    pages = block_table is not None
+    layout = "(pages, H_kv, page, D)" if pages else "(B, H_kv, T, D)"
+    if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[3] != k.shape[3] or 0 in k.shape[1:2]:
         raise ValueError(
-            f"q is {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}; they must be (B, H, D), (B, H, T, D) and "
-            "(B, H, T, D) with the same B, H and D; pass a (B, T, H, D) cache as k.transpose(1, 2)"
+            f"q is {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}; they must be (B, H, D) or (B, M, H, D), and "
+            f"twice {layout} with the same D; pass a (B, T, H_kv, D) cache as k.transpose(1, 2)"
         )
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
+    B, M, H, D = q.shape
+    H_kv = k.shape[1]
+    if H % H_kv or (k.shape[0] != B and not pages):
         raise ValueError(
-            f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; all must be the same one of float16, bfloat16, float32, "
-            "float64; convert q to the cache's dtype"
+            f"q has B={B}, H={H}, k is {list(k.shape)}; a cache is {layout}, and H must be a multiple of H_kv: each "
+            "KV head serves as many query heads"
         )
-    if not q.device == k.device == v.device == lengths.device:
-        raise ValueError(
-            f"q is on {q.device}, k on {k.device}, v on {v.device}, lengths on {lengths.device}; they must share one"
-        )
-    B, H, _, D = k.shape
-    if lengths.dtype != torch.int32 or lengths.shape != (B,) or not lengths.is_contiguous():
-        raise ValueError(f"lengths is {describe(lengths)}; it must be contiguous int32 of shape [{B}]")
+    if not 1 <= M <= MAX_NEW:
+        raise ValueError(f"q has {M} new tokens per sequence; 1..{MAX_NEW} fit one call; pass them in several")
     if not 1 <= D <= MAX_HEAD_DIM:
         raise ValueError(f'k has head_dim {D}; the kernel takes 1..{MAX_HEAD_DIM}; use impl="sdpa"')
-    if max(B, H) > MAX_GRID:
-        raise ValueError(f"k has B={B}, H={H}; the kernel takes up to {MAX_GRID} of each; split the batch")
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if D > 1 and x.stride(-1) != 1:
+    if max(B, H * M) > MAX_GRID:
+        raise ValueError(f"q has B={B}, H * M={H * M}; the kernel takes up to {MAX_GRID} of each; split the batch")
+    check_dtypes(q, k, v, k_new, v_new, k_scale, v_scale)
+    shapes = {"lengths": (lengths, (B,), torch.int32), "block_table": (block_table, None, torch.int32)}
+    shapes |= {"k_new": (k_new, (B, M, H_kv, D), q.dtype), "v_new": (v_new, (B, M, H_kv, D), q.dtype)}
+    shapes |= {"k_scale": (k_scale, k.shape[:3], torch.float32), "v_scale": (v_scale, k.shape[:3], torch.float32)}
+    for name, (x, shape, dtype) in shapes.items():
+        if x is not None and (x.dtype != dtype or (shape is not None and x.shape != shape)):
+            raise ValueError(f"{name} is {describe(x)}; it must be {dtype} {list(shape or ())}".rstrip(" []"))
+    if pages and (block_table.dim() != 2 or block_table.shape[0] != B):
+        raise ValueError(f"block_table is {describe(block_table)}; it must be int32 [{B}, pages of a sequence]")
+    check_memory(q=q, k=k, v=v, lengths=lengths, k_new=k_new, v_new=v_new, block_table=block_table)
+    check_memory(q=q, k_scale=k_scale, v_scale=v_scale)
+
+
+def check_dtypes(q, k, v, k_new, v_new, k_scale, v_scale) -> None:
+    """Raise ValueError unless the cache has q's dtype, or is int8 with scales."""
+    int8 = k.dtype == torch.int8
+    if q.dtype not in DTYPES or k.dtype != v.dtype or not (int8 or k.dtype == q.dtype):
+        raise ValueError(
+            f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; all must be the same one of float16, bfloat16, float32, "
+            "float64, or k and v int8; convert q to the cache's dtype"
+        )
+    if int8 != (k_scale is not None) or int8 != (v_scale is not None):
+        raise ValueError(f"the cache is {k.dtype}; an int8 cache needs k_scale and v_scale, others have none")
+    if (k_new is None) != (v_new is None):
+        raise ValueError("of k_new and v_new one came; pass both, to append, or neither")
+
+
+def check_memory(**tensors: Tensor | None) -> None:
+    """Raise ValueError unless all are on one device, with a contiguous last axis where that is head_dim."""
+    q = tensors["q"]
+    assert q is not None
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if x.device != q.device:
+            raise ValueError(f"q is on {q.device}, {name} on {x.device}; they must share one")
+        if x.dim() and x.shape[-1] > 1 and x.stride(-1) != 1 and name not in ("k_scale", "v_scale"):
             raise ValueError(
                 f"{name} has strides {list(x.stride())}; the last axis must be contiguous (stride 1); "
-                f"store the cache with head_dim last, or call {name}.contiguous()"
+                f"store it with that axis last, or call {name}.contiguous()"
             )
+    a, b = tensors.get("k_scale"), tensors.get("v_scale")
+    if a is not None and b is not None and a.stride() != b.stride():
+        raise ValueError(f"k_scale has strides {list(a.stride())}, v_scale {list(b.stride())}; they must be the same")
 
 
-def check_span(k: Tensor, v: Tensor) -> None:
-    """Raise ValueError unless 32-bit offsets reach every slot of a split, the longest that k's capacity allows."""
-    slots = min(4096, max(128, k.shape[2] // 32))
+def check_options(H, window, sinks, softcap, slopes, causal, B) -> None:
+    """Raise ValueError for a window, sinks, softcap or slopes that mean nothing."""
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}; it must be 1 slot or more, or None")
+    if sinks < 0 or (sinks and window is None):
+        raise ValueError(f"sinks is {sinks}, window {window}; sinks are the 0 or more first slots beside a window")
+    if window is not None and not causal:
+        raise ValueError("a window came with causal=False; a window ends at its own token: pass causal=True")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap is {softcap}; it must be above 0, or None")
+    if slopes is not None and (slopes.dtype != torch.float32 or slopes.shape not in ((H,), (B, H))):
+        raise ValueError(f"alibi_slopes is {describe(slopes)}; it must be float32 [{H}] or [{B}, {H}]")
+
+
+def check_span(k: Tensor, v: Tensor, T: int, first: int = FIRST) -> None:
+    """Raise ValueError unless 32-bit offsets reach every slot of a split, the longest that T slots have."""
+    slots = first << doublings(T, first)
     for name, x in (("k", k), ("v", v)):
         if x.stride(2) * slots >= 2**31:
             raise ValueError(
-                f"{name} has {x.stride(2)} elements from one slot to the next, {slots} slots to a split; together they "
-                "must stay below 2**31; lay the cache out as (B, H, T, D) or (B, T, H, D)"
+                f"{name} has {x.stride(2)} elements from one slot to the next, up to {slots} slots to a split; "
+                "together they must stay below 2**31; lay the cache out as (B, H, T, D) or (B, T, H, D)"
             )
 
 

@@ -1,22 +1,54 @@
-"""The memory in which the splits of a long context wait to be combined."""
+"""The memory in which the splits of a long context wait to be combined, and by which their programs meet."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+FIRST = 128  # slots of a split, at the beginning of the context
+
+
+class WorkspaceFault(RuntimeError):
+    """Two launches met in one workspace, or one found what an aborted launch had left there: its results are NaN."""
+
 
 class Workspace(NamedTuple):
-    """What the splits of every (b, h) leave for `combine_splits`; its contents mean nothing between calls."""
+    """What the programs of one launch leave for the last of them. Launches that may overlap need one each.
 
-    m: Tensor  # (B, H, S) running max, a power of two
-    l: Tensor  # (B, H, S) running sum of weights
-    acc: Tensor  # (B, H, S, D) running sum of weighted values
+    Each tensor has a storage of its own. Between launches the counters are 0, and nothing else means anything.
+    """
+
+    m: Tensor  # per query and split: running max, a power of two
+    l: Tensor  # running sum of weights
+    acc: Tensor  # running sum of weighted values, head_dim of them
+    begun: Tensor  # int32, the ticket of the launch that began to write a part
+    done: Tensor  # int32, the ticket of the launch that finished it; 0 once it is combined
+    counters: Tensor  # int32, per program of a split: how many splits' programs have arrived
+    fault: Tensor  # int32 (1,): not 0 once something was found that was not this launch's own
+
+    def reset(self) -> None:
+        """Make it usable again after a fault or an aborted launch."""
+        for x in (self.begun, self.done, self.counters, self.fault):
+            x.zero_()
+
+    def check(self) -> None:
+        """Raise WorkspaceFault if a launch found the workspace in disorder. Reads one number from the device."""
+        if self.fault.item():
+            raise WorkspaceFault(
+                "a decode attention found its workspace in another launch's hands, or as an aborted launch had left "
+                "it, and answered NaN; give launches that may overlap a workspace each, and call reset() on this one"
+            )
 
 
-def max_splits(T: int) -> int:
-    """The most splits that `split_size` cuts any length up to T into."""
-    return max(1, min(-(-T // 128), 64), -(-T // 4096))
+def doublings(T: int, first: int = FIRST) -> int:
+    """How many times the last split of T slots is doubled, as `split_of` in steps.py counts."""
+    return min(max((max(T - 1, 0) // (32 * first)).bit_length() - 1, 0), 5)
+
+
+def max_splits(T: int, first: int = FIRST) -> int:
+    """The splits of T slots."""
+    e = doublings(T, first)
+    return max(T - 1, 0) // (first << e) + 32 * e + 1
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -24,28 +56,40 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def workspace(B: int, H: int, T: int, D: int, dtype: torch.dtype, device: torch.device | str) -> Workspace:
-    """Memory for the splits of B sequences and H heads over a cache of T slots, head_dim D and `dtype`.
+def sizes(B: int, H: int, T: int, D: int, M: int) -> tuple[int, ...]:
+    """Elements of m, l, acc, begun, done, counters and fault."""
+    queries, parts = B * M * H, B * M * H * max_splits(T)
+    return parts, parts, parts * D, parts, parts, queries, 1
 
-    A cache makes it once and passes it to every call, so that decode allocates nothing that grows with T. Calls that
-    may run at the same time need one each. It takes 4 * B * H * S * (D + 2) bytes, twice that for float64, with
-    S <= 64 splits up to T = 262144.
+
+def workspace(
+    B: int, H: int, T: int, D: int, dtype: torch.dtype, device: torch.device | str, M: int = 1
+) -> Workspace:  # fmt: skip
+    """Memory for B sequences of M new tokens, H query heads, caches of T slots, head_dim D and queries of `dtype`.
+
+    A cache makes it once and passes it to every call, so that decode allocates nothing that grows with T. It takes
+    4 * B * M * H * S * (D + 4) bytes, nearly twice that for float64, with S splits: T / 128 of them up to 8192 slots,
+    224 at 262144. It serves smaller calls too.
     """
-    S = max_splits(T)
-    shapes = (B, H, S), (B, H, S), (B, H, S, D)
-    return Workspace(*(torch.empty(shape, dtype=accumulator(dtype), device=device) for shape in shapes))
+    sums = [accumulator(dtype)] * 3
+    dtypes = [*sums, *[torch.int32] * 4]
+    make = [torch.empty] * 3 + [torch.zeros] * 4
+    return Workspace(
+        *(f(n, dtype=t, device=device) for f, n, t in zip(make, sizes(B, H, T, D, M), dtypes, strict=True))
+    )
 
 
-def fitting_workspace(parts: Workspace | None, k: Tensor) -> Workspace:
-    """`parts` if it was made for k's shape, or a fresh one if it is None; ValueError otherwise."""
-    B, H, T, D = k.shape
+def fitting_workspace(parts: Workspace | None, q: Tensor, T: int) -> Workspace:
+    """`parts` if it has room for q (B, M, H, D) over T slots, or a fresh one if it is None; ValueError otherwise."""
+    B, M, H, D = q.shape
     if parts is None:
-        return workspace(B, H, T, D, k.dtype, k.device)
-    S = max_splits(T)
-    fits = tuple(x.shape for x in parts) == ((B, H, S), (B, H, S), (B, H, S, D))
-    if not fits or parts.acc.dtype != accumulator(k.dtype) or parts.acc.device != k.device:
+        return workspace(B, H, T, D, q.dtype, q.device, M)
+    wide = all(x.numel() >= n for x, n in zip(parts, sizes(B, H, T, D, M), strict=True))
+    if not wide or parts.acc.dtype != accumulator(q.dtype) or parts.acc.device != q.device:
         raise ValueError(
-            f"the workspace holds {list(parts.acc.shape)} {parts.acc.dtype} on {parts.acc.device}; k needs "
-            f"{[B, H, S, D]} {accumulator(k.dtype)} on {k.device}; make it with workspace{(B, H, T, D)} and k's dtype"
+            f"the workspace holds {parts.m.numel()} parts, {parts.acc.numel()} sums of {parts.acc.dtype} on "
+            f"{parts.acc.device}; this call needs {sizes(B, H, T, D, M)[0]}, {sizes(B, H, T, D, M)[2]} of "
+            f"{accumulator(q.dtype)} on {q.device}; make it with workspace({B}, {H}, {T}, {D}, {q.dtype}, device, "
+            f"M={M})"
         )
     return parts

@@ -1,128 +1,65 @@
-"""The Triton kernel's twin: the same blocks and numbered steps as kernels/decode_attention.py, slow and plain.
+"""The Triton kernel's twin: the same splits, blocks and numbered steps, slow and plain.
 
 It explains, it does not judge: sharing the kernel's ideas, it would share its mistakes. The judge is the plain formula,
-`attention` in honest.py. The kernel's programs are the iterations of the loops in `decode_attention`; its tiles are
-arrays here. A block is R rows of ROWS slots; each row keeps its own m, l and acc and meets the others once, after the
-loop: on a GPU a row belongs to a few lanes of one warp, so nothing in the loop waits for another warp.
-
-Source: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867).
+`attention` in honest.py. The kernel's programs are the iterations of a loop here, its tiles are arrays. The steps start
+in one of the engines' files and end in combine.py; kernels/arguments.py says what the arguments are.
 """
+
+from types import SimpleNamespace
 
 import numpy as np
 
-LOG2E = np.log2(np.e)
-CHUNK = 8  # splits merged at a time
+from .tensor_engine import attend_tensor
+from .vector_engine import attend_vector
 
 
-def split_size(n):
-    """Slots per split, by the request's own length n alone: neighbours in the batch must not change its bits."""
-    size = 128
-    while size < 4096 and n > 64 * size:
-        size = 2 * size
-    return size
+def decode_attention(
+    q, k, v, lengths, scale=None, return_lse=False, *, k_new=None, v_new=None, block_table=None, k_scale=None,
+    v_scale=None, window=None, softcap=None, alibi_slopes=None, sinks=0, causal=True, engine=None, order=None,
+):  # fmt: skip
+    """Append the new tokens' rows, and let the tokens attend to everything cached: softmax(q k^T * scale) v.
 
+    q             (B, H, D), or (B, M, H, D) for M new tokens: float16 | bfloat16 (ml_dtypes) | float32 | float64
+    k, v          (B, H_kv, T, D) of q's dtype, or int8 with k_scale, v_scale (B, H_kv, T) float32: value = int8 * scale
+                  With block_table (B, max_pages): pages (P, H_kv, page, D) and scales (P, H_kv, page)
+    lengths       (B,) visible slots, 0 <= lengths[b] <= T, the new tokens' among them; no later slot is ever read
+    k_new, v_new  (B, H_kv, D) or (B, M, H_kv, D): row i is written to slot lengths - M + i, in place
+    window        a token sees so many slots, its own the last, and the first `sinks`; causal=False: all of its sequence
+    softcap       s -> softcap * tanh(s / softcap), then alibi_slopes (H,) or (B, H): s -> s - slope * |slot - position|
+    engine        "vector" | "tensor" (16-bit q only), or None: the kernel's own choice
+    order         seed that shuffles the programs, whose order must not matter
+    returns       o in q's shape and dtype, summed in float32 (float64 for float64), and with return_lse the scores'
+                  log-sum-exp, (B, H) or (B, M, H). A token that sees nothing gets zeros and -inf.
 
-def store_result(out, lse, m, l, acc):
-    """Divide by the weights' sum; a sum of zero means nothing was attended to, and gives zeros."""
-    total = 1 if l == 0 else l
-    out[:] = acc / total
-    lse[...] = -np.inf if l == 0 else (m + np.log2(total)) / LOG2E
-
-
-def attend_split(qh, k, v, n, split, scale, out, lse, part_m, part_l, part_acc, R, ROWS):
-    """Attend qh (D,) to slots lo..hi of k, v (T, D), R * ROWS slots at a time; into out (D,), lse () or the parts."""
-    # 1. the slots of this split
-    size = split_size(n)
-    lo = split * size
-    hi = min(lo + size, n)
-
-    k, v = k[lo:hi], v[lo:hi]
-    block = np.arange(R)[:, None] * ROWS + np.arange(ROWS)[None, :]
-    m = np.full(ROWS, np.finfo(qh.dtype).min)
-    l = np.zeros(ROWS, qh.dtype)
-    acc = np.zeros((ROWS, qh.size), qh.dtype)
-    for start in range(0, hi - lo, R * ROWS):
-        # 2. the rows of this block; past the end, the last one again
-        row = start + block
-        live = row < hi - lo
-        row = np.minimum(row, hi - lo - 1)
-        kb = k[row].astype(qh.dtype)  # (R, ROWS, D)
-        vb = v[row].astype(qh.dtype)
-        # 3. scores of this block, as powers of two
-        s = np.sum(kb * qh, 2) * qh.dtype.type(scale * LOG2E)  # (R, ROWS)
-        s = np.where(live, s, -np.inf)
-        # 4. new max of each row; shrink the past
-        m_new = np.maximum(m, np.max(s, 0))
-        a = np.exp2(m - m_new)
-        m = m_new
-        # 5. add the weights, and the values they weigh
-        p = np.exp2(s - m[None, :])
-        l = l * a + np.sum(p, 0)
-        acc = acc * a[:, None] + np.sum(p[:, :, None] * vb, 0)
-    # 6. merge the rows
-    m_new = np.max(m, 0)
-    a = np.exp2(m - m_new)
-    m = m_new
-    l = np.sum(l * a, 0)
-    acc = np.sum(acc * a[:, None], 0)  # (D,)
-    # 7. a lone split is the result; the others wait to be combined
-    if n <= size:
-        store_result(out, lse, m, l, acc)
-    else:
-        part_m[split], part_l[split], part_acc[split] = m, l, acc
-
-
-def combine_splits(n, out, lse, part_m, part_l, part_acc):
-    """Merge the splits' m (S,), l (S,) and acc (S, D) into out (D,) and lse (), CHUNK at a time, in their order."""
-    size = split_size(n)
-    if n <= size:
-        return
-
-    count = -(-n // size)
-    m = np.finfo(part_acc.dtype).min
-    l = part_acc.dtype.type(0)
-    acc = np.zeros(out.size, part_acc.dtype)
-    for first in range(0, count, CHUNK):
-        # 8. the splits of this chunk; past the end, the last one again
-        split = first + np.arange(CHUNK)
-        at = np.minimum(split, count - 1)
-        mc = np.where(split < count, part_m[at], -np.inf)
-        lc = part_l[at]
-        accc = part_acc[at]
-        # 9. new max; shrink the past
-        m_new = np.maximum(m, np.max(mc, 0))
-        a = np.exp2(m - m_new)
-        m = m_new
-        # 10. add the splits
-        p = np.exp2(mc - m)
-        l = l * a + np.sum(p * lc, 0)
-        acc = acc * a + np.sum(p[:, None] * accc, 0)
-    store_result(out, lse, m, l, acc)
-
-
-def decode_attention(q, k, v, lengths, scale=None, return_lse=False, R=4, ROWS=16):
-    """Let one new token per sequence attend to everything cached so far: softmax(q k^T * scale) v.
-
-    q        (B, H, D)     float16 | bfloat16 (ml_dtypes) | float32 | float64
-    k, v     (B, H, T, D)  same dtype; slots from lengths[b] on are never read
-    lengths  (B,)          visible slots, 0 <= lengths[b] <= T; 0 gives zeros and lse = -inf
-    returns  (B, H, D) in q's dtype, summed in float32 (float64 for float64), and with return_lse the scores'
-             log-sum-exp (B, H)
-
-    Raises ValueError if a length leaves 0..T.
+    Raises ValueError if a length leaves 0..T or the engine does not take q. Sources: kernels/steps.py and the engines.
     """
-    B, H, T, D = k.shape
+    q_new = q if q.ndim == 4 else q[:, None]
+    k_new, v_new = (x if x is None or x.ndim == 4 else x[:, None] for x in (k_new, v_new))
+    B, M, H, D = q_new.shape
+    H_kv, G, T = k.shape[1], H // k.shape[1], k.shape[2] * (1 if block_table is None else block_table.shape[1])
     if not all(0 <= n <= T for n in lengths):
         raise ValueError(f"lengths are {list(lengths)}; the cache has {T} slots, so each must be 0..{T}")
-    scale = D**-0.5 if scale is None else scale
-    sums = np.dtype(np.float64 if q.dtype == np.float64 else np.float32)
-    o, lse = np.empty((B, H, D), q.dtype), np.empty((B, H), sums)
-    for b, h in np.ndindex(B, H):
-        n = int(lengths[b])
-        S = max(1, -(-n // split_size(n)))
-        parts = np.empty(S, sums), np.empty(S, sums), np.empty((S, D), sums)
-        for split in range(S):
-            qh = q[b, h].astype(sums)
-            attend_split(qh, k[b, h], v[b, h], n, split, scale, o[b, h], lse[b, h, ...], *parts, R, ROWS)
-        combine_splits(n, o[b, h], lse[b, h, ...], *parts)
+    if engine is None:  # tensor cores multiply 16 bits, and pay where several queries share a key or keys have 8 bits
+        engine = "tensor" if q.dtype.itemsize == 2 and D <= 128 and (G * M > 1 or k.dtype == np.int8) else "vector"
+    if engine not in ("vector", "tensor") or (engine == "tensor" and q.dtype.itemsize != 2):
+        raise ValueError(
+            f'engine is {engine!r}, q {q.dtype}; "vector" takes every dtype, "tensor" float16 and bfloat16'
+        )
+    attend, TILE, R, ROWS = (attend_tensor, 16, 1, 32) if engine == "tensor" else (attend_vector, 1, 4, 16)
+    S, P = max(-(-T // 128), 1), H_kv * -(-G * M // TILE)
+    HOW = SimpleNamespace(
+        G=G, SCALE=D**-0.5 if scale is None else scale, CAUSAL=causal, WINDOW=window, SINKS=sinks, SOFTCAP=softcap,
+        INT8=k_scale is not None, DTYPE=q.dtype, TILE=TILE, R=R, ROWS=ROWS, FIRST=128, CHUNK=8, S=S,
+    )  # fmt: skip
+    ACC = np.dtype(np.float64 if q.dtype == np.float64 else np.float32)
+    cache = SimpleNamespace(k=k, v=v, k_scale=k_scale, v_scale=v_scale, table=block_table)
+    new = SimpleNamespace(k=k_new, v=v_new)
+    result = SimpleNamespace(out=np.full(q_new.shape, np.nan, q.dtype), lse=np.full((B, M, H), np.nan, ACC))
+    part = np.full((B, M, H, S, 2 + D), np.nan, ACC)
+    parts = SimpleNamespace(m=part[..., 0], l=part[..., 1], acc=part[..., 2:], counters=np.zeros((B, P), int))
+    slopes = np.broadcast_to(0 if alibi_slopes is None else alibi_slopes, (B, H)).astype(ACC)
+    grid = list(np.ndindex(S, P, B))
+    for split, program, b in grid if order is None else np.random.default_rng(order).permutation(grid).tolist():
+        attend(split, program, b, q_new, cache, new, lengths, slopes, result, parts, HOW)
+    o, lse = result.out.reshape(q.shape), result.lse.reshape(q.shape[:-1])
     return (o, lse) if return_lse else o

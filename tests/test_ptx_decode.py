@@ -22,33 +22,35 @@ RAGGED = (300, 129, 128, 45, 1, 0)
 
 def readable(kernel: str, arguments: dict):
     """What a launch may read: live slots, and what a launch before it has written."""
-    if kernel != "attend_split":
+    if kernel != "attend_vector":
         return {}
     T = arguments["T"]
     live = (torch.arange(T) < arguments["lengths"][:, None])[:, None, :, None].numpy()
-    return {"k": live, "v": live, "out": False, "part_m": False, "part_l": False, "part_acc": False}
+    unwritten = ("result.out", *(f"parts.{name}" for name in ("m", "l", "acc", "begun", "done")))
+    return {"cache.k": live, "cache.v": live} | dict.fromkeys(unwritten, False)
 
 
-def run(case: Case, target: str, seed: int | None = None, **settings):
+def run(case: Case, target: str, seed: int | None = None, fused=True, **settings):
     """The kernel's output for a case, its error in units of the honest gate, and the reports of its launches."""
     q, k, v, lengths = draw(case)
     inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
     parts = workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
-    for x in parts:
+    for x in (parts.m, parts.l, parts.acc):
         x.fill_(torch.nan)
     with ptx.route(target, keep=None, seed=seed, readable=readable, **settings) as reports:
-        o = to_numpy(decode_attention(*inputs, workspace=parts))
+        o = to_numpy(decode_attention(*inputs, workspace=parts, fused=fused))
     return o, attention_error(o, q, k, v, lengths), list(reports)
 
 
 def agrees(dtype: str, D: int, target: str, seed: int | None):
     case = Case("targets", dtype, 2, 300, D, RAGGED)
-    o, error, reports = run(case, target, seed)
-    assert [report.name for report in reports] == ["attend_split", "combine_splits"]
+    o, error, reports = run(case, target, seed, fused=seed is None or seed % 2 == 0)
+    names = ["attend_vector"] if seed is None or seed % 2 == 0 else ["attend_vector", "combine_splits"]
+    assert [report.name for report in reports] == names
     assert {report.target for report in reports} == {target}
     assert error <= 1
     # Threads that add up the same rows must get the same bits: which of their copies is stored is anyone's guess.
-    assert [report.disagreeing for report in reports] == [0, 0]
+    assert [report.disagreeing for report in reports] == [0] * len(names)
     if dtype == "float64":
         q, k, v, lengths = draw(case)
         for b, h in np.ndindex(len(RAGGED) - 1, 2):
@@ -60,7 +62,7 @@ def agrees(dtype: str, D: int, target: str, seed: int | None):
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_compiled_kernel_agrees_with_the_formula(dtype, target):
-    for seed in (None, 0, 1):
+    for seed in (None, 1):
         agrees(dtype, 64, target, seed)
 
 
@@ -76,9 +78,9 @@ def test_every_head_dim_and_dtype_agrees_with_the_formula_on_every_target(D, tar
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_no_byte_of_the_cache_is_read_but_the_live_ones_and_none_left_out(dtype):
     case = Case("bytes", dtype, 2, 1024, 64, (1024, 777, 512))
-    _, _, (attend, _) = run(case, "sm_90")
+    _, _, (attend,) = run(case, "sm_90")
     least = 2 * 64 * np.dtype(DTYPES[dtype]).itemsize * sum(case.lengths)
-    for name in ("k", "v"):
+    for name in ("cache.k", "cache.v"):
         assert least <= attend.unique[name] <= 1.02 * least
 
 
