@@ -1,0 +1,1 @@
+"""The way from the textbook to the decode kernel, a file a rung: `python -m kvproof.kernels.ladder` walks it."""
