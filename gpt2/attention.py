@@ -4,12 +4,15 @@ B sequences, H heads, T cache slots, D head_dim, M new tokens, n live slots. Dea
 and change no bit of what is returned here.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config
-from .cache import CacheMismatch, StaticCache
+from .cache import Cache, CacheMismatch
+from .products import ROWS, invariant_product, product
 
 
 def causal(q, k, v):
@@ -27,14 +30,14 @@ def causal(q, k, v):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
-def eager(q, cache: StaticCache, layer: int):
+def eager(q, cache: Cache, layer: int):
     """The decode step written out: matmul, softmax, matmul.  q (B, H, D) -> (B, H, D)
 
     Equal lengths read K and V where they lie. Ragged ones mask the scores and, since 0 * NaN is NaN, zero V in a copy.
     """
     n = max(cache.host_lengths)
     B, H, D = q.shape
-    k, v = cache.k[layer][:, :, :n], cache.v[layer][:, :, :n]
+    k, v = cache.read(layer, n)
     # Scaled inside the product, before it is rounded: q k^T alone can overflow float16.
     s = torch.baddbmm(q.new_empty(1), q.reshape(B * H, 1, D), k.flatten(0, 1).mT, beta=0, alpha=D**-0.5)
     s = s.view(B, H, 1, n)
@@ -46,18 +49,18 @@ def eager(q, cache: StaticCache, layer: int):
     return (p @ v)[:, :, 0]
 
 
-def sdpa(q, cache: StaticCache, layer: int):
+def sdpa(q, cache: Cache, layer: int):
     """The decode step by torch's fused attention.  q (B, H, D) -> (B, H, D)
 
     It takes one length per call, so ragged sequences go one by one, each over its own live slots: no mask, no copy.
     """
-    k, v, lengths = cache.k[layer], cache.v[layer], cache.host_lengths
+    lengths = cache.host_lengths
+    k, v = cache.read(layer, max(lengths))
     # In half precision a CPU takes a slow path for one row: the same row twice, no copy, takes 0.6 to 1.0 of the time.
     rows = 2 if q.itemsize == 2 and q.device.type == "cpu" else 1
     q = q[:, :, None].expand(-1, -1, rows, -1)  # (B, H, rows, D)
     if min(lengths) == max(lengths):
-        n = lengths[0]
-        return F.scaled_dot_product_attention(q, k[:, :, :n], v[:, :, :n])[:, :, 0]
+        return F.scaled_dot_product_attention(q, k, v)[:, :, 0]
     o = [
         F.scaled_dot_product_attention(q[b : b + 1], k[b : b + 1, :, :n], v[b : b + 1, :, :n])
         for b, n in enumerate(lengths)
@@ -65,13 +68,30 @@ def sdpa(q, cache: StaticCache, layer: int):
     return torch.cat(o)[:, :, 0]
 
 
-def triton(q, cache: StaticCache, layer: int):
-    """The decode step by our kernel, which reads the cache where it lies.  q (B, H, D) -> (B, H, D)"""
-    from ..kernels.decode_attention import decode_attention
+def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant: bool = False):
+    """New tokens' attention by our kernel, which reads the cache where it lies, and writes the new rows there.
 
+    q          (B, H, D), or (B, M, H, D) for M new tokens of each sequence, 1 <= M <= the cache's `new`
+    k, v       like q: the new tokens' rows, for their slots; None if the cache holds them already
+    lengths    (B,) int32, slots that the last token sees; None for the cache's own
+    invariant  one engine whatever M is: which does the work may otherwise depend on it
+    returns    like q
+    """
+    from ..kernels.decode_attention import check_engine, decode_attention
+
+    M = 1 if q.dim() == 3 else q.shape[1]
+    if cache.workspace is not None and M > cache.new:
+        raise CacheMismatch(
+            f"the cache's workspace takes {cache.new} new token at a time and {M} came; make one with model.new_cache"
+        )
     if cache.workspace is None:
         raise CacheMismatch("the cache was made for another impl and has no workspace; make one with model.new_cache")
-    return decode_attention(q, cache.k[layer], cache.v[layer], cache.lengths, workspace=cache.workspace)
+    o = decode_attention(
+        q, cache.k[layer], cache.v[layer], cache.lengths if lengths is None else lengths, k_new=k, v_new=v,
+        block_table=cache.block_table, workspace=cache.workspace,
+        engine=check_engine(None, q, False, 2) if invariant else None,
+    )  # fmt: skip
+    return cast(torch.Tensor, o)
 
 
 # What `impl` may be. "naive" keeps no cache, so it has no decode step: the whole sequence is recomputed.
@@ -85,45 +105,31 @@ def check_impl(impl: str) -> str:
     return impl
 
 
-def product(x, weight, bias=None):
-    """x weight^T + bias, as F.linear gives it: by oneDNN for float32 on a CPU that has it, without gradients.
-
-    x        (..., n_in)
-    weight   (n_out, n_in)  any strides: Conv1D brings a transposed view; nothing is copied or packed
-    bias     (n_out,) or None
-    returns  (..., n_out)
-
-    MKL, torch's own choice for float32, takes 1.1 to 1.9 times oneDNN's time on a CPU that is not Intel's. Only for one
-    row by a Conv1D weight is it ahead; in half precision torch chooses oneDNN itself.
-    """
-    by_onednn = x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled()
-    one_row = x.numel() == x.shape[-1]
-    if by_onednn and torch.backends.mkldnn.is_available() and (weight.is_contiguous() or not one_row):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
-
-
 class Conv1D(nn.Module):
     """x @ weight + bias, with the weight as GPT-2 checkpoints hold it: (n_in, n_out)."""
 
-    def __init__(self, n_in: int, n_out: int):
+    def __init__(self, n_in: int, n_out: int, invariant: bool = False):
         super().__init__()
+        self.product = invariant_product if invariant else product
         # Long columns lie in memory one by one: a CPU then takes 0.6 to 0.9 of the time, for the same numbers.
         self.weight = nn.Parameter(torch.empty(n_out, n_in).mT if n_in > n_out else torch.empty(n_in, n_out))
         self.bias = nn.Parameter(torch.empty(n_out))
 
     def forward(self, x):
-        return product(x, self.weight.mT, self.bias)
+        return self.product(x, self.weight.mT, self.bias)
 
 
 class Attention(nn.Module):
-    """Multi-head causal attention: without a cache of a whole sequence to itself, with one of new tokens to all."""
+    """Multi-head causal attention: without a cache of a whole sequence to itself, with one of new tokens to all.
 
-    def __init__(self, config: Config):
+    invariant  a token's bits with a cache depend on nothing but what it attends to, see GPT2
+    """
+
+    def __init__(self, config: Config, invariant: bool = False):
         super().__init__()
-        self.n_head = config.n_head
-        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd)
+        self.n_head, self.invariant = config.n_head, invariant
+        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd, invariant)
+        self.c_proj = Conv1D(config.n_embd, config.n_embd, invariant)
 
     def split(self, x):
         """x (B, M, E) -> q, k, v (B, H, M, D)"""
@@ -140,18 +146,33 @@ class Attention(nn.Module):
         q, k, v = self.split(x)
         return self.merge(causal(q, k, v))
 
-    def prefill(self, x, cache: StaticCache, layer: int, start: int):
+    def prefill(self, x, cache: Cache, layer: int, start: int):
         """M tokens of every sequence, x (B, M, E), that follow `start` cached ones -> (B, M, E)"""
+        if self.invariant:
+            return self.prefill_by_kernel(x, cache, layer, start)
         q, k, v = self.split(x)
         cache.write_span(layer, start, k, v)
         if start:
-            stop = start + x.shape[1]
-            k, v = cache.k[layer][:, :, :stop], cache.v[layer][:, :, :stop]
+            k, v = cache.read(layer, start + x.shape[1])
         return self.merge(causal(q, k, v))
 
-    def decode(self, x, cache: StaticCache, layer: int, slots, step):
+    def prefill_by_kernel(self, x, cache: Cache, layer: int, start: int):
+        """`prefill` by the decode step's own kernel, ROWS tokens at a time: a token then has the same bits by both."""
+        B, M, E = x.shape
+        cache.make_room(start + M)
+        qkv = self.c_attn(x).view(B, M, 3, self.n_head, E // self.n_head)
+        o = []
+        for low in range(0, M, ROWS):
+            q, k, v = qkv[:, low : low + ROWS].unbind(2)  # (B, up to ROWS, H, D) each
+            lengths = torch.full_like(cache.lengths, start + low + q.shape[1])
+            o.append(triton(q, cache, layer, k, v, lengths, invariant=True))
+        return self.c_proj(torch.cat(o, 1).reshape(B, M, E))
+
+    def decode(self, x, cache: Cache, layer: int, slots, step):
         """One token per sequence, x (B, E), whose rows go to the claimed slots; step is of DECODE_STEP -> (B, E)"""
         B, E = x.shape
         q, k, v = self.c_attn(x).view(B, 3, self.n_head, E // self.n_head).unbind(1)  # (B, H, D) each
+        if step is triton:  # one launch that writes and attends
+            return self.c_proj(triton(q, cache, layer, k, v, invariant=self.invariant).reshape(B, E))
         cache.write(layer, slots, k, v)
         return self.c_proj(step(q, cache, layer).reshape(B, E))

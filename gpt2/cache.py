@@ -1,5 +1,9 @@
 """The static KV cache: allocated once, written in place, never concatenated or copied by us."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 
 from ..reference.config import Config, ContextFull
@@ -9,14 +13,24 @@ class CacheMismatch(ValueError):
     """The cache was made for another batch, model, dtype or device than the call brings."""
 
 
-class StaticCache:
-    """K and V of B sequences with room for T tokens each; slot = position.
+def layers(count: int, shape, dtype, device) -> tuple[torch.Tensor, ...]:
+    """Memory for each layer, each a tensor of its own: a compiler that copies one then copies no other."""
+    return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(count))
 
-    k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
+
+class Cache(ABC):
+    """What the caches have in common: B sequences with room for `capacity` tokens each; slot = position.
+
+    k, v          per layer, in memory of the subclass's shape: heads are axis 1, head_dim is axis 3
     lengths       (B,) int32, on the device: tokens each sequence has in the cache
     host_lengths  the same numbers as Python ints, so that nothing is ever read back from the device
+    block_table   where a paged cache's slots lie; None where they lie in order
     workspace     what the triton impl needs beside the cache, allocated here once; None for the others
     """
+
+    k: Sequence[torch.Tensor]
+    v: Sequence[torch.Tensor]
+    block_table: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -24,38 +38,37 @@ class StaticCache:
         batch: int,
         capacity: int,
         *,
-        dtype=torch.float32,
-        device: str | torch.device = "cpu",
-        impl="sdpa",
+        dtype: torch.dtype,
+        device: str | torch.device,
+        impl: str,
+        new: int,
+        slots: int,
     ):
+        """new: tokens of a sequence that a call of the kernel may bring; slots: the capacity it sees, whole pages."""
         if batch < 1 or capacity < 1:
             raise ValueError(
                 f"a cache for {batch} sequences of {capacity} tokens holds nothing; both must be 1 or more"
             )
         if capacity > config.n_ctx:
             raise ContextFull(0, capacity, config.n_ctx, f"n_ctx {config.n_ctx}")
-        shape = (config.n_layer, batch, config.n_head, capacity, config.head_dim)
-        self.k = torch.empty(shape, dtype=dtype, device=device).unbind(0)
-        self.v = torch.empty(shape, dtype=dtype, device=device).unbind(0)
+        self.capacity = capacity
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
         self.rows = torch.arange(batch, device=device)
-        self.workspace = None
+        self.new, self.workspace = new, None
         if impl == "triton":
             from ..kernels.workspace import workspace
 
-            self.workspace = workspace(batch, config.n_head, capacity, config.head_dim, dtype, self.lengths.device)
+            self.workspace = workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
 
     @property
     def batch(self) -> int:
         return len(self.host_lengths)
 
-    @property
-    def capacity(self) -> int:
-        return self.k[0].shape[2]
-
     def set_lengths(self, lengths: list[int]):
         """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared.
+
+        The workspace is made good again too, should a launch have been interrupted.
 
         Raises ValueError unless there is one length per sequence, each 0..capacity.
         """
@@ -63,14 +76,25 @@ class StaticCache:
             raise ValueError(f"lengths are {lengths}; this cache takes {self.batch} of them, each 0..{self.capacity}")
         self.host_lengths = list(lengths)
         self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
+        if self.workspace is not None:
+            self.workspace.reset()
 
     def reset(self):
         """Forget every token, for a new run in the same memory."""
         self.set_lengths([0] * self.batch)
 
+    @contextmanager
+    def undone_if_interrupted(self, before: list[int]) -> Iterator[None]:
+        """Whatever ends the block early, Ctrl-C too, leaves the lengths `before` and no launch half done."""
+        try:
+            yield
+        except BaseException:
+            self.set_lengths(before)
+            raise
+
     def check_fits(self, config: Config, batch: int, dtype, device):
         """Raises CacheMismatch unless this cache is one for `batch` sequences of that model."""
-        layers, (B, H, _, D) = len(self.k), self.k[0].shape
+        layers, B, H, D = len(self.k), self.batch, self.k[0].shape[1], self.k[0].shape[3]
         if (layers, H, D) != (config.n_layer, config.n_head, config.head_dim):
             raise CacheMismatch(
                 f"the cache has {layers} layers, {H} heads, head_dim {D}; the model has {config.n_layer}, "
@@ -116,6 +140,47 @@ class StaticCache:
         self.host_lengths = [n + 1 for n in self.host_lengths]
         return slots
 
+    @abstractmethod
+    def make_room(self, stop: int):
+        """See to it that the slots of every sequence up to `stop` have memory."""
+
+    @abstractmethod
+    def write(self, layer: int, slots, k, v):
+        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
+
+    @abstractmethod
+    def write_span(self, layer: int, start: int, k, v):
+        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
+
+    @abstractmethod
+    def read(self, layer: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first n slots of every sequence, k, v (B, H, n, D); those from a sequence's length on are dead."""
+
+
+class StaticCache(Cache):
+    """K and V of B sequences with room for T tokens each, in memory of their own.
+
+    k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batch: int,
+        capacity: int,
+        *,
+        dtype=torch.float32,
+        device: str | torch.device = "cpu",
+        impl: str = "sdpa",
+        new: int = 1,
+    ):
+        super().__init__(config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, slots=capacity)
+        shape = (batch, config.n_head, capacity, config.head_dim)
+        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
+
+    def make_room(self, stop: int):
+        """Every slot has its memory from the start."""
+
     def write(self, layer: int, slots, k, v):
         """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
         rows = slice(None) if isinstance(slots, int) else self.rows
@@ -127,3 +192,7 @@ class StaticCache:
         stop = start + k.shape[2]
         self.k[layer][:, :, start:stop] = k
         self.v[layer][:, :, start:stop] = v
+
+    def read(self, layer: int, n: int):
+        """The first n slots of every sequence where they lie, k, v (B, H, n, D); those from its length on are dead."""
+        return self.k[layer][:, :, :n], self.v[layer][:, :, :n]

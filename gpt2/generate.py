@@ -9,7 +9,8 @@ import torch
 
 from ..reference.config import ContextFull
 from . import sampling
-from .cache import StaticCache
+from .cache import Cache
+from .graph import default_step
 from .model import GPT2, check_chunk, pad
 from .stream import Writer
 
@@ -33,8 +34,16 @@ class Completion:
 class Cached:
     """The next token's logits from a KV cache: prefill once, then one decode step per token."""
 
-    def __init__(self, model: GPT2, cache: StaticCache, chunk: int | None = None):
+    def __init__(
+        self,
+        model: GPT2,
+        cache: Cache,
+        chunk: int | None = None,
+        step: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        """step: how to decode, ids (B,) -> logits (B, V); None takes the model's default."""
         self.model, self.cache, self.chunk = model, cache, chunk
+        self._step = default_step(model, cache) if step is None else step
 
     def prefill(self, prompts: Sequence[Sequence[int]]):
         """B prompts, from an empty cache -> logits (B, V)"""
@@ -43,7 +52,7 @@ class Cached:
 
     def step(self, ids):
         """The newest token of each row, (B,) on the device -> logits (B, V)"""
-        return self.model.decode(ids, self.cache)
+        return self._step(ids)
 
 
 class Uncached:
@@ -170,7 +179,7 @@ def generate(
     stream: Callable[[int, int | None, str], None] | None = None,
     kv_cache: bool = True,
     chunk: int | None = None,
-    cache: StaticCache | None = None,
+    cache: Cache | None = None,
     first_row: int = 0,
 ) -> list[Completion]:
     """Continue prompts of any lengths, as one batch.

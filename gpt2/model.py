@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull
-from .attention import DECODE_STEP, Attention, Conv1D, check_impl, product
-from .cache import StaticCache
+from .attention import DECODE_STEP, Attention, Conv1D, check_impl
+from .cache import Cache, StaticCache
+from .paged import PagedCache
+from .products import ROWS, invariant_gelu, invariant_product, product
 from .tokenizer import Tokenizer
 
 WHOLE = (torch.int64, torch.int32)
@@ -43,23 +45,24 @@ def table(rows: int, width: int) -> nn.Embedding:
 
 
 class MLP(nn.Module):
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, invariant: bool = False):
         super().__init__()
-        self.c_fc = Conv1D(config.n_embd, config.n_inner)
-        self.c_proj = Conv1D(config.n_inner, config.n_embd)
+        self.c_fc = Conv1D(config.n_embd, config.n_inner, invariant)
+        self.c_proj = Conv1D(config.n_inner, config.n_embd, invariant)
+        self.gelu = invariant_gelu if invariant else F.gelu
         self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
     def forward(self, x):
-        return self.c_proj(F.gelu(self.c_fc(x), approximate=self.approximate))
+        return self.c_proj(self.gelu(self.c_fc(x), approximate=self.approximate))
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, invariant: bool = False):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = Attention(config)
+        self.attn = Attention(config, invariant)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = MLP(config)
+        self.mlp = MLP(config, invariant)
 
     def forward(self, x, attend):
         """x (B, M, E), or (B, E) in a decode step; attend is this block's attention, bound to the cache it reads."""
@@ -72,16 +75,22 @@ class GPT2(nn.Module):
 
     Call it on ids (B, T) for logits (B, T, V) without a cache; `prefill` and `decode` are the cached way.
     `tokenizer` is the checkpoint's own where it has one.
+
+    invariant=True, for the impl triton, makes each row of logits by `prefill` and `decode` a function of that
+    sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at once.
+    Calls without a cache keep torch's own attention, and its bits. Held to in float32 and float64 on a CPU; what it
+    costs is told in products.py.
     Source: Radford et al. 2019 and its published code: LayerNorm first, tanh GELU, learned positions, tied head.
     """
 
-    def __init__(self, config: Config, impl: str = "sdpa"):
+    def __init__(self, config: Config, impl: str = "sdpa", invariant: bool = False):
         super().__init__()
-        self.config, self.impl = config, check_impl(impl)
+        self.config, self.invariant = config, invariant
+        self.impl = self.fitting_impl(impl)
         self.tokenizer: Tokenizer | None = None
         self.wte = table(config.n_vocab, config.n_embd)
         self.wpe = table(config.n_ctx, config.n_embd)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config, invariant) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.lm_head = None if config.tie_word_embeddings else table(config.n_vocab, config.n_embd)
 
@@ -97,16 +106,34 @@ class GPT2(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.wte.weight.dtype
 
+    def fitting_impl(self, impl: str) -> str:
+        """impl, if there is one of that name and this model can decode by it; raises ValueError if not."""
+        if self.invariant and check_impl(impl) != "triton":
+            raise ValueError(
+                f"impl {impl!r} came with invariant=True, which only 'triton' can keep; choose that, or load without it"
+            )
+        return check_impl(impl)
+
     def with_impl(self, impl: str) -> "GPT2":
         """This model, its weights shared, with a decode step of another impl."""
         twin = copy.copy(self)
-        twin.impl = check_impl(impl)
+        twin.impl = self.fitting_impl(impl)
         return twin
 
-    def new_cache(self, batch: int, capacity: int | None = None) -> StaticCache:
-        """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx)."""
+    def new_cache(self, batch: int, capacity: int | None = None, page: int | None = None) -> Cache:
+        """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx).
+
+        page  slots of a page, for a cache in pages; None for one whose slots lie in order
+        """
         capacity = self.config.n_ctx if capacity is None else capacity
-        return StaticCache(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl)
+        new = ROWS if self.invariant else 1  # tokens that one call of the kernel brings
+        if page is None:
+            return StaticCache(
+                self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new
+            )
+        return PagedCache(
+            self.config, batch, capacity, page=page, dtype=self.dtype, device=self.device, impl=self.impl, new=new
+        )
 
     def hidden(self, ids):
         """ids (B, T) -> the last block's output after ln_f (B, T, E). No cache.  Raises ContextFull past n_ctx."""
@@ -121,7 +148,7 @@ class GPT2(nn.Module):
     def logits(self, x):
         """x (..., E) after ln_f -> logits (..., V)"""
         head = self.wte if self.lm_head is None else self.lm_head
-        return product(x, head.weight)
+        return invariant_product(x, head.weight) if self.invariant else product(x, head.weight)
 
     def forward(self, ids):
         """ids (B, T) int -> logits (B, T, V).  Raises ValueError for a wrong id, ContextFull past n_ctx."""
@@ -141,7 +168,7 @@ class GPT2(nn.Module):
         return F.cross_entropy(logits.mT, ids[:, 1:].long(), reduction=reduction)
 
     @torch.no_grad()
-    def prefill(self, prompts: Sequence[Sequence[int]], cache: StaticCache, chunk: int | None = None):
+    def prefill(self, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int | None = None):
         """Run prompts of any lengths through the model and fill the cache with them.
 
         prompts  B sequences of token ids, each at least one long; a shorter one is padded on the right, where causal
@@ -160,19 +187,20 @@ class GPT2(nn.Module):
         start = cache.check_room(longest)
         ids = pad(prompts, longest).to(self.device)
         last = torch.empty(len(prompts), self.config.n_embd, dtype=self.dtype, device=self.device)
-        for low in range(0, longest, chunk or longest):
-            x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
-            high = low + x.shape[1]
-            x = x + self.wpe.weight[start + low : start + high]
-            for layer, block in enumerate(self.blocks):
-                x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
-            done = [b for b, n in enumerate(counts) if low < n <= high]
-            last[done] = x[done, [counts[b] - 1 - low for b in done]]
+        with cache.undone_if_interrupted(cache.host_lengths):
+            for low in range(0, longest, chunk or longest):
+                x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
+                high = low + x.shape[1]
+                x = x + self.wpe.weight[start + low : start + high]
+                for layer, block in enumerate(self.blocks):
+                    x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
+                done = [b for b, n in enumerate(counts) if low < n <= high]
+                last[done] = x[done, [counts[b] - 1 - low for b in done]]
         cache.set_lengths([start + n for n in counts])
         return self.logits(self.ln_f(last))
 
     @torch.no_grad()
-    def decode(self, ids, cache: StaticCache):
+    def decode(self, ids, cache: Cache):
         """One decode step: a new token per sequence attends to everything cached so far, itself included.
 
         ids      (B,) int64 or int32, on the model's device; not held against the vocabulary, which would read them back
@@ -191,11 +219,13 @@ class GPT2(nn.Module):
                 "one id per sequence"
             )
         cache.check_fits(self.config, ids.shape[0], self.dtype, self.device)
+        before = cache.host_lengths
         slots = cache.claim()
-        x = self.wte(ids) + self.wpe.weight[slots]  # (B, E)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
-        return self.logits(self.ln_f(x))
+        with cache.undone_if_interrupted(before):
+            x = self.wte(ids) + self.wpe.weight[slots]  # (B, E)
+            for layer, block in enumerate(self.blocks):
+                x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
+            return self.logits(self.ln_f(x))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""

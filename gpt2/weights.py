@@ -30,6 +30,7 @@ def load(
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
     impl: str = "sdpa",
+    invariant: bool = False,
 ) -> GPT2:
     """A GPT-2 ready to decode, with its tokenizer where it has one.
 
@@ -40,6 +41,7 @@ def load(
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
     impl    how the decode step attends: naive, eager, sdpa or triton
+    invariant  the same bits in any batch, order, page and chunk, at some cost: see GPT2; for impl "triton"
 
     Raises CheckpointError or ConfigError for what is no GPT-2, HubError for what the hub does not give, ValueError for
     an unknown name, dtype, device or impl.
@@ -54,9 +56,9 @@ def load(
     if isinstance(path, str):
         config = random_config(path)
         tensors = ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
-        return build(config, tensors, gpt2_tokenizer(), dtype, device, impl)
+        return build(config, tensors, gpt2_tokenizer(), dtype, device, impl, invariant)
     config, tensors, tokenizer = open_checkpoint(path)
-    return build(config, tensors, tokenizer, dtype, device, impl)
+    return build(config, tensors, tokenizer, dtype, device, impl, invariant)
 
 
 def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]], Tokenizer | None]:
@@ -100,7 +102,9 @@ def checkpoint(name: str | Path) -> Path | str:
     raise ValueError(f"no model {str(name)!r}: it is no folder, no file and none of {', '.join(known)}{hint}")
 
 
-def build(config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str) -> GPT2:
+def build(
+    config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str, invariant: bool = False
+) -> GPT2:
     """A model of this config with (name, tensor) pairs put in place, each converted on its way.
 
     The first tensor is asked for before the model's memory is: a checkpoint has been checked against its config by
@@ -109,7 +113,7 @@ def build(config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, i
     tensors = iter(tensors)
     first = next(tensors)
     with torch.device("meta"):
-        model = GPT2(config, impl)
+        model = GPT2(config, impl, invariant)
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
     model.tokenizer = tokenizer
     place = dict(model.named_parameters())

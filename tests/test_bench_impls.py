@@ -1,62 +1,54 @@
-"""A replayed graph is a source like any other: its logits, its host's count, its room."""
-
-from contextlib import nullcontext
-from types import SimpleNamespace
+"""A source whose steps are replays of a graph is like any other: its logits, its host's count, its room."""
 
 import numpy as np
 import pytest
 import torch
+from gpt2_models import random_prompts, small_model
 
-from kvproof.bench.measure.impls import GraphReplay, forced_logits, torch_source
-from kvproof.gpt2 import ContextFull, load
+from kvproof.bench.measure.impls import forced_logits, torch_source
+from kvproof.gpt2 import ContextFull
 from kvproof.gpt2.generate import Cached
+from kvproof.gpt2.graph import GraphStep, Recording
 
-PROMPTS = [[5, 6, 7], [8, 9]]
-
-
-class FakeGraph:
-    """Replays a step as CUDA would: into the memory of the recorded one, and without the host's Python."""
-
-    def bind(self, replay: GraphReplay):
-        self.owner = replay
-        return self
-
-    def replay(self):
-        cache = self.owner.cache
-        host = cache.host_lengths
-        self.owner.logits.copy_(self.owner.source.step(self.owner.ids))
-        cache.host_lengths = host
+PROMPTS = random_prompts(61, [3, 2])
 
 
-@pytest.fixture
-def replay(monkeypatch) -> GraphReplay:
-    """A replayed eager source of tiny, with a graph that needs no GPU."""
-    model = load("tiny", impl="eager")
-    source = GraphReplay(Cached(model, model.new_cache(2, 6)))
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    for name, fake in {
-        "Stream": lambda: stream,
-        "current_stream": lambda: stream,
-        "stream": lambda _: nullcontext(),
-        "CUDAGraph": lambda: FakeGraph().bind(source),
-        "graph": lambda _: nullcontext(),
-    }.items():
-        monkeypatch.setattr(torch.cuda, name, fake)
-    return source
+def tape(work) -> Recording:
+    """Stands in for CUDA: a replay does the work again, into the recorded memory."""
+    result = work()
+    return Recording(lambda: result.copy_(work()), result)
 
 
-def test_a_replayed_step_gives_the_logits_of_the_step_it_recorded(replay):
+def sources():
+    """A replayed source of a one-headed model, and one of the same model that is not."""
+    model = small_model(1, 4)[0].with_impl("triton")
+    cache = model.new_cache(2, 6)
+    return Cached(model, cache, step=GraphStep(model, cache, tape)), torch_source(model, 2, 6)
+
+
+def test_a_replayed_source_gives_the_logits_of_one_that_is_not():
+    replayed, plain = sources()
     forced = np.array([[1, 2, 3, 4], [4, 3, 2, 1]])
-    want = forced_logits(torch_source(replay.source.model, 2, 6), PROMPTS, forced)
+    want = forced_logits(plain, PROMPTS, forced)
     for _ in range(2):  # the second run replays the first one's graph
-        assert np.array_equal(forced_logits(replay, PROMPTS, forced), want)
-        assert replay.cache.host_lengths == replay.cache.lengths.tolist() == [6, 5]
+        assert np.array_equal(forced_logits(replayed, PROMPTS, forced), want)
+        assert replayed.cache.host_lengths == replayed.cache.lengths.tolist() == [6, 5]
 
 
-def test_a_replay_past_the_cache_is_refused_before_it_is_launched(replay):
-    replay.prefill(PROMPTS)
-    for _ in range(3):
-        replay.step(torch.tensor([1, 2]))
+def test_a_replay_past_the_cache_is_refused_before_it_is_launched():
+    replayed, _ = sources()
+    replayed.prefill(PROMPTS)
+    replayed.cache.set_lengths([6, 5])
     with pytest.raises(ContextFull):
-        replay.step(torch.tensor([1, 2]))
-    assert replay.cache.lengths.tolist() == [6, 5]
+        replayed.step(torch.tensor([1, 2]))
+    assert replayed.cache.lengths.tolist() == [6, 5]
+
+
+def test_a_graph_is_recorded_only_where_it_is_asked_for(monkeypatch):
+    recorded = []
+    monkeypatch.setattr(GraphStep, "__call__", lambda step, ids: recorded.append(ids))
+    model, ids = small_model(1, 4)[0].with_impl("triton"), torch.tensor([1, 2])
+    torch_source(model, 2, 6, graph=True).step(ids)
+    assert recorded == [ids]
+    torch_source(model, 2, 6).step(ids)
+    assert recorded == [ids]

@@ -251,6 +251,28 @@ def test_the_kernel_refuses_a_cache_without_a_workspace(device):
         model.with_impl("triton").decode(torch.tensor([1], device=device), cache)
 
 
+@pytest.mark.parametrize("page", [None, 2])
+@pytest.mark.parametrize("work", ["prefill", "decode"])
+@pytest.mark.parametrize("how", [KeyboardInterrupt, RuntimeError])
+def test_what_ends_a_pass_early_leaves_the_cache_as_it_was(how, work, page, monkeypatch):
+    model = small_model(2, 16)[0].with_impl("triton")
+    cache = model.new_cache(2, 8, page)
+    cache.set_lengths([4, 4])
+
+    def end(*args, **kwargs):
+        cache.workspace.counters.fill_(1)
+        cache.workspace.fault.fill_(1)
+        raise how
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.blocks[1].mlp, "forward", end)
+        patch.setitem(DECODE_STEP, "triton", lambda q, *rest: q)
+        with pytest.raises(how):
+            model.decode(torch.tensor([1, 2]), cache) if work == "decode" else model.prefill([[1], [2]], cache)
+    assert cache.host_lengths == cache.lengths.tolist() == [4, 4]
+    assert not any(x.any() for x in (cache.workspace.counters, cache.workspace.fault, cache.workspace.begun))
+
+
 def test_eager_scales_before_float16_can_overflow():
     model = small_model(2, 64, "float16")[0].with_impl("eager")
     cache = model.new_cache(1, 20)

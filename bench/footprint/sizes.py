@@ -178,8 +178,9 @@ def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, 
     if kind == "triton":
         from ...kernels.workspace import max_splits  # imports torch
 
-        sums = 8 if dtype == "float64" else 4
-        parts["workspace"] = sums * batch * shape.n_head * max_splits(capacity) * (shape.head_dim + 2)
+        sums, queries = 8 if dtype == "float64" else 4, batch * shape.n_head
+        tags = 2 * 4 * queries * max_splits(capacity) + 4 * queries + 4  # and a counter per query, and the fault flag
+        parts["workspace"] = sums * queries * max_splits(capacity) * (shape.head_dim + 2) + tags
     scales = per_token * slots * SCALE if dtype == "int8" else 0
     return {"kv": per_token * slots * shape.head_dim * ITEMSIZE[dtype], "scales": scales} | parts
 

@@ -9,12 +9,12 @@ import torch
 
 from ... import reference
 from ...gpt2 import GPT2, Config, load
-from ...gpt2.generate import Cached, check_fit
+from ...gpt2.generate import check_fit
 from ...gpt2.weights import checkpoint
 from ...reference.parity import LOGIT_BARS
 from . import peers
 from .gate import HALF_SLACK, Truth, Verdict, ask_oracle, attention_faults, judge
-from .impls import GraphReplay, Oracle, Source, forced_logits, torch_source
+from .impls import Oracle, Source, forced_logits, torch_source
 from .machine import count_launches
 from .timing import Run, timed_greedy
 
@@ -86,9 +86,7 @@ class Contest:
         if impl in peers.PEERS:
             return peers.peer_source(impl, self.models.name, dtype, self.device, batch, self.capacity)
         model = self.models.torch(dtype).with_impl(impl)
-        if self.graph and impl == "triton":
-            return GraphReplay(Cached(model, model.new_cache(batch, self.capacity)))
-        return torch_source(model, batch, self.capacity)
+        return torch_source(model, batch, self.capacity, graph=self.graph and impl == "triton")
 
     def source(self, impl: str) -> Source:
         """The one source of this impl that is judged, timed, and judged again."""

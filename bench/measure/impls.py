@@ -1,6 +1,7 @@
 """Every impl behind one face: prefill the prompts, then one step per token, logits out each time."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from ... import reference
 from ...gpt2 import GPT2, Config
 from ...gpt2.generate import Cached, Uncached
+from ...gpt2.graph import GraphStep
 from ...reference.cache import ContiguousCache
-from ...reference.config import ContextFull
 
 
 class Source(Protocol):
@@ -44,53 +45,15 @@ class Oracle:
         return torch.from_numpy(reference.forward(ids.numpy()[:, None], self.params, self.config, self.cache)[:, 0])
 
 
-class GraphReplay:
-    """A cached source whose decode step is captured as a CUDA graph by the first prefill and replayed from then on.
+def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False) -> Source:
+    """The torch model's own way to decode, for `batch` sequences of up to `capacity` tokens.
 
-    Only the impl "triton" can be: its grid is fixed by the capacity and it reads lengths on the device, whereas eager
-    and sdpa slice the cache by numbers the host knows.
+    graph  its decode steps are replays of a CUDA graph, recorded by the first; without, each is launched by Python
     """
-
-    def __init__(self, source: Cached):
-        self.source, self.cache = source, source.cache
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def prefill(self, prompts):
-        logits = self.source.prefill(prompts)
-        if self.graph is None:
-            self._capture(list(self.cache.host_lengths))
-        return logits
-
-    def step(self, ids):
-        assert self.graph is not None, "prefill records the graph"
-        lengths = self.cache.host_lengths
-        if max(lengths) >= self.cache.capacity:
-            raise ContextFull(max(lengths), 1, 0, f"the cache's {self.cache.capacity} slots")
-        self.ids.copy_(ids)
-        self.graph.replay()
-        self.cache.host_lengths = [n + 1 for n in lengths]
-        return self.logits.clone()  # the next replay writes over it
-
-    def _capture(self, lengths: list[int]):
-        """Record one step. It is run first to compile and to allocate; the cache is then as it was."""
-        self.ids = torch.zeros(len(lengths), dtype=torch.long, device=self.cache.lengths.device)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.source.step(self.ids)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.cache.set_lengths(lengths)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.logits = self.source.step(self.ids)
-        self.cache.set_lengths(lengths)  # recording moved the host's count, and nothing on the device
-
-
-def torch_source(model: GPT2, batch: int, capacity: int) -> Source:
-    """The torch model's own way to decode, for `batch` sequences of up to `capacity` tokens."""
     if model.impl == "naive":
         return Uncached(model, capacity)
-    return Cached(model, model.new_cache(batch, capacity))
+    cache = model.new_cache(batch, capacity)
+    return Cached(model, cache, step=GraphStep(model, cache) if graph else partial(model.decode, cache=cache))
 
 
 def forced_logits(source: Source, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:

@@ -1,0 +1,158 @@
+"""The paged KV cache: pages shared by all sequences, handed out when a token needs one and given back."""
+
+import numpy as np
+import torch
+
+from ..reference.config import Config, ContextFull
+from .cache import Cache, layers
+
+
+class PagedCache(Cache):
+    """K and V of B sequences in pages: slot t of sequence b lies in page block_table[b, t // page], at t % page.
+
+    k, v          per layer (P, H, page, D), shared by all sequences
+    block_table   (B, max_pages) int32, on the device, written in place; -1 where no page has been given
+    host_table    the same numbers as lists of Python ints, only those given
+    free_pages    pages that no sequence has; the last is the next to be given
+
+    Free pages start in a shuffled order (by `seed`), so that nobody comes to rely on neighbours being neighbours.
+    The rest is as in Cache, of which any call that needs more pages than are free raises ContextFull before
+    anything changes. The decode kernel reads pages where they lie; `read` copies, for what cannot.
+    Source: Kwon et al. 2023 (arXiv:2309.06180).
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        batch: int,
+        capacity: int,
+        *,
+        page: int = 16,
+        pages: int | None = None,
+        seed: int = 0,
+        dtype=torch.float32,
+        device: str | torch.device = "cpu",
+        impl: str = "sdpa",
+        new: int = 1,
+    ):
+        """Room for `batch` sequences of up to `capacity` tokens, in `pages` pages (default: enough for all of them).
+
+        Raises ValueError for a size below 1, ContextFull past n_ctx.
+        """
+        max_pages = -(-capacity // max(page, 1))
+        pages = batch * max_pages if pages is None else pages
+        if min(batch, capacity, page, pages) < 1:
+            raise ValueError(
+                f"a cache for {batch} sequences of {capacity} tokens, in {pages} pages of {page}, holds nothing; all "
+                "must be 1 or more"
+            )
+        super().__init__(
+            config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, slots=max_pages * page
+        )
+        self.page = page
+        shape = (pages, config.n_head, page, config.head_dim)
+        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
+        self.block_table: torch.Tensor = torch.full((batch, max_pages), -1, dtype=torch.int32, device=device)
+        self.host_table: list[list[int]] = [[] for _ in range(batch)]
+        self.free_pages: list[int] = np.random.default_rng(seed).permutation(pages).tolist()
+
+    def pages_of(self, n: int) -> int:
+        """How many pages n tokens take."""
+        return -(-n // self.page)
+
+    def set_lengths(self, lengths: list[int]):
+        """Say how many tokens each sequence has. Pages beyond them are given back; lacking ones are handed out.
+
+        Raises ValueError unless there is one length per sequence, each 0..capacity; ContextFull if pages run out.
+        """
+        if len(lengths) == self.batch and all(0 <= n <= self.capacity for n in lengths):
+            self.hand_out(lengths, give_back=True)
+        super().set_lengths(lengths)
+
+    def free(self, b: int):
+        """Forget sequence b and give its pages back. The others keep theirs."""
+        self.set_lengths([0 if row == b else n for row, n in enumerate(self.host_lengths)])
+
+    def hand_out(self, lengths: list[int], *, give_back: bool = False):
+        """Give every sequence the pages that so many tokens take and, if asked, take back those it has beyond them.
+
+        Raises ContextFull, before anything changes, if too few are free.
+        """
+        needs = [self.pages_of(n) for n in lengths]
+        moves = [need - len(table) for need, table in zip(needs, self.host_table, strict=True)]
+        returned = -sum(move for move in moves if move < 0) if give_back else 0
+        if sum(move for move in moves if move > 0) > len(self.free_pages) + returned:
+            past = max(self.host_lengths)
+            raise ContextFull(past, max(lengths) - past, self.fitting(), f"the {len(self.free_pages)} free pages")
+        if give_back:
+            for need, table in zip(needs, self.host_table, strict=True):
+                self.free_pages.extend(table[need:])
+                del table[need:]
+        for need, table in zip(needs, self.host_table, strict=True):
+            while len(table) < need:
+                table.append(self.free_pages.pop())
+        if any(move > 0 or (give_back and move < 0) for move in moves):
+            width = self.block_table.shape[1]
+            rows = [table + [-1] * (width - len(table)) for table in self.host_table]
+            self.block_table.copy_(torch.tensor(rows, dtype=torch.int32))
+
+    def fitting(self) -> int:
+        """How many more tokens the free pages take, the same number in every sequence, capacity apart."""
+
+        def lacking(fit: int) -> int:
+            rows = zip(self.host_lengths, self.host_table, strict=True)
+            return sum(max(0, self.pages_of(n + fit) - len(table)) for n, table in rows)
+
+        fit = 0
+        while fit < self.capacity and lacking(fit + 1) <= len(self.free_pages):
+            fit += 1
+        return fit
+
+    def check_room(self, tokens: int) -> int:
+        """The slot at which `tokens` more may be prefilled.  Raises ContextFull or CacheMismatch if they may not.
+
+        Prompts of different lengths are prefilled padded to the longest: each takes the pages of that one, and gives
+        back what it did not fill when its length is set.
+        """
+        start = super().check_room(tokens)
+        if tokens > self.fitting():
+            raise ContextFull(start, tokens, self.fitting(), f"the {len(self.free_pages)} free pages")
+        return start
+
+    def claim(self):
+        """As in Cache; a sequence whose last page is full is given another."""
+        if max(self.host_lengths) < self.capacity:
+            self.hand_out([n + 1 for n in self.host_lengths])
+        return super().claim()
+
+    def make_room(self, stop: int):
+        """Give every sequence the pages of its slots up to `stop`.  Raises ContextFull, before anything changes."""
+        self.hand_out([max(n, stop) for n in self.host_lengths])
+
+    def write(self, layer: int, slots, k, v):
+        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
+        column = slots // self.page
+        pages = self.block_table[:, column] if isinstance(slots, int) else self.block_table[self.rows, column]
+        self.k[layer][pages, :, slots % self.page] = k
+        self.v[layer][pages, :, slots % self.page] = v
+
+    def write_span(self, layer: int, start: int, k, v):
+        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
+        stop = start + k.shape[2]
+        self.make_room(stop)
+        slots = torch.arange(start, stop, device=self.rows.device)
+        pages, offset = self.block_table[:, slots // self.page], slots % self.page  # (B, M), (M,)
+        self.k[layer][pages, :, offset] = k.transpose(1, 2)  # (B, M, H, D)
+        self.v[layer][pages, :, offset] = v.transpose(1, 2)
+
+    def read(self, layer: int, n: int):
+        """Copies of the first n slots of every sequence, k, v (B, H, n, D), for impls that cannot read pages: slow.
+
+        Slots from a sequence's length on are dead: where it has no page they are another's.
+        """
+        table = self.block_table[:, : self.pages_of(n)]  # -1, no page, reads the last one
+        B, pages = table.shape
+        k, v = (a[layer][table].transpose(1, 2) for a in (self.k, self.v))  # (B, H, pages, page, D)
+        H, _, D = self.k[layer].shape[1:]
+        k, v = (a.reshape(B, H, pages * self.page, D) for a in (k, v))
+        return k[:, :, :n], v[:, :, :n]
