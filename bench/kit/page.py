@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from ..limit.compare import compare, in_words, measured_by_kit
 from ..show.page import bullets, code, details, page, prose, section, table
 
 QUANTILES = ("median_us", "p20_us", "p80_us")
@@ -19,7 +20,10 @@ def render(state: dict) -> str:
     whole = [record for entry in parts.values() for record in entry.get("records", []) if "cell" in record]
     words = [*trouble(parts), *test_words(parts), *accuracy(attention)]
     if not state["rehearsed"]:  # an emulated kernel has no speed to compare
-        words += [*attention_words(attention), *decode_words(whole)]
+        gpu = state["environment"].get("gpu")
+        name = gpu["name"] if isinstance(gpu, dict) else state["environment"]["device"]
+        predicted = in_words(compare(measured_by_kit(attention, name)))
+        words += [*attention_words(attention), *decode_words(whole), *predicted]
     return page(
         title,
         *([prose(REHEARSED, class_="lead")] if state["rehearsed"] else []),
