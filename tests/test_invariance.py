@@ -14,7 +14,10 @@ from kvproof.kernels.decode_attention import decode_attention
 from kvproof.kernels.launches import throughput_first
 from kvproof.kernels.workspace import FIRST
 
-ENGINES = [("vector", "float16"), ("vector", "float32"), ("vector", "float64"), ("tensor", "float16")]
+ENGINES = [
+    ("vector", "float16"), ("vector", "float32"), ("tensor", "float16"),
+    pytest.param("vector", "float64", marks=pytest.mark.exhaustive),
+]  # fmt: skip
 each_engine = pytest.mark.parametrize(("engine", "dtype"), ENGINES)
 H, H_KV, D, PAGE = 2, 1, 16, 48
 LENGTHS = (300, 3, 129, 64, 0, 1, 128, 257)

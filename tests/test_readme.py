@@ -53,7 +53,7 @@ def test_the_two_window_excerpt_stands_in_both_files():
     windows = re.search(r"```python\n(.*?)```", README, re.S)
     assert windows
     for name, rows in (("reference", 0), ("kernels", 1)):
-        lines = [line.strip() for line in (ROOT / name / "decode_attention.py").read_text().splitlines()]
+        lines = [line.strip() for line in (ROOT / name / "vector_engine.py").read_text().splitlines()]
         column = [re.split(r"  \|  ?", row + "  |  ")[rows].strip() for row in windows[1].splitlines()[1:]]
         column = [row for row in column if row]
         assert len(column) > 8
@@ -61,7 +61,9 @@ def test_the_two_window_excerpt_stands_in_both_files():
         assert not missing
 
 
-@pytest.mark.parametrize("page", ["README.md", "bench/judge/README.md", "kernels/ptx/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "bench/judge/README.md", *(f"kernels/{x}README.md" for x in ("", "ladder/", "ptx/"))]
+)
 def test_every_file_that_a_readme_names_exists(page):
     names = re.findall(r"\]\((?!http)((?:\.\./)*\w[\w./-]*)\)", (ROOT / page).read_text(encoding="utf-8"))
     assert names
