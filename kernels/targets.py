@@ -1,155 +1,103 @@
-"""Compile the decode kernels ahead of time for named GPUs, and read what the compiler made of them.
+"""Compile what ships ahead of time for named GPUs, read what the compiler made of it, and hold it to its gates.
 
-    python -m kvproof.kernels.targets                      a table of every target, dtype and head_dim that CI holds
-    python -m kvproof.kernels.targets --sm 90 --dtype float16 --head-dim 64 80
+    python -m kvproof.kernels.targets            every variant for every target, beside the committed table
+    python -m kvproof.kernels.targets --write    the same, into that table
+    python -m kvproof.kernels.targets --variants vector-fp16 tensor-fp16 --targets sm_90
 
-Needs no GPU. What is compiled is what `decode_attention` launches: the same arguments, tile and warps, from
-`launches`. Registers, stack and local memory are cuobjdump's; the rest is counted in nvdisasm's listing of the cubin.
+Needs no GPU. What is compiled is what `decode_attention` launches: the same arguments, tiles and warps, from
+`launches`. Instructions that a launch executes are counted by the PTX machine, one sequence and one KV head, for sm_90.
+
+Exit codes: 0 all gates hold and the table is as committed; 1 not so; 2 the command does not fit.
 """
 
 import argparse
-import re
-import subprocess
-import tempfile
-from pathlib import Path
-from typing import Any, NamedTuple
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from typing import Any
 
 import torch
-import triton
 
-from .decode_attention import Launch, launches
-from .ptx.compile import compile
-from .workspace import workspace
+from .gates import GATES, MISSED, TABLE, Row, broken, read_table, table
+from .machine_code import TOOLS
+from .ptx.compile import TARGETS
+from .readings import AMD, LENGTHS, compile_launch, count_executed, example_launches, read_amd, read_cuda
+from .variants import VARIANTS
 
-SM = (75, 80, 90, 100)
-HEAD_DIMS = (32, 64, 128)
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-TYPES = {
-    torch.float16: "fp16",
-    torch.bfloat16: "bf16",
-    torch.float32: "fp32",
-    torch.float64: "fp64",
-    torch.int32: "i32",
-}
+__all__ = ["TOOLS", "VARIANTS", "compile_launch", "example_launches", "main", "measure"]
 
 
-class Report(NamedTuple):
-    """What one kernel costs on one target, per thread unless said otherwise."""
-
-    sm: int
-    kernel: str
-    dtype: str
-    head_dim: int
-    tile: str  # R x ROWS cache rows in flight, by so many warps
-    registers: int
-    stack: int  # bytes
-    local: int  # bytes
-    spills: int  # instructions that store to or load from local memory, anywhere in the kernel
-    barriers: int  # in the main loop
-    shuffles: int  # in the main loop
-    loads: tuple[int, ...]  # bits of each load of the main loop
-    instructions: int  # of the main loop
+def task(work: tuple[str, str]) -> tuple[str, str, Any]:
+    """A row of the table, or figures for one: what a process of its own does. "n=128" stands for a target."""
+    name, target = work
+    torch.set_num_threads(1)
+    if target.startswith("n="):
+        return name, target, count_executed(name, int(target[2:]))
+    return name, target, read_amd(name) if target == AMD else read_cuda(name, int(target[3:]))
 
 
-def example_launches(dtype: torch.dtype, head_dim: int, T: int = 1024) -> list[Launch]:
-    """The launches of a (2, 3, T, head_dim) cache, on tensors that have shapes and strides but no memory."""
-    B, H = 2, 3
-    q, out = (torch.empty(B, H, head_dim, dtype=dtype, device="meta") for _ in range(2))
-    k, v = (torch.empty(B, H, T, head_dim, dtype=dtype, device="meta") for _ in range(2))
-    lengths = torch.empty(B, dtype=torch.int32, device="meta")
-    parts = workspace(B, H, T, head_dim, dtype, "meta")
-    return launches(q, k, v, lengths, head_dim**-0.5, out, None, parts)
+def measure(variants: list[str], targets: list[str], processes: int = 2) -> list[Row]:
+    """The rows of these variants on these targets, in their order."""
+    executed = [f"n={n}" for n in reversed(LENGTHS)] if "sm_90" in targets else []
+    work = [(name, target) for target, name in product([*executed, *targets], variants)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        told = {(name, target): x for name, target, x in pool.map(task, work)}
+    rows = [told[name, target] for name in variants for target in targets]
+    return [
+        row._replace(**{k: x for n in executed for k, x in told[row.variant, n].items()})
+        if row.target == "sm_90"
+        else row
+        for row in rows
+    ]
 
 
-def compile_launch(launch: Launch, sm: int) -> dict[str, Any]:
-    """One launch compiled for compute capability sm / 10: its "ttir", "ttgir", "llir" and "ptx" texts and its "cubin".
-
-    Raises BackendError under the interpreter, which has nothing to compile.
-    """
-    return compile(launch.kernel, (), launch.arguments | launch.options, f"sm_{sm}").asm
-
-
-def disassemble(cubin: bytes) -> tuple[list[str], list[str], dict[str, int]]:
-    """A cubin -> its instructions, those of its main loop, and its REG, STACK and LOCAL."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        listing, usage = (
-            subprocess.run([TOOLS / tool, flag, file.name], capture_output=True, text=True, check=True).stdout
-            for tool, flag in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
-        )
-    instructions, labels = [], {}
-    for line in listing.splitlines():
-        if label := re.match(r"(\.L_x_\d+):", line.strip()):
-            labels[label[1]] = len(instructions)
-        elif instruction := re.match(r"/\*[0-9a-f]{4,}\*/\s+(.*?);", line.strip()):
-            instructions.append(instruction[1])
-    resources = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return instructions, main_loop(instructions, labels), resources
+def changes(rows: list[Row], committed: list[Row]) -> list[str]:
+    """Where rows differ from the committed ones."""
+    before = {(row.variant, row.target): row for row in committed}
+    lines = []
+    for row in rows:
+        (new,) = read_table(table([row]))  # rounded alike
+        old = before.get((row.variant, row.target))
+        told = [f"{k} {x} -> {y}" for k, x, y in zip(Row._fields, old, new, strict=True) if x != y] if old else ["new"]
+        lines += [f"{row.variant} {row.target}: {', '.join(told)}"] if told else []
+    return lines
 
 
-def main_loop(instructions: list[str], labels: dict[str, int]) -> list[str]:
-    """The shortest stretch that a branch jumps back over and that loads from global memory."""
-    loops = []
-    for i, instruction in enumerate(instructions):
-        target = re.search(r"\bBRA\b.*?(\.L_x_\d+)", instruction)
-        if target and labels[target[1]] <= i:
-            body = instructions[labels[target[1]] : i + 1]
-            loops += [body] if count("LDG", body) else []
-    assert loops, "a decode kernel without a loop that loads is not ours"
-    return min(loops, key=len)
-
-
-def count(opcode: str, instructions: list[str]) -> int:
-    return sum(bool(re.search(rf"\b({opcode})\b", instruction)) for instruction in instructions)
-
-
-def report(launch: Launch, sm: int) -> Report:
-    """Compile one launch for one target and count."""
-    instructions, loop, resources = disassemble(compile_launch(launch, sm)["cubin"])
-    loads = [re.search(r"LDG\S*?\.(U8|U16|64|128)\b", x) for x in loop if count("LDG", [x])]
-    bits = tuple(int(width[1].lstrip("U")) if width else 32 for width in loads)
-    arguments, warps = launch.arguments, launch.options["num_warps"]
-    rows = f"{arguments['R']}x{arguments['ROWS']}" if "R" in arguments else str(arguments["CHUNK"])
-    return Report(
-        sm=sm,
-        kernel=launch.kernel.__name__,
-        dtype=TYPES[arguments["out"].dtype],
-        head_dim=arguments["D"],
-        tile=f"{rows} w{warps}",
-        registers=resources["REG"],
-        stack=resources["STACK"],
-        local=resources["LOCAL"],
-        spills=count("STL|LDL", instructions),
-        barriers=count("BAR", loop),
-        shuffles=count("SHFL", loop),
-        loads=bits,
-        instructions=len(loop),
+def main(argv: list[str] | None = None) -> int:
+    """Run the command.  Returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m kvproof.kernels.targets",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def table_row(r: Report) -> str:
-    loads = ", ".join(f"{r.loads.count(n)} of {n} bits" for n in sorted(set(r.loads), reverse=True))
-    cells = (r.registers, r.stack, r.local, r.spills, r.barriers, r.shuffles, r.instructions)
-    numbers = "".join(f"{n:>9}" for n in cells)
-    return f"{r.sm:<4} {r.kernel:<14} {r.dtype:<5}{r.head_dim:>4}  {r.tile:<9}{numbers}  {loads}"
-
-
-def main() -> None:
-    description = "Compile the decode kernels for named GPUs, without one, and count what the machine code needs."
-    parser = argparse.ArgumentParser(prog="python -m kvproof.kernels.targets", description=description)
-    parser.add_argument("--sm", type=int, nargs="+", default=SM, help="compute capabilities, as in 90")
-    parser.add_argument("--dtype", nargs="+", default=["float16", "bfloat16", "float32"])
-    parser.add_argument("--head-dim", type=int, nargs="+", default=HEAD_DIMS)
-    args = parser.parse_args()
-    columns = "".join(f"{name:>9}" for name in ("regs", "stack", "local", "spills", "barriers", "shuffles", "instr"))
-    print(f"{'sm':<4} {'kernel':<14} {'dtype':<5}{'D':>4}  {'tile':<9}{columns}  loads in the main loop")
-    for sm in args.sm:
-        for dtype in args.dtype:
-            for head_dim in args.head_dim:
-                for launch in example_launches(getattr(torch, dtype), head_dim):
-                    print(table_row(report(launch, sm)), flush=True)
+    all_targets = [*(f"sm_{sm}" for sm in TARGETS), AMD]
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--targets", nargs="+", default=all_targets, choices=all_targets)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}; needs every variant and target")
+    args = parser.parse_args(argv)
+    if args.write and (set(args.variants), set(args.targets)) != (set(VARIANTS), set(all_targets)):
+        parser.error("--write replaces the whole table; leave --variants and --targets out")
+    rows = measure(args.variants, args.targets, args.processes)
+    print(table(rows))
+    for gate in GATES:
+        bound = f"{'>=' if gate.at_least else '<='} {gate.bound}"
+        values = [gate.value(row) for row in rows if gate.applies(row) and gate.value(row) is not None]
+        worst = (min if gate.at_least else max)(values, default="-")
+        past = [row for row in rows if gate.applies(row) and not gate.holds(row)]
+        known = sum((gate.name, row.variant, row.target) in MISSED for row in past)
+        said = "BROKEN" if len(past) > known else "missed, as known" if past else "ok"
+        print(f"{gate.name:<40} {bound:>8}  worst {worst!s:<8} of {len(values):<4} {said}")
+    found = broken(rows)
+    if args.write:
+        TABLE.write_text(table(rows))
+    else:
+        found += changes(rows, read_table(TABLE.read_text()) if TABLE.exists() else [])
+    print(*found, sep="\n")
+    return int(bool(found))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
