@@ -52,17 +52,17 @@ def test_the_kernel_passes_the_battery(device):
     check_attention(numpy_op(device))
 
 
-@pytest.mark.parametrize("D", [1, 32, 96, 128, 256])  # the battery has others, the exhaustive tests all
+@pytest.mark.parametrize("D", [1, 96, 256])  # the battery has others, the exhaustive tests all
 def test_every_head_dim_agrees_with_the_formula(D, device):
     check(Case("head_dim", list(DTYPES)[D.bit_length() % 4], 1, 140, D, (130, 45)), device)
 
 
-@pytest.mark.parametrize("H", [12, 25])
+@pytest.mark.parametrize("H", [25])
 def test_every_head_count_agrees_with_the_formula(H, device):
     check(Case("heads", "float32", H, 9, 32, (9, 8)), device)
 
 
-@pytest.mark.parametrize("B", range(1, 9))
+@pytest.mark.parametrize("B", [1, 3, 8])
 def test_ragged_batches_agree_with_the_formula(B, device):
     check(Case("ragged", "float32", 2, 70, 32, (70, 1, 33, 0, 64, 7, 65, 31)[:B]), device)
 

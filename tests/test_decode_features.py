@@ -83,13 +83,13 @@ def compiled(case: Case, engine: str, fused=True, target="sm_90", seed=None):
 
 
 def every_way():
-    """Each case with each engine that takes it, fused and not, on three GPUs; CI has every pair of settings once, and
-    some features alone, the ways in turn."""
+    """Each case with each engine that takes it, fused and not, on three GPUs; CI has half of the pairs of settings,
+    and some features alone, the ways in turn."""
     for i, case in enumerate(CASES):
         takes = engines(case)
         mine = (takes[i // 2 % len(takes)], i % 4 != 3, TARGETS[i % 3])
         for way in itertools.product(takes, (True, False), TARGETS):
-            in_ci = way == mine and (case in PAIRS or i % 3 == 1)
+            in_ci = way == mine and (i % 2 == 0 if case in PAIRS else i % 3 == 1)
             yield pytest.param(case, *way, id=f"{i}-{way}", marks=() if in_ci else pytest.mark.exhaustive)
 
 
@@ -121,7 +121,7 @@ def interpreted(numbers) -> None:
 
 
 def test_interpreted_calls_agree_with_the_formula():
-    interpreted(range(len(ALONE), len(CASES), 4))
+    interpreted(range(len(ALONE), len(CASES), 9))
 
 
 @pytest.mark.exhaustive
