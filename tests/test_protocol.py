@@ -110,7 +110,7 @@ def battery(kernels) -> None:
 
 
 @both_engines
-@pytest.mark.parametrize("M", [1, 6], ids=["one token", "six tokens, two tiles"])
+@pytest.mark.parametrize("M", [1, pytest.param(6, marks=pytest.mark.exhaustive)], ids=["one token", "two tiles"])
 def test_any_schedule_gives_the_honest_bits_and_leaves_the_workspace_clean(engine, M):
     call = Call(engine, EDGES, 400, M)
     assert call.error() <= 1
