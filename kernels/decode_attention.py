@@ -19,7 +19,7 @@ except ImportError as error:
 from .backend import check_device, interpreting
 from .checks import check_inputs, check_options, check_out, check_span
 from .gates import check_compiled
-from .launches import ENGINES, Options, choose_engine, launches, throughput_first
+from .launches import ENGINES, Options, choose_engine, launches, slots_of, throughput_first
 from .workspace import FIRST, Workspace, fitting_workspace
 
 _tickets = itertools.count(1)  # one per launch of this process: what a part in a workspace is known by
@@ -30,7 +30,7 @@ def launch(
     engine, first, out, lse, m, l, acc, begun, done, counters, fault,
 ) -> None:  # fmt: skip
     """Run the kernels; the body of both operators."""
-    T = k.shape[2] if block_table is None else block_table.shape[1] * k.shape[2]
+    T = slots_of(k, block_table)
     check_device(q.device)
     if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > T)).any():
         raise ValueError(f"lengths are {lengths.tolist()}; the cache has {T} slots, so each must be 0..{T}")
@@ -40,7 +40,7 @@ def launch(
     truncates = interpreting() and out.element_size() == 2
     o = torch.empty_like(out, dtype=torch.float32) if truncates else out
     parts = Workspace(m, l, acc, begun, done, counters, fault)
-    capability = torch.cuda.get_device_capability(q.device) if q.is_cuda else (9, 0)
+    capability = capability_of(q)
     options = Options(scale, window, sinks, softcap, causal, fused, engine, first, capability)
     ticket = next(_tickets) % 0x7FFFFFFF + 1
     tensors = (q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale, slopes, o, lse)
@@ -131,7 +131,7 @@ def decode_attention(
     answer NaN); BackendError if the kernels cannot run on the tensors' device. Scale, window, sinks, softcap and the
     strides of a slot are compiled in. Source: Milakov & Gimelshein 2018 (arXiv:1805.02867).
     """
-    shape = q.shape
+    given, shape = q, q.shape
     if q.dim() == 3:
         q = q.unsqueeze(1)
         k_new = k_new if k_new is None else k_new.unsqueeze(1)
@@ -139,13 +139,13 @@ def decode_attention(
     check_inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale)
     B, M, H, D = q.shape
     check_options(H, window, sinks, softcap, alibi_slopes, causal, B)
-    T = k.shape[2] if block_table is None else block_table.shape[1] * k.shape[2]
+    T = slots_of(k, block_table)
     engine = check_engine(engine, q, k_scale is not None, M * H // k.shape[1])
     first = FIRST if batch_invariant else throughput_first(B * H * M, T)
     check_span(k, v, T, first)
     if out is None:
         out = torch.empty(shape, dtype=q.dtype, device=q.device)
-    check_out(out, q.view(shape) if q.is_contiguous() else q.reshape(shape))
+    check_out(out, given)
     parts = fitting_workspace(workspace, q, T)
     lse = torch.empty(shape[:-1], dtype=parts.m.dtype, device=q.device) if return_lse else None
     options = (D**-0.5 if scale is None else float(scale), window, sinks, softcap, causal, fused, engine, first)
@@ -157,10 +157,15 @@ def decode_attention(
     return (out, lse) if lse is not None else out
 
 
+def capability_of(q: Tensor) -> tuple[int, int]:
+    """The compute capability of q's GPU; without one, of that which the kernels are compiled for then."""
+    return torch.cuda.get_device_capability(q.device) if q.is_cuda else (9, 0)
+
+
 def check_engine(engine: str | None, q: Tensor, int8: bool, queries: int) -> str:
     """The engine asked for, or the one that fits; ValueError for one that cannot."""
     D = q.shape[-1]
-    capability = torch.cuda.get_device_capability(q.device) if q.device.type == "cuda" else (9, 0)
+    capability = capability_of(q)
     if engine is None:
         return choose_engine(q.dtype, int8, queries, D, capability)
     if engine not in ENGINES:

@@ -92,6 +92,11 @@ def strides(x: Tensor) -> list[int]:
     return [0 if n == 1 else stride for n, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True)]
 
 
+def slots_of(k: Tensor, block_table: Tensor | None) -> int:
+    """The slots that a sequence may have in a cache, contiguous or in pages."""
+    return k.shape[2] if block_table is None else block_table.shape[1] * k.shape[2]
+
+
 def aligned(*tensors: Tensor | None) -> bool:
     """Whether every row of these begins at a multiple of 16 bytes."""
     starts = [(x.storage_offset(), *strides(x)) for x in tensors if x is not None]
@@ -107,9 +112,8 @@ def launches(
     """Every launch of one call, q and out (B, M, H, D): one if fused, else append, attend and combine as needed."""
     B, M, H, D = q.shape
     H_KV, G = k.shape[1], H // k.shape[1]
-    T = k.shape[2] if block_table is None else block_table.shape[1] * k.shape[2]
+    T = slots_of(k, block_table)
     int8, engine, S = k_scale is not None, options.engine, max_splits(T, options.first)
-    appends = k_new is not None and v_new is not None
     plain = not int8 and (options.window, options.softcap, slopes) == (None, None, None)
     plain = plain and (G < 16 if engine == "tensor" else G * M == 1)
     shape, compiling = tile(D, q.element_size(), engine, plain, int8, options.window is not None, options.capability)
@@ -139,4 +143,4 @@ def launches(
     append = Launch(append_rows, (M, H_KV, B), {"cache": cache, "new": new, **shared}, few)
     combine = {"result": arguments["result"], "parts": parts, "S": S, **shared}
     combines = [Launch(combine_splits, (G * M, H_KV, B), combine, few)]
-    return [*[append][: int(appends)], attend, *combines[: int(S > 1)]]
+    return [*[append][: int(new is not None)], attend, *combines[: int(S > 1)]]
