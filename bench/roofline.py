@@ -21,6 +21,7 @@ from kvproof.bench.limit.gpus import GPU, GPUS, find, parse_spec
 from kvproof.bench.limit.model import Prediction, predict
 from kvproof.bench.limit.tables import LEGEND, constants, describe, record
 from kvproof.bench.limit.work import ITEMSIZE, MOST_TOKENS, Shape
+from kvproof.bench.memory import numbers
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,14 +29,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
-
-
-def numbers(text: str) -> list[int]:
-    """ "128,256" -> [128, 256], ascending; for argparse."""
-    values = sorted({int(word) for word in text.split(",")})
-    if values[0] < 1:
-        raise argparse.ArgumentTypeError(f"{values[0]} came; each must be 1 or more")
-    return values
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
