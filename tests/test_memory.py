@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 
 import ml_dtypes
 import numpy as np
@@ -150,7 +151,18 @@ def test_a_window_is_named_and_counted_in_full():
         ({"num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
         ({"hidden_size": 4095}, "no multiple of 32 heads"),
         ({"kv_lora_rank": 512}, "kv_lora_rank is 512"),
-        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has linear_attention"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types tells of 2 layers; the model has 32"),
+        ({"layer_types": ["full_attention"] * 31 + ["spiral"]}, "layer_types has spiral; only attention layers"),
+        ({"layer_types": ["full_attention"] * 32, "attn_layer_period": 2}, "name different layers for attention"),
+        ({"layer_types": ["conv"] * 32}, "none of its 32 layers keeps K and V"),
+        ({"model_type": "brand_new"}, "model_type 'brand_new' is not one whose cache is known"),
+        ({"model_type": "mamba"}, "model_type 'mamba' is not one whose cache is known"),
+        ({"model_type": "jamba"}, "config.json of a jamba does not say which of its 32 layers have attention"),
+        ({"num_kv_shared_layers": 8}, "num_kv_shared_layers is 8: layers share their keys and values"),
+        ({"swa_head_dim": 64}, "swa_head_dim is 64: layers with a window have heads of another width"),
+        ({"is_encoder_decoder": True}, "an encoder's keys and values are cached too"),
+        ({"num_key_value_heads_per_layer": [8] * 31}, "there must be 32, one for each layer"),
+        ({"num_key_value_heads_per_layer": [8] * 31 + [5]}, "32 query heads came with 5 KV heads"),
     ],
 )
 def test_a_config_whose_cache_is_not_counted_here_is_refused(change, words):
@@ -287,13 +299,20 @@ def test_a_measured_process_that_fails_says_why(monkeypatch):
         memory_peak.measure("tiny", 1, 2, 2, "float32", "cpu")
 
 
-@pytest.mark.parametrize(("ratio", "code"), [(1.05, 0), (1.0501, 1)])
-def test_a_peak_above_the_bar_is_red(monkeypatch, capsys, ratio, code):
-    figures = memory_peak.expected(SMALL, 2, 5, 3, "float32") | {"sum": 100, "held": 120, "alive": 99, "ratio": ratio}
+@pytest.mark.parametrize(("alive", "code"), [(2_000_105, 0), (2_000_106, 1)])
+def test_a_peak_above_the_bar_is_red(monkeypatch, capsys, alive, code):
+    def run(task, env):
+        return {"peak": alive, "config": asdict(SMALL)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory_peak, "run", run)
+        patch.setattr(memory_peak, "expected", lambda *cell: {"weights": 60, "cache": 30, "activations": 10})
+        measured = memory_peak.measure("tiny", 2, 5, 3, "float32", "cpu")
+    figures = memory_peak.expected(SMALL, 2, 5, 3, "float32") | measured
     names = ("model", "batch", "prompt", "new", "dtype", "device")
     monkeypatch.setattr("kvproof.bench.memory.measure", lambda *cell: dict(zip(names, cell, strict=True)) | figures)
     assert main(["--measure", "--batch", "2", "--context", "5"]) == code
-    assert ("ABOVE 1.05" in capsys.readouterr().out) == bool(code)
+    assert ("ABOVE 1.05 times and 2 MB" in capsys.readouterr().out) == bool(code)
 
 
 @linux

@@ -64,7 +64,5 @@ def panel(axes, shape: Shape, lengths: list[int], dtypes: list[str], batch: int)
     axes.grid(alpha=0.3)
     axes.set_xlabel("tokens per sequence (log)")
     axes.set_ylabel(f"K and V of the cache, {unit} (log)")
-    axes.set_title(
-        f"{shape.name}, batch {batch}: {shape.n_layer} layers, {shape.n_kv_head} KV heads of {shape.head_dim}"
-    )
+    axes.set_title(f"{shape.name}, batch {batch}: {shape.heads()}")
     axes.legend(title="cache in", loc="lower right")

@@ -1,7 +1,7 @@
 """How many bytes a model's weights and its KV cache take, by arithmetic: nothing is allocated.
 
-One token of one sequence takes 2 (K and V) x n_layer x n_kv_head x head_dim numbers. The figures equal `nbytes` of the
-caches of gpt2/cache.py and reference/cache.py; tests compare them.
+One token of one sequence takes, in each layer that keeps K and V, n_kv_head rows of each, head_dim numbers wide. The
+figures equal `nbytes` of the caches of gpt2/cache.py and reference/cache.py, and of transformers'; tests compare them.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ...reference.config import Config, brief
 from ...reference.synthetic import SIZES, recipe
+from .layers import Rows, layers_of, whole
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 SCALE = 4  # bytes of int8's float32 scale, one per token and KV head, for K and for V
@@ -22,21 +23,44 @@ DENSE = {"llama": (False, False), "mistral": (False, False), "qwen2": (True, Fal
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides the size of its cache, and how many parameters it has (None: not known)."""
+    """What of a model decides the size of its cache, and how many parameters it has (None: not known).
+
+    layers  what each layer keeps of one token, None where it keeps no K and V
+    """
 
     name: str
-    n_layer: int
+    layers: list[Rows | None]
     n_head: int
-    n_kv_head: int
-    head_dim: int
     n_ctx: int
     parameters: int | None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def kept(self) -> list[Rows]:
+        """The layers that keep K and V."""
+        return [rows for rows in self.layers if rows]
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that one token of one sequence adds: K and V of all layers."""
+        return sum(rows.heads * (rows.k + rows.v) for rows in self.kept)
+
+    @property
+    def scales(self) -> int:
+        """Scales that it adds if they are int8."""
+        return sum(2 * rows.heads for rows in self.kept)
+
+    def heads(self) -> str:
+        """The layers in words: "12 layers, 12 KV heads of 12, head_dim 64"."""
+        kinds = list(dict.fromkeys(self.kept))
+        if len(kinds) == 1 and len(self.kept) == len(self.layers):
+            return f"{len(self.layers)} layers, {kinds[0].heads} KV heads of {self.n_head}, head_dim {kinds[0].k}"
+        each = [f"{self.kept.count(x)} with {x.heads} KV heads of {self.n_head}, head_dim {x.k}" for x in kinds]
+        return "; ".join([f"{len(self.layers)} layers, of which {len(self.kept)} keep K and V", *each])
+
     def token_bytes(self, dtype: str) -> int:
         """Bytes that one token of one sequence adds: K and V of all layers, int8's scales included."""
-        row = self.head_dim * ITEMSIZE[dtype] + (SCALE if dtype == "int8" else 0)
-        return 2 * self.n_layer * self.n_kv_head * row
+        return self.numbers * ITEMSIZE[dtype] + (self.scales * SCALE if dtype == "int8" else 0)
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of the weights beside a cache of this dtype; ValueError where the parameters are not known.
@@ -80,60 +104,51 @@ def read_shape(name: str) -> Shape:
 def of_gpt2(name: str, config: Config) -> Shape:
     """The Shape of a GPT-2 or GPT-3, its parameters counted tensor by tensor."""
     parameters = sum(math.prod(shape) for _, shape, _, _ in recipe(config))
-    return Shape(name, config.n_layer, config.n_head, config.n_head, config.head_dim, config.n_ctx, parameters)
+    rows = Rows(config.n_head, config.head_dim, config.head_dim)
+    return Shape(name, [rows] * config.n_layer, config.n_head, config.n_ctx, parameters)
 
 
 def of_config(name: str, raw: dict) -> Shape:
-    """The Shape that a config.json of Llama's field names describes; of several modalities, the text's.
+    """The Shape that a config.json describes; of several modalities, the text's.
 
-    Raises ValueError for a missing or senseless field, and for caches that hold something else than every token's K
-    and V in every layer.
+    Raises ValueError as `layers_of` does: a cache is counted exactly, or refused by name.
     """
     text = raw.get("text_config")
     notes = ["text_config is read; other modalities keep no cache of their own"] if isinstance(text, dict) else []
     raw = text if isinstance(text, dict) else raw
-    refuse_other_caches(raw)
-    layers, heads = whole(raw, "num_hidden_layers", "n_layer"), whole(raw, "num_attention_heads", "n_head")
-    if raw.get("multi_query") is True and not raw.get("new_decoder_architecture"):
-        kv_heads = 1  # one K and V for all query heads, under the name that Falcon and GPT-BigCode give it
-    else:
-        kv_heads = whole(raw, "num_key_value_heads", "num_kv_heads", default=heads)
-    if heads % kv_heads:
-        raise ValueError(f"{heads} query heads came with {kv_heads} KV heads; each KV head serves equally many")
-    if raw.get("head_dim") is None:
-        width = whole(raw, "hidden_size", "n_embd")
-        if width % heads:
-            raise ValueError(f"hidden_size {width} is no multiple of {heads} heads, and there is no head_dim")
-        head_dim = width // heads
-    else:
-        head_dim = whole(raw, "head_dim")
-    n_ctx = whole(raw, "max_position_embeddings", "n_positions")
+    layers = layers_of(raw)
+    if not any(layers):
+        raise ValueError(f"none of its {len(layers)} layers keeps K and V; there is no KV cache to count")
+    without = sum(rows is None for rows in layers)
+    if without:
+        notes.append(f"{without} of {len(layers)} layers keep no K and V; their state, of a fixed size, is not counted")
     window = raw.get("sliding_window")
     if window is not None and raw.get("use_sliding_window", True):
         notes.append(
             f"sliding_window {brief(window)} saves nothing here: every token is counted, as in a cache that keeps "
             f"all; one that drops what the window has passed stays at {brief(window)} tokens in the layers that slide"
         )
-    parameters = dense_parameters(raw, layers, heads, kv_heads, head_dim)
-    return Shape(name, layers, heads, kv_heads, head_dim, n_ctx, parameters, notes)
+    if raw.get("model_type") == "falcon" and raw.get("new_decoder_architecture"):
+        notes.append("transformers repeats these K and V for every query head before it caches them; others need not")
+    # ALiBi has no last position, and transformers' config of a BLOOM none: it was trained on 2048 tokens.
+    trained = 2048 if raw.get("model_type") == "bloom" else None
+    names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_context_length", "seq_length")
+    n_ctx = whole(raw, *names, default=trained)
+    heads = whole(raw, "num_attention_heads", "n_head", "n_heads", "attention_heads", default=layers_heads(layers))
+    return Shape(name, layers, heads, n_ctx, dense_parameters(raw, layers, heads), notes)
 
 
-def refuse_other_caches(raw: dict):
-    """ValueError if the fields speak of a cache that is not K and V of every token in every layer."""
-    for name in ("kv_lora_rank", "num_kv_shared_layers", "is_encoder_decoder"):
-        if raw.get(name):
-            raise ValueError(f"{name} is {brief(raw[name])}: its cache is not K and V per layer and head, counted here")
-    kinds = raw.get("layer_types")
-    other = set(kinds) - {"full_attention", "sliding_attention"} if isinstance(kinds, list) else set()
-    if other:
-        raise ValueError(f"layer_types has {', '.join(sorted(map(str, other)))}; only attention layers are counted")
+def layers_heads(layers: list[Rows | None]) -> int:
+    """The most KV heads of a layer: of query heads there are no fewer."""
+    return max(rows.heads for rows in layers if rows)
 
 
-def dense_parameters(raw: dict, L: int, H: int, G: int, D: int) -> int | None:
-    """Parameters of a dense decoder of L layers, H query and G KV heads of D; None for a model_type not in DENSE."""
-    kind = raw.get("model_type")
-    if not isinstance(kind, str) or kind not in DENSE:
+def dense_parameters(raw: dict, layers: list[Rows | None], H: int) -> int | None:
+    """Parameters of a dense decoder of these layers and H query heads; None for a model_type not in DENSE."""
+    kind, first, L = raw.get("model_type"), layers[0], len(layers)
+    if not isinstance(kind, str) or kind not in DENSE or first is None or layers.count(first) != L:
         return None
+    G, D, _ = first
     V, E, inner = whole(raw, "vocab_size"), whole(raw, "hidden_size"), whole(raw, "intermediate_size")
     qkv_bias, qk_norm = DENSE[kind]
     attention = 2 * E * H * D + 2 * E * G * D + (qkv_bias * (H + 2 * G) + qk_norm * 2) * D
@@ -142,18 +157,6 @@ def dense_parameters(raw: dict, L: int, H: int, G: int, D: int) -> int | None:
     tied = raw.get("tie_word_embeddings", False)
     mlp = 3 * E * inner + (2 * inner + E if raw.get("mlp_bias") else 0)
     return V * E * (1 if tied else 2) + L * (attention + mlp + 2 * E) + E
-
-
-def whole(raw: dict, *names: str, default: int | None = None) -> int:
-    """The first of these fields that is there, a whole number from 1 up; ValueError if none is or it is not one."""
-    for name in names:
-        if raw.get(name) is not None:
-            if type(raw[name]) is not int or raw[name] < 1:
-                raise ValueError(f"{name} is {brief(raw[name])}; it must be a whole number from 1 up")
-            return raw[name]
-    if default is None:
-        raise ValueError(f"config.json lacks {' and '.join(names)}, by which the cache's size is known")
-    return default
 
 
 def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, page: int | None = None) -> dict:
@@ -166,7 +169,6 @@ def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, 
     returns  kv, scales and the bookkeeping: lengths, rows (of StaticCache), block_table, free_list (of PagedCache: the
              pointers of its Python list), workspace (what splits of a long context wait in)
     """
-    per_token = 2 * shape.n_layer * shape.n_kv_head
     slots, parts = batch * capacity, {"lengths": 4 * batch}
     if kind == "paged":
         assert page
@@ -180,9 +182,9 @@ def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, 
 
         sums, queries = 8 if dtype == "float64" else 4, batch * shape.n_head
         tags = 2 * 4 * queries * max_splits(capacity) + 4 * queries + 4  # and a counter per query, and the fault flag
-        parts["workspace"] = sums * queries * max_splits(capacity) * (shape.head_dim + 2) + tags
-    scales = per_token * slots * SCALE if dtype == "int8" else 0
-    return {"kv": per_token * slots * shape.head_dim * ITEMSIZE[dtype], "scales": scales} | parts
+        parts["workspace"] = sums * queries * max_splits(capacity) * (shape.kept[0].v + 2) + tags
+    scales = shape.scales * slots * SCALE if dtype == "int8" else 0
+    return {"kv": shape.numbers * slots * ITEMSIZE[dtype], "scales": scales} | parts
 
 
 def waste(capacity: int, page: int | None) -> tuple[float, int]:

@@ -24,8 +24,7 @@ def describe(shape: Shape, contexts: list[int], args: argparse.Namespace) -> lis
     """One model's tables, as lines."""
     weights = "not known" if shape.parameters is None else f"{shape.parameters:,} parameters"
     lines = [
-        f"{shape.name}: {shape.n_layer} layers, {shape.n_kv_head} KV heads of {shape.n_head}, head_dim "
-        f"{shape.head_dim}, n_ctx {shape.n_ctx:,}; weights {weights}",
+        f"{shape.name}: {shape.heads()}, n_ctx {shape.n_ctx:,}; weights {weights}",
         *(f"note: {note}" for note in shape.notes),
         "one token, K and V of all layers: " + ", ".join(f"{shape.token_bytes(d):,} bytes {d}" for d in args.dtype),
     ]
@@ -124,7 +123,8 @@ def record(shape: Shape, contexts: list[int], args: argparse.Namespace) -> dict:
         for dtype in args.dtype
         for page in (None, *args.page)
     ]
-    return {"model": vars(shape), "caches": cells, "fits": fits}
+    model = vars(shape) | {"layers": [rows and rows._asdict() for rows in shape.layers]}
+    return {"model": model, "caches": cells, "fits": fits}
 
 
 def gpu_record(shape: Shape, gb: int, dtype: str, page: int | None, contexts: list[int], args) -> dict:
