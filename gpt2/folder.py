@@ -127,18 +127,18 @@ def check_fit(folder: Path, vocabulary: Vocabulary, config: Config):
     Added tokens past the model's ids, a [PAD] for instance, are left out aloud: no model of these ids writes them.
     """
     model, kept = config.n_vocab, within(vocabulary, config.n_vocab)
-    made = vocabulary.n_vocab if vocabulary.inferred else 1 + max(vocabulary.ranks.values())
+    made = 1 + max(vocabulary.ranks.values()) + vocabulary.inferred  # whose <|endoftext|> is the next id
     known, where = kept.n_vocab, f"the tokenizer in {folder} ({vocabulary.origin})"
     if made > model:
         raise CheckpointError(
-            f"{where} makes {vocabulary.n_vocab} tokens, the model has {model}; "
-            "put the merges of the same checkpoint there"
+            f"{where} makes {vocabulary.n_vocab} tokens, the model has {model}; put "
+            "the merges of the same checkpoint there"
         )
     if len(kept.added) < len(vocabulary.added):
         lost = [f"{name!r} = {t.id}" for name, t in vocabulary.added.items() if name not in kept.added]
         log.warning("%s adds %s, past the model's %d ids; left out", where, ", ".join(lost[:3]), model)
     advice = "put the whole tokenizer of the same checkpoint there"
-    if is_beginning(vocabulary) and model >= PUBLISHED_VOCAB[0]:
+    if model >= PUBLISHED_VOCAB[0] and is_beginning(vocabulary):
         raise CheckpointError(
             f"{where} has {len(vocabulary.ranks) - 256} of GPT-2's 50000 merges and the model {model} tokens: they are "
             f"cut off; {advice}"

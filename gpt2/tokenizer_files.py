@@ -119,6 +119,10 @@ def assemble(ranks: dict[bytes, int], vocab: dict | None, side: Side, merges: Pa
     where  the file that gives the ids, for messages
     """
     inferred = vocab is None
+    files = [merges.name if merges != PUBLISHED else "the published merges", *([] if inferred else [where.name])]
+    origin = ", ".join(dict.fromkeys([*files, *side.files]))
+    if inferred and not side.added and side.end in (None, ENDOFTEXT):  # nothing is numbered anew
+        return Vocabulary(ranks, {ENDOFTEXT: Added(len(ranks))}, side.end, origin, inferred)
     if vocab is None:
         vocab, where = {name: i for i, name in enumerate(names_of(ranks))} | {ENDOFTEXT: len(ranks)}, merges
     for name, token in side.added.items():
@@ -133,14 +137,12 @@ def assemble(ranks: dict[bytes, int], vocab: dict | None, side: Side, merges: Pa
             f"cut off or another checkpoint's: fetch them again (a token that was added is named in {ADDED})"
         )
     added = {name: side.added.get(name, Added(i)) for name, i in others.items()} | side.added
-    for name in side.special & added.keys():
+    for name in (side.special | {ENDOFTEXT}) & added.keys():
         added[name] = Added(**{**vars(added[name]), "special": True})
     if side.end is not None and side.end not in whole:
         raise ForeignTokenizer(f"the end token {side.end!r} of {SETTINGS} or {SPECIAL} has no id in {where}")
     if side.end is not None and side.end not in added:
         added[side.end] = Added(whole[side.end])
-    files = [merges.name if merges != PUBLISHED else "the published merges", *([] if inferred else [where.name])]
-    origin = ", ".join(dict.fromkeys([*files, *side.files]))
     return Vocabulary(ids, added, side.end, origin, inferred)
 
 

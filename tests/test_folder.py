@@ -141,8 +141,16 @@ def test_the_flags_of_an_added_token_are_kept(tmp_path, flags, text, wanted):
     assert tokenizer.encode(text) == [END + 1 if name is None else vocabulary()[name] for name in wanted]
 
 
-def test_added_tokens_past_the_model_s_ids_are_left_out_aloud(tmp_path, caplog):
-    path = write(tmp_path / "model", OWN | {"added_tokens.json": {"[PAD]": END + 1}})
+def test_endoftext_stays_special_where_it_is_listed_among_added_tokens(tmp_path):
+    files = OWN | {"added_tokens.json": {"<|endoftext|>": END}}
+    tokenizer = find_tokenizer(write(tmp_path / "model", files), sizes(END + 1))
+    assert END not in tokenizer.encode("<|endoftext|>")
+    assert tokenizer.encode("<|endoftext|>", special=True) == [END]
+
+
+@pytest.mark.parametrize("form", [OWN, {"merges.txt": merges_text()}])
+def test_added_tokens_past_the_model_s_ids_are_left_out_aloud(tmp_path, caplog, form):
+    path = write(tmp_path / "model", form | {"added_tokens.json": {"[PAD]": END + 1}})
     assert find_tokenizer(path, sizes(END + 1, END)).n_vocab == END + 1
     assert f"adds '[PAD]' = {END + 1}, past the model's {END + 1} ids; left out" in caplog.text
 
