@@ -148,6 +148,8 @@ def check_fit(folder: Path, vocabulary: Vocabulary, config: Config):
             f"{where} makes {known} tokens, and the model's end token is id {strange[0]} of its {model}: files of it "
             f"are missing or cut off; {advice}"
         )
+    if (last := unended_merges(folder)) and vocabulary.inferred and not is_published(vocabulary):
+        log.warning("%s has no line end after its last merge; if that is cut off, fetch the file again", last)
     if known < model and not is_padding(known, model):
         words = f"{where} makes {known} tokens, the model has {model}"
         # A lost merge would move the ids of all that follow, where no file numbers them.
@@ -155,6 +157,12 @@ def check_fit(folder: Path, vocabulary: Vocabulary, config: Config):
         if unsure or model - known > most_padding(known):
             raise CheckpointError(f"{words}: its files are cut off or another checkpoint's; {advice}")
         log.warning("%s; its ids from %d on have no text and are never written, until a file names them", words, known)
+
+
+def unended_merges(folder: Path) -> Path | None:
+    """The folder's merges file, if its last line has no end, as every program that writes one puts there."""
+    found = next((folder / name for name in MERGES if (folder / name).is_file()), None)
+    return found if found and not found.read_bytes().endswith(b"\n") else None
 
 
 def is_padding(known: int, model: int) -> bool:

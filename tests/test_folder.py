@@ -206,6 +206,21 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused_with_the_reason(tmp_
         find_tokenizer(write(tmp_path / "model", files), sizes(n_vocab, end))
 
 
+@pytest.mark.parametrize("beside", [{}, {"vocab.json": vocabulary()}, {"added_tokens.json": {"<|im_end|>": END + 1}}])
+@pytest.mark.parametrize("end", [END, None])
+def test_merges_cut_off_anywhere_are_refused_or_whole_or_said_to_have_no_end(tmp_path, caplog, beside, end):
+    whole, config = merges_text().encode(), sizes(END + 1 + ("added_tokens.json" in beside), end)
+    for size in range(len(whole)):
+        caplog.clear()
+        path = write(tmp_path / "model", beside | {"merges.txt": whole[:size]})
+        try:
+            tokenizer = find_tokenizer(path, config)
+        except (CheckpointError, TokenizerError):
+            continue
+        same = tokenizer.encode("hello world") == [vocabulary()["hello"], vocabulary()["Ġworld"]]
+        assert (same and size == len(whole) - 1) or "has no line end after its last merge" in caplog.text, size
+
+
 @pytest.mark.parametrize(
     ("files", "n_vocab", "said"),
     [
@@ -389,7 +404,7 @@ def check_mutants(folder, mutants):
 
 def test_a_value_of_another_type_in_any_file_is_no_traceback(tmp_path):
     every = mutants()
-    chosen = np.random.default_rng(0).choice(len(every), 250, replace=False)
+    chosen = np.random.default_rng(0).choice(len(every), 150, replace=False)
     check_mutants(tmp_path / "model", [every[i] for i in chosen])
 
 
