@@ -36,7 +36,8 @@ def load(
     name    "tiny", the trained checkpoint in the package; "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2",
             at their pinned commits, or "owner/name" from the hub, each also with "@revision"; "random:gpt2" and so on,
             that size with deterministic weights; else a folder or a file, safetensors rather than pickles where a
-            folder has both. A folder gpt2 is "./gpt2".
+            folder has both. A folder gpt2 is "./gpt2". Its tokenizer, added tokens and end tokens are read from all
+            of its files, as folder.py says.
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
     impl    how the decode step attends: naive, eager, sdpa or triton

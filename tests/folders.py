@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def merges_text(merges=MERGES) -> str:
     return "\n".join(["#version: 0.2", *merges, ""])
 
 
-def write(folder: Path, files: dict[str, object]) -> Path:
+def write(folder: Path, files: Mapping[str, object]) -> Path:
     """Write files: texts and bytes as they are, all else as JSON. The folder is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -51,7 +52,7 @@ def write(folder: Path, files: dict[str, object]) -> Path:
     return folder
 
 
-def speaker(folder: Path, ids: list[int], n_vocab: int, files: dict[str, object] | None = None, **config) -> Path:
+def speaker(folder: Path, ids: list[int], n_vocab: int, files: Mapping[str, object] | None = None, **config) -> Path:
     """A checkpoint that writes ids[p] after position p, whatever came before, with these files beside it."""
     kinds = sorted(set(ids))
     sizes = Config(n_vocab=n_vocab, n_ctx=16, n_embd=2 * len(kinds) + 2, n_head=1, n_layer=1, n_inner=4)
@@ -62,6 +63,6 @@ def speaker(folder: Path, ids: list[int], n_vocab: int, files: dict[str, object]
         state["wte.weight"][token, column] = 1
     for position, token in enumerate(ids):
         state["wpe.weight"][position, kinds.index(token)] = 50
-    write(folder, {"config.json": as_json(sizes) | config} | (files or {}))
+    write(folder, {"config.json": as_json(sizes) | config, **(files or {})})
     save_file(state, folder / "model.safetensors")
     return folder

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from kvproof.gpt2 import CheckpointError, ConfigError, generate, load
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.folder import find_tokenizer, with_end_tokens
-from kvproof.gpt2.tokenizer import PUBLISHED, TokenizerError, gpt2_tokenizer
+from kvproof.gpt2.tokenizer import PUBLISHED, Tokenizer, TokenizerError, gpt2_tokenizer
 from kvproof.reference.config import Config
 
 LINE = [101, 102, 103, 104, END, 105]  # what a speaker says
@@ -21,6 +21,12 @@ CHAT = ["<|im_start|>", "<|im_end|>"]  # ids END + 1, END + 2
 
 def sizes(n_vocab: int, end=None) -> Config:
     return Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=4, eos_token_id=end)
+
+
+def tokenizer_in(path, config: Config) -> Tokenizer:
+    found = find_tokenizer(path, config)
+    assert found is not None
+    return found
 
 
 def spoken(path, impl="sdpa", **changes) -> list[int]:
@@ -111,13 +117,13 @@ def test_a_model_writes_the_tokens_that_were_added_to_it(tmp_path, form):
     path = speaker(tmp_path / "model", [*said, END + 2], END + 3, FORMS[form], eos_token_id=END + 2)
     (done,) = generate(load(path), [[1]], max_new_tokens=5)
     assert done.ids == said
-    assert "<|im_start|>" in done.text
+    assert "<|im_start|>" in str(done.text)
 
 
 def test_an_added_token_that_is_not_special_is_found_in_any_text(tmp_path):
     files = OWN | {"added_tokens.json": {"hew": END + 1, "heworld": END + 2, "<x>": END + 3}}
     files |= {"special_tokens_map.json": {"additional_special_tokens": ["<x>"]}}
-    tokenizer = find_tokenizer(write(tmp_path / "model", files), sizes(END + 4))
+    tokenizer = tokenizer_in(write(tmp_path / "model", files), sizes(END + 4))
     h, hello = vocabulary()["h"], vocabulary()["hello"]
     assert tokenizer.encode("hellohewhheworld") == [hello, END + 1, h, END + 2]
     assert END + 3 not in tokenizer.encode("hello<x>")
@@ -137,13 +143,13 @@ def test_an_added_token_that_is_not_special_is_found_in_any_text(tmp_path):
 def test_the_flags_of_an_added_token_are_kept(tmp_path, flags, text, wanted):
     added = {"content": "<x>", "special": False, "lstrip": False, "rstrip": False, "single_word": False} | flags
     files = OWN | {"tokenizer_config.json": {"added_tokens_decoder": {str(END + 1): added}}}
-    tokenizer = find_tokenizer(write(tmp_path / "model", files), sizes(END + 2))
+    tokenizer = tokenizer_in(write(tmp_path / "model", files), sizes(END + 2))
     assert tokenizer.encode(text) == [END + 1 if name is None else vocabulary()[name] for name in wanted]
 
 
 def test_endoftext_stays_special_where_it_is_listed_among_added_tokens(tmp_path):
     files = OWN | {"added_tokens.json": {"<|endoftext|>": END}}
-    tokenizer = find_tokenizer(write(tmp_path / "model", files), sizes(END + 1))
+    tokenizer = tokenizer_in(write(tmp_path / "model", files), sizes(END + 1))
     assert END not in tokenizer.encode("<|endoftext|>")
     assert tokenizer.encode("<|endoftext|>", special=True) == [END]
 
@@ -151,7 +157,7 @@ def test_endoftext_stays_special_where_it_is_listed_among_added_tokens(tmp_path)
 @pytest.mark.parametrize("form", [OWN, {"merges.txt": merges_text()}])
 def test_added_tokens_past_the_model_s_ids_are_left_out_aloud(tmp_path, caplog, form):
     path = write(tmp_path / "model", form | {"added_tokens.json": {"[PAD]": END + 1}})
-    assert find_tokenizer(path, sizes(END + 1, END)).n_vocab == END + 1
+    assert tokenizer_in(path, sizes(END + 1, END)).n_vocab == END + 1
     assert f"adds '[PAD]' = {END + 1}, past the model's {END + 1} ids; left out" in caplog.text
 
 
@@ -165,7 +171,7 @@ def test_a_tokenizer_s_files_are_read_with_a_mark_and_with_crlf(tmp_path, files,
         "tokenizer.json": json.dumps(tokenizer_json(), indent=1),
     }
     raw = {name: mark + texts[name].encode().replace(b"\n", end) for name in files}
-    tokenizer = find_tokenizer(write(tmp_path / "model", raw), sizes(END + 1))
+    tokenizer = tokenizer_in(write(tmp_path / "model", raw), sizes(END + 1))
     assert tokenizer.encode("hello world") == [vocabulary()["hello"], vocabulary()["Ġworld"]]
 
 
@@ -212,9 +218,9 @@ def test_merges_cut_off_anywhere_are_refused_or_whole_or_said_to_have_no_end(tmp
     whole, config = merges_text().encode(), sizes(END + 1 + ("added_tokens.json" in beside), end)
     for size in range(len(whole)):
         caplog.clear()
-        path = write(tmp_path / "model", beside | {"merges.txt": whole[:size]})
+        path = write(tmp_path / "model", {**beside, "merges.txt": whole[:size]})
         try:
-            tokenizer = find_tokenizer(path, config)
+            tokenizer = tokenizer_in(path, config)
         except (CheckpointError, TokenizerError):
             continue
         same = tokenizer.encode("hello world") == [vocabulary()["hello"], vocabulary()["Ġworld"]]
@@ -246,7 +252,7 @@ def test_the_published_tokenizer_is_not_given_where_the_end_token_is_none_of_its
 
 def test_added_tokens_without_a_vocabulary_are_added_to_the_published_one(tmp_path):
     path = write(tmp_path / "model", {"added_tokens.json": {"<|im_start|>": 50257}})
-    assert find_tokenizer(path, sizes(50258)).decode([31373, 50257]) == "hello<|im_start|>"
+    assert tokenizer_in(path, sizes(50258)).decode([31373, 50257]) == "hello<|im_start|>"
 
 
 TEMPLATE = {
@@ -292,7 +298,7 @@ def test_what_would_cut_text_otherwise_leaves_the_model_without_a_tokenizer_alou
 )
 def test_a_tokenizer_json_may_say_the_same_in_other_words(tmp_path, change):
     path = write(tmp_path / "model", {"tokenizer.json": tokenizer_json(**change)})
-    assert find_tokenizer(path, sizes(END + 1)).encode("hello world") == [vocabulary()["hello"], vocabulary()["Ġworld"]]
+    assert tokenizer_in(path, sizes(END + 1)).encode("hello world") == [vocabulary()["hello"], vocabulary()["Ġworld"]]
 
 
 def test_info_says_what_is_taken_from_where(tmp_path, capsys):

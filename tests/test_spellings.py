@@ -248,7 +248,7 @@ def test_a_config_whose_weights_are_not_gpt_2_s_is_refused_by_name(tmp_path, ten
     for reader in READERS.values():
         with pytest.raises(ConfigError, match=f"{next(iter(field))}=.* is not honoured"):
             reader(folder(tmp_path, tensors, **field))
-        reader(folder(tmp_path, tensors, **dict.fromkeys(field)))
+        reader(folder(tmp_path, tensors, None, SMALL, **dict.fromkeys(field)))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def describe(path: Path) -> tuple[Config, dict[str, str]]:
         config, origin = describe_weights(weights)
     config, said = with_end_tokens(config, folder)
     tokenizer = find_tokenizer(folder, config)
-    origin |= {"end_tokens": end_words(config, said, tokenizer), "vocabulary": vocabulary_words(tokenizer)}
+    origin |= describe_text(config, tokenizer, said)
     if ignored := not_applied(read_generation(folder)):
         origin["not_applied"] = f"{', '.join(ignored)} of generation_config.json"
     return config, origin
@@ -48,9 +48,14 @@ def describe_weights(weights: Path) -> tuple[Config, dict[str, str]]:
     if not config.tie_word_embeddings:
         words = f"{head}, its own"
     else:
-        words = f"{source['wte.weight']}, tied" + (f"; {head} is the same" if head else "")
+        words = f"{source['wte.weight']}, tied" + (f"; {head} must equal it" if head else "")
     origin = {"config_from": said, "weights_from": f"{weights.name}, stored as {', '.join(sorted(dtypes))}"}
     return config, origin | {"head_from": words}
+
+
+def describe_text(config: Config, tokenizer: Tokenizer | None, said: str | None = None) -> dict[str, str]:
+    """What ends a text and what has a text; said is the file that config's end tokens are from."""
+    return {"end_tokens": end_words(config, said, tokenizer), "vocabulary": vocabulary_words(tokenizer)}
 
 
 def end_words(config: Config, said: str | None, tokenizer: Tokenizer | None) -> str:

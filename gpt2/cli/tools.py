@@ -23,7 +23,7 @@ from ..perplexity import sliding_nll
 from ..tokenizer import Tokenizer, gpt2_tokenizer
 from ..weights import as_dtype, checkpoint, load
 from .generate import emulated, load_model
-from .origins import describe
+from .origins import describe, describe_text
 from .screen import progress_bar
 
 
@@ -80,10 +80,14 @@ def find_config(name: str) -> tuple[Config, dict[str, str]]:
     """A model's config, and what of it was taken from where; without its weights where it can be had without them."""
     if name in SIZES:
         config = replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
-        return config, {"config_from": "the published sizes; no file was read"}
+        return config, {"config_from": "the published sizes; no file was read"} | describe_text(
+            config, gpt2_tokenizer()
+        )
     path = checkpoint(name)
     if isinstance(path, str):
-        return random_config(path), {"config_from": "the published sizes", "weights_from": "random numbers"}
+        config = random_config(path)
+        origin = {"config_from": "the published sizes", "weights_from": "random numbers"}
+        return config, origin | describe_text(config, gpt2_tokenizer())
     return describe(path)
 
 
