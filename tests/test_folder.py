@@ -342,7 +342,7 @@ def test_transformers_gives_the_same_ids_and_ends_for_the_same_folders(tmp_path)
         if form in ("merges alone", "vocab.json", "two of them"):
             continue
         path = speaker(tmp_path / "model", LINE, END + 3, files, eos_token_id=END)
-        theirs, ours = transformers.AutoTokenizer.from_pretrained(path), load(path).tokenizer
+        theirs, ours = transformers.AutoTokenizer.from_pretrained(path), tokenizer_in(path, load(path).config)
         assert [theirs(text)["input_ids"] for text in texts] == [ours.encode(text, special=True) for text in texts], (
             form
         )
