@@ -20,9 +20,9 @@ class Completion:
     """What one prompt became.
 
     prompt_ids     the prompt's tokens
-    ids            the new tokens, without the <|endoftext|> that ended them
+    ids            the new tokens, without the end token that ended them
     text           the new text, cut before a stop string; None if the model has no tokenizer
-    finish_reason  "stop" (<|endoftext|> or a stop string) or "length"
+    finish_reason  "stop" (an end token or a stop string) or "length"
     """
 
     prompt_ids: list[int]
@@ -185,7 +185,7 @@ def generate(
     """Continue prompts of any lengths, as one batch.
 
     prompts         a text, a list of texts, ids, a list of ids, or an array or tensor of ids (T,) or (B, T)
-    max_new_tokens  at most this many each; <|endoftext|> ends a sequence sooner
+    max_new_tokens  at most this many each; any of model.end_tokens ends a sequence sooner
     temperature     0 is greedy; else logits are divided by it, then cut by top_k, then by top_p
     seed            0 ... 2**64 - 1; row i draws from its own stream (seed, i), whatever the batch
     stop            strings that end a sequence; the text is cut before the one that is complete first
@@ -206,8 +206,7 @@ def generate(
     prompts = to_ids(model, prompts)
     model.check_prompts(prompts)
     tokenizer, B = model.tokenizer, len(prompts)
-    eot = tokenizer.eot if tokenizer else model.config.eos_token_id
-    writer = Writer(tokenizer, B, eot, [stop] if isinstance(stop, str) else stop, stream)
+    writer = Writer(tokenizer, B, model.end_tokens, [stop] if isinstance(stop, str) else stop, stream)
     keys = sampling.keys(seed, B, max_new_tokens, first_row).to(model.device)
     source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)

@@ -9,7 +9,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_cache import CONFIG, INDEX, MERGES, WEIGHTS, HubError, copy_to, in_cache, is_full, obtain, shard_names
+from .hub_cache import (
+    BESIDE,
+    CONFIG,
+    INDEX,
+    MERGES,
+    WEIGHTS,
+    HubError,
+    copy_to,
+    in_cache,
+    is_full,
+    obtain,
+    shard_names,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,8 @@ def suggestion(name: str) -> str:
 
 
 def fetch(name: str, folder: Path | None = None) -> Path:
-    """A local folder with the model's config.json, its safetensors (one file, or the index and shards) and its merges.
+    """A local folder with the model's config.json, its safetensors (one file, or the index and shards), its tokenizer
+    and what changes either.
 
     name    a name of KNOWN, or "owner/name", each also with "@revision" (a branch, tag or commit)
     folder  None leaves the files in the hub's cache, under HF_HOME; else they are copied from there into this new
@@ -132,14 +145,15 @@ def download(name: str, source: Published) -> Path:
 
 
 def tokenizer_files(source: Published, there: set[str]) -> list[str]:
-    """What of a repository's files makes its tokenizer: merges and the ids they have, or tokenizer.json.
+    """What of a repository's files makes its tokenizer and ends its texts: the published models' merges alone say all.
 
-    The ids of the published models are known to follow from their merges.
+    Else tokenizer.json, or merges and the ids they have, and the files beside them; as transformers chooses.
     """
     merges = [file for file in MERGES if file in there][:1]
-    published = source.repo in {known.repo for known in KNOWN.values()}
-    wanted = ([] if published else ["vocab.json"]) if merges else ["tokenizer.json"]
-    return merges + [file for file in wanted if file in there]
+    if source.repo in {known.repo for known in KNOWN.values()} and merges:
+        return merges
+    wanted = ["tokenizer.json"] if "tokenizer.json" in there else [*merges, "vocab.json"]
+    return [file for file in (*wanted, *BESIDE) if file in there]
 
 
 def has_tokenizer(snapshot: Path) -> bool:

@@ -15,11 +15,14 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..reference.files import SAFETENSORS
 from ..reference.weights import CheckpointError, weight_map
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
+(WEIGHTS, INDEX), CONFIG = SAFETENSORS, "config.json"
 MERGES = ("merges.txt", "vocab.bpe")
-TOKENIZER = (*MERGES, "vocab.json", "tokenizer.json")
+# Files that change what the merges, the vocabulary or config.json say; a model is not whole without them.
+BESIDE = ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+TOKENIZER = ("tokenizer.json", *MERGES, "vocab.json", *BESIDE)
 
 
 class HubError(ValueError):

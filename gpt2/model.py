@@ -74,7 +74,7 @@ class GPT2(nn.Module):
     """GPT-2 of any size. `impl` is how its decode step attends: naive (no cache), eager, sdpa or triton.
 
     Call it on ids (B, T) for logits (B, T, V) without a cache; `prefill` and `decode` are the cached way.
-    `tokenizer` is the checkpoint's own where it has one.
+    `tokenizer` is the checkpoint's own where it has one; each of `end_tokens` ends a text.
 
     invariant=True, for the impl triton, makes each row of logits by `prefill` and `decode` a function of that
     sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at once.
@@ -105,6 +105,11 @@ class GPT2(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.wte.weight.dtype
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The ids that end a text: those the checkpoint names, else its tokenizer's; none if neither names one."""
+        return self.config.end_tokens or ((self.tokenizer.eot,) if self.tokenizer else ())
 
     def fitting_impl(self, impl: str) -> str:
         """impl, if there is one of that name and this model can decode by it; raises ValueError if not."""

@@ -15,19 +15,13 @@ from typing import Any
 import torch
 
 from ..reference.config import Config, ConfigError
-from ..reference.weights import (
-    CheckpointError,
-    check_shard,
-    check_tensors,
-    drop_tied_head,
-    expected_shapes,
-    read_config,
-    read_json,
-    weight_map,
-)
+from ..reference.files import CheckpointError, check_file, other_kind, read_json
+from ..reference.weights import check_shard, check_tensors, drop_tied_head, expected_shapes, read_config, weight_map
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt")  # as a folder names them
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
+# Where training code keeps the model's tensors, beside its optimizer's.
+NESTS = ("state_dict", "model", "model_state_dict", "model_state", "module", "net", "weights")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 # All that a saved state dict calls: containers, the rebuilding of tensors, and the kinds of their storages.
@@ -53,12 +47,20 @@ def is_pickle(weights: Path) -> bool:
 def read_pickles(weights: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]]]:
     """Config and tensors of a pickle or an index of pickles.
 
-    weights  *.bin with its config.json beside it, or nanoGPT's ckpt.pt, which brings its own sizes
+    weights  a state dict with its config.json beside it, alone or among what a training run saves, or nanoGPT's
+             ckpt.pt, which brings its own sizes
     returns  the config, and (canonical name, tensor as stored, in GPT-2's (in, out) layout) of every tensor it calls
              for. Files that torch has written since 1.6 stay memory-mapped; older ones are read into memory.
 
     Raises CheckpointError or ConfigError, before the first tensor, for what is no such checkpoint.
     """
+    config, state, source, transposed = open_pickles(weights)
+    drop_tied_head(source, config, state.__getitem__)
+    return config, in_place(config, source, state, transposed)
+
+
+def open_pickles(weights: Path) -> tuple[Config, dict[str, torch.Tensor], dict[str, str], bool]:
+    """Config, tensors by name, canonical name -> name as check_tensors has it, and whether linears are (out, in)."""
     state = read_index(weights) if weights.suffix == ".json" else unpickle(weights)
     transposed = bias = True
     if "model_args" in state:
@@ -66,6 +68,7 @@ def read_pickles(weights: Path) -> tuple[Config, Iterator[tuple[str, torch.Tenso
         state = state.get("model")
     else:
         config, transposed = read_config(weights.parent / "config.json"), False
+        state = unnest(state, weights)
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"{weights} holds no dictionary of tensors by name")
     for name, tensor in state.items():
@@ -73,8 +76,28 @@ def read_pickles(weights: Path) -> tuple[Config, Iterator[tuple[str, torch.Tenso
     source = check_tensors([(name, tuple(tensor.shape)) for name, tensor in state.items()], config, transposed, bias)
     if stray := next((name for name in source.values() if state[name].dtype not in DTYPES), None):
         raise CheckpointError(f"tensor {stray} in {weights} has dtype {state[stray].dtype}; weights are floats")
-    drop_tied_head(source, config, state.__getitem__)
-    return config, in_place(config, source, state, transposed)
+    return config, state, source, transposed
+
+
+def unnest(saved: dict, file: Path) -> dict:
+    """The state dict among what a training run saved: itself, or what lies under one of NESTS, once or twice.
+
+    Raises CheckpointError where two of them are there, or none and nothing looks like a tensor.
+    """
+    for _ in range(3):
+        nests = [name for name in NESTS if isinstance(saved.get(name), dict)]
+        if len(nests) > 1:
+            raise CheckpointError(f"{file} holds {' and '.join(map(repr, nests))}; save the model's alone")
+        if not nests:
+            break
+        saved = saved[nests[0]]
+    if saved and not any(isinstance(value, torch.Tensor) for value in saved.values()):
+        names = ", ".join(repr(name)[:30] for name in list(saved)[:4])
+        raise CheckpointError(
+            f"{file} holds {names} and no dictionary of tensors by name, nor one under {', '.join(NESTS)}; save the "
+            "model's state dict alone"
+        )
+    return saved
 
 
 def in_place(config: Config, source: dict[str, str], state: dict, transposed: bool) -> Iterator:
@@ -131,8 +154,7 @@ def unpickle(file: Path) -> dict[str, Any]:
 
     Raises CheckpointError for whatever is no dictionary of tensors, and for every other thing a pickle can ask for.
     """
-    if not file.is_file():
-        raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder")
+    check_file(file)
     try:
         with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             zipped = data[:4] == b"PK\x03\x04"
@@ -148,8 +170,8 @@ def unpickle(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # fed with garbage, an unpickler raises nearly anything
         raise CheckpointError(
-            f"{file} is cut off or no pickle of tensors alone ({type(error).__name__}); if you trust it, "
-            "load it where it was made and save its state dict as model.safetensors"
+            f"{file} is cut off or no pickle of tensors alone ({type(error).__name__}){other_kind(file)}; if you trust "
+            "it, load it where it was made and save its state dict as model.safetensors"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{file} holds {type(state).__name__}, no dictionary of tensors")

@@ -1,7 +1,7 @@
 """From tokens to text as they come: characters that span tokens, stop strings that span tokens, rows that end early."""
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from .tokenizer import Tokenizer
 
@@ -82,7 +82,7 @@ class Writer:
         self,
         tokenizer: Tokenizer | None,
         batch: int,
-        eot: int | None,
+        ends: Collection[int],
         stop: Sequence[str],
         listener: Callable[[int, int | None, str], None] | None,
     ):
@@ -91,7 +91,7 @@ class Writer:
         if not all(stop):
             raise ValueError("a stop string is empty; it would end every text before it begins")
         self.rows = [Row(tokenizer, stop) for _ in range(batch)]
-        self.eot, self.listener = eot, listener
+        self.ends, self.listener = frozenset(ends), listener
 
     @property
     def finished(self) -> bool:
@@ -107,7 +107,7 @@ class Writer:
     def _write(self, number: int, row: Row, token: int):
         if token < 0:
             raise NotFinite(number, len(row.ids))
-        if token == self.eot:
+        if token in self.ends:
             self._end(number, row, "stop")
         else:
             row.ids.append(token)

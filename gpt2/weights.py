@@ -1,7 +1,6 @@
 """Checkpoints -> models: from a folder, a file, the embedded checkpoint, or a recipe."""
 
 import difflib
-import logging
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -9,18 +8,18 @@ from pathlib import Path
 import torch
 
 from ..reference.config import Config
+from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
-from ..reference.weights import SAFETENSORS, CheckpointError, find_weights, read_config, read_tensors
+from ..reference.weights import read_config, read_tensors
 from .attention import check_impl
+from .folder import find_tokenizer, with_end_tokens
 from .hub import KNOWN, fetch, is_hub_name
-from .hub_cache import MERGES, HubError
+from .hub_cache import HubError
 from .model import GPT2
 from .pickles import PICKLES, is_pickle, read_pickles
-from .tokenizer import Tokenizer, TokenizerError, folder_tokenizer, gpt2_tokenizer
+from .tokenizer import Tokenizer, gpt2_tokenizer
 
-log = logging.getLogger(__name__)
 EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
-PUBLISHED_VOCAB = (50257, 50304)  # the second is the first, padded to a multiple of 64 for speed, as nanoGPT does
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -37,7 +36,8 @@ def load(
     name    "tiny", the trained checkpoint in the package; "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2",
             at their pinned commits, or "owner/name" from the hub, each also with "@revision"; "random:gpt2" and so on,
             that size with deterministic weights; else a folder or a file, safetensors rather than pickles where a
-            folder has both. A folder gpt2 is "./gpt2".
+            folder has both. A folder gpt2 is "./gpt2". Its tokenizer, added tokens and end tokens are read from all
+            of its files, as folder.py says.
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
     impl    how the decode step attends: naive, eager, sdpa or triton
@@ -64,6 +64,8 @@ def load(
 def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]], Tokenizer | None]:
     """Config, tensors by canonical name, and tokenizer of a folder or a file of any spelling.
 
+    The config has the end tokens that the whole folder gives, generation_config.json before config.json.
+
     Raises CheckpointError or ConfigError; those about tensors at the latest when the first of them is asked for.
     """
     weights = find_weights(path, (*SAFETENSORS, *PICKLES))
@@ -72,6 +74,7 @@ def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tenso
     else:
         config = read_config(weights.parent / "config.json")
         tensors = read_tensors(weights, config, "pt")
+    config, _ = with_end_tokens(config, weights.parent)
     return config, tensors, find_tokenizer(weights.parent, config)
 
 
@@ -120,29 +123,6 @@ def build(
     for name, tensor in chain([first], tensors):
         place[name].copy_(tensor)
     return model
-
-
-def find_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
-    """The tokenizer beside the weights; the published one where there is none and the vocabulary is its size.
-
-    A tokenizer.json or vocab.json that is not of GPT-2's kind is said aloud and leaves the model without a tokenizer:
-    ids still work, and text never gets the published ids, which are not the model's.
-    """
-    try:
-        tokenizer = folder_tokenizer(folder)
-    except TokenizerError as error:
-        if any((folder / name).is_file() for name in MERGES):
-            raise
-        log.warning("%s; the model has no tokenizer until one is put there", error)
-        return None
-    if tokenizer is None:
-        return gpt2_tokenizer() if config.n_vocab in PUBLISHED_VOCAB else None
-    if tokenizer.n_vocab > config.n_vocab:
-        raise CheckpointError(
-            f"the tokenizer in {folder} makes {tokenizer.n_vocab} tokens, the model has {config.n_vocab}; "
-            "put the merges of the same checkpoint there"
-        )
-    return tokenizer
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -13,6 +13,8 @@ FIXED_FLAGS = {
     "reorder_and_upcast_attn": False,
     "add_cross_attention": False,
 }
+# Fields that say the weights are not GPT-2's as they stand; null and {} say nothing.
+ABSENT_FIELDS = ("quantization_config", "pruned_heads")
 
 MAX_LAYERS = 4096  # the largest published GPT-2 has 48; a wilder number would cost memory before any tensor is read
 
@@ -47,7 +49,7 @@ class Config:
     gelu: str = "tanh"  # "tanh" | "exact"
     layer_norm_epsilon: float = 1e-5
     tie_word_embeddings: bool = True
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None  # what ends a text: one token, any of several, none named
 
     def __post_init__(self):
         for name in ("n_vocab", "n_ctx", "n_embd", "n_head", "n_layer", "n_inner"):
@@ -62,17 +64,22 @@ class Config:
             )
         if self.gelu not in ("tanh", "exact"):
             raise ConfigError(f"gelu is {self.gelu!r}; it must be 'tanh' or 'exact'")
-        eps, tied, eos = self.layer_norm_epsilon, self.tie_word_embeddings, self.eos_token_id
+        eps, tied = self.layer_norm_epsilon, self.tie_word_embeddings
         if type(eps) not in (int, float) or not 0 < eps < 1:
             raise ConfigError(f"layer_norm_epsilon is {brief(eps)}; it must be a number between 0 and 1")
         if type(tied) is not bool:
             raise ConfigError(f"tie_word_embeddings is {brief(tied)}; it must be true or false")
-        if eos is not None and (type(eos) is not int or eos < 0):
-            raise ConfigError(f"eos_token_id is {brief(eos)}; it must be one token id or null")
+        end_ids(self.eos_token_id)
 
     @property
     def head_dim(self) -> int:
         return self.n_embd // self.n_head
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """The ids of eos_token_id, however many it names."""
+        eos = end_ids(self.eos_token_id)
+        return eos if isinstance(eos, tuple) else () if eos is None else (eos,)
 
     @classmethod
     def from_dict(cls, raw: dict) -> "Config":
@@ -86,6 +93,9 @@ class Config:
         for flag, honoured in FIXED_FLAGS.items():
             if raw.get(flag, honoured) != honoured:
                 raise ConfigError(f"{flag}={brief(raw[flag])} is not honoured; only {honoured!r} is")
+        for name in ABSENT_FIELDS:
+            if raw.get(name):
+                raise ConfigError(f"{name}={brief(raw[name])} is not honoured; save the model without it")
         activation = raw.get("activation_function", "gelu_new")
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ConfigError(
@@ -111,8 +121,20 @@ class Config:
             gelu=ACTIVATIONS[activation],
             layer_norm_epsilon=raw.get("layer_norm_epsilon", 1e-5),
             tie_word_embeddings=raw.get("tie_word_embeddings", True),
-            eos_token_id=raw.get("eos_token_id"),
+            eos_token_id=end_ids(raw.get("eos_token_id")),
         )
+
+
+def end_ids(value) -> int | tuple[int, ...] | None:
+    """The eos_token_id of a JSON file: one id, several of them (each once, in the file's order), or None.
+
+    Raises ConfigError for anything else.
+    """
+    ids = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
+    if not all(type(i) is int and i >= 0 for i in ids):
+        raise ConfigError(f"eos_token_id is {brief(value)}; it must be a token id, a list of them or null")
+    ids = tuple(dict.fromkeys(ids))
+    return ids if len(ids) > 1 else ids[0] if ids else None
 
 
 def brief(value) -> str:

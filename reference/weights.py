@@ -7,7 +7,6 @@ the bytes are read. A file is trusted in nothing: whatever is wrong with it ends
 import errno
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,22 +18,11 @@ from numpy.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 
 from .config import Config, ConfigError
+from .files import CheckpointError, find_weights, other_kind, read_json, stand_in
+from .names import canonical_name, is_adapter_s
 from .synthetic import random_config, random_tensors
 
 DTYPES = ("F64", "F32", "F16", "BF16")
-SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")  # as a folder names them, the likelier first
-WRAPPERS = re.compile(r"(?:_orig_mod\.|module\.|transformer\.)*")  # torch.compile, DataParallel, an LM head's model
-MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # a causal mask some versions saved; not c_attn.bias
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read as this GPT-2; the message names the file or the tensor."""
-
-
-def canonical_name(name: str) -> str | None:
-    """The tensor's name without its wrappers, e.g. "h.0.attn.c_attn.weight"; None for a mask buffer."""
-    name = WRAPPERS.sub("", name, count=1)
-    return None if MASK_BUFFER.fullmatch(name) else name
 
 
 def expected_shapes(config: Config, transposed: bool = False, bias: bool = True) -> dict[str, tuple[int, ...]]:
@@ -66,9 +54,10 @@ def check_tensors(
     found             (name, shape) of every tensor, in all shards together
     transposed, bias  the layout, as in expected_shapes. Whole checkpoints have one: the square c_proj, which tells
                       nothing by its shape, lies as c_attn does
-    returns           every expected tensor; also "lm_head.weight" if a tied model carries one (it must then equal wte)
+    returns           every expected tensor; also "lm_head.weight" if a tied model carries one beside wte (it must then
+                      equal wte; alone, as safetensors' save_model may leave it, it is wte)
 
-    Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape.
+    Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape, or an adapter's.
     """
     expected = expected_shapes(config, transposed, bias)
     shapes, source = expected | {"lm_head.weight": expected["wte.weight"]}, {}
@@ -76,6 +65,11 @@ def check_tensors(
         key = canonical_name(name)
         if key is None:
             continue
+        if is_adapter_s(name):
+            raise CheckpointError(
+                f"tensor {name} is an adapter's (LoRA), not yet merged; merge it into its base (PEFT's "
+                "merge_and_unload) and save the model"
+            )
         if key not in shapes:
             raise CheckpointError(f"tensor {name} does not belong to a GPT-2 with {config.n_layer} layers")
         if key in source:
@@ -86,6 +80,8 @@ def check_tensors(
                 hint = "; it is transposed: GPT-2 stores (in, out), nanoGPT and torch.nn.Linear store (out, in)"
             raise CheckpointError(f"tensor {name} has shape {tuple(shape)}; the config needs {shapes[key]}{hint}")
         source[key] = name
+    if config.tie_word_embeddings and "wte.weight" not in source and "lm_head.weight" in source:
+        source["wte.weight"] = source.pop("lm_head.weight")
     missing = [key for key in expected if key not in source]
     if missing:
         names = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
@@ -125,33 +121,11 @@ def load(path: str | Path, dtype: DTypeLike = np.float64) -> tuple[dict, Config]
     return nest({name: array.astype(dtype) for name, array in read_tensors(weights, config)}), config
 
 
-def find_weights(path: Path, names: tuple[str, ...] = SAFETENSORS) -> Path:
-    """The file of weights or the index of shards that `path` means: itself, or the first of `names` in the folder."""
-    if path.is_file():
-        return path
-    for name in names:
-        if (path / name).is_file():
-            return path / name
-    what = f"there is none of {', '.join(names)} in" if path.is_dir() else "there is no"
-    raise CheckpointError(f"{what} {path}" + "; the reference reads safetensors only" * (names is SAFETENSORS))
-
-
 def read_config(path: Path) -> Config:
     raw = read_json(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} does not hold a JSON object")
     return Config.from_dict(raw)
-
-
-def read_json(path: Path):
-    if not path.is_file():
-        raise CheckpointError(f"{path} is missing; a checkpoint keeps its files in one folder")
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
 
 
 def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterator[tuple[str, Any]]:
@@ -162,19 +136,39 @@ def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterat
 
     Raises CheckpointError, before the first tensor, if they are not those of the config.
     """
-    files = shard_files(weights) if weights.suffix == ".json" else [weights]
     with ExitStack() as stack:
-        opened = [stack.enter_context(open_shard(file, framework)) for file in files]
-        found = [(name, shard) for shard in opened for name in shard.keys()]  # noqa: SIM118 (a file is no dict)
-        source = check_tensors([(name, shard.get_slice(name).get_shape()) for name, shard in found], config)
-        shards = dict(found)
-        for name in source.values():
-            dtype = shards[name].get_slice(name).get_dtype()
-            if dtype not in DTYPES:
-                raise CheckpointError(f"tensor {name} in {weights} has dtype {dtype}; weights are {', '.join(DTYPES)}")
-        drop_tied_head(source, config, lambda name: shards[name].get_tensor(name))
+        source, shards = match_tensors(weights, config, framework, stack)
+
+        def get(name: str):
+            shard, stored = shards[name]
+            return shard.get_tensor(stored)
+
+        drop_tied_head(source, config, get)
         for key, name in source.items():
-            yield key, shards[name].get_tensor(name)
+            yield key, get(name)
+
+
+def match_tensors(weights: Path, config: Config, framework: str, stack: ExitStack) -> tuple[dict[str, str], dict]:
+    """Open the files of weights and match their tensors to the config's.
+
+    returns  canonical name -> name, as check_tensors has it; name -> (the open file, the tensor's name in it)
+    """
+    files = shard_files(weights) if weights.suffix == ".json" else [weights]
+    opened = [stack.enter_context(open_shard(file, framework)) for file in files]
+    found = [(name, (shard, name)) for shard in opened for name in shard.keys()]  # noqa: SIM118 (a file is no dict)
+    shards, known = dict(found), {"lm_head.weight", *expected_shapes(config)}
+    for shard in opened:  # save_model writes one of two tensors that share memory, and its other name as metadata
+        for alias, name in (shard.metadata() or {}).items():
+            if name in shards and shards[name][0] is shard and alias not in shards and canonical_name(alias) in known:
+                found.append((alias, (shard, name)))
+    shards = dict(found)
+    source = check_tensors([(name, shard.get_slice(stored).get_shape()) for name, (shard, stored) in found], config)
+    for name in source.values():
+        shard, stored = shards[name]
+        dtype = shard.get_slice(stored).get_dtype()
+        if dtype not in DTYPES:
+            raise CheckpointError(f"tensor {name} in {weights} has dtype {dtype}; weights are {', '.join(DTYPES)}")
+    return source, shards
 
 
 def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], Any]):
@@ -194,15 +188,34 @@ def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], 
 
 
 def open_shard(file: Path, framework: str):
-    """A safetensors file, opened, its header checked by the library."""
+    """A safetensors file, opened, its header checked by the library.
+
+    Raises CheckpointError with what lies there instead, PermissionError.
+    """
     try:
+        if file.is_file() and (what := stand_in(file)):
+            raise CheckpointError(f"{file} {what}")
         return safe_open(file, framework)
     except FileNotFoundError:
         if file.exists():  # the library says the same of a file it may not read
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from None
         raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is cut off or no safetensors file: {error}") from error
+        why = shortfall(file) or other_kind(file)
+        raise CheckpointError(f"{file} is cut off or no safetensors file: {error}{why}") from error
+
+
+def shortfall(file: Path) -> str:
+    """The end of a message about a safetensors file: how many bytes of those that its header describes are there."""
+    try:
+        with file.open("rb") as stream:
+            size = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(min(size, file.stat().st_size)))
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        whole, there = 8 + size + max(ends), file.stat().st_size
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return ""
+    return f"; {there} of its {whole} bytes are there: fetch it again" if there < whole else ""
 
 
 def shard_files(index: Path) -> list[Path]:

@@ -53,11 +53,11 @@ def save_nanogpt(
     state = {name: t.T.contiguous() if name.endswith(LINEARS) else t for name, t in tensors.items()}
     state = {name: t for name, t in state.items() if bias or not name.endswith(".bias")}
     wte = state["wte.weight"]
-    state["wte.weight"] = torch.cat([wte, 10 * wte[:1].expand(pad, -1), -10 * wte[:1].expand(pad, -1)])
+    state["wte.weight"] = torch.cat([wte, 10 * wte[:1].expand(pad - pad // 2, -1), -10 * wte[:1].expand(pad // 2, -1)])
     model = {f"_orig_mod.transformer.{name}": t for name, t in state.items()}
     model["_orig_mod.lm_head.weight"] = state["wte.weight"]
     sizes = {"n_layer": config.n_layer, "n_head": config.n_head, "n_embd": config.n_embd, "block_size": config.n_ctx}
-    sizes |= {"bias": bias, "vocab_size": config.n_vocab + 2 * pad, "dropout": 0.0} | args
+    sizes |= {"bias": bias, "vocab_size": config.n_vocab + pad, "dropout": 0.0} | args
     torch.save(
         {"model": model, "model_args": sizes, "iter_num": 1, "best_val_loss": torch.tensor(1.0)}, folder / "ckpt.pt"
     )

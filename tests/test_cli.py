@@ -477,6 +477,9 @@ def test_info_counts_parameters_and_cache_bytes(capsys, tiny, model, dtype, para
     assert facts["parameters"] == parameters
     assert facts["weight_bytes"] == parameters * (4 if dtype == "float32" else 2)
     assert facts["cache_bytes_per_token"] == cache
+    wanted = ("2048", "2049 tokens from vocab.bpe") if model == "tiny" else ("50256", "50257 tokens from the published")
+    assert facts["origin"]["end_tokens"].startswith(f"{wanted[0]} '<|endoftext|>' from ")
+    assert facts["origin"]["vocabulary"].startswith(wanted[1])
     assert main(["info", model]) == 0
     assert f"parameters                {parameters:,}\n" in capsys.readouterr().out
 

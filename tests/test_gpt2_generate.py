@@ -99,11 +99,9 @@ def test_endoftext_ends_a_row_and_not_its_neighbours(tiny):
     prompts = ["Once upon a time", "ROMEO:"]
     free = generate(tiny, prompts, max_new_tokens=12)
     end = next(token for token in free[0].ids[2:] if token not in free[1].ids)
-    ends, tiny.tokenizer.eot = tiny.tokenizer.eot, end
-    try:
-        stopped = generate(tiny, prompts, max_new_tokens=12)
-    finally:
-        tiny.tokenizer.eot = ends
+    ending = tiny.with_impl("sdpa")
+    ending.config = dataclasses.replace(tiny.config, eos_token_id=end)
+    stopped = generate(ending, prompts, max_new_tokens=12)
     cut = free[0].ids.index(end)
     assert stopped[0].ids == free[0].ids[:cut]
     assert stopped[0].finish_reason == "stop"

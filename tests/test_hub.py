@@ -8,7 +8,7 @@ import pytest
 import torch
 from hub_server import COMMIT, MEDIUM, MERGES, NEEDED, PLAIN, SHARDED, HubServer, contents, fetch, repositories
 
-from kvproof.gpt2 import hub, load
+from kvproof.gpt2 import hub, hub_cache, load
 
 DATA = Path(__file__).parent / "data"
 
@@ -107,8 +107,10 @@ def test_shards_come_with_their_index(server, tmp_path):
     [
         ({"tokenizer.json"}, {"tokenizer.json"}),
         ({"tokenizer.json", "vocab.json"}, {"tokenizer.json"}),
-        ({"tokenizer.json", "merges.txt", "vocab.json"}, {"merges.txt", "vocab.json"}),
+        ({"tokenizer.json", "merges.txt", "vocab.json"}, {"tokenizer.json"}),
+        ({"merges.txt", "vocab.json", "added_tokens.json"}, {"merges.txt", "vocab.json", "added_tokens.json"}),
         ({"merges.txt", "vocab.bpe"}, {"merges.txt"}),
+        *(({"merges.txt", file}, {"merges.txt", file}) for file in hub_cache.BESIDE),
     ],
 )
 def test_a_repository_s_own_tokenizer_comes_with_it(server, tmp_path, there, wanted):

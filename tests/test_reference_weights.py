@@ -166,12 +166,21 @@ def test_a_damaged_file_ends_in_a_named_error(folder, damage, words):
         load(path)
 
 
-@pytest.mark.parametrize("size", [0, 5, 8, 100])
-def test_a_file_cut_short_ends_in_a_named_error(folder, size):
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "model.safetensors is empty; fetch it again"),
+        (5, BROKEN),
+        (8, BROKEN),
+        (100, BROKEN),
+        (9000, BROKEN + ".*; 9000 of its [0-9]+ bytes are there: fetch it again"),
+    ],
+)
+def test_a_file_cut_short_ends_in_a_named_error(folder, size, words):
     path = folder("plain")
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="cut off or no safetensors file"):
+    with pytest.raises(CheckpointError, match=words):
         load(path)
 
 
@@ -301,7 +310,9 @@ def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
         ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
         ({"layer_norm_epsilon": -1e-5}, "layer_norm_epsilon is -1e-05"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false"),
-        ({"eos_token_id": [7]}, r"eos_token_id is \[7\]; it must be one token id or null"),
+        ({"eos_token_id": ["7"]}, r"eos_token_id is \['7'\]; it must be a token id, a list of them or null"),
+        ({"eos_token_id": [7, -1]}, r"eos_token_id is \[7, -1\]"),
+        ({"eos_token_id": {"a": 7}}, r"eos_token_id is \{'a': 7\}"),
         ({"eos_token_id": -1}, "eos_token_id is -1"),
     ],
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kvproof.gpt2.folder import find_tokenizer
 from kvproof.gpt2.tokenizer import (
     ENDOFTEXT,
     PUBLISHED,
@@ -15,7 +16,8 @@ from kvproof.gpt2.tokenizer import (
     folder_tokenizer,
     gpt2_tokenizer,
 )
-from kvproof.gpt2.weights import EMBEDDED, find_tokenizer
+from kvproof.gpt2.weights import EMBEDDED
+from kvproof.reference.files import CheckpointError
 from kvproof.reference.synthetic import SIZES
 
 AWKWARD = [
@@ -134,7 +136,7 @@ def test_a_folder_s_own_ids_are_taken(tmp_path, files):
     assert own.decode(own.encode("hello wé")) == "hello wé"
     assert own.encode(b"\xff") == [vocab["ÿ"]]
     assert own.encode("</s>", special=True) == [2]
-    assert own.encode("<pad>", special=True) == own.encode("<pad>") != [1]
+    assert own.encode("<pad>", special=True) == [1] != own.encode("<pad>")
     assert own.decode([1, 2]) == "<pad></s>"
 
 
@@ -195,7 +197,9 @@ def test_a_vocabulary_of_the_published_size_is_not_given_the_published_tokenizer
     config = replace(SIZES["gpt2"], n_vocab=n_vocab)
     assert find_tokenizer(tmp_path, config) is gpt2_tokenizer()
     write_own(tmp_path, ["tokenizer.json"])
-    own = find_tokenizer(tmp_path, config)
+    with pytest.raises(CheckpointError, match=f"makes 266 tokens, the model has {n_vocab}"):
+        find_tokenizer(tmp_path, config)
+    own = find_tokenizer(tmp_path, replace(config, n_vocab=272))
     assert own is not None
     assert own.eot == 2
     assert not caplog.text

@@ -127,8 +127,8 @@ def hf_config(config: Config) -> Any:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        bos_token_id=config.eos_token_id,
-        eos_token_id=config.eos_token_id,
+        bos_token_id=next(iter(config.end_tokens), None),
+        eos_token_id=list(config.end_tokens) or None,
         attn_implementation="sdpa",
     )
 

@@ -169,7 +169,8 @@ def add_info(commands):
     info = commands.add_parser(
         "info",
         help="a model's sizes and memory",
-        description="A model's config, parameters, bytes of weights, and bytes of cache per token.",
+        description="A model's config, parameters, bytes of weights and of cache per token, and which of its files\n"
+        "the weights, the head, the end tokens and the vocabulary are taken from.",
         epilog="example:\n  kvproof info random:gpt2-xl --dtype bfloat16",
     )
     info.add_argument("model", metavar="MODEL", help=MODEL.removesuffix(" (default %(default)s)"))

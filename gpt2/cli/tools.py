@@ -16,11 +16,14 @@ import torch
 from ...reference.config import Config
 from ...reference.synthetic import SIZES, random_config
 from ...reference.weights import expected_shapes, read_config
+from ..folder import find_tokenizer, with_end_tokens
+from ..hub_cache import CONFIG
 from ..model import GPT2
 from ..perplexity import sliding_nll
 from ..tokenizer import Tokenizer, gpt2_tokenizer
-from ..weights import as_dtype, checkpoint, find_tokenizer, load
+from ..weights import as_dtype, checkpoint, load
 from .generate import emulated, load_model
+from .origins import describe, describe_text
 from .screen import progress_bar
 
 
@@ -73,24 +76,31 @@ def read_bytes(name: str) -> bytes:
     return sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
 
 
-def find_config(name: str) -> Config:
-    """A model's config, without its weights where it can be had without them."""
+def find_config(name: str) -> tuple[Config, dict[str, str]]:
+    """A model's config, and what of it was taken from where; without its weights where it can be had without them."""
     if name in SIZES:
-        return replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
+        config = replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
+        return config, {"config_from": "the published sizes; no file was read"} | describe_text(
+            config, gpt2_tokenizer()
+        )
     path = checkpoint(name)
     if isinstance(path, str):
-        return random_config(path)  # an unknown size, which it names
-    folder = path if path.is_dir() else path.parent
-    return read_config(folder / "config.json") if (folder / "config.json").is_file() else load(name).config
+        config = random_config(path)
+        origin = {"config_from": "the published sizes", "weights_from": "random numbers"}
+        return config, origin | describe_text(config, gpt2_tokenizer())
+    return describe(path)
 
 
 def tokenizer_of(name: str) -> Tokenizer:
     """A model's tokenizer, without its weights where it can be had without them.  Raises ValueError if it has none."""
     if name.removeprefix("random:") in SIZES:
         return gpt2_tokenizer()
-    path = checkpoint(name)
-    config, folder = find_config(name), Path(path)
-    found = find_tokenizer(folder if folder.is_dir() else folder.parent, config)
+    path = Path(checkpoint(name))
+    folder = path if path.is_dir() else path.parent
+    if (folder / CONFIG).is_file():
+        found = find_tokenizer(folder, with_end_tokens(read_config(folder / CONFIG), folder)[0])
+    else:
+        found = load(name).tokenizer
     if found is None:
         raise ValueError(f"model {name!r} has no tokenizer; put its merges.txt or vocab.bpe beside its weights")
     return found
@@ -124,7 +134,7 @@ def run_perplexity(args: argparse.Namespace):
 
 
 def run_info(args: argparse.Namespace):
-    config = find_config(args.model)
+    config, origin = find_config(args.model)
     width = as_dtype(args.dtype).itemsize
     parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
     cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
@@ -137,9 +147,9 @@ def run_info(args: argparse.Namespace):
         "cache_bytes_full_context": cache * config.n_ctx,
     }
     if args.json:
-        print(json.dumps({"model": args.model} | facts))
+        print(json.dumps({"model": args.model} | facts | {"origin": origin}))
     else:
-        for name, value in facts.items():
+        for name, value in (facts | origin).items():
             print(f"{name:26}{value:,}" if type(value) is int else f"{name:26}{value}")
 
 
