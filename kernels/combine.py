@@ -46,7 +46,7 @@ def combine(row, S, splits, parts, HOW: tl.constexpr):
     d = tl.arange(0, HOW.D_POW2)
     m = tl.full([], HOW.LOWEST, ACC)
     l = tl.zeros([], ACC)
-    acc = tl.zeros([HOW.D_POW2], ACC)
+    acc = tl.full([HOW.D_POW2], 0.0, ACC)
     kept, skipped = gap(0, splits.far + 1, splits.near, HOW.CHUNK)
     for chunk in range(splits.last // HOW.CHUNK + 1 - skipped):
         # 8. the splits of this chunk
