@@ -11,9 +11,7 @@ launches that write one part at the same time may mix it, but not without the fl
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
+from .requires_triton import tl, triton
 from .steps import gap, is_live, live_splits, visible_slots
 
 

@@ -11,11 +11,6 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-try:
-    import triton as triton
-except ImportError as error:
-    raise ImportError('the kernels need triton, which is published for Linux only; here, use impl="sdpa"') from error
-
 from .backend import check_device, interpreting
 from .checks import check_inputs, check_options, check_out, check_pages, check_slots, check_span
 from .gates import check_compiled

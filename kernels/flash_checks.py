@@ -26,9 +26,9 @@ def check_call(q, k_cache, k, v, filled, cos, sin, block_table, cache_batch_idx,
     for name, x in indices.items():
         if x is not None and (x.shape, x.dtype) != ((B,), torch.int32):
             raise ValueError(f"{name} is {describe(x)}; it must be torch.int32 {[B]}")
-    rows, on_host = k_cache.shape[0], cache_batch_idx is not None and cache_batch_idx.device.type == "cpu"
-    if on_host and ((cache_batch_idx < 0) | (cache_batch_idx >= rows)).any():
-        raise ValueError(f"cache_batch_idx is {cache_batch_idx.tolist()}; k_cache has rows 0..{rows - 1}")
+    read, rows = cache_batch_idx, k_cache.shape[0]
+    if read is not None and read.device.type == "cpu" and ((read < 0) | (read >= rows)).any():
+        raise ValueError(f"cache_batch_idx is {read.tolist()}; k_cache has rows 0..{rows - 1}")
     if cache_batch_idx is None and block_table is None and k_cache.shape[0] != B:
         raise ValueError(f"q has {B} sequences, k_cache {k_cache.shape[0]}; say which in cache_batch_idx")
 

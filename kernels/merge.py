@@ -9,12 +9,11 @@ tokens of a single sequence. Each sequence adds its own suffix.
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from .backend import check_device, interpreting
 from .checks import DTYPES, describe
+from .requires_triton import tl, triton
 from .workspace import accumulator
 
 LOG2E = tl.constexpr(1.4426950408889634)

@@ -11,10 +11,8 @@ Press et al. 2021 (arXiv:2108.12409).
 
 from typing import Any, NamedTuple
 
-import triton
-import triton.language as tl
-
 from .arguments import Cache
+from .requires_triton import tl, triton
 
 
 class Splits(NamedTuple):

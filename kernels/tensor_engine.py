@@ -12,10 +12,8 @@ Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); FlashAtte
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
 from .combine import finish_tile
+from .requires_triton import tl, triton
 from .steps import Rows, append_token, at_head, gap, is_live, locate, new_rows, offset, quantise, score, shift, span_of
 
 

@@ -11,10 +11,8 @@ Source: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867).
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
 from .combine import finish
+from .requires_triton import tl, triton
 from .steps import append_token, at_head, gap, is_live, locate, new_rows, offset, quantise, score, shift, span_of
 
 
