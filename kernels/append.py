@@ -4,9 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
+from .requires_triton import tl, triton
 from .steps import append_token, at_head, new_rows
 
 

@@ -97,6 +97,35 @@ def check_options(H, window, sinks, softcap, slopes, causal, B) -> None:
         raise ValueError(f"alibi_slopes is {describe(slopes)}; it must be float32 [{H}] or [{B}, {H}]")
 
 
+def check_slots(lengths: Tensor, T: int) -> None:
+    """Raise ValueError if lengths, on the CPU, leave the T slots of the cache; a GPU's numbers are not read back."""
+    if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > T)).any():
+        raise ValueError(f"lengths are {lengths.tolist()}; the cache has {T} slots, so each must be 0..{T}")
+
+
+def check_pages(table: Tensor, lengths: Tensor, pages: int, page: int, first: Tensor | None = None) -> None:
+    """Raise ValueError if a page that holds a visible slot is none of the cache's.
+
+    table    (B, pages of a sequence) int32, on the CPU; a GPU's numbers are not read back
+    lengths  (B,) slots of each sequence, within the table
+    pages    that the cache has, each of `page` slots
+    first    (B,) slot from which on each sequence is seen; from 0 if None
+    """
+    if "cpu" != table.device.type or "cpu" != lengths.device.type:
+        return
+    at = torch.arange(table.shape[1]) * page
+    seen = at < lengths[:, None]
+    if first is not None:
+        seen &= at + page > first[:, None]
+    wrong = (seen & ((table < 0) | (table >= pages))).nonzero()
+    if len(wrong):
+        b, i = wrong[0].tolist()
+        raise ValueError(
+            f"block_table[{b}, {i}] is {table[b, i]}; sequence {b} has {lengths[b]} slots, {page} to a page, and the "
+            f"cache has pages 0..{pages - 1}; name a page for every slot up to the length"
+        )
+
+
 def check_span(k: Tensor, v: Tensor, T: int, first: int = FIRST) -> None:
     """Raise ValueError unless 32-bit offsets reach every slot of a split, the longest that T slots have."""
     slots = first << doublings(T, first)

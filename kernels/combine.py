@@ -11,9 +11,7 @@ launches that write one part at the same time may mix it, but not without the fl
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
+from .requires_triton import tl, triton
 from .steps import gap, is_live, live_splits, visible_slots
 
 
@@ -46,7 +44,7 @@ def combine(row, S, splits, parts, HOW: tl.constexpr):
     d = tl.arange(0, HOW.D_POW2)
     m = tl.full([], HOW.LOWEST, ACC)
     l = tl.zeros([], ACC)
-    acc = tl.zeros([HOW.D_POW2], ACC)
+    acc = tl.full([HOW.D_POW2], 0.0, ACC)
     kept, skipped = gap(0, splits.far + 1, splits.near, HOW.CHUNK)
     for chunk in range(splits.last // HOW.CHUNK + 1 - skipped):
         # 8. the splits of this chunk

@@ -11,13 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-try:
-    import triton as triton
-except ImportError as error:
-    raise ImportError('the kernels need triton, which is published for Linux only; here, use impl="sdpa"') from error
-
 from .backend import check_device, interpreting
-from .checks import check_inputs, check_options, check_out, check_span
+from .checks import check_inputs, check_options, check_out, check_pages, check_slots, check_span
 from .gates import check_compiled
 from .launches import ENGINES, Options, choose_engine, launches, slots_of, throughput_first
 from .workspace import FIRST, Workspace, fitting_workspace
@@ -32,8 +27,10 @@ def launch(
     """Run the kernels; the body of both operators."""
     T = slots_of(k, block_table)
     check_device(q.device)
-    if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > T)).any():
-        raise ValueError(f"lengths are {lengths.tolist()}; the cache has {T} slots, so each must be 0..{T}")
+    check_slots(lengths, T)
+    if block_table is not None:
+        behind_window = None if window is None or sinks else lengths - q.shape[1] - window + 1
+        check_pages(block_table, lengths, k.shape[0], k.shape[2], behind_window)
     if out.numel() == 0:
         return
     # The interpreter's stores truncate to 16 bits, where a GPU's round to nearest: there, torch rounds.
@@ -127,9 +124,10 @@ def decode_attention(
                vector engine once per query.
 
     A query's bits do not depend on the batch, on the other tokens, or on the pages' order. Raises ValueError if shapes,
-    dtypes, strides or devices do not fit, or if lengths on the CPU leave 0..T (on a GPU, unseen by the host, they
-    answer NaN); BackendError if the kernels cannot run on the tensors' device. Scale, window, sinks, softcap and the
-    strides of a slot are compiled in. Source: Milakov & Gimelshein 2018 (arXiv:1805.02867).
+    dtypes, strides or devices do not fit, or if lengths or pages on the CPU are not the cache's (a GPU's are not read
+    back: there such a length answers NaN, and such a page is read); BackendError if the kernels cannot run on the
+    tensors' device. Scale, window, sinks, softcap and the strides of a slot are compiled in.
+    Source: Milakov & Gimelshein 2018 (arXiv:1805.02867).
     """
     given, shape = q, q.shape
     if q.dim() == 3:

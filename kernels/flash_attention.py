@@ -84,7 +84,7 @@ def flash_attn_with_kvcache(
     filled = T if cache_seqlens is None else cache_seqlens
     if not isinstance(filled, Tensor):
         filled = torch.full(q.shape[:1], filled, dtype=torch.int32, device=q.device)
-    check_filled(filled, cache_leftpad, N, T)
+    check_filled(filled, cache_leftpad, block_table, k_cache, N, T)
     # Endless, as a window wider than the cache is too; what is left of it after that decides how q is rotated.
     left, right = (None if int(w) < 0 or int(w) >= T else int(w) for w in window_size)
     right = 0 if causal else right

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .checks import describe
+from .checks import check_pages, describe
 
 
 def check_call(q, k_cache, k, v, filled, cos, sin, block_table, cache_batch_idx, cache_leftpad) -> None:
@@ -26,6 +26,9 @@ def check_call(q, k_cache, k, v, filled, cos, sin, block_table, cache_batch_idx,
     for name, x in indices.items():
         if x is not None and (x.shape, x.dtype) != ((B,), torch.int32):
             raise ValueError(f"{name} is {describe(x)}; it must be torch.int32 {[B]}")
+    read, rows = cache_batch_idx, k_cache.shape[0]
+    if read is not None and read.device.type == "cpu" and ((read < 0) | (read >= rows)).any():
+        raise ValueError(f"cache_batch_idx is {read.tolist()}; k_cache has rows 0..{rows - 1}")
     if cache_batch_idx is None and block_table is None and k_cache.shape[0] != B:
         raise ValueError(f"q has {B} sequences, k_cache {k_cache.shape[0]}; say which in cache_batch_idx")
 
@@ -41,11 +44,18 @@ def check_rotary(q, cos, sin, T: int) -> None:
         raise ValueError(f"rotary_cos is {cos.dtype}, rotary_sin {sin.dtype}, q {q.dtype}; they must be the same")
 
 
-def check_filled(filled, leftpad, N: int, T: int) -> None:
-    """Raise ValueError if slots are filled, on the CPU, that do not exist; a GPU's numbers are not read back."""
+def check_filled(filled, leftpad, block_table, k_cache, N: int, T: int) -> None:
+    """Raise ValueError if slots are filled, on the CPU, that do not exist, or lie in pages that do not.
+
+    A GPU's numbers are not read back.
+    """
     first = 0 if leftpad is None else leftpad
+    if leftpad is not None and leftpad.device.type == "cpu" and (leftpad < 0).any():
+        raise ValueError(f"cache_leftpad is {leftpad.tolist()}; each must be 0 or more: the first slot of its sequence")
     if filled.device.type == "cpu" and ((filled < first) | (filled + N > T)).any():
         raise ValueError(
             f"cache_seqlens are {filled.tolist()}, with {N} new rows to come; the cache has {T} slots, and sequences "
             f"begin at slot {first if leftpad is None else leftpad.tolist()} of them"
         )
+    if block_table is not None and N:
+        check_pages(block_table, filled + N, k_cache.shape[0], k_cache.shape[1], first=filled)  # where rows go

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import triton
-
 from .launches import Launch
+from .requires_triton import triton
 from .variants import VARIANTS, kind, launches_of
 
 TABLE = Path(__file__).with_name("targets.txt")

@@ -6,13 +6,13 @@ The launcher runs what `launches` gives and targets.py compiles it without a GPU
 from typing import Any, NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from .append import append_rows
 from .arguments import Cache, How, New, Query, Result
 from .backend import interpreting
 from .combine import combine_splits
+from .requires_triton import triton
 from .tensor_engine import attend_tensor
 from .vector_engine import attend_vector
 from .workspace import FIRST, Workspace, max_splits

@@ -9,12 +9,11 @@ tokens of a single sequence. Each sequence adds its own suffix.
 """
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from .backend import check_device, interpreting
 from .checks import DTYPES, describe
+from .requires_triton import tl, triton
 from .workspace import accumulator
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -27,6 +26,8 @@ def merge_rows(o_a, lse_a, o_b, lse_b, o, lse, n, D: tl.constexpr, D_POW2: tl.co
     is_row = row < n
     a = tl.load(lse_a + row, mask=is_row, other=0.0)
     b = tl.load(lse_b + row, mask=is_row, other=0.0)
+    a = tl.where(a == float("inf"), float("-inf"), a)  # flash-attn 2's word for a part that saw nothing
+    b = tl.where(b == float("inf"), float("-inf"), b)
     m = tl.maximum(a, b)
     m = tl.where(m == float("-inf"), 0.0, m)  # nothing on either side: -inf - -inf would be NaN
     p_a = tl.exp2((a - m) * LOG2E)
@@ -36,8 +37,9 @@ def merge_rows(o_a, lse_a, o_b, lse_b, o, lse, n, D: tl.constexpr, D_POW2: tl.co
     tl.store(lse + row, tl.where(l == 0, float("-inf"), m + tl.log2(total) / LOG2E), mask=is_row)
     d = tl.arange(0, D_POW2)[None, :]
     at, wanted = row[:, None] * D + d, is_row[:, None] & (d < D)
-    x_a = tl.load(o_a + at, mask=wanted, other=0.0).to(a.dtype)
-    x_b = tl.load(o_b + at, mask=wanted, other=0.0).to(a.dtype)
+    saw_a, saw_b = (a != float("-inf"))[:, None], (b != float("-inf"))[:, None]  # what saw nothing may hold anything
+    x_a = tl.load(o_a + at, mask=wanted & saw_a, other=0.0).to(a.dtype)
+    x_b = tl.load(o_b + at, mask=wanted & saw_b, other=0.0).to(a.dtype)
     tl.store(o + at, (p_a[:, None] * x_a + p_b[:, None] * x_b) / total[:, None], mask=wanted)
 
 
@@ -72,12 +74,14 @@ def merge_state(o_a: Tensor, lse_a: Tensor, o_b: Tensor, lse_b: Tensor) -> tuple
 
     o_a, o_b      (..., D)  float16 | bfloat16 | float32 | float64, any strides, the same shape
     lse_a, lse_b  (...)  float32 (float64 for float64): natural log of each part's sum of exponentials, as
-                  `decode_attention(..., return_lse=True)` gives it; -inf where nothing was seen
+                  `decode_attention(..., return_lse=True)` gives it; -inf where nothing was seen, or +inf, as
+                  flash-attn 2 says it
     returns       o (..., D) in o_a's dtype and lse (...), new and contiguous. Sums are float32, float64 for float64.
                   Traffic: 3 * numel(o) * itemsize + 3 * numel(lse) * 4 bytes.
 
-    Swapping the parts changes no bit. A part that saw nothing leaves the other as it is; two of them give zeros and
-    -inf. NaN on either side gives NaN. In 16 bits each part was rounded before, and their sum is rounded again.
+    Swapping the parts changes no bit. A part that saw nothing leaves the other as it is, whatever its o holds; two of
+    them give zeros and -inf. NaN in what was seen gives NaN. In 16 bits each part was rounded before, and their sum is
+    rounded again.
     Raises ValueError if shapes, dtypes or devices disagree; BackendError if kernels cannot run on the device.
     Source: Milakov & Gimelshein 2018 (arXiv:1805.02867), section 3.1, the reduction of two partial results.
     """

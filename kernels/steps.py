@@ -11,10 +11,8 @@ Press et al. 2021 (arXiv:2108.12409).
 
 from typing import Any, NamedTuple
 
-import triton
-import triton.language as tl
-
 from .arguments import Cache
+from .requires_triton import tl, triton
 
 
 class Splits(NamedTuple):
@@ -38,7 +36,10 @@ class Span(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Pointers to rows of a cache, and to what a whole number in each is worth (None but for int8)."""
+    """Pointers to rows of a cache, and to what a whole number in each is worth: only for int8, k and v else.
+
+    Triton 3.6 returns no None from a function, 3.7 and later do.
+    """
 
     k: Any
     v: Any
@@ -116,18 +117,18 @@ def offset(i, stride, x, HOW: tl.constexpr):
 @triton.jit
 def at_head(cache, b, h, lo, HOW: tl.constexpr):
     """The cache seen from KV head h; if contiguous, from slot lo of sequence b, so that 32 bits reach every slot."""
-    k, v, k_scale, v_scale, table = cache.k, cache.v, cache.k_scale, cache.v_scale, cache.table
-    k += offset(h, cache.kh, k, HOW)
-    v += offset(h, cache.vh, v, HOW)
-    if k_scale is not None:
-        k_scale += h.to(tl.int64) * cache.sh
-        v_scale += h.to(tl.int64) * cache.sh
+    k = cache.k + offset(h, cache.kh, cache.k, HOW)
+    v = cache.v + offset(h, cache.vh, cache.v, HOW)
+    k_scale, v_scale, table = k, v, k  # where there are none, see Rows
+    if HOW.INT8:
+        k_scale = cache.k_scale + h.to(tl.int64) * cache.sh
+        v_scale = cache.v_scale + h.to(tl.int64) * cache.sh
     if HOW.PAGE is not None:
-        table += b * cache.tb
+        table = cache.table + b * cache.tb
     else:
         k += offset(b, cache.kb, k, HOW) + lo.to(tl.int64) * HOW.KT
         v += offset(b, cache.vb, v, HOW) + lo.to(tl.int64) * HOW.VT
-        if k_scale is not None:
+        if HOW.INT8:
             k_scale += b * cache.sb + lo.to(tl.int64) * HOW.ST
             v_scale += b * cache.sb + lo.to(tl.int64) * HOW.ST
     return Cache(k, v, k_scale, v_scale, table, cache.kb, cache.kh, cache.vb, cache.vh, cache.sb, cache.sh, cache.tb)
@@ -140,8 +141,8 @@ def locate(cache, lo, start, live, HOW: tl.constexpr):
         return shift(cache, start, HOW)
     else:
         page = tl.load(cache.table + (lo + start) // HOW.PAGE, mask=live).to(tl.int64)
-        k_scale = None if cache.k_scale is None else cache.k_scale + page * cache.sb
-        v_scale = None if cache.v_scale is None else cache.v_scale + page * cache.sb
+        k_scale = cache.k_scale + page * cache.sb if HOW.INT8 else cache.k
+        v_scale = cache.v_scale + page * cache.sb if HOW.INT8 else cache.v
         k, v = cache.k + offset(page, cache.kb, cache.k, HOW), cache.v + offset(page, cache.vb, cache.v, HOW)
         page = Rows(k, v, k_scale, v_scale)
         return shift(page, (lo + start) % HOW.PAGE, HOW)
@@ -150,8 +151,8 @@ def locate(cache, lo, start, live, HOW: tl.constexpr):
 @triton.jit
 def shift(at, rows, HOW: tl.constexpr):
     """So many rows further on in the same page; rows is a number or a tile."""
-    k_scale = None if at.k_scale is None else at.k_scale + rows * HOW.ST
-    v_scale = None if at.v_scale is None else at.v_scale + rows * HOW.ST
+    k_scale = at.k_scale + rows * HOW.ST if HOW.INT8 else at.k
+    v_scale = at.v_scale + rows * HOW.ST if HOW.INT8 else at.v
     return Rows(at.k + rows * HOW.KT, at.v + rows * HOW.VT, k_scale, v_scale)
 
 
@@ -191,7 +192,7 @@ def new_rows(new, b, h, HOW: tl.constexpr):
     """Where the new rows of KV head h begin."""
     k = new.k + offset(b, new.kb, new.k, HOW) + offset(h, new.kh, new.k, HOW)
     v = new.v + offset(b, new.vb, new.v, HOW) + offset(h, new.vh, new.v, HOW)
-    return Rows(k, v, None, None)
+    return Rows(k, v, k, v)
 
 
 @triton.jit

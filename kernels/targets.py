@@ -13,6 +13,8 @@ Exit codes: 0 all gates hold and the table is as committed; 1 not so; 2 the comm
 import argparse
 import multiprocessing
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from typing import Any
@@ -43,7 +45,7 @@ def measure(variants: list[str], targets: list[str], processes: int = 2) -> list
     work = [(name, target) for target, name in product([*executed, *targets], variants)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        told = {(name, target): x for name, target, x in pool.map(task, work)}
+        told = {(name, target): x for name, target, x in counted(pool.map(task, work), len(work))}
     rows = [told[name, target] for name in variants for target in targets]
     return [
         row._replace(**{k: x for n in executed for k, x in told[row.variant, n].items()})
@@ -51,6 +53,15 @@ def measure(variants: list[str], targets: list[str], processes: int = 2) -> list
         else row
         for row in rows
     ]
+
+
+def counted(items: Iterable, total: int) -> Iterator:
+    """The items; after five seconds a terminal is told how many there have been, on standard error."""
+    start = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if sys.stderr.isatty() and time.monotonic() - start > 5:
+            print(f"\r{done} of {total} compiled", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def changes(rows: list[Row], committed: list[Row]) -> list[str]:
@@ -100,4 +111,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

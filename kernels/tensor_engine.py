@@ -12,10 +12,8 @@ Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); FlashAtte
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
 from .combine import finish_tile
+from .requires_triton import tl, triton
 from .steps import Rows, append_token, at_head, gap, is_live, locate, new_rows, offset, quantise, score, shift, span_of
 
 
@@ -59,28 +57,28 @@ def edge_rows(at, slot, live, end, span, new, fresh, HOW: tl.constexpr):
             v_at = tl.where(i < 0, v_at, fresh.v + offset(i, new.vm, fresh.v, HOW))
             if HOW.ALIGNED:  # which the compiler loses sight of in the choice
                 k_at, v_at = tl.multiple_of(k_at, 16), tl.multiple_of(v_at, 16)
-        return Rows(load_block(k_at, live, 1, HOW), load_block(v_at, live, 0, HOW), None, None)
+        return Rows(load_block(k_at, live, 1, HOW), load_block(v_at, live, 0, HOW), 0.0, 0.0)
 
 
 @triton.jit
 def scores(qt, k, k_scale, visible, distance, slope, HOW: tl.constexpr):
     # 3. scores of these slots, as powers of two
     s = tl.dot(qt, k.to(qt.dtype))  # (TILE, ROWS)
-    s = s if k_scale is None else s * k_scale[None, :]
+    s = s * k_scale[None, :] if HOW.INT8 else s
     s *= HOW.SCALE * HOW.LOG2E if HOW.SOFTCAP is None else HOW.SCALE / HOW.SOFTCAP
     s = score(s, distance, slope if slope is None else slope[:, None], HOW)
     return s if visible is None else tl.where(visible, s, float("-inf"))
 
 
 @triton.jit
-def absorb(s, v, v_scale, m, l, acc, DTYPE: tl.constexpr):
+def absorb(s, v, v_scale, m, l, acc, DTYPE: tl.constexpr, HOW: tl.constexpr):
     # 4. new max of each query; shrink the past
     m_new = tl.maximum(m, tl.max(s, 1))
     a = tl.exp2(m - m_new)
     # 5. add the weights, and the values they weigh
     p = tl.exp2(s - m_new[:, None])
     l = l * a + tl.sum(p, 1)
-    p = p if v_scale is None else p * (v_scale * 64)[None, :]  # lifted, lest float16 lose small ones: see 6
+    p = p * (v_scale * 64)[None, :] if HOW.INT8 else p  # lifted, lest float16 lose small ones: see 6
     acc = tl.dot(p.to(DTYPE), v.to(DTYPE), acc * a[:, None])
     return m_new, l, acc
 
@@ -94,11 +92,11 @@ def attend_block(qt, here, span, start, slope, position, m, l, acc, HOW: tl.cons
         at = shift(locate(here, span.lo, start, None, HOW), rows, HOW)
     else:
         at = locate(here, span.lo, start + rows, None, HOW)
-    k_scale = tl.load(at.k_scale) if HOW.INT8 else None
-    v_scale = tl.load(at.v_scale) if HOW.INT8 else None
+    k_scale = tl.load(at.k_scale) if HOW.INT8 else 0.0
+    v_scale = tl.load(at.v_scale) if HOW.INT8 else 0.0
     distance = tl.abs(position[:, None] - (span.lo + start + rows)[None, :])
     s = scores(qt, load_block(at.k, None, 1, HOW), k_scale, None, distance, slope, HOW)
-    return absorb(s, load_block(at.v, None, 0, HOW), v_scale, m, l, acc, qt.dtype)
+    return absorb(s, load_block(at.v, None, 0, HOW), v_scale, m, l, acc, qt.dtype, HOW)
 
 
 @triton.jit
@@ -120,7 +118,7 @@ def attend_edge(qt, here, span, start, slope, position, new, fresh, m, l, acc, H
     if HOW.WINDOW is not None:
         visible &= (slot[None, :] > position[:, None] - HOW.WINDOW) | (slot < HOW.SINKS)[None, :]
     s = scores(qt, x.k, x.k_scale, visible, tl.abs(position[:, None] - slot[None, :]), slope, HOW)
-    return absorb(s, x.v, x.v_scale, m, l, acc, qt.dtype)
+    return absorb(s, x.v, x.v_scale, m, l, acc, qt.dtype, HOW)
 
 
 @triton.jit(do_not_specialize=["M", "ticket"])
@@ -148,8 +146,8 @@ def attend_tensor(q, cache, new, lengths, slopes, slopes_b, result, parts, T, M,
             is_mine = (span.old + token >= span.lo) & (span.old + token < span.hi)
             append_token(here, fresh, new, token, is_mine, span.lo, span.old + token, HOW)
     m = tl.full([HOW.TILE], HOW.LOWEST, tl.float32)
-    l = tl.zeros([HOW.TILE], tl.float32)
-    acc = tl.zeros([HOW.TILE, HOW.D_POW2], tl.float32)
+    l = tl.full([HOW.TILE], 0.0, tl.float32)
+    acc = tl.full([HOW.TILE, HOW.D_POW2], 0.0, tl.float32)
     N: tl.constexpr = HOW.ROWS
     whole = tl.maximum(tl.minimum(span.hi, span.old) - span.lo, 0) // N * N if HOW.WINDOW is None else 0
     for start in tl.range(0, whole, N, num_stages=HOW.STAGES):

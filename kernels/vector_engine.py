@@ -11,10 +11,8 @@ Source: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867).
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportAssignmentType=false
 # pyright: reportGeneralTypeIssues=false
 
-import triton
-import triton.language as tl
-
 from .combine import finish
+from .requires_triton import tl, triton
 from .steps import append_token, at_head, gap, is_live, locate, new_rows, offset, quantise, score, shift, span_of
 
 
@@ -55,7 +53,7 @@ def values_with_new(v, v_scale, new, stride_m, start, span, HOW: tl.constexpr):
     all_rows, all_scales = (), ()
     for j in tl.static_range(R):
         slot = span.lo + start + j * HOW.ROWS + tl.arange(0, HOW.ROWS)
-        rows, scale = with_new(v[j], v_scale[j] if HOW.INT8 else None, new, stride_m, slot, span, HOW)
+        rows, scale = with_new(v[j], v_scale[j] if HOW.INT8 else 0.0, new, stride_m, slot, span, HOW)
         all_rows += (rows,)
         all_scales += (scale,) if HOW.INT8 else ()
     return all_rows, all_scales
@@ -65,7 +63,7 @@ def values_with_new(v, v_scale, new, stride_m, start, span, HOW: tl.constexpr):
 def scores(qh, k, k_scale, visible, distance, slope, HOW: tl.constexpr):
     # 3. scores of these slots, as powers of two
     s = tl.sum(k.to(qh.dtype) * qh[None, :], 1)  # (ROWS,)
-    s = score(s if k_scale is None else s * k_scale, distance, slope, HOW)
+    s = score(s * k_scale if HOW.INT8 else s, distance, slope, HOW)
     return s if visible is None else tl.where(visible, s, float("-inf"))
 
 
@@ -102,7 +100,7 @@ def attend_block(qh, here, span, start, slope, position, m, l, acc, HOW: tl.cons
         at = shift(block, j * HOW.ROWS, HOW) if NEAR else locate(here, span.lo, row, None, HOW)
         v += (load_row(at.v, None, HOW),)
         v_scale += (tl.load(at.v_scale),) if HOW.INT8 else ()
-        k_scale = tl.load(at.k_scale) if HOW.INT8 else None
+        k_scale = tl.load(at.k_scale) if HOW.INT8 else 0.0
         distance = tl.abs(position - span.lo - row)
         s += (scores(qh, load_row(at.k, None, HOW), k_scale, None, distance, slope, HOW),)
     return absorb(s, v, v_scale, m, l, acc, HOW)
@@ -125,7 +123,7 @@ def attend_edge(qh, here, span, start, slope, position, new, fresh, m, l, acc, H
         visible = visible if HOW.WINDOW is None else visible & ((slot >= span.first) | (slot < HOW.SINKS))
         live = visible & (slot < end)
         at = shift(block, j * HOW.ROWS, HOW) if NEAR else locate(here, span.lo, row, live, HOW)
-        k, k_scale = load_row(at.k, live, HOW), tl.load(at.k_scale, mask=live, other=0.0) if HOW.INT8 else None
+        k, k_scale = load_row(at.k, live, HOW), tl.load(at.k_scale, mask=live, other=0.0) if HOW.INT8 else 0.0
         v += (load_row(at.v, live, HOW),)
         v_scale += (tl.load(at.v_scale, mask=live, other=0.0),) if HOW.INT8 else ()
         if new is not None:
@@ -159,8 +157,8 @@ def attend_vector(q, cache, new, lengths, slopes, slopes_b, result, parts, T, M,
         is_mine = (r % HOW.G == 0) & (span.old + i >= span.lo) & (span.old + i < span.hi)
         append_token(here, fresh, new, i, is_mine, span.lo, span.old + i, HOW)
     m = tl.full([HOW.ROWS], HOW.LOWEST, ACC)
-    l = tl.zeros([HOW.ROWS], ACC)
-    acc = tl.zeros([HOW.ROWS, HOW.D_POW2], ACC)
+    l = tl.full([HOW.ROWS], 0.0, ACC)
+    acc = tl.full([HOW.ROWS, HOW.D_POW2], 0.0, ACC)
     end = span.hi if new is None else tl.minimum(span.hi, span.old)
     whole = tl.maximum(end - span.lo, 0) // N * N if HOW.WINDOW is None else 0
     for start in range(0, whole, N):

@@ -151,6 +151,19 @@ ROW = torch.zeros(2, 1, 2, 4)
         ({"rotary_cos": ROW}, "rotary_cos came without"),
         ({"block_table": INDEX[:, None], "cache_batch_idx": INDEX}, "block_table came with cache_batch_idx"),
         ({"k_cache": torch.ones(3, 8, 2, 4)}, "q has 2 sequences, k_cache 3"),
+        ({"cache_batch_idx": INDEX + 2}, r"cache_batch_idx is \[2, 2\]; k_cache has rows 0..1"),
+        ({"cache_batch_idx": INDEX - 1}, r"cache_batch_idx is \[-1, -1\]"),
+        ({"cache_leftpad": INDEX - 1, "cache_seqlens": 3}, r"cache_leftpad is \[-1, -1\]; each must be 0 or more"),
+        ({"block_table": INDEX[:, None] - 1, "cache_seqlens": 3}, r"block_table\[0, 0\] is -1; sequence 0 has 3 slots"),
+        (
+            {
+                "block_table": INDEX[:, None] + 7,
+                "k": ROW.repeat(1, 2, 1, 1),
+                "v": ROW.repeat(1, 2, 1, 1),
+                "cache_seqlens": 3,
+            },
+            r"block_table\[0, 0\] is 7; sequence 0 has 5 slots, 8 to a page, and the cache has pages 0..1",
+        ),
         ({"cache_leftpad": INDEX, "v_cache": torch.ones(2, 9, 2, 4)[:, :8]}, "v_cache has strides.*move sequences"),
         (
             {"k": ROW, "v": ROW, "cache_seqlens": 3, "rotary_cos": torch.ones(7, 2), "rotary_sin": torch.ones(7, 2)},

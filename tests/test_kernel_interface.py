@@ -97,6 +97,13 @@ def given(**values):
     return {name: lambda _, x=x: x for name, x in values.items()}
 
 
+def paged(table, lengths, **options):
+    """The same call on nine pages of 16 slots."""
+    pages = torch.linspace(-1, 1, 9 * 2 * 16 * 16).reshape(9, 2, 16, 16)
+    table, lengths = (torch.tensor(x, dtype=torch.int32) for x in (table, lengths))
+    return given(k=pages, v=pages, block_table=table, lengths=lengths, **options)
+
+
 NEW = torch.ones(2, 2, 16)
 INT8 = {name: lambda x: x.to(torch.int8) for name in "kv"}
 SCALES = {name: torch.ones(2, 2, 140) for name in ("k_scale", "v_scale")}
@@ -132,6 +139,14 @@ REFUSED = [
     (INT8 | given(**SCALES | {"k_scale": torch.ones(2, 140, 2).mT}), "k_scale has strides.*they must be the same"),
     (given(block_table=torch.zeros(2, 1)), "block_table is torch.float32.*it must be torch.int32"),
     (given(block_table=torch.zeros(1, 1, dtype=torch.int32)), r"it must be int32 \[2, pages of a sequence\]"),
+    (
+        paged([[0, 1, 2], [3, 4, -1]], [41, 33]),
+        r"block_table\[1, 2\] is -1; sequence 1 has 33 slots, 16 to a page, and the cache has pages 0..8; name a page",
+    ),
+    (paged([[0, 9, 2], [3, -1, -1]], [41, 16]), r"block_table\[0, 1\] is 9; sequence 0 has 41 slots"),
+    (paged([[-1, 1, 2], [3, 4, 5]], [48, 0]), r"block_table\[0, 0\] is -1"),
+    (paged([[-1, -1, 2], [3, 4, 5]], [48, 9], window=17), r"block_table\[0, 1\] is -1"),
+    (paged([[0, -1, 2], [3, 4, 5]], [48, 9], window=16, sinks=1), r"block_table\[0, 1\] is -1"),
     (given(window=0), "window is 0; it must be 1 slot or more, or None"),
     (given(sinks=4), "sinks is 4, window None; sinks are the 0 or more first slots beside a window"),
     (given(sinks=-1, window=3), "sinks is -1, window 3"),
@@ -147,6 +162,13 @@ REFUSED = [
 def test_bad_input_is_refused_in_words(changes, says):
     with pytest.raises(ValueError, match=says):
         decode_attention(**changed(changes))
+
+
+@pytest.mark.parametrize("window", [1, 15, 16])
+def test_pages_that_no_query_looks_at_may_be_none(window, device):
+    named = changed(paged([[8, 7, 3], [3, 4, 5]], [48, 9], window=window))
+    freed = changed(paged([[-1, -1, 3], [3, 99, -1]], [48, 9], window=window))
+    assert torch.equal(decode_attention(**freed), decode_attention(**named))
 
 
 def test_a_layout_that_32_bit_offsets_cannot_reach_is_refused():
@@ -242,12 +264,16 @@ def test_importing_the_kernels_sets_nothing_and_the_interpreter_can_come_too_lat
     assert done.returncode == 0, done.stderr
 
 
-def test_a_machine_without_triton_is_told_what_to_use_instead():
+DOORS = ("decode_attention", "flash_attention", "merge", "ptx", "ptx.__main__", "targets", "ladder.naive")
+
+
+def test_a_machine_without_triton_is_told_at_every_door_what_to_use_instead():
     done = python(
-        "import sys; sys.modules['triton'] = None\n"
-        "import kvproof.kernels.backend\n"
-        "try: import kvproof.kernels.decode_attention\n"
-        "except ImportError as error: assert 'impl=\"sdpa\"' in str(error)\n"
-        "else: raise SystemExit('imported without triton')"
+        "import sys, importlib; sys.modules['triton'] = None\n"
+        "import kvproof.kernels.backend, kvproof.kernels.workspace\n"
+        f"for name in {DOORS}:\n"
+        "    try: importlib.import_module('kvproof.kernels.' + name)\n"
+        "    except ImportError as error: assert 'Linux only' in str(error) and 'impl=\"sdpa\"' in str(error), name\n"
+        "    else: raise SystemExit(f'{name}: imported without triton')"
     )
     assert done.returncode == 0, done.stderr

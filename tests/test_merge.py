@@ -97,6 +97,29 @@ def test_a_part_that_saw_nothing_leaves_the_bits_of_the_other(dtype, device):
     assert bits(both[1]) == bits(nothing[1])
 
 
+@pytest.mark.parametrize("seen", ["nothing", "one part", "both"])
+@each_dtype
+def test_flash_attn_s_plus_infinity_says_nothing_was_seen_too(dtype, seen, device):
+    a, b = states(device, getattr(torch, dtype)), states(device, getattr(torch, dtype), seed=1)
+    ours, theirs = ([x.clone() for x in (*a, *b)] for _ in range(2))
+    for lse in {"nothing": (1, 3), "one part": (3,), "both": ()}[seen]:
+        ours[lse][0], theirs[lse][0] = -torch.inf, torch.inf
+    for x, y in zip(merge_state(*ours), merge_state(*theirs), strict=True):
+        assert bits(x) == bits(y)
+        assert not x.isnan().any()
+
+
+@pytest.mark.parametrize("empty", [torch.inf, -torch.inf])
+@pytest.mark.parametrize("garbage", [torch.nan, torch.inf, 1.0])
+def test_what_a_part_that_saw_nothing_holds_is_not_read(garbage, empty, device):
+    o, lse = states(device)
+    nothing = torch.full_like(o, garbage), torch.full_like(lse, empty)
+    for merged in (merge_state(o, lse, *nothing), merge_state(*nothing, o, lse)):
+        assert bits(merged[0]) == bits(o)
+        assert bits(merged[1]) == bits(lse)
+    assert not merge_state(*nothing, *nothing)[0].any()
+
+
 @pytest.mark.parametrize("far", [200.0, 1e30])
 def test_a_part_that_weighs_nothing_beside_the_other_leaves_it_as_it_is(far, device):
     a, b = states(device), states(device, seed=1)

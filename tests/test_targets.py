@@ -20,7 +20,7 @@ import triton
 from kvproof.kernels import decode_attention, gates
 from kvproof.kernels.gates import GATES, MISSED, TABLE, Row, broken, check_compiled, read_table, table
 from kvproof.kernels.machine_code import ahead, count, loads, main_loop, packed, programs_per_sm
-from kvproof.kernels.targets import VARIANTS, changes, main
+from kvproof.kernels.targets import VARIANTS, changes, counted, main
 from kvproof.kernels.variants import kind, launches_of
 
 MEASURE = """
@@ -173,6 +173,15 @@ def test_the_whole_table_is_what_the_compiler_gives(tmp_path):
     rows = measured(tmp_path, [*VARIANTS], [*NVIDIA, "gfx942"])
     assert changes(rows, COMMITTED) == []
     assert broken(rows) == []
+
+
+@pytest.mark.parametrize(("terminal", "seconds", "told"), [(True, 3, "2 of 3"), (True, 1, ""), (False, 3, "")])
+def test_a_terminal_is_told_how_far_it_is_after_five_seconds(terminal, seconds, told, monkeypatch, capsys):
+    clock = iter(range(0, 100, seconds))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert list(counted("abc", 3)) == list("abc")
+    assert (told in capsys.readouterr().err) if told else not capsys.readouterr().err
 
 
 def test_the_interpreter_has_nothing_to_compile():

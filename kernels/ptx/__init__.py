@@ -21,6 +21,7 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     counters, execute            what it all cost: the report
 """
 
+from .. import requires_triton as requires_triton  # before any module that would fail without a word of why
 from .check import check
 from .errors import (
     Deadlock,
