@@ -179,10 +179,12 @@ def say(found: Investigation):
         flips = f"{d.agree}/{d.of} tokens agree" + ("" if found.margins is None else
                  f", {int(found.margins.at_risk.sum())} decided narrowly enough to flip")  # fmt: skip
         print(f"\n{d.dtype}: {d.ulps:.1f} ulps, {d.relative:.1e} of the rms, KL {d.kl_max:.1e} nats at most, {flips}")
-    if found.divergence:
-        print(f"\nstarts at {found.divergence}")
-    if found.pattern:
-        print(f"usually: {found.pattern}")
+    if found.start:
+        print(f"\nstarts at {found.start}")
+    if found.origin:
+        print(f"seen: {found.origin.seen}")
+    if found.origin and found.origin.guess:
+        print(f"explains it: {found.origin.guess}")
     if found.slots:
         print(f"slots: {found.slots.unread} live ones not read, {found.slots.trespassed} dead ones read")
 

@@ -104,7 +104,8 @@ class Tape:
             self.calls[key] = [joined[:, -columns.shape[1] :] if few else joined[:, -width:][rows, columns]]
 
     def wide(self, layer: int | None, operation: str, value: torch.Tensor):
-        """Record (B, M, E), or (B, E) of a decode step's one token."""
+        """Record (B, M, E), or (B, E) of a decode step's one token; of a module that gives more, its first."""
+        value = value[0] if isinstance(value, tuple) else value
         value = value if value.ndim == 3 else value[:, None]
         self.batch = len(value)
         self.record(layer, operation, value)

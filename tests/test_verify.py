@@ -88,11 +88,13 @@ def test_our_own_decode_steps_are_rounding(impl, capsys):
     assert found["slots"] == {"unread": 0, "read though dead": 0}
 
 
-def test_a_planted_fault_is_a_bug_with_its_place_and_what_it_usually_means(capsys):
+def test_a_planted_fault_is_a_bug_with_its_place_and_what_explains_it(capsys):
     assert verify.main(["--impl", "eager", *QUICK, "--inject", "torch_v_from_k"]) == 1
     out = capsys.readouterr().out
     assert "starts at layer 0, attention" in out
-    assert "usually: the values are read from the keys" in out
+    assert "seen: differs in sequence 0 from position 11 on; sequence 1 from position 6 on, in decode steps" in out
+    assert "explains it: the values are read from the keys (leaves " in out
+    assert "usually" not in out
 
 
 def test_what_a_fault_plants_is_taken_out_again():

@@ -1,4 +1,4 @@
-"""All that can be said of two paths: the verdict, where they part, what that usually means, and what it can cost."""
+"""All that can be said of two paths: the verdict, where they part, what explains it, and what it can cost."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import numpy as np
 from ...reference.difference import finite
 from ...reference.parity import BUG, Verdict, judge
 from ..measure.gate import replayed_attention
-from .divergence import Divergence, TokenMargins, error_in_ulps, first_divergence, measured_gates, token_margins
-from .patterns import Pattern, pattern
+from .divergence import Divergence, TokenMargins, error_in_ulps, token_margins
+from .origin import Origin, logit_origin, origin, traced
 from .slots import Slots, slots_read
 from .subjects import OurSubject
 
@@ -19,24 +19,33 @@ from .subjects import OurSubject
 class Investigation:
     """What was found about a subject's paths in a dtype.
 
-    divergence, pattern  where they part in float64 and what that usually means; None where they agree or do not tell
-    ulps                 (layers, n) the largest difference of each layer at each position, in ulps of the dtype
-    margins              per position: by how much the token was decided, and how far the logits moved
-    slots                which slots of the cache the decode step reads, of our own impls
+    origin   where they part, what is seen there and what explains it; None without a bug that the logits show
+    ulps     (layers, n) the largest difference of each layer at each position, in ulps of the dtype
+    margins  per position: by how much the token was decided, and how far the logits moved
+    slots    which slots of the cache the decode step reads, of our own impls
     """
 
     name_a: str
     name_b: str
     dtype: str
     verdict: Verdict
-    divergence: Divergence | None
-    pattern: Pattern | None
+    origin: Origin | None
     ulps: np.ndarray | None
     margins: TokenMargins | None
     slots: Slots | None
 
+    @property
+    def start(self) -> str | None:
+        """Where it starts, in words; None where there is no bug."""
+        if self.verdict.verdict != BUG:
+            return None
+        if self.origin:
+            return str(self.origin.divergence)
+        return f"the decode step's attention, replayed alone on inputs of its own in {self.dtype}: the logits are clean"
+
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
+        at = self.origin
         slots = self.slots and {"unread": self.slots.unread, "read though dead": self.slots.trespassed}
         return finite(
             {
@@ -44,8 +53,9 @@ class Investigation:
                 "b": self.name_b,
                 "dtype": self.dtype,
                 **self.verdict.record(),
-                "starts": self.divergence and self.divergence.record(),
-                "usually": self.pattern and {"name": self.pattern.name, "sentence": self.pattern.sentence},
+                "starts": at and at.divergence.record(),
+                "seen": at and at.seen,
+                "explained": at and at.guess and at.guess.record(),
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
@@ -54,39 +64,32 @@ class Investigation:
 
 
 def investigate(subject: Any, dtype: str) -> Investigation:
-    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.  Raises what they raise."""
+    """Judge a subject's paths in a dtype and, where they have a bug, say where they part.  Raises what they raise."""
     verdict = judge(subject.paths, dtype, question=subject.question, op=attention_of(subject))
-    divergence = usual = ulps = None
-    if hasattr(subject, "trace"):
-        ulps = in_ulps(subject, dtype)
-        if verdict.verdict == BUG:
-            divergence, usual = starts(subject)
     return Investigation(
-        subject.name_a, subject.name_b, dtype, verdict, divergence, usual, ulps,
+        subject.name_a, subject.name_b, dtype, verdict, origin_of(subject, verdict), in_ulps(subject, dtype),
         margins_of(subject, dtype), slots_of(subject),
     )  # fmt: skip
 
 
-def starts(subject: Any) -> tuple[Divergence | None, Pattern | None]:
-    """Where the paths part in float64, and what that usually means; None where they agree there or do not run in it."""
-    try:
-        gates = measured_gates(subject)
-        a, b = subject.trace("float64")
-    except NotImplementedError:
-        return None, None
-    found = first_divergence(a, b, gates, subject.positions)
-    if found is None:
-        return None, None
-    return found, pattern(found, a, b, gates, subject.positions, subject.prefilled)
+def origin_of(subject: Any, verdict: Verdict) -> Origin | None:
+    """Where the paths part that a verdict calls a bug, on the first rung that shows it; None of another verdict."""
+    red = next((rung for rung in verdict.rungs if not rung.green), None)
+    if verdict.verdict != BUG or red is None:
+        return None
+    return origin(subject, red.dtype) or logit_origin(subject, red)
+
+
+def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
+    """Where the paths part in float64 and what is known of it; None where they agree there or do not run in it."""
+    found = origin(subject)
+    return found and found.divergence, found
 
 
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:
-    """The error of every layer at every position; None where the paths do not run in the dtype."""
-    try:
-        a, b = subject.trace(dtype)
-        return error_in_ulps(a, b, dtype)
-    except NotImplementedError:
-        return None
+    """The error of every layer at every position; None where the paths are not traced or do not run in the dtype."""
+    both = traced(subject, dtype)
+    return both and error_in_ulps(*both, dtype)
 
 
 def margins_of(subject: Any, dtype: str) -> TokenMargins | None:

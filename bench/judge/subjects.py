@@ -133,6 +133,25 @@ class OurSubject(TorchSubject):
             logits = forced_logits(source, self.prompts, forced)
             return logits, [*tape.activations(), *self._held_cache(source.source.cache)] if tape else []
 
+    def trace_prompts(self) -> tuple[list[Activation], list[Activation]]:
+        """The activations of both in float64 at every column of the prefill (B, M, ...), padding on the right included.
+
+        Without ln_f and the head, which a prefill computes of each sequence's last token alone.
+        """
+        model, ids = self.models.torch("float64"), pad(self.prompts, max(map(len, self.prompts)))
+        ids, found = ids.to(model.device), []
+        for which in "ab":
+            impl = self.name_a if which == "a" else self.name_b
+            cached = impl not in ("naive", "numpy")
+            own = model.with_impl(impl if cached else "naive")
+            with self.inject(own) if self.inject and which == "a" else nullcontext(), capture(own) as tape:
+                if cached:
+                    self._source(own).prefill(self.prompts)
+                else:
+                    own.hidden(ids)
+            found.append([x for x in tape.activations() if x.value.shape[1] == ids.shape[1] and x.operation != "ln_f"])
+        return found[0], found[1]
+
     def _recomputed_cache(self, tape: Tape) -> list[Activation]:
         """What a cache should hold: keys and values of all tokens, as they were computed."""
         found = []
