@@ -1,18 +1,29 @@
 """All that can be said of two paths: the verdict, where they part, what that usually means, and what it can cost."""
 
+import contextlib
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ...gpt2.contract.foreign import said
+from ...gpt2.contract.functions import Rungs
+from ...gpt2.tracing import OPERATIONS
 from ...reference.difference import finite
-from ...reference.parity import BUG, Verdict, judge
+from ...reference.honest import roundoff
+from ...reference.parity import BUG, UNSHIFTED, Verdict, judge
 from ..measure.gate import replayed_attention
-from .divergence import Divergence, TokenMargins, error_in_ulps, first_divergence, measured_gates, token_margins
+from .callables import CallableSubject
+from .divergence import Divergence, Gates, TokenMargins, error_in_ulps, first_divergence, measured_gates, token_margins
 from .patterns import Pattern, pattern
 from .slots import Slots, slots_read
 from .subjects import OurSubject
+
+T = TypeVar("T")
+PLACE = "where the paths part"
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,7 @@ class Investigation:
     ulps                 (layers, n) the largest difference of each layer at each position, in ulps of the dtype
     margins              per position: by how much the token was decided, and how far the logits moved
     slots                which slots of the cache the decode step reads, of our own impls
+    unknown              what could not be found out beside the verdict, and why, a sentence each
     """
 
     name_a: str
@@ -34,6 +46,7 @@ class Investigation:
     ulps: np.ndarray | None
     margins: TokenMargins | None
     slots: Slots | None
+    unknown: Sequence[str] = ()
 
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -49,44 +62,93 @@ class Investigation:
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
+                "unknown": list(self.unknown),
             }
         )
 
 
 def investigate(subject: Any, dtype: str) -> Investigation:
-    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.  Raises what they raise."""
-    verdict = judge(subject.paths, dtype, question=subject.question, op=attention_of(subject))
-    divergence = usual = ulps = None
-    if hasattr(subject, "trace"):
-        ulps = in_ulps(subject, dtype)
-        if verdict.verdict == BUG:
-            divergence, usual = starts(subject)
+    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
+
+    Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
+    """
+    rungs = Rungs(subject.paths, dtype)
+    verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    unknown: list[str] = []
+    divergence = usual = None
+    if verdict.verdict == BUG:
+        place = attempt(unknown, PLACE, lambda: starts(subject, traced_dtype(verdict, rungs)))
+        divergence, usual = place or (None, None)
+        if place == (None, None):
+            unknown.append(f"{PLACE}: no operation that is traced differs by more than rounding explains")
+    ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
+    margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
+    slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
     return Investigation(
-        subject.name_a, subject.name_b, dtype, verdict, divergence, usual, ulps,
-        margins_of(subject, dtype), slots_of(subject),
+        subject.name_a, subject.name_b, dtype, verdict, divergence, usual, ulps, margins, slots, unknown
     )  # fmt: skip
 
 
-def starts(subject: Any) -> tuple[Divergence | None, Pattern | None]:
-    """Where the paths part in float64, and what that usually means; None where they agree there or do not run in it."""
+def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
+    """What `find` gives; where it raises, None, and in `unknown` what is not known and why: the verdict stands."""
     try:
-        gates = measured_gates(subject)
-        a, b = subject.trace("float64")
-    except NotImplementedError:
+        return find()
+    except (ValueError, ImportError, OSError, NotImplementedError) as error:
+        unknown.append(f"{what}: {said(error)}")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        unknown.append(
+            f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
+        )
+    return None
+
+
+def traced_dtype(verdict: Verdict, rungs: Rungs) -> str:
+    """The dtype to look for the place in: the widest that tells the paths apart.
+
+    Raises NotImplementedError where only half precision does, in which every operation differs.
+    """
+    red = [rung for rung in verdict.rungs if not rung.green]
+    found = next((rung.dtype for rung in sorted(red, key=lambda rung: not np.isfinite(rung.error))), "float64")
+    if found in rungs.absent:
+        raise NotImplementedError(f"the paths do not run in {found}")
+    if found not in ("float64", "float32"):
+        raise NotImplementedError(f"they part in {found} alone, in which every operation differs by rounding")
+    return found
+
+
+def starts(subject: Any, dtype: str = "float64") -> tuple[Divergence | None, Pattern | None]:
+    """Where the paths part in a dtype, and what that usually means; None where they agree there or cannot be traced.
+
+    Raises what tracing raises, NotImplementedError where the paths do not run in the dtype.
+    """
+    if not hasattr(subject, "trace"):
         return None, None
+    gates = gates_of(subject, dtype)
+    a, b = subject.trace(dtype)
     found = first_divergence(a, b, gates, subject.positions)
-    if found is None:
-        return None, None
+    if found is None or found.operation not in OPERATIONS:
+        return found, None
     return found, pattern(found, a, b, gates, subject.positions, subject.prefilled)
 
 
+def gates_of(subject: Any, dtype: str) -> Gates | float:
+    """How far rounding may part the paths: measured, in float64 and where they take a shift; else assumed."""
+    if dtype == "float64":
+        with contextlib.suppress(NotImplementedError):
+            return measured_gates(subject)
+    return UNSHIFTED * roundoff("float32")
+
+
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:
-    """The error of every layer at every position; None where the paths do not run in the dtype."""
+    """The error of every layer at every position; None where the paths do not run in the dtype or have no layers."""
+    if isinstance(subject, CallableSubject) or not hasattr(subject, "trace"):
+        return None
     try:
         a, b = subject.trace(dtype)
-        return error_in_ulps(a, b, dtype)
     except NotImplementedError:
         return None
+    return error_in_ulps(a, b, dtype) if any(x.layer is not None and x.operation != "cache" for x in b) else None
 
 
 def margins_of(subject: Any, dtype: str) -> TokenMargins | None:

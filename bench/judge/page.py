@@ -28,9 +28,10 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
     v = found.verdict
     starts = [page.prose(str(found.divergence))] if found.divergence else []
     usual = [page.prose(f"Usually: {found.pattern}.")] if found.pattern else []
+    unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
     return page.page(
         f"{v.verdict}: {found.name_a} against {found.name_b}, {found.dtype}",
-        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found)),
+        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),
         *([page.section("Where it starts", *starts, *usual)] if starts else []),
         page.section("The ladder", ladder(found)),
         page.section("Pictures", *pictures(found)),
