@@ -33,8 +33,11 @@ class ModuleTape:
         self.calls: dict[str, list[np.ndarray]] = {}
         self._ids: dict[str, list[np.ndarray]] = {}  # by the module that was given them
         self._depth = 0
+        self._outermost: list[nn.Module] = []  # kept, so that no two have one id
 
     def enter(self, module: nn.Module, args: tuple) -> None:
+        if not self._depth and not any(module is seen for seen in self._outermost):
+            self._outermost.append(module)
         if not self._depth and not self.roots:
             self.names = {id(part): name or type(module).__name__ for name, part in module.named_modules()}
         self._depth += 1
@@ -50,6 +53,11 @@ class ModuleTape:
             self._ids.setdefault("" if whole else name, []).append(ids)
         if value is not None and value.ndim > 1:
             self.calls.setdefault(name, []).append(value.detach().to("cpu", torch.float64, copy=True).numpy())
+
+    @property
+    def nameless(self) -> bool:
+        """Whether parts of a model were run by themselves, whose names nobody gave."""
+        return not self.roots and len(self._outermost) > 1
 
     @property
     def ids(self) -> list[np.ndarray]:
@@ -110,6 +118,11 @@ def align(a: ModuleTape, b: ModuleTape, n: int) -> tuple[str, str, np.ndarray]:
     Raises ValueError where no modules were run, or on tokens that do not go together.
     """
     for tape, name in ((a, "first"), (b, "second")):
+        if tape.nameless:
+            raise ValueError(
+                f"the {name} function runs {len(tape._outermost)} torch modules by themselves; name the model that they "
+                "are parts of by --module MODULE:OBJECT"
+            )
         if not tape.ids:
             raise ValueError(f"the {name} function ran no torch module that was given token ids (B, M)")
     for which_a, which_b in ALIGNMENTS:

@@ -7,7 +7,7 @@ rounding of the logits does.
 from typing import Any
 
 from ...reference.parity import DTYPES, Verdict, judge
-from .functions import Path, Rungs
+from .functions import Path, Rungs, dtype_of
 
 
 def check_decode(a: Any, b: Any, dtype: str | None = None, question: str = "cached against uncached") -> Verdict:
@@ -30,8 +30,3 @@ def check_decode(a: Any, b: Any, dtype: str | None = None, question: str = "cach
     path_a, path_b = Path(a, "path A", dtype), Path(b, "path B", dtype)
     rungs = Rungs(lambda name, shift: (path_a(name, shift), path_b(name, shift)), dtype)
     return rungs.said(judge(rungs, dtype, question=question))
-
-
-def dtype_of(logits: Any) -> str | None:
-    """The dtype's name of an array, NumPy or torch; None for a function."""
-    return None if callable(logits) else str(getattr(logits, "dtype", "float64")).removeprefix("torch.")

@@ -18,6 +18,7 @@ import numpy as np
 from ...reference.verdict import Verdict
 from .foreign import refusal
 
+COARSE = ("bfloat16", "float16")  # which hold no other dtype's numbers
 SIGNATURE = "write it as f(dtype, shift) or f(dtype)"
 
 
@@ -45,6 +46,8 @@ class Path:
     def __call__(self, dtype: str, shift: float = 0.0) -> np.ndarray:
         if self.call is None and dtype != self.dtype:
             raise NotImplementedError(f"{self.name} came as logits in {self.dtype} and not in {dtype}")
+        if self.call is None and (narrow := dtype_of(self.given)) in COARSE and narrow != dtype:
+            raise ValueError(f"{self.name} holds {narrow}, which no {dtype} logits fit in; ask in {narrow}")
         if shift and not self.shifts:
             raise NotImplementedError(f"{self.name} takes no shift")
         found = self.given
@@ -59,6 +62,11 @@ class Path:
             )
         self.shape = logits.shape
         return logits
+
+
+def dtype_of(logits: Any) -> str | None:
+    """The dtype's name of an array, NumPy or torch; None for a function."""
+    return None if callable(logits) else str(getattr(logits, "dtype", "float64")).removeprefix("torch.")
 
 
 def calling(function: Callable[..., Any], name: str) -> tuple[Callable[[str, float], Any], bool]:
@@ -95,6 +103,8 @@ def as_logits(found: Any, name: str) -> np.ndarray:
     must = f"{name} must return logits (B, n, V), a NumPy array or a torch tensor"
     if found is None:
         raise ValueError(f"{must}; it returned None: is its return missing?")
+    if inspect.iscoroutine(found):
+        found.close()  # or Python warns that nobody awaited it
     if hasattr(found, "logits"):
         raise ValueError(f"{must}; it returned a {type(found).__name__}: return its .logits")
     try:
