@@ -73,9 +73,20 @@ def test_paths_that_only_half_precision_reaches_are_inconclusive():
     assert verify.main([*callables("half_alone_too", "half_alone"), "--dtype", "bfloat16"]) == 2
 
 
-def test_an_error_under_way_is_no_verdict(capsys):
-    assert verify.main(callables("crashes", "plain")) == 4
+def test_an_error_of_ours_under_way_is_no_verdict(capsys, monkeypatch):
+    def crash(*args, **how):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("kvproof.bench.judge.investigation.judge", crash)
+    assert verify.main(callables("plain", "plain")) == 4
     assert "an error of ours, and no verdict" in capsys.readouterr().err
+
+
+def test_an_error_of_the_user_s_function_is_theirs_with_its_file_and_line(capsys):
+    assert verify.main(callables("crashes", "plain")) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "test_verify:crashes raised RuntimeError: a bug of mine (at " in line
+    assert f"test_verify.py:{crashes.__code__.co_firstlineno + 1})" in line
 
 
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
@@ -112,7 +123,7 @@ def test_what_a_fault_plants_is_taken_out_again():
         (["--impl", "eager", "--against", "eager"], "eager came twice"),
         (["--callable", "a:b"], "needs a trusted function"),
         (callables("nothing", "plain"), "has no 'nothing'"),
-        (["--hf", "nowhere", "--inject", "x"], "add --impl"),
+        (["--hf", "nowhere", "--inject", "x"], "it goes with --impl"),
         (["--impl", "eager", "--context", "2000"], "2000"),
     ],
 )

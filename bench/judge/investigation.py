@@ -1,18 +1,26 @@
 """All that can be said of two paths: the verdict, where they part, what explains it, and what it can cost."""
 
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ...gpt2.contract.foreign import said
+from ...gpt2.contract.functions import Rungs
 from ...reference.difference import finite
 from ...reference.parity import BUG, Verdict, judge
 from ..measure.gate import replayed_attention
+from .callables import CallableSubject
 from .divergence import Divergence, TokenMargins, error_in_ulps, token_margins
-from .origin import Origin, logit_origin, origin, traced
+from .origin import Origin, logit_origin, origin
 from .slots import Slots, slots_read
 from .subjects import OurSubject
+
+T = TypeVar("T")
+PLACE = "where the paths part"
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,7 @@ class Investigation:
     ulps     (layers, n) the largest difference of each layer at each position, in ulps of the dtype
     margins  per position: by how much the token was decided, and how far the logits moved
     slots    which slots of the cache the decode step reads, of our own impls
+    unknown  what could not be found out beside the verdict, and why, a sentence each
     """
 
     name_a: str
@@ -33,6 +42,7 @@ class Investigation:
     ulps: np.ndarray | None
     margins: TokenMargins | None
     slots: Slots | None
+    unknown: Sequence[str] = ()
 
     @property
     def start(self) -> str | None:
@@ -59,25 +69,56 @@ class Investigation:
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
+                "unknown": list(self.unknown),
             }
         )
 
 
 def investigate(subject: Any, dtype: str) -> Investigation:
-    """Judge a subject's paths in a dtype and, where they have a bug, say where they part.  Raises what they raise."""
-    verdict = judge(subject.paths, dtype, question=subject.question, op=attention_of(subject))
+    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
+
+    Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
+    """
+    rungs = Rungs(subject.paths, dtype)
+    verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    unknown: list[str] = []
+    found = origin_of(subject, verdict, unknown)
+    ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
+    margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
+    slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
     return Investigation(
-        subject.name_a, subject.name_b, dtype, verdict, origin_of(subject, verdict), in_ulps(subject, dtype),
-        margins_of(subject, dtype), slots_of(subject),
+        subject.name_a, subject.name_b, dtype, verdict, found, ulps, margins, slots, unknown
     )  # fmt: skip
 
 
-def origin_of(subject: Any, verdict: Verdict) -> Origin | None:
-    """Where the paths part that a verdict calls a bug, on the first rung that shows it; None of another verdict."""
-    red = next((rung for rung in verdict.rungs if not rung.green), None)
-    if verdict.verdict != BUG or red is None:
+def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
+    """What `find` gives; where it raises, None, and in `unknown` what is not known and why: the verdict stands."""
+    try:
+        return find()
+    except (ValueError, ImportError, OSError, NotImplementedError) as error:
+        unknown.append(f"{what}: {said(error)}")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        unknown.append(
+            f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
+        )
+    return None
+
+
+def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | None:
+    """Where the paths part that a verdict calls a bug, on the widest rung that shows it; None of another verdict.
+
+    unknown  is told why no operation is named
+    """
+    red = sorted((rung for rung in verdict.rungs if not rung.green), key=lambda rung: not np.isfinite(rung.error))
+    if verdict.verdict != BUG or not red:
         return None
-    return origin(subject, red.dtype) or logit_origin(subject, red)
+    found = attempt(unknown, PLACE, lambda: origin(subject, red[0].dtype))
+    if found is None and hasattr(subject, "trace"):
+        fine = attempt(unknown, PLACE, lambda: subject.trace(red[0].dtype)) is not None
+        if fine:
+            unknown.append(f"{PLACE}: no operation that is traced differs by more than rounding explains")
+    return found or attempt(unknown, PLACE, lambda: logit_origin(subject, red[0]))
 
 
 def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
@@ -87,9 +128,14 @@ def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
 
 
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:
-    """The error of every layer at every position; None where the paths are not traced or do not run in the dtype."""
-    both = traced(subject, dtype)
-    return both and error_in_ulps(*both, dtype)
+    """The error of every layer at every position; None where the paths do not run in the dtype or have no layers."""
+    if isinstance(subject, CallableSubject) or not hasattr(subject, "trace"):
+        return None
+    try:
+        a, b = subject.trace(dtype)
+    except NotImplementedError:
+        return None
+    return error_in_ulps(a, b, dtype) if any(x.layer is not None and x.operation != "cache" for x in b) else None
 
 
 def margins_of(subject: Any, dtype: str) -> TokenMargins | None:

@@ -30,9 +30,10 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
     starts = [page.prose(f"{found.start}.")] if found.start else []
     starts += [page.prose(f"Seen: {at.seen}.")] if at else []
     guess = [page.prose(f"Explains it: {at.guess}.")] if at and at.guess else []
+    unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
     return page.page(
         f"{v.verdict}: {found.name_a} against {found.name_b}, {found.dtype}",
-        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found)),
+        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),
         *([page.section("Where it starts", *starts, *guess)] if starts else []),
         page.section("The ladder", ladder(found)),
         page.section("Pictures", *pictures(found)),
