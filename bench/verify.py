@@ -20,7 +20,7 @@ import shlex
 import sys
 import textwrap
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,8 +28,11 @@ from tqdm import tqdm
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.callables import CallableSubject
-from kvproof.bench.judge.huggingface import CACHES, HuggingFaceSubject, attention_named
+from kvproof.bench.judge.causal_lm import CACHES
+from kvproof.bench.judge.checkpoint import attention_named, read_prompts
+from kvproof.bench.judge.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.investigation import Investigation, investigate
+from kvproof.bench.judge.options import settle
 from kvproof.bench.judge.subjects import OurSubject
 from kvproof.bench.measure.contest import IMPLS
 from kvproof.bench.measure.environment import environment
@@ -42,6 +45,7 @@ from kvproof.reference.parity import BUG, INCONCLUSIVE, ROUNDING
 
 CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
 USAGE, OURS = 3, 4
+PROMPT_IDS = ((7, 8, 9, 10, 11, 12, 13, 14, 15), (3, 4, 5, 6))  # for --hf, whose tokenizer may be absent
 PROMPTS = ("Once upon a time there was a king", "ROMEO:")  # ragged on purpose
 
 
@@ -67,23 +71,21 @@ def options() -> Parser:
         metavar="WHAT",
         help="the trusted path: an impl (default naive; numpy: the oracle) or a function",
     )
-    add("--model", default="tiny", help="for --impl, as kvproof generate takes it (default %(default)s)")
-    add("--dtype", choices=DTYPES, default="float32", help="the dtype in question (default %(default)s)")
-    add("--prompt", action="append", help="repeatable (default: two of different length)")
-    add("--context", type=int, help="instead: two prompts of this many and half as many tokens, drawn at random")
-    add(
-        "--steps",
-        type=int,
-        default=8,
-        help="positions compared: the prefill's, then decodes' (default %(default)s)",
-    )
-    add("--device", default="cpu", help="for --impl (default %(default)s)")
+    add("--model", help="for --impl, as kvproof generate takes it (default tiny)")
+    add("--dtype", choices=DTYPES, help="the dtype in question (default float32)")
+    add("--prompt", action="append", help="for --impl, --hf; repeatable (default: two of different length)")
+    add("--context", type=int, metavar="N", help="instead: two prompts of N and half as many tokens, drawn at random")
+    add("--steps", type=int, metavar="N", help="for --impl, --hf: positions compared, the prefill's, then decodes' "
+        "(default 8)")  # fmt: skip
+    add("--device", help="for --impl, --hf (default cpu)")
     add("--inject", metavar="NAME", help="for --impl: plant this fault of --faults in the path under test")
-    add("--cache", choices=CACHES, default="dynamic", help="for --hf (default %(default)s)")
-    add("--left-padded", type=int, default=0, metavar="N", help="for --hf: N more columns of padding on the left")
+    add("--cache", choices=CACHES, help="for --hf (default dynamic)")
+    add("--left-padded", type=int, metavar="N", help="for --hf: N more columns of padding on the left")
     add("--no-position-ids", action="store_true", help="for --hf: leave positions to the model, the classical bug")
     add("--attn-implementation", metavar="NAME", help="for --hf: what the cached path attends with, as transformers "
         "names it, or your own attention function as module:function")  # fmt: skip
+    add("--module", action="append", metavar="MODULE:OBJECT", help="for --callable, repeatable: a torch model whose "
+        "parts the functions run by themselves; where they call a model as a whole it is found without")  # fmt: skip
     add("--json", action="store_true", help="print one JSON record")
     add("--html", type=Path, metavar="FILE", help="write a page as well")
     return parser
@@ -92,12 +94,10 @@ def options() -> Parser:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = options()
     args = parser.parse_args(argv)
-    if args.inject and not args.impl:
-        parser.error("--inject plants faults in our own impls; add --impl")
-    if args.prompt and args.context:
-        parser.error("--context and --prompt came; prompts have the length they have, so leave one out")
-    if args.callable and not args.against:
-        parser.error("--callable needs a trusted function: --against MODULE:FUNCTION")
+    try:
+        settle(args)
+    except ValueError as error:
+        parser.error(str(error))
     args.command = shlex.join(["python", "bench/verify.py", *(sys.argv[1:] if argv is None else argv)])
     return args
 
@@ -114,24 +114,20 @@ def fault_named(name: str) -> TorchFault:
 
 def emulation(args: argparse.Namespace) -> AbstractContextManager:
     """Where triton's kernel runs if there is no GPU for it."""
-    ours = not (args.callable or args.hf) and "triton" in (args.impl, args.against)
+    ours = args.impl is not None and "triton" in (args.impl, args.against)
     return without_gpu() if ours and as_device(args.device).type == "cpu" else nullcontext()
 
 
 def subject_of(args: argparse.Namespace) -> Any:
     """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
     sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
-    if args.callable:
-        return CallableSubject(args.callable, args.against)
-    if args.hf:
-        prompts = [[7, 8, 9, 10, 11, 12, 13, 14, 15], [3, 4, 5, 6]]
-        return HuggingFaceSubject(
-            args.hf, prompts=prompts, steps=args.steps, cache=args.cache, left_padded=args.left_padded,
-            position_ids=not args.no_position_ids, attn_implementation=attention_named(args.attn_implementation),
-        )  # fmt: skip
+    if args.callable is not None:
+        return CallableSubject(args.callable, args.against, args.dtype, args.module)
+    if args.hf is not None:
+        return hugging_face(args)
     device = as_device(args.device)
     model = load(args.model, device=device)
-    if args.context:
+    if args.context is not None:
         n_vocab = model.tokenizer.n_vocab if model.tokenizer else model.config.n_vocab
         ids = [i * 7919 % n_vocab for i in range(1, args.context + 1)]
         prompts = [ids, ids[: max(1, args.context // 2)]]
@@ -140,6 +136,20 @@ def subject_of(args: argparse.Namespace) -> Any:
     inject = fault_named(args.inject).inject if args.inject else None
     how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject}
     return OurSubject(args.model, args.impl, args.against or "naive", **how)
+
+
+def hugging_face(args: argparse.Namespace) -> HuggingFaceSubject:
+    """The subject of --hf."""
+    attention = attention_named(args.attn_implementation)
+    prompts = (args.context or PROMPT_IDS) if args.prompt is None else read_prompts(args.hf, args.prompt)
+    subject = HuggingFaceSubject(
+        args.hf, prompts=prompts, steps=args.steps, cache=args.cache, left_padded=args.left_padded, device=args.device,
+        position_ids=not args.no_position_ids, attn_implementation=attention,
+    )  # fmt: skip
+    if args.no_position_ids and (not subject.padded or subject.lm.counting.start is None):
+        why = f"the model {subject.lm.counting.why}" if subject.padded else "no row is padded; add --left-padded N"
+        raise ValueError(f"--no-position-ids does nothing here: {why}")
+    return subject
 
 
 def catalogue(args: argparse.Namespace):
@@ -179,10 +189,14 @@ def say(found: Investigation):
         flips = f"{d.agree}/{d.of} tokens agree" + ("" if found.margins is None else
                  f", {int(found.margins.at_risk.sum())} decided narrowly enough to flip")  # fmt: skip
         print(f"\n{d.dtype}: {d.ulps:.1f} ulps, {d.relative:.1e} of the rms, KL {d.kl_max:.1e} nats at most, {flips}")
-    if found.divergence:
-        print(f"\nstarts at {found.divergence}")
-    if found.pattern:
-        print(f"usually: {found.pattern}")
+    if found.start:
+        print(f"\nstarts at {found.start}")
+    if found.origin:
+        print(f"seen: {found.origin.seen}")
+    if found.origin and found.origin.guess:
+        print(f"explains it: {found.origin.guess}")
+    for reason in found.unknown:
+        print(f"not known: {reason}")
     if found.slots:
         print(f"slots: {found.slots.unread} live ones not read, {found.slots.trespassed} dead ones read")
 
@@ -196,7 +210,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.exam:
             return examine(args.exam)
-        with emulation(args):
+        # What the user's own code prints stands beside the report, not in it.
+        with emulation(args), redirect_stdout(sys.stderr):
             found = investigate(subject_of(args), args.dtype)
         if args.html:
             write_page(found, args)

@@ -24,6 +24,10 @@ from torch import nn
 
 from .model import GPT2
 
+OPERATIONS = (
+    "embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head", "cache",
+)  # fmt: skip
+
 
 class Activation(NamedTuple):
     """One operation's result: layer None outside the blocks; value (B, n, ...) float64, numbers of any dtype."""
@@ -31,6 +35,10 @@ class Activation(NamedTuple):
     layer: int | None
     operation: str
     value: np.ndarray
+
+
+class TracingError(ValueError):
+    """A model has the module names of a known family, and other shapes."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,8 @@ class Tape:
             self.calls[key] = [joined[:, -columns.shape[1] :] if few else joined[:, -width:][rows, columns]]
 
     def wide(self, layer: int | None, operation: str, value: torch.Tensor):
-        """Record (B, M, E), or (B, E) of a decode step's one token."""
+        """Record (B, M, E), or (B, E) of a decode step's one token; of a module that gives more, its first."""
+        value = value[0] if isinstance(value, tuple) else value
         value = value if value.ndim == 3 else value[:, None]
         self.batch = len(value)
         self.record(layer, operation, value)
@@ -137,8 +146,13 @@ class Tape:
 def names_of(model: nn.Module) -> Names:
     """Where this model keeps its operations.  Raises ValueError for a model of no family that is known here."""
     names = OURS if isinstance(model, GPT2) else HF_GPT2 if hasattr(model, "transformer") else HF_LLAMA
-    wanted = [names.ln_f, *(f"{names.blocks}.0.{part}" for part in (names.ln_1, *names.qkv, names.c_proj, names.mlp))]
-    for path in wanted:
+    parts = (names.ln_1, *names.qkv, names.c_proj, names.ln_2, names.mlp)
+    outside = [path for path in (names.ln_f, names.embed, names.rotary, names.head) if path]
+    try:
+        layers = [name for name, _ in model.get_submodule(names.blocks).named_children()]
+    except AttributeError:
+        layers = ["0"]  # whose absence is then what is said
+    for path in (*outside, *(f"{names.blocks}.{layer}.{part}" for layer in layers for part in parts)):
         try:
             model.get_submodule(path)
         except AttributeError as error:
@@ -149,16 +163,26 @@ def names_of(model: nn.Module) -> Names:
     return names
 
 
+def is_known(model: nn.Module) -> bool:
+    """Whether `names_of` knows where the model keeps its operations."""
+    try:
+        names_of(model)
+    except ValueError:
+        return False
+    return True
+
+
 @contextmanager
 def capture(model: Any) -> Iterator[Tape]:
     """Record what `model` computes while the context is open, on a Tape; then it is as it was.
 
     model  our GPT2, or a Hugging Face causal LM of the GPT-2 or the Llama family, its own code unchanged
 
-    Raises ValueError for another model. Results are the same bits with and without.
+    Raises ValueError for another model, TracingError, a ValueError, as soon as it runs for one of other shapes. Results
+    are the same bits with and without.
     """
     names = names_of(model)
-    config = model.config
+    config = model.config if names is OURS else model.config.get_text_config(decoder=True)
     heads = config.n_head if names is OURS else config.num_attention_heads
     tape = Tape(heads)
     with ExitStack() as undo:
@@ -173,11 +197,17 @@ def hook(model: nn.Module, names: Names, tape: Tape):
     """Yield the handle of each hook as it is set."""
     find = model.get_submodule
 
+    def seen(path: str, see: Callable[[Any], None], value: Any):
+        try:
+            see(value)
+        except Exception as error:
+            raise TracingError(f"{type(model).__name__}'s {path} is none that tracing knows: {error}") from error
+
     def after(path: str, see: Callable[[Any], None]):
-        return find(path).register_forward_hook(lambda module, args, out: see(out))
+        return find(path).register_forward_hook(lambda module, args, out: seen(path, see, out))
 
     def before(path: str, see: Callable[[Any], None]):
-        return find(path).register_forward_pre_hook(lambda module, args: see(args[0]))
+        return find(path).register_forward_pre_hook(lambda module, args: seen(path, see, args[0] if args else None))
 
     embed = partial(tape.wide, None, "embed")
     yield after(names.embed, embed) if names.embed else before(f"{names.blocks}.0", embed)

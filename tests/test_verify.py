@@ -73,9 +73,20 @@ def test_paths_that_only_half_precision_reaches_are_inconclusive():
     assert verify.main([*callables("half_alone_too", "half_alone"), "--dtype", "bfloat16"]) == 2
 
 
-def test_an_error_under_way_is_no_verdict(capsys):
-    assert verify.main(callables("crashes", "plain")) == 4
+def test_an_error_of_ours_under_way_is_no_verdict(capsys, monkeypatch):
+    def crash(*args, **how):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr("kvproof.bench.judge.investigation.judge", crash)
+    assert verify.main(callables("plain", "plain")) == 4
     assert "an error of ours, and no verdict" in capsys.readouterr().err
+
+
+def test_an_error_of_the_user_s_function_is_theirs_with_its_file_and_line(capsys):
+    assert verify.main(callables("crashes", "plain")) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "test_verify:crashes raised RuntimeError: a bug of mine (at " in line
+    assert f"test_verify.py:{crashes.__code__.co_firstlineno + 1})" in line
 
 
 @pytest.mark.parametrize("impl", ["eager", "sdpa"])
@@ -88,11 +99,13 @@ def test_our_own_decode_steps_are_rounding(impl, capsys):
     assert found["slots"] == {"unread": 0, "read though dead": 0}
 
 
-def test_a_planted_fault_is_a_bug_with_its_place_and_what_it_usually_means(capsys):
+def test_a_planted_fault_is_a_bug_with_its_place_and_what_explains_it(capsys):
     assert verify.main(["--impl", "eager", *QUICK, "--inject", "torch_v_from_k"]) == 1
     out = capsys.readouterr().out
     assert "starts at layer 0, attention" in out
-    assert "usually: the values are read from the keys" in out
+    assert "seen: differs in sequence 0 from position 11 on; sequence 1 from position 6 on, in decode steps" in out
+    assert "explains it: the values are read from the keys (leaves " in out
+    assert "usually" not in out
 
 
 def test_what_a_fault_plants_is_taken_out_again():
@@ -110,7 +123,7 @@ def test_what_a_fault_plants_is_taken_out_again():
         (["--impl", "eager", "--against", "eager"], "eager came twice"),
         (["--callable", "a:b"], "needs a trusted function"),
         (callables("nothing", "plain"), "has no 'nothing'"),
-        (["--hf", "nowhere", "--inject", "x"], "add --impl"),
+        (["--hf", "nowhere", "--inject", "x"], "it goes with --impl"),
         (["--impl", "eager", "--context", "2000"], "2000"),
     ],
 )

@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from ...gpt2.tracing import Activation
+from ...reference.honest import roundoff
+from ...reference.parity import UNSHIFTED
 
 # The embedding is moved by this much, relatively, to see a path's own rounding. One float32 roundoff: a float32 inside
 # must round anew, while the bend of the smooth part, of the order of the square, stays near float64's own rounding.
@@ -31,7 +33,7 @@ class Divergence:
     """Where two paths part first.
 
     layer       None outside the blocks
-    operation   as in gpt2/tracing.py
+    operation   as in gpt2/tracing.py; "logits" where nothing but they is known
     head        of the largest difference there; in c_attn 0 .. H-1 are queries', the keys' and values' follow. None
                 where the operation has no heads
     step        index of the first position that differs, among those compared
@@ -39,6 +41,7 @@ class Divergence:
     sequence    row of the batch
     size        the largest difference at that place, relative to the operation's rms
     factor      the same in multiples of the gate; infinite where one path has NaN
+    token       the id that both paths are fed there, where it is known
     """
 
     layer: int | None
@@ -49,6 +52,7 @@ class Divergence:
     sequence: int
     size: float
     factor: float
+    token: int | None = None
 
     def record(self) -> dict[str, Any]:
         """JSON-able: what is not finite becomes None."""
@@ -57,8 +61,9 @@ class Divergence:
     def __str__(self) -> str:
         where = self.operation if self.layer is None else f"layer {self.layer}, {self.operation}"
         head = "" if self.head is None else f", head {self.head}"
+        token = "" if self.token is None else f" (token {self.token})"
         return (
-            f"{where}{head}, position {self.position} of sequence {self.sequence}: "
+            f"{where}{head}, position {self.position} of sequence {self.sequence}{token}: "
             f"{self.size:.1e} of its rms, {self.factor:.1e} times what rounding explains"
         )
 
@@ -135,6 +140,26 @@ def measured_gates(subject: Any, dtype: str = "float64") -> dict[tuple[int | Non
         # What comes later reads what came before: an operation that hides its rounding still passes it on.
         reached = max(reached, float(bend.max(initial=0.0)) / np.sqrt(6) / (rms or 1.0))
         gates[f0.layer, f0.operation] = GATE * reached
+    return gates
+
+
+def gates_in(subject: Any, dtype: str) -> dict[tuple[int | None, str], float]:
+    """`measured_gates` in float64, or, of paths that take no shift, what the judge assumes of their rounding.
+
+    Below float64 GATE times what the trusted path errs by, held to itself in float64.
+    """
+    try:
+        if dtype == "float64":
+            return measured_gates(subject)
+        wide = subject.trace_one("b", "float64")
+    except NotImplementedError:
+        assumed = UNSHIFTED * max(roundoff(dtype), roundoff("float32"))
+        return {(x.layer, x.operation): assumed for x in subject.trace_one("b", dtype)}
+    gates, reached = {}, roundoff(dtype)
+    for a, b in paired(subject.trace_one("b", dtype), wide):
+        error = difference(a, b)
+        reached = max(reached, float(error[np.isfinite(error)].max(initial=0.0)))
+        gates[b.layer, b.operation] = GATE * reached
     return gates
 
 

@@ -15,8 +15,9 @@ from ...reference.faults import FAULTS
 from ...reference.parity import BUG, ORACLE, judge
 from ...reference.probes import probe
 from ..measure.contest import Models
-from .investigation import attention_of, starts
+from .investigation import attention_of
 from .oracle import NumpySubject
+from .origin import place_of
 from .subjects import OurSubject
 
 DTYPE = "bfloat16"  # what people decode in, and where bugs hide
@@ -70,7 +71,7 @@ def tolerances(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
 def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str = DTYPE, op=None, alone=None) -> Sitting:
     """Judge a subject and note what everybody says.  alone: the attention by itself, for the probes."""
     word = judge(subject.paths, dtype, question=subject.question, op=op).verdict
-    parted = starts(subject)[0] if word == BUG and kind != "clean" else None
+    parted = place_of(subject) if word == BUG and kind != "clean" else None
     found = [parted.layer, parted.operation] if parted else None
     probed = probe(alone, DTYPE).verdict if alone else None
     return Sitting(name, kind, word, probed, *tolerances(*subject.paths(dtype)), list(place) if place else None, found)

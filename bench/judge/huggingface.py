@@ -1,6 +1,5 @@
 """A Hugging Face causal LM as a subject (see subjects.py): its cached forward against its uncached one."""
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -10,31 +9,37 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...gpt2.tracing import Activation, Tape, capture
-from ...gpt2.weights import as_dtype
-from .callables import find_function
+from ...gpt2.contract.foreign import ForeignError
+from ...gpt2.module_tape import Columns, capture_modules
+from ...gpt2.tracing import Activation, TracingError, capture, is_known
+from ...gpt2.weights import as_device
+from .causal_lm import CACHES, CausalLM
+from .checkpoint import attending
 from .oracle import live_slots
+from .positions import same
 from .subjects import TorchSubject, scaled, stack_rows
-
-CACHES = ("dynamic", "static")
 
 
 class HuggingFaceSubject(TorchSubject):
     """Prefill and decode steps of a padded batch, against each sequence by itself, whole, unpadded and without a cache.
 
-    Both are fed the same tokens, the uncached path's greedy ones in float64.
+    Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that cannot be
+    told where padding is (see positions.py) decodes its sequences one at a time, unpadded.
 
-    model                a local folder, or a causal LM in memory, which is copied for each dtype and left as it is
-    prompts              ids of each sequence; shorter ones are padded on the left, with an attention mask
+    model                a local folder, or a causal LM in memory, copied for each dtype and left as it is
+    prompts              ids of each sequence; shorter ones are padded on the left, with an attention mask. A number
+                         draws two, of so many and half as many ids, always the same
     steps                logits per sequence that are compared, at least 1
     cache                "dynamic" | "static"
     left_padded          columns of padding beyond what the prompts' lengths ask for
     position_ids         give positions counted from each sequence's own first token; False leaves the model to guess,
                          which for padded rows is the classical bug
     attn_implementation  what the cached path attends with: any name transformers knows, registered ones included; the
-                         uncached path then runs under "sdpa"
+                         uncached path then runs under "sdpa", or "eager" where the model has no other
+    device               for a model from a folder; one in memory stays where it is
 
-    Raises ImportError where transformers is absent, ValueError for a folder that is none and arguments that do not fit.
+    Raises ImportError where transformers is absent, ValueError for a folder that is none and arguments that do not fit,
+    ForeignError, a ValueError, for what the model itself raises.
     """
 
     question = "cached against uncached"
@@ -45,173 +50,168 @@ class HuggingFaceSubject(TorchSubject):
         self,
         model: str | Path | Any,
         *,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Sequence[int]] | int,
         steps: int = 8,
         cache: str = "dynamic",
         left_padded: int = 0,
         position_ids: bool = True,
         attn_implementation: str | None = None,
+        device: str | torch.device = "cpu",
     ):
         if cache not in CACHES:
             raise ValueError(f"cache is {cache!r}; it must be one of {', '.join(CACHES)}")
         if steps < 1 or left_padded < 0:
             raise ValueError(f"steps is {steps} and left_padded {left_padded}; they start at 1 and at 0")
+        self.lm = CausalLM(model, as_device(device))
+        prompts = self.lm.drawn(prompts) if isinstance(prompts, int) else prompts
         if not len(prompts) or not all(map(len, prompts)):
             raise ValueError("prompts must be one or more sequences of at least one token id")
-        self.source, self.prompts, self.steps, self.cache = model, prompts, steps, cache
-        self.position_ids, self.attn_implementation = position_ids, attn_implementation
-        self._models: dict[str, Any] = {}
-        config = self.model("float32").config
-        limit = getattr(config, "max_position_embeddings", None)
+        self.prompts, self.steps, self.cache = prompts, steps, cache
+        self.left_padded, self.position_ids, self.attn_implementation = left_padded, position_ids, attn_implementation
+        self.lengths = np.array([len(prompt) for prompt in prompts]) + steps - 1
+        self.positions = self.lengths[:, None] - steps + np.arange(steps)
+        self.family = is_known(self.lm.model("float32"))  # by its modules' names
         self.width = max(map(len, prompts)) + left_padded  # columns of the prefill
-        if limit is not None and self.width + steps - 1 > limit:
-            raise ValueError(f"{self.width} prompt columns and {steps} steps do not fit the model's {limit} positions")
-        self.layers, self.query_heads = config.num_hidden_layers, config.num_attention_heads
-        self.kv_heads = getattr(config, "num_key_value_heads", None) or self.query_heads
-        lengths = np.array([len(prompt) for prompt in prompts])
-        self.padding, self.lengths = self.width - lengths, lengths + steps - 1
-        self.positions = lengths[:, None] - 1 + np.arange(steps)
-        words = [f"{cache} cache", *(["left-padded"] if self.padded else [])]
-        words += [] if position_ids or not self.padded else ["no position_ids"]
-        self.name_a = ", ".join([*words, *([attn_implementation] if attn_implementation else [])])
+        self._check_prompts()
+        self.lm.check_causal()
+        self.padding = self.width - self.lengths + steps - 1
+        # Left to the model, padding is what is asked about, whether the model can be told of it or not.
+        self.together = not self.padding.any() or not position_ids or self._bears_padding()
+        self.padded = self.together and bool(self.padding.any())
+        if left_padded and not self.together:
+            raise ValueError(
+                f"padding on the left moves {self._reason()}; so it cannot be asked of a cache: leave --left-padded out"
+            )
+        self.name_a = ", ".join(self._words())
 
-    @property
-    def padded(self) -> bool:
-        return bool(self.padding.any())
+    def _check_prompts(self):
+        """Raise ValueError for prompts that the model cannot take."""
+        lm, ids = self.lm, [i for prompt in self.prompts for i in prompt]
+        wrong = next((i for i in ids if not 0 <= i < lm.n_vocab), None)
+        if wrong is not None:
+            raise ValueError(f"token id {wrong} came; {lm.name} has ids 0 to {lm.n_vocab - 1}")
+        limit = getattr(lm.text, "max_position_embeddings", None)
+        room = limit - (lm.counting.start or 0) if isinstance(limit, int) else self.width + self.steps
+        if self.width + self.steps - 1 > room:
+            raise ValueError(
+                f"{self.width} prompt columns and {self.steps} steps do not fit the model's {room} positions"
+            )
 
-    def model(self, dtype: str) -> Any:
-        """The model in this dtype, for inference; a copy where it came in memory."""
-        if dtype not in self._models:
-            self._models[dtype] = read_model(self.source, as_dtype(dtype))
-        return self._models[dtype]
+    def _words(self) -> list[str]:
+        """What the cached path is."""
+        words = [f"{self.cache} cache", *(["left-padded"] if self.padded else [])]
+        words += [] if self.position_ids or not self.padded else ["no position_ids"]
+        words += [] if self.together else [f"one sequence at a time: padding moves {self._reason()}"]
+        return [*words, *([self.attn_implementation] if self.attn_implementation else [])]
+
+    def _reason(self) -> str:
+        """What padding moves, and why."""
+        why = f": it {self.lm.counting.why}" if self.lm.counting.start is None else ""
+        return f"the uncached logits of {self.lm.name}{why}"
+
+    def _bears_padding(self) -> bool:
+        """Whether the padded batch gives each sequence's own logits, both without a cache, in float32."""
+        model = self.lm.model("float32")
+        fed = torch.cat([self._columns(range(len(self.prompts))), torch.from_numpy(self.forced[:, :-1])], 1)
+        try:
+            batch = self.lm.forward(model, fed, **self.lm.ragged(self.padding, fed.shape[1], fed.shape[1]))
+        except ForeignError:
+            return False
+        return all(same(batch[b : b + 1, -self.steps :], self._alone(model, b)) for b in range(len(batch)))
+
+    def _alone(self, model: Any, b: int, cache: Any = None) -> torch.Tensor:
+        """Logits (1, n, V) of one sequence, all its tokens at once."""
+        ids = torch.tensor([[*self.prompts[b], *self.forced[b, :-1].tolist()]])
+        none = np.zeros(1, np.int64)
+        return self.lm.forward(model, ids, cache, **self.lm.ragged(none, ids.shape[1], ids.shape[1]))[:, -self.steps :]
+
+    def _columns(self, rows: Sequence[int]) -> torch.Tensor:
+        """The prompts of these rows, (B, W), padded on the left to one width."""
+        width = max(len(self.prompts[b]) for b in rows) + self.left_padded
+        ids = torch.full((len(rows), width), self.lm.pad)
+        for row, b in zip(ids, rows, strict=True):
+            row[width - len(self.prompts[b]) :] = torch.as_tensor(self.prompts[b])
+        return ids
 
     @cached_property
     def forced(self) -> np.ndarray:
         """The tokens that both are fed, (B, n) ids; the last of them is only foretold."""
-        model, rows = self.model("float64"), []
+        model, rows = self.lm.model(self.lm.widest), []
         for prompt in self.prompts:
             ids = list(prompt)
             for _ in range(self.steps):
-                ids.append(int(self._forward(model, torch.tensor([ids]), use_cache=False)[0, -1].argmax()))
+                ids.append(int(self.lm.forward(model, torch.tensor([ids]))[0, -1].argmax()))
             rows.append(ids[-self.steps :])
         return np.array(rows)
 
     def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
-        model, forced = self.model(dtype), self.forced  # made before anything is shifted
-        other = self.attn_implementation
-        with scaled(model.get_input_embeddings().weight, shift):
+        model, forced = self.lm.model(dtype), self.forced  # made before anything is shifted
+        own = self.attn_implementation
+        trusted = own and ("sdpa" if getattr(model, "_supports_sdpa", True) else "eager")
+        rows = range(len(self.prompts))
+        parts = [rows] if self.together else [[b] for b in rows]
+        with scaled(model.get_input_embeddings().weight, shift), attending(model, own if which == "a" else trusted):
             if which == "b":
-                with attending(model, other and "sdpa"):
-                    rows = [self._whole(model, b, forced[b], traced) for b in range(len(self.prompts))]
-                return np.concatenate([logits for logits, _ in rows]), stack_rows([trace for _, trace in rows])
-            with attending(model, other), capture(model) if traced else nullcontext() as tape:
-                return self._cached(model, forced, tape)
+                runs = [self._whole(model, b, traced) for b in rows]
+            else:
+                runs = [self._cached(model, part, forced, traced) for part in parts]
+        logits, traces = zip(*runs, strict=True)
+        return np.concatenate(logits), stack_rows(traces)
 
-    def _cached(self, model: Any, forced: np.ndarray, tape: Tape | None):
-        """The padded batch: prefill, then one token per sequence and step."""
-        ids = torch.zeros(len(self.prompts), self.width, dtype=torch.long)
-        for row, prompt in zip(ids, self.prompts, strict=True):
-            row[self.width - len(prompt) :] = torch.as_tensor(prompt)
-        if tape:
-            tape.positions = torch.full((len(ids), 1), self.width - 1)
-        cache, logits = self._new_cache(model), []
-        for step in range(self.steps):
-            new = ids if step == 0 else torch.from_numpy(forced[:, step - 1 : step].copy())
-            filled = self.width + step
-            logits.append(
-                self._forward(model, new, past_key_values=cache, **self._ragged(filled, new.shape[1]))[:, -1:]
-            )
+    def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
+        try:
+            return super().trace_one(which, dtype, shift)
+        except TracingError:
+            self.family = False  # from now on its modules are traced
+            return super().trace_one(which, dtype, shift)
+
+    def _cached(self, model: Any, rows: Sequence[int], forced: np.ndarray, traced: bool):
+        """Prefill of these rows, padded to one width, then one token per sequence and step."""
+        ids = self._columns(rows)
+        width = ids.shape[1]
+        padding = np.array([width - len(self.prompts[b]) for b in rows])
+        with self._taped(model, torch.full((len(ids), 1), width - 1)) if traced else nullcontext() as tape:
+            cache, logits = self.lm.new_cache(self.cache, width + self.steps - 1), []
+            for step in range(self.steps):
+                new = ids if step == 0 else torch.from_numpy(forced[list(rows), step - 1 : step].copy())
+                more = self.lm.ragged(padding, width + step, new.shape[1], self.position_ids)
+                if step and padding.any() and not self.lm.masks_steps:
+                    del more["attention_mask"]
+                logits.append(self.lm.forward(model, new, cache, **more)[:, -1:])
+                if step == 0:
+                    self.lm.check_filled(cache)
         found = torch.cat(logits, 1).double().cpu().numpy()
-        return found, [*tape.activations(), *self._slots(cache, self.lengths, self.padding)] if tape else []
+        return found, [*tape.activations(), *self._slots(cache, self.lengths[list(rows)], padding)] if tape else []
 
-    def _whole(self, model: Any, b: int, forced: np.ndarray, traced: bool):
+    def _whole(self, model: Any, b: int, traced: bool):
         """One sequence, all its tokens at once; a trace also fills a cache, only to see what it should hold."""
-        ids, where = (
-            torch.tensor([[*self.prompts[b], *forced[:-1].tolist()]]),
-            torch.from_numpy(self.positions[b : b + 1]),
-        )
-        cache = self._new_cache(model, "dynamic") if traced else None
-        with capture(model) if traced else nullcontext() as tape:
-            if tape:
-                tape.positions = where
-            logits = self._forward(model, ids, past_key_values=cache, use_cache=traced)[:, where[0]]
+        where = torch.from_numpy(self.positions[b : b + 1])
+        cache = self.lm.new_cache("dynamic", self.lengths[b]) if traced else None
+        with self._taped(model, where) if traced else nullcontext() as tape:
+            logits = self._alone(model, b, cache)
         found = logits.double().cpu().numpy()
         return found, [*tape.activations(), *self._slots(cache, self.lengths[b : b + 1])] if tape else []
 
-    @torch.no_grad()
-    def _forward(self, model: Any, ids: torch.Tensor, **kw) -> torch.Tensor:
-        device = model.device
-        kw = {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in kw.items()}
-        return model(ids.to(device), **kw).logits
-
-    def _ragged(self, filled: int, new: int) -> dict[str, torch.Tensor]:
-        """What a padded batch is given beside its ids; nothing where no row is padded."""
-        if not self.padded:
-            return {}
-        slots, padding = torch.arange(filled), torch.from_numpy(self.padding)[:, None]
-        extra = {"attention_mask": (slots >= padding).long()}
-        if self.position_ids:
-            extra["position_ids"] = (slots - padding).clamp(min=0)[:, -new:]
-        return extra
-
-    def _new_cache(self, model: Any, kind: str | None = None) -> Any:
-        from transformers import DynamicCache, StaticCache
-
-        if (kind or self.cache) == "dynamic":
-            return DynamicCache(config=model.config)
-        return StaticCache(config=model.config, max_cache_len=self.width + self.steps - 1)
+    @contextmanager
+    def _taped(self, model: Any, where: torch.Tensor) -> Iterator[Any]:
+        """A tape of the tokens `where` (B, n) of a longer call: of its operations, or of its modules."""
+        if self.family:
+            with capture(model) as tape:
+                tape.positions = where
+                yield tape
+        else:
+            with capture_modules([model]) as tape:
+                yield Columns(tape, where)
 
     def _slots(self, cache: Any, lengths: np.ndarray, start: np.ndarray | None = None) -> list[Activation]:
-        """Each layer's live slots, the padding left out."""
+        """Each layer's live slots, the padding left out; nothing where a layer keeps something else, or not all."""
         found = []
         for layer, held in enumerate(cache.layers):
-            k, v = (x.double().cpu().numpy() for x in (held.keys, held.values))
+            k, v = (getattr(held, name, None) for name in ("keys", "values"))
+            if not all(isinstance(x, torch.Tensor) and x.ndim == 4 for x in (k, v)) or k.shape != v.shape:
+                return []
+            k, v = (x.double().cpu().numpy() for x in (k, v))
             if k.shape[2] < max(lengths + (0 if start is None else start)):
                 return []  # a window keeps no slot for its oldest tokens
             found.append(Activation(layer, "cache", live_slots(k, v, lengths, start)))
         return found
-
-
-def read_model(source: str | Path | Any, dtype: torch.dtype) -> Any:
-    """A causal LM in `dtype` from a local folder, nothing downloaded, or a copy of one in memory."""
-    if isinstance(source, torch.nn.Module):
-        twin = copy.deepcopy(source).eval().requires_grad_(False)
-        for parameter in twin.parameters():  # buffers stay: rotary frequencies are float32 in every checkpoint's dtype
-            parameter.data = parameter.data.to(dtype)
-        return twin
-    if not (Path(source) / "config.json").is_file():
-        raise ValueError(f"{source} has no config.json; pass the local folder of a Hugging Face causal LM")
-    try:
-        from transformers import AutoModelForCausalLM
-    except ImportError as error:
-        raise ImportError("transformers is not here; python -m pip install -e '.[peers]'") from error
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, local_files_only=True)
-    return model.eval().requires_grad_(False)
-
-
-def attention_named(name: str | None) -> str | None:
-    """A name that transformers knows: of a function of the user's, once it has been registered."""
-    if name is None or ":" not in name:
-        return name
-    try:
-        from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
-    except ImportError as error:
-        raise ImportError("transformers is not here; python -m pip install -e '.[peers]'") from error
-    AttentionInterface.register("kvproof", find_function(name))
-    AttentionMaskInterface.register("kvproof", sdpa_mask)
-    return "kvproof"
-
-
-@contextmanager
-def attending(model: Any, name: str | None) -> Iterator[None]:
-    """The model attends by `name` while the context is open; None leaves it as it is."""
-    before = model.config._attn_implementation
-    if name is not None:
-        model.set_attn_implementation(name)
-    try:
-        yield
-    finally:
-        if name is not None:
-            model.set_attn_implementation(before)

@@ -1,113 +1,192 @@
-"""Wrong attentions, computed from the right keys and values: the one that gives a path's wrong output names its bug."""
+"""Wrong attentions, computed from the right queries, keys and values.
+
+The one that gives a path's wrong output, where its rivals do not, names the bug; see guess.py. Queries and keys are
+what the attention itself gets: in rotary models after the rotation. Every rival is computed from the same numbers.
+"""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
+import ml_dtypes  # and NumPy knows bfloat16 by name
 import numpy as np
 
-BLOCKS = (8, 16, 32, 64, 128, 256)
-EXPLAINED = 1e-3  # of the difference that a hypothesis may leave over; the right one leaves rounding, others most of it
+from .formula import Formula, Hypothesis, Query, attend, first_slot, fitted, live, right, scores, squares
+from .other_slots import in_blocks, shown, shown_by_length, unmasked
 
-Op = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
-
-def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, scale: float | None = None, zeros: int = 0) -> np.ndarray:
-    """The plain formula for one token, with so many slots of zeros after its own.
-
-    q (H, D), k and v (H_kv, n, D) -> (H, D), float64; query head h reads head h // (H / H_kv).
-    """
-    if not k.shape[1]:
-        return np.zeros(q.shape)
-    group = len(q) // len(k)
-    k, v = np.repeat(k, group, 0), np.repeat(v, group, 0)
-    s = np.einsum("hd,hnd->hn", q, k) * (q.shape[1] ** -0.5 if scale is None else scale)
-    top = np.maximum(s.max(1, keepdims=True), 0 if zeros else -np.inf)
-    p = np.exp(s - top)
-    total = p.sum(1, keepdims=True) + zeros * np.exp(-top)
-    return np.einsum("hn,hnd->hd", p / total, v)
+NARROW = ("bfloat16", "float16", "float32")  # each one's numbers are, sizes apart, among the next one's
+WIDEST = 1e4  # softcap that is looked for
+LOST = 16  # last places, at the rms, that an attention computed in a dtype may lose
 
 
-def tiled(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """`attend` where query head h reads head h mod H_kv."""
-    times = (len(q) // len(k), 1, 1)
-    return attend(q, np.tile(k, times), np.tile(v, times))
+def hypotheses(pilot: Query, how: Formula, longest: int, prefilled: bool) -> Iterator[Hypothesis]:
+    """Every wrong attention, those with a free number fitted to the `pilot`; no query to be explained has more slots
+    than `longest`, and some come from the prefill if `prefilled`."""
+    for family in (
+        scaled, capped, normalised, shown, shown_by_length, by_heads, by_rows, swapped, biased, narrowed,
+    ):  # fmt: skip
+        yield from family(pilot, how)
+    yield from in_blocks(how, longest)
+    yield from unmasked(pilot, how, prefilled)
 
 
-def hypotheses() -> Iterator[tuple[str, str, Op]]:
-    """(name, sentence, op) of each, likeliest first where two give the same numbers."""
+def scaled(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """Another scale of the scores, or of the output."""
+    H, D = pilot.q.shape
+    scale = fitted(lambda c: squares(right(pilot, replace(how, scale=c)), pilot), 1e-3 * how.scale, 1e3 * how.scale)
+    named = {
+        1.0: "the scores are not divided by √head_dim",
+        1 / D: "the scores are divided by √head_dim twice",
+        (H * D) ** -0.5: "the scores are divided by √n_embd, not √head_dim",
+    }
+    near = [c for c in named if how.scale == D**-0.5 and np.isclose(scale, c, rtol=1e-4)]
+    words = named[near[0]] if near else f"the scores are multiplied by {scale:.4g}, not by {how.scale:.4g}"
+    yield Hypothesis("scale", words, lambda x: right(x, replace(how, scale=scale)))
+    factor = float((pilot.a * pilot.b).sum() / max((pilot.b * pilot.b).sum(), 1e-300))
+    if abs(factor) > 1e-6:
+        words = f"the attention's output is multiplied by {factor:.4g}"
+        yield Hypothesis("scale", words, lambda x: factor * right(x, how))
+    words = "the weights are scaled after the softmax, not the scores before it"
+    yield Hypothesis("scale", words, lambda x: how.scale * right(x, replace(how, scale=1.0)))
+    yield Hypothesis("length", "the output is zero: no slot is read, or it is lost", lambda x: np.zeros(x.q.shape))
 
-    def cut(low: int, high: int) -> Op:
-        return lambda q, k, v: attend(q, k[:, low : k.shape[1] + high], v[:, low : v.shape[1] + high])
 
-    def whole_blocks(block: int) -> Op:
-        def op(q, k, v):
-            n = k.shape[1] // block * block
-            return attend(q, k[:, :n], v[:, :n])
+def capped(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """A softcap that is missing, added or another one."""
+    if how.softcap is not None:
+        words = f"the softcap of {how.softcap:.4g} is left out"
+        yield Hypothesis("softcap", words, lambda x: right(x, replace(how, softcap=None)))
+    cap = fitted(lambda c: squares(right(pilot, replace(how, softcap=c)), pilot), 1e-2, WIDEST)
+    words = f"the scores have a softcap of {cap:.4g}" + (f", not of {how.softcap:.4g}" if how.softcap else "")
+    if cap < 0.9 * WIDEST:  # else it is none
+        yield Hypothesis("softcap", words, lambda x: right(x, replace(how, softcap=cap)))
+
+
+def normalised(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """Another denominator, or other weights than the softmax's."""
+    if how.sinks is not None:
+        bare = replace(how, sinks=None)
+        yield Hypothesis("sinks", "the sinks are left out of the softmax", lambda x: right(x, bare))
+    else:
+        one = "the softmax's denominator has a 1 more (a sink of score 0)"
+        yield Hypothesis("sinks", one, lambda x: right(x, replace(how, sinks=np.zeros(len(x.q)))))
+
+    def weights(f):
+        def op(x):
+            k, v = live(x, how)
+            heads = np.arange(len(x.q)) // (len(x.q) // len(k))
+            return np.einsum("hn,hnd->hd", f(scores(x.q, k[heads], how)), v[heads])
 
         return op
 
-    def block_end(block: int) -> Op:
-        return lambda q, k, v: attend(q, k, v, zeros=-k.shape[1] % block)
-
-    yield "scale", "the scores are not divided by √head_dim", lambda q, k, v: attend(q, k, v, 1.0)
-    yield "scale", "the scores are divided by √head_dim twice", lambda q, k, v: attend(q, k, v, 1 / q.shape[1])
-    yield "scale", "the scores are divided by √n_embd, not √head_dim", lambda q, k, v: attend(q, k, v, q.size**-0.5)
-    for literal in (0.5, 0.25, 0.125, 0.0625):
-        words = f"the scores are multiplied by {literal}, which is 1/√head_dim of another head size"
-        yield "scale", words, lambda q, k, v, literal=literal: attend(q, k, v, literal)
-    yield "length", "the newest slot is not read: the length is one short, or read before the append", cut(0, -1)
-    yield "length", "the oldest slot is not read: the range starts one late", cut(1, 0)
-    yield "length", "one slot past the last is read: the length is one long", lambda q, k, v: attend(q, k, v, zeros=1)
-    first = "only the first slot is seen: a causal mask aligned at the top left, not the bottom right"
-    yield "mask", first, lambda q, k, v: attend(q, k[:, :1], v[:, :1])
-    yield "values", "the values are read from the keys", lambda q, k, v: attend(q, k, k)
-    yield "values", "the keys are read from the values", lambda q, k, v: attend(q, v, v)
-    yield "heads", "every head reads head 0: the head index is lost", lambda q, k, v: attend(q, k[:1], v[:1])
-    turned = "the heads are permuted: head h reads another head's keys and values"
-    yield "heads", turned, lambda q, k, v: attend(q, np.roll(k, -1, 0), np.roll(v, -1, 0))
-    yield "heads", turned, lambda q, k, v: attend(q, np.roll(k, 1, 0), np.roll(v, 1, 0))
-    yield "heads", turned, lambda q, k, v: attend(q, k[::-1], v[::-1])
-    grouped = "query head h reads head h mod H_kv; it must read h // (H / H_kv)"
-    yield "heads", grouped, tiled
-    yield "length", "no slot is read: the output is zero", lambda q, k, v: attend(q, k[:, :0], v[:, :0])
-    for block in BLOCKS:
-        yield "tail", f"the last, partial block of {block} slots is skipped", whole_blocks(block)
-    for block in BLOCKS:
-        yield "tail", f"the last block of {block} slots is read whole: the tail mask is missing", block_end(block)
+    yield Hypothesis("softmax", "every weight is 1: the softmax runs over another axis", weights(np.ones_like))
+    yield Hypothesis(
+        "softmax", "all slots weigh alike: the scores are lost", weights(lambda s: np.full_like(s, 1 / s.shape[1]))
+    )
+    yield Hypothesis("softmax", "the weights are not divided by their sum", weights(np.exp))
 
 
-def explain(a: np.ndarray, b: np.ndarray, q: np.ndarray, kv: np.ndarray, lengths: np.ndarray, wrong: np.ndarray):
-    """(name, sentence) of the wrong attention that gives a where a parts from b; None if none does.
+def by_heads(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """Query heads read other heads' keys and values than their own; which ones is read off the pilot."""
+    H, H_kv = len(pilot.q), len(pilot.k)
+    own = np.arange(H) // (H // H_kv)
+    outputs = np.array([right(pilot, how, heads=np.full(H, g)) for g in range(H_kv)])  # (H_kv, H, D)
+    with np.errstate(all="ignore"):
+        heads = np.square(outputs - pilot.a).sum(2).argmin(0)
+    guesses = {tuple(heads.tolist()): ""}
+    guesses.setdefault(tuple((np.arange(H) % H_kv).tolist()), "")
+    for guess in guesses:
+        if tuple(own.tolist()) != guess:
+            g = np.array(guess)
+            yield Hypothesis("heads", heads_in_words(g, H_kv), lambda x, g=g: right(x, how, heads=g))
 
-    a, b     (B, n, H, D)       outputs, a's under suspicion
-    q        (B, n, H, D)       queries
-    kv       (B, T, 2 H_kv, D)  what the cache should hold, keys' heads before values'
-    lengths  (B, n)             slots that each token sees, its own included
-    wrong    (B, n) bool        where a parts from b
-    """
-    k, v = np.split(kv.swapaxes(1, 2), 2, axis=1)  # (B, H_kv, T, D)
-    places = [tuple(place) for place in np.argwhere(wrong)][:64]
-    if not places or not all(np.isfinite(x[place]).all() for x in (a, b) for place in places):
-        return None
 
-    def left(op: Op, row: int = 0) -> float:
-        """The largest difference from a that op leaves, keys and values taken from `row` sequences further on."""
-        worst = 0.0
-        for at, step in places:
-            n, other = lengths[at, step], (at + row) % len(k)
-            with np.errstate(all="ignore"):
-                o = op(q[at, step], k[other, :, :n], v[other, :, :n])
-            worst = max(worst, float(np.abs(o - a[at, step]).max(initial=0.0))) if np.isfinite(o).all() else np.inf
-        return worst
+def heads_in_words(heads: np.ndarray, H_kv: int) -> str:
+    """Which head of the keys and values each query head reads."""
+    H = len(heads)
+    if (heads == heads[0]).all():
+        return f"every head reads head {heads[0]}: the head index is lost"
+    if H_kv < H and (heads == np.arange(H) % H_kv).all():
+        return "query head h reads head h mod H_kv; it must read h // (H / H_kv)"
+    return f"the heads are permuted: query heads 0 to {H - 1} read heads {', '.join(map(str, heads[:16].tolist()))}"
 
-    moved = max(float(np.abs(a[place] - b[place]).max()) for place in places)
-    for at, step in places:
-        n = lengths[at, step]
-        if np.abs(attend(q[at, step], k[at, :, :n], v[at, :, :n]) - b[at, step]).max() > EXPLAINED * moved:
-            return None  # queries or keys are turned on their way: the formula does not give b either
-    for name, sentence, op in hypotheses():
-        if left(op) <= EXPLAINED * moved:
-            return name, sentence
-    for row in range(1, len(k)):
-        if left(attend, row) <= EXPLAINED * moved:
-            return "rows", "a sequence reads another one's slots: rows of the batch are mixed"
-    return None
+
+def by_rows(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """A sequence reads another one's slots: as many as its own, or as many as the other has."""
+    if len(pilot.rows) < 2:
+        return
+
+    def op(x):
+        """The output that is nearest to what came, of all the sequences'."""
+        others = [right(x, how)]
+        for row, (k, v, n) in enumerate(x.rows):
+            if row != x.row:
+                others += [right(replace(x, k=k, v=v, n=m), how) for m in {min(x.n, k.shape[1]), n}]
+        return min(others, key=lambda o: squares(o, x))
+
+    yield Hypothesis("rows", "a sequence reads another one's slots: rows of the batch are mixed", op)
+
+
+def swapped(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """Keys for values or values for keys."""
+    for words, k_from, v_from in (
+        ("the values are read from the keys", 0, 0),
+        ("the keys are read from the values", 1, 1),
+        ("keys and values are swapped", 1, 0),
+    ):
+
+        def op(x, k_from=k_from, v_from=v_from):
+            both = live(x, how)
+            return attend(x.q, both[k_from], both[v_from], how)
+
+        yield Hypothesis("values", words, op)
+
+
+def biased(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """ALiBi where there is none.  Source: Press et al. 2022, the slopes of a power of two of heads."""
+
+    def op(x):
+        H, first = len(x.q), first_slot(x, how)
+        slopes = 2.0 ** (-8.0 * np.arange(1, H + 1) / H)
+        return right(x, how, bias=-slopes[:, None] * (x.n - 1 - np.arange(first, x.n)))
+
+    yield Hypothesis("bias", "ALiBi's biases are added to the scores", op)
+
+
+def to_narrow(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Rounds to the dtype and back."""
+    return lambda x: x.astype(np.float32).astype(dtype).astype(np.float64)
+
+
+def narrowed(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
+    """Something is kept in a narrower dtype: the result, which then is among its numbers, or what leads to it."""
+    moved = np.abs(pilot.a - pilot.b).max() / np.sqrt(np.mean(np.square(pilot.b)))
+    for dtype in NARROW:
+        narrow = to_narrow(dtype)
+        if moved <= LOST * float(ml_dtypes.finfo(dtype).eps) and (narrow(pilot.a) == pilot.a).all():
+            words = f"the output, or all of the attention, is kept in {dtype}"
+            yield Hypothesis("precision", words, lambda x, narrow=narrow: narrow(x.a))
+            return
+
+    def inputs(x, narrow, rounded=None):
+        k, v = live(x, how)
+        return attend(narrow(x.q), narrow(k), narrow(v), how, rounded=rounded)
+
+    for dtype in NARROW:
+        narrow = to_narrow(dtype)
+        yield Hypothesis(
+            "precision", f"scores and weights are kept in {dtype}", lambda x, f=narrow: right(x, how, rounded=f)
+        )
+        yield Hypothesis(
+            "precision", f"queries, keys and values are rounded to {dtype}", lambda x, f=narrow: inputs(x, f)
+        )
+        words = f"queries, keys, values, scores and weights are kept in {dtype}"
+        yield Hypothesis("precision", words, lambda x, f=narrow: inputs(x, f, f))
+        yield Hypothesis("precision", f"the scores are rounded to {dtype}", lambda x, f=narrow: weighed(x, how, f, 0))
+        words = f"the weights are rounded to {dtype}"
+        yield Hypothesis("precision", words, lambda x, f=narrow: weighed(x, how, f, 1))
+
+
+def weighed(x: Query, how: Formula, narrow, which: int) -> np.ndarray:
+    """The scores alone are rounded, before the softmax (0), or the weights alone, after it (1)."""
+    calls = iter(narrow if which == i else lambda s: s for i in (0, 1))
+    return right(x, how, rounded=lambda s: next(calls)(s))

@@ -1,42 +1,61 @@
-"""All that can be said of two paths: the verdict, where they part, what that usually means, and what it can cost."""
+"""All that can be said of two paths: the verdict, where they part, what explains it, and what it can cost."""
 
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ...gpt2.contract.foreign import said
+from ...gpt2.contract.functions import Rungs
 from ...reference.difference import finite
 from ...reference.parity import BUG, Verdict, judge
 from ..measure.gate import replayed_attention
-from .divergence import Divergence, TokenMargins, error_in_ulps, first_divergence, measured_gates, token_margins
-from .patterns import Pattern, pattern
+from .callables import CallableSubject
+from .divergence import Divergence, TokenMargins, error_in_ulps, token_margins
+from .origin import Origin, logit_origin, origin
 from .slots import Slots, slots_read
 from .subjects import OurSubject
+
+T = TypeVar("T")
+PLACE = "where the paths part"
 
 
 @dataclass(frozen=True)
 class Investigation:
     """What was found about a subject's paths in a dtype.
 
-    divergence, pattern  where they part in float64 and what that usually means; None where they agree or do not tell
-    ulps                 (layers, n) the largest difference of each layer at each position, in ulps of the dtype
-    margins              per position: by how much the token was decided, and how far the logits moved
-    slots                which slots of the cache the decode step reads, of our own impls
+    origin   where they part, what is seen there and what explains it; None without a bug that the logits show
+    ulps     (layers, n) the largest difference of each layer at each position, in ulps of the dtype
+    margins  per position: by how much the token was decided, and how far the logits moved
+    slots    which slots of the cache the decode step reads, of our own impls
+    unknown  what could not be found out beside the verdict, and why, a sentence each
     """
 
     name_a: str
     name_b: str
     dtype: str
     verdict: Verdict
-    divergence: Divergence | None
-    pattern: Pattern | None
+    origin: Origin | None
     ulps: np.ndarray | None
     margins: TokenMargins | None
     slots: Slots | None
+    unknown: Sequence[str] = ()
+
+    @property
+    def start(self) -> str | None:
+        """Where it starts, in words; None where there is no bug."""
+        if self.verdict.verdict != BUG:
+            return None
+        if self.origin:
+            return str(self.origin.divergence)
+        return f"the decode step's attention, replayed alone on inputs of its own in {self.dtype}: the logits are clean"
 
     def record(self) -> dict[str, Any]:
         """The same for JSON."""
+        at = self.origin
         slots = self.slots and {"unread": self.slots.unread, "read though dead": self.slots.trespassed}
         return finite(
             {
@@ -44,49 +63,79 @@ class Investigation:
                 "b": self.name_b,
                 "dtype": self.dtype,
                 **self.verdict.record(),
-                "starts": self.divergence and self.divergence.record(),
-                "usually": self.pattern and {"name": self.pattern.name, "sentence": self.pattern.sentence},
+                "starts": at and at.divergence.record(),
+                "seen": at and at.seen,
+                "explained": at and at.guess and at.guess.record(),
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
+                "unknown": list(self.unknown),
             }
         )
 
 
 def investigate(subject: Any, dtype: str) -> Investigation:
-    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.  Raises what they raise."""
-    verdict = judge(subject.paths, dtype, question=subject.question, op=attention_of(subject))
-    divergence = usual = ulps = None
-    if hasattr(subject, "trace"):
-        ulps = in_ulps(subject, dtype)
-        if verdict.verdict == BUG:
-            divergence, usual = starts(subject)
+    """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
+
+    Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
+    """
+    rungs = Rungs(subject.paths, dtype)
+    verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    unknown: list[str] = []
+    found = origin_of(subject, verdict, unknown)
+    ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
+    margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
+    slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
     return Investigation(
-        subject.name_a, subject.name_b, dtype, verdict, divergence, usual, ulps,
-        margins_of(subject, dtype), slots_of(subject),
+        subject.name_a, subject.name_b, dtype, verdict, found, ulps, margins, slots, unknown
     )  # fmt: skip
 
 
-def starts(subject: Any) -> tuple[Divergence | None, Pattern | None]:
-    """Where the paths part in float64, and what that usually means; None where they agree there or do not run in it."""
+def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
+    """What `find` gives; where it raises, None, and in `unknown` what is not known and why: the verdict stands."""
     try:
-        gates = measured_gates(subject)
-        a, b = subject.trace("float64")
-    except NotImplementedError:
-        return None, None
-    found = first_divergence(a, b, gates, subject.positions)
-    if found is None:
-        return None, None
-    return found, pattern(found, a, b, gates, subject.positions, subject.prefilled)
+        return find()
+    except (ValueError, ImportError, OSError, NotImplementedError) as error:
+        unknown.append(f"{what}: {said(error)}")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        unknown.append(
+            f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
+        )
+    return None
+
+
+def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | None:
+    """Where the paths part that a verdict calls a bug, on the widest rung that shows it; None of another verdict.
+
+    unknown  is told why no operation is named
+    """
+    red = sorted((rung for rung in verdict.rungs if not rung.green), key=lambda rung: not np.isfinite(rung.error))
+    if verdict.verdict != BUG or not red:
+        return None
+    found = attempt(unknown, PLACE, lambda: origin(subject, red[0].dtype))
+    if found is None and hasattr(subject, "trace"):
+        fine = attempt(unknown, PLACE, lambda: subject.trace(red[0].dtype)) is not None
+        if fine:
+            unknown.append(f"{PLACE}: no operation that is traced differs by more than rounding explains")
+    return found or attempt(unknown, PLACE, lambda: logit_origin(subject, red[0]))
+
+
+def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
+    """Where the paths part in float64 and what is known of it; None where they agree there or do not run in it."""
+    found = origin(subject)
+    return found and found.divergence, found
 
 
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:
-    """The error of every layer at every position; None where the paths do not run in the dtype."""
+    """The error of every layer at every position; None where the paths do not run in the dtype or have no layers."""
+    if isinstance(subject, CallableSubject) or not hasattr(subject, "trace"):
+        return None
     try:
         a, b = subject.trace(dtype)
-        return error_in_ulps(a, b, dtype)
     except NotImplementedError:
         return None
+    return error_in_ulps(a, b, dtype) if any(x.layer is not None and x.operation != "cache" for x in b) else None
 
 
 def margins_of(subject: Any, dtype: str) -> TokenMargins | None:

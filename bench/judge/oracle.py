@@ -189,7 +189,6 @@ class NumpySubject:
     ):
         self.name_a, self.apply, self.params_of, self.config, self.ids = name, apply, params_of, config, ids
         self.trusted = trusted
-        self.layers, self.query_heads, self.kv_heads = config.n_layer, config.n_head, config.n_head
         self.positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
         self.prefilled = (ids.shape[1] + 1) // 2  # positions that come from the prompt, as `cached_logits` cuts it
 

@@ -26,12 +26,15 @@ STATES = {
 def report(found: Investigation, command: str, environment: dict[str, str]) -> str:
     """The page of an investigation."""
     v = found.verdict
-    starts = [page.prose(str(found.divergence))] if found.divergence else []
-    usual = [page.prose(f"Usually: {found.pattern}.")] if found.pattern else []
+    at = found.origin
+    starts = [page.prose(f"{found.start}.")] if found.start else []
+    starts += [page.prose(f"Seen: {at.seen}.")] if at else []
+    guess = [page.prose(f"Explains it: {at.guess}.")] if at and at.guess else []
+    unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
     return page.page(
         f"{v.verdict}: {found.name_a} against {found.name_b}, {found.dtype}",
-        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found)),
-        *([page.section("Where it starts", *starts, *usual)] if starts else []),
+        page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),
+        *([page.section("Where it starts", *starts, *guess)] if starts else []),
         page.section("The ladder", ladder(found)),
         page.section("Pictures", *pictures(found)),
         page.section("Where and how", page.definitions(environment), page.code(command)),

@@ -4,12 +4,11 @@ A subject has
     name_a, name_b, question       who is under test, who is trusted, and what their agreement would prove
     paths(dtype, shift=0.0)        logits (B, n, V) of both at the same positions; `shift` multiplies the embedding by
                                    1 + shift in both. NotImplementedError for a dtype it cannot run in
-and, all but CallableSubject,
     trace(dtype)                   the activations of both, see gpt2/tracing.py, at the same positions (B, n, ...); then
-                                   ("cache"): each layer's live slots at the end, (B, T, 2 H_kv, D), keys before values
+                                   ("cache"): each layer's live slots at the end, (B, T, 2 H_kv, D), keys before values.
+                                   Those of gpt2/module_tape.py where the operations have no names we know
     trace_one(which, dtype, shift) those of "a" or "b" alone
     positions                      (B, n) what positions these are; the first `prefilled` of them come from the prefill
-    layers, query_heads, kv_heads
 """
 
 from abc import ABC, abstractmethod
@@ -96,7 +95,6 @@ class OurSubject(TorchSubject):
         gpt2.check_prompts(prompts)
         check_fit(prompts, steps, gpt2.config.n_ctx, "n_ctx")
         self.config = gpt2.config
-        self.layers, self.query_heads, self.kv_heads = gpt2.config.n_layer, gpt2.config.n_head, gpt2.config.n_head
         self.positions = np.array([[len(prompt) - 1] for prompt in prompts]) + np.arange(steps)
         self.lengths = self.positions[:, -1] + 1
         self.question = question_of(a, b)
@@ -132,6 +130,25 @@ class OurSubject(TorchSubject):
             source = Watched(self._source(model), tape, self.prompts)
             logits = forced_logits(source, self.prompts, forced)
             return logits, [*tape.activations(), *self._held_cache(source.source.cache)] if tape else []
+
+    def trace_prompts(self) -> tuple[list[Activation], list[Activation]]:
+        """The activations of both in float64 at every column of the prefill (B, M, ...), padding on the right included.
+
+        Without ln_f and the head, which a prefill computes of each sequence's last token alone.
+        """
+        model, ids = self.models.torch("float64"), pad(self.prompts, max(map(len, self.prompts)))
+        ids, found = ids.to(model.device), []
+        for which in "ab":
+            impl = self.name_a if which == "a" else self.name_b
+            cached = impl not in ("naive", "numpy")
+            own = model.with_impl(impl if cached else "naive")
+            with self.inject(own) if self.inject and which == "a" else nullcontext(), capture(own) as tape:
+                if cached:
+                    self._source(own).prefill(self.prompts)
+                else:
+                    own.hidden(ids)
+            found.append([x for x in tape.activations() if x.value.shape[1] == ids.shape[1] and x.operation != "ln_f"])
+        return found[0], found[1]
 
     def _recomputed_cache(self, tape: Tape) -> list[Activation]:
         """What a cache should hold: keys and values of all tokens, as they were computed."""
@@ -225,10 +242,10 @@ def question_of(a: str, b: str) -> str:
     return "one cached impl against another"
 
 
-def stack_rows(rows: list[list[Activation]]) -> list[Activation]:
-    """Traces of one sequence each, as one of all; where slots are fewer, zeros follow."""
-    found = []
-    for parts in zip(*rows, strict=True):
+def stack_rows(rows: Sequence[list[Activation]]) -> list[Activation]:
+    """Traces of one sequence each as one, of the operations they all have; where slots are fewer, zeros follow."""
+    found, both = [], {x[:2] for row in rows for x in row if all(x[:2] in {y[:2] for y in other} for other in rows)}
+    for parts in zip(*([x for x in row if x[:2] in both] for row in rows), strict=True):
         width = max(part.value.shape[1] for part in parts)
         values = [
             np.pad(p.value, [(0, 0), (0, width - p.value.shape[1])] + [(0, 0)] * (p.value.ndim - 2)) for p in parts

@@ -5,11 +5,13 @@ lengths lie around every usual block. Held to the plain formula in float64, by a
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .foreign import described
 from .memory import POISONS
 from .op import Op, same_bits
 from .report import BROKEN, HELD, ContractReport, Finding, NotChecked, run_checks
@@ -168,12 +170,14 @@ def check_attention(
     lengths  one row each, from 1 up; all shapes follow from these, heads and head_dim
     inner    the dtype scores and weights are rounded to between the sums, as torch's own attention does in half
              precision; None where they stay in float32
-    device   None calls fn with NumPy arrays (bfloat16 as ml_dtypes has it); "cpu", "cuda" with torch tensors there
+    device   "cpu", "cuda": fn is called with torch tensors there. None: with NumPy arrays (bfloat16 as ml_dtypes has
+             it) or, where it raises on those and not on torch's, with torch tensors on the CPU
     batch_invariant  True: a row's bits must not depend on its place in the batch
     only     names of CHECKS to make; empty: all of them
     require  names of CHECKS that must be held, where otherwise "not checked" is only reported
 
     What fn raises is reported as broken, NotImplementedError as not checked, ValueError at length 0 as not checked.
+    Where it raises on plain numbers, that is reported once, and the other checks as not made.
     """
     rows = np.array(lengths, np.int32)
     if rows.ndim != 1 or len(rows) < 2 or rows.min() < 1:
@@ -181,4 +185,40 @@ def check_attention(
     rounded = None if inner is None else np.dtype(inner)
     op = Op(fn, dtype, rows, heads, head_dim, rounded, device, batch_invariant)
     subject = f"{getattr(fn, '__name__', type(fn).__name__)} ({dtype})"
-    return run_checks(subject, {name: partial(check, op) for name, check in CHECKS.items()}, only, require)
+    op, error = settled(op)
+    checks = {name: partial(check, op) for name, check in CHECKS.items()}
+    if error:
+        checks |= once([name for name in only if name in CHECKS] or list(CHECKS), error)
+    return run_checks(subject, checks, only, require)
+
+
+def settled(op: Op) -> tuple[Op, str]:
+    """The op with the arrays that fn takes, and what it raises on plain numbers, in words; empty if nothing."""
+    error = raised(op)
+    if not error:
+        return op, ""
+    other = replace(op, device="cpu" if op.device is None else None)
+    second = raised(other)
+    if op.device is not None:
+        return op, f"raised {error}" + ("" if second else "; it takes NumPy arrays: leave device= out")
+    return (op, f"raised {error} with NumPy arrays, and {second} with torch tensors") if second else (other, "")
+
+
+def raised(op: Op) -> str:
+    """What fn raises on plain numbers, in one line; empty where it raises nothing, or says that it cannot."""
+    try:
+        op.call(*op.draw(), op.lengths)
+    except NotImplementedError:
+        return ""
+    except Exception as error:
+        return described(error)
+    return ""
+
+
+def once(names: Sequence[str], words: str) -> dict[str, Callable[[], Finding]]:
+    """These checks, of which the first says what fn raises and the others point at it."""
+
+    def missing() -> Finding:
+        raise NotChecked(f"fn raises before anything can be checked, see {names[0]}")
+
+    return dict.fromkeys(names, missing) | {names[0]: lambda: Finding(BROKEN, words)}

@@ -48,15 +48,18 @@ class Op:
 
     def __call__(self, q, k, v, lengths=None) -> np.ndarray:
         """o (B, H, D) as the function gives it; raises TypeError for another shape or dtype."""
-        lengths = (self.lengths if lengths is None else np.asarray(lengths)).astype(np.int32)
-        arrays = (q, k, v, lengths)
-        if self.device is not None:
-            arrays = [to_torch(x).to(self.device) for x in arrays]
-        o = self.fn(*arrays)
+        o = self.call(q, k, v, self.lengths if lengths is None else np.asarray(lengths))
         o = to_numpy(o) if isinstance(o, torch.Tensor) else np.asarray(o)
         if o.shape != q.shape or o.dtype != q.dtype:
             raise TypeError(f"o is {o.shape} {o.dtype}; q is {q.shape} {q.dtype} and o must be alike")
         return o
+
+    def call(self, q, k, v, lengths):
+        """What the function itself returns."""
+        arrays = (q, k, v, lengths.astype(np.int32))
+        if self.device is not None:
+            arrays = [to_torch(x).to(self.device) for x in arrays]
+        return self.fn(*arrays)
 
     def hold(self, o, q, k, v, held: str, broken: str, lengths=None) -> Finding:
         """Hold o to the plain formula."""

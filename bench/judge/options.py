@@ -1,0 +1,60 @@
+"""Which options of bench/verify.py go with which mode: one that would do nothing is refused by name."""
+
+import argparse
+
+MODES = ("impl", "hf", "callable", "faults", "exam")
+# The modes that each option says something to.
+GOES_WITH = {
+    "against": ("impl", "callable"),
+    "model": ("impl",),
+    "dtype": ("impl", "hf", "callable"),
+    "prompt": ("impl", "hf"),
+    "context": ("impl", "hf"),
+    "steps": ("impl", "hf"),
+    "device": ("impl", "hf"),
+    "inject": ("impl",),
+    "cache": ("hf",),
+    "left_padded": ("hf",),
+    "no_position_ids": ("hf",),
+    "attn_implementation": ("hf",),
+    "module": ("callable",),
+    "json": ("impl", "hf", "callable", "faults"),
+    "html": ("impl", "hf", "callable"),
+}
+DEFAULTS = {
+    "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "dynamic",
+    "left_padded": 0, "module": (),
+}  # fmt: skip
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def mode_of(args: argparse.Namespace) -> str:
+    """The mode that was asked for."""
+    return next(mode for mode in MODES if getattr(args, mode) not in (None, False))
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Put the defaults where no option came.
+
+    Raises ValueError for an option that the mode has no use for, and for options that contradict each other.
+    """
+    mode = mode_of(args)
+    for name, modes in GOES_WITH.items():
+        if getattr(args, name) not in (None, False) and mode not in modes:
+            fits = ", ".join(flag(other) for other, its in GOES_WITH.items() if mode in its) or "no other option"
+            its = " or ".join(map(flag, modes))
+            raise ValueError(
+                f"{flag(name)} does nothing beside {flag(mode)}; it goes with {its}. {flag(mode)} takes {fits}"
+            )
+    if args.prompt is not None and args.context is not None:
+        raise ValueError("--context and --prompt came; prompts have the length they have, so leave one out")
+    if args.context is not None and args.context < 1:
+        raise ValueError(f"--context is {args.context}; prompts have at least 1 token")
+    if mode == "callable" and args.against is None:
+        raise ValueError("--callable needs a trusted function: --against MODULE:FUNCTION")
+    for name, value in DEFAULTS.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
