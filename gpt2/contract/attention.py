@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .extremes import GROUPED, grouped_heads, low_scores
 from .memory import POISONS
 from .op import Op, same_bits
 from .report import BROKEN, HELD, ContractReport, Finding, NotChecked, run_checks
@@ -136,6 +137,8 @@ CHECKS: dict[str, Callable[[Op], Finding]] = {
     "random scores": formula,
     "rising scores": partial(formula, q_scale=16.0, rising=True),
     "flat scores": partial(formula, q_scale=0.1, v_mean=1.0),
+    "low scores": low_scores,
+    "grouped heads": grouped_heads,
     "layouts": layouts,
     "dead slots": dead_slots,
     "last slot": last_slot,
@@ -158,6 +161,7 @@ def check_attention(
     inner: str | None = None,
     device: str | None = None,
     batch_invariant: bool = False,
+    grouped: Sequence[tuple[int, int]] = GROUPED,
     only: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> ContractReport:
@@ -170,6 +174,8 @@ def check_attention(
              precision; None where they stay in float32
     device   None calls fn with NumPy arrays (bfloat16 as ml_dtypes has it); "cpu", "cuda" with torch tensors there
     batch_invariant  True: a row's bits must not depend on its place in the batch
+    grouped  (heads, KV heads) to draw with k and v (B, H_kv, T, D); what fn raises there is not checked. () for an fn
+             that takes no groups and does not say so
     only     names of CHECKS to make; empty: all of them
     require  names of CHECKS that must be held, where otherwise "not checked" is only reported
 
@@ -179,6 +185,6 @@ def check_attention(
     if rows.ndim != 1 or len(rows) < 2 or rows.min() < 1:
         raise ValueError(f"lengths are {lengths}; give two or more, each 1 or more")
     rounded = None if inner is None else np.dtype(inner)
-    op = Op(fn, dtype, rows, heads, head_dim, rounded, device, batch_invariant)
+    op = Op(fn, dtype, rows, heads, head_dim, rounded, device, batch_invariant, grouped)
     subject = f"{getattr(fn, '__name__', type(fn).__name__)} ({dtype})"
     return run_checks(subject, {name: partial(check, op) for name, check in CHECKS.items()}, only, require)
