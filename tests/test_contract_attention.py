@@ -180,6 +180,19 @@ def test_a_mask_of_the_least_number_is_honest(own, added, dtype):
     assert report.named(HELD) == list(CHECKS), str(report)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_weights_that_tensor_cores_round_are_honest_where_heads_are_grouped(dtype):
+    def rounded(q, k, v, lengths):
+        dead = (torch.arange(k.shape[2]) >= lengths[:, None])[:, None]
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1).float() for x in (k, v))
+        s = torch.einsum("bhd,bhtd->bht", q.float(), k) * q.shape[-1] ** -0.5
+        p = torch.exp(s.masked_fill(dead, -torch.inf) - s.masked_fill(dead, -torch.inf).amax(-1, keepdim=True))
+        return (torch.einsum("bht,bhtd->bhd", p.to(q.dtype).float(), v) / p.sum(-1, keepdim=True)).to(q.dtype)
+
+    report = check_attention(rounded, dtype=dtype, device="cpu", only=["grouped heads"])
+    assert report.named(HELD) == ["grouped heads"], str(report)
+
+
 @pytest.mark.parametrize("fault", GROUPS, ids=lambda fault: fault.name)
 def test_a_wrong_kv_head_fails_the_grouped_heads_and_nothing_else(fault):
     report = check_attention(lambda *call: fault.apply(*call)[0], lengths=SHORT)

@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -71,8 +70,9 @@ def nudge(array, where: np.ndarray, by: float):
         limits = torch.finfo(array.dtype) if array.dtype.is_floating_point else torch.iinfo(array.dtype)
     else:
         there = array[where].astype(np.float64)
-        limits = ml_dtypes.finfo(array.dtype) if array.dtype.kind not in "iu" else np.iinfo(array.dtype)
-    if isinstance(limits, torch.iinfo | np.iinfo):
+        dtype = getattr(torch, array.dtype.name)  # which knows bfloat16's limits, too
+        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    if isinstance(limits, torch.iinfo):
         new = np.where(there > 0, there - 8, there + 8) if by == 1 else np.full_like(there, np.sign(by) * limits.max)
     else:
         new = there + np.clip(by, float(limits.min) / 4, float(limits.max) / 4)

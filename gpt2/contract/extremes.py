@@ -38,6 +38,8 @@ def low_scores(op: Op) -> Finding:
 def grouped_heads(op: Op) -> Finding:
     """Query head h reads K and V of KV head h // (H / H_kv)."""
     lengths = op.lengths[[0, len(op.lengths) // 2, -1]]
+    # A group's heads fill a tile of the tensor cores, which multiply values by weights of 16 bits.
+    narrow = op.dtype if op.dtype in ("float16", "bfloat16") else None
     refused, finding = [], NotChecked("no grouped heads are asked for")
     plain = replace(op, lengths=lengths)
     plain(*plain.draw())  # what it raises for heads of any kind is no refusal of groups
@@ -51,9 +53,9 @@ def grouped_heads(op: Op) -> Finding:
             continue
         group, tiles = heads // kv_heads, np.arange(heads) % kv_heads
         broken = f"of {heads} heads on {kv_heads} KV heads, head h does not read KV head h // {group}"
-        finding = one.hold(o, q, k, v, "each head reads its group's KV head", broken)
+        finding = one.hold(o, q, k, v, "each head reads its group's KV head", broken, rounded_weights=narrow)
         if finding.outcome != HELD:
-            if one.hold(o, q, k[:, tiles], v[:, tiles], "", "").outcome == HELD:
+            if one.hold(o, q, k[:, tiles], v[:, tiles], "", "", rounded_weights=narrow).outcome == HELD:
                 return finding._replace(sentence=f"{finding.sentence}; it reads h % {kv_heads}")
             return finding
     if isinstance(finding, NotChecked):

@@ -60,9 +60,10 @@ class Op:
             raise TypeError(f"o is {o.shape} {o.dtype}; q is {q.shape} {q.dtype} and o must be alike")
         return o
 
-    def hold(self, o, q, k, v, held: str, broken: str, lengths=None) -> Finding:
-        """Hold o to the plain formula."""
-        error = attention_error(o, q, k, v, self.lengths if lengths is None else lengths, inner=self.inner)
+    def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
+        """Hold o to the plain formula; `rounded` as honest.attention_gate takes it."""
+        lengths = self.lengths if lengths is None else lengths
+        error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
         if error <= 1:
             return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
         return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
