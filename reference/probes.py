@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from .difference import as_array, finite
-from .questions import SHAPES, Question, Shape, questions
+from .questions import GROUPED, SHAPES, Question, Shape, questions
 from .verdict import BUG, INCONCLUSIVE, ROUNDING
 
 # The gate of the probes that round: see `attention_gate`. Between it and so many times it nothing is certain.
@@ -61,7 +61,9 @@ def weigh(o, question: Question) -> tuple[float, str]:
     ratio = np.divide(error, question.gate, out=np.where(error == 0, 0.0, np.inf), where=question.gate > 0)
     b, h, d = (int(i) for i in np.unravel_index(np.argmax(ratio), ratio.shape))
     came, n = recognise(o[b, h], question), int(question.lengths[b])
-    where = f"{question.name}: sequence {b} (length {n}), head {h}, column {d}"
+    H, H_kv = o.shape[1], question.k.shape[1]
+    head = f"head {h}" if H == H_kv else f"head {h} of {H} on {H_kv} KV heads"
+    where = f"{question.name}: sequence {b} (length {n}), {head}, column {d}"
     wanted = f"{o[b, h, d]:.6g} came for {question.answer[b, h, d]:.6g}"
     return float(ratio[b, h, d]), f"{where}: {wanted}{came}."
 
@@ -78,13 +80,17 @@ def recognise(row, question: Question) -> str:
     return ""
 
 
-def probe(fn: Callable, dtype="bfloat16", shapes: Sequence[Shape] = SHAPES, scale=None, patience=3) -> ProbeReport:
+def probe(
+    fn: Callable, dtype="bfloat16", shapes: Sequence[Shape] = (*SHAPES, *GROUPED), scale=None, patience=3
+) -> ProbeReport:
     """Ask a decode attention for answers that are known, and say whether rounding explains what comes.
 
-    fn        fn(q, k, v, lengths) -> o: NumPy q (B, H, D), k and v (B, H, T, D) in dtype, bfloat16 by ml_dtypes, and
+    fn        fn(q, k, v, lengths) -> o: NumPy q (B, H, D), k and v (B, H_kv, T, D) in dtype, bfloat16 by ml_dtypes, and
               lengths (B,) int32 -> o (B, H, D), an array or a torch tensor on the CPU. Dead slots may hold anything;
-              length 0 gives zeros. A ValueError or NotImplementedError of its says that it takes no such shape
+              length 0 gives zeros. A ValueError or NotImplementedError of its says that it takes no such shape; where
+              heads are grouped, H_kv below H, any exception does
     dtype     "bfloat16", "float16", "float32" or "float64"
+    shapes    SHAPES alone for an attention that takes no groups and does not say so
     scale     of the scores, 1 / sqrt(D) if not given
     patience  wrong answers after which nothing more is asked
     """
@@ -95,8 +101,11 @@ def probe(fn: Callable, dtype="bfloat16", shapes: Sequence[Shape] = SHAPES, scal
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # a wrong op may overflow; its answer counts
                     o = as_array(fn(question.q, question.k, question.v, question.lengths), "the answer")
-            except (ValueError, NotImplementedError) as error:
-                refused.append(f"H={shape.H}, D={shape.D}, T={shape.T}: {error}")
+            except Exception as error:
+                if shape.H_kv is None and not isinstance(error, ValueError | NotImplementedError):
+                    raise
+                groups = "" if shape.H_kv is None else f", H_kv={shape.H_kv}"
+                refused.append(f"H={shape.H}{groups}, D={shape.D}, T={shape.T}: {error}")
                 break
             asked += 1
             error, sentence = weigh(o, question)

@@ -42,6 +42,7 @@ CASES = (
     Case("peaked scores that rise", "bfloat16", 1, 300, 80, (300, 299), q_scale=16.0, rising=True),
     Case("peaked scores that rise", "float32", 1, 300, 64, (300, 257), q_scale=16.0, rising=True),
     Case("scores far below zero", "float32", 1, 20, 16, (20, 3), shift=-300.0),
+    Case("scores below a finite mask", "float64", 1, 20, 16, (20, 3, 7), shift=-1e12),
     Case("splits of 256", "float16", 1, 8200, 4, (8193,)),
     Case("long flat sums", "float32", 1, 700, 16, (700, 650), q_scale=0.1, v_mean=1.0),
     Case("a scale of its own, three columns", "float64", 2, 12, 3, (12, 11), scale=0.7),

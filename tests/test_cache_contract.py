@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import window_caches
 from broken_caches import BREAKS, CONFIG, PARAMS, KeepsOne, Late, Long, Masked, Stale
 
 from kvproof.gpt2.contract.adapters import (
@@ -99,6 +100,90 @@ def test_a_broken_cache_fails_the_checks_it_should_and_no_other(adapter):
     assert set(report.named(BROKEN)) == BREAKS[adapter], str(report)
     with pytest.raises(ContractBroken, match="BROKEN"):
         report.raise_if_broken()
+
+
+@pytest.mark.parametrize("prompt", [4, 5, 7, 14, 19])
+@pytest.mark.parametrize("adapter", window_caches.HONEST, ids=lambda adapter: adapter.__name__)
+def test_a_sliding_window_keeps_what_it_can_and_the_rest_is_not_checked(adapter, prompt):
+    report = check_cache(ours(adapter), prompt=prompt, steps=9)
+    assert report.green, str(report)
+    assert set(report.named(NOT_CHECKED)) <= {"pages permuted", "crop", "one past", "dead slots"}
+    if "crop" in report.named(NOT_CHECKED):
+        assert sentence(report, "crop") == "the subject cannot: the tokens that left the window are gone"
+    if "one past" in report.named(NOT_CHECKED):
+        assert "one lies that may still be read" in sentence(report, "one past")
+
+
+@pytest.mark.parametrize("adapter", window_caches.BREAKS, ids=lambda adapter: adapter.__name__)
+def test_a_broken_sliding_window_fails_the_checks_it_should_and_no_other(adapter):
+    report = check_cache(ours(adapter))
+    assert set(report.named(BROKEN)) == window_caches.BREAKS[adapter], str(report)
+
+
+def test_the_newest_slot_of_each_buffer_is_told_by_its_place_once_slots_are_used_again():
+    placed, truth = (check_cache(ours(x), only=["last slot"]) for x in (window_caches.Windowed, window_caches.Rolled))
+    for report in (placed, truth):
+        assert "its slot is read from each of 4 buffers" in sentence(report, "last slot")
+
+    class Unplaced(window_caches.Rolled):
+        def live(self):
+            return super().live() >= 0
+
+    report = check_cache(ours(Unplaced), only=["last slot"])
+    assert report.green
+    assert "slots are used again, and buffers() gives no token's place" in sentence(report, "last slot")
+
+
+class StaleInTheRing(window_caches.Windowed):
+    """A step reads an older value for the newest in the last layer."""
+
+    def step(self, ids):
+        newest = (int(self.cache.lengths[0]) - 1) % self.slots
+        kept = self.cache.v[-1].copy()
+        self.cache.v[-1, :, :, newest] = kept[:, :, newest - 1]
+        logits = super().step(ids)
+        self.cache.v[-1, :, :, newest] = kept[:, :, newest]
+        return logits
+
+
+def test_a_stale_buffer_of_a_ring_is_named():
+    report = check_cache(ours(StaleInTheRing), only=["last slot"])
+    assert sentence(report, "last slot").startswith("the newest slot of buffer 3 of 4 is not read (row 0, 1, 2)")
+
+
+class Lone(window_caches.Windowed):
+    """A window of one: no token sees another."""
+
+    window = slots = 1
+
+
+def test_a_window_of_one_is_not_blamed_for_what_no_prefill_sees():
+    report = check_cache(ours(Lone), prompt=4)
+    assert report.named(BROKEN) == [], str(report)
+    assert sentence(report, "last slot") == "token 4 does not see the one before it in a prefill either (row 0, 1, 2)"
+
+
+class Peaked(NumpyGPT2):
+    """Scores so far apart that the newest token may weigh nothing."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        E = CONFIG.n_embd
+
+        def sharper(p):
+            attn = p["attn"]["c_attn"]
+            return p | {
+                "attn": p["attn"]
+                | {"c_attn": {key: np.where(np.arange(3 * E) < E, 40, 1) * a for key, a in attn.items()}}
+            }
+
+        self.params = self.params | {"h": [sharper(p) for p in self.params["h"]]}
+
+
+def test_a_newest_slot_that_weighs_next_to_nothing_is_no_stale_one():
+    for seed in range(3):
+        report = check_cache(ours(Peaked), only=["last slot"], seed=seed)
+        assert report.named(BROKEN) == [], str(report)
 
 
 @pytest.mark.parametrize("fault", TORCH_FAULTS, ids=lambda fault: fault.name)

@@ -122,7 +122,8 @@ def test_no_false_alarm_and_no_doubt_on_a_hundred_clean_runs():
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 @pytest.mark.parametrize("fault", FAULTY, ids=lambda fault: fault.name)
 def test_every_attention_fault_is_called_from_16_bits(fault, dtype):
-    assert probe(fault.apply, dtype, patience=1).verdict == BUG
+    hidden = dtype == "float16" and "as in float16" in fault.imitates
+    assert probe(fault.apply, dtype, patience=1).verdict == (ROUNDING if hidden else BUG)
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)

@@ -15,6 +15,16 @@ from ...reference.model import forward
 from ...reference.synthetic import random_tensors
 from ...reference.weights import nest
 from ..model import GPT2
+from .huggingface import HuggingFace
+
+__all__ = [
+    "HuggingFace",
+    "Int8NumpyGPT2",
+    "NumpyGPT2",
+    "PagedNumpyGPT2",
+    "TorchGPT2",
+    "small_model",
+]
 
 SMALL = Config(n_vocab=61, n_ctx=64, n_embd=32, n_head=2, n_layer=2, n_inner=64)
 
@@ -171,80 +181,3 @@ class TorchGPT2:
         for array, _ in self.buffers():
             array.copy_(array[self.tensor(order)])
         self.cache.set_lengths([self.cache.host_lengths[b] for b in order])
-
-
-class HuggingFace:
-    """A Hugging Face causal LM with one of its caches: "dynamic" or "static". Ragged prompts are padded on the left.
-
-    dtype  what its logits are held to: many models compute parts in float32 whatever their weights are, so a float64
-           one is held to float32's bar
-    """
-
-    def __init__(self, model: Any, kind: str = "dynamic", capacity: int = 32):
-        if kind not in ("dynamic", "static"):
-            raise ValueError(f"cache kind {kind!r} is not known; choose dynamic or static")
-        self.model, self.kind, self.capacity = model, kind, capacity
-        self.dtype = torch.float32 if model.dtype == torch.float64 else model.dtype
-        self.cache: Any = None
-        self.pads: np.ndarray | None = None  # (B,) slots of padding before each row; None: no mask, no position ids
-
-    def new_cache(self):
-        from transformers import DynamicCache, StaticCache  # pyright: ignore[reportMissingImports]
-
-        if self.kind == "dynamic":
-            return DynamicCache(config=self.model.config)
-        return StaticCache(config=self.model.config, max_cache_len=self.capacity)
-
-    def tensor(self, array) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
-
-    @torch.no_grad()
-    def prefill(self, ids):
-        if self.cache is None:
-            self.cache = self.new_cache()
-        padded: dict[str, torch.Tensor] = {}
-        if self.pads is not None:
-            slots = np.arange(self.past + ids.shape[1])
-            mask = slots >= self.pads[:, None]
-            positions = np.maximum(slots[self.past :] - self.pads[:, None], 0)
-            padded = {"attention_mask": self.tensor(mask.astype(np.int64)), "position_ids": self.tensor(positions)}
-        out = self.model(input_ids=self.tensor(ids), past_key_values=self.cache, use_cache=True, **padded)
-        return out.logits[:, -1]
-
-    def prefill_ragged(self, prompts):
-        widest = max(map(len, prompts))
-        self.pads = np.array([widest - len(prompt) for prompt in prompts])
-        return self.prefill(np.array([[0] * pad + prompt for pad, prompt in zip(self.pads, prompts, strict=True)]))
-
-    def step(self, ids):
-        return self.prefill(ids[:, None])
-
-    @torch.no_grad()
-    def recompute(self, ids):
-        return self.model(input_ids=self.tensor(ids), use_cache=False).logits[:, -1]
-
-    @property
-    def past(self) -> int:
-        """Slots that are filled, padding included."""
-        return int(self.cache.get_seq_length())
-
-    def reset(self):
-        self.cache.reset()
-        self.pads = None
-
-    def crop(self, n: int):
-        if self.kind == "static":
-            raise NotImplementedError("StaticCache has no crop()")
-        if self.past > n:
-            self.cache.crop(n - self.past)  # a negative number is how many tokens go, in every release
-
-    def reorder_rows(self, order):
-        self.cache.reorder_cache(self.tensor(order))
-        self.pads = None if self.pads is None else self.pads[order]
-
-    def buffers(self):
-        if self.cache is None:
-            return []
-        layers = [layer for layer in self.cache.layers if getattr(layer, "keys", None) is not None]
-        arrays = [*(layer.keys for layer in layers), *(layer.values for layer in layers)]
-        return [(array, (torch.arange(array.shape[2]) < self.past)[:, None]) for array in arrays]

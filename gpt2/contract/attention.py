@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .extremes import GROUPED, grouped_heads, low_scores
 from .foreign import described
 from .memory import POISONS
 from .op import Op, same_bits
@@ -138,6 +139,8 @@ CHECKS: dict[str, Callable[[Op], Finding]] = {
     "random scores": formula,
     "rising scores": partial(formula, q_scale=16.0, rising=True),
     "flat scores": partial(formula, q_scale=0.1, v_mean=1.0),
+    "low scores": low_scores,
+    "grouped heads": grouped_heads,
     "layouts": layouts,
     "dead slots": dead_slots,
     "last slot": last_slot,
@@ -160,6 +163,7 @@ def check_attention(
     inner: str | None = None,
     device: str | None = None,
     batch_invariant: bool = False,
+    grouped: Sequence[tuple[int, int]] = GROUPED,
     only: Sequence[str] = (),
     require: Sequence[str] = (),
 ) -> ContractReport:
@@ -173,6 +177,8 @@ def check_attention(
     device   "cpu", "cuda": fn is called with torch tensors there. None: with NumPy arrays (bfloat16 as ml_dtypes has
              it) or, where it raises on those and not on torch's, with torch tensors on the CPU
     batch_invariant  True: a row's bits must not depend on its place in the batch
+    grouped  (heads, KV heads) to draw with k and v (B, H_kv, T, D); what fn raises there is not checked. () for an fn
+             that takes no groups and does not say so
     only     names of CHECKS to make; empty: all of them
     require  names of CHECKS that must be held, where otherwise "not checked" is only reported
 
@@ -183,7 +189,7 @@ def check_attention(
     if rows.ndim != 1 or len(rows) < 2 or rows.min() < 1:
         raise ValueError(f"lengths are {lengths}; give two or more, each 1 or more")
     rounded = None if inner is None else np.dtype(inner)
-    op = Op(fn, dtype, rows, heads, head_dim, rounded, device, batch_invariant)
+    op = Op(fn, dtype, rows, heads, head_dim, rounded, device, batch_invariant, grouped)
     subject = f"{getattr(fn, '__name__', type(fn).__name__)} ({dtype})"
     op, error = settled(op)
     checks = {name: partial(check, op) for name, check in CHECKS.items()}

@@ -36,10 +36,13 @@ class CacheUnderTest(Protocol):
         prefill(ids)          (B, M) int64, appended to what is cached -> logits (B, V) after each row's last token
         step(ids)             (B,) int64, one new token per row -> logits (B, V)
     Any of these lets more be checked (each may raise NotImplementedError to say that it cannot):
-        buffers()             [(array, live)]: the cache's own memory, NumPy or torch, writable; live, bool, broadcasts
-                              against array and is True where a token of the cache lies
+        buffers()             [(array, live)]: the cache's own memory, NumPy or torch, writable; live broadcasts against
+                              array. bool: True where a token of the cache lies. Or int, which a window needs, whose
+                              slots are used again or move: the place of the token there, counted from 0; -1 where
+                              none lies; -2 where one lies that no step may read any more
         reset()               forget everything, for a new run in the same memory
         crop(n)               keep the first n tokens of every row
+        keep_past()           called on an empty cache of which crop(n) will be asked: keep what that takes
         recompute(ids)        (B, T) -> logits (B, V) after the last token, without any cache
         prefill_ragged(p)     p a list of B lists of ids, of any lengths, into an empty cache -> logits (B, V)
         reorder_rows(order)   row i becomes what row order[i] was; order (B,) is a permutation
@@ -47,6 +50,8 @@ class CacheUnderTest(Protocol):
     and these attributes promise more, or less, than is assumed:
         dtype                 the coarsest dtype computed in, as "float32"; by default that of the logits
         batch_invariant       True: a row's bits do not depend on its place in the batch; by default rounding may
+        experts               True: a row's rounding may depend on the other rows' tokens, with which it shares experts
+        lossy                 True: what is kept is rounded, and a prefill reads its own tokens before that
     """
 
     def prefill(self, ids: np.ndarray) -> Any: ...

@@ -1,6 +1,6 @@
 """One decode attention on trial: what it is called with, and when its answer is right."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ class Op:
 
     inner   dtype to which honest rounding inside may go, see honest.attention_gate; None: float32 inside
     device  None gives NumPy arrays, else torch tensors on that device
+    grouped  (heads, KV heads) to draw where heads are grouped, which all other draws leave ungrouped
     """
 
     fn: Callable[..., Any]
@@ -27,13 +28,14 @@ class Op:
     inner: np.dtype | None
     device: str | None
     batch_invariant: bool
+    grouped: Sequence[tuple[int, int]] = ()
 
-    def draw(self, q_scale=1.0, v_mean=0.0, rising=False, room=0):
-        """q (B, H, D), k and v (B, H, T, D) of random numbers; T is `room` above the longest length, dead slots 0."""
+    def draw(self, q_scale=1.0, v_mean=0.0, rising=False, room=0, kv_heads: int | None = None):
+        """q (B, H, D), k and v (B, H_kv, T, D), random; T is `room` above the longest length, dead slots 0."""
         rng = np.random.default_rng(0)
         B, H, T, D = len(self.lengths), self.heads, int(self.lengths.max()) + room, self.head_dim
         q = q_scale * rng.standard_normal((B, H, D))
-        k, v = (rng.standard_normal((B, H, T, D)) for _ in range(2))
+        k, v = (rng.standard_normal((B, kv_heads or H, T, D)) for _ in range(2))
         if rising:
             order = np.argsort(np.einsum("bhd,bhtd->bht", q, k), axis=2)
             k = np.take_along_axis(k, order[..., None], axis=2)
@@ -61,9 +63,10 @@ class Op:
             arrays = [to_torch(x).to(self.device) for x in arrays]
         return self.fn(*arrays)
 
-    def hold(self, o, q, k, v, held: str, broken: str, lengths=None) -> Finding:
-        """Hold o to the plain formula."""
-        error = attention_error(o, q, k, v, self.lengths if lengths is None else lengths, inner=self.inner)
+    def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
+        """Hold o to the plain formula; `rounded` as honest.attention_gate takes it."""
+        lengths = self.lengths if lengths is None else lengths
+        error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
         if error <= 1:
             return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
         return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})

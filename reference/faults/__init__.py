@@ -5,12 +5,12 @@ thread that tells of it. `FAULTS` lists those of a model's cached decode in NumP
 `OP_FAULTS` those of one call of the op, with pages, groups, windows and all else that it takes.
 """
 
-from . import attention, decode_cache, decode_op, history, model, pages, positions, slots, softmax
+from . import attention, decode_cache, decode_op, history, masks, model, pages, positions, slots, softmax, windows
 from .base import CACHED, ORACLE, Fault, cached_logits, decode, describe, forward_with, int8_logits
 
 FAULTS: tuple[Fault, ...] = tuple(
     fault
-    for part in (attention, softmax, positions, slots, history, pages, model)
+    for part in (attention, masks, softmax, positions, slots, windows, history, pages, model)
     for fault in vars(part).values()
     if isinstance(fault, Fault)
 )

@@ -66,14 +66,18 @@ def fault(kind: str, link: str | None, place: Place | None, *, closest=False, ho
 def decode(q, k, v, lengths, scale=None, attend=attention):
     """The honest op: one new token per sequence attends to its live slots, in float64, rounded once.
 
-    q (B, H, D); k, v (B, H, T, D); lengths (B,), 0 gives zeros; returns (B, H, D) in q's dtype.
+    q (B, H, D); k, v (B, H_kv, T, D), head h reads KV head h // (H / H_kv); lengths (B,), 0 gives zeros; returns
+    (B, H, D) in q's dtype. Raises ValueError if H_kv does not divide H.
     attend(q (H, 1, D), k, v (H, n, D), scale) -> (H, 1, D), in float64, stands in for the plain formula.
     """
+    group, rest = divmod(q.shape[1], k.shape[1])
+    if rest:
+        raise ValueError(f"q has {q.shape[1]} heads and k {k.shape[1]}; the second must divide the first")
     o = np.zeros(q.shape)
     for b, n in enumerate(lengths):
         if n:
-            live = (a.astype(np.float64) for a in (q[b, :, None], k[b, :, :n], v[b, :, :n]))
-            o[b] = attend(*live, scale)[:, 0]
+            rows = (np.repeat(a[b, :, :n].astype(np.float64), group, axis=0) for a in (k, v))
+            o[b] = attend(q[b, :, None].astype(np.float64), *rows, scale)[:, 0]
     return o.astype(q.dtype)
 
 

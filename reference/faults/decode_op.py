@@ -71,15 +71,56 @@ def slots_up_to(view):
     return lambda q, *cache, **asked: (attend if q.ndim == 3 or q.shape[1] == 1 else attend_each)(q, *cache, **asked)
 
 
+def kv_heads(order_k, order_v=None):
+    """`attend` in which query head h reads the keys of KV head order_k(H, H_kv)[h], and its values or order_v's."""
+
+    def attend_to(q, k, v, lengths, **asked):
+        sizes = q.shape[-2], k.shape[1]
+        return attend(q, k[:, order_k(*sizes)], v[:, (order_v or order_k)(*sizes)], lengths, **asked)
+
+    return attend_to
+
+
+def in_order(H, H_kv):
+    """The KV head of each query head, as it should be."""
+    return np.arange(H) // (H // H_kv)
+
+
+def in_tiles(H, H_kv):
+    """KV heads 0, 1 .. again and again."""
+    return np.arange(H) % H_kv
+
+
 @op_fault("apple/axlearn/pull/842")
 def heads_in_tiles(*call, **asked):
     """query head h reads KV head h % H_kv; invisible at one KV head, and at one query head each"""
+    return decode_op(*call, **asked, attend=kv_heads(in_tiles))
 
-    def tiled(q, k, v, lengths, **asked):
-        order = np.arange(q.shape[-2]) % k.shape[1]
-        return attend(q, k[:, order], v[:, order], lengths, **asked)
 
-    return decode_op(*call, **asked, attend=tiled)
+@op_fault("onnx/onnx/pull/7274", closest=True)
+def values_in_tiles(*call, **asked):
+    """query head h reads the keys of its KV head and the values of h % H_kv; invisible at one KV head, and at one query
+    head each"""
+    return decode_op(*call, **asked, attend=kv_heads(in_order, in_tiles))
+
+
+@op_fault()
+def heads_over_the_kv_heads(*call, **asked):
+    """query head h reads KV head h // H_kv, as if there were as many groups as heads in each; invisible at one KV head,
+    and at one query head each"""
+
+    def over(H, H_kv):
+        return in_order(H, H_kv) if H == H_kv else np.minimum(np.arange(H) // H_kv, H_kv - 1)
+
+    return decode_op(*call, **asked, attend=kv_heads(over))
+
+
+@op_fault()
+def heads_shifted(*call, **asked):
+    """the KV head is found by a shift, as if every group were a power of two; invisible at one KV head, at one query
+    head each, and in groups of a power of two"""
+    shift = kv_heads(lambda H, H_kv: np.arange(H) >> (H // H_kv - 1).bit_length())
+    return decode_op(*call, **asked, attend=shift)
 
 
 @op_fault("NVIDIA/cutlass/issues/2336")

@@ -1,0 +1,82 @@
+"""A cache's own memory as its adapter shows it: which numbers are whose, and how to change them in place."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .trial import capability
+
+
+class Buffer(NamedTuple):
+    """One array of a cache's memory and, for each of its numbers, whose it is; all of array's shape.
+
+    live   bool: a token's that the next step may read
+    dead   bool: no token's, so that it may hold anything; what is neither is a token's that is out of reach
+    place  int: its token's place in the row, counted from 0; None where buffers() tells live from dead only
+    """
+
+    array: Any
+    live: np.ndarray
+    dead: np.ndarray
+    place: np.ndarray | None
+
+    def newest(self, before: "Buffer") -> tuple[np.ndarray, str]:
+        """Where the newest token lies that the next step may read, bool, and why it is nowhere.
+
+        before  the same buffer before that token was written
+        """
+        if self.place is not None:
+            newest = self.live & (self.place == self.place.max(initial=0))
+            return newest, "buffers() shows no slot that the next step may read"
+        if self.live.shape != before.live.shape:
+            return np.zeros_like(self.live), "the buffers grow, and buffers() gives no token's place"
+        return self.live & ~before.live, "slots are used again, and buffers() gives no token's place"
+
+
+def memory(cache) -> list[Buffer]:
+    """What buffers() shows of a cache's own memory; NotChecked if it has no such method."""
+    found = []
+    for array, held in capability(cache, "buffers")():
+        held = held.detach().cpu().numpy() if isinstance(held, torch.Tensor) else np.asarray(held)
+        held = np.broadcast_to(held, tuple(array.shape))
+        if held.dtype.kind in "iu":
+            found.append(Buffer(array, held >= 0, held == -1, held))
+        else:
+            found.append(Buffer(array, held.astype(bool), ~held.astype(bool), None))
+    return found
+
+
+def put(array, where: np.ndarray, value: float):
+    """array[where] = value, in place, for NumPy and torch; where the dtype has no such number, its nearest."""
+    if isinstance(array, torch.Tensor):
+        floats = array.dtype.is_floating_point
+        limits = torch.finfo(array.dtype) if floats else torch.iinfo(array.dtype)
+    else:
+        floats = array.dtype.kind not in "iu"
+        limits = None if floats else np.iinfo(array.dtype)
+    if limits and (not floats or np.isfinite(value)):
+        value = limits.max if np.isnan(value) else min(max(value, limits.min), limits.max)
+    if isinstance(array, torch.Tensor):
+        array.masked_fill_(torch.from_numpy(where.copy()).to(array.device), value)
+    else:
+        array[where] = value
+
+
+def nudge(array, where: np.ndarray, by: float):
+    """Change every number of array[where], in place: floats by `by`, integers by 8 towards zero or to an end."""
+    if isinstance(array, torch.Tensor):
+        there = array[torch.from_numpy(where.copy()).to(array.device)].double().cpu().numpy()
+        limits = torch.finfo(array.dtype) if array.dtype.is_floating_point else torch.iinfo(array.dtype)
+    else:
+        there = array[where].astype(np.float64)
+        dtype = getattr(torch, array.dtype.name)  # which knows bfloat16's limits, too
+        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    if isinstance(limits, torch.iinfo):
+        new = np.where(there > 0, there - 8, there + 8) if by == 1 else np.full_like(there, np.sign(by) * limits.max)
+    else:
+        new = there + np.clip(by, float(limits.min) / 4, float(limits.max) / 4)
+    if isinstance(array, torch.Tensor):
+        array[torch.from_numpy(where.copy()).to(array.device)] = torch.from_numpy(new).to(array)
+    else:
+        array[where] = new.astype(array.dtype)
