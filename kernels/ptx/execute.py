@@ -48,7 +48,13 @@ class Report:
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
+    config       the triton.Config of a kernel under triton.autotune that ran; else None
+
+    What Triton's CompiledKernel has, it has too, if a Triton kernel was launched: n_regs, n_spills, asm, metadata, ...
     """
+
+    compiled: Any = None  # the compiled.Kernel
+    config: Any = None
 
     def __init__(self, name: str, target: str, world: World, trace: bool):
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
@@ -57,6 +63,15 @@ class Report:
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.compiled is None:
+            raise AttributeError(f"a report has no {name!r}")
+        return getattr(self.compiled, name)
+
+    def __getitem__(self, grid: Any) -> Any:
+        """Launch the same compiled kernel again: report[grid](*args)."""
+        return self.compiled[grid]
 
     @cached_property
     def by_instruction(self) -> list[tuple[Instruction, Line]]:
@@ -108,12 +123,12 @@ def scalar(value: Any, kind: str) -> np.ndarray:
 def execute(
     text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
-    approximation_ulps: int = 0, trace: bool = False,
+    approximation_ulps: int = 0, trace: bool = False, max_steps: int | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
     arguments  (name, Buffer or number) in the order of the module's parameters
-    shared     bytes of dynamic shared memory; checks, seed, readable, approximation_ulps as in launch.run
+    shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
     """
@@ -131,7 +146,7 @@ def execute(
     size = shared + decoded.shared
     world = World(decoded, memory, Counters(decoded, T), registers, grid, T, size, checks, random)
     try:
-        Machine(world).run()
+        Machine(world, **({} if max_steps is None else {"limit": max_steps})).run()
     finally:
         memory.write_back()
     for race in find_races(memory.log):
