@@ -82,7 +82,7 @@ def collatz(x, out, n):
 
 @triton.jit
 def nested(x, out, n):
-    total = 0.0
+    total = tl.load(x) * 0
     for _ in range(n):
         j = 0
         while j * j < 20:

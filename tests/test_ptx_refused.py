@@ -1,6 +1,7 @@
 """What is refused before anything runs: launches no GPU takes, options and settings that do not fit, at every door."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def checked(kernel, grid, *args, target="sm_90", **kwargs):
 DOORS = pytest.mark.parametrize("door", [ptx.run, routed, checked], ids=["run", "route", "check"])
 
 
-def refused(door, words, grid=(3,), kind=ptx.Refused, **kwargs):
+def refused(door, words, grid: Any = (3,), kind: type[Exception] = ptx.Refused, **kwargs):
     """Assert that a launch of `copy` is refused in one line, and leaves the result alone."""
     x, out = torch.ones(300), torch.zeros(300)
     with pytest.raises(kind, match=words) as failure:
@@ -163,10 +164,10 @@ def test_an_architecture_that_the_environment_overrides_is_refused(monkeypatch):
 def test_options_without_effect_are_named(option):
     x = torch.ones(4)
     with pytest.warns(UserWarning, match=f"{option}= has no effect on copy here"):
-        ptx.run(copy, 1, x, x, 4, 4, **{option: True})
+        ptx.run(copy, 1, x, x, 4, 4, **{option: True})  # pyright: ignore[reportArgumentType]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ptx.run(copy, 1, x, x, 4, 4, **{option: False})
+        ptx.run(copy, 1, x, x, 4, 4, **{option: False})  # pyright: ignore[reportArgumentType]
 
 
 SETTINGS = [

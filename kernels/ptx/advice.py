@@ -6,6 +6,7 @@ from . import isa
 from .assemble import assemble
 from .compile import compile
 from .errors import UnknownOpcode
+from .limits import check_program
 
 ELSEWHERE = ("sm_80", "sm_89", "sm_120", "sm_90", "sm_86", "sm_100")  # the plainest instructions first
 
@@ -25,7 +26,9 @@ def explain(error: UnknownOpcode, kernel: Any, args: tuple, kwargs: dict[str, An
 def runs(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str) -> bool:
     """Whether a launch compiles for a target, fits it, and has no instruction that the machine does not execute."""
     try:
-        assemble(compile(kernel, args, kwargs, target).ptx)
+        compiled = compile(kernel, args, kwargs, target)
+        check_program(compiled.name, int(target[3:]), compiled.num_warps, compiled.shared)
+        assemble(compiled.ptx)
     except Exception:  # Triton's own errors are of any kind
         return False
     return True

@@ -18,7 +18,7 @@ from triton.runtime import JITFunction, driver
 
 from ..backend import BackendError, interpreting
 from .errors import Refused
-from .limits import LIMITS, check_program
+from .limits import LIMITS
 from .options import check_options
 
 TARGETS = tuple(LIMITS)
@@ -91,8 +91,8 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
 
     Raises BackendError under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
     keywords and values that no launch has and for what the machine cannot launch: thread block clusters, scratch
-    memory, tensor descriptors; OutOfResources, a ValueError, for a program that does not fit the target; and what
-    Triton raises.
+    memory, tensor descriptors; and what Triton raises. Whether the program fits the target a launch asks: see
+    compiled.Kernel.
     """
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
@@ -102,7 +102,6 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
     out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
     facts = out.metadata
-    check_program(facts.name, sm, facts.num_warps, facts.shared)
     # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
     types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
     if any(getattr(facts, f"{name}_size", 0) for name in SCRATCH):

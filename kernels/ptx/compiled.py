@@ -16,7 +16,7 @@ import triton
 
 from .compile import SCRATCH, Compiled, bind, placed
 from .errors import Refused
-from .limits import WARP, threads_by_registers
+from .limits import WARP, check_program, check_registers, threads_by_registers
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -79,7 +79,10 @@ class Kernel:
         return min(threads_by_registers(self.n_regs), self.num_warps * WARP)
 
     def _init_handles(self) -> None:
-        """Triton's way to load it, after which it knows its registers; here it knows them at any time."""
+        """As Triton loads it: raises OutOfResources for a program that does not fit the target."""
+        check_program(self.compiled.name, int(self.target[3:]), self.num_warps, self.shared)
+        if self.compiled.triton.metadata.maxnreg:  # else ptxas has kept to what the threads leave
+            check_registers(self.compiled.name, self.num_warps, self.n_regs)
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
         return lambda *args, stream=None: self._launch(self.with_arguments(args), grid)

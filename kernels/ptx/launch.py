@@ -23,7 +23,7 @@ from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import UnknownOpcode
 from .execute import execute
-from .limits import check_registers, grid_shape
+from .limits import grid_shape
 from .memory import Buffer
 from .settings import Settings, check_settings
 from .tuned import chosen, run_tuned
@@ -131,8 +131,6 @@ def _run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> 
     if route is None or compiling() or not route.takes(args, kwargs):
         return _usual[JITFunction](kernel, *args, grid=grid, warmup=warmup, **kwargs)
     made = Kernel(compile(kernel, args, kwargs, route.target), kernel, _launch)
-    if kwargs.get("maxnreg"):  # else ptxas has kept to what the threads leave
-        check_registers(made.name, made.num_warps, made.n_regs)
     if warmup:
         return made
     try:
@@ -156,6 +154,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     if route is None:
         raise BackendError(f"{compiled.name} was compiled for the machine; launch it within `with ptx.route():`")
     shape = grid_shape(grid, compiled.parameters)
+    kernel._init_handles()
     if 0 in shape:
         return kernel
     readable = route.settings.readable

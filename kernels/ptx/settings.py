@@ -35,7 +35,7 @@ class Settings(NamedTuple):
 
 
 def whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
-    return lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and least <= x <= most
+    return lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(least <= x <= most)
 
 
 def boolean(x: Any) -> bool:
