@@ -10,13 +10,16 @@
 Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
 and raises what is wrong with it: see errors.py. In the order of a launch's life:
 
-    launch, compile, reach       arguments and a Triton kernel -> PTX, and the arrays that it may touch
+    settings, options, limits    what is asked for, and whether the machine and a GPU take it
+    launch, tuned, compile       arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    reach                        the arrays that it may touch
+    advice                       where else a kernel runs that uses what the machine does not execute
     syntax, parse, inline        PTX -> instructions
     assemble, decode             instructions -> steps that can be run, bound to registers
     isa, and what it names       what each instruction computes that touches neither memory nor another thread
     access, atomics, collective  those that do; warp and mma are the arithmetic of the latter
     calls                        what device_print and device_assert call
-    machine, block               who runs next; divergence, barriers, deadlock
+    machine, block, endless      who runs next; divergence, barriers, deadlock, loops without end
     segments, places             addresses, and what they are called
     memory, shared, local        the bytes, who may touch them, and who has
     empties, unwritten           what torch.empty gave and nobody wrote, and whether it matters that it is read
@@ -35,17 +38,20 @@ from .errors import (
     ParseError,
     PtxError,
     Race,
+    Refused,
     ScheduleDependent,
     Trap,
+    Unfinished,
     Uninitialised,
     UnknownOpcode,
     WarpRace,
 )
 from .execute import Report
 from .launch import route, routing, run
+from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "ParseError", "PtxError",
-    "Race", "Report", "ScheduleDependent", "Trap", "Uninitialised", "UnknownOpcode", "WarpRace", "check", "route",
-    "routing", "run",
+    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "OutOfResources",
+    "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Unfinished", "Uninitialised",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
 ]  # fmt: skip

@@ -51,6 +51,16 @@ def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     return np.concatenate([np.broadcast_to(a, (P, T)), np.broadcast_to(b, (Q, T))])
 
 
+class Round(NamedTuple):
+    """A fragment's state at a jump back."""
+
+    head: int  # where to
+    jump: int  # where from
+    version: int  # of global memory
+    registers: list  # that may still be read
+    found: str = ""  # how an earlier state was the same: "still" without a byte written, or "same"
+
+
 class Fragment:
     """Threads of a block that are at one instruction."""
 
@@ -58,7 +68,9 @@ class Fragment:
         self.pc, self.active = pc, active
         self.barrier: int | None = None  # waits at this one
         self.asleep: Callable[[], bool] | None = None  # spins, or waits for its warp: while this is true
-        self.looped: tuple[int, int, list] | None = None  # at the last jump back: where, version of memory, registers
+        self.looped: Round | None = None  # the last jump back
+        self.jumps = 0  # back
+        self.kept: Any = None  # an earlier one's endless.Kept
 
 
 class Block:

@@ -8,6 +8,10 @@ def location(where: tuple[tuple[str, int], ...]) -> str:
     return ", called from ".join(f"{file}:{line}" for file, line in where)
 
 
+class Refused(ValueError):
+    """A launch, option or setting that is refused before anything runs: no GPU takes it, or the machine does not."""
+
+
 class PtxError(Exception):
     """Something the machine found in a kernel. Attributes: line (of the PTX text), where, program, thread, opcode.
 
@@ -86,8 +90,12 @@ class Deadlock(PtxError):
     """Every thread that is left waits for something that nobody will do."""
 
 
+class Unfinished(PtxError):
+    """The launch did not end within the instructions that it may run: it may be long, or have no end."""
+
+
 class Endless(PtxError):
-    """The launch ran more instructions than it was allowed to."""
+    """A loop that never ends: it comes round in the state that it was in before."""
 
 
 class ScheduleDependent(PtxError):

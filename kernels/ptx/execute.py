@@ -53,7 +53,13 @@ class Report:
     printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
+    config       the triton.Config of a kernel under triton.autotune that ran; else None
+
+    What Triton's CompiledKernel has, it has too, if a Triton kernel was launched: n_regs, n_spills, asm, metadata, ...
     """
+
+    compiled: Any = None  # the compiled.Kernel
+    config: Any = None
 
     def __init__(self, name: str, target: str, world: World, trace: bool):
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
@@ -62,6 +68,15 @@ class Report:
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.compiled is None:
+            raise AttributeError(f"a report has no {name!r}")
+        return getattr(self.compiled, name)
+
+    def __getitem__(self, grid: Any) -> Any:
+        """Launch the same compiled kernel again: report[grid](*args)."""
+        return self.compiled[grid]
 
     @cached_property
     def by_instruction(self) -> list[tuple[Instruction, Line]]:
@@ -114,15 +129,14 @@ def execute(
     text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
     approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
-    blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise",
+    blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
     arguments  (name, Buffer or number) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
     blank      by array, which elements nobody has written: see unwritten.py
-    shared     bytes of dynamic shared memory
-    checks, seed, readable, approximation_ulps, trace, prints, warp_races  as in launch.Settings
+    shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
     """
@@ -147,11 +161,11 @@ def execute(
 
     def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
         other = world(filler, prints=False)
-        return other.memory, ended(other)
+        return other.memory, ended(other, max_steps)
 
     usual = world(None, prints)
     try:
-        error = verdict((usual.memory, ended(usual)), again)
+        error = verdict((usual.memory, ended(usual, max_steps)), again)
     finally:
         usual.printed.close()
         usual.memory.write_back()
@@ -162,10 +176,10 @@ def execute(
     return Report(name, target, usual, trace)
 
 
-def ended(world: World) -> PtxError | None:
+def ended(world: World, max_steps: int | None) -> PtxError | None:
     """Run a launch to its end; what it fails with."""
     try:
-        Machine(world).run()
+        Machine(world, **({} if max_steps is None else {"limit": max_steps})).run()
     except PtxError as error:
         return error
     return None
