@@ -59,9 +59,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         if world.random is not None:
             on = world.random.permutation(on)
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
-        at = where(R)
-        if f.space == "global":
-            at = world.memory.located(at, f.size, active, block)  # the whole must be aligned
+        at = world.memory.located(where(R), f.size, active, block) if f.space == "global" else where(R)
         old = []
         for n, element in enumerate(sources):
             values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in element]
