@@ -1,13 +1,15 @@
 """Programs in lockstep, and their threads where a branch has parted them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .calls import Printed
 from .counters import Counters
 from .decode import Decoded
-from .errors import PtxError
+from .errors import PtxError, WarpRace
 from .local import LocalMemory
 from .memory import GlobalMemory
 from .shared import PROGRAM, WARP, SharedMemory
@@ -31,6 +33,14 @@ class World(NamedTuple):
     shared: int  # bytes of shared memory of a program
     checks: bool
     random: np.random.Generator | None  # who decides the schedule; None: the default one
+    printed: Printed
+    lenient: bool  # whether races within one warp are warnings
+
+    def complain(self, error: PtxError) -> None:
+        """Raise an error, or warn of it."""
+        if not (self.lenient and isinstance(error, WarpRace)):
+            raise error
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
 def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:

@@ -21,7 +21,8 @@ ELEMENTS = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16"),
     *("float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
 )
-SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters
+SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters; the
+# second is zeroed by Triton's driver, the first holds what torch.empty would
 _compiling = threading.RLock()
 
 
@@ -35,6 +36,7 @@ class Compiled(NamedTuple):
     target: str
     arguments: list[tuple[str, Any]]  # of the PTX's parameters, in order; what Triton folded has none
     parameters: dict[str, Any]  # of the Python function, by name
+    scratch: dict[str, tuple[int, int]]  # argument -> (bytes of each program, alignment), where the kernel wants any
 
     @property
     def ptx(self) -> str:
@@ -82,7 +84,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     kwargs  parameters by name, and Triton's options
 
     Raises BackendError under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
-    what the machine cannot launch: thread block clusters, scratch memory, tensor descriptors; and what Triton raises.
+    what the machine cannot launch: thread block clusters, tensor descriptors; and what Triton raises.
     """
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
@@ -98,8 +100,8 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
     if facts.num_ctas > 1:
         raise ValueError(f"num_ctas is {facts.num_ctas}; the machine runs no thread block clusters: leave it at 1")
-    if any(getattr(facts, f"{name}_size", 0) for name in SCRATCH):
-        raise ValueError(f"{facts.name} wants scratch memory, as tensor descriptors do; use plain pointers")
+    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
+    scratch = {name: size for name, size in sizes.items() if size[0]}
     arguments = [pair for name, x in bound.arguments.items() for pair in _placed(name, types.get(name, "constexpr"), x)]
     entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", out.asm["ptx"], re.DOTALL)
     placed = entry[1].count(".param") if entry else 0
@@ -109,7 +111,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
             "lays them out in a way unknown here; use another version, and report this one"
         )
     arguments += [(name, 0) for name in SCRATCH[: placed - len(arguments)]]
-    return Compiled(out.asm, facts.name, facts.shared, facts.num_warps, f"sm_{sm}", arguments, bound.arguments)
+    return Compiled(out.asm, facts.name, facts.shared, facts.num_warps, f"sm_{sm}", arguments, bound.arguments, scratch)
 
 
 def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any]) -> Any:

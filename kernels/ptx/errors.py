@@ -62,6 +62,22 @@ class Race(PtxError):
     """Two accesses to one place, one of them a write, which nothing orders."""
 
 
+class WarpRace(Race):
+    """A race between lanes of one warp, so that no other thread has a part in it: graver ones are a plain Race.
+
+    Of what several lanes store by one instruction one value stays, and PTX does not say whose. Between two instructions
+    the lanes need not be in step.
+    """
+
+
+class AssertionFailed(PtxError):
+    """A device_assert that does not hold, or Triton's own that an integer did not overflow, both with debug=True."""
+
+
+class Trap(PtxError):
+    """The kernel stops itself."""
+
+
 class DivergentBarrier(PtxError):
     """Some threads of a program wait at a barrier that others never reach."""
 

@@ -7,6 +7,7 @@
 Arrays are the caller's own, NumPy's or torch's on the CPU: what the kernel stores appears in them.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -18,8 +19,10 @@ import numpy as np
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .compile import capability, compile, leaves
+from .empties import unwritten, watching
 from .execute import execute
-from .memory import Buffer
+from .reach import buffer, reached, scratch
+from .segments import Buffer
 
 Readable = Mapping[str, bool | np.ndarray]
 
@@ -33,6 +36,10 @@ class Settings(NamedTuple):
               element. A function of (kernel name, its parameters by name) may return this, for launches that differ
     approximation_ulps  by how many units in the last place approximate functions are perturbed
     trace     whether the report keeps every access to global memory
+    reachable  arrays that the kernel reaches by addresses it loads, as from a table of pointers: one, several, or by
+              name. Live tensors whose address stands in an int64 argument are found without it
+    warp_races  "raise", or "warn" for a RuntimeWarning where lanes of one warp race; see errors.WarpRace
+    prints    whether what device_print prints goes to standard output; the report has it in any case
     """
 
     checks: bool = True
@@ -40,6 +47,9 @@ class Settings(NamedTuple):
     readable: Readable | Callable[[str, dict[str, Any]], Readable | None] | None = None
     approximation_ulps: int = 0
     trace: bool = False
+    reachable: Any = None
+    warp_races: str = "raise"
+    prints: bool = True
 
 
 class Route(NamedTuple):
@@ -95,10 +105,14 @@ def route(
     each      is called with every report
     settings  the fields of `Settings`
 
+    What torch.empty and its like give inside counts as unwritten until somebody writes it.
     Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch.
     Raises BackendError under Triton's interpreter, which would run the kernels unseen.
     """
-    with _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all=False)) as reports:
+    with (
+        _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all=False)) as reports,
+        watching(routing),
+    ):
         yield reports
 
 
@@ -164,9 +178,17 @@ def _execute(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any], target
     if callable(readable):
         readable = readable(compiled.name, compiled.parameters)
     arguments = [(name, buffer(name, value)) for name, value in compiled.arguments]
-    arrays = [name for name, value in arguments if isinstance(value, Buffer)]
+    buffers = [value for _, value in arguments if isinstance(value, Buffer)]
+    others = reached(buffers, settings.reachable)
+    arrays = [array.name for array in (*buffers, *others)]
     if unknown := sorted(set(readable or ()) - set(arrays)):
         raise ValueError(f"readable names {unknown}; the arrays of {compiled.name} are {arrays}")
+    own = {name: scratch(name, *size, math.prod(shape)) for name, size in compiled.scratch.items()}
+    arguments = [(name, own.get(name, value)) for name, value in arguments]
+    if "global_scratch" in own:
+        readable = {**(readable or {}), "global_scratch": False}
+    blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
+             and (which := unwritten(b)) is not None}  # fmt: skip
     return execute(
         compiled.ptx,
         shape,
@@ -175,7 +197,8 @@ def _execute(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any], target
         target=compiled.target,
         shared=compiled.shared,
         num_warps=compiled.num_warps,
-        **settings._replace(readable=readable)._asdict(),
+        blank=blank,
+        **settings._replace(readable=readable, reachable=others)._asdict(),
     )
 
 
@@ -187,24 +210,3 @@ def grid_shape(grid: Any, parameters: dict[str, Any]) -> tuple[int, int, int]:
         raise ValueError(f"the grid is {shape}; give one to three numbers of programs, each an int >= 0")
     x, y, z = (*(int(n) for n in shape), 1, 1)[:3]
     return x, y, z
-
-
-def buffer(name: str, value: Any) -> Any:
-    """An array argument -> a Buffer over its memory, as unsigned ints of its element size; a number -> itself.
-
-    Raises ValueError for a tensor that is not on the CPU.
-    """
-    if hasattr(value, "data_ptr"):
-        import torch
-
-        value = getattr(value, "base", value)  # of triton.reinterpret
-        if value.device.type != "cpu":
-            raise ValueError(
-                f"{name} is on {value.device}; the machine works on this computer's memory: pass {name}.cpu(), or "
-                "launch the kernel as usual to run it there"
-            )
-        words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        value = value.detach().view(words[value.element_size()]).numpy()
-    if isinstance(value, np.ndarray):
-        return Buffer(name, value.view(f"u{value.itemsize}"))
-    return value.item() if isinstance(value, np.generic) else value

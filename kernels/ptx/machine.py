@@ -11,7 +11,7 @@ import numpy as np
 
 from .block import Block, Fragment, World
 from .decode import Step
-from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Uninitialised
+from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Trap, Uninitialised
 
 
 class Machine:
@@ -156,6 +156,12 @@ class Machine:
             block.fragments.remove(fragment)
         elif leaves.any():
             self.part(block, fragment, leaves, stays, None)
+
+    def trap(self, block: Block, fragment: Fragment, step: Step) -> None:
+        stops, _ = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if stops.any():
+            raise block.error(Trap, "the kernel stops itself", *(int(n) for n in np.argwhere(stops)[0]))
 
     def part(self, block: Block, fragment: Fragment, goes: np.ndarray, stays: np.ndarray, target: int | None) -> None:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
