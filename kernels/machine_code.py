@@ -1,42 +1,21 @@
 """What a compiler made of a kernel: its instructions, its main loop, and how many programs an SM holds.
 
 cuobjdump tells the registers and the memory of each thread; the rest is counted in nvdisasm's listing of the cubin.
-Both come with Triton. Source of LIMITS: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+Both come with Triton.
 """
 
 import re
 import subprocess
 import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
-from .requires_triton import triton
+from .ptx.compiled import TOOLS, usage
+from .ptx.limits import LIMITS, REGISTERS, reserved
 
-TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-REGISTERS = 65536  # of an SM, each of 4 bytes
 BARRIER, LOAD = r"BAR|WARPSYNC\.ALL", r"LDG|LDGSTS"
 PACKED = r"HFMA2|HADD2|HMUL2|HMNMX2|HFMA2_MMA"  # two halves at once, each rounded to 16 bits
 ATOMIC, FENCE = r"ATOM|ATOMG|RED|REDG", r"MEMBAR"
 LOCAL = r"STL|LDL"
-
-
-class Limits(NamedTuple):
-    """What an SM of one compute capability holds at once."""
-
-    warps: int
-    programs: int
-    shared: int  # bytes
-
-
-LIMITS = {
-    75: Limits(32, 16, 65536),
-    80: Limits(64, 32, 167936),
-    86: Limits(48, 16, 102400),
-    89: Limits(48, 24, 102400),
-    90: Limits(64, 32, 233472),
-    100: Limits(64, 32, 233472),
-    120: Limits(48, 24, 102400),
-}
 
 
 class Code(NamedTuple):
@@ -54,13 +33,10 @@ def disassemble(cubin: bytes, wide: int = 1) -> Code:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        listing, usage = (
-            subprocess.run([TOOLS / tool, flag, file.name], capture_output=True, text=True, check=True).stdout
-            for tool, flag in (("nvdisasm", "-c"), ("cuobjdump", "-res-usage"))
-        )
+        command = [TOOLS / "nvdisasm", "-c", file.name]
+        listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     instructions, labels = read_listing(listing)
-    told = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
-    return Code(instructions, main_loop(instructions, labels, wide), told["REG"], told["STACK"], told["LOCAL"])
+    return Code(instructions, main_loop(instructions, labels, wide), *usage(cubin))
 
 
 def read_listing(listing: str) -> tuple[list[str], dict[str, int]]:
@@ -130,6 +106,6 @@ def programs_per_sm(sm: int, registers: int, warps: int, shared: int) -> int:
     """Programs that one SM holds at once, by its registers (a warp takes them by 256), warps and shared memory."""
     limits = LIMITS[sm]
     by_registers = REGISTERS // (-(-registers // 8) * 8 * 32) // warps
-    reserved = 1024 if sm >= 80 else 0  # by CUDA, for each program
-    by_shared = limits.shared // (shared + reserved) if shared + reserved else limits.programs
+    whole = shared + reserved(sm)
+    by_shared = limits.shared // whole if whole else limits.programs
     return min(limits.programs, limits.warps // warps, by_registers, by_shared)

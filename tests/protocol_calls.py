@@ -55,7 +55,7 @@ class Call:
     ) -> torch.Tensor:  # fmt: skip
         """Run it, and return out with lse in its last column (B, M, H, D + 1), 77 where nothing was written.
 
-        limit    instructions after which the launch is aborted, with ptx.Endless
+        limit    instructions after which the launch is aborted, with ptx.Unfinished
         without  program ids, split first, that never run
         """
         out, lse = torch.full_like(self.q, 77), torch.full(self.q.shape[:3], 77.0)

@@ -5,7 +5,7 @@ import pytest
 
 from kvproof.kernels.ptx import errors
 from kvproof.kernels.ptx.execute import execute
-from kvproof.kernels.ptx.memory import Buffer
+from kvproof.kernels.ptx.segments import Buffer
 
 HEAD = """.version 8.7
 .target sm_80

@@ -74,7 +74,7 @@ def assert_a_launch_after_an_aborted_one_is_not_wrong(call: Call, shares, seeds=
     for share in shares:
         for seed in seeds:
             parts = call.workspace()
-            with pytest.raises(ptx.Endless):
+            with pytest.raises(ptx.Unfinished):
                 call.launch(parts, limit=int(share * call.instructions(seed)), seed=seed)
             nan = assert_none_is_wrong(call, call.launch(parts, checks=False, seed=seed + 1), parts)
             found += nan.flatten().tolist()

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 from compiled_claims import Claims, raised
+from triton.compiler.errors import CompilationError
 
 from kvproof.kernels.ptx.compile import compile
 from kvproof.kernels.readings import example_launches
@@ -174,7 +175,8 @@ def test_other_threads_do_not_see_the_target():
 @claim
 def test_the_driver_is_left_as_it_was_when_compiling_fails():
     before = active_driver()
-    raised(KeyError, "wraps", compile, slow, (np.zeros(4), 5), {"wraps": 4})
+    fp8, out = torch.zeros(64, dtype=torch.float8_e4m3fn), np.zeros(64, np.float32)  # which sm_80 has not
+    raised(CompilationError, "fp8e4nv", compile, widen, (fp8, out), {}, "sm_80")
     assert active_driver() == before
 
 

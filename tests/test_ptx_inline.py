@@ -57,11 +57,6 @@ def twice(x, out):
     tl.store(out + 2 * i + 1, d)
 
 
-@triton.jit
-def talks(x):
-    tl.device_print("x", tl.load(x))
-
-
 def two(v):
     """What the kernel `twice` computes, in the order of its calls."""
 
@@ -120,12 +115,6 @@ def test_an_instruction_of_a_function_says_who_called_it():
     assert [line[1] - first for line in lines] == [6, 7, 6, 7]
     assert len({line[2] for line in lines[:2]}) == len({line[2] for line in lines[2:]}) == 1
     assert lines[0][2] + 1 == lines[2][2]
-
-
-def test_a_print_is_refused_by_name_with_its_line():
-    with pytest.raises(UnknownOpcode, match=r"vprintf: tl\.device_print is not modelled") as caught:
-        ptx.run(talks, (1,), np.zeros(1, np.float32), target="sm_90")
-    assert caught.value.where[0] == ("test_ptx_inline.py", talks.fn.__code__.co_firstlineno + 2)
 
 
 HEAD = ".version 8.8\n.target sm_90a\n.address_size 64\n"

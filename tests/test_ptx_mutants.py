@@ -21,7 +21,8 @@ TOGETHER = ["histogram", "locked", "relay", "decode"]
 OTHERS = ["gelu float16", "order int32", "matmul float16", "matmul int8", "matmul float16 of odd shape"]
 NAMES = [*OURS, *REDUCTIONS, *TOGETHER, *OTHERS]
 SURVIVORS = dict(zip(NAMES, (78, 82, 8, 20, 49, 8, 3, 5, 12, 13, 3, 123, 23, 22, 28), strict=True))  # and no others
-ORDERING = ("Race", "Uninitialised", "DivergentBarrier", "Deadlock")  # what deleting what orders others may come to
+# what deleting what orders others may come to
+ORDERING = ("Race", "WarpRace", "Uninitialised", "DivergentBarrier", "Deadlock")
 CLEARS_ITS_OWN = {"ours float16 80": 1}  # barriers before the tags are cleared, by the threads that have loaded them
 MALFORMED = ("ParseError", "UnknownOpcode")
 

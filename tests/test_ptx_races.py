@@ -1,11 +1,15 @@
 """Races by happens-before: each rule with its smallest log, ordered and not; random logs against vector clocks."""
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
+import triton
+import triton.language as tl
 from race_clocks import T, access, atomic, clocks, fence, load, pairs, random_log, store
 
+from kvproof.kernels import ptx
 from kvproof.kernels.ptx.races import find_races
 
 
@@ -200,3 +204,121 @@ def test_random_logs_have_the_races_that_vector_clocks_find(seed):
         assert {(*sorted(pair[:2]), pair[2]) for pair in pairs(log)} == expected
         racy += bool(expected)
     assert racy > 5
+
+
+@pytest.mark.parametrize(
+    ("who", "level"), [(([0], 0, [9]), "warp"), (([0], 0, [40]), "program"), (([0], 1, [0]), "launch")]
+)
+def test_a_race_says_whether_warps_or_programs_have_a_part_in_it(who, level):
+    threads, program, others = who
+    (race,) = find_races([store("w", 0, threads=threads), load("r", 0, programs=[program], threads=others)])
+    assert race.level == level
+
+
+def test_every_level_of_one_pair_is_found_and_the_gravest_comes_first():
+    every = store("w", 0, programs=(0, 1), threads=None)
+    races = find_races([every._replace(value=np.arange(2 * T, dtype="<u4").reshape(2, T, 1).view(np.uint8))])
+    assert [race.level for race in races] == ["launch", "program", "warp"]
+    lanes = store("w", np.arange(T)[None] // 2 * 4, threads=None)
+    races = find_races([lanes._replace(value=np.arange(T, dtype="<u4").reshape(1, T, 1).view(np.uint8))])
+    assert [race.level for race in races] == ["warp"]
+
+
+@triton.jit
+def lanes_disagree(x, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(x + at // 2, at)
+
+
+@triton.jit
+def warps_disagree(x, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(x + at % 32, at)
+
+
+@triton.jit
+def lanes_read_each_other(x, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    tl.store(x + at, at)
+    tl.store(x + BLOCK + at, tl.load(x + (at ^ 1)))
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize(
+    ("kernel", "kind", "words"),
+    [
+        (lanes_disagree, ptx.WarpRace, "within one warp at x.*store two values, and PTX does not say which stays"),
+        (lanes_read_each_other, ptx.WarpRace, "within one warp at x.*lanes need not be in step"),
+        (warps_disagree, ptx.Race, r"a race at x\[0\].*of the same program.*no barrier"),
+    ],
+)
+def test_a_race_of_lanes_has_a_kind_of_its_own_and_can_be_a_warning(kernel, kind, words, seed):
+    x = np.zeros(256, np.int32)
+    with pytest.raises(ptx.Race, match=words) as caught:
+        ptx.run(kernel, 1, x, BLOCK=128, seed=seed)
+    assert type(caught.value) is kind
+    if kind is ptx.Race:
+        with pytest.raises(ptx.Race, match=words):
+            ptx.run(kernel, 1, x, BLOCK=128, seed=seed, warp_races="warn")
+    else:
+        with pytest.warns(RuntimeWarning, match=words):
+            ptx.run(kernel, 1, x, BLOCK=128, seed=seed, warp_races="warn")
+
+
+@triton.jit
+def meet(x, n, BLOCK: tl.constexpr):
+    at = tl.arange(0, BLOCK)
+    for _ in range(n):
+        tl.store(x + at, tl.load(x + at) + 1)
+
+
+@triton.jit
+def one_writes(x, out, who):
+    if tl.program_id(0) == who:
+        tl.store(x, 1)
+    tl.store(out + tl.program_id(0), tl.load(x))
+
+
+@triton.jit
+def handed_on(x, count, out):
+    """The last of all programs to count reads what the first wrote; the others count alone."""
+    if tl.program_id(0) == 0:
+        tl.store(x, 7)
+    if tl.atomic_add(count, 1, sem="acq_rel") == tl.num_programs(0) - 1:
+        tl.store(out, tl.load(x))
+
+
+@pytest.mark.parametrize("who", [0, 1, 700, 1999])
+def test_among_thousands_of_programs_the_one_that_writes_is_found(who):
+    x, out = np.zeros(1, np.int32), np.zeros(2000, np.int32)
+    with pytest.raises(ptx.Race, match=r"at x\[0\]") as caught:
+        ptx.run(one_writes, 2000, x, out, who)
+    assert "PTX line" in str(caught.value)
+    ptx.run(one_writes, 2000, x, out, -1)
+
+
+def test_thousands_of_programs_that_synchronise_race_only_where_they_do():
+    x, count, out = (np.zeros(1, np.int32) for _ in range(3))
+    ptx.run(handed_on, 2000, x, count, out)
+    assert out == 7
+
+
+@triton.jit
+def counts_and_looks(x, count):
+    tl.atomic_add(count, 1)
+    tl.store(x + tl.program_id(0), tl.load(count))
+
+
+@pytest.mark.parametrize("kernel", [meet, counts_and_looks])
+def test_programs_that_race_on_one_place_cost_their_number_and_not_its_square(kernel):
+    def seconds(programs):
+        x, count = np.zeros(programs, np.int32), np.zeros(32, np.int32)
+        arguments = {"x": count, "n": 2, "BLOCK": 32} if kernel is meet else {"x": x, "count": count}
+        start = time.process_time()
+        with pytest.raises(ptx.Race):
+            ptx.run(kernel, programs, **arguments, num_warps=1)
+        return time.process_time() - start
+
+    seconds(16)
+    few, many = (min(seconds(n) for _ in range(2)) for n in (256, 4096))
+    assert many < 64 * max(few, 0.01)  # sixteen times as many programs, whose square is 256 times as much

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import xml.etree.ElementTree as ElementTree
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
@@ -211,7 +212,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(folder):
     launching = driver(folder, LAUNCH.format(n=1024, stride=1))
     for words, answer in ((("--array", "y"), "are read: x"), (("--axis", 1), "can be 0 to 0")):
         assert answer in told(command(launching, "--html", folder / "p.html", *words, code=2)[1])
-    assert "No such file" in told(command(launching, "--html", folder / "none" / "p.html", code=2)[1])
+    assert "there is no such folder" in told(command(launching, "--html", folder / "none" / "p.html", code=2)[1])
 
 
 @in_folder
@@ -243,6 +244,72 @@ def test_as_a_command_it_is_one_line_under_the_interpreter_and_silent_where_nobo
         os.close(write)
         assert run.returncode == code, run.stderr
         assert ("unset it" in told(run.stderr)) if code else not run.stderr
+
+
+@in_folder
+def test_a_launch_that_no_gpu_takes_is_one_line_with_the_driver_s_line(folder):
+    cases = (
+        ("copy[(1, 70000)](x, x, 8, 1, BLOCK=8)", "the grid is (1, 70000)"),
+        ("copy[(1,)](x, x, 8, 1, BLOCK=8, num_warps=64)", "OutOfResources: copy has 64 warps"),
+        ("copy[(1,)](x, x, 8, 1, BLOCK=8, num_wraps=4)", "did you mean num_warps=?"),
+    )
+    for launch, words in cases:
+        path = driver(folder, "x = torch.arange(8.)\n", "\n" * 5, launch)
+        error = told(command(path, code=1)[1])
+        assert words in error
+        assert f"driver.py:{len(path.read_text().splitlines())}: " in error
+
+
+@in_folder
+def test_settings_of_the_command_line_are_asked_for(folder):
+    path = driver(folder, LAUNCH.format(n=1024, stride=1))
+    for flags, words in (
+        (("--seed", -1), "--seed is -1"),
+        (("--max-steps", 0), "--max-steps is 0; it must be None or a whole number of instructions"),
+        (("--approximation-ulps", 10**9), "--approximation-ulps is 1000000000"),
+    ):
+        assert words in told(command(path, *flags, code=2)[1])
+    assert "did not end within 5 instructions" in told(command(path, "--max-steps", 5, code=1)[1])
+
+
+@in_folder
+def test_a_page_is_written_to_what_was_named_and_asked_for_before_the_work(folder):
+    path, real, link = driver(folder, LAUNCH.format(n=1024, stride=1)), folder / "real.html", folder / "link.html"
+    real.write_text("before")
+    link.symlink_to(real)
+    command(path, "--html", link)
+    assert link.is_symlink()
+    assert "<svg" in real.read_text()
+    pipe = folder / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    command(path, "--html", pipe)
+    reader.join()
+    assert read[0] == real.read_text()
+    assert pipe.is_fifo()
+    assert "it is a folder" in told(command(path, "--html", folder, code=2)[1])
+    launched = driver(folder, "raise SystemExit(3)")
+    assert "no such folder" in told(command(launched, "--html", folder / "none" / "page.html", code=2)[1])
+
+
+@in_folder
+def test_a_reader_that_leaves_and_ctrl_c_end_it_quietly(folder):
+    run = [sys.executable, "-m", "kvproof.kernels.ptx"]
+    path = driver(folder, *[LAUNCH.format(n=1024, stride=1)] * 3, "while True: print('still here')\n")
+    for arguments in (["--example"], [path]):
+        with subprocess.Popen([*run, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+            assert child.stdout
+            assert child.stderr
+            child.stdout.readline()
+            child.stdout.close()
+            assert child.stderr.read() == ""
+            assert child.wait(60) == 0
+    path = driver(folder, LAUNCH.format(n=1024, stride=1), "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run([*run, path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, f"{path}: interrupted\n")
+    assert "copy: grid (8, 1, 1)" in done.stdout
 
 
 if __name__ == "__main__":

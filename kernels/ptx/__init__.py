@@ -10,20 +10,27 @@
 Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
 and raises what is wrong with it: see errors.py. In the order of a launch's life:
 
-    launch, compile              arguments and a Triton kernel -> PTX
+    settings, options, limits    what is asked for, and whether the machine and a GPU take it
+    launch, tuned, compile       arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    reach                        the arrays that it may touch
+    advice                       where else a kernel runs that uses what the machine does not execute
     syntax, parse, inline        PTX -> instructions
     assemble, decode             instructions -> steps that can be run, bound to registers
     isa, and what it names       what each instruction computes that touches neither memory nor another thread
     access, atomics, collective  those that do; warp and mma are the arithmetic of the latter
-    machine, block               who runs next; divergence, barriers, deadlock
+    calls                        what device_print and device_assert call
+    machine, block, endless      who runs next; divergence, barriers, deadlock, loops without end
+    segments, places             addresses, and what they are called
     memory, shared, local        the bytes, who may touch them, and who has
-    races, happens               what the log of a launch says of them afterwards
+    empties, unwritten           what torch.empty gave and nobody wrote, and whether it matters that it is read
+    races, happens               what the log of a launch says of the accesses afterwards
     counters, execute            what it all cost: the report
 """
 
 from .. import requires_triton as requires_triton  # before any module that would fail without a word of why
 from .check import check
 from .errors import (
+    AssertionFailed,
     Deadlock,
     DivergentBarrier,
     Endless,
@@ -32,14 +39,20 @@ from .errors import (
     ParseError,
     PtxError,
     Race,
+    Refused,
     ScheduleDependent,
+    Trap,
+    Unfinished,
     Uninitialised,
     UnknownOpcode,
+    WarpRace,
 )
 from .execute import Report
 from .launch import route, routing, run
+from .limits import OutOfResources
 
 __all__ = [
-    "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "ParseError", "PtxError", "Race", "Report",
-    "ScheduleDependent", "Uninitialised", "UnknownOpcode", "check", "route", "routing", "run",
+    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "OutOfResources",
+    "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Unfinished", "Uninitialised",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
 ]  # fmt: skip

@@ -4,7 +4,7 @@
     python -m kvproof.kernels.ptx driver.py --lines --html picture.html
 
 A driver is a Python file that launches Triton kernels on CPU tensors, kernel[grid](...), without TRITON_INTERPRET.
-Exit code: 0, 1 if the machine finds a fault, 2 for bad usage.
+Exit code: 0, 1 if the machine finds a fault or no GPU takes a launch, 2 for bad usage, 130 when interrupted.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import Any, NoReturn
 
 from ..backend import BackendError
 from .compile import TARGETS, capability
-from .errors import PtxError
+from .errors import PtxError, Refused
 from .execute import Report
 from .launch import route
+from .settings import Settings, check_settings
 from .show import summary, text, touches
 from .show_page import NoPicture, Picture, chosen, page
 
@@ -42,6 +44,10 @@ decode_attention(q, k, v, torch.tensor([1000, 200], dtype=torch.int32))
 '''
 
 
+class BadUsage(ValueError):
+    """A setting of the command line that the machine does not take."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
 
@@ -57,6 +63,10 @@ def parser() -> Parser:
     add("--example", action="store_true", help="print a short driver")
     add("--target", default="sm_90", choices=[f"sm_{sm}" for sm in TARGETS], help="default %(default)s")
     add("--seed", type=int, help="run a random schedule, this one")
+    add("--max-steps", type=int, metavar="N", help="stop a launch after so many instructions; default: %(default)s, "
+        "which stops loops that show no end")  # fmt: skip
+    add("--approximation-ulps", type=int, default=0, metavar="N", help="move exp2, division and their like by up to N "
+        "last places; default %(default)s")  # fmt: skip
     add("--no-checks", action="store_true", help="look for no faults; bytes are not told apart by array then")
     add("--lines", action="store_true", help="count per Python source line, too")
     add("--json", action="store_true", help="print the counters as a list of launches; the driver prints to stderr")
@@ -109,18 +119,67 @@ class Shown:
         Path(options.html).write_text(page(title, self.sections), encoding="utf-8")
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What the machine is to do. Raises ValueError for what it cannot."""
+    names = set(Settings._fields) & set(vars(options))
+    found = {name: getattr(options, name) for name in names} | {"checks": not options.no_checks, "trace": True}
+    try:
+        check_settings(found)
+    except Refused as error:
+        name, words = str(error).split(" ", 1)
+        raise BadUsage(f"--{name.replace('_', '-')} {words}") from None
+    return found
+
+
+def check_page(path: str) -> None:
+    """Raise OSError unless a page can be written there; nothing is touched yet."""
+    at = Path(path)
+    if at.is_dir() or not at.resolve().parent.is_dir():
+        raise IsADirectoryError(f"--html is {path}; " + ("it is a folder: name a file in it" if at.is_dir() else
+                                "there is no such folder: make it first"))  # fmt: skip
+    if not os.access(at if at.exists() else at.resolve().parent, os.W_OK):
+        raise PermissionError(f"--html is {path}, which cannot be written; name another file")
+
+
 def drive(options: argparse.Namespace, each: Callable[[Report], None]) -> None:
     """Run the driver as Python would, on the machine."""
     sys.argv = [options.driver, *options.arguments]
     sys.path.insert(0, str(Path(options.driver).resolve().parent))
-    settings: dict[str, Any] = {"seed": options.seed, "checks": not options.no_checks, "trace": True}
     said = redirect_stdout(sys.stderr) if options.json else nullcontext()
-    with said, route(options.target, keep=0, each=each, **settings):
+    with said, route(options.target, keep=0, each=each, **settings(options)):
         try:
             runpy.run_path(options.driver, run_name="__main__")
         except SystemExit as end:
             if end.code:
                 raise
+
+
+def place(error: BaseException, driver: str) -> str:
+    """The driver's line that an error came from, as "driver.py:12"."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == driver]
+    return f"{driver}:{lines[-1]}" if lines else driver
+
+
+def work(options: argparse.Namespace) -> int:
+    """Run the driver, print and draw. Returns the exit code. Raises what is bad usage."""
+    capability(options.target)
+    settings(options)
+    if options.html:
+        check_page(options.html)
+    shown, code = Shown(options), 0
+    try:
+        drive(options, shown.add)
+    except (PtxError, Refused) as error:
+        at = options.driver if isinstance(error, PtxError) else place(error, options.driver)
+        print(f"{at}: {type(error).__name__}: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print(f"{options.driver}: interrupted", file=sys.stderr)
+        code = 130
+    if not shown.launches and not code:
+        raise NoPicture(f"{options.driver} launched no Triton kernel on CPU tensors, so there is nothing to show")
+    shown.write()
+    return code
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,23 +195,27 @@ def main(arguments: list[str] | None = None) -> int:
         usage.error(f"{what}; name a Python file, such as --example prints")
     if options.no_checks and options.html:
         usage.error("pictures are drawn from the accesses that the checks note; leave --no-checks out")
-    shown, code = Shown(options), 0
     try:
-        capability(options.target)
+        return work(options)
+    except BrokenPipeError:
+        raise
+    except (BackendError, BadUsage, NoPicture, OSError) as error:
+        usage.error(str(error))
+
+
+def command() -> int:
+    """`main`, for a reader that may leave: `| head` ends it quietly, and so does Ctrl-C."""
+    try:
         try:
-            drive(options, shown.add)
-        except PtxError as error:
-            print(f"{options.driver}: {type(error).__name__}: {error}", file=sys.stderr)
-            code = 1
-        if not shown.launches and not code:
-            raise NoPicture(f"{options.driver} launched no Triton kernel on CPU tensors, so there is nothing to show")
-        shown.write()
+            return main()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (BackendError, NoPicture, OSError) as error:
-        usage.error(str(error))
-    return code
+        return 0
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

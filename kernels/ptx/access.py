@@ -42,7 +42,8 @@ def load(d: Decoder, i: Instruction) -> Run:
 
 def load_global(block, at, f: Form, active):
     world = block.world
-    words = world.memory.load(at, f.size, active, block)
+    at = world.memory.located(at, f.size, active, block)
+    words = world.memory.load(at, f.size, block)
     if world.checks:
         note(block, "load", f, at, active)
     world.counters.accessed(block, "load", at, f.size, active)
@@ -60,12 +61,12 @@ def load_local(block, at, f: Form, active):
 
 
 def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> None:
-    """Keep what races.py needs to know of an access."""
+    """Keep what races.py needs to know of an access; `at` as `GlobalMemory.located` gives it."""
     order = f.order or ("relaxed" if kind == "atomic" else "")
     scope = f.scope or ("gpu" if order else "")
     T = block.world.T
     waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
-    who = (block.programs, at.view(np.int64), f.size, active, T, block.epoch, waited)
+    who = (block.programs, at, f.size, active, T, block.epoch, waited)
     block.world.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
 
 
@@ -97,10 +98,11 @@ def joined(values: list[np.ndarray], size: int) -> np.ndarray:
 
 def store_global(block, at, words, f: Form, active) -> None:
     world = block.world
+    at = world.memory.located(at, f.size, active, block)
     world.memory.store(at, words, f.size, active, block)
     if world.checks:
         on = True if active is None else active if f.size <= 8 else active[..., None]
-        stays = np.where(on, world.memory.stored(at, f.size, active, block), words)
+        stays = np.where(on, world.memory.stored(at, f.size), words)
         # Copies of one value that differ in their last bits are counted and are no race.
         value = stays if near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))

@@ -2,7 +2,7 @@
 
 from functools import lru_cache, reduce
 
-from . import access, atomics, collective, isa
+from . import access, atomics, calls, collective, isa
 from .decode import Decoded, Decoder, Run, Step, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
@@ -20,6 +20,8 @@ def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | N
         return "branch", labels[i.operands[0].name]
     if i.opcode in ("ret", "ret.uni", "exit"):
         return "leave", 0
+    if i.opcode == "trap":
+        return "trap", 0
     if parts[0] in ("bar", "barrier") and "warp" not in parts:
         if [p for p in parts[1:] if p not in ("cta", "aligned")] != ["sync"] or len(i.operands) > 1:
             raise UnknownOpcode(i.opcode, "barriers of a part of a program, arrivals and reductions are not known", i)
@@ -29,7 +31,7 @@ def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | N
 
 def bind(d: Decoder, i: Instruction) -> Run:
     parts = i.opcode.split(".")
-    for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES):
+    for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES, calls.FAMILIES):
         for name in (".".join(parts[:2]), parts[0]):
             if name in families:
                 return families[name](d, i)
@@ -121,7 +123,7 @@ def liveness(steps: list[Step]) -> list[int]:
         changed = False
         for n in range(len(steps) - 1, -1, -1):
             s = steps[n]
-            out = 0 if s.control == "leave" and not s.guard else live[n + 1]
+            out = 0 if s.control in ("leave", "trap") and not s.guard else live[n + 1]
             if s.control == "branch":
                 out = live[s.target] | (live[n + 1] if s.guard else 0)
             now = (out & ~s.writes) | s.reads

@@ -59,7 +59,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         if world.random is not None:
             on = world.random.permutation(on)
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
-        at = where(R)
+        at = world.memory.located(where(R), f.size, active, block) if f.space == "global" else where(R)
         old = []
         for n, element in enumerate(sources):
             values = [flat(R[slot] if narrow is None else narrow(R[slot])) for slot, narrow in element]
@@ -80,10 +80,8 @@ def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np
     """Change the n-th element of what lies at each thread's address; returns the old ones."""
     if f.space == "shared":
         return block.shared.atomic(at, flat(at), values, function, f.size, on, active, block.tags, block)
-    memory, size = block.world.memory, f.size // f.count
-    memory.index(at, f.size, active, block)  # the whole must be aligned
-    at = at + np.uint64(n * size)
-    return memory.atomic(at, flat(at), values, function, size, active, block)
+    size = f.size // f.count
+    return block.world.memory.atomic(at + n * size, flat, values, function, size, block)
 
 
 def fence(d: Decoder, i: Instruction) -> Run:

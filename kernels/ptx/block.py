@@ -1,13 +1,15 @@
 """Programs in lockstep, and their threads where a branch has parted them."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .calls import Printed
 from .counters import Counters
 from .decode import Decoded
-from .errors import PtxError
+from .errors import PtxError, WarpRace
 from .local import LocalMemory
 from .memory import GlobalMemory
 from .shared import PROGRAM, WARP, SharedMemory
@@ -31,6 +33,14 @@ class World(NamedTuple):
     shared: int  # bytes of shared memory of a program
     checks: bool
     random: np.random.Generator | None  # who decides the schedule; None: the default one
+    printed: Printed
+    lenient: bool  # whether races within one warp are warnings
+
+    def complain(self, error: PtxError) -> None:
+        """Raise an error, or warn of it."""
+        if not (self.lenient and isinstance(error, WarpRace)):
+            raise error
+        warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
 def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
@@ -41,6 +51,16 @@ def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     return np.concatenate([np.broadcast_to(a, (P, T)), np.broadcast_to(b, (Q, T))])
 
 
+class Round(NamedTuple):
+    """A fragment's state at a jump back."""
+
+    head: int  # where to
+    jump: int  # where from
+    version: int  # of global memory
+    registers: list  # that may still be read
+    found: str = ""  # how an earlier state was the same: "still" without a byte written, or "same"
+
+
 class Fragment:
     """Threads of a block that are at one instruction."""
 
@@ -48,7 +68,9 @@ class Fragment:
         self.pc, self.active = pc, active
         self.barrier: int | None = None  # waits at this one
         self.asleep: Callable[[], bool] | None = None  # spins, or waits for its warp: while this is true
-        self.looped: tuple[int, int, list] | None = None  # at the last jump back: where, version of memory, registers
+        self.looped: Round | None = None  # the last jump back
+        self.jumps = 0  # back
+        self.kept: Any = None  # an earlier one's endless.Kept
 
 
 class Block:

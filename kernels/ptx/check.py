@@ -13,6 +13,7 @@ from .compile import capability, members
 from .errors import PtxError, ScheduleDependent
 from .execute import Report
 from .launch import buffer, run
+from .settings import Settings, check_settings, several, whole
 
 OURS = ("targets", "seeds", "tolerance", "target", "seed", "checks")  # names a kernel's parameter cannot be given by
 
@@ -23,15 +24,17 @@ def check(
 ) -> list[Report]:  # fmt: skip
     """Run `kernel[grid](*args, **kwargs)` with every check on; returns the report of each run.
 
-    targets    the GPUs to compile for; on each the default schedule runs first, then a random one for each of `seeds`.
-               Every run starts from the arrays as they came, and all of one target must leave the same bits in them
+    targets    the GPUs to compile for, one or more; on each the default schedule runs first, then a random one for each
+               of `seeds`, which may be none. Every run starts from the arrays as they came, and all of one target must
+               leave the same bits in them
     tolerance  by array, how far its values may differ, in units of its largest: {"out": 1e-6} where atomic additions
                of floats come in any order, {"log": math.inf} where any order is right
-    args, kwargs  as `run` takes them, with `readable` and `approximation_ulps`, which are drawn anew by each seed
+    args, kwargs  as `run` takes them, with `readable`, `max_steps`, and `approximation_ulps`, which are drawn anew by
+               each seed
 
     Afterwards the arrays hold what the first run left, also where a later one raises. Raises the PtxError that a run
     finds, its message ending with the target and seed that `run` shows it with; ScheduleDependent, a PtxError, if
-    results differ; ValueError if the grid is empty; what `run` raises.
+    results differ; ValueError if the grid is empty, or a setting does not fit; what `run` raises.
     """
     names = list(getattr(kernel, "arg_names", ()))
     if clash := sorted({*OURS} & {*kwargs, *names[len(args) :]}):
@@ -39,7 +42,10 @@ def check(
             f"{clash[0]}= came, or is a parameter of the kernel: check runs all targets= and seeds=, every check on; "
             "pass the kernel's own by position"
         )
-    targets = [targets] if isinstance(targets, str) else targets
+    targets = (targets,) if isinstance(targets, str) else targets
+    targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)
+    seeds = several("seeds", seeds, whole(0), "a sequence of whole numbers >= 0, such as range(3)")
+    check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in Settings._fields})
     for target in targets:
         capability(target)
     given = [*zip(names, args, strict=False), *kwargs.items()]
@@ -53,7 +59,8 @@ def check(
             usual: dict[str, np.ndarray] = {}
             for seed in (None, *seeds):
                 put(memory, came)
-                reports.append(checked(kernel, grid, args, kwargs | {"target": target, "seed": seed}))
+                silent = {"prints": False} if reports else {}  # once is enough
+                reports.append(checked(kernel, grid, args, kwargs | {"target": target, "seed": seed} | silent))
                 now = copied(memory)
                 left, usual = left or now, usual or now
                 for name, value in arrays.items():
@@ -62,6 +69,10 @@ def check(
         if left:
             put(memory, left)
     return reports
+
+
+def named(target: Any) -> bool:
+    return isinstance(target, str)
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -7,22 +7,29 @@ What the arguments are specialised on, what is folded and what is cached is Trit
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 from ..backend import BackendError, interpreting
+from .errors import Refused
+from .limits import LIMITS
+from .options import check_options
 
-TARGETS = (75, 80, 86, 89, 90, 100, 120)
+TARGETS = tuple(LIMITS)
 ELEMENTS = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "bfloat16"),
     *("float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"),
 )
-SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters
+SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters; the
+# second is zeroed by Triton's driver, the first holds what torch.empty would
 _compiling = threading.RLock()
+_here = threading.local()
 
 
 class Compiled(NamedTuple):
@@ -35,6 +42,9 @@ class Compiled(NamedTuple):
     target: str
     arguments: list[tuple[str, Any]]  # of the PTX's parameters, in order; what Triton folded has none
     parameters: dict[str, Any]  # of the Python function, by name
+    scratch: dict[str, tuple[int, int]]  # argument -> (bytes of each program, alignment), where the kernel wants any
+    types: dict[str, Any]  # of the parameters in Triton's signature; "constexpr" where it folded the value
+    triton: Any  # its CompiledKernel
 
     @property
     def ptx(self) -> str:
@@ -70,7 +80,7 @@ def capability(target: str) -> int:
         raise BackendError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
     match = re.fullmatch(r"sm_(\d+)a?", str(target))
     if not match or int(match[1]) not in TARGETS:
-        raise ValueError(f"target is {target!r}; it can be {', '.join(f'sm_{sm}' for sm in TARGETS)}")
+        raise Refused(f"target is {target!r}; it can be {', '.join(f'sm_{sm}' for sm in TARGETS)}")
     return int(match[1])
 
 
@@ -82,47 +92,80 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     kwargs  parameters by name, and Triton's options
 
     Raises BackendError under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
-    what the machine cannot launch: thread block clusters, scratch memory, tensor descriptors; and what Triton raises.
+    keywords and values that no launch has and for what the machine cannot launch: thread block clusters,
+    tensor descriptors; and what Triton raises. Whether the program fits the target a launch asks: see
+    compiled.Kernel.
     """
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
         raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
-    try:
-        bound = kernel.signature.bind(*args, **{name: kwargs[name] for name in kwargs if name in kernel.arg_names})
-    except TypeError as error:
-        raise TypeError(f"{kernel.__name__}: {error}; its parameters are {', '.join(kernel.arg_names)}") from None
-    bound.apply_defaults()
-    out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), {k: _seen(x) for k, x in kwargs.items()})
+    mode = check_options(kernel, kwargs, sm)
+    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in kernel.arg_names})
+    seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
+    out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
     facts = out.metadata
     # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
     types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
-    if facts.num_ctas > 1:
-        raise ValueError(f"num_ctas is {facts.num_ctas}; the machine runs no thread block clusters: leave it at 1")
-    if any(getattr(facts, f"{name}_size", 0) for name in SCRATCH):
-        raise ValueError(f"{facts.name} wants scratch memory, as tensor descriptors do; use plain pointers")
-    arguments = [pair for name, x in bound.arguments.items() for pair in _placed(name, types.get(name, "constexpr"), x)]
+    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
+    scratch = {name: size for name, size in sizes.items() if size[0]}
+    types = {name: types.get(name, "constexpr") for name in parameters}
+    arguments = [pair for name, x in parameters.items() for pair in placed(name, types[name], x)]
     entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", out.asm["ptx"], re.DOTALL)
-    placed = entry[1].count(".param") if entry else 0
-    if not 0 <= placed - len(arguments) <= len(SCRATCH):
+    found = entry[1].count(".param") if entry else 0
+    if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
-            f"Triton {triton.__version__} gives {facts.name} {placed} parameters for {len(arguments)} arguments: it "
+            f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "
             "lays them out in a way unknown here; use another version, and report this one"
         )
-    arguments += [(name, 0) for name in SCRATCH[: placed - len(arguments)]]
-    return Compiled(out.asm, facts.name, facts.shared, facts.num_warps, f"sm_{sm}", arguments, bound.arguments)
+    arguments += [(name, 0) for name in SCRATCH[: found - len(arguments)]]
+    facts = facts.name, facts.shared, facts.num_warps
+    return Compiled(out.asm, *facts, f"sm_{sm}", arguments, parameters, scratch, types, out)
 
 
-def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any]) -> Any:
-    with _compiling:
+def bind(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All parameters of a kernel by name, defaults filled in. Raises TypeError, with their names, unless these fit."""
+    try:
+        bound = kernel.signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{kernel.__name__}: {error}; its parameters are {', '.join(kernel.arg_names)}") from None
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def compiling() -> bool:
+    """Whether this thread is inside `_compile`, whose warmup is Triton's own."""
+    return getattr(_here, "compiling", False)
+
+
+def _compile(
+    target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None = None
+) -> Any:
+    with _compiling, instrumented(mode):
         try:
             true = driver.active
         except RuntimeError:  # there is no GPU
             true = None
         driver.set_active(StandIn(target, true))  # pyright: ignore[reportArgumentType]
+        before, _here.compiling = compiling(), True
         try:
             return kernel.run(*args, grid=None, warmup=True, **kwargs)
         finally:
+            _here.compiling = before
             driver.set_active(true)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def instrumented(mode: str | None) -> Iterator[None]:
+    """Inside, Triton instruments what it compiles: it asks this knob, and not the launch. None leaves it as it is."""
+    before = getattr(knobs.compilation, "instrumentation_mode", "")
+    if mode is None or mode == before:
+        yield
+        return
+    knobs.compilation.instrumentation_mode = mode
+    try:
+        yield
+    finally:
+        knobs.compilation.instrumentation_mode = before
 
 
 def _seen(value: Any) -> Any:
@@ -135,13 +178,13 @@ def _seen(value: Any) -> Any:
     return Pointer(value) if isinstance(value, np.ndarray) else value
 
 
-def _placed(name: str, kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
+def placed(name: str, kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
     """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
         for (part, item), inner in zip(members(name, value), kind, strict=True):
-            yield from _placed(part, inner, item)
+            yield from placed(part, inner, item)
     elif str(kind).startswith("tensordesc"):
-        raise ValueError(f"{name} is a tensor descriptor, and the machine executes no TMA: pass a pointer and strides")
+        raise Refused(f"{name} is a tensor descriptor, and the machine executes no TMA: pass a pointer and strides")
     elif kind != "constexpr":
         yield name, value
 

@@ -17,7 +17,8 @@ CLASSES = {
     "shared": r"(ld|st)\.shared|ldmatrix|stmatrix", "local": r"(ld|st)\.local",
     "barrier": r"(bar|barrier)\.|fence|membar",
     "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.",
-    "branch": r"bra\b|ret\b|exit\b", "special function": r"(ex2|lg2|sin|cos|tanh|rsqrt|sqrt|rcp|div)\.",
+    "branch": r"bra\b|ret\b|exit\b|trap|vprintf|__assertfail",
+    "special function": r"(ex2|lg2|sin|cos|tanh|rsqrt|sqrt|rcp|div)\.",
     "convert": r"cvt", "move": r"mov\.|ld\.param|selp|prmt",
     "float": r"\w+\.(\w+\.)*(f16|bf16|f32|f64)", "integer": r".",
 }  # fmt: skip
@@ -64,7 +65,7 @@ class Counters:
 
     def accessed(self, block: Any, kind: str, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""
-        sector, on, times = self.by_warp(block, at.view(np.int64) // SECTOR, active)
+        sector, on, times = self.by_warp(block, at // SECTOR, active)
         if at.shape[1] == 1 and on is None:  # a whole warp at one place
             threads = sector.size * times
             self.add(self.memory, block, Traffic(threads * size, threads // 32, operations=threads))
@@ -106,7 +107,7 @@ class Counters:
         P, T = max(len(at), len(words), len(here)), self.T
         if at.shape[1] == 1 and words.shape[1] == 1:
             return
-        keys = np.broadcast_to(np.where(here, at.view(np.int64), -1 - np.arange(T)), (P, T))
+        keys = np.broadcast_to(np.where(here, at, -1 - np.arange(T)), (P, T))
         words = np.broadcast_to(words if size > 8 else words[..., None], (P, T, max(size // 8, 1)))
         order = np.argsort(keys, axis=1, kind="stable")
         keys, words = np.take_along_axis(keys, order, 1), np.take_along_axis(words, order[..., None], 1)

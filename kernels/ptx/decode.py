@@ -84,6 +84,11 @@ def dtype(kind: str) -> np.dtype:
     return np.dtype(bool) if kind == "pred" else np.dtype(f"u{max(width(kind), 8) // 8}")
 
 
+def immediate(bits: int, kind: str) -> str:
+    """The name of an immediate's slot."""
+    return f"#{bits & ((1 << width(kind)) - 1)}:{dtype(kind).str}"
+
+
 def converter(kind: str) -> Callable[[np.ndarray], np.ndarray]:
     to = dtype(kind)
     return lambda x: x.astype(to)
@@ -130,9 +135,8 @@ class Decoder:
         if isinstance(operand, Vector) and len(operand.parts) == 1:
             operand = operand.parts[0]
         if isinstance(operand, Immediate):
-            bits = operand.bits & ((1 << width(kind)) - 1)
-            slot = self.slot(f"#{bits}:{dtype(kind).str}")
-            self.fixed[slot] = np.full((1, 1), bits, dtype(kind))
+            slot = self.slot(immediate(operand.bits, kind))
+            self.fixed[slot] = np.full((1, 1), operand.bits & ((1 << width(kind)) - 1), dtype(kind))
             return slot, None
         if isinstance(operand, Symbol):
             slot = self.slot(operand.name)

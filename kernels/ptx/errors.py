@@ -8,6 +8,10 @@ def location(where: tuple[tuple[str, int], ...]) -> str:
     return ", called from ".join(f"{file}:{line}" for file, line in where)
 
 
+class Refused(ValueError):
+    """A launch, option or setting that is refused before anything runs: no GPU takes it, or the machine does not."""
+
+
 class PtxError(Exception):
     """Something the machine found in a kernel. Attributes: line (of the PTX text), where, program, thread, opcode.
 
@@ -62,6 +66,22 @@ class Race(PtxError):
     """Two accesses to one place, one of them a write, which nothing orders."""
 
 
+class WarpRace(Race):
+    """A race between lanes of one warp, so that no other thread has a part in it: graver ones are a plain Race.
+
+    Of what several lanes store by one instruction one value stays, and PTX does not say whose. Between two instructions
+    the lanes need not be in step.
+    """
+
+
+class AssertionFailed(PtxError):
+    """A device_assert that does not hold, or Triton's own that an integer did not overflow, both with debug=True."""
+
+
+class Trap(PtxError):
+    """The kernel stops itself."""
+
+
 class DivergentBarrier(PtxError):
     """Some threads of a program wait at a barrier that others never reach."""
 
@@ -70,8 +90,12 @@ class Deadlock(PtxError):
     """Every thread that is left waits for something that nobody will do."""
 
 
+class Unfinished(PtxError):
+    """The launch did not end within the instructions that it may run: it may be long, or have no end."""
+
+
 class Endless(PtxError):
-    """The launch ran more instructions than it was allowed to."""
+    """A loop that never ends: it comes round in the state that it was in before."""
 
 
 class ScheduleDependent(PtxError):

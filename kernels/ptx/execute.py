@@ -1,5 +1,6 @@
 """One launch from start to end: lay out memory, run the machine, look for races, give back results and a report."""
 
+from collections.abc import Sequence
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
@@ -7,13 +8,16 @@ import numpy as np
 
 from .assemble import assemble
 from .block import World, coordinates
+from .calls import Printed
 from .counters import CLASSES, Counters, Traffic, class_of
 from .decode import dtype
-from .errors import Race, location
+from .errors import PtxError, Race, WarpRace, location
 from .machine import Machine
-from .memory import Buffer, GlobalMemory, Region
+from .memory import GlobalMemory
 from .parse import Instruction, Where
 from .races import Access, find_races
+from .segments import Buffer, Region, number
+from .unwritten import verdict
 
 
 class Line(NamedTuple):
@@ -46,17 +50,33 @@ class Report:
     classes      warp instructions by class of instruction
     unique       distinct bytes of each array argument that were read
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
+    printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
+    config       the triton.Config of a kernel under triton.autotune that ran; else None
+
+    What Triton's CompiledKernel has, it has too, if a Triton kernel was launched: n_regs, n_spills, asm, metadata, ...
     """
+
+    compiled: Any = None  # the compiled.Kernel
+    config: Any = None
 
     def __init__(self, name: str, target: str, world: World, trace: bool):
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
         self.counters, memory = world.counters, world.memory
-        self.disagreeing = self.counters.disagreeing
+        self.disagreeing, self.printed = self.counters.disagreeing, world.printed
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or self.compiled is None:
+            raise AttributeError(f"a report has no {name!r}")
+        return getattr(self.compiled, name)
+
+    def __getitem__(self, grid: Any) -> Any:
+        """Launch the same compiled kernel again: report[grid](*args)."""
+        return self.compiled[grid]
 
     @cached_property
     def by_instruction(self) -> list[tuple[Instruction, Line]]:
@@ -108,49 +128,85 @@ def scalar(value: Any, kind: str) -> np.ndarray:
 def execute(
     text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
-    approximation_ulps: int = 0, trace: bool = False,
+    approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
+    blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
     arguments  (name, Buffer or number) in the order of the module's parameters
-    shared     bytes of dynamic shared memory; checks, seed, readable, approximation_ulps as in launch.run
+    reachable  more arrays that it may touch, by addresses that it loads
+    blank      by array, which elements nobody has written: see unwritten.py
+    shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
     """
+    if warp_races not in ("raise", "warn"):
+        raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
-    buffers = [value for _, value in arguments if isinstance(value, Buffer)]
-    memory = GlobalMemory(buffers, decoded.constants, readable or {}, checks)
-    values = {}
-    for (parameter, kind), (_, value) in zip(decoded.parameters, arguments, strict=True):
-        number = memory.pointers[value.name] if isinstance(value, Buffer) else value
-        values[parameter] = scalar(number or 0, kind)
-    T, random = 32 * num_warps, None if seed is None else np.random.default_rng(seed)
-    registers = decoded.registers(memory.pointers, values, T, grid, random)
-    size = shared + decoded.shared
-    world = World(decoded, memory, Counters(decoded, T), registers, grid, T, size, checks, random)
+    buffers = [*(value for _, value in arguments if isinstance(value, Buffer)), *reachable]
+
+    def world(filler: int | None, prints: bool) -> World:
+        memory = GlobalMemory(buffers, decoded.constants, readable or {}, checks, blank if checks else None, filler)
+        values = {}
+        for (parameter, kind), (_, value) in zip(decoded.parameters, arguments, strict=True):
+            bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
+            values[parameter] = scalar(bits or 0, kind)
+        T, random = 32 * num_warps, None if seed is None else np.random.default_rng(seed)
+        registers = decoded.registers(memory.pointers, values, T, grid, random)
+        size = shared + decoded.shared
+        counters, printed, lenient = Counters(decoded, T), Printed(prints), warp_races == "warn"
+        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient)
+
+    def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
+        other = world(filler, prints=False)
+        return other.memory, ended(other, max_steps)
+
+    usual = world(None, prints)
     try:
-        Machine(world).run()
+        error = verdict((usual.memory, ended(usual, max_steps)), again)
     finally:
-        memory.write_back()
-    for race in find_races(memory.log):
-        raise as_error(race, grid, memory)
-    return Report(name, target, world, trace)
+        usual.printed.close()
+        usual.memory.write_back()
+    if error is not None:
+        raise error
+    for race in find_races(usual.memory.log):
+        usual.complain(as_error(race, grid, usual.memory))
+    return Report(name, target, usual, trace)
+
+
+def ended(world: World, max_steps: int | None) -> PtxError | None:
+    """Run a launch to its end; what it fails with."""
+    try:
+        Machine(world, **({} if max_steps is None else {"limit": max_steps})).run()
+    except PtxError as error:
+        return error
+    return None
 
 
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
     """A race that races.py found, told of its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
-    other = f"thread {t} of the same program" if race.within else f"thread {t} of program {coordinates(p, grid)}"
-    missing = "no barrier" if race.within else "neither a release and acquire nor the end of a launch"
+    warp, place = race.level == "warp", memory.describe(address)
+    if warp and one is two and first == second == "store":
+        what = (
+            f"a race within one warp at {place}: threads {t} and {u} store two values, and PTX does not say which stays"
+        )
+        return WarpRace(what, two, coordinates(q, grid), u)
+    other = {"warp": f"thread {t} of the same warp", "program": f"thread {t} of the same program"}.get(
+        race.level, f"thread {t} of program {coordinates(p, grid)}"
+    )
+    missing = {"warp": "no barrier, for lanes need not be in step,", "program": "no barrier"}.get(
+        race.level, "neither a release and acquire nor the end of a launch"
+    )
     where = location(one.where)
     article = "an" if first == "atomic" else "a"
     what = (
-        f"a race at {memory.describe(address)}: this {second} and {article} {first} by {other}"
+        f"a race {'within one warp ' if warp else ''}at {place}: this {second} and {article} {first} by {other}"
         f"{f', {where}' if where else ''}, PTX line {one.line}, with {missing} between them"
     )
-    return Race(what, two, coordinates(q, grid), u)
+    return (WarpRace if warp else Race)(what, two, coordinates(q, grid), u)
 
 
 def source_line(where: Where) -> tuple[str, int]:

@@ -8,7 +8,7 @@ Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire p
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 WRITES = ("store", "atomic")
+LEVELS = ("launch", "program", "warp")  # two programs, two warps of one, two lanes of one warp: the gravest first
 EXAMPLES = 256  # places looked at where one set of instructions collides within programs: thousands tell no more
 
 
@@ -51,7 +52,7 @@ class _Log:
 
 
 def replay(log: Sequence[Any], rows: Rows | None) -> list[tuple]:
-    """Races among the rows, one for each pair of instructions, within a program and between two.
+    """Races among the rows, one for each pair of instructions and level.
 
     rows      of all places that several threads share, and of the fences
     returns   (access, who, access, who, place): two log indices, in order of execution, and their threads
@@ -70,11 +71,13 @@ def replay(log: Sequence[Any], rows: Rows | None) -> list[tuple]:
     # A thread that synchronises counts for itself until the next barrier, when its program shares what it knows.
     both = Rows(*map(np.concatenate, zip(suspects, rows.take(wide), strict=True)))
     moment = number(both.who, both.epoch)
-    acts = np.isin(moment[: len(crowded)], moment[len(crowded) :]) | crowded
+    synced = np.isin(moment[: len(crowded)], moment[len(crowded) :])
+    acts = synced | crowded
     party = np.where(acts, suspects.who, rows.who.max() + 1 + suspects.who // 32)
     stretch = number(party, suspects.epoch, suspects.warp_epoch, np.where(acts, suspects.turn, 0))
     value = np.where(crowded, np.unique(suspects.value, return_inverse=True)[1].ravel(), 0)
     kept = _distinct(suspects.place, flags.instruction[suspects.access], crowded, stretch, value)
+    kept = kept[_two_of_each(suspects, copies, value, synced)[kept]]
     found = _Replay(flags, T, suspects.take(kept), stretch[kept], copies[kept], crowded[kept])
     overwrites = weak.take(flags.store[weak.access] & _among(weak.place, sync.place))
     fences = rows.take((rows.place < 0) & np.isin(rows.who, sync.who))
@@ -161,16 +164,39 @@ def _distinct(place, instruction, crowded, *what: np.ndarray) -> np.ndarray:
     return np.sort(first[np.repeat(keep, np.diff(np.append(start, len(first))))])
 
 
+def _two_of_each(rows: Rows, copies: np.ndarray, value: np.ndarray, synced: np.ndarray) -> np.ndarray:
+    """Rows (bool) without those that say nothing new: of lanes of a warp that do the same in one place at once, and do
+    not synchronise by themselves, two race with whomever any of them races with."""
+    group = number(rows.access, rows.place, rows.who // 32, value, copies)
+    group = np.where(synced, group.max() + 1 + np.arange(len(group)), group)
+    order = np.argsort(group, kind="stable")
+    start = np.flatnonzero(np.diff(group[order], prepend=-1))
+    turn = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
+    keep = np.zeros(len(order), bool)
+    keep[order] = turn < 2
+    return keep
+
+
+def _members(group: np.ndarray) -> Callable[[int], int]:
+    """A function of a number: where it stands in the group, as bits."""
+    order = np.argsort(group, kind="stable")
+    ordered = group[order]
+
+    @cache
+    def bits(number: int) -> int:
+        first, last = np.searchsorted(ordered, [number, number + 1])
+        return reduce(or_, (1 << n for n in order[first:last].tolist()), 0)
+
+    return bits
+
+
 class _Replay:
     """Knowledge as it spreads: the suspects' rows, the stretch of each, and whether it is a copy, or in a crowd."""
 
     def __init__(self, flags: _Log, T: int, rows: Rows, stretch: np.ndarray, copies: np.ndarray, crowded: np.ndarray):
-        def bits(mask):
-            return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
-
         self.flags, self.T, self.rows, self.copies = flags, T, rows, copies.tolist()
         _, sample, self.stretch = np.unique(stretch, return_index=True, return_inverse=True)
-        self.of_program = cache(lambda p: bits(rows.who[sample] // T == p))
+        self.of = {level: _members(rows.who[sample] // size) for level, size in (("program", T), ("warp", 32))}
         self.crowded = set(rows.place[crowded].tolist())
         # of a program or a warp: barriers passed, what all its threads know, what they learn at the next barrier
         self.groups = defaultdict(lambda: [0, 0, 0])
@@ -221,21 +247,28 @@ class _Replay:
 
     def check(self, n: int, k: int, known: int, me: int, place: int, who: int, value: int) -> None:
         """Note what row n, of stretch `me`, races with among those that touched this place before it."""
-        flags, program, crowded = self.flags, who // self.T, place in self.crowded
-        this, copy, mine = int(flags.instruction[k]), self.copies[n], self.of_program(program)
+        flags, crowded = self.flags, place in self.crowded
+        this, copy = int(flags.instruction[k]), self.copies[n]
         for (that, other_copy), stretches in self.touched[place].items():
-            hit = stretches ^ stretches & known
-            if not hit or not (flags.writes[this] or flags.writes[that]):
+            if not (flags.writes[this] or flags.writes[that]):
                 continue
+            pairs = {level: (*sorted((this, that)), level) for level in LEVELS}
             if flags.strong[this] and flags.strong[that]:
-                hit &= 0 if flags.wide[this] and flags.wide[that] else ~mine
+                if flags.wide[this] and flags.wide[that]:
+                    continue
+                pairs = {"launch": pairs["launch"]}
             if copy or other_copy or not crowded:
-                hit &= ~mine
-            for within in (True, False):
-                pair, others = (*sorted((this, that)), within), hit & mine if within else hit & ~mine
-                if others and within and this == that and flags.store[this]:
+                pairs = {"launch": pairs["launch"]}
+            if not (pairs := {level: pair for level, pair in pairs.items() if pair not in self.found}):
+                continue
+            if not (hit := stretches ^ stretches & known):
+                continue
+            program, warp = self.of["program"](who // self.T), self.of["warp"](who // 32)
+            for level, pair in pairs.items():
+                others = hit & {"launch": ~program, "program": program & ~warp, "warp": warp}[level]
+                if others and level != "launch" and this == that and flags.store[this]:
                     others &= reduce(or_, (by for bytes, by in self.stored[place, this].items() if bytes != value), 0)
-                if others and pair not in self.found:
+                if others:
                     other = (others & -others).bit_length() - 1
                     here = (self.rows.place == place) & (self.stretch == other)
                     row = np.flatnonzero(here & (flags.instruction[self.rows.access] == that))[0]

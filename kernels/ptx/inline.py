@@ -11,10 +11,7 @@ from typing import Any
 from .errors import ParseError, UnknownOpcode
 from .syntax import Address, Function, Immediate, Instruction, Program, Register, Symbol, Vector
 
-MISSING = {
-    "vprintf": "tl.device_print is not modelled; delete it from the kernel",
-    "__assertfail": "tl.device_assert is not modelled; compile without debug=True and TRITON_DEBUG",
-}
+DEVICE = {"vprintf": (64, 64), "__assertfail": (64, 64, 32, 64)}  # what calls.py executes -> bits of its parameters
 
 
 def own_parameter(i: Instruction, f: Function) -> bool:
@@ -74,11 +71,12 @@ class Inliner:
         callers = (*callers, (f.name, i.where[: len(i.where) - sum(len(at) for _, at in callers)]))
         if target.name in (name for name, _ in callers):
             raise UnknownOpcode(f"{i.opcode} {target.name}", "it calls itself, and calls are inlined", i)
+        given = [x for v in (*results, arguments) for x in v.parts]
+        if target.name in DEVICE:
+            return self.device(i, target.name, [f"%{x.name}{mark}+0" for x in given], len(results))
         g = self.called(target.name)
         if g is None:
-            why = MISSING.get(target.name, "the PTX has no body of it")
-            raise UnknownOpcode(f"{i.opcode} {target.name}", why, i)
-        given = [x for v in (*results, arguments) for x in v.parts]
+            raise UnknownOpcode(f"{i.opcode} {target.name}", "the PTX has no body of it", i)
         wanted = [name for name, _ in g.results + g.parameters]
         if len(given) != len(wanted):
             raise ParseError(f"{target.name} takes {len(wanted)} results and parameters and is given {len(given)}", i)
@@ -86,6 +84,16 @@ class Inliner:
         self.forget(results[0].parts if results else (), mark)
         self.add(g, {w: Symbol(x.name + mark) for w, x in zip(wanted, given, strict=True)}, top, callers)
         self.forget(arguments.parts, mark)
+        return None
+
+    def device(self, i: Instruction, name: str, given: list[str], results: int) -> None:
+        """Append a call of one of DEVICE as an instruction of that name, its results and parameters as operands."""
+        own = [f"{place}:{bits}" for place, bits in zip(given, (32,) * results + DEVICE[name], strict=False)]
+        if missing := [x for x in own[results:] if x not in self.given]:
+            raise UnknownOpcode(f"{i.opcode} {name}", f"nothing has set its parameter {missing[0]}", i)
+        self.given.update(own[:results])
+        self.registers |= dict.fromkeys(own[:results], "b32")
+        self.instructions.append(i._replace(opcode=name, operands=tuple(Register(x) for x in own)))
 
     def parameter(self, i: Instruction, names: dict[str, Any], mark: str) -> Iterator[Instruction]:
         """ld.param and st.param of a call: moves from and to a register for each element of the parameter."""

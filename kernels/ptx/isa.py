@@ -18,8 +18,8 @@ from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
 REFUSED = {
-    "wgmma": "warp-group matrix products are not modelled; compile for sm_80",
-    "tcgen05": "tensor memory of sm_100 is not modelled; compile for sm_80 or sm_90 with mma",
+    "wgmma": "warp-group matrix products are not modelled",
+    "tcgen05": "tensor memory of sm_100 is not modelled",
     "mbarrier": "barriers in shared memory are not modelled",
     "cp.async.bulk": "the tensor memory accelerator is not modelled",
     "cp.reduce.async.bulk": "the tensor memory accelerator is not modelled",

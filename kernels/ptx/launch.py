@@ -7,39 +7,28 @@
 Arrays are the caller's own, NumPy's or torch's on the CPU: what the kernel stores appears in them.
 """
 
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import numpy as np
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
-from .compile import capability, compile, leaves
+from ..backend import BackendError
+from .advice import explain
+from .compile import capability, compile, compiling, leaves
+from .compiled import Kernel
+from .empties import unwritten, watching
+from .errors import UnknownOpcode
 from .execute import execute
-from .memory import Buffer
-
-Readable = Mapping[str, bool | np.ndarray]
-
-
-class Settings(NamedTuple):
-    """How the machine runs a launch; `run` and `route` take these as keywords, `execute` gets them.
-
-    checks    whether bounds, alignment, unwritten memory, races, barriers and deadlock are checked
-    seed      None runs the default schedule, an int a random one
-    readable  by parameter name, whether an array may be read before the kernel writes it: one bool, or one per
-              element. A function of (kernel name, its parameters by name) may return this, for launches that differ
-    approximation_ulps  by how many units in the last place approximate functions are perturbed
-    trace     whether the report keeps every access to global memory
-    """
-
-    checks: bool = True
-    seed: int | None = None
-    readable: Readable | Callable[[str, dict[str, Any]], Readable | None] | None = None
-    approximation_ulps: int = 0
-    trace: bool = False
+from .limits import grid_shape
+from .reach import buffer, reached, scratch
+from .segments import Buffer
+from .settings import Settings, check_settings
+from .tuned import chosen, run_tuned
 
 
 class Route(NamedTuple):
@@ -50,10 +39,12 @@ class Route(NamedTuple):
     reports: deque
     each: Callable[[Any], object] | None
     takes_all: bool  # else a launch with a tensor on another device goes its usual way
+    seen: set  # the keys of autotuned kernels that were launched
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         tensors = (x for x in leaves((*args, *kwargs.values())) if hasattr(x, "data_ptr"))
-        return self.takes_all or all(x.device.type == "cpu" for x in tensors)
+        # A dtype in place of an array, as kernel.warmup takes it, is on no device.
+        return self.takes_all or all(getattr(getattr(x, "device", None), "type", "cpu") == "cpu" for x in tensors)
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -65,14 +56,15 @@ _usual: dict[type, Any] = {}  # class -> its own run, while routes replace it
 def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: Any) -> Any:
     """Launch `kernel[grid](*args, **kwargs)` on the machine and return its report; None if the grid is empty.
 
-    kernel  a @triton.jit function, also under triton.heuristics, or triton.autotune with a single configuration
+    kernel  a @triton.jit function, also under triton.heuristics and triton.autotune, whose first configuration that
+            the target takes is launched: the report's `config`
     grid    an int, a tuple of up to three, or a function of the parameters by name
     args    NumPy arrays or torch CPU tensors of any strides, numbers, None, constexprs
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
     kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings`
 
-    Raises BackendError under Triton's interpreter, TypeError and ValueError for arguments that do not fit, PtxError
-    for what the machine finds.
+    Raises BackendError under Triton's interpreter; TypeError and ValueError for arguments, options and settings that do
+    not fit and for launches that no GPU takes, OutOfResources among them; PtxError for what the machine finds.
     """
     if not isinstance(kernel, KernelInterface):
         raise TypeError(f"the kernel is {kernel!r}; run takes a function decorated with @triton.jit")
@@ -80,7 +72,8 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
     parameters = kernel.arg_names  # pyright: ignore[reportAttributeAccessIssue]
     if clash := sorted({"target", *settings} & set(parameters[len(args) :])):
         raise TypeError(f"{clash[0]}= is a parameter of the kernel and a setting of run; pass the kernel's by position")
-    with _routed(Route(target, Settings(**settings), deque(maxlen=1), None, takes_all=True)) as reports:
+    check_settings(settings)
+    with _routed(Route(target, Settings(**settings), deque(maxlen=1), None, True, set())) as reports:
         kernel[grid](*args, **kwargs)
     return reports[-1] if reports else None
 
@@ -95,10 +88,17 @@ def route(
     each      is called with every report
     settings  the fields of `Settings`
 
-    Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch.
-    Raises BackendError under Triton's interpreter, which would run the kernels unseen.
+    What torch.empty and its like give inside counts as unwritten until somebody writes it.
+    Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch. What it returns is
+    its report, which has all that Triton's CompiledKernel has, such as n_regs and asm: see compiled.py.
+    Raises ValueError for settings that do not fit, BackendError under Triton's interpreter, which would run the kernels
+    unseen.
     """
-    with _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all=False)) as reports:
+    check_settings({"keep": keep, "each": each, **settings})
+    with (
+        _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())) as reports,
+        watching(routing),
+    ):
         yield reports
 
 
@@ -134,40 +134,52 @@ def _patch(opened: int) -> None:
 def _run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     """JITFunction.run, while any thread has a route."""
     route = _route.get()
-    if route is None or warmup or not route.takes(args, kwargs):
+    if route is None or compiling() or not route.takes(args, kwargs):
         return _usual[JITFunction](kernel, *args, grid=grid, warmup=warmup, **kwargs)
-    report = _execute(kernel, grid, args, kwargs, *route[:2])
-    if report is not None:
-        route.reports.append(report)
-        if route.each is not None:
-            route.each(report)
-    return report
+    made = Kernel(compile(kernel, args, kwargs, route.target), kernel, _launch)
+    if warmup:
+        return made
+    try:
+        return _launch(made, grid)
+    except UnknownOpcode as error:
+        explain(error, kernel, args, kwargs, route.target)
+        raise
 
 
 def _run_tuned(tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Autotuner.run, while any thread has a route: it would time a machine that says nothing about time."""
-    route, name = _route.get(), tuner.base_fn.__name__
-    if route is not None and len(tuner.configs) > 1 and route.takes(args, kwargs):
-        raise ValueError(
-            f"{name} is autotuned over {len(tuner.configs)} configurations, which only a GPU's timings choose between; "
-            f"launch {name}.fn with the constexprs and options of one of {name}.configs"
-        )
-    return _usual[Autotuner](tuner, *args, **kwargs)
+    route = _route.get()
+    if route is None or compiling() or not route.takes(args, kwargs):
+        return _usual[Autotuner](tuner, *args, **kwargs)
+    return run_tuned(tuner, tuner.fn.run, args, kwargs, route.seen)
 
 
-def _execute(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any], target: str, settings: Settings) -> Any:
-    compiled = compile(kernel, args, kwargs, target)
+def _launch(kernel: Kernel, grid: Any) -> Any:
+    """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
+    route, compiled = _route.get(), kernel.compiled
+    if route is None:
+        raise BackendError(f"{compiled.name} was compiled for the machine; launch it within `with ptx.route():`")
     shape = grid_shape(grid, compiled.parameters)
+    kernel._init_handles()
     if 0 in shape:
-        return None
-    readable = settings.readable
+        return kernel
+    readable = route.settings.readable
     if callable(readable):
         readable = readable(compiled.name, compiled.parameters)
+        check_settings({"readable": readable})
     arguments = [(name, buffer(name, value)) for name, value in compiled.arguments]
-    arrays = [name for name, value in arguments if isinstance(value, Buffer)]
+    buffers = [value for _, value in arguments if isinstance(value, Buffer)]
+    others = reached(buffers, route.settings.reachable)
+    arrays = [array.name for array in (*buffers, *others)]
     if unknown := sorted(set(readable or ()) - set(arrays)):
         raise ValueError(f"readable names {unknown}; the arrays of {compiled.name} are {arrays}")
-    return execute(
+    own = {name: scratch(name, *size, math.prod(shape)) for name, size in compiled.scratch.items()}
+    arguments = [(name, own.get(name, value)) for name, value in arguments]
+    if "global_scratch" in own:
+        readable = {**(readable or {}), "global_scratch": False}
+    blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
+             and (which := unwritten(b)) is not None}  # fmt: skip
+    report = execute(
         compiled.ptx,
         shape,
         arguments,
@@ -175,36 +187,11 @@ def _execute(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any], target
         target=compiled.target,
         shared=compiled.shared,
         num_warps=compiled.num_warps,
-        **settings._replace(readable=readable)._asdict(),
+        blank=blank,
+        **route.settings._replace(readable=readable, reachable=others)._asdict(),
     )
-
-
-def grid_shape(grid: Any, parameters: dict[str, Any]) -> tuple[int, int, int]:
-    """A launch's grid as Triton takes it -> programs along x, y, z. Raises ValueError if that is no grid."""
-    shape: Any = grid(parameters) if callable(grid) else grid
-    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not 1 <= len(shape) <= 3 or not all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape):
-        raise ValueError(f"the grid is {shape}; give one to three numbers of programs, each an int >= 0")
-    x, y, z = (*(int(n) for n in shape), 1, 1)[:3]
-    return x, y, z
-
-
-def buffer(name: str, value: Any) -> Any:
-    """An array argument -> a Buffer over its memory, as unsigned ints of its element size; a number -> itself.
-
-    Raises ValueError for a tensor that is not on the CPU.
-    """
-    if hasattr(value, "data_ptr"):
-        import torch
-
-        value = getattr(value, "base", value)  # of triton.reinterpret
-        if value.device.type != "cpu":
-            raise ValueError(
-                f"{name} is on {value.device}; the machine works on this computer's memory: pass {name}.cpu(), or "
-                "launch the kernel as usual to run it there"
-            )
-        words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        value = value.detach().view(words[value.element_size()]).numpy()
-    if isinstance(value, np.ndarray):
-        return Buffer(name, value.view(f"u{value.itemsize}"))
-    return value.item() if isinstance(value, np.generic) else value
+    report.compiled, report.config = kernel, chosen.get()
+    route.reports.append(report)
+    if route.each is not None:
+        route.each(report)
+    return report

@@ -7,19 +7,30 @@ the first one they share. With a seed, chance decides instead: which programs sh
 apart, and who runs next at every access to global memory.
 """
 
+from typing import Any
+
 import numpy as np
 
-from .block import Block, Fragment, World
+from .block import Block, Fragment, Round, World
 from .decode import Step
-from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Uninitialised
+from .endless import READ, Budget, Kept, equal
+from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Trap, Unfinished, Uninitialised
+from .waiting import Waiting
+
+NEVER = 1 << 62  # instructions
 
 
 class Machine:
-    """One launch: who runs when."""
+    """One launch: who runs when.
 
-    def __init__(self, world: World, *, limit: int = 20_000_000):
+    limit  instructions, each counted once for all programs that run it together, after which the launch is stopped;
+           None stops loops that show no end
+    """
+
+    def __init__(self, world: World, *, limit: int | None = None):
         self.world, self.decoded, self.memory, self.random = world, world.decoded, world.memory, world.random
-        self.limit = limit  # instructions left, before the launch is called endless
+        self.most = self.limit = NEVER if limit is None else limit  # `limit` says how many are left
+        self.budget = Budget(self.decoded) if limit is None else None
         X, Y, Z = world.grid
         self.blocks = [Block(world, programs) for programs in self.teams(np.arange(X * Y * Z))]
         if self.random is not None and world.T > 32:
@@ -41,8 +52,9 @@ class Machine:
         # Having freed one large piece, glibc's malloc keeps smaller ones for reuse instead of returning each to the
         # system: the arrays of a launch come and go by the thousand, and this makes them four times as fast.
         np.empty(31 << 20, np.uint8)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), Waiting(lambda: f"{self.most - self.limit:,} instructions") as waiting:
             while self.blocks:
+                waiting.tick()
                 block, fragment = self.choose()
                 self.advance(block, fragment)
                 if not block.fragments:
@@ -92,9 +104,8 @@ class Machine:
         if active is not None:
             warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
         self.limit -= end - pc + 1
-        if self.limit < 0:
-            block.instruction = decoded.steps[pc].instruction
-            raise block.error(Endless, "the launch has run more instructions than it may", 0, 0)
+        if self.limit < 0 or (self.budget and not self.budget.spend(pc, end, len(block.programs) * self.world.T)):
+            self.interrupt(block, fragment)
         try:
             for step in decoded.steps[pc:end]:
                 step.run(block, active)
@@ -119,6 +130,18 @@ class Machine:
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
         getattr(self, step.control)(block, fragment, step)
+
+    def interrupt(self, block: Block, fragment: Fragment) -> None:
+        """Raise Unfinished if the launch may not go on, having done as much as it may."""
+        if self.limit >= 0 and self.budget and not self.budget.shows_no_end(block, fragment.pc):
+            return
+        done, row = self.most - max(self.limit, 0), int(np.argwhere(block.mask(fragment))[0][0])
+        block.instruction = self.decoded.steps[fragment.pc].instruction
+        more = (
+            f"allow more than max_steps={self.most}" if self.most != NEVER else f"allow more by max_steps={100 * done}"
+        )
+        what = f"the launch did not end within {done:,} instructions; if it is only long, {more}"
+        raise block.error(Unfinished, what, row, int(np.argwhere(block.mask(fragment))[0][1]))
 
     @staticmethod
     def unwritten(block: Block, steps: list[Step]) -> None:
@@ -145,7 +168,7 @@ class Machine:
         if not stays.any():
             fragment.pc = step.target
             if step.target <= source:
-                self.looped(block, fragment)
+                self.looped(block, fragment, source)
         elif jumps.any():
             self.part(block, fragment, jumps, stays, step.target)
 
@@ -156,6 +179,12 @@ class Machine:
             block.fragments.remove(fragment)
         elif leaves.any():
             self.part(block, fragment, leaves, stays, None)
+
+    def trap(self, block: Block, fragment: Fragment, step: Step) -> None:
+        stops, _ = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if stops.any():
+            raise block.error(Trap, "the kernel stops itself", *(int(n) for n in np.argwhere(stops)[0]))
 
     def part(self, block: Block, fragment: Fragment, goes: np.ndarray, stays: np.ndarray, target: int | None) -> None:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
@@ -170,15 +199,22 @@ class Machine:
             block.fragments.append(Fragment(target, goes))
         fragment.active = stays
 
-    def looped(self, block: Block, fragment: Fragment) -> None:
+    def looped(self, block: Block, fragment: Fragment, jump: int) -> None:
         """After a jump back: a loop that has changed nothing waits for someone else to change memory."""
+        if self.budget:
+            self.budget.look(block, fragment.pc, jump)
         live = self.decoded.live[fragment.pc]
         now = sorted((x for i, x in enumerate(block.R) if x is not None and live >> i & 1), key=lambda x: x.size)
-        before, fragment.looped = fragment.looped, (fragment.pc, self.memory.version, now)
-        if before is None or before[:2] != fragment.looped[:2] or len(before[2]) != len(now):
-            return
-        if all(x is y or np.array_equal(x, y) for x, y in zip(before[2], now, strict=True)):
+        before, fragment.looped = fragment.looped, Round(fragment.pc, jump, self.memory.version, now)
+        still = before and before[:3] == fragment.looped[:3] and equal(before.registers, now)
+        kept = fragment.kept if fragment.kept and fragment.kept.pc == fragment.pc else None
+        found = "still" if still else kept.again(block, now) if kept else ""
+        if found:
+            fragment.looped = fragment.looped._replace(found=found)
             fragment.asleep = lambda m=self.memory, version=self.memory.version: m.version == version
+        fragment.jumps += 1
+        if found or fragment.jumps & (fragment.jumps - 1) == 0:
+            fragment.kept = None if found else Kept(fragment.pc, self.memory.version, now)
 
     def barrier(self, block: Block, fragment: Fragment, step: Step) -> None:
         waits, passes = self.chosen(block, fragment, step)
@@ -234,11 +270,19 @@ class Machine:
         block.instruction = place(f)
         row, thread = (int(n) for n in np.argwhere(block.mask(f))[0])
         if spins:
-            what = "a loop waits for memory to change, and nobody is left to change it"
-            return block.error(Deadlock, what, row, thread)
+            return self.spinning(block, f.looped, row, thread)
         if f.barrier is None:
             return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", row, thread)
         others = [f"at PTX line {i.line} ({i.opcode})" for i in (place(g) for g in block.fragments if g is not f)]
         others += [] if self.together(block, block.fragments).all() else ["returned"]
         what = f"a barrier that not all threads reach; others are {', '.join(others)}"
         return block.error(DivergentBarrier, what, row, thread)
+
+    def spinning(self, block: Block, loop: Any, row: int, thread: int) -> PtxError:
+        """Of a loop that comes round in one and the same state."""
+        opcodes = [s.instruction.opcode for s in self.decoded.steps[loop.head : loop.jump]]
+        if loop.found == "still" and any(map(READ.match, opcodes)):
+            what = "a loop waits for memory to change, and nobody is left to change it"
+            return block.error(Deadlock, what, row, thread)
+        what = "this loop never ends: it comes round with the same registers and the same memory"
+        return block.error(Endless, f"{what}, after {self.most - self.limit:,} instructions", row, thread)

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .happens import WRITES, Rows, replay
+from .happens import LEVELS, WRITES, Rows, replay
 
 WIDEST = 16  # bytes: no thread's access is wider
+MANY = 256  # threads at one place, from which on some of their programs stand for all
 
 
 class Access(NamedTuple):
@@ -100,11 +101,17 @@ class Race(NamedTuple):
         """Whether both are of one program."""
         return self.first.program == self.second.program
 
+    @property
+    def level(self) -> str:
+        """ "launch" between two programs, "program" between two warps of one, "warp" between two lanes of one warp."""
+        same_warp = self.first.thread // 32 == self.second.thread // 32
+        return "launch" if not self.within else "warp" if same_warp else "program"
+
 
 def find_races(log: Sequence[Access]) -> list[Race]:
     """Races among the accesses of a launch, which the log has in order of execution.
 
-    returns one Race for each pair of instructions and each of within a program and between two; [] if all is ordered.
+    returns one Race for each pair of instructions and each level, the gravest first; [] if all is ordered.
 
     No races are: two atomic or strong accesses, if they are of gpu or sys scope or of the same program; and within a
     program, from one of its barriers to the next, the copies of a value that Triton lets several threads hold:
@@ -117,7 +124,8 @@ def find_races(log: Sequence[Access]) -> list[Race]:
     def side(k, who):
         return Side(log[k].instruction, log[k].kind, *divmod(who, log[k].threads))
 
-    return [Race(side(a, i), side(b, j), address) for a, i, b, j, address in replay(log, rows)]
+    found = [Race(side(a, i), side(b, j), address) for a, i, b, j, address in replay(log, rows)]
+    return sorted(found, key=lambda race: LEVELS.index(race.level))
 
 
 def _near_writes(log: Sequence[Access]) -> dict[int, tuple]:
@@ -145,6 +153,7 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
     granule = int(np.gcd.reduce([8, *low_bits]))
     places = {k: near[k][2][:, None] // granule + np.arange(log[k].size // granule) for k in near}
     contested, handed_on = _sharing(log, near, places)
+    stand_in = _stand_ins(log, near, places, contested | handed_on)
     turn = np.zeros((max(int(access.programs.max()) for access in log) + 1) * log[0].threads, np.int64)
     parts, seen = [], set()
     for k, access in enumerate(log):
@@ -153,7 +162,7 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
             place, here = np.full((len(flat), 1), -1), np.ones((len(flat), 1), bool)
         elif k in near:
             (flat, who, _), place = near[k], places[k]
-            here = contested[place] | handed_on[place]
+            here = (contested[place] | handed_on[place]) & stand_in(who // access.threads, place)
         else:
             continue
         if here.any():
@@ -180,6 +189,41 @@ def _sharing(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np
             writer[place] = me
             shared[0, place[writer[place] != me]] = True
     return shared
+
+
+def _stand_ins(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np.ndarray], shared: np.ndarray):
+    """Which rows are looked at: a function of programs (threads,) and their places (threads, granules of each) -> bool.
+
+    Programs that never synchronise are unordered, all of them. So where thousands of threads meet, the first two
+    programs of these that come there, and the first two that write there, race if any do; the others are left out.
+    """
+    count = {k: int(np.count_nonzero(shared[place])) for k, place in places.items()}
+    if sum(count.values()) <= MANY:
+        return lambda program, place: np.True_
+    threads, slot = log[0].threads, np.cumsum(shared, dtype=np.int32) - 1
+    met = np.zeros(int(slot[-1]) + 1, np.int64)
+    synced = np.zeros(max(int(access.programs.max()) for access in log) + 1, bool)
+    for k, access in enumerate(log):
+        if access.wide:
+            synced[access.who()[1] // threads] = True
+        if count.get(k):
+            met += np.bincount(slot[places[k][shared[places[k]]]], minlength=len(met))
+    nobody = np.iinfo(np.int64).max
+    first = np.full((4, len(met)), nobody)  # of all and of those that write, the first program and the second
+    for second in (0, 1):
+        for k, place in places.items():
+            program = np.broadcast_to(near[k][1][:, None] // threads, place.shape)
+            here = shared[place] & ~synced[program]
+            program, at = program[here], slot[place[here]]
+            for row in (0, 2) if log[k].kind in WRITES else (0,):
+                new = program != first[row, at] if second else slice(None)
+                np.minimum.at(first[row + second], at[new], program[new])
+
+    def looked_at(program: np.ndarray, place: np.ndarray) -> np.ndarray:
+        at = slot[place]
+        return (met[at] <= MANY) | synced[program][:, None] | (first[:, at] == program[None, :, None]).any(0)
+
+    return looked_at
 
 
 def _stored(access: Access, flat: np.ndarray, who: np.ndarray, granule: int) -> np.ndarray:

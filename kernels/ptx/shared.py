@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised
+from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order, near
 
 PROGRAM, WARP = 40, 20
@@ -154,10 +154,12 @@ class SharedMemory:
         lost = np.flatnonzero((table[place] != words).any(1) | (before != words).any(1))
         if not (near(table[place][lost], words[lost], width) and near(before[lost], words[lost], width)):
             first = int(on[lost[0]])
-            what = (
-                f"{size} bytes at {int(place[1][lost[0]]) * size} of shared memory, where two threads store two values"
-            )
-            raise site.error(Race, what, first // T, first % T)
+            rivals = (place[0] == place[0][lost[0]]) & (place[1] == place[1][lost[0]])
+            differs = rivals & (words != words[lost[0]]).any(1)
+            kind = WarpRace if differs.any() and (on[differs] // 32 == first // 32).all() else Race
+            what = f"{size} bytes at {int(place[1][lost[0]]) * size} of shared memory, where two threads "
+            what += "of one warp store two values" if kind is WarpRace else "store two values"
+            site.world.complain(site.error(kind, what, first // T, first % T))
         return len(lost)
 
     def claim(self, at: np.ndarray, size: int, active, tags: np.ndarray, site) -> np.ndarray:
@@ -201,19 +203,26 @@ class SharedMemory:
     def ordered(self, name: str, cells: "Cells", verb: str, size: int, site, matters: Any = True) -> None:
         tag = self.known(name)[cells.at]
         bad = unordered(tag, cells.mine) & matters
-        if bad.any():
-            other = tag[np.flatnonzero(bad)[0]]
-            who = int(other & WHO)
-            by = f"thread {who}" if who < SEVERAL else f"warp {who - SEVERAL}" if who < ALL else "several warps"
-            verbs = {"writer": "wrote", "reader": "read"}[name]
-            self.demand(~bad, Race, f"{verb} here, that {by} {verbs} with no barrier in between", cells, size, site)
+        if not bad.any():
+            return
+        other_warp = bad & (warp_of(tag) != warp_of(cells.mine))
+        bad = other_warp if other_warp.any() else bad
+        steps, by = site.world.decoded.steps, np.unique(self.known("by")[cells.at[bad]]).tolist()
+        copies = any(i.opcode.startswith("cp.async") for i in (site.instruction, *(steps[n].instruction for n in by)))
+        kind = Race if other_warp.any() or copies else WarpRace
+        who = int(tag[np.flatnonzero(bad)[0]] & WHO)
+        them = f"thread {who}" if who < SEVERAL else f"warp {who - SEVERAL}" if who < ALL else "several warps"
+        them += " of the same warp" * (kind is WarpRace and who < SEVERAL)
+        verbs = {"writer": "wrote", "reader": "read"}[name]
+        self.demand(~bad, kind, f"{verb} here, that {them} {verbs} with no barrier in between", cells, size, site)
 
     def demand(self, good: np.ndarray, kind: type[PtxError], what: str, cells: "Cells", size: int, site) -> None:
         if not good.all():
             first = int(np.flatnonzero(~good)[0])
             where = int(cells.at[first]) % self.writer.shape[1] * self.granule
             text = f"{size} bytes at {where} of shared memory {what}"
-            raise site.error(kind, text, int(cells.who[first]) // cells.threads, int(cells.who[first]) % cells.threads)
+            who = divmod(int(cells.who[first]), cells.threads)
+            site.world.complain(site.error(kind, text, *who))
 
 
 class Cells(NamedTuple):

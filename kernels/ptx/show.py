@@ -13,7 +13,7 @@ import numpy as np
 
 from .counters import SECTOR
 from .execute import Line, Report
-from .memory import Region
+from .segments import Region
 
 COLUMNS = ("instructions", "loaded", "moved", "stored", "wavefronts", "conflicts", "barriers", "atomics")
 ARRAYS = ("kind", "asked", "moved", "distinct")

@@ -1,0 +1,123 @@
+"""Memory that torch.empty gave while a route is open, and that nobody has written since.
+
+It is filled with a NaN that no arithmetic makes: an element that still holds it is unwritten, whoever may have written
+the others, torch, NumPy or a kernel. Of types of 8 and 16 bits that are no float16 or bfloat16 any pattern is a likely
+number: there one byte that differs makes the whole tensor count as written.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ctypes import c_char
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .segments import Buffer, span
+
+PATTERN = 0xFFE5  # a NaN as float16, bfloat16 and, repeated, float32 and float64
+MOST = 1 << 30  # bytes of a tensor that is looked after
+FUNCTIONS = ("empty", "empty_like", "empty_strided", "empty_permuted")  # of torch
+METHODS = ("new_empty", "new_empty_strided")  # of torch.Tensor
+
+
+class Storage(NamedTuple):
+    """A tensor's memory."""
+
+    low: int
+    high: int
+    exact: bool  # whether each element tells for itself
+    weak: Any
+
+    def words(self) -> np.ndarray:
+        """The bytes as words of the pattern's size; an odd one at the end is left out."""
+        memory: Any = (c_char * (self.high - self.low)).from_address(self.low)
+        return np.frombuffer(memory, "u2", (self.high - self.low) // 2)
+
+
+_opened = 0  # routes, in all threads
+_patching = threading.Lock()
+_usual: dict[tuple[Any, str], Any] = {}  # (torch or torch.Tensor, name) -> its own, while routes replace it, or None
+_storages: dict[int, Storage] = {}  # by first byte
+
+
+@contextmanager
+def watching(here: Callable[[], bool]) -> Iterator[None]:
+    """Inside, torch's functions that give unwritten memory note it, in threads where `here()` is true."""
+    _count(+1, here)
+    try:
+        yield
+    finally:
+        _count(-1, here)
+
+
+def _count(opened: int, here: Callable[[], bool]) -> None:
+    """The first to come replaces torch's functions, the last to go puts them back."""
+    global _opened
+    import torch
+
+    with _patching:
+        if _opened == 0:
+            for owner, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
+                for name in names:
+                    _usual[owner, name] = vars(owner).get(name)  # torch.Tensor's are those of its base
+                    setattr(owner, name, noted(getattr(owner, name), here))
+        _opened += opened
+        if _opened == 0:
+            for (owner, name), function in _usual.items():
+                if function is None:
+                    delattr(owner, name)
+                else:
+                    setattr(owner, name, function)
+            _usual.clear()
+            _storages.clear()
+
+
+def noted(function: Any, here: Callable[[], bool]) -> Any:
+    import torch
+
+    @functools.wraps(function)
+    def empty(*args, **kwargs):
+        made = function(*args, **kwargs)
+        if not torch.compiler.is_compiling() and type(made) is torch.Tensor and here() and "out" not in kwargs:
+            note(made)
+        return made
+
+    return empty
+
+
+def note(tensor: Any) -> None:
+    """Fill a new tensor with the pattern and remember its memory."""
+    import torch
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        return
+    memory = tensor.untyped_storage()
+    size, low = memory.nbytes(), memory.data_ptr()
+    if not 2 <= size <= MOST or not low:
+        return
+    exact = tensor.element_size() >= 4 or tensor.dtype in (torch.float16, torch.bfloat16)
+    if len(_storages) & (len(_storages) - 1) == 0:  # now and then
+        for gone in [first for first, storage in _storages.items() if storage.weak.expired()]:
+            del _storages[gone]
+    _storages[low] = Storage(low, low + size, exact, StorageWeakRef(memory))
+    _storages[low].words()[...] = PATTERN
+
+
+def unwritten(buffer: Buffer) -> np.ndarray | None:
+    """Which elements of an array nobody has written, bool of its shape; None: all may count as written."""
+    array = buffer.array
+    if not array.size or not _storages:
+        return None
+    low, high = span(array)
+    storage = next((s for s in _storages.values() if s.low <= low and high <= s.high), None)
+    if storage is None or storage.weak.expired():
+        return None
+    if not storage.exact:
+        return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None
+    if array.itemsize == 1:
+        return None
+    blank = array == np.uint64(PATTERN * 0x0001000100010001).astype(array.dtype)
+    return blank if blank.any() else None

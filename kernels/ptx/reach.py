@@ -1,0 +1,101 @@
+"""The arrays that a launch may touch: its arguments, scratch memory, and what a table of pointers leads to."""
+
+import gc
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from .segments import BITS, SURELY, Buffer, span
+
+
+def buffer(name: str, value: Any) -> Any:
+    """An array argument -> a Buffer over its memory, as unsigned ints of its element size; a number -> itself.
+
+    Raises ValueError for a tensor that is not on the CPU.
+    """
+    if hasattr(value, "data_ptr"):
+        import torch
+
+        value = getattr(value, "base", value)  # of triton.reinterpret
+        if value.device.type != "cpu":
+            raise ValueError(
+                f"{name} is on {value.device}; the machine works on this computer's memory: pass {name}.cpu(), or "
+                "launch the kernel as usual to run it there"
+            )
+        words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+        value = value.detach().view(words[value.element_size()]).numpy()
+    if isinstance(value, np.ndarray):
+        return Buffer(name, value.view(f"u{value.itemsize}"))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def scratch(name: str, size: int, alignment: int, programs: int) -> Buffer:
+    """What Triton's allocator would give: `size` bytes for each program, one program after the other."""
+    room = np.zeros(programs * size + alignment, np.uint8)
+    first = -room.ctypes.data % alignment
+    return Buffer(name, room[first : first + programs * size])
+
+
+def named(reachable: Any) -> Iterator[tuple[str, Any]]:
+    """`reachable` of a launch as pairs of a name and an array. Raises TypeError for anything but arrays."""
+    if isinstance(reachable, Mapping):
+        pairs = [(str(name), x) for name, x in reachable.items()]
+    elif isinstance(reachable, Sequence):
+        pairs = [(f"reachable[{n}]", x) for n, x in enumerate(reachable)]
+    else:
+        pairs = [("reachable", reachable)]
+    for name, x in pairs:
+        if not isinstance(x, np.ndarray) and not hasattr(x, "data_ptr"):
+            raise TypeError(f"{name} is {type(x).__name__}; reachable= takes arrays, in a list or by name in a dict")
+        yield name, x
+
+
+def reached(buffers: list[Buffer], reachable: Any) -> list[Buffer]:
+    """What a launch may touch beyond its arguments: `reachable`, and live tensors that tables of pointers point into.
+
+    buffers    the arguments; a table is any of 64-bit words
+    reachable  None, an array, several, or arrays by name
+
+    A tensor that a table alone leads to is called `*table[i]`. NumPy arrays are found only if `reachable` names them.
+    """
+    found = [buffer(name, x) for name, x in named(reachable if reachable is not None else ())]
+    tables = [*buffers, *found]
+    while tables:
+        known = [span(b.array) for b in (*buffers, *found) if b.array.size]
+        new = [*pointed(tables, known)]
+        found, tables = found + new, new
+    return found
+
+
+def pointed(tables: list[Buffer], known: list[tuple[int, int]]) -> Iterator[Buffer]:
+    """The tensors outside of the `known` spans of memory that addresses in some tables lie in."""
+    wanted: dict[int, str] = {}
+    for table, array in tables:
+        likely = (array >= SURELY) & (array < 1 << BITS - 1) if array.itemsize == 8 else np.zeros((), bool)
+        for at in np.argwhere(likely) if likely.any() else ():
+            wanted.setdefault(int(array[tuple(at)]), f"*{table}[{', '.join(map(str, at))}]" if len(at) else f"*{table}")
+    for low, high in known:
+        wanted = {address: name for address, name in wanted.items() if not low <= address < high}
+    if not wanted:
+        return
+    tensors = sorted(living(), key=lambda b: span(b.array)[0] - span(b.array)[1])  # the largest first
+    for _, array in tensors:
+        low, high = span(array)
+        inside = [address for address in wanted if low <= address < high]
+        if inside:
+            yield Buffer(wanted[inside[0]], array)
+            wanted = {address: name for address, name in wanted.items() if address not in inside}
+
+
+def living() -> Iterator[Buffer]:
+    """Every tensor of this process that lies in its memory."""
+    torch: Any = sys.modules.get("torch")
+    for x in gc.get_objects() if torch else ():
+        plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout == torch.strided
+        if plain and math.prod(x.shape) and not x.is_complex() and not x.is_quantized:
+            with suppress(RuntimeError):  # within a transform of torch.func there is no memory to see
+                yield buffer("", x)

@@ -1,0 +1,158 @@
+"""Addresses: which number a kernel sees for each byte of the caller's arrays, and where the machine keeps that byte.
+
+Every piece of the caller's memory has a segment of 2**48 addresses to itself, with the piece in its middle. So an
+address says by its upper bits which array's pointer it was derived from, however far an offset has led it astray.
+Addresses below 2**48 are those of this process: a kernel has them from tables of pointers, as of `tensor.data_ptr()`.
+The machine keeps all pieces in one arena, with guard bytes between them that belong to nobody.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+BITS = 48
+MIDDLE = 1 << BITS - 1
+GUARD = 4096
+SURELY = 1 << 32  # integers from here on that equal an address of an array are one
+
+
+class Buffer(NamedTuple):
+    """An array argument: its memory is the caller's, so that results appear in it."""
+
+    name: str
+    array: np.ndarray
+
+
+class Region(NamedTuple):
+    """An array's place in the arena."""
+
+    buffer: Buffer
+    pointer: int  # of its first element
+    low: int  # its first byte, which is another where a stride is negative
+    high: int
+
+    def of(self, arena: np.ndarray) -> np.ndarray:
+        """The array's elements in the arena, or in its state, as unsigned words."""
+        array = self.buffer.array
+        return np.ndarray(array.shape, f"u{array.itemsize}", arena.data, self.pointer, array.strides)
+
+
+def address_of(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def span(array: np.ndarray) -> tuple[int, int]:
+    """First byte of an array's memory, and one past its last."""
+    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
+    first = address_of(array)
+    return first + sum(r for r in reach if r < 0), first + sum(r for r in reach if r > 0) + array.itemsize
+
+
+def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Spans of memory, those that overlap made one."""
+    pieces: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if pieces and low < pieces[-1][1]:
+            pieces[-1] = (pieces[-1][0], max(pieces[-1][1], high))
+        else:
+            pieces.append((low, high))
+    return pieces
+
+
+class Segments:
+    """The pieces of one launch's memory: equally long arrays, one entry for each, in ascending order of `real`.
+
+    real     its first byte in this process; 0 for the module's own variables, which come last
+    arena    its first byte in the arena
+    length   bytes
+    virtual  its first byte as the kernel sees it, alike in its lowest 8 bits
+    """
+
+    def __init__(self, buffers: list[Buffer], constants: dict[str, bytes]):
+        pieces = joined([span(b.array) for b in buffers if b.array.size])
+        if len(pieces) + len(constants) >= 1 << 63 - BITS:
+            raise ValueError(f"{len(pieces)} arrays; the machine tells {(1 << 63 - BITS) - 1} apart: pass fewer")
+        sizes = [(low, high - low) for low, high in pieces] + [(0, len(data)) for data in constants.values()]
+        self.arrays = len(pieces)
+        self.real, self.length = np.array(sizes, np.int64).reshape(-1, 2).T
+        self.arena, end = np.zeros_like(self.real), 2 * GUARD
+        for n, (low, size) in enumerate(sizes):
+            self.arena[n] = -(-end // 256) * 256 + low % 256
+            end = int(self.arena[n]) + size + GUARD
+        self.size = -(-end // 256) * 256
+        self.virtual = (np.arange(1, len(sizes) + 1) << BITS) + MIDDLE + self.real % 256
+        self.constants = dict(zip(constants, range(len(pieces), len(sizes)), strict=True))
+
+    def region(self, buffer: Buffer) -> Region:
+        low, high = span(buffer.array)
+        shift = int((self.arena - self.real)[np.searchsorted(self.real[: self.arrays], low, "right") - 1])
+        return Region(buffer, address_of(buffer.array) + shift, low + shift, high + shift)
+
+    def pointer(self, at: int) -> int:
+        """What the kernel sees for a byte of the arena."""
+        n = int(np.searchsorted(self.arena, at, "right")) - 1
+        return int(self.virtual[n] - self.arena[n]) + at
+
+    def located(self, address: np.ndarray, active: np.ndarray | None, off: int) -> np.ndarray:
+        """Addresses -> int64 bytes of the arena: -1 if no piece is near, `off` for threads that are off."""
+        address = address.view(np.int64)
+        first = 0 if active is None else int(np.argmax(active))
+        if active is not None and not active.flat[first]:
+            return np.full_like(address, off)
+        row, thread = (0, 0) if active is None else divmod(first, active.shape[1])
+        n = (int(address[row % len(address), thread % address.shape[1]]) >> BITS) - 1
+        if 0 <= n < len(self.arena):  # mostly all are in one piece
+            at = address - (int(self.virtual[n]) - GUARD // 2)
+            room = int(self.length[n]) + GUARD
+            far = int(at.view(np.uint64).max()) >= room  # of those that are off, too
+            if far and active is not None:
+                far = bool(((at.view(np.uint64) >= np.uint64(room)) & active).any())
+            at = self.each(address) if far else at + (int(self.arena[n]) - GUARD // 2)
+        else:
+            at = self.each(address)
+        return at if active is None else np.where(active, at, off)
+
+    def each(self, address: np.ndarray) -> np.ndarray:
+        """Addresses of several pieces, or of this process -> bytes of the arena, or -1."""
+        n = np.clip((address >> BITS) - 1, 0, max(len(self.arena) - 1, 0))
+        if not len(self.arena):
+            return np.full_like(address, -1)
+        off = address - self.virtual[n]
+        near = (off >= -GUARD // 2) & (off < self.length[n] + GUARD // 2) & (address >> BITS > 0)
+        here, at = self.owned(address, self.real)
+        return np.where(near, off + self.arena[n], np.where(here, at, -1))
+
+    def owned(self, address: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which addresses lie in an array, by its first bytes in `base`; and where each is in the arena."""
+        if not self.arrays:
+            return np.zeros_like(address, bool), address
+        n = np.maximum(np.searchsorted(base[: self.arrays], address, "right") - 1, 0)
+        off = address - base[n]
+        return (off >= 0) & (off < self.length[n]), self.arena[n] + off
+
+    def seen(self, words: np.ndarray) -> np.ndarray:
+        """64-bit words as the kernel is to see them: what is an address in one of the arrays becomes the kernel's."""
+        return self.moved(words, self.real, self.virtual, SURELY)
+
+    def back(self, words: np.ndarray) -> np.ndarray:
+        """64-bit words that a kernel wrote, its addresses turned into this process's."""
+        return self.moved(words, self.virtual, self.real, 1 << BITS)
+
+    def moved(self, words: np.ndarray, base: np.ndarray, to: np.ndarray, least: int) -> np.ndarray:
+        values = words.view(np.int64)
+        if (
+            not self.arrays
+            or not ((values >= max(least, base[0])) & (values <= base[self.arrays - 1] + self.length.max())).any()
+        ):
+            return words
+        n = np.maximum(np.searchsorted(base[: self.arrays], values, "right") - 1, 0)
+        off = values - base[n]
+        address = (values >= least) & (off >= 0) & (off < self.length[n])
+        return np.where(address, to[n] + off, values).view(np.uint64)
+
+
+def number(value: Any, segments: Segments) -> Any:
+    """A number argument as the kernel is to see it; see Segments.seen."""
+    if isinstance(value, int) and SURELY <= value < 1 << BITS:
+        return int(segments.seen(np.array([value], np.uint64))[0])
+    return value

@@ -1,0 +1,44 @@
+"""Whether it matters that a launch reads what nobody has written: it is run again with other bytes there.
+
+Many a correct kernel loads a whole block of which a part was never written and masks what it makes of it. So such a
+read is a fault only if the launch ends otherwise, in its results or its errors, with other numbers in those places.
+Bytes that a kernel moves as they are, as in a copy of a cache with dead slots, are unwritten where they arrive; only
+a copy of an array of which nothing was ever written is a fault.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from .errors import PtxError
+from .memory import BLANK, MAPPED, GlobalMemory
+
+FILLERS = (0x7E, 0xA3)  # large and positive, small and negative; what stands there by itself is NaN, or -27
+
+Outcome = tuple[GlobalMemory, PtxError | None]
+
+
+def verdict(usual: Outcome, again: Callable[[int], Outcome]) -> PtxError | None:
+    """The error that a launch ends in: its own, or Uninitialised if what nobody has written decides how it ends.
+
+    usual  the launch
+    again  runs it once more, with this byte wherever nothing is written
+    """
+    memory, error = usual
+    if memory.doubt is None:
+        return error
+    for filler in FILLERS:
+        other, fails = again(filler)
+        if str(error) != str(fails) or differ(memory, other, filler):
+            return memory.doubt
+    return error
+
+
+def differ(a: GlobalMemory, b: GlobalMemory, filler: int) -> bool:
+    """Whether two runs leave different bytes, apart from those that none of them wrote or that both merely moved."""
+    known = (a.state & MAPPED != 0) & (a.state & b.state & BLANK == 0)
+    at = np.flatnonzero(known & (a.bytes != b.bytes))
+    if a.all_doubtful or not at.size:
+        return at.size > 0
+    moved = (b.bytes[at] == filler) & ((a.bytes[at] == 0xE5) | (a.bytes[at] == 0xFF))
+    return not moved.all()
