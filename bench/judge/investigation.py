@@ -59,8 +59,8 @@ def investigate(subject: Any, dtype: str) -> Investigation:
     divergence = usual = ulps = None
     if hasattr(subject, "trace"):
         ulps = in_ulps(subject, dtype)
-        if verdict.verdict == BUG:
-            divergence, usual = starts(subject)
+        if verdict.verdict == BUG and not any(rung.aside and rung.dtype == "float64" for rung in verdict.rungs):
+            divergence, usual = starts(subject)  # which looks in float64
     return Investigation(
         subject.name_a, subject.name_b, dtype, verdict, divergence, usual, ulps,
         margins_of(subject, dtype), slots_of(subject),
