@@ -38,6 +38,8 @@ class CacheUnderTest(Protocol):
     Any of these lets more be checked (each may raise NotImplementedError to say that it cannot):
         buffers()             [(array, live)]: the cache's own memory, NumPy or torch, writable; live, bool, broadcasts
                               against array and is True where a token of the cache lies
+                              (numbers stored more coarsely than computed, as in 8 bits, are known by it, and that
+                              rounding may carry one across a step is then allowed for)
         reset()               forget everything, for a new run in the same memory
         crop(n)               keep the first n tokens of every row
         recompute(ids)        (B, T) -> logits (B, V) after the last token, without any cache
