@@ -70,7 +70,7 @@ class DecodeDiffers(AssertionError):
     def __init__(self, verdict: "Verdict"):
         rungs = [
             f"  {rung.dtype:<9} differ by {rung.error:.2g}, rounding explains {rung.gate:.2g}"
-            + ("" if rung.green else "  <-- more than rounding")
+            + {"green": "", "RED": "  <-- more than rounding", "aside": f"  (does not decide: {rung.note})"}[rung.word]
             for rung in verdict.rungs
         ]
         super().__init__("\n".join([f"{verdict.verdict}: {verdict.reason}", *rungs]))

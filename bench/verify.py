@@ -179,7 +179,7 @@ def say(found: Investigation):
     print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.dtype}\n")
     print(textwrap.fill(found.verdict.reason, 118) + "\n")
     for rung in found.verdict.rungs:
-        mark = "ok " if rung.green else "RED"
+        mark = {"green": "ok ", "RED": "RED", "aside": "-- "}[rung.word]
         print(f"  {rung.dtype:9} {mark} differ by {rung.error:.2e} logits, gate {rung.gate:.2e}  {rung.note}".rstrip())
     if found.verdict.op is not None:
         mark = "ok " if found.verdict.op <= 1 else "RED"

@@ -15,6 +15,10 @@ AXES = ("sequence", "position", "token")
 # 58 planted faults of a model the faintest, a wrong GELU, moves logits by 7.5e-4 of it, a wrong eps by 1.2e-3.
 RESOLUTION = 1e-4
 
+# How far steps, such as those of an 8-bit cache, move float32 logits, in root mean squares of them: twice the worst of
+# the 300 draws of ladder.JUMP. Where the paths take no shift, it cannot be measured.
+STEPS = 0.012
+
 
 @dataclass(frozen=True)
 class Rung:
@@ -22,12 +26,15 @@ class Rung:
 
     error      the largest difference of the paths
     gate       the largest that rounding explains
-    noise      the measured root mean square of rounding that the gate is a multiple of
+    noise      the measured root mean square of rounding; the gate is a multiple of it, or what steps explain
     green      error <= gate
-    note       what else was found: a float32 floor, a path narrower than it says
+    note       what else was found: a float32 floor, steps, a path narrower than it says, whose the NaN is
     where      the index of the largest difference
     size       the root mean square of the trusted path's logits
     undefined  both paths hold NaN or +inf at the same places; -inf is how a vocabulary is masked
+    aside      it does not decide: only the judge asked for this dtype, and what is wrong here is not wrong in the dtype
+               in question; the note says what, and the other fields describe the numbers that are left
+    assumed    the paths take no shift, so their noise was not measured
     """
 
     dtype: str
@@ -39,6 +46,13 @@ class Rung:
     where: tuple[int, ...]
     size: float
     undefined: bool
+    aside: bool = False
+    assumed: bool = False
+
+    @property
+    def word(self) -> str:
+        """ "green", "RED" or "aside"."""
+        return "aside" if self.aside else "green" if self.green else "RED"
 
 
 @dataclass(frozen=True)
@@ -64,8 +78,28 @@ class Verdict:
 
 
 def decide(dtype: str, rungs: Sequence[Rung], op: float | None = None) -> tuple[str, str]:
-    """The verdict on paths compared on these rungs, and the sentence that justifies it."""
+    """The verdict on paths compared on these rungs, and the sentences that justify it."""
+    sound = [rung for rung in rungs if not rung.aside]
+    verdict, why = weigh(dtype, sound, op, [rung for rung in rungs if rung.aside])
+    return verdict, " ".join(
+        [why, *(f"{told(rung)}, so {rung.dtype} does not decide." for rung in rungs if rung.aside)]
+    )
+
+
+def told(rung: Rung) -> str:
+    """What a rung that was set aside has found."""
+    return f"In {rung.dtype} " + (f"the paths differ by {rung.error:.2g}; " if not rung.green else "") + rung.note
+
+
+def weigh(dtype: str, rungs: Sequence[Rung], op: float | None, aside: Sequence[Rung]) -> tuple[str, str]:
+    """The verdict by the rungs that count."""
     red = next((rung for rung in rungs if not rung.green), None)
+    if red and red.assumed and rungs[0].green and red.error <= STEPS * red.size:
+        return INCONCLUSIVE, (
+            f"In {red.dtype} the paths differ by {red.error:.2g}, though they agree in {rungs[0].dtype}: a fault of "
+            f"{red.dtype} alone, or numbers that rounding carries across steps, as in an 8-bit cache. Let both take a "
+            "shift, f(dtype, shift), and it can be measured which."
+        )
     if red:
         return BUG, accusation(red, rungs)
     if op is not None and not op <= 1:
@@ -78,25 +112,42 @@ def decide(dtype: str, rungs: Sequence[Rung], op: float | None = None) -> tuple[
     errors = ", ".join(f"{rung.error:.2g} in {rung.dtype}" for rung in rungs)
     if not any(rung.error for rung in rungs):
         return ROUNDING, f"The paths agree bit for bit ({errors})."
-    finest = min(rungs, key=lambda rung: rung.gate / max(rung.size, np.finfo(float).tiny))
-    part = finest.gate / max(finest.size, np.finfo(float).tiny)
-    if part > RESOLUTION:
+    finest = min(rungs, key=part)
+    if part(finest) > RESOLUTION:
         return INCONCLUSIVE, (
             f"The paths differ by {errors}; rounding explains up to {finest.gate:.1e} in {finest.dtype}, the finest "
-            f"rung there was, but that is {100 * part:.1g} % of the logits and bugs hide below it: run them in float64."
+            f"rung there was, but that is {100 * part(finest):.1g} % of the logits and bugs hide below it: "
+            f"{advice(rungs, aside)}."
         )
     shrunk = rungs[0].error < 0.1 * rungs[-1].error
     shrinks = ": they part less with each wider dtype, as rounding does and a bug does not" if shrunk else ""
-    note = f" ({rungs[0].note})" if rungs[0].note else ""
-    explained = f"in {finest.dtype} rounding explains up to {finest.gate:.1e}"
-    return ROUNDING, f"The paths differ by {errors}; {explained}{note}{shrinks}."
+    notes = "; ".join(dict.fromkeys(rung.note for rung in rungs if rung.note))
+    explained = f"in {finest.dtype} rounding explains up to {finest.gate:.1e}" + (f" ({notes})" if notes else "")
+    return ROUNDING, f"The paths differ by {errors}; {explained}{shrinks}."
+
+
+def part(rung: Rung) -> float:
+    """What rounding explains, as a part of the logits."""
+    return rung.gate / max(rung.size, np.finfo(float).tiny)
+
+
+def advice(rungs: Sequence[Rung], aside: Sequence[Rung]) -> str:
+    """What would let the judge tell; never what it has done."""
+    if any(rung.dtype == "float64" for rung in aside):
+        return "float64 would tell, but gives no answer here; let both paths compute in it"
+    if any(rung.dtype == "float64" for rung in rungs):
+        return (
+            "they were run in float64 and round more coarsely inside; compare them with that switched off, as with a "
+            "cache that stores what it is given"
+        )
+    return "run them in float64"
 
 
 def accusation(red: Rung, rungs: Sequence[Rung]) -> str:
     """Why this rung calls a bug."""
     place = ", ".join(f"{name} {i}" for name, i in zip(AXES, red.where, strict=False))
     if not np.isfinite(red.error):
-        return f"In {red.dtype} one path gives NaN or infinity where the other gives a number, first at {place}."
+        return f"In {red.dtype} {red.note}; first at {place}."
     greens = [rung.dtype for rung in rungs[: rungs.index(red)]]
     alone = f", though they agree in {' and '.join(greens)}: the fault is in {red.dtype} alone" if greens else ""
     note = f" ({red.note})" if red.note else ""

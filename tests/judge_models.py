@@ -57,3 +57,23 @@ def stranger(family):
 def relative(a, b):
     """The largest difference of two arrays, relative to the second's rms."""
     return float(np.abs(a - b).max() / np.sqrt(np.mean(np.square(b))))
+
+
+def stranger_of(family):
+    """A tiny random causal LM of any family of transformers, by its model_type; float32."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    config = transformers.CONFIG_MAPPING[family]()
+    sizes = {
+        "vocab_size": 61, "hidden_size": 32, "n_embd": 32, "d_model": 32, "embedding_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "rotary_dim": 8, "max_position_embeddings": 64, "n_positions": 64,
+        "max_seq_len": 64, "initializer_range": 0.3,
+    }  # fmt: skip
+    heads = {} if family in ("gpt_neox", "roformer", "gptj", "phi") else {"num_key_value_heads": 2, "head_dim": 8}
+    given = {key: value for key, value in sizes.items() if key in config.to_dict()} | heads
+    if family == "roformer":
+        given["is_decoder"] = True
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING[family](**given))
+    return made.eval().requires_grad_(False)

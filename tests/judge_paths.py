@@ -3,13 +3,14 @@
 import copy
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import torch
 from gpt2_models import forced, random_prompts, torch_model
 from reference_models import synthetic
 
 from kvproof.reference import forward
-from kvproof.reference.cache import PagedCache
+from kvproof.reference.cache import ContiguousCache, Int8Cache, PagedCache
 from kvproof.reference.config import Config
 from kvproof.reference.faults import cached_logits
 from kvproof.reference.synthetic import random_tensors
@@ -64,12 +65,15 @@ class NumpyPaths:
         self.path, self.without = path, ("bfloat16", "float16", *without)
 
     def __call__(self, dtype, shift=0.0):
+        params = self.params(dtype, shift)
+        return self.path(self.ids, params, self.config), forward(self.ids, params, self.config)
+
+    def params(self, dtype, shift):
         if dtype in self.without:
             raise NotImplementedError(dtype)
         kind = np.dtype(dtype).type
         params = cast(self.params64, kind)
-        params = params | {"wte": {"weight": params["wte"]["weight"] * kind(1 + shift)}}
-        return self.path(self.ids, params, self.config), forward(self.ids, params, self.config)
+        return params | {"wte": {"weight": params["wte"]["weight"] * kind(1 + shift)}}
 
 
 def cast(tree, kind) -> Any:
@@ -81,6 +85,48 @@ def cast(tree, kind) -> Any:
 
 def paged(ids, params, config):
     return cached_logits(ids, params, config, PagedCache(config, len(ids), 32, params["wte"]["weight"].dtype, page=4))
+
+
+class RoundedCache(ContiguousCache):
+    """A cache that stores keys and values in a narrower float dtype than the model computes in."""
+
+    def __init__(self, config, batch, capacity, dtype: Any, stored):
+        super().__init__(config, batch, capacity, dtype)
+        self.k, self.v = (np.zeros(self.k.shape, getattr(ml_dtypes, stored)) for _ in "kv")
+
+    def read(self, layer, b):
+        k, v = super().read(layer, b)
+        return k.astype(self.dtype), v.astype(self.dtype)
+
+
+class RoundedRows(ContiguousCache):
+    """Fixed point: rows are rounded to multiples of 1/32 where they are attended to; no scale is kept."""
+
+    def read(self, layer, b):
+        return [np.rint(row * 32) / 32 for row in super().read(layer, b)]
+
+
+class Stepping(NumpyPaths):
+    """A cache that rounds to steps, token by token, against the same filled at once: "int8", a float, "fixed"."""
+
+    def __init__(self, steps, seed, config=None):
+        super().__init__(config=config or small_config((2, 16), 2), seed=seed)
+        rng = np.random.default_rng(seed)
+        self.ids, self.steps = rng.integers(61, size=(rng.integers(1, 5), rng.integers(8, 60))), steps
+
+    def cache(self, dtype):
+        config, batch = self.config, len(self.ids)
+        kind: Any = np.dtype(dtype)
+        if self.steps == "int8":
+            return Int8Cache(config, batch, config.n_ctx, kind)
+        if self.steps == "fixed":
+            return RoundedRows(config, batch, config.n_ctx, kind)
+        return RoundedCache(config, batch, config.n_ctx, kind, self.steps)
+
+    def __call__(self, dtype, shift=0.0, path=None):
+        stepped = path or (lambda ids, params, config: cached_logits(ids, params, config, self.cache(dtype)))
+        params = self.params(dtype, shift)
+        return stepped(self.ids, params, self.config), forward(self.ids, params, self.config, self.cache(dtype))
 
 
 class Float32Inside(NumpyPaths):

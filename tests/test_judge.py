@@ -202,7 +202,8 @@ def test_nan_in_one_path_is_a_bug_and_in_both_inconclusive():
     subject = Broken(USUAL)
     found = judge(subject, "float32")
     assert found.verdict == BUG
-    assert "NaN or infinity where the other gives a number, first at sequence 0, position 2, token 5" in found.reason
+    assert "path A gives NaN in 1 of 500 logits (sequence 0), path B in none; first at sequence 0, " in found.reason
+    assert "position 2, token 5" in found.reason
     json.dumps(found.record(), allow_nan=False)
     subject.both = True
     found = judge(subject, "float32")

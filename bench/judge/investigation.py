@@ -110,7 +110,8 @@ def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | No
 
     unknown  is told why no operation is named
     """
-    red = sorted((rung for rung in verdict.rungs if not rung.green), key=lambda rung: not np.isfinite(rung.error))
+    red = [rung for rung in verdict.rungs if not rung.green and not rung.aside]
+    red = sorted(red, key=lambda rung: not np.isfinite(rung.error))
     if verdict.verdict != BUG or not red:
         return None
     found = attempt(unknown, PLACE, lambda: origin(subject, red[0].dtype))

@@ -43,10 +43,7 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
 
 def ladder(found: Investigation) -> Html:
     """A row per precision."""
-    rows = [
-        [r.dtype, number(r.error), number(r.gate), number(r.noise), "green" if r.green else "RED", r.note]
-        for r in found.verdict.rungs
-    ]
+    rows = [[r.dtype, number(r.error), number(r.gate), number(r.noise), r.word, r.note] for r in found.verdict.rungs]
     if found.verdict.op is not None:
         op = found.verdict.op
         rows.append(["attention alone", number(op), "1", "", "green" if op <= 1 else "RED", "in multiples of its gate"])

@@ -10,6 +10,13 @@ import numpy as np
 from ...reference.parity import logit_error
 from .report import BROKEN, HELD, NOT_CHECKED, Finding, NotChecked
 
+# How far rounding may move logits where a cache stores steps, in the largest move that one step made. Of 300 draws of
+# Int8NumpyGPT2 in float32 (5 head layouts, 1 to 4 layers) 37 had a number carried across one; the worst moved logits by
+# 0.67. A newest row that is attended to unrounded moves all rows, by 1.1 or more in 24 draws. So more is allowed where
+# most rows of the batch keep within the bar: rounding carries numbers across in few of them, a fault errs in all.
+STEPS = 1.0
+STEPS_IN_FEW_ROWS = 3.0
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -61,6 +68,16 @@ class Trial:
         """Whether the same run gives the same bits again."""
         return self.run().tobytes() == self.plain.tobytes()
 
+    @cached_property
+    def steps(self) -> float:
+        """How far one step of a number that the cache stores moves logits, in the units of `bar`.
+
+        0 in float64, whose rounding is so small that it carries no number across one.
+        """
+        from .steps import moved_by_steps  # which runs trials itself
+
+        return 0.0 if self.dtype == "float64" else moved_by_steps(self)
+
     def compare(self, got, want, held: str, broken: str, bits=False, step=0) -> Finding:
         """Hold logits got (n, B, V) to want: by bits where that is promised, else within the bar.
 
@@ -83,6 +100,11 @@ class Trial:
         against = f"{error:.1e}, bar {self.bar:.0e}"
         if error <= self.bar:
             return Finding(HELD, f"{held}, within rounding ({against})", numbers)
+        few = beyond(got, want, self.bar).any(0).mean() < 0.5
+        allowed = self.steps * (STEPS_IN_FEW_ROWS if few else STEPS)
+        if error <= allowed < np.inf:
+            numbers["steps"] = allowed
+            return Finding(HELD, f"{held}, within steps of its stored numbers ({error:.1e} of {allowed:.0e})", numbers)
         place = first(got, want, self.bar, step)
         return Finding(BROKEN, f"{broken}: {place}, logits differ by {against}", numbers)
 
@@ -97,10 +119,15 @@ def exact(logits, rows: int) -> np.ndarray:
     return logits
 
 
+def beyond(got, want, bar: float) -> np.ndarray:
+    """Where two runs (n, B, V) differ by more than the bar, (n, B)."""
+    return ~(np.abs(got - want).max(-1) <= bar * max(1.0, np.abs(want).max()))
+
+
 def first(got, want, bar: float, step: int) -> str:
     """Where two runs (n, B, V), which begin with that step, first part by more than the bar, in words."""
     worst = np.abs(got - want).max(-1)  # (n, B)
-    parted = ~(worst <= bar * max(1.0, np.abs(want).max()))
+    parted = beyond(got, want, bar)
     i, b = np.argwhere(parted)[0] if parted.any() else np.unravel_index(worst.argmax(), worst.shape)
     when = f"at step {i + step}" if i + step else "after the prefill"
     return f"first {when}, row {b} ({int(parted.any(0).sum())} of {parted.shape[1]} rows)"
