@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -91,12 +91,19 @@ def prepare(backend: str) -> None:
 def workers(shape: tuple[int, int, int, int] = SHAPE):
     """A process for each backend; yields ask(backend, dtype) -> Turn, for which the others wait."""
     spawn, pools = get_context("spawn"), {}
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker starts so, and shows no traceback of its imports
     try:
         for backend in BACKENDS:
             pools[backend] = ProcessPoolExecutor(1, spawn, prepare, (backend,))
             pools[backend].submit(interpreting)  # starts the process, beside the other's start
+        signal.signal(signal.SIGINT, ctrl_c)
         yield lambda backend, dtype: pools[backend].submit(turn, backend, dtype, shape).result()
+    except BaseException:
+        for child in active_children():  # a turn takes seconds, a start too
+            child.terminate()
+        raise
     finally:
+        signal.signal(signal.SIGINT, ctrl_c)
         for pool in pools.values():
             pool.shutdown()
 
