@@ -22,19 +22,20 @@ class Waiting:
                 ...
                 line.update()
 
-    what   what is at work; `line.what` may be changed
-    total  how many units there are; None counts seconds alone
-    done   units done before
+    what    what is at work; `line.what` may be changed
+    total   how many units there are; None counts seconds alone
+    done    units done before
+    silent  nothing is shown, since something else shows that the work goes on
 
     A log file or a pipe gets nothing. The line is drawn by a thread of its own, so that work which never returns to
     Python for long is not silent; `still` stops it, once it has shown the line, for work that is being timed.
     """
 
-    def __init__(self, what: str, total: int | None = None, done: int = 0):
+    def __init__(self, what: str, total: int | None = None, done: int = 0, silent: bool = False):
         self.what, self.total, self.done, self.before = what, total, done, done
         self.screen: TextIO = sys.stderr
         self.width = 0  # of what is drawn
-        self.shown = self.screen.isatty()
+        self.shown = self.screen.isatty() and not silent
         self.lock, self.ended, self.ticking = threading.RLock(), threading.Event(), threading.Event()
 
     def __enter__(self) -> "Waiting":

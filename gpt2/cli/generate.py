@@ -116,9 +116,10 @@ def prompt_ids(model: GPT2, prompt: str, args: argparse.Namespace, who: str) -> 
         raise ValueError(f"{who} is empty; --allow-special takes <|endoftext|> in its place, which starts from nothing")
     if not prompt:
         raise ValueError(f"{who} is empty; --unconditional starts from nothing, which is the end-of-text token alone")
+    if args.prompt_file and not args.allow_special:
+        return plain
     special = model.tokenizer.encode(prompt, special=True)
-    alone = special == [model.tokenizer.eot] and not args.prompt_file
-    return special if args.allow_special or alone else plain
+    return special if args.allow_special or special == [model.tokenizer.eot] else plain
 
 
 def run_generate(args: argparse.Namespace):
@@ -140,18 +141,21 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
     given = [""] if args.unconditional else args.prompt
     ids = fitting_ids(model, given, args)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
-    for start in range(0, len(ids), args.batch):
-        prompts = given[start : start + args.batch]
-        page = Page(prompts, args.stream and not args.json)
-        try:
-            done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
-        except NotFinite as error:
-            raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
-        if args.json:
-            for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
-                print(batch.to_line(batch.record(row, prompt, asked(args), one)), end="", flush=True)
-        else:
-            page.close(done)
+    with Waiting("prompts", len(ids), silent=args.stream and not args.json) as line:
+        for start in range(0, len(ids), args.batch):
+            prompts = given[start : start + args.batch]
+            page = Page(prompts, args.stream and not args.json)
+            try:
+                done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
+            except NotFinite as error:
+                raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
+            line.clear()
+            line.update(len(prompts))
+            if args.json:
+                for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
+                    to_stdout(batch.to_line(batch.record(row, prompt, asked(args), one)))
+            else:
+                page.close(done)
 
 
 def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
@@ -232,6 +236,7 @@ def write_results(
             batch.write_journal(output, size, seen(), line.update)
         else:
             for lines in seen():
+                line.clear()  # where both are on one screen
                 write(lines)
                 line.update(lines.count("\n"))
     except KeyboardInterrupt:
