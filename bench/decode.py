@@ -12,25 +12,31 @@ Exit codes: 0 every cell asked for is green and timed, now or in --results; 1 pa
 a figure cannot be true; 2 the command or the machine does not allow it; 130 Ctrl-C.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import difflib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from kvproof.bench import records
 from kvproof.bench.measure import peers
 from kvproof.bench.measure.contest import IMPLS
 from kvproof.bench.measure.sweep import Bench, Cell, Plan
+from kvproof.bench.program import INTERRUPTED, abandon_output, ends, words
 from kvproof.bench.show.table import table, texts
+from kvproof.gpt2.files import check_writable, is_plain
+from kvproof.gpt2.waiting import Waiting
 from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import BACKENDS, without_gpu
 
@@ -43,14 +49,14 @@ BASELINES = ("naive", "sdpa")  # in every run: what the cache is measured agains
 GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startswith("hf-")), "peers": peers.PEERS}
 
 
-def words(text: str) -> list[str]:
+def listed(text: str) -> list[str]:
     """A LIST of words."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def counts(text: str) -> list[int]:
     """A LIST of whole numbers from 1 up."""
-    numbers = [int(word) for word in words(text)]
+    numbers = [int(word) for word in listed(text)]
     if not numbers or min(numbers) < 1:
         raise ValueError
     return numbers
@@ -61,7 +67,7 @@ counts.__name__ = "list of numbers from 1 up, such as 1,8,32"  # argparse puts i
 
 def known_impls(text: str) -> list[str]:
     """A LIST of impls, groups spelled out."""
-    names = [impl for word in words(text) for impl in GROUPS.get(word, [word])]
+    names = [impl for word in listed(text) for impl in GROUPS.get(word, [word])]
     known = [*IMPLS, *peers.PEERS]
     for name in names:
         if name not in known:
@@ -73,10 +79,10 @@ def known_impls(text: str) -> list[str]:
 
 def known_dtypes(text: str) -> list[str]:
     """A LIST of dtypes."""
-    for name in words(text):
+    for name in listed(text):
         if name not in DTYPES:
             raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of {', '.join(DTYPES)}")
-    return words(text)
+    return listed(text)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -86,7 +92,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--impl", type=known_impls, default="all", metavar="LIST", help="what to run beside naive and sdpa: "
         f"{' '.join(IMPLS)}, peers {' '.join(peers.PEERS)}, or all, hf, peers (default %(default)s)")  # fmt: skip
-    add("--model", type=words, default="tiny", metavar="LIST", help="as kvproof generate takes it, such as "
+    add("--model", type=listed, default="tiny", metavar="LIST", help="as kvproof generate takes it, such as "
         "random:gpt2 or a folder (default %(default)s)")  # fmt: skip
     add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="of weights and cache: "
         f"{' '.join(DTYPES)} (default %(default)s)")  # fmt: skip
@@ -162,32 +168,80 @@ def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
     return True
 
 
-def run(plan: Plan, todo: list[Cell], args: argparse.Namespace) -> Iterator[dict]:
-    """Measure the cells, saying each part as it is known, and keep each record before the next cell begins."""
-    say: Callable[[str], None] = (lambda _: None) if args.json else (lambda line: tqdm.write(line, file=sys.stdout))
-    bench = Bench(plan, say)
-    for key in ("device", "python", "commit"):
-        say(f"{key:9} {bench.environment[key]}{'+changes' * (key == 'commit' and bool(bench.environment['dirty']))}")
-    say("versions  " + ", ".join(f"{name} {got}" for name, got in bench.environment["versions"].items() if got))
-    for emulator in filter(None, map(bench.emulated, plan.impls)):
-        say(f"\n{NO_GPU[emulator]}")
-    for cell in tqdm(todo, desc="cells", unit="cell", disable=len(todo) < 2, file=sys.stderr):
-        say(f"\nmodel     {cell}\n")
-        record = bench.measure(cell)
-        if args.results:
-            records.append(args.results, record)
+class Report:
+    """What the run says, line by line: nothing with --json; on standard output, and to nobody once that is closed.
+
+    kept  whether records are kept in a file, so that measuring goes on without a reader
+    """
+
+    def __init__(self, args: argparse.Namespace, line: Waiting):
+        self.silent, self.kept, self.line = args.json, bool(args.results), line
+
+    def __call__(self, text: str):
+        if self.silent:
+            return
+        try:
+            self.line.print(text)
+        except BrokenPipeError:
+            if not self.kept:
+                raise
+            abandon_output()
+
+    def heading(self, bench: Bench):
+        """Where this runs."""
+        place = bench.environment
+        for key in ("device", "python", "commit"):
+            self(f"{key:9} {place[key]}{'+changes' * (key == 'commit' and bool(place['dirty']))}")
+        self("versions  " + ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got))
+        for emulator in filter(None, map(bench.emulated, bench.plan.impls)):
+            self(f"\n{NO_GPU[emulator]}")
+
+    def cell(self, record: dict):
+        """What a cell was measured to be."""
         if any(row["runs"] for row in record["impls"]):
-            for line in ("", *texts(record), *table(record)):
-                say(line)
+            for text in ("", *texts(record), *table(record)):
+                self(text)
         else:
-            say("\nParity is red, so nothing is timed: a wrong computation has no speed.")
-        sys.stdout.flush()
-        yield record
+            self("\nParity is red, so nothing is timed: a wrong computation has no speed.")
+
+
+def run(plan: Plan, found: dict[str, dict], args: argparse.Namespace):
+    """Measure the cells that are not found yet, saying each part as it is known; each record is kept before the next.
+
+    found  records by key, to which those measured are added
+    Raises ValueError where a record cannot be kept, which is printed then.
+    """
+    todo = [cell for cell in cells(args) if plan.key(cell) not in found]
+    with Waiting("measuring", len(todo)) as line, records.sink(args.results if todo else None) as keep:
+        say = Report(args, line)
+        bench = Bench(plan, say, line)
+        if todo:
+            say.heading(bench)
+        for cell in line.each(todo):
+            say(f"\nmodel     {cell}\n")
+            line.what = str(cell)
+            record = found[plan.key(cell)] = bench.measure(cell)
+            try:
+                keep(record)
+            except OSError as error:
+                rescue(record, say, args)
+                raise ValueError(f"{words(error)}; the last record is on standard output instead") from None
+            say.cell(record)
+
+
+def rescue(record: dict, say: Report, args: argparse.Namespace):
+    """Print what was measured and could not be kept: for the reader, and as the line that the file lacks."""
+    say.cell(record)
+    if not args.json:  # which prints every record at the end
+        say("\n" + records.to_line(record).rstrip())
 
 
 def held(path: Path | None) -> dict[str, dict]:
-    """What a results file holds, by key.  Raises BadRecord for a file that is none."""
-    return {record["key"]: record for record in records.read(path)} if path and path.exists() else {}
+    """What a results file holds, by key.  Raises BadRecord for a file that is none, OSError if it cannot be written."""
+    if not path:
+        return {}
+    check_writable(path)
+    return {record["key"]: record for record in records.read(path)} if is_plain(path) and path.exists() else {}
 
 
 def fine(record: dict) -> bool:
@@ -196,26 +250,30 @@ def fine(record: dict) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark.  Returns the exit code."""
-    args = parse(argv)
+    """Run the benchmark.  Returns the exit code; raises BrokenPipeError if nobody reads the report any more."""
+    args, found, keys, code = parse(argv), {}, [], None
     try:
+        found |= held(args.results)
         with emulation(args):
-            plan, asked, done = make_plan(args), cells(args), held(args.results)
-            found = [done[plan.key(cell)] for cell in asked if plan.key(cell) in done]
-            if found:
-                print(f"{args.results} holds {len(found)} of {len(asked)} cells", file=sys.stderr)
-            found += run(plan, [cell for cell in asked if plan.key(cell) not in done], args)
+            plan = make_plan(args)
+            keys += map(plan.key, cells(args))
+            if before := sum(key in found for key in keys):
+                print(f"{args.results} holds {before} of {len(keys)} cells", file=sys.stderr)
+            run(plan, found, args)
+    except BrokenPipeError:
+        raise
     except (ValueError, ImportError, OSError) as error:
-        print(f"bench/decode.py: {error}", file=sys.stderr)
-        return 2
+        print(f"bench/decode.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
-        print("\nbench/decode.py: interrupted; finished cells are in --results, if one was given", file=sys.stderr)
-        return 130
+        print("bench/decode.py: interrupted; finished cells are in --results, if one was given", file=sys.stderr)
+        code = INTERRUPTED
+    measured = [found[key] for key in keys if key in found]
     if args.json:
-        for record in found:
+        for record in measured:
             print(json.dumps(record))
-    return 0 if all(map(fine, found)) else 1
+    return int(not all(map(fine, measured))) if code is None else code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -11,22 +11,30 @@ Exit codes: 0 the claim holds; 1 it does not, or parity is red and nothing is ti
 not allow it.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import trange
 
+from kvproof.bench.program import ends, words
+from kvproof.gpt2 import files
+from kvproof.gpt2.waiting import Waiting
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
 from kvproof.reference.honest import attention, attention_error
 
@@ -72,7 +80,8 @@ def turn(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Turn:
 
 
 def prepare(backend: str) -> None:
-    """Decide, before anything imports Triton, how this process runs kernels."""
+    """Decide, before anything imports Triton, how this process runs kernels; Ctrl-C ends it without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.pop("TRITON_INTERPRET", None)
     if backend == "interpret":
         use_interpreter()
@@ -82,18 +91,29 @@ def prepare(backend: str) -> None:
 def workers(shape: tuple[int, int, int, int] = SHAPE):
     """A process for each backend; yields ask(backend, dtype) -> Turn, for which the others wait."""
     spawn, pools = get_context("spawn"), {}
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker starts so, and shows no traceback of its imports
     try:
         for backend in BACKENDS:
             pools[backend] = ProcessPoolExecutor(1, spawn, prepare, (backend,))
             pools[backend].submit(interpreting)  # starts the process, beside the other's start
+        signal.signal(signal.SIGINT, ctrl_c)
         yield lambda backend, dtype: pools[backend].submit(turn, backend, dtype, shape).result()
+    except BaseException:
+        for child in active_children():  # a turn takes seconds, a start too
+            child.terminate()
+        raise
     finally:
+        signal.signal(signal.SIGINT, ctrl_c)
         for pool in pools.values():
             pool.shutdown()
 
 
-def contest(ask: Callable[[str, str], Turn], dtype: str, repeats: int) -> dict[str, Any]:
+def contest(
+    ask: Callable[[str, str], Turn], dtype: str, repeats: int, after: Callable[[], object] = lambda: None
+) -> dict[str, Any]:
     """Both backends by turns: the record of one dtype, without times where parity is red.
+
+    after  called after each turn
 
     first is the milliseconds of the call that warms up, which compiles; ms and ratio (machine / interpreter, of
     neighbouring turns) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
@@ -104,9 +124,11 @@ def contest(ask: Callable[[str, str], Turn], dtype: str, repeats: int) -> dict[s
     record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in turns.items()}}
     record |= {"ms": None, "ratio": None}
     if all(of[0].gates <= 1 for of in turns.values()):
-        for _ in trange(repeats, desc=dtype, unit="turn", file=sys.stderr):
+        after()
+        for _ in range(repeats):
             for backend, of in turns.items():
                 of.append(ask(backend, dtype))
+            after()
         ms = {backend: np.array([[one.ms] for one in of[1:]]) for backend, of in turns.items()}
         record["ms"] = {backend: summarize(runs) for backend, runs in ms.items()}
         record["ratio"] = summarize(ms["ptx"] / ms["interpret"])
@@ -152,6 +174,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
+    try:
+        if args.results:
+            files.check_writable(args.results)
+    except OSError as error:
+        parser.error(f"--results {words(error)}")
     about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
     for key in ("device", "python", "commit"):
         print(f"{key:9} {about[key]}{'+changes' * (key == 'commit' and bool(about['dirty']))}")
@@ -159,18 +186,20 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} turns each\n")
     found = []
     try:
-        with workers() as ask:
+        with Waiting("turns of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
             for dtype in DTYPES:
-                found.append(contest(ask, dtype, args.repeats))
-                print("\n".join(texts(found[-1])), flush=True)
+                found.append(contest(ask, dtype, args.repeats, line.update))
+                line.print("\n".join(texts(found[-1])))
         if args.results:
             facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
-            args.results.write_text(json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
+            files.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
+    except BrokenPipeError:
+        raise
     except (ImportError, OSError) as error:
-        print(f"bench/emulators.py: {error}", file=sys.stderr)
+        print(f"bench/emulators.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     return 0 if all(map(holds, found)) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -9,10 +9,14 @@ Results are written after every part; run again, it takes up what is not done. E
 1 a part failed, 2 the command or the machine does not allow it.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import datetime
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -22,6 +26,9 @@ import torch
 from kvproof.bench.kit import page as gpu_page
 from kvproof.bench.kit import parts as gpu_parts
 from kvproof.bench.measure.environment import environment
+from kvproof.bench.program import INTERRUPTED, ends, words
+from kvproof.gpt2 import files
+from kvproof.gpt2.waiting import Waiting
 
 KIND = "kvproof/gpu/1"
 
@@ -49,10 +56,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     out = args.out.resolve()
     try:
+        files.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         state = begin(out, args.rehearse)
     except (OSError, ValueError) as error:
-        print(f"bench/gpu.py: {error}", file=sys.stderr)
+        print(f"bench/gpu.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     gpu = state["environment"].get("gpu") or {}
     parts = gpu_parts.plan(out, args.rehearse, gpu.get("datasheet_gb_per_s") if isinstance(gpu, dict) else None)
@@ -62,7 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("bench/gpu.py: interrupted; what is done is kept, and the same command goes on from there",
               file=sys.stderr)  # fmt: skip
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        print(f"bench/gpu.py: {words(error)}; put it right, the same command goes on from there", file=sys.stderr)
+        return 2
     print(f"report: {args.out / 'gpu.html'}; all of it: {args.out / 'gpu.json'}")
     return int(any(entry["status"] == "failed" for entry in state["parts"].values()))
 
@@ -78,7 +91,8 @@ def run_parts(parts: list[gpu_parts.Part], state: dict, out: Path, deadline: flo
             continue
         seconds = gpu_parts.seconds_for(parts, at, max(0.0, deadline - time.monotonic()))
         print(f"{part.name}: " + ("skipped" if part.skip else f"up to {seconds:.0f} s"), flush=True)
-        entry = state["parts"][part.name] = gpu_parts.run(part, out, seconds)
+        with Waiting(part.name):
+            entry = state["parts"][part.name] = gpu_parts.run(part, out, seconds)
         entry["records"], trouble = gpu_parts.results(part, out)
         if part.results and entry["status"] == "done":
             entry["closing"] = f"records: {len(entry['records'])}"
@@ -121,10 +135,8 @@ def begin(out: Path, rehearse: bool) -> dict:
 def write(state: dict, out: Path) -> None:
     """Write gpu.json and gpu.html, each whole or not at all."""
     for name, text in (("gpu.json", json.dumps(state, indent=1)), ("gpu.html", gpu_page.render(state))):
-        part = out / f"{name}.part"
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, out / name)
+        files.write(out / name, text + "\n")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -10,6 +10,11 @@ their sum. MB and GB are 10^6 and 10^9 bytes, MiB and GiB 2^20 and 2^30.
 Exit codes: 0 fine, 1 the measured peak is above the bar, 2 the command or the machine does not allow it.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import json
 import sys
@@ -19,6 +24,7 @@ from pathlib import Path
 from kvproof.bench.footprint.peak import BAR, FLOOR, measure
 from kvproof.bench.footprint.sizes import ITEMSIZE, Shape, read_shape
 from kvproof.bench.footprint.tables import MB, OVERVIEW, default_contexts, describe, overview, record
+from kvproof.bench.program import ends, words
 
 
 def numbers(text: str) -> list[int]:
@@ -70,23 +76,34 @@ def main(argv: list[str] | None = None) -> int:
         shapes = [known(read_shape(name), args.parameters) for name in names]
         contexts = [args.context or default_contexts(shape) for shape in shapes]
         if args.plot:
+            from kvproof.gpt2.files import check_writable  # brings torch
+
+            check_writable(args.plot)
+        say(shapes, contexts, args)
+        if args.plot:
             from kvproof.bench.footprint.picture import draw
 
             draw(args.plot, shapes, contexts, args.dtype, args.batch[0])
-        if args.json:
-            print(json.dumps([record(*pair, args) for pair in zip(shapes, contexts, strict=True)], indent=1))
-            return 0
-        for shape, lengths in zip(shapes, contexts, strict=True):
-            print("\n".join(describe(shape, lengths, args)) + "\n")
-        if not args.model:
-            print("\n".join(overview()))
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         print(f"bench/memory.py: {error}; python -m pip install -e '.[plots]'", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"bench/memory.py: {error}", file=sys.stderr)
+        print(f"bench/memory.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
     return 0
+
+
+def say(shapes: list[Shape], contexts: list[list[int]], args: argparse.Namespace):
+    """Print the tables or, with --json, the records."""
+    if args.json:
+        print(json.dumps([record(*pair, args) for pair in zip(shapes, contexts, strict=True)], indent=1))
+        return
+    for shape, lengths in zip(shapes, contexts, strict=True):
+        print("\n".join(describe(shape, lengths, args)) + "\n")
+    if not args.model:
+        print("\n".join(overview()))
 
 
 def known(shape: Shape, parameters: float | None) -> Shape:
@@ -99,8 +116,11 @@ def known(shape: Shape, parameters: float | None) -> Shape:
 def compare(args: argparse.Namespace) -> int:
     """Measure each batch, context and dtype, print each beside its sum.  Returns 1 if one is above the bar."""
     models, prompts = (args.model or "tiny").split(","), args.context or [64]
-    cells = product(models, args.batch, prompts, [args.new_tokens], args.dtype, [args.device])
-    results = [measure(*cell) for cell in cells]
+    from kvproof.gpt2.waiting import Waiting  # brings torch
+
+    cells = list(product(models, args.batch, prompts, [args.new_tokens], args.dtype, [args.device]))
+    with Waiting("measuring in processes of their own", len(cells)) as line:
+        results = [measure(*cell) for cell in line.each(cells)]
     if args.json:
         print(json.dumps(results, indent=1))
     for r in [] if args.json else results:
@@ -120,4 +140,4 @@ def compare(args: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -28,13 +28,17 @@ Counted are PTX instructions, which ptxas merges and adds to for everybody alike
 Exit codes: 0 measured; 1 ours is wrong; 2 the command does not fit.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import hashlib
 import importlib
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -49,6 +53,9 @@ import torch
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.measure.peer_launches import PEERS, Call, Inputs
 from kvproof.bench.measure.peer_stubs import FILES, file_of, sources
+from kvproof.bench.program import ends, words
+from kvproof.gpt2 import files
+from kvproof.gpt2.waiting import Waiting
 from kvproof.reference.honest import attention, attention_error
 
 OURS = {"kvproof": "vector", "kvproof tensor": "tensor"}  # by the engine that is asked for
@@ -209,23 +216,28 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{args.sources} has no {', '.join(missing)}; --help says which projects it holds")
     if args.sources and args.keep:
         parser.error("--sources measures the peers and --keep keeps their rows; give one of them")
-    kept = json.loads(args.keep.read_text()) if args.keep else None
+    try:
+        if args.results:
+            files.check_writable(args.results)
+        kept = json.loads(args.keep.read_text()) if args.keep else None
+    except (OSError, ValueError) as error:
+        parser.error(words(error) if isinstance(error, OSError) else f"{args.keep} is no JSON: {error}")
     record = about(args.sources, kept)
     subjects = {name: (partial(ours, engine), ("any",)) for name, engine in OURS.items()}
     if record["peers"]["versions"]["triton"] != record["versions"]["triton"]:
         parser.error(f"{args.keep} is of another Triton, which compiles otherwise; measure the peers with --sources")
     subjects |= {name: PEERS[name] for name in args.peers} if args.sources else {}
     print(f"commit {record['commit']}, versions {record['versions']}\n{HEADER}")
-    with sources(args.sources) if args.sources else nullcontext():
+    with Waiting("compiling and counting") as line, sources(args.sources) if args.sources else nullcontext():
         for name, (prepare, loads) in subjects.items():
             for load, target, n in product(loads, TARGETS, lengths):
                 record["rows"].append(row(name, prepare, load, target, n))
-                print(text(record["rows"][-1]), flush=True)
+                line.print(text(record["rows"][-1]))
     record["rows"].sort(key=lambda found: [*OURS, *PEERS].index(found["peer"]))
     if args.results:
-        args.results.write_text(json.dumps(record, indent=1) + "\n")
+        files.write(args.results, json.dumps(record, indent=1) + "\n")
     return int(any(found["wrong"] for found in record["rows"] if found["peer"] in OURS))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

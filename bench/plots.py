@@ -6,17 +6,26 @@
 Needs matplotlib: python -m pip install -e '.[plots]'.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
+import io
 import json
 import sys
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
+
+from kvproof.bench.program import ends, words
 
 
 def losses(rows: list[dict]):
     """A figure of training and held-out loss against the tokens trained on.
 
-    rows  of a loss.jsonl: "tokens", "train", "held_out", "tinyshakespeare", "grimms_fairy_tales"
+    rows  of a loss.jsonl: "tokens", "train", "held_out", and by its name the loss of each corpus
     """
     from matplotlib.figure import Figure
 
@@ -24,7 +33,8 @@ def losses(rows: list[dict]):
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     tokens = [row["tokens"] / 1e6 for row in rows]
-    styles = {"train": "--", "held_out": "-", "tinyshakespeare": ":", "grimms_fairy_tales": "-."}
+    corpora = [name for name in rows[0] if name not in ("step", "tokens", "train", "held_out", "seconds")]
+    styles = {"train": "--", "held_out": "-"} | dict(zip(corpora, cycle((":", "-.")), strict=False))
     for name, style in styles.items():
         axes.plot(tokens, [row[name] for row in rows], style, label=name.replace("_", " "))
     best = min(rows, key=lambda row: row["held_out"])
@@ -58,6 +68,24 @@ def figures(path: Path) -> Iterator[tuple]:
     yield from pictures(records)
 
 
+def draw(results: Path, folder: Path):
+    """Every picture of a file into a folder, which is made if it is not there."""
+    from kvproof.gpt2 import files
+    from kvproof.gpt2.waiting import Waiting
+
+    files.check_folder(folder)
+    with Waiting("drawing") as line:
+        for name, figure in line.each(figures(results)):
+            if isinstance(figure, str):
+                line.print(f"{name} is left out: {figure}")
+                continue
+            folder.mkdir(parents=True, exist_ok=True)
+            png = io.BytesIO()
+            figure.savefig(png, dpi=150, format="png")
+            files.write(folder / f"{name}.png", png.getvalue())
+            line.print(str(folder / f"{name}.png"))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Draw every picture of a file.  Returns the exit code."""
     parser = argparse.ArgumentParser(prog="bench/plots.py", description="Draw what bench/decode.py or training wrote.")
@@ -66,21 +94,20 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = args.out or args.results.with_suffix("")
     try:
-        for name, figure in figures(args.results):
-            if isinstance(figure, str):
-                print(f"{name} is left out: {figure}")
-                continue
-            folder.mkdir(parents=True, exist_ok=True)
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            print(folder / f"{name}.png")
+        draw(args.results, folder)
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         print(f"bench/plots.py: {error.name} is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
         return 2
-    except (OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        print(f"bench/plots.py: {words(error)}", file=sys.stderr)
+        return 2
+    except (ValueError, KeyError) as error:
         print(f"bench/plots.py: {args.results} cannot be drawn: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -7,6 +7,11 @@ RESULTS is the JSONL file of `bench/decode.py --results`; the page is written be
 Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is absent.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import json
 import sys
@@ -14,11 +19,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kvproof.bench.measure.explain import close
+from kvproof.bench.program import ends, words
 from kvproof.bench.records import read
 from kvproof.bench.show import page, verdict
 from kvproof.bench.show.markdown import markdown
 from kvproof.bench.show.page import Html, tag
 from kvproof.bench.show.verdict import NONE, TIMES, cell_name, interval, number
+from kvproof.gpt2 import files
+from kvproof.gpt2.waiting import Waiting
 
 RESULTS = (
     "impl", "prefill, ms", "step, ms", "step p20 … p80, ms", "step p95, ms", "total, ms", "tokens/s",
@@ -244,14 +252,20 @@ def main(argv: list[str] | None = None) -> int:
         if args.markdown:
             print("\n".join(markdown(records)))
             return 0
-        out.write_text(report(records), encoding="utf-8", newline="\n")
+        files.check_writable(out)
+        with Waiting("drawing the page"):
+            text = report(records)
+        files.write(out, text)
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         hint = "; python -m pip install -e '.[plots]'" if isinstance(error, ImportError) else ""
-        print(f"bench/report.py: {error}{hint}", file=sys.stderr)
+        what = words(error) if isinstance(error, OSError) else error
+        print(f"bench/report.py: {what}{hint}", file=sys.stderr)
         return 2
     print(out)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

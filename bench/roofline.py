@@ -9,6 +9,11 @@ lists with their sources, and hold to ±30 % at best. `python bench/gpu.py` meas
 Exit codes: 0 fine, 2 the command does not allow it.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import json
 import sys
@@ -22,6 +27,7 @@ from kvproof.bench.limit.model import Prediction, predict
 from kvproof.bench.limit.tables import LEGEND, constants, describe, record
 from kvproof.bench.limit.work import ITEMSIZE, MOST_TOKENS, Shape
 from kvproof.bench.memory import numbers
+from kvproof.bench.program import ends, words
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,26 +81,33 @@ def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]]) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables.  Returns the exit code."""
+    """Print the tables, then write what was asked for.  Returns the exit code."""
     args = parse(argv)
     try:
         by_gpu = list(predictions(args))
+        for path in filter(None, (args.plot, args.json)):
+            from kvproof.gpt2.files import check_writable  # brings torch, which the tables do not need
+
+            check_writable(path)
+        print("\n".join(lines(by_gpu)))
         if args.plot:
             from kvproof.bench.limit.picture import draw
 
             draw(args.plot, by_gpu)
         if args.json:
-            records = [record(p) for _, found in by_gpu for p in found]
-            args.json.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+            from kvproof.gpt2 import files
+
+            files.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
+    except BrokenPipeError:
+        raise
     except ModuleNotFoundError as error:
         print(f"bench/roofline.py: {error.name} is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
         return 2
     except (ValueError, OSError) as error:
-        print(f"bench/roofline.py: {error}", file=sys.stderr)
+        print(f"bench/roofline.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
         return 2
-    print("\n".join(lines(by_gpu)))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main)

@@ -12,10 +12,14 @@ Exit codes: 0 ROUNDING, 1 BUG, 2 INCONCLUSIVE, 3 the command or the machine does
 Also `kvproof verify …`.
 """
 
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
 import argparse
 import difflib
 import json
-import os
 import shlex
 import sys
 import textwrap
@@ -23,8 +27,6 @@ import traceback
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
-
-from tqdm import tqdm
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.callables import CallableSubject
@@ -36,8 +38,12 @@ from kvproof.bench.judge.options import settle
 from kvproof.bench.judge.subjects import OurSubject
 from kvproof.bench.measure.contest import IMPLS
 from kvproof.bench.measure.environment import environment
+from kvproof.bench.program import abandon_output, ends, words
+from kvproof.gpt2 import files
 from kvproof.gpt2.faults import TORCH_FAULTS, TorchFault
+from kvproof.gpt2.files import check_writable
 from kvproof.gpt2.generate import to_ids
+from kvproof.gpt2.waiting import Waiting
 from kvproof.gpt2.weights import DTYPES, as_device, load
 from kvproof.kernels.backend import without_gpu
 from kvproof.reference.faults import FAULTS, describe
@@ -165,12 +171,17 @@ def catalogue(args: argparse.Namespace):
 
 
 def examine(path: Path) -> int:
-    """Hold the exam, keep each sitting as a JSON line, print the table.  Returns 0 if the judge made no mistake."""
-    exam.write(path, tqdm(exam.exam(), desc="sittings", unit="", file=sys.stderr))
-    sittings = exam.read(path)
+    """Hold the exam, print the table, keep each sitting as a JSON line.  Returns 0 if the judge made no mistake."""
+    check_writable(path)
+    with Waiting("sittings") as line:
+        sittings = []
+        for sitting in exam.exam():
+            sittings.append(sitting)
+            line.what = f"{len(sittings)} sittings, the last {sitting.name}"
     print("\n".join(exam.table(sittings)))
     wrong = [sitting.name for sitting in sittings if sitting.called == (sitting.kind == "clean")]
-    print(f"\nmistakes: {', '.join(wrong) or 'none'}")
+    print(f"\nmistakes: {', '.join(wrong) or 'none'}", flush=True)
+    exam.write(path, sittings)
     return 1 if wrong else 0
 
 
@@ -210,22 +221,28 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if args.exam:
             return examine(args.exam)
-        # What the user's own code prints stands beside the report, not in it.
-        with emulation(args), redirect_stdout(sys.stderr):
-            found = investigate(subject_of(args), args.dtype)
         if args.html:
-            write_page(found, args)
+            check_writable(args.html)
+        # What the user's own code prints stands beside the report, not in it.
+        with emulation(args), Waiting("judging"), redirect_stdout(sys.stderr):
+            found = investigate(subject_of(args), args.dtype)
         code = CODES[found.verdict.verdict]
         try:
             print(json.dumps(found.record())) if args.json else say(found)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has seen enough; the verdict stands
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            abandon_output()
+        if args.html:
+            write_page(found, args)
         return code
+    except BrokenPipeError:
+        abandon_output()
+        return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
     except (ValueError, ImportError, OSError) as error:
-        print("bench/verify.py:", " ".join(str(error).split()), file=sys.stderr)
+        what = words(error) if isinstance(error, OSError) else str(error)
+        print("bench/verify.py:", " ".join(what.split()), file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return 130
@@ -242,8 +259,8 @@ def write_page(found: Investigation, args: argparse.Namespace):
     place = environment(as_device(args.device))
     facts = {"Device": place["device"], "Commit": f"{place['commit']}{' with changes' * bool(place['dirty'])}"}
     facts["Packages"] = ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got)
-    args.html.write_text(report(found, args.command, facts), encoding="utf-8", newline="\n")
+    files.write(args.html, report(found, args.command, facts))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ends(main, USAGE)

@@ -4,7 +4,7 @@ import signal
 import sys
 from importlib.metadata import entry_points
 
-from .cli.interrupt import INTERRUPTED, leave, quiet_ctrl_c
+from .cli.interrupt import INTERRUPTED, abandon_output, leave, quiet_ctrl_c
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,6 +26,9 @@ def main(argv: list[str] | None = None) -> int:
             args = parser().parse_args(argv)  # help and mistakes need no torch
             from .cli.run import run
         code = run(args)
+    except SystemExit:  # argparse's, which may have printed help
+        abandon_output()
+        raise
     except KeyboardInterrupt as stop:  # whatever is half done has put itself in order on its way here
         print("kvproof:", str(stop) or "interrupted", file=sys.stderr)
         code = INTERRUPTED

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..reference.config import Config
+from ..reference.config import Config, brief
 from .cache import Cache, CacheMismatch
 from .products import ROWS, invariant_product, product
 
@@ -100,8 +100,8 @@ DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton}
 
 def check_impl(impl: str) -> str:
     """impl, if there is one of that name; raises ValueError if not."""
-    if impl not in DECODE_STEP:
-        raise ValueError(f"impl {impl!r} is not known; choose one of {', '.join(DECODE_STEP)}")
+    if not isinstance(impl, str) or impl not in DECODE_STEP:
+        raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(DECODE_STEP)}")
     return impl
 
 

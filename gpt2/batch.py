@@ -1,4 +1,4 @@
-"""Many prompts from a file: read them, complete them in batches, and resume a run that was killed.
+"""Many prompts from a file: complete them in batches, and resume a run that was killed.
 
 The results are a journal: one JSON line per prompt, in input order, appended and synced batch by batch. What a kill can
 leave is whole lines and at most one half line, so the file itself says where to go on.
@@ -6,6 +6,7 @@ leave is whole lines and at most one half line, so the file itself says where to
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,52 +16,8 @@ from .generate import Completion
 Complete = Callable[[int, Sequence[str]], Sequence[Completion]]
 
 
-class PromptFileError(ValueError):
-    """A file of prompts that cannot be read as one; the message names the line."""
-
-
 class OutputMismatch(ValueError):
     """The output file holds something else than the beginning of this run; it is left as it is."""
-
-
-def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
-    """(line number, prompt) of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
-
-    name  the file's, for messages; JSONL is what is called .jsonl or begins with a JSON object that has a "prompt"
-    Raises PromptFileError for bytes that are no UTF-8, a line that is no such object, or no prompt at all.
-    """
-    try:
-        lines = data.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise PromptFileError(f"{name}, line {line}: the file is no UTF-8 text; convert it first") from None
-    numbered = [(number, line.removesuffix("\r")) for number, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise PromptFileError(f"{name} holds no prompt; write one per line")
-    if name.endswith(".jsonl") or prompt_field(numbered[0][1]) is not None:
-        return [(number, json_prompt(line, f"{name}, line {number}")) for number, line in numbered]
-    return numbered
-
-
-def prompt_field(line: str):
-    """The "prompt" of a line that is a JSON object, else None."""
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return record.get("prompt") if isinstance(record, dict) else None
-
-
-def json_prompt(line: str, where: str) -> str:
-    """The prompt of one JSONL line, a text that can be written down again."""
-    prompt = prompt_field(line)
-    if not isinstance(prompt, str):
-        raise PromptFileError(f'{where} is no JSON object with a text "prompt": {line[:60]}')
-    try:
-        prompt.encode()
-    except UnicodeEncodeError:
-        raise PromptFileError(f"{where}: the prompt holds half of a surrogate pair, which is no text") from None
-    return prompt
 
 
 def record(index: int, prompt: str, settings: dict[str, Any], done: Completion) -> dict[str, Any]:
@@ -78,7 +35,9 @@ def asked(index: int, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_line(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False) + "\n"
+    """A result as one line of JSON, which UTF-8 can hold: a byte of a prompt that is no text is an escape in it."""
+    line = json.dumps(fields, ensure_ascii=False) + "\n"
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line)
 
 
 def lines_done(path: Path, prompts: Sequence[str], settings: dict[str, Any]) -> tuple[int, int]:
@@ -89,8 +48,6 @@ def lines_done(path: Path, prompts: Sequence[str], settings: dict[str, Any]) -> 
     """
     if not path.exists():
         return 0, 0
-    if not path.is_file():
-        raise OutputMismatch(f"{path} is no plain file, so no run can resume from it; leave --output out and redirect")
     *lines, half = path.read_bytes().split(b"\n")
     if len(lines) > len(prompts) or (half and len(lines) == len(prompts)):
         raise OutputMismatch(f"{path} holds more than this run's {len(prompts)} prompts; name another --output")
@@ -115,6 +72,10 @@ def check_line(line: bytes, expected: dict[str, Any], where: str):
         found["settings"] = {}
     for name, value in expected["settings"].items():
         if found["settings"].get(name) != value:
+            if name == "weights" and found["settings"].get(name):
+                raise OutputMismatch(
+                    f"{where} was made when the model's files were others; put those back or name another --output"
+                )
             raise OutputMismatch(
                 f"{where} was made with {name} {found['settings'].get(name)!r}, this run has {value!r}; "
                 "repeat the old settings or name another --output"
@@ -125,6 +86,18 @@ def check_line(line: bytes, expected: dict[str, Any], where: str):
                 f"{where} answers {name} {str(found.get(name))[:40]!r}, this run has {str(expected[name])[:40]!r} "
                 "there; give the same prompts or name another --output"
             )
+    if to_line(found).encode() != line + b"\n":
+        raise OutputMismatch(
+            f"{where} was rewritten by another program: {rewritten(line)}; put back what kvproof wrote or name another "
+            "--output"
+        )
+
+
+def rewritten(line: bytes) -> str:
+    """How a line that kvproof did not write this way differs from one that it did."""
+    if line.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte-order mark"
+    return "it ends in CR LF" if line.endswith(b"\r") else "the same fields in another form"
 
 
 def run(

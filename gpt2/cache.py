@@ -6,7 +6,8 @@ from contextlib import contextmanager
 
 import torch
 
-from ..reference.config import Config, ContextFull
+from ..reference.config import Config, ContextFull, brief
+from .arguments import index_of, is_row, place, refuse, size, whole
 
 
 class CacheMismatch(ValueError):
@@ -45,6 +46,15 @@ class Cache(ABC):
         slots: int,
     ):
         """new: tokens of a sequence that a call of the kernel may bring; slots: the capacity it sees, whole pages."""
+        from .attention import check_impl  # which imports this module
+
+        check_impl(impl)
+        new = whole("new", new, "a whole number, 1 or more", 1)
+        if not isinstance(config, Config):
+            raise refuse("config", config, "a Config, as model.config is")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise refuse("dtype", dtype, "a torch.dtype of floating-point numbers, such as torch.float32")
+        batch, capacity, device = size("batch", batch), size("capacity", capacity), place("device", device)
         if batch < 1 or capacity < 1:
             raise ValueError(
                 f"a cache for {batch} sequences of {capacity} tokens holds nothing; both must be 1 or more"
@@ -65,16 +75,23 @@ class Cache(ABC):
     def batch(self) -> int:
         return len(self.host_lengths)
 
-    def set_lengths(self, lengths: list[int]):
+    def check_lengths(self, lengths: Sequence[int]) -> list[int]:
+        """lengths as ints.  Raises ValueError unless there is one per sequence, each 0..capacity."""
+        found = [index_of(n) for n in lengths] if is_row(lengths) else []
+        if len(found) != self.batch or not all(n is not None and 0 <= n <= self.capacity for n in found):
+            raise ValueError(
+                f"lengths are {brief(lengths)}; this cache takes {self.batch} of them, each 0..{self.capacity}"
+            )
+        return found  # pyright: ignore[reportReturnType]
+
+    def set_lengths(self, lengths: Sequence[int]):
         """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared.
 
         The workspace is made good again too, should a launch have been interrupted.
 
         Raises ValueError unless there is one length per sequence, each 0..capacity.
         """
-        if len(lengths) != self.batch or not all(0 <= n <= self.capacity for n in lengths):
-            raise ValueError(f"lengths are {lengths}; this cache takes {self.batch} of them, each 0..{self.capacity}")
-        self.host_lengths = list(lengths)
+        self.host_lengths = self.check_lengths(lengths)
         self.lengths.copy_(torch.tensor(self.host_lengths, dtype=torch.int32))
         if self.workspace is not None:
             self.workspace.reset()
@@ -175,7 +192,7 @@ class StaticCache(Cache):
         new: int = 1,
     ):
         super().__init__(config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, slots=capacity)
-        shape = (batch, config.n_head, capacity, config.head_dim)
+        shape = (self.batch, config.n_head, self.capacity, config.head_dim)
         self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
 
     def make_room(self, stop: int):

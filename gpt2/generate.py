@@ -1,14 +1,14 @@
 """Generation: the same loop over a cache or, to measure what the cache is worth, without one."""
 
-import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from ..reference.config import ContextFull
+from ..reference.config import ContextFull, brief
 from . import sampling
+from .arguments import flag, function, is_row, is_text, listed, refuse, strings, whole, whole_numbers
 from .cache import Cache
 from .graph import default_step
 from .model import GPT2, check_chunk, pad
@@ -124,29 +124,35 @@ def check_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, room: int, 
 
 
 def to_ids(model: GPT2, prompts) -> list[list[int]]:
-    """Prompts in any form `generate` takes -> one list of ids each; ids must be whole numbers."""
+    """Prompts in any form `generate` takes -> one list of ids each.  Raises ValueError for what is in none of them."""
+    prompts = listed(prompts)
     if isinstance(prompts, str):
         prompts = [prompts]
-    elif isinstance(prompts, (torch.Tensor, np.ndarray)):
-        prompts = prompts.tolist()
-    if len(prompts) and not isinstance(prompts[0], str) and not hasattr(prompts[0], "__len__"):
+    if not is_row(prompts):
+        raise ValueError(f"prompts are {brief(prompts)}; pass a text, a list of texts, token ids or a list of them")
+    if len(prompts) and not isinstance(prompts[0], str) and not is_row(prompts[0]):
         prompts = [prompts]
     return [encode(model, p) if isinstance(p, str) else whole_numbers(p) for p in prompts]
 
 
-def whole_numbers(prompt) -> list[int]:
-    """The ids of a prompt as Python ints; ValueError where one is no whole number."""
-    try:
-        return [operator.index(i) for i in prompt]
-    except TypeError:
-        raise ValueError(f"a prompt holds {list(prompt)[:4]}; token ids are whole numbers") from None
-
-
 def encode(model: GPT2, text: str) -> list[int]:
-    """The ids of a text, where the model has a tokenizer."""
+    """The ids of a text, where the model has a tokenizer; a byte that is no UTF-8 is U+DC80 ... U+DCFF in it."""
     if model.tokenizer is None:
         raise ValueError("text prompts came, but this model has no tokenizer; pass token ids or set model.tokenizer")
+    if not is_text(text) and not is_text(re.sub("[\udc80-\udcff]", "", text)):
+        raise ValueError(f"the prompt {brief(text)} holds half of a surrogate pair, which is no text; take it out")
     return model.tokenizer.encode(text)
+
+
+def check_stop(stop: str | Sequence[str]) -> list[str]:
+    """The strings that end a text.  Raises ValueError for what is none, or could never be found."""
+    return strings("stop", stop)
+
+
+def check_model(model):
+    """Raises ValueError for what is no model, such as its name."""
+    if not all(hasattr(model, name) for name in ("config", "prefill", "decode", "tokenizer")):
+        raise ValueError(f"model is {brief(model)}; pass the model itself, as load({brief(model)}) gives it")
 
 
 def choose_source(model: GPT2, prompts, max_new_tokens: int, kv_cache: bool, chunk, cache) -> Cached | Uncached:
@@ -157,7 +163,6 @@ def choose_source(model: GPT2, prompts, max_new_tokens: int, kv_cache: bool, chu
         if cache is not None or chunk is not None:
             raise ValueError("cache and chunk came, but nothing is cached; leave them out or choose another impl")
         return Uncached(model, capacity)
-    check_chunk(chunk)
     if cache is None:
         cache = model.new_cache(len(prompts), capacity)
     cache.check_fits(model.config, len(prompts), model.dtype, model.device)
@@ -200,13 +205,18 @@ def generate(
     Raises ValueError for prompts or settings that make no sense, ContextFull if prompt and new tokens outgrow n_ctx or
     the cache, saying how many fit; both before any work. FloatingPointError if the model gives NaN or inf.
     """
-    sampling.check(temperature, top_k, top_p)
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 1 or more")
+    check_model(model)
+    temperature, top_k, top_p = sampling.check(temperature, top_k, top_p)
+    max_new_tokens = whole("max_new_tokens", max_new_tokens, "1 or more, a whole number", 1)
+    stop, kv_cache = check_stop(stop), flag("kv_cache", kv_cache)
+    function("stream", stream)
+    check_chunk(chunk)
+    if cache is not None and not isinstance(cache, Cache):
+        raise refuse("cache", cache, "what model.new_cache gives, or None")
     prompts = to_ids(model, prompts)
     model.check_prompts(prompts)
     tokenizer, B = model.tokenizer, len(prompts)
-    writer = Writer(tokenizer, B, model.end_tokens, [stop] if isinstance(stop, str) else stop, stream)
+    writer = Writer(tokenizer, B, model.end_tokens, stop, stream)
     keys = sampling.keys(seed, B, max_new_tokens, first_row).to(model.device)
     source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)

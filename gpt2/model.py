@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..reference.config import Config, ContextFull
+from ..reference.config import Config, ContextFull, brief
+from .arguments import is_row, refuse, tensor, whole, whole_numbers
 from .attention import DECODE_STEP, Attention, Conv1D, check_impl
 from .cache import Cache, StaticCache
 from .paged import PagedCache
@@ -32,8 +33,14 @@ def pad(prompts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
 
 def check_chunk(chunk: int | None):
     """Raises ValueError unless chunk is a number of tokens that one prefill pass can take."""
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk is {chunk}; it must be 1 or more tokens, or None for the whole prompt")
+    if chunk is not None:
+        whole("chunk", chunk, "1 or more tokens, a whole number, or None for the whole prompt", 1)
+
+
+def check_cache(cache):
+    """Raises ValueError for what is no cache."""
+    if not hasattr(cache, "check_fits"):
+        raise refuse("cache", cache, "what model.new_cache gives")
 
 
 def table(rows: int, width: int) -> nn.Embedding:
@@ -165,6 +172,7 @@ class GPT2(nn.Module):
         ids        (B, T) int, 2 <= T <= n_ctx + 1
         reduction  "mean" gives a scalar, "none" gives (B, T - 1); float32, or float64 for a float64 model
         """
+        tensor("ids", ids, "(B, T)")
         if ids.ndim == 2 and ids.shape[1] < 2:
             raise ValueError(f"a loss needs 2 tokens, one to foretell the other; this has {ids.shape[1]}")
         self.check_ids(ids)
@@ -185,6 +193,7 @@ class GPT2(nn.Module):
         Raises ValueError, ContextFull or CacheMismatch before any work; the cache is then as it was.
         """
         check_chunk(chunk)
+        check_cache(cache)
         self.check_prompts(prompts)
         cache.check_fits(self.config, len(prompts), self.dtype, self.device)
         counts = [len(prompt) for prompt in prompts]
@@ -218,11 +227,13 @@ class GPT2(nn.Module):
         step = DECODE_STEP[self.impl]
         if step is None:
             raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa or triton")
+        tensor("ids", ids, "(B,)")
         if ids.ndim != 1 or ids.dtype not in WHOLE or ids.device != self.device:
             raise ValueError(
                 f"ids are {tuple(ids.shape)} {ids.dtype} on {ids.device}; pass (B,) int64 or int32 on {self.device}, "
                 "one id per sequence"
             )
+        check_cache(cache)
         cache.check_fits(self.config, ids.shape[0], self.dtype, self.device)
         before = cache.host_lengths
         slots = cache.claim()
@@ -234,20 +245,29 @@ class GPT2(nn.Module):
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""
+        if isinstance(prompts, str) or not is_row(prompts):
+            raise ValueError(f"prompts are {brief(prompts)}; pass a list of sequences of token ids")
         if not len(prompts):
             raise ValueError("no prompts came; pass at least one sequence of token ids")
         for row, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ValueError(f"prompt {row} is empty; GPT-2 needs at least one token, such as <|endoftext|>")
-            low, high = int(min(prompt)), int(max(prompt))
+            ids = prompt if type(prompt) is list and set(map(type, prompt)) == {int} else whole_numbers(prompt)
+            if not ids:
+                raise ValueError(f"prompt {row} is empty; GPT-2 needs at least one token{self.first_token()}")
+            low, high = min(ids), max(ids)
             if low < 0 or high >= self.config.n_vocab:
                 bad = low if low < 0 else high
                 raise ValueError(
                     f"prompt {row} holds token id {bad}; this model's ids are 0..{self.config.n_vocab - 1}"
                 )
 
+    def first_token(self) -> str:
+        """What a message says of a text that begins with nothing."""
+        eot = self.tokenizer.eot if self.tokenizer else self.config.eos_token_id
+        return "" if eot is None else f"; the end-of-text token alone, ids [{eot}], starts from nothing"
+
     def check_ids(self, ids):
         """ids, if they are whole numbers (B, T) within the vocabulary; raises ValueError if not."""
+        tensor("ids", ids, "(B, T)")
         if ids.ndim != 2 or not ids.numel() or ids.dtype not in WHOLE:
             raise ValueError(
                 f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), none of it 0"

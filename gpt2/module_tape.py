@@ -120,8 +120,8 @@ def align(a: ModuleTape, b: ModuleTape, n: int) -> tuple[str, str, np.ndarray]:
     for tape, name in ((a, "first"), (b, "second")):
         if tape.nameless:
             raise ValueError(
-                f"the {name} function runs {len(tape._outermost)} torch modules by themselves; name the model that they "
-                "are parts of by --module MODULE:OBJECT"
+                f"the {name} function runs {len(tape._outermost)} torch modules by themselves; name the model that "
+                "they are parts of by --module MODULE:OBJECT"
             )
         if not tape.ids:
             raise ValueError(f"the {name} function ran no torch module that was given token ids (B, M)")

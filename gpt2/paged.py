@@ -1,9 +1,12 @@
 """The paged KV cache: pages shared by all sequences, handed out when a token needs one and given back."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from ..reference.config import Config, ContextFull
+from .arguments import size, whole
 from .cache import Cache, layers
 
 
@@ -39,8 +42,10 @@ class PagedCache(Cache):
 
         Raises ValueError for a size below 1, ContextFull past n_ctx.
         """
+        batch, capacity, page = size("batch", batch), size("capacity", capacity), size("page", page)
+        seed = whole("seed", seed, "a whole number, 0 or more", 0)
         max_pages = -(-capacity // max(page, 1))
-        pages = batch * max_pages if pages is None else pages
+        pages = batch * max_pages if pages is None else size("pages", pages)
         if min(batch, capacity, page, pages) < 1:
             raise ValueError(
                 f"a cache for {batch} sequences of {capacity} tokens, in {pages} pages of {page}, holds nothing; all "
@@ -60,17 +65,18 @@ class PagedCache(Cache):
         """How many pages n tokens take."""
         return -(-n // self.page)
 
-    def set_lengths(self, lengths: list[int]):
+    def set_lengths(self, lengths: Sequence[int]):
         """Say how many tokens each sequence has. Pages beyond them are given back; lacking ones are handed out.
 
         Raises ValueError unless there is one length per sequence, each 0..capacity; ContextFull if pages run out.
         """
-        if len(lengths) == self.batch and all(0 <= n <= self.capacity for n in lengths):
-            self.hand_out(lengths, give_back=True)
+        lengths = self.check_lengths(lengths)
+        self.hand_out(lengths, give_back=True)
         super().set_lengths(lengths)
 
     def free(self, b: int):
-        """Forget sequence b and give its pages back. The others keep theirs."""
+        """Forget sequence b and give its pages back. The others keep theirs.  Raises ValueError if there is no b."""
+        b = whole("b", b, f"a sequence of the cache, 0..{self.batch - 1}", 0, self.batch - 1)
         self.set_lengths([0 if row == b else n for row, n in enumerate(self.host_lengths)])
 
     def hand_out(self, lengths: list[int], *, give_back: bool = False):

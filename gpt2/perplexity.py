@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+from .arguments import function, whole, whole_numbers
+from .generate import check_model
 from .model import GPT2
 
 
@@ -30,22 +32,23 @@ def sliding_nll(
     window each window loses one.  Raises ValueError for too few ids, ids outside the vocabulary, or settings that make
     no sense. Source: the strided windows of Hugging Face's guide "Perplexity of fixed-length models".
     """
+    check_model(model)
+    function("progress", progress)
+    ids = whole_numbers(ids)
     n_ctx, N = model.config.n_ctx, len(ids)
     window = n_ctx if window is None else window
-    if not 2 <= window <= n_ctx:
-        raise ValueError(f"window is {window}; it must be 2..{n_ctx} tokens, the model's context")
+    window = whole("window", window, f"2..{n_ctx} tokens, the model's context", 2, n_ctx)
     stride = window // 2 if stride is None else stride
-    if not 1 <= stride <= window:
-        raise ValueError(f"stride is {stride}; it must be 1..{window}, or tokens between two windows go unscored")
+    stride = whole("stride", stride, f"1..{window}, or tokens between two windows go unscored", 1, window)
     if N < 2:
         raise ValueError(f"perplexity needs 2 tokens, one to foretell the other; this text has {N}")
     model.check_prompts([ids])
     total, count, done = 0.0, 0, 0
-    whole = torch.as_tensor(ids, dtype=torch.long)
+    text = torch.as_tensor(ids, dtype=torch.long)
     for begin in range(0, N, stride):
         end = min(begin + window, N)
         fresh = min(end - done, end - begin - 1)
-        total += window_nll(model, whole[begin:end].to(model.device), fresh)
+        total += window_nll(model, text[begin:end].to(model.device), fresh)
         count += fresh
         if progress:
             progress(end - done)

@@ -13,18 +13,26 @@ import torch
 
 from ..reference import sampling as reference
 from ..reference.splitmix import GAMMA, MIX
+from .arguments import real, refuse, whole
 
 SIGNED = [c - 2**64 if c >> 63 else c for c in (GAMMA, *MIX)]  # torch multiplies int64, which wraps to the same bits
 
 
-def check(t: float, k: int | None, p: float | None):
-    """Raises ValueError unless temperature t, top-k k and top-p p are settings that sampling knows."""
-    if not (math.isfinite(t) and t >= 0):
-        raise ValueError(f"temperature is {t}; it must be a finite number from 0 (greedy) up")
-    if k is not None and k < 1:
-        raise ValueError(f"top_k is {k}; it must be 1 or more, or None to keep all")
-    if p is not None and not 0 < p <= 1:
-        raise ValueError(f"top_p is {p}; it must be above 0 and at most 1, or None to keep all")
+def check(t: float, k: int | None, p: float | None) -> tuple[float, int | None, float | None]:
+    """Temperature t, top-k k and top-p p as Python's numbers.  Raises ValueError unless sampling knows them."""
+    fits = "a finite number from 0 (greedy) up"
+    number = real("temperature", t, fits)
+    if not (math.isfinite(number) and number >= 0):
+        raise refuse("temperature", t, fits)
+    if k is not None:
+        k = whole("top_k", k, "1 or more, a whole number, or None to keep all", 1)
+    if p is not None:
+        fits = "above 0 and at most 1, or None to keep all"
+        share = real("top_p", p, fits)
+        if not 0 < share <= 1:
+            raise refuse("top_p", p, fits)
+        p = share
+    return number, k, p
 
 
 def temperature(logits, t: float):
@@ -90,10 +98,13 @@ def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None 
 
 
 def keys(seed: int | None, batch: int, steps: int, first_row: int = 0) -> torch.Tensor:
-    """(B, steps) int64: row i is the stream (seed, first_row + i). Without a seed, fresh entropy."""
-    if first_row < 0:
-        raise ValueError(f"first_row is {first_row}; rows count from 0")
+    """(B, steps) int64: row i is the stream (seed, first_row + i). Without a seed, fresh entropy.
+
+    Raises ValueError for a seed outside 0 ... 2**64 - 1, or rows that are none.
+    """
+    first_row = whole("first_row", first_row, "a whole number, 0 or more", 0)
     if seed is None:
         seed = secrets.randbits(64)
+    seed = whole("seed", seed, "a whole number from 0 to 2**64 - 1, or None for another each time", 0, 2**64 - 1)
     rows = range(first_row, first_row + batch)
     return torch.from_numpy(np.stack([reference.keys(seed, row, steps) for row in rows]).view(np.int64))

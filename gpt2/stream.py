@@ -88,8 +88,6 @@ class Writer:
     ):
         if stop and tokenizer is None:
             raise ValueError("stop strings came, but the model has no tokenizer to find them with; set model.tokenizer")
-        if not all(stop):
-            raise ValueError("a stop string is empty; it would end every text before it begins")
         self.rows = [Row(tokenizer, stop) for _ in range(batch)]
         self.ends, self.listener = frozenset(ends), listener
 

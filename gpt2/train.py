@@ -4,26 +4,33 @@
     python -m kvproof.gpt2.train --steps 20     # a taste
 
 Writes model.safetensors (float16), config.json, vocab.bpe and loss.jsonl, a folder that `load` takes; the weights are
-those of the lowest held-out loss. Needs a clone: the corpora are not in the wheel.
+those of the lowest held-out loss. A folder that holds something is left alone unless --force. The corpora are in a
+clone alone, not in the wheel; --corpus names others.
 """
 
 import argparse
 import json
 import math
 import re
+import sys
 import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from ..reference.config import Config
+from .cli.interrupt import INTERRUPTED, abandon_output
+from .files import check_folder, write
 from .model import GPT2, Conv1D
 from .tokenizer import Tokenizer
+from .waiting import Waiting
 
 HERE = Path(__file__).parent
 TINY = HERE / "checkpoints" / "tiny"
+CORPUS = HERE / "corpus"
+SPAN = 1024  # tokens of the longest window trained on: the whole context
 HELD_OUT = 0.05  # the last part of each corpus, never trained on
 DROPOUT = 0.15  # on what each residual branch adds; the model itself has none
 
@@ -35,16 +42,28 @@ def tiny_config(tokenizer: Tokenizer) -> Config:
     )
 
 
-def read_corpora(tokenizer: Tokenizer) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Token ids to train on, and those held out of each corpus; <|endoftext|> opens every text and every tale."""
+def read_corpora(tokenizer: Tokenizer, corpus: Path = CORPUS) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Token ids to train on, and those held out of each corpus; <|endoftext|> opens every text and every tale.
+
+    corpus  a folder of .txt files
+    Raises ValueError where there is none, or too little in them.
+    """
     train, held_out = [], {}
-    for path in sorted((HERE / "corpus").glob("*.txt")):
+    for path in sorted(corpus.glob("*.txt")):
         tales = re.split(r"\n{3,}(?=[A-Z][A-Z ,'\u2019-]+\n)", path.read_text(encoding="utf-8"))
         ids = torch.tensor([i for tale in tales for i in (tokenizer.eot, *tokenizer.encode(tale))])
         cut = int(len(ids) * (1 - HELD_OUT))
         train.append(ids[:cut])
         held_out[path.stem] = ids[cut:]
-    return torch.cat(train), held_out
+    if not train:
+        hint = "; it is in a clone alone, not in an installed package" if corpus == CORPUS else ""
+        raise ValueError(f"the folder {corpus} holds no .txt to train on{hint}; name a folder that does with --corpus")
+    ids = torch.cat(train)
+    if len(ids) <= SPAN or min(map(len, held_out.values())) < 2:
+        raise ValueError(
+            f"the texts in {corpus} are too short: {len(ids)} tokens to train on, more than {SPAN} must be"
+        )
+    return ids, held_out
 
 
 def initialise(model: GPT2):
@@ -91,12 +110,10 @@ def held_out_loss(model, ids, span: int = 1024) -> float:
 
 
 def save(model, out: Path):
-    """model.safetensors in float16 and config.json, in Hugging Face's spelling; written aside, then put in place."""
+    """model.safetensors in float16 and config.json, in Hugging Face's spelling, each whole or not at all."""
     config = model.config
-    save_file(
-        {k: v.half().contiguous() for k, v in model.state_dict().items()}, out / "new.safetensors", {"format": "pt"}
-    )
-    (out / "new.safetensors").replace(out / "model.safetensors")
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    write(out / "model.safetensors", to_bytes(tensors, {"format": "pt"}))
     fields = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
@@ -113,7 +130,7 @@ def save(model, out: Path):
         "bos_token_id": config.eos_token_id,
         "eos_token_id": config.eos_token_id,
     }
-    (out / "config.json").write_text(json.dumps(fields, indent=1) + "\n")
+    write(out / "config.json", json.dumps(fields, indent=1) + "\n")
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -138,12 +155,15 @@ def make_optimizer(model) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
-def train(steps: int, tokens: int, peak: float, every: int, out: Path):
-    """Train tiny for `steps` batches of `tokens` tokens, keeping in `out` the weights of the lowest held-out loss."""
+def train(steps: int, tokens: int, peak: float, every: int, out: Path, corpus: Path = CORPUS):
+    """Train tiny for `steps` batches of `tokens` tokens, keeping in `out` the weights of the lowest held-out loss.
+
+    Raises ValueError for a corpus that is none, OSError for a folder that cannot be written.
+    """
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     tokenizer = Tokenizer.from_merges(TINY / "vocab.bpe")
-    ids, held_out = read_corpora(tokenizer)
+    ids, held_out = read_corpora(tokenizer, corpus)
     model = GPT2(tiny_config(tokenizer))
     initialise(model)
     for projection in residual_projections(model):
@@ -151,11 +171,11 @@ def train(steps: int, tokens: int, peak: float, every: int, out: Path):
     optimizer = make_optimizer(model)
     best, started, recent = math.inf, time.time(), []
     out.mkdir(parents=True, exist_ok=True)
-    (out / "vocab.bpe").write_bytes((TINY / "vocab.bpe").read_bytes())
-    with (out / "loss.jsonl").open("w") as log:
+    write(out / "vocab.bpe", (TINY / "vocab.bpe").read_bytes())
+    with (out / "loss.jsonl").open("w") as log, Waiting("training, steps", steps) as line:
         for step in range(1, steps + 1):
             # Every third batch spans the full context, so that every position is trained.
-            loss = model.loss(batch(ids, tokens, 1024 if step % 3 == 1 else 256, rng))
+            loss = model.loss(batch(ids, tokens, SPAN if step % 3 == 1 else 256, rng))
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step - 1, steps, peak)
             optimizer.zero_grad()
@@ -163,32 +183,58 @@ def train(steps: int, tokens: int, peak: float, every: int, out: Path):
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             recent.append(loss.item())
+            line.update()
             if step % every == 0 or step == steps:
                 row = {"step": step, "tokens": step * tokens, "train": sum(recent) / len(recent)}
                 row = {name: round(x, 4) for name, x in (row | evaluate(model, held_out)).items()}
+                text = json.dumps(row | {"seconds": round(time.time() - started)})
+                line.print(text)
                 if row["held_out"] < best:
                     best = row["held_out"]
                     save(model, out)
-                line = json.dumps(row | {"seconds": round(time.time() - started)})
-                print(line, file=log, flush=True)
-                print(line, flush=True)
+                print(text, file=log, flush=True)
                 recent = []
 
 
-def main():
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m kvproof.gpt2.train", description="Train the embedded checkpoint tiny."
+        prog="python -m kvproof.gpt2.train", description="Train a checkpoint as the embedded one, tiny, was trained."
     )
     parser.add_argument("--steps", type=int, default=2000, help="batches to train on (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per batch (default %(default)s)")
     parser.add_argument("--lr", type=float, default=3e-3, help="peak learning rate (default %(default)s)")
     parser.add_argument("--every", type=int, default=100, help="batches between held-out losses (default %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=TINY, help="folder to write (default: the embedded checkpoint's own)"
-    )
-    args = parser.parse_args()
-    train(args.steps, args.tokens, args.lr, args.every, args.out)
+    parser.add_argument("--corpus", type=Path, help="folder of .txt files (default: the clone's own)")
+    parser.add_argument("--out", type=Path, default=Path("tiny"), help="folder to write (default ./%(default)s)")
+    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    args = parser.parse_args(argv)
+    for name, least in (("steps", 1), ("tokens", SPAN), ("every", 1)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}; it must be {least} or more")
+    if not (math.isfinite(args.lr) and args.lr > 0):
+        parser.error(f"--lr is {args.lr}; it must be a number above 0")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train.  Returns the exit code: 0, 1 if a file could not be written, 2 for a mistake in the call, 130 Ctrl-C."""
+    args = parse(argv)
+    try:
+        check_folder(args.out)
+        if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
+            raise ValueError(f"{args.out} holds something; name another --out, or add --force to write over it")
+        train(args.steps, args.tokens, args.lr, args.every, args.out, args.corpus or CORPUS)
+    except BrokenPipeError:
+        abandon_output()
+    except (ValueError, OSError) as error:
+        what = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"python -m kvproof.gpt2.train: {what}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print(f"interrupted; the best weights so far, if any, are in {args.out}", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ from ..reference.config import Config
 from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
+from .arguments import flag, refuse
 from .attention import check_impl
 from .folder import find_tokenizer, with_end_tokens
 from .hub import KNOWN, fetch, is_hub_name
@@ -46,8 +47,11 @@ def load(
     Raises CheckpointError or ConfigError for what is no GPT-2, HubError for what the hub does not give, ValueError for
     an unknown name, dtype, device or impl.
     """
+    if not isinstance(name, (str, Path)):
+        raise refuse("name", name, "a model's name, a folder or a file")
     dtype = as_dtype(dtype)
     device = as_device(device)
+    invariant = flag("invariant", invariant)
     if check_impl(impl) == "triton":
         from ..kernels.decode_attention import check_device  # its module says what to do where triton is absent
 
@@ -129,14 +133,15 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
     """A torch.dtype from itself or its name."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
-        raise ValueError(f"dtype is {dtype}; it must be one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype is {' '.join(str(dtype).split())[:60]}; it must be one of {', '.join(DTYPES)}")
     return found
 
 
 def as_device(device: str | torch.device) -> torch.device:
     """A torch.device that is there: the CPU, or a CUDA GPU of this machine."""
     try:
-        found = torch.device(device)
+        named = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
+        found = torch.device(device) if named else None
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):

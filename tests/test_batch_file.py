@@ -1,17 +1,21 @@
 """Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from kvproof.gpt2 import Completion, batch, generate, load, sampling
+from kvproof.gpt2 import Completion, batch, files, generate, load, prompt_file, sampling, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import generate as cli_generate
 from kvproof.gpt2.cli.lock import OutputBusy, locked
@@ -22,7 +26,7 @@ SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
 
 def read_prompts(data: bytes, name: str) -> list[str]:
     """The prompts alone, without their lines' numbers."""
-    return [prompt for _, prompt in batch.prompt_lines(data, name)]
+    return [prompt for _, prompt in prompt_file.prompt_lines(data, name)]
 
 
 @pytest.mark.parametrize(
@@ -54,10 +58,12 @@ def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
         (b'{"prompt": "a"}\n\n{"text": "b"}\n', "p.txt", "line 3 is no JSON object"),
         (b'{"prompt": 3}\n', "p.jsonl", "line 1 is no JSON object"),
         (b'{"prompt": "\\ud83d"}\n', "p.jsonl", "line 1: the prompt holds half of a surrogate"),
+        (b'{"prompt": "a", "prompt": "b"}\n', "p.jsonl", 'line 1 has 2 fields "prompt"; leave one'),
+        (b'{"promt": "a"}\n', "p.jsonl", 'line 1 is no JSON object with a text "prompt" .did you mean "promt"'),
     ],
 )
 def test_a_bad_prompt_file_is_refused_by_line(data, name, message):
-    with pytest.raises(batch.PromptFileError, match=message):
+    with pytest.raises(prompt_file.PromptFileError, match=message):
         read_prompts(data, name)
 
 
@@ -129,6 +135,11 @@ def line(index=0, prompt=PROMPTS[0], settings=SETTINGS):
         (line(prompt="other"), "answers prompt 'other'"),
         (line(settings={"seed": 2, "stop": ["\n"]}), "made with seed 2, this run has 1"),
         (line(settings={}), "made with seed None"),
+        (b"\xef\xbb\xbf" + line(), "line 1 was rewritten by another program: it begins with a byte-order mark"),
+        (line().replace(b"\n", b"\r\n"), "line 1 was rewritten by another program: it ends in CR LF"),
+        (json.dumps(json.loads(line())).encode() + b"\n", "line 1 was rewritten .* in another form"),
+        (line().replace(b": ", b":"), "line 1 was rewritten .* in another form"),
+        (line() + b"\n", "line 2 is no result of kvproof"),
         (b"".join(line(i, p) for i, p in enumerate([*PROMPTS, "more"])), "more than this run's 5 prompts"),
         (b"".join(line(i, p) for i, p in enumerate(PROMPTS)) + b"{", "more than this run's 5 prompts"),
     ],
@@ -139,11 +150,6 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, m
     with pytest.raises(batch.OutputMismatch, match=message):
         resume(path)
     assert path.read_bytes() == held
-
-
-def test_an_output_that_is_no_plain_file_is_refused(tmp_path):
-    with pytest.raises(batch.OutputMismatch, match="no plain file"):
-        resume(tmp_path)
 
 
 def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
@@ -346,3 +352,172 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, co
     assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
     assert main(command) == 0
     assert capsys.readouterr().out == got
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"prompt": "a"}\n{"prompt": "b", "id": 7}\n', 'of a line only "prompt" is read, not "id" (line 2)'),
+        (b'{"prompt": "a", "max_tokens": 5}', 'not "max_tokens" (line 1; --max-tokens sets it for all lines)'),
+        (b'{"prompt": "a", "Temprature": 1}', '"Temprature" (line 1; --temperature sets it for all lines)'),
+        (b'{"prompt": "a", "prompts": ["b"]}', '"prompts" (line 1; did you mean "prompt"?)'),
+        (b'{"prompt": "a", "x": 1}\n\n{"prompt": "b", "x": 2, "y": 3}', 'not "x" (line 1), "y" (line 3)'),
+        (b'{"promt": "a"}\n', 'p, line 1 is a JSON object without "prompt", so its lines are taken as text'),
+    ],
+)
+def test_a_field_that_is_not_read_is_named(caplog, data, said):
+    prompt_file.prompt_lines(data, "p")
+    assert [said in message for message in caplog.messages] == [True]
+
+
+def test_of_many_fields_that_are_not_read_some_are_named(caplog):
+    prompt_file.prompt_lines(json.dumps({"prompt": "a"} | {f"field {i:02}": i for i in range(30)}).encode(), "p")
+    assert '"field 07" (line 1) and 22 more' in caplog.text
+    assert "08" not in caplog.text
+
+
+def test_what_is_all_read_says_nothing(caplog):
+    prompt_file.prompt_lines(b'{"prompt": "a"}\n{"prompt": "b"}\n', "p.jsonl")
+    prompt_file.prompt_lines(b"[1]\n{}\n", "p.txt")
+    assert not caplog.messages
+
+
+def copied(tmp_path):
+    """A copy of tiny that a test may change."""
+    return shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--impl", "eager"], "made with impl 'sdpa', this run has 'eager'"),
+        (["--no-kv-cache"], "made with kv_cache True, this run has False"),
+        (["--dtype", "float64"], "made with dtype 'float32'"),
+        (["--top-p", "0.5"], "made with top_p None, this run has 0.5"),
+        (["--stop", "x"], "made with stop [], this run has ['x']"),
+        (["--allow-special"], "made with allow_special False"),
+        ("model.safetensors", "made when the model's files were others"),
+        ("vocab.bpe", "made when the model's files were others"),
+        ("config.json", "made when the model's files were others"),
+    ],
+)
+def test_another_job_does_not_go_on_in_a_file(tmp_path, capsys, monkeypatch, change, said):
+    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", copied(tmp_path)
+    prompts.write_text("A\nB\n")
+    command = [
+        "generate",
+        "--model",
+        str(model),
+        "--prompt-file",
+        str(prompts),
+        "--output",
+        str(out),
+        "--max-tokens",
+        "2",
+    ]
+    assert main(command) == 0
+    out.write_bytes(held := out.read_bytes().splitlines(keepends=True)[0])
+    if isinstance(change, str):
+        (model / change).write_bytes((model / change).read_bytes()[:-1] + b" ")
+        change = []
+    monkeypatch.setattr(cli_generate, "load", None)  # nothing is computed
+    assert main([*command, *change]) == 2
+    err = capsys.readouterr().err
+    assert f"out.jsonl, line 1 was {said}" in err
+    assert "name another --output" in err
+    assert out.read_bytes() == held
+
+
+def test_the_same_job_goes_on_whatever_the_batch_and_the_folder_s_other_files(tmp_path):
+    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", copied(tmp_path)
+    prompts.write_text("A\nB\n")
+    command = [
+        "generate",
+        "--model",
+        str(model),
+        "--prompt-file",
+        str(prompts),
+        "--output",
+        str(out),
+        "--max-tokens",
+        "2",
+    ]
+    assert main(command) == 0
+    whole = out.read_bytes()
+    out.write_bytes(whole.splitlines(keepends=True)[0])
+    (model / "notes.txt").write_text("mine")
+    assert main([*command, "--batch", "1"]) == 0
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/null", "link", "dangling link"])
+def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
+    prompts, path, got = tmp_path / "p.txt", tmp_path / "out", []
+    prompts.write_text("A\nB\n")
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    if kind == "pipe":
+        os.mkfifo(path)
+        reader = threading.Thread(target=lambda: got.append(path.read_text()))
+        reader.start()
+    elif kind == "/dev/null":
+        path = Path(kind)
+    else:
+        path.symlink_to("goal")
+        if kind == "link":
+            (tmp_path / "goal").touch()
+    assert main([*command, "--output", str(path)]) == 0
+    if kind == "pipe":
+        reader.join()
+        assert got == [whole]
+        assert path.is_fifo()
+    elif kind == "/dev/null":
+        assert path.is_char_device()
+    else:
+        assert path.is_symlink()
+        assert (tmp_path / "goal").read_text() == whole
+
+
+def test_a_link_outlives_a_run_that_wrote_nothing(tmp_path):
+    (tmp_path / "link").symlink_to("goal")
+    with locked(tmp_path / "link"):
+        pass
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "goal").exists()
+
+
+def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    monkeypatch.setattr(cli_generate, "load", None)
+    command = ["generate", "--prompt-file", str(prompts), "--output"]
+    for path, said in ((tmp_path / "no" / "out", "make the folder"), (tmp_path, "Is a directory; name a file")):
+        assert main([*command, str(path)]) == 2
+        assert said in capsys.readouterr().err
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "probe", full)
+    assert main([*command, str(out)]) == 1
+    assert f"{out}: No space left on device" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2", "--batch", "1"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+
+    def full(path, size, batches, wrote):
+        next(batches)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(batch, "write_journal", full)
+    assert main([*command, "--output", str(out)]) == 1
+    printed, said = capsys.readouterr()
+    assert printed == whole.splitlines(keepends=True)[0]
+    assert "No space left on device after 0 of 2 prompts; put it right" in said

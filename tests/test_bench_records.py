@@ -1,12 +1,16 @@
-"""Results on disk: valid or refused, whole or not there."""
+"""Results on disk: valid or refused, whole or not there, none lost to another run."""
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from kvproof.bench import records
+from kvproof.bench import decode, records
 from kvproof.bench.decode import main
 
 
@@ -88,3 +92,135 @@ def test_the_file_is_replaced_whole_and_never_grown(record, tmp_path, monkeypatc
 def test_no_file_is_exit_code_2(tmp_path, capsys):
     assert records.main([str(tmp_path / "none.jsonl")]) == 2
     assert "none.jsonl" in capsys.readouterr().err
+
+
+APPENDING = (
+    "import json, sys\nfrom kvproof.bench import records\npath, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
+    "print('ready', flush=True)\n"
+    "for at in range(15):\n    records.append(path, record | {'key': f'{who}-{at}'})\n"
+)
+
+
+def test_runs_that_append_to_one_file_lose_nothing(record, tmp_path):
+    path = tmp_path / "run.jsonl"
+    program = [sys.executable, "-c", APPENDING, str(path)]
+    runs = [
+        subprocess.Popen([*program, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for who in "abc"
+    ]
+    for run in runs:
+        run.communicate(json.dumps(record))
+    assert [run.returncode for run in runs] == [0, 0]
+    kept = [r["key"] for r in records.read(path)]
+    assert sorted(kept) == sorted(f"{who}-{at}" for who in "ab" for at in range(15))
+    assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_lets_its_lock_go(record, tmp_path, sent):
+    path = tmp_path / "run.jsonl"
+    records.append(path, record)
+    holding = (
+        "import sys, time\nfrom pathlib import Path\nfrom kvproof.gpt2.cli.lock import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", holding, str(path)], stdout=subprocess.PIPE) as run:
+        assert run.stdout
+        assert run.stdout.readline() == b"held\n"
+        waiting = threading.Thread(target=records.append, args=(path, record | {"key": "b"}))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive(), "it waits for the lock"
+        assert len(records.read(path)) == 1
+        run.send_signal(sent)
+        waiting.join(10)
+    assert [r["key"] for r in records.read(path)] == [record["key"], "b"]
+
+
+@pytest.mark.parametrize(
+    "rewritten",
+    [
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.rstrip("\n"),
+        lambda text: "\ufeff" + text.replace("\n", "\r\n").rstrip(),
+    ],
+    ids=["byte-order mark", "CR LF", "no last line end", "all three"],
+)
+def test_a_file_that_an_editor_rewrote_is_read_and_has_one_form_again(record, tmp_path, rewritten):
+    path = tmp_path / "run.jsonl"
+    lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "ab")
+    path.write_bytes(rewritten(lines).encode())
+    assert [r["key"] for r in records.read(path)] == ["a", "b"]
+    records.append(path, record | {"key": "c"})
+    assert path.read_text() == lines + json.dumps(record | {"key": "c"}) + "\n"
+
+
+def test_bytes_that_are_no_text_are_refused_by_name(tmp_path):
+    (tmp_path / "run.jsonl").write_bytes(b"\xff\xfe{\x00}\x00")
+    with pytest.raises(records.BadRecord, match=r"run\.jsonl: no UTF-8 text"):
+        records.read(tmp_path / "run.jsonl")
+
+
+def test_a_link_s_target_takes_the_records(record, tmp_path):
+    (tmp_path / "link").symlink_to("goal")
+    for key in "ab":
+        records.append(tmp_path / "link", record | {"key": key})
+    assert (tmp_path / "link").is_symlink()
+    assert [r["key"] for r in records.read(tmp_path / "goal")] == ["a", "b"]
+
+
+def test_a_pipe_is_opened_once_for_all_records_and_a_device_stays_one(record, tmp_path):
+    path, got = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
+    reader.start()
+    with records.sink(path) as keep:
+        for key in "ab":
+            keep(record | {"key": key})
+    reader.join()
+    assert [json.loads(line)["key"] for line in got[0].splitlines()] == ["a", "b"]
+    records.append("/dev/null", record)
+    assert Path("/dev/null").is_char_device()
+
+
+RUN = ["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]
+
+
+@pytest.mark.parametrize(
+    ("where", "said"), [("no/run.jsonl", "make the folder"), (".", "Is a directory"), ("run.jsonl/x", "Not a dir")]
+)
+def test_a_file_that_cannot_be_written_is_known_before_the_first_cell(tmp_path, capsys, monkeypatch, where, said):
+    (tmp_path / "run.jsonl").touch()
+    monkeypatch.setattr(decode.Bench, "measure", None)
+    assert main([*RUN, "--results", str(tmp_path / where)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+
+
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_what_was_measured_is_printed_where_it_cannot_be_kept(record, capsys, monkeypatch, words):
+    monkeypatch.setattr(decode.Bench, "measure", lambda bench, cell: record | {"key": bench.plan.key(cell)})
+    assert main([*RUN, "--results", "/dev/full", *words]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["impls"] == record["impls"]
+    assert "/dev/full: No space left on device; the last record is on standard output instead" in err
+
+
+def test_a_run_whose_reader_has_enough_goes_on_measuring_for_its_file(record, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        decode.Bench, "measure", lambda bench, cell: measured.append(cell) or record | {"key": bench.plan.key(cell)}
+    )
+    monkeypatch.setattr(decode, "abandon_output", lambda: None)
+
+    def closed(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(decode.Waiting, "print", closed)
+    sweep = [*RUN[:-4], "--new-tokens", "2,3", "--repeats", "1"]
+    assert main([*sweep, "--results", str(tmp_path / "run.jsonl")]) == 0
+    assert len(records.read(tmp_path / "run.jsonl")) == len(measured) == 2
+    with pytest.raises(BrokenPipeError):
+        main(sweep)
+    assert len(measured) == 2

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import io
 import json
 import os
 import re
@@ -25,7 +24,7 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli.generate import Clock
 from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
 from kvproof.gpt2.cli.run import RUN
-from kvproof.gpt2.cli.screen import Page, progress_bar
+from kvproof.gpt2.cli.screen import Page
 from kvproof.gpt2.cli.tools import step_logits
 from kvproof.gpt2.perplexity import sliding_nll
 from kvproof.gpt2.tokenizer import Tokenizer
@@ -98,11 +97,13 @@ def test_the_clock_counts_a_row_s_first_token_as_prefill(tiny):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["generate", "--prompt", ""], "prompt 0 is empty"),
+        (["generate", "--prompt", ""], "prompt 0 is empty; --unconditional starts from nothing"),
         (["generate", "--prompt", "x", "--temperature", "-1"], "temperature is -1.0"),
         (["generate", "--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
         (["generate", "--prompt", "x", "--seed", "-1"], "seed is -1"),
         (["generate", "--prompt", "x", "--stop", ""], "a stop string is empty"),
+        (["generate", "--prompt", "x", "--stop", "a\udcff"], "has a byte that is no UTF-8"),
+        (["generate", "--prompt", "x", "--temperature", "nan"], "temperature is nan"),
         (["generate", "--prompt", "x", "--max-tokens", "5000"], "1024 fit"),
         (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens is 0"),
         (["generate", "--prompt", "x", "--batch", "0"], "--batch is 0"),
@@ -115,7 +116,8 @@ def test_the_clock_counts_a_row_s_first_token_as_prefill(tiny):
         (["logits", "--ids", "1,x", "--out", "y"], "like 1,2,3; 'x' came"),
         (["logits", "--ids", ",", "--out", "y"], "none came"),
         (["logits", "--ids", "99999", "--out", "y"], "token id 99999"),
-        (["logits", "--ids", "1", "--out", "/no/such/folder/y"], "No such file"),
+        (["logits", "--ids", "1", "--out", "/no/such/folder/y"], "No such file or directory; make the folder /no/such"),
+        (["logits", "--ids", "1", "--out", "/"], "/: Is a directory; name a file in it"),
         (["tokenize", "--decode", "99999"], "id 99999 has no text"),
         (["perplexity", "--file", "/no/such/file"], "No such file"),
         (["perplexity", "--file", os.devnull], "perplexity needs 2 tokens"),
@@ -219,16 +221,6 @@ def test_a_bug_of_ours_is_not_passed_off_as_a_mistake(monkeypatch):
     monkeypatch.setitem(RUN, "info", fail)
     with pytest.raises(RuntimeError, match="shapes disagree"):
         main(["info", "tiny"])
-
-
-def test_the_progress_bar_shows_on_a_terminal_only(monkeypatch):
-    for terminal in (True, False):
-        screen = io.StringIO()
-        monkeypatch.setattr(screen, "isatty", lambda terminal=terminal: terminal)
-        monkeypatch.setattr(sys, "stderr", screen)
-        with progress_bar(3, "prompt", 1) as bar:
-            bar.update(2)
-        assert ("3/3" in screen.getvalue()) == terminal
 
 
 def test_download_prints_where_the_files_are(capsys, monkeypatch, tmp_path):
@@ -488,3 +480,55 @@ def test_info_s_cache_bytes_are_those_a_cache_takes(capsys, tiny):
     assert main(["info", "tiny", "--json"]) == 0
     cache = tiny.new_cache(1, 1)
     assert json.loads(capsys.readouterr().out)["cache_bytes_per_token"] == sum(x.nbytes for x in (*cache.k, *cache.v))
+
+
+@pytest.mark.parametrize(
+    "words", [["--unconditional"], ["--prompt", "<|endoftext|>"], ["--prompt=<|endoftext|>", "--allow-special"]]
+)
+def test_a_text_can_start_from_nothing(capsys, tiny, words):
+    assert main(["generate", *words, "--max-tokens", "5", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (done,) = generate(tiny, [tiny.tokenizer.eot], max_new_tokens=5)
+    assert (record["prompt_tokens"], record["ids"]) == (1, done.ids)
+    assert main(["generate", *words, "--max-tokens", "5"]) == 0
+    assert capsys.readouterr().out == ("" if "--unconditional" in words else "<|endoftext|>") + done.text + "\n"
+
+
+@pytest.mark.parametrize("prompt", ["A<|endoftext|>", "<|endoftext|> ", "<|endoftext|><|endoftext|>"])
+def test_the_end_token_inside_a_text_is_plain_text_unless_it_is_allowed(capsys, tiny, prompt):
+    words = ["generate", "--prompt", prompt, "--max-tokens", "1", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len(tiny.tokenizer.encode(prompt))
+    assert main([*words, "--allow-special"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len(tiny.tokenizer.encode(prompt, special=True))
+
+
+@pytest.mark.parametrize("words", [["--unconditional", "--prompt", "x"], ["--unconditional", "--prompt-file", "x"]])
+def test_nothing_and_a_prompt_exclude_each_other(capsys, words):
+    with pytest.raises(SystemExit):
+        main(["generate", *words])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", [b"a\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x98"])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_json_is_utf_8_whatever_the_prompt_s_bytes_and_the_locale(prompt, encoding):
+    words = ["generate", "--prompt", prompt, "--prompt", "é", "--max-tokens", "1", "--json"]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    run = subprocess.run([*PROGRAM, *words], capture_output=True, env=env)
+    assert run.returncode == 0, run.stderr
+    first, second = map(json.loads, run.stdout.decode("utf-8").splitlines())
+    assert os.fsencode(first["prompt"]) == prompt, "nothing is lost"
+    assert second["prompt"] == "é"
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "link", "kept"])
+def test_logits_go_where_the_path_leads(tmp_path, path):
+    (tmp_path / "link").symlink_to("goal")
+    (tmp_path / "kept").touch(mode=0o600)
+    assert main(["logits", "--ids", "1", "--out", str(tmp_path / path)]) == 0
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    if path != "/dev/null":
+        assert len(np.load(tmp_path / path)) == 1

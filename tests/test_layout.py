@@ -21,7 +21,7 @@ ALLOWED = {
     "kernels": {"numpy", "torch", "triton", "kernels"},
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
-        *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "tqdm", "matplotlib", "pytest"),
+        *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "matplotlib", "pytest"),
         *("reference", "gpt2", "kernels", "bench"),
     },
 }

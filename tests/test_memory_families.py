@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def tiny_config(kind: str, change: dict):
         pytest.skip(f"transformers {transformers.__version__} has no {kind}")
     known = CONFIG_MAPPING[kind]()
     names = set(known.to_dict()) | set(vars(known))
-    fields = {name: value for name, value in TINY.items() if name in names}
+    fields: dict[str, Any] = {name: value for name, value in TINY.items() if name in names}
     if "layer_types" in change:
         fields["num_hidden_layers"] = len(change["layer_types"])
     return CONFIG_MAPPING[kind](**fields | change)
@@ -89,7 +90,7 @@ def growth(config) -> int:
             with torch.no_grad():
                 cache = model(torch.arange(3, 3 + n)[None], use_cache=True).past_key_values
             both = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
-            held.append(sum(x.nbytes for pair in both for x in pair if torch.is_tensor(x)))
+            held.append(sum(x.nbytes for pair in both for x in pair if isinstance(x, torch.Tensor)))
     return (held[1] - held[0]) // 2
 
 

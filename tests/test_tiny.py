@@ -1,12 +1,15 @@
 """The embedded checkpoint: small enough for the package, as its log says, writing words, and made by its script."""
 
 import copy
+import errno
 import json
+import os
 import re
 
 import pytest
 import torch
 
+from kvproof.bench.plots import losses
 from kvproof.gpt2 import generate, load
 from kvproof.gpt2 import train as training
 from kvproof.gpt2.weights import EMBEDDED
@@ -82,3 +85,85 @@ def test_its_merges_are_the_first_of_gpt_2_s():
     published = (TINY.parent.parent / "data" / "vocab.bpe").read_text(encoding="utf-8").splitlines()
     assert (TINY / "vocab.bpe").read_text(encoding="utf-8").splitlines() == published[:1793]
     assert len(published) == 50001
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """A folder of two short texts."""
+    folder, text = tmp_path / "corpus", (training.CORPUS / "tinyshakespeare.txt").read_text()
+    folder.mkdir()
+    for name, start in (("one", 0), ("two", 20_000)):
+        (folder / f"{name}.txt").write_text(text[start : start + 6000])
+    return folder
+
+
+QUICK = ["--steps", "1", "--tokens", "1024", "--every", "1"]
+
+
+def test_without_options_it_writes_into_the_folder_tiny_here(tmp_path, corpus, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = {path.name: path.read_bytes() for path in TINY.iterdir()}
+    assert training.main([*QUICK, "--corpus", str(corpus)]) == 0
+    assert {path.name: path.read_bytes() for path in TINY.iterdir()} == packaged
+    assert load("./tiny").config == load("tiny").config
+    (row,) = [json.loads(line) for line in (tmp_path / "tiny" / "loss.jsonl").read_text().splitlines()]
+    assert {"one", "two"} < set(row)
+    assert losses([row]).axes[0].get_legend().get_texts()[2].get_text() == "one"
+
+
+@pytest.mark.parametrize("held", ["model.safetensors", "notes", "folder/"])
+def test_a_folder_that_holds_something_is_left_alone_unless_forced(tmp_path, corpus, capsys, held):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / held).mkdir() if held.endswith("/") else (out / held).write_text("mine")
+    words = [*QUICK, "--corpus", str(corpus), "--out", str(out)]
+    assert training.main(words) == 2
+    assert "add --force" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [held.rstrip("/")]
+    assert training.main([*words, "--force"]) == 0
+    assert load(out).config.n_layer == 6
+
+
+def test_the_packaged_checkpoint_is_refused_like_any_other_folder(capsys):
+    before = (TINY / "loss.jsonl").read_bytes()
+    assert training.main([*QUICK, "--out", str(TINY)]) == 2
+    assert "holds something" in capsys.readouterr().err
+    assert (TINY / "loss.jsonl").read_bytes() == before
+
+
+def test_from_a_wheel_which_has_no_corpus_it_says_what_to_pass(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "CORPUS", tmp_path / "corpus")
+    assert training.main([*QUICK, "--out", str(tmp_path / "out")]) == 2
+    assert "not in an installed package; name a folder that does with --corpus" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--steps", "0"], "--steps is 0"), (["--tokens", "100"], "1024 or more"), (["--lr", "nan"], "--lr is nan")],
+)
+def test_a_setting_that_trains_nothing_is_refused(capsys, words, said):
+    with pytest.raises(SystemExit) as stop:
+        training.main(words)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_texts_too_short_to_train_on_are_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("A king.")
+    assert training.main([*QUICK, "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "are too short" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_line_after_what_was_measured(tmp_path, corpus, capsys, monkeypatch):
+    def full(path, data):
+        if path.name == "model.safetensors":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(training, "write", full)
+    assert training.main([*QUICK, "--corpus", str(corpus), "--out", str(tmp_path / "out")]) == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["step"] == 1
+    assert "model.safetensors: No space left on device" in err
+    assert err.count("\n") == 1

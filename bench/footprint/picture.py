@@ -1,5 +1,6 @@
 """A picture of what a KV cache takes by length, from arithmetic alone."""
 
+import io
 from pathlib import Path
 
 from .sizes import Shape
@@ -24,6 +25,8 @@ def draw(path: Path, shapes: list[Shape], contexts: list[list[int]], dtypes: lis
     """
     import matplotlib
 
+    from ...gpt2 import files  # brings torch
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -33,7 +36,9 @@ def draw(path: Path, shapes: list[Shape], contexts: list[list[int]], dtypes: lis
         panel(axes, shape, lengths, dtypes, batch)
     formula = "K + V = 2·layers·KV heads·head_dim·bytes per number·tokens·batch; int8 with float32 scales"
     figure.supxlabel(f"{formula}. MB = 10⁶, GB = 10⁹ bytes. Arithmetic, no measurement.", fontsize=7, color="0.3")
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
+    files.write(path, picture.getvalue())
     pyplot.close(figure)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...gpt2 import files
 from ...gpt2.contract.adapters import small_model
 from ...gpt2.faults import TORCH_FAULTS, in_torch
 from ...reference.faults import FAULTS
@@ -113,10 +114,8 @@ def exam(clean: int = 50, most: int | None = None) -> Iterator[Sitting]:
 
 
 def write(path: Path, sittings: Iterable[Sitting]):
-    """One JSON line each, as they are known."""
-    with path.open("w", encoding="utf-8") as file:
-        for sitting in sittings:
-            print(json.dumps(asdict(sitting)), file=file, flush=True)
+    """One JSON line each.  Raises OSError if the file cannot be written."""
+    files.write(path, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
 
 
 def read(path: Path) -> list[Sitting]:

@@ -1,5 +1,6 @@
 """A picture of the model: ideal and modelled time by the bytes of K and V, a panel per GPU."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None
     """
     import matplotlib
 
+    from ...gpt2 import files  # brings torch
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -48,7 +51,9 @@ def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None
     head = f"Decode attention of one layer, {shape.dtype}, head_dim {shape.head_dim}: modelled, {NOT_RUN}"
     figure.suptitle(head, fontsize=11)
     figure.supxlabel(NOTE, fontsize=7, color="0.3")
-    figure.savefig(path, dpi=150)
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
+    files.write(path, picture.getvalue())
     pyplot.close(figure)
 
 

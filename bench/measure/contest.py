@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -134,8 +134,10 @@ class Contest:
         ids = torch.zeros(len(self.prompts), dtype=torch.long, device=self.device)
         return prefill, count_launches(lambda: source.step(ids))
 
-    def race(self, rounds: dict[str, int]) -> dict[str, list[Run]]:
+    def race(self, rounds: dict[str, int], between: Callable[[], object] = lambda: None) -> dict[str, list[Run]]:
         """Time each impl so many times, interleaved so that drift hits all alike; its runs in the order of the turns.
+
+        between  called before each pause, when nothing is timed
 
         Each turn has an order of its own, so that none always runs after the same neighbour, and a pause after each
         run, until the threads of that one's libraries have stopped spinning. An impl that has spent PATIENCE seconds,
@@ -152,6 +154,7 @@ class Contest:
             shuffled.shuffle(impls)
             for impl in impls:
                 if turn < rounds[impl] and (turn < 2 or sum(run.total for run in runs[impl]) < PATIENCE):
+                    between()
                     time.sleep(PAUSE)
                     runs[impl].append(timed_greedy(self.source(impl), self.prompts, self.steps, self.device, flush))
         return runs

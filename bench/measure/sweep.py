@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from ...gpt2.generate import to_ids
+from ...gpt2.waiting import Waiting
 from ...gpt2.weights import DTYPES
 from ...kernels.backend import BACKENDS
 from . import machine, peers
@@ -84,11 +85,12 @@ def prompts_for(cell: Cell, plan: Plan, models: Models) -> list[list[int]]:
 class Bench:
     """Measures cells on one device, one model in memory at a time.
 
-    say  called with each line as it becomes known
+    say   called with each line as it becomes known
+    line  says on a terminal what is at work; it is still while something is timed
     """
 
-    def __init__(self, plan: Plan, say: Callable[[str], None]):
-        self.plan, self.say, self.device = plan, say, plan.device
+    def __init__(self, plan: Plan, say: Callable[[str], None], line: Waiting):
+        self.plan, self.say, self.line, self.device = plan, say, line, plan.device
         self.models: Models | None = None
         self.known: dict[tuple[str, str], tuple[Constants, float]] = {}
 
@@ -109,17 +111,22 @@ class Bench:
         if key not in self.known:
             dtype, config = DTYPES[cell.dtype], contest.config
             weights = step_weights(config) * dtype.itemsize
-            self.known[key] = machine.measure(config, dtype, self.device, weights)
+            self.line.what = f"{cell}: the machine's constants"
+            with self.line.still():
+                self.known[key] = machine.measure(config, dtype, self.device, weights)
         return self.known[key]
 
     def measure(self, cell: Cell) -> dict:
         """Prove, time, prove again, explain.  Returns the record, which fits the schema."""
         contest = self.contest(cell)
         constants, took = self.constants(cell, contest)
-        before = self.prove(contest)
+        before = self.prove(cell, contest)
         runs: dict[str, list[Run]] = {}
         if all(verdict.green for verdict in before.values()):
-            runs = contest.race({impl: self.rounds(impl) for impl in self.plan.impls})
+            self.line.what = f"{cell}: timing {', '.join(self.plan.impls)}"
+            with self.line.still():
+                runs = contest.race({impl: self.rounds(impl) for impl in self.plan.impls}, self.line.draw)
+        self.line.what = f"{cell}: parity after timing"
         after = {impl: contest.rejudge(impl, done) for impl, done in runs.items()}
         for impl, verdict in after.items():
             if not verdict.green:
@@ -139,11 +146,12 @@ class Bench:
             **rows.verdict(impls),
         }
 
-    def prove(self, contest: Contest) -> dict:
+    def prove(self, cell: Cell, contest: Contest) -> dict:
         """Every impl's verdict before any timing, said as it is known."""
         self.say("parity with the NumPy oracle, float64 and without a cache:")
         verdicts = {}
         for impl in self.plan.impls:
+            self.line.what = f"{cell}: parity of {impl}"
             verdicts[impl] = contest.judge(impl)
             self.say(f"  {impl:11} {verdicts[impl]}")
         return verdicts

@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from .. import batch, sampling
-from ..generate import Completion, check_fit, generate, to_ids
+from .. import batch, files, sampling
+from ..fingerprint import fingerprint
+from ..generate import Completion, check_fit, check_stop, encode, generate
 from ..model import GPT2
+from ..prompt_file import prompt_lines
 from ..stream import NotFinite
+from ..waiting import Waiting
 from ..weights import load
 from .lock import locked
-from .screen import Page, progress_bar
+from .screen import Page
 
+SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
 Listener = Callable[[int, int | None, str], None]
 
 
@@ -29,7 +33,8 @@ def emulated(args: argparse.Namespace) -> AbstractContextManager:
 
 def load_model(args: argparse.Namespace) -> GPT2:
     """The model that --model, --dtype, --device and --impl mean."""
-    return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
+    with Waiting(f"loading {args.model}"):
+        return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
 
 
 class Clock:
@@ -70,32 +75,57 @@ def check_call(args: argparse.Namespace):
     for name in ("batch", "max_tokens"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more")
+    check_stop(args.stop)
     if args.output and not args.prompt_file:
         raise ValueError("--output came without --prompt-file; redirect standard output instead")
 
 
+def asked(args: argparse.Namespace) -> dict:
+    """All that a text depends on beside its prompt, as results record it; a run on the same output must repeat it."""
+    names = ("model", "dtype", "max_tokens", *SAMPLING, "impl", "kv_cache", "allow_special")
+    return {name: getattr(args, name) for name in names} | {"device": args.device.partition(":")[0]}
+
+
 def fitting_ids(
-    model: GPT2, prompts: Sequence[str], max_tokens: int, place: Callable[[int], str] = "prompt {}".format
+    model: GPT2, prompts: Sequence[str], args: argparse.Namespace, place: Callable[[int], str] = "prompt {}".format
 ) -> list[list[int]]:
     """The ids of every prompt, all of them known to fit the model before the first is computed.
 
     place  how a message calls prompt i
     Raises ValueError.
     """
-    ids = to_ids(model, prompts)
+    ids = [prompt_ids(model, prompt, args, place(row)) for row, prompt in enumerate(prompts)]
     model.check_prompts(ids)
     for row, one in enumerate(ids):
         try:
-            check_fit([one], max_tokens, model.config.n_ctx, "n_ctx")
+            check_fit([one], args.max_tokens, model.config.n_ctx, "n_ctx")
         except ValueError as error:
             raise ValueError(f"{place(row)}: {error}; lower --max-tokens or shorten it") from None
     return ids
 
 
+def prompt_ids(model: GPT2, prompt: str, args: argparse.Namespace, who: str) -> list[int]:
+    """The ids of one prompt. The end-of-text token written in it is plain text, so that a text from elsewhere cannot
+    end or begin one, unless --allow-special says otherwise or it is all that --prompt has.
+    """
+    plain = encode(model, prompt)
+    assert model.tokenizer  # or encode has raised
+    if args.unconditional:
+        return [model.tokenizer.eot]
+    if not prompt and args.prompt_file:
+        raise ValueError(f"{who} is empty; --allow-special takes <|endoftext|> in its place, which starts from nothing")
+    if not prompt:
+        raise ValueError(f"{who} is empty; --unconditional starts from nothing, which is the end-of-text token alone")
+    if args.prompt_file and not args.allow_special:
+        return plain
+    special = model.tokenizer.encode(prompt, special=True)
+    return special if args.allow_special or special == [model.tokenizer.eot] else plain
+
+
 def run_generate(args: argparse.Namespace):
     """The command; raises what is wrong as ValueError, OSError or FloatingPointError."""
     check_call(args)
-    settings = {name: getattr(args, name) for name in ("temperature", "top_k", "top_p", "seed", "stop")}
+    settings = {name: getattr(args, name) for name in SAMPLING}
     clock = Clock()
     with emulated(args) as emulator:
         if args.prompt_file:
@@ -106,52 +136,76 @@ def run_generate(args: argparse.Namespace):
 
 
 def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
-    """--prompt: texts, or JSON, on standard output."""
+    """--prompt or --unconditional: texts, or JSON, on standard output."""
     model = load_model(args)
-    ids = fitting_ids(model, args.prompt, args.max_tokens)
+    given = [""] if args.unconditional else args.prompt
+    ids = fitting_ids(model, given, args)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
-    asked = {"model": args.model, "dtype": args.dtype, "max_tokens": args.max_tokens} | settings
-    for start in range(0, len(ids), args.batch):
-        prompts = args.prompt[start : start + args.batch]
-        page = Page(prompts, args.stream and not args.json)
-        try:
-            done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
-        except NotFinite as error:
-            raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
-        if args.json:
-            for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
-                print(batch.to_line(batch.record(row, prompt, asked, one)), end="", flush=True)
-        else:
-            page.close(done)
+    with Waiting("prompts", len(ids), silent=args.stream and not args.json) as line:
+        for start in range(0, len(ids), args.batch):
+            prompts = given[start : start + args.batch]
+            page = Page(prompts, args.stream and not args.json)
+            try:
+                done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
+            except NotFinite as error:
+                raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
+            line.clear()
+            line.update(len(prompts))
+            if args.json:
+                for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
+                    to_stdout(batch.to_line(batch.record(row, prompt, asked(args), one)))
+            else:
+                page.close(done)
 
 
 def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
     """--prompt-file: JSONL to --output, resumed where it ends, or to standard output."""
     data = sys.stdin.buffer.read() if args.prompt_file == "-" else Path(args.prompt_file).read_bytes()
     name = "standard input" if args.prompt_file == "-" else args.prompt_file
-    numbered = batch.prompt_lines(data, name)
+    numbered = prompt_lines(data, name)
 
     def place(row: int) -> str:
         return f"prompt {row} ({name}, line {numbered[row][0]})"
 
     prompts = [prompt for _, prompt in numbered]
     output = Path(args.output) if args.output else None
-    with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
-        complete_file(args, settings, clock, prompts, place, output)
+    if output is None or files.is_plain(output):
+        with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
+            complete_file(args, settings, clock, prompts, place, output)
+    else:
+        with files.open_special(output) as pipe:
+
+            def write(lines: str):
+                with files.naming(output):
+                    files.pour(pipe, lines.encode())
+
+            complete_file(args, settings, clock, prompts, place, None, write)
+
+
+def to_stdout(lines: str):
+    print(lines, end="", flush=True)
 
 
 def complete_file(
-    args: argparse.Namespace, settings: dict, clock: Clock, prompts: Sequence[str], place: Callable, output: Path | None
+    args: argparse.Namespace,
+    settings: dict,
+    clock: Clock,
+    prompts: Sequence[str],
+    place: Callable,
+    output: Path | None,
+    write: Callable[[str], object] = to_stdout,
 ):
-    """The prompts of a file, from where the output ends, each called place(i) in messages."""
-    asked = {"model": args.model, "dtype": args.dtype, "max_tokens": args.max_tokens} | settings
-    done, size = batch.lines_done(output, prompts, asked) if output else (0, 0)
+    """The prompts of a file, each called place(i) in messages: to the output, from where it ends, or by write."""
+    job = asked(args) | {"weights": fingerprint(args.model)}
+    done, size = batch.lines_done(output, prompts, job) if output else (0, 0)
     if done:
         print(f"{output} holds {done} of {len(prompts)} results; going on from there", file=sys.stderr)
     if done == len(prompts):
         return
+    if output:
+        files.check_writable(output)
     model = load_model(args)
-    ids = fitting_ids(model, prompts, args.max_tokens, place)
+    ids = fitting_ids(model, prompts, args, place)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
 
     def complete(start: int, part: Sequence[str]) -> list[Completion]:
@@ -160,33 +214,40 @@ def complete_file(
         except NotFinite as error:
             raise NotFinite(start + error.row, error.after, place(start + error.row)) from None
 
-    write_results(batch.run(prompts, asked, args.batch, complete, done), output, size, done, len(prompts))
+    with Waiting("prompts", len(prompts), done) as line:
+        write_results(batch.run(prompts, job, args.batch, complete, done), output, size, line, write)
 
 
-def write_results(batches: Iterator[str], output: Path | None, size: int, done: int, total: int):
-    """Batches of lines to a file's first `size` bytes, which hold `done`, or to standard output.
+def write_results(
+    batches: Iterator[str], output: Path | None, size: int, line: Waiting, write: Callable[[str], object]
+):
+    """Batches of lines to a file's first `size` bytes, or by write; the line counts them.
 
-    Raises KeyboardInterrupt or OSError with how far it came and what to do.
+    Raises KeyboardInterrupt or OSError with how far it came and what to do. A batch that could not be kept is printed.
     """
-    with progress_bar(total, "prompt", done) as bar:
+    latest = [""]
 
-        def wrote(lines: int):
-            nonlocal done
-            done += lines  # a bar that is not shown does not count
-            bar.update(lines)
+    def seen() -> Iterator[str]:
+        for latest[0] in batches:
+            yield latest[0]
 
-        try:
-            if output:
-                batch.write_journal(output, size, batches, wrote)
-            else:
-                for lines in batches:
-                    print(lines, end="", flush=True)
-                    wrote(lines.count("\n"))
-        except KeyboardInterrupt:
-            hint = "; the same command goes on from there" if output else ""
-            raise KeyboardInterrupt(f"interrupted after {done} of {total} prompts{hint}") from None
-        except OSError as error:
-            if not output:
-                raise
-            why = f"{error.strerror} after {done} of {total} prompts; put it right, the same command goes on from there"
-            raise OSError(error.errno, why, str(output)) from None
+    try:
+        if output:
+            batch.write_journal(output, size, seen(), line.update)
+        else:
+            for lines in seen():
+                line.clear()  # where both are on one screen
+                write(lines)
+                line.update(lines.count("\n"))
+    except KeyboardInterrupt:
+        hint = "; the same command goes on from there" if output else ""
+        raise KeyboardInterrupt(f"interrupted after {line.done} of {line.total} prompts{hint}") from None
+    except OSError as error:
+        if not output:
+            raise
+        to_stdout(latest[0])
+        why = f"{error.strerror} after {line.done} of {line.total} prompts"
+        hint = (
+            "put it right, the same command goes on from there; results that are not in the file are on standard output"
+        )
+        raise OSError(error.errno, f"{why}; {hint}", str(output)) from None

@@ -1,7 +1,11 @@
-"""Ctrl-C while nothing is under way: the process leaves without a word. Light: it must be there before torch is."""
+"""How a process of ours leaves without a word: at Ctrl-C while nothing is under way, and when nobody reads on.
+
+Light: it must be there before torch is.
+"""
 
 import os
 import signal
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,3 +41,11 @@ def quiet_ctrl_c(program: bool):
 def starting(argv0: str) -> bool:
     """Whether an import is made to start a program of ours: sys.argv[0] as `kvproof` or `python -m` have it then."""
     return argv0 == "-m" or Path(argv0).stem == "kvproof"
+
+
+def abandon_output():
+    """Where standard output takes no more, give what Python still wants to flush at exit somewhere to go."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -93,14 +93,20 @@ examples:
   kvproof generate --prompt "Once upon a time" --temperature 0.8 --top-p 0.95 --seed 1
   kvproof generate --prompt "ROMEO:" --prompt "JULIET:" --batch 2 --json | jq .text
   kvproof generate --prompt-file prompts.txt --batch 16 --output texts.jsonl
+  kvproof generate --unconditional --temperature 1 --max-tokens 50
 
 A prompt file has one prompt per line, or is JSONL with a "prompt" field; blank lines are skipped. Its results are JSONL
 in input order. With --output every batch is on the disk before the next one begins: after a kill the same command goes
-on where the file ends. With --seed, prompt i draws from its own stream (seed, i), whatever the batch.""",
+on where the file ends; other weights or options than it was begun with are refused. With --seed, prompt i draws from
+its own stream (seed, i), whatever the batch.""",
     )
     source = gen.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", action="append", metavar="TEXT", help="the text to continue; repeatable")
     source.add_argument("--prompt-file", metavar="FILE", help='prompts from a file; "-" is standard input')
+    source.add_argument(
+        "--unconditional", action="store_true", help="no prompt: start from the end-of-text token alone"
+    )
+    add_special(gen)
     add_model(gen)
     gen.add_argument(
         "--max-tokens", type=int, metavar="N", default=100, help="at most this many new tokens (default %(default)s)"
@@ -114,6 +120,13 @@ on where the file ends. With --seed, prompt i draws from its own stream (seed, i
     gen.add_argument("--stream", action=switch, default=True, help="without, a text is printed once it is whole")
     gen.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")
     gen.add_argument("--output", metavar="FILE", help="where --prompt-file's results go (default standard output)")
+
+
+def add_special(command: argparse.ArgumentParser):
+    """Whether a text may hold the token that ends one."""
+    command.add_argument(
+        "--allow-special", action="store_true", help="<|endoftext|> in a text is that token, not its letters"
+    )
 
 
 def add_logits(commands):
@@ -145,6 +158,7 @@ def add_tokenize(commands):
         action="store_true",
         help="ids, separated by commas or white space, to text: byte for byte, no line end added",
     )
+    add_special(tokenize)
     tokenize.add_argument("--model", default="tiny", help="whose tokenizer: " + MODEL)
 
 

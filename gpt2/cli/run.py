@@ -1,13 +1,14 @@
 """A parsed command, run: which function does it, and which exit code and line its errors become."""
 
 import argparse
+import errno
 import io
-import os
 import sys
 
 import torch
 
 from .generate import run_generate
+from .interrupt import abandon_output
 from .tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
 
 RUN = {
@@ -20,11 +21,14 @@ RUN = {
 }
 # What the caller can put right by calling otherwise; any other OSError is the machine's.
 CALLERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
+CALLERS_TOO = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command that args name.  Returns the exit code 0, 1 or 2; raises KeyboardInterrupt, or for a bug."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a prompt that are no UTF-8 go out as they came in
+        if getattr(args, "json", False) or getattr(args, "prompt_file", None):
+            sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the locale
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "replace")
     try:
         RUN[args.command](args)
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         abandon_output()
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-        return complain(what, 2 if isinstance(error, CALLERS) else 1)
+        return complain(what, 2 if isinstance(error, CALLERS) or error.errno in CALLERS_TOO else 1)
     except (ValueError, ImportError) as error:
         return complain(str(error), 2)
     except FloatingPointError as error:
@@ -44,14 +48,6 @@ def run(args: argparse.Namespace) -> int:
             raise
         return complain("out of memory; try a smaller --batch or model, or a narrower --dtype", 1)
     return 0
-
-
-def abandon_output():
-    """Where standard output takes no more, give what Python still wants to flush at exit somewhere to go."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -1,6 +1,5 @@
-"""What a terminal shows while a command works: texts as they come, and a progress bar."""
+"""What a terminal shows of texts: each as it comes."""
 
-import sys
 from collections.abc import Sequence
 
 from ..generate import Completion
@@ -21,10 +20,3 @@ class Page:
     def close(self, done: Sequence[Completion]):
         for row, (prompt, one) in enumerate(zip(self.prompts, done, strict=True)):
             print("" if row == 0 and self.begun else f"{prompt}{one.text}", flush=True)
-
-
-def progress_bar(total: int, unit: str, done: int = 0):
-    """A tqdm bar on standard error, shown only if that is a terminal; `update(n)` counts n more."""
-    from huggingface_hub.utils import tqdm
-
-    return tqdm(total=total, initial=done, unit=unit, file=sys.stderr, disable=None if sys.stderr.isatty() else True)

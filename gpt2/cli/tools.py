@@ -1,10 +1,9 @@
 """The commands beside `generate`: logits, tokenize, perplexity, info, download."""
 
 import argparse
-import errno
+import io
 import json
 import math
-import os
 import re
 import sys
 from dataclasses import asdict, replace
@@ -16,15 +15,16 @@ import torch
 from ...reference.config import Config
 from ...reference.synthetic import SIZES, random_config
 from ...reference.weights import expected_shapes, read_config
+from .. import files
 from ..folder import find_tokenizer, with_end_tokens
 from ..hub_cache import CONFIG
 from ..model import GPT2
 from ..perplexity import sliding_nll
 from ..tokenizer import Tokenizer, gpt2_tokenizer
+from ..waiting import Waiting
 from ..weights import as_dtype, checkpoint, load
 from .generate import emulated, load_model
 from .origins import describe, describe_text
-from .screen import progress_bar
 
 
 def parse_ids(text: str) -> list[int]:
@@ -57,19 +57,13 @@ def step_logits(model: GPT2, ids: list[int]) -> np.ndarray:
 
 def run_logits(args: argparse.Namespace):
     ids = parse_ids(args.ids)
+    files.check_writable(args.out)
     with emulated(args):
         logits = step_logits(load_model(args), ids)
-    out, aside = Path(args.out), Path(f"{args.out}.part")
-    try:
-        with open(aside, "wb") as file:  # written aside first, so that a full disk leaves no half file
-            np.save(file, logits)
-        os.replace(aside, out)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        # NumPy's own error for a file it could not write whole has words only.
-        why = error.strerror or f"could not be written whole ({error}); is the disk full?"
-        raise OSError(error.errno or errno.ENOSPC, why, str(out)) from None
-    print(f"{out}: logits {logits.shape} {logits.dtype}", file=sys.stderr)
+    npy = io.BytesIO()
+    np.save(npy, logits)
+    files.write(args.out, npy.getvalue())
+    print(f"{args.out}: logits {logits.shape} {logits.dtype}", file=sys.stderr)
 
 
 def read_bytes(name: str) -> bytes:
@@ -114,7 +108,8 @@ def run_tokenize(args: argparse.Namespace):
         sys.stdout.buffer.write(tokenizer.decode_bytes(parse_ids(text)))
         sys.stdout.buffer.flush()
     else:
-        print(",".join(map(str, tokenizer.encode(args.text if args.file is None else read_bytes(args.file)))))
+        text = args.text if args.file is None else read_bytes(args.file)
+        print(",".join(map(str, tokenizer.encode(text, special=args.allow_special))))
 
 
 def run_perplexity(args: argparse.Namespace):
@@ -123,8 +118,8 @@ def run_perplexity(args: argparse.Namespace):
     if model.tokenizer is None:
         raise ValueError(f"model {args.model!r} has no tokenizer; put its merges.txt beside its weights")
     ids = model.tokenizer.encode(data)
-    with emulated(args), progress_bar(len(ids), "token") as bar:
-        total, count = sliding_nll(model, ids, args.stride, args.window, bar.update)
+    with emulated(args), Waiting("tokens", len(ids)) as line:
+        total, count = sliding_nll(model, ids, args.stride, args.window, line.update)
     mean = total / count
     perplexity = math.exp(mean) if mean < 700 else math.inf
     if args.json:

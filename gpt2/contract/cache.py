@@ -39,8 +39,9 @@ class CacheUnderTest(Protocol):
         buffers()             [(array, live)]: the cache's own memory, NumPy or torch, writable; live broadcasts against
                               array. bool: True where a token of the cache lies. Or int, which a window needs, whose
                               slots are used again or move: the place of the token there, counted from 0; -1 where
-                              none lies; -2 where one lies that no step may read any more. Numbers stored more coarsely than computed, as in
-                              8 bits, are known by it, and that rounding may carry one across a step is allowed for
+                              none lies; -2 where one lies that no step may read any more. Numbers stored more
+                              coarsely than computed, as in 8 bits, are known by their dtype, and that rounding may
+                              carry one across a step is allowed for
         reset()               forget everything, for a new run in the same memory
         crop(n)               keep the first n tokens of every row
         keep_past()           called on an empty cache of which crop(n) will be asked: keep what that takes

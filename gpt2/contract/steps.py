@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ...reference.honest import roundoff
-from .memory import memory
+from .buffers import memory
 from .trial import Trial, exact
 
 # Steps that are tried; the largest move counts, each made after half of the prompt and with all that follows from it.
@@ -73,4 +73,4 @@ def stored(cache: Any, dtype: str) -> list[tuple]:
         shown = memory(cache)
     except NotImplementedError:
         return []
-    return [(array, live) for array, live in shown if live.any() and coarse(array, dtype)]
+    return [(x.array, x.live) for x in shown if x.live.any() and coarse(x.array, dtype)]

@@ -1,0 +1,129 @@
+"""What a terminal shows while a command works for longer than a few seconds: one line, taken away at the end."""
+
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
+
+DELAY = 5.0  # seconds of silence before the line is shown
+PERIOD = 1.0  # seconds between two looks at the clock
+
+T = TypeVar("T")
+
+
+class Waiting:
+    """A line on standard error that says what is at work, how far it is and for how long; on a terminal only.
+
+        with Waiting("prompts", total=300) as line:
+            for prompt in prompts:
+                ...
+                line.update()
+
+    what    what is at work; `line.what` may be changed
+    total   how many units there are; None counts seconds alone
+    done    units done before
+    silent  nothing is shown, since something else shows that the work goes on
+
+    A log file or a pipe gets nothing. The line is drawn by a thread of its own, so that work which never returns to
+    Python for long is not silent; `still` stops it, once it has shown the line, for work that is being timed.
+    """
+
+    def __init__(self, what: str, total: int | None = None, done: int = 0, silent: bool = False):
+        self.what, self.total, self.done, self.before = what, total, done, done
+        self.screen: TextIO = sys.stderr
+        self.width = 0  # of what is drawn
+        self.shown = self.screen.isatty() and not silent
+        self.lock, self.ended, self.ticking = threading.RLock(), threading.Event(), threading.Event()
+
+    def __enter__(self) -> "Waiting":
+        self.begun = time.monotonic()
+        self.ticking.set()
+        if self.shown:
+            self.thread = threading.Thread(target=self._tick, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.ended.set()
+        self.ticking.set()
+        if self.shown:
+            self.thread.join()
+        self.clear()
+
+    def _tick(self):
+        wait = DELAY
+        while not self.ended.wait(wait):
+            if self.width:  # the first time it is shown, whatever is timed
+                self.ticking.wait()
+            self.draw()
+            wait = PERIOD
+
+    def update(self, n: int = 1):
+        """n more units are done."""
+        self.done += n
+
+    def each(self, items: Iterable[T]) -> Iterator[T]:
+        """The items, each counted when the next is asked for."""
+        for item in items:
+            yield item
+            self.update()
+
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """No thread wakes while the body runs: it is timed. `draw` may be called between two measurements."""
+        self.draw()
+        self.ticking.clear()
+        try:
+            yield
+        finally:
+            self.ticking.set()
+
+    def draw(self):
+        """Show the line as it is now, if DELAY has passed."""
+        seconds = time.monotonic() - self.begun
+        if not self.shown or self.ended.is_set() or seconds < DELAY:
+            return
+        text = self.what
+        if self.total is not None:
+            text += f", {self.done} of {self.total}"
+        text += f", {clock(seconds)}"
+        new = self.done - self.before
+        if self.total is not None and 0 < new and self.done < self.total:
+            text += f", about {clock(seconds / new * (self.total - self.done))} left"
+        text = text[: shutil.get_terminal_size().columns - 1]
+        with self.lock:
+            self._put(f"\r{text:{self.width}}")
+            self.width = len(text)
+
+    def clear(self):
+        """Take the line away."""
+        with self.lock:
+            if self.width:
+                self._put(f"\r{'':{self.width}}\r")
+                self.width = 0
+
+    def print(self, text: str):
+        """Print a line on standard output, above this one where both are on the screen."""
+        with self.lock:
+            self.clear()
+            print(text, flush=True)
+
+    def _put(self, text: str):
+        try:
+            self.screen.write(text)
+            self.screen.flush()
+        except (OSError, ValueError):  # the terminal is gone
+            self.shown = False
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people read them: 12 s, 3 min 20 s, 2 h 5 min."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
