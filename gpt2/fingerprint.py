@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from ..reference.weights import SAFETENSORS, find_weights
+from ..reference.files import SAFETENSORS, find_weights
 from .pickles import PICKLES
 from .weights import checkpoint
 

@@ -49,12 +49,14 @@ class CausalLM:
     @torch.no_grad()
     def forward(self, model: Any, ids: torch.Tensor, cache: Any = None, **more) -> torch.Tensor:
         """Logits (B, M, V) of ids (B, M), whose keys and values go into the cache, if there is one."""
-        more |= {"use_cache": cache is not None} | ({} if cache is None else {self.cache_name: cache})
-        more = {name: value for name, value in more.items() if self.takes_any or name in self.wants}
-        more = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in more.items()}
+        given: dict[str, Any] = {**more, "use_cache": cache is not None}
+        if cache is not None and self.cache_name:
+            given[self.cache_name] = cache
+        given = {name: value for name, value in given.items() if self.takes_any or name in self.wants}
+        given = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
         static = type(cache).__name__ == "StaticCache"
         with theirs(self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static):
-            return model(ids.to(model.device), **more).logits
+            return model(ids.to(model.device), **given).logits
 
     @cached_property
     def widest(self) -> str:

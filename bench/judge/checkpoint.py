@@ -36,9 +36,10 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
     with theirs(
         f"transformers, reading {source},", "it must be a folder that AutoModelForCausalLM loads", refusals=False
     ):
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
+    model, report = loaded
     lacking = sorted(report["missing_keys"])
     if lacking:
         more = f" and {len(lacking) - 3} more" if lacking[3:] else ""

@@ -208,7 +208,7 @@ class HuggingFaceSubject(TorchSubject):
         found = []
         for layer, held in enumerate(cache.layers):
             k, v = (getattr(held, name, None) for name in ("keys", "values"))
-            if not all(isinstance(x, torch.Tensor) and x.ndim == 4 for x in (k, v)) or k.shape != v.shape:
+            if not (isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor) and k.ndim == 4 and k.shape == v.shape):
                 return []
             k, v = (x.double().cpu().numpy() for x in (k, v))
             if k.shape[2] < max(lengths + (0 if start is None else start)):

@@ -114,6 +114,7 @@ def hf_config(config: Config) -> Any:
     """Our Config as transformers' GPT2Config, without dropout."""
     from transformers import GPT2Config
 
+    attention: dict[str, Any] = {"attn_implementation": "sdpa"}  # which its signature does not name
     return GPT2Config(
         vocab_size=config.n_vocab,
         n_positions=config.n_ctx,
@@ -129,7 +130,7 @@ def hf_config(config: Config) -> Any:
         attn_pdrop=0.0,
         bos_token_id=next(iter(config.end_tokens), None),
         eos_token_id=list(config.end_tokens) or None,
-        attn_implementation="sdpa",
+        **attention,
     )
 
 
