@@ -124,8 +124,18 @@ def test_bars_start_at_zero_and_are_as_high_as_the_records_say(drawn):
     assert all(axes.get_ylim()[0] == 0 and axes.get_yscale() == "linear" for axes in figure.axes)
 
 
-def test_break_even_is_marked_where_the_records_say(drawn):
-    figure = drawn["break-even"]
+def predicted_within(factor, impl="naive"):
+    """The sweep, its predicted steps as measured, but for one impl's, which are off by a factor."""
+    found = copy.deepcopy(SWEEP)
+    for r in found:
+        for row in r["impls"]:
+            if row["predicted"]:
+                row["predicted"]["step_ms"] = row["step_ms"]["median"] / (factor if row["impl"] == impl else 1)
+    return found
+
+
+def test_break_even_is_marked_where_the_records_say():
+    figure = PICTURES["break-even"](predicted_within(1))
     for kind, tokens in (("measured", 8), ("predicted", 12)):
         ((star, _),) = named(figure, f"sdpa, break-even {kind}: {tokens} new tokens")
         assert (star.get_xdata()[0], star.get_ydata()[0]) == (tokens, 1)
@@ -158,12 +168,19 @@ def test_without_naive_there_is_no_speedup_to_draw():
 
 
 def test_a_break_even_that_was_not_reached_is_said_and_has_no_star():
-    found = copy.deepcopy(SWEEP)
+    found = predicted_within(1)
     for r in found:
         r["break_even"]["measured_new_tokens"] = None
     figure = PICTURES["break-even"](found)
     assert "measured none, predicted 12" in figure.axes[0].get_title()
     assert not named(figure, "sdpa, break-even measured")
+
+
+@pytest.mark.parametrize(("impl", "times", "star"), [("naive", 1.2, 1), ("naive", 1.4, 0), ("sdpa", 0.7, 0)])
+def test_a_model_that_is_wrong_about_either_time_marks_no_break_even(impl, times, star):
+    figure = PICTURES["break-even"](predicted_within(times, impl))
+    assert len(named(figure, "sdpa, break-even predicted")) == star
+    assert ("no prediction" in figure.axes[0].get_title()) == (not star)
 
 
 def test_the_roofline_shows_achieved_bandwidth_over_flops_per_byte():

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..measure.explain import CLOSE, close, off
 from .canvas import (
     INK,
     LOOKS,
@@ -165,7 +166,10 @@ def break_even(records: Sequence[dict]) -> Picture:
         axes.axhline(1, color=INK, linewidth=1)
         text = mark_break_even(picture, axes, list(series.values())[-1])
         axes.set_title(f"{title(first(series), cells(many), 'new_tokens')}\n{text}", fontsize=9)
-    note = f"{INTERVALS} Stars: from so many new tokens on the cache pays, at the most new tokens measured."
+    note = (
+        f"{INTERVALS} Stars: from so many new tokens on the cache pays, at the most new tokens measured. No prediction "
+        f"where the model is wrong by more than {CLOSE - 1:.0%} about either time."
+    )
     return finish(picture, cells(many), records, note)
 
 
@@ -196,11 +200,17 @@ def predicted_speedup(picture: Picture, axes: Axes, series: dict[int, dict]) -> 
 def mark_break_even(picture: Picture, axes: Axes, record: dict) -> str:
     """Stars on the line of 1x: filled where the cache was measured to begin to pay, hollow where that is predicted.
 
+    Both times enter where they cross, so a model that is wrong about either is off by far more there: it gets no star.
     Returns the same in words.
     """
     found, words = record["break_even"], []
+    rows = [row for row in record["impls"] if row["impl"] in ("naive", found["cached"]) and row["predicted"]]
+    trusted = all(close(off(row)) for row in rows)
     for kind, fill in (("measured", "full"), ("predicted", "none")):
         tokens = found[f"{kind}_new_tokens"]
+        if kind == "predicted" and tokens is not None and not trusted:
+            words.append("no prediction")
+            continue
         words.append(f"{kind} {'none' if tokens is None else f'{tokens:,}'}")
         if tokens is not None:
             look = {"marker": "*", "linestyle": "none", "fillstyle": fill, "markersize": 13, "color": "k"}
