@@ -9,6 +9,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +20,7 @@ from checkpoints import save_pretrained
 from gpt2_models import golden_model
 from reference_models import goldens
 
+import kvproof
 from kvproof.gpt2 import Completion, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli.generate import Clock
@@ -166,8 +168,18 @@ def help_of(words, capsys):
 
 def test_help_names_the_commands_and_the_exit_codes(capsys):
     text = help_of([], capsys)
-    for word in ("exit codes:", "130", *RUN):
+    for word in ("exit codes:", "130", "    verify  ", *RUN):
         assert word in text
+
+
+def test_the_example_of_download_is_no_folder_of_a_clone(capsys):
+    ((folder, used),) = re.findall(r"download gpt2 (\S+) && .*--model (\S+)", help_of(["download"], capsys))
+    assert folder == used
+    assert not (Path(__file__).parent.parent / folder).exists()
+
+
+def test_the_package_says_its_version():
+    assert kvproof.__version__ == version("kvproof")
 
 
 def test_the_parser_s_choices_are_those_of_the_model():

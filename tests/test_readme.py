@@ -40,13 +40,26 @@ def test_a_command_prints_what_the_readme_shows(command, shown):
     words = re.sub(r"^kvproof ", f"{sys.executable} -m kvproof.gpt2 ", words)
     run = subprocess.run(words, shell=True, capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == (1 if "--inject" in command else 0), run.stderr  # 1 says BUG
-    assert stable(run.stdout) == stable(shown)
+    parts = [re.escape(stable(part)) for part in shown.split("[…]\n")]  # what is left out may say anything
+    assert re.fullmatch(".*".join(parts), stable(run.stdout)), run.stdout
 
 
 def test_the_readme_shows_the_main_job_and_the_generator():
     commands = [command for command, _ in examples()]
     assert "python bench/decode.py --impl triton" in commands
     assert any(command.startswith("kvproof generate") for command in commands)
+
+
+def test_the_readme_is_as_short_as_it_was_promised():
+    assert len(README.splitlines()) <= 150
+
+
+def test_the_calls_from_python_run(tmp_path):
+    calls = re.findall(r"```python\n(import torch.*?)```", README, re.S)
+    (tmp_path / "calls.py").write_text("\n".join(calls), encoding="utf-8")
+    run = subprocess.run([sys.executable, tmp_path / "calls.py"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("length") == 2
 
 
 def test_the_two_window_excerpt_stands_in_both_files():

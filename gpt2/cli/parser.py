@@ -2,7 +2,7 @@
 
 import argparse
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 
 # As gpt2/attention.py and gpt2/weights.py have them, whose import would bring torch; a test compares.
 IMPLS = ("naive", "eager", "sdpa", "triton")
@@ -23,6 +23,9 @@ MODEL = (
     '"tiny" (trained, in the package), "gpt2" or "owner/name" (fetched from the hub once), "random:gpt2" (that size, '
     "random weights), a folder or a file (default %(default)s)"
 )
+
+
+BROUGHT = {"verify": "whether two paths to the same logits differ by rounding or by a bug"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (add_generate, add_logits, add_tokenize, add_perplexity, add_info, add_download):
         add(commands)
+    for brought in entry_points(group="kvproof.commands"):  # by another part, which answers before this parser is asked
+        commands.add_parser(brought.name, help=BROUGHT.get(brought.name), add_help=False)
     return top
 
 
@@ -197,7 +202,8 @@ def add_download(commands):
         "download",
         help="fetch a model from the hub once",
         description="Fetch a model's files from the hub, into its cache or into a folder, and print where they are.",
-        epilog="example:\n  kvproof download gpt2 ./gpt2 && kvproof generate --model ./gpt2 --prompt 'Hello'\n\n"
+        epilog="example:\n"
+        "  kvproof download gpt2 ./gpt2-124m && kvproof generate --model ./gpt2-124m --prompt 'Hello'\n\n"
         "HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE are honoured; no token is needed.",
     )
     download.add_argument("name", metavar="NAME", help='"gpt2", "distilgpt2", "owner/name"; each may end in @REVISION')
