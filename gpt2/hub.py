@@ -168,7 +168,7 @@ def is_offline() -> bool:
 
 def unreachable(error: Exception) -> bool:
     """Whether the hub did not answer, or answered that it is ill."""
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code >= 500
@@ -179,7 +179,7 @@ def unreachable(error: Exception) -> bool:
 def explain(name: str, source: Published, error: Exception) -> HubError:
     """The library's error as ours: what came, and what to do."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     first = (str(error).strip().splitlines() or [""])[0]
     elsewhere = f"on a machine with a network run `kvproof download {name} FOLDER` and use that folder here"

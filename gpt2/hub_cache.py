@@ -73,7 +73,6 @@ def obtain(repo: str, file: str, commit: str, size: int | None = None, sha256: s
 
 def grow(blob: Path, url: str, location: str, size: int, what: str):
     """Download into a file beside the blob, from where an earlier try stopped; rename it once its digest is right."""
-    from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a Range of compressed bytes would be another
@@ -84,11 +83,7 @@ def grow(blob: Path, url: str, location: str, size: int, what: str):
         part.unlink()
     check_space(part, size, what)
     try:
-        with part.open("ab") as stream:
-            http_get(
-                location, stream, resume_size=stream.tell(), headers=headers, expected_size=size,
-                displayed_filename=what,
-            )  # fmt: skip
+        append(part, location, size, headers, what)
     except OSError as error:
         if is_full(error):
             part.unlink(missing_ok=True)
@@ -97,6 +92,22 @@ def grow(blob: Path, url: str, location: str, size: int, what: str):
         part.unlink()
         raise HubError(f"{what} came corrupted: its digest is not {blob.name}; nothing is kept of it, run it again")
     os.replace(part, blob)
+
+
+def append(part: Path, location: str, size: int, headers: dict[str, str], what: str, tries: int = 5):
+    """Download what a file lacks. huggingface_hub before 2 does not go on where a connection is cut: so often we do."""
+    from huggingface_hub.file_download import http_get
+
+    try:
+        with part.open("ab") as stream:
+            http_get(
+                location, stream, resume_size=stream.tell(), headers=headers, expected_size=size,
+                displayed_filename=what,
+            )  # fmt: skip
+    except Exception as error:  # httpx or httpx2's, by the library's version
+        if type(error).__name__ != "RemoteProtocolError" or tries == 1:
+            raise
+        append(part, location, size, headers, what, tries - 1)
 
 
 def digest(path: Path, like: str) -> str:

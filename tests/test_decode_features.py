@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import triton
 from attention_battery import DTYPES
 from attention_cases import Case, check
 from attention_grid import ALONE, CASES, PAIRS, cases
@@ -112,18 +113,26 @@ def test_three_hundred_compiled_calls_agree_with_the_formula(case):
         compiled(case, engine, case.seed % 3 > 0, TARGETS[case.seed % 3], seed=case.seed)
 
 
+INTERPRETER = pytest.mark.skipif(
+    triton.__version__ == "3.9.0", reason="Triton 3.9.0's interpreter takes no mask from a comparison of scalars"
+)
+
+
 def interpreted(numbers) -> None:
     """Check cases by number under Triton's interpreter, both engines, and raise what any of them raises."""
-    code = [sys.executable, "-W", "error", __file__, *map(str, numbers)]
+    old = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # what Triton 3.6's interpreter does
+    code = [sys.executable, "-W", "error", "-W", old, __file__, *map(str, numbers)]
     child = subprocess.run(code, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"})
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout) == list(numbers)
 
 
+@INTERPRETER
 def test_interpreted_calls_agree_with_the_formula():
     interpreted(range(len(ALONE), len(CASES), 13))
 
 
+@INTERPRETER
 @pytest.mark.exhaustive
 def test_every_interpreted_call_agrees_with_the_formula():
     interpreted(range(len(CASES)))

@@ -17,6 +17,10 @@ from kvproof.kernels.ladder.__main__ import RUNGS, call, counted, inputs, truth
 
 FOLDER = Path(ladder.__file__).parent
 RAGGED = (1, 127, 128, 129, 1000, 0)
+COUNTED_WITH = "3.8.0"  # the Triton of every count that is stated
+EARLIER = pytest.mark.skipif(
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8), reason="earlier Tritons make other loops: VERSIONS.md"
+)
 TENSOR = ("grouped", "paged", "fused")  # weights are rounded to float16 there
 pytestmark = pytest.mark.skipif(interpreting(), reason="the ladder is counted and judged on what Triton compiles")
 
@@ -97,7 +101,7 @@ def test_a_row_has_the_bits_that_it_has_alone(name):
     assert torch.equal(together[1:], alone)
 
 
-@pytest.mark.skipif(triton.__version__ != "3.8.0", reason="the docstrings are counted with triton 3.8.0")
+@pytest.mark.skipif(triton.__version__ != COUNTED_WITH, reason=f"the docstrings are counted with triton {COUNTED_WITH}")
 @pytest.mark.parametrize("name", RUNGS)
 def test_a_docstring_states_what_the_machine_counts(name):
     stated = re.search(r"^Counted: (.*)", str(rung(name).__doc__), re.M)
@@ -117,6 +121,7 @@ def loop(name):
     return tuple(b - a for a, b in zip(*cost, strict=True))
 
 
+@EARLIER
 @pytest.mark.parametrize(
     ("name", "barriers"), [("online", 8), ("split", 8), ("row_private", 0), ("grouped", 2), ("paged", 2), ("fused", 2)]
 )
@@ -124,10 +129,12 @@ def test_a_block_costs_the_barriers_that_are_claimed(name, barriers):
     assert loop(name)[1] == barriers
 
 
+@EARLIER
 def test_the_loop_without_reductions_is_shorter_by_what_is_claimed():
     before, after = loop("split")[0], loop("row_private")[0]
     assert after < 0.8 * before
-    assert f"{after:.1f} instructions" in str(rung("row_private").__doc__)
+    if triton.__version__ == COUNTED_WITH:
+        assert f"{after:.1f} instructions" in str(rung("row_private").__doc__)
 
 
 def test_each_rung_gains_what_its_headline_says():

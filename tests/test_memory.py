@@ -256,7 +256,7 @@ def peak_of_tensors(work) -> int:
     """The most bytes of tensors alive at once that `work` made, by torch's own account of each."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as trace:
         work()
     assert trace.profiler is not None
     results = trace.profiler.kineto_results

@@ -81,7 +81,7 @@ def test_equal_prompts_go_to_transformers_without_a_mask(truth, monkeypatch, imp
     source.prefill(prompts)
     logits = source.step(torch.tensor([1, 2, 3]))
     assert logits.shape == (3, source.model.config.vocab_size)
-    assert all(kw.keys() == {"past_key_values", "use_cache", "logits_to_keep"} for _, kw in seen)
+    assert all(kw.keys() == {source.cache_name, "use_cache", "logits_to_keep"} for _, kw in seen)
     assert [args[0].shape[1] for args, _ in seen] == ([5, 6] if impl == "hf-uncached" else [5, 1])
     assert {kw["use_cache"] for _, kw in seen} == {impl != "hf-uncached"}
 

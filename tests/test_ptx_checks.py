@@ -40,6 +40,8 @@ TAKE, RELEASE = "while tl.atomic_cas(lock, 0, 1) == 1:", 'tl.atomic_xchg(lock, 0
 PARTS = ("tl.store(part_m +", "tl.store(part_l +", "tl.store(part_acc +")
 PARTS += ("tl.load(part_m +", "tl.load(part_l +", "tl.load(part_acc +")
 RELAYED, SUMMED = ("s += tl.load(sums", "tl.store(sums + p, s)"), ("s = tl.load(sums", "tl.store(sums + at, s + row")
+# The barrier before what follows, and the one that Triton 3.9 adds before an atomic that releases: 3.8 adds none.
+BARRIERS = r"(?s)bar\.sync\s+0;((?:(?!bar\.sync|\b(?:ld|st|atom)\.).)*)(?:bar\.sync\s+0;)?(?=(?:(?!bar\.sync).)*"
 COPIED = ("left = tl.load(", "right = tl.load(", "acc = tl.dot(")
 
 FAULTS = {
@@ -62,8 +64,8 @@ FAULTS = {
     "atomic_without_release": Fault("decode", RACE, ATOMIC, ATOMIC.replace("acq_rel", "acquire"), PARTS),
     "atomic_without_acquire": Fault("decode", RACE, ATOMIC, ATOMIC.replace("acq_rel", "release"), PARTS),
     "atomic_of_one_block": Fault("decode", RACE, ATOMIC, ATOMIC.replace(")", ', scope="cta")'), (*PARTS, ATOMIC[:-1])),
-    "no_barrier_before_the_atomic": Fault("decode", RACE, r"(?s)bar\.sync\s+0;(?=((?!bar\.sync).)*atom\.global)", "",
-        (*PARTS, ATOMIC), in_ptx=True),  # Triton has a barrier there for its own sake, too
+    "no_barrier_before_the_atomic": Fault("decode", RACE, BARRIERS + r"atom\.global)", r"\1",
+        (*PARTS, ATOMIC), in_ptx=True),
     "consumer_does_not_wait": Fault("relay", EARLY, f"        {WAIT} == 0:\n            pass\n", "", RELAYED),
     "consumer_waits_relaxed": Fault("relay", RACE, WAIT, WAIT.replace("acquire", "relaxed"), RELAYED),
     "producer_gives_relaxed": Fault("relay", RACE, GIVE, GIVE.replace("release", "relaxed"), RELAYED),
@@ -72,7 +74,8 @@ FAULTS = {
     "producer_gives_nothing": Fault("relay", DEADLOCK, GIVE, GIVE.replace("1", "0"), (WAIT,)),
     "lock_not_taken": Fault("locked", RACE, f"    {TAKE}\n        pass\n", "", SUMMED),
     "lock_given_relaxed": Fault("locked", RACE, RELEASE, RELEASE.replace("release", "relaxed"), SUMMED),
-    "lock_given_without_a_barrier": Fault("locked", RACE, f"tl.debug_barrier()\n    {RELEASE}", RELEASE, SUMMED),
+    "lock_given_without_a_barrier": Fault("locked", RACE, BARRIERS + r"atom\.global\S*exch)", r"\1", SUMMED,
+        in_ptx=True),
     "lock_never_given": Fault("locked", DEADLOCK, RELEASE, RELEASE.replace("0", "1"), (TAKE,)),
     "barrier_of_one_thread": Fault("total float32", DIVERGED, r"(?s)(@%p\d+)( st\.global.*?)(bar\.sync)", r"\1\2\1 \3",
         ("tl.debug_barrier()  # every thread's part",), in_ptx=True),

@@ -131,6 +131,9 @@ def truth(opcode: str, meaning: isa.Semantics, *bits: int) -> int | tuple[int, .
         x = [t.flushed(v) for v in x] if "ftz" in op else x
         p = compared(op, *x)
         return p, not p
+    if op[0] == "set":
+        halves = [[t.number(int(b) >> s & 0xFFFF, "f16") for b in bits] for s in (0, 16)]
+        return sum(0x3C00 << s for s, half in zip((0, 16), halves, strict=True) if compared(op, *half))
     if op[0] == "cvt":
         source = types[0].removesuffix("x2")
         half = t.width(to) // 2

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import triton
 from ptx_kernels import FLOATS, gelu_case, layer_norm_case, make, matmul_case, order_case, run, softmax_case, waves_case
 from ptx_programs import decode_case, histogram_case, locked_case, relay_case, total_case
 
@@ -80,6 +81,9 @@ def test_a_tile_of_64_rows_is_multiplied(target, dtype):
 @pytest.mark.parametrize("target", REFUSED)
 def test_a_tile_of_64_rows_is_refused_by_name_where_it_needs_another_unit(target, dtype):
     case = make(matmul_case, dtype=dtype, **TALL)
+    if not re.search(REFUSED[target], text(case, target)):
+        run(case, target=target)
+        pytest.skip(f"Triton {triton.__version__} uses no other unit for {dtype} on {target}; it is multiplied")
     with pytest.raises(ptx.UnknownOpcode, match=REFUSED[target]) as caught:
         run(case, target=target)
     line = text(case, target).splitlines()[caught.value.line - 1]

@@ -125,6 +125,25 @@ def traffic(body: str, **settings):
     return run(body + " ret;", np.zeros(256, np.uint32), words[first : first + 1024], **settings).total
 
 
+SHUFFLED = "shfl.sync.bfly.b32 %r10, %r9, 1, 31, -1"  # as Triton 3.6 sums over warps: all lanes, a few of them loaded
+
+
+@SEEDS
+@pytest.mark.parametrize(
+    ("write", "read"),
+    [
+        ("mov.b32 %r9, 7", SHUFFLED),
+        ("ld.shared.b32 %r9, [%r5]", SHUFFLED),
+        ("ld.global.b32 %r9, [%rd11]", "add.u32 %r10, %r9, 1"),
+        ("setp.eq.u32 %p2, %r1, 0", "selp.b32 %r10, 1, 2, %p2"),
+        ("mov.b64 %rd12, %rd1", "cvt.u32.u64 %r10, %rd12"),
+    ],
+)
+def test_a_register_whose_guard_leaves_out_every_thread_holds_bits_that_do_not_matter(write, read, seed):
+    body = f"setp.eq.u32 %p1, %r3, 0; @%p1 {write}; {read}; selp.b32 %r9, %r10, 5, %p1; "
+    assert own(body, threads=64, programs=2, seed=seed).tolist() == [5] * 128
+
+
 @pytest.mark.parametrize(("stride", "sectors"), [(0, 1), (4, 4), (8, 8), (32, 32), (64, 32)])
 def test_sectors_are_counted_once_for_each_warp(stride, sectors):
     body = f"mul.lo.u32 %r6, %r1, {stride}; and.b32 %r6, %r6, 2047; cvt.u64.u32 %rd9, %r6; add.u64 %rd9, %rd9, %rd2; "

@@ -129,6 +129,19 @@ def test_an_instruction_has_its_line_and_those_of_its_callers_innermost_first():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("comment", "callers"),
+    [
+        ("b.py:30:5", ()),
+        ("b.py:30:5 @[ a.py:20:3 ]", (("a.py", 20),)),
+        ("b.py:30:5 @[ a.py:20:3 @[ a.py:10:1 ] ]", (("a.py", 20), ("a.py", 10))),
+    ],
+)
+def test_callers_that_only_the_comment_names_are_read_from_there(comment, callers):
+    program = body(f".loc 2 30 5 // {comment}\nmov.b32 %r1, 1;\n", tail='.file 1 "/home/me/a.py"\n.file 2 "b.py"\n')
+    assert [i.where for i in program.instructions] == [(("b.py", 30), *callers)]
+
+
 def test_constants_are_as_long_as_they_are_declared():
     head = (
         ".global .align 4 .b8 a_$1[5] = {1, 2, 255};\n.global .b32 b = -2;\n.global .align 8 .u64 c[2] = {0x10, 7};\n"

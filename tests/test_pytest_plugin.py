@@ -255,6 +255,7 @@ def test_under_the_interpreter_a_kernel_is_not_checked_but_fails_with_what_to_un
 LLAMA = """
     import numpy as np, torch, transformers
     from kvproof.gpt2.contract.adapters import HuggingFace
+    from kvproof.gpt2.contract.huggingface import cache_name
 
     CONFIG = transformers.LlamaConfig(
         vocab_size=61, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -277,7 +278,8 @@ LLAMA = """
         model, cache, logits = llama(dtype, shift), transformers.DynamicCache(), []
         for t in range(IDS.shape[1]):
             at = torch.full((2, 1), max(0, t - positions))
-            out = model(IDS[:, t : t + 1], past_key_values=cache, position_ids=at, attention_mask=torch.ones(2, t + 1))
+            kept = {cache_name(model): cache, "position_ids": at, "attention_mask": torch.ones(2, t + 1)}
+            out = model(IDS[:, t : t + 1], **kept)
             logits.append(out.logits)
         return torch.cat(logits, 1)
 

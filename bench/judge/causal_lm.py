@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from ...gpt2.contract.foreign import ForeignError, refusal, theirs
+from ...gpt2.contract.huggingface import CACHE_NAMES, cache_name
 from ...gpt2.weights import as_dtype
 from .checkpoint import read_model
 from .positions import Positions, padding_id, positions_of, same
 
-CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # what releases and families call a forward's cache
 CACHES = ("dynamic", "static")
 COLUMNS = 3  # of padding, to see what a decode step makes of the mask
 
@@ -33,7 +33,7 @@ class CausalLM:
         self.n_vocab = model.get_input_embeddings().num_embeddings
         self.wants = inspect.signature(model.forward).parameters
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.wants.values())
-        self.cache_name = next((name for name in CACHE_NAMES if name in self.wants), None)
+        self.cache_name = cache_name(model)
         if self.cache_name is None:
             raise ValueError(
                 f"{self.name} takes no cache of transformers ({', '.join(CACHE_NAMES)}), so there is no cached path to "

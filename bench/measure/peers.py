@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...gpt2.contract.huggingface import cache_name
 from ...gpt2.weights import as_dtype, checkpoint, open_checkpoint
 from ...reference.config import Config
 from ...reference.synthetic import random_config, random_tensors
@@ -149,6 +150,7 @@ class TransformersSource:
     def __init__(self, model: Any, impl: str, batch: int, capacity: int):
         self.model, self.impl, self.batch, self.capacity = model, impl, batch, capacity
         self.cache: Any = None
+        self.cache_name = cache_name(model) or "past_key_values"
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """B prompts, from an empty cache -> logits (B, V)"""
@@ -193,6 +195,6 @@ class TransformersSource:
         if self.positions is not None:
             positions = self.positions[:, self.filled - ids.shape[1] : self.filled]
             ragged = {"attention_mask": self.mask[:, : self.filled], "position_ids": positions}
-        use_cache = self.cache is not None
-        out = self.model(ids, past_key_values=self.cache, use_cache=use_cache, logits_to_keep=1, **ragged)
+        given = {self.cache_name: self.cache, "use_cache": self.cache is not None} | ragged
+        out = self.model(ids, logits_to_keep=1, **given)
         return out.logits[:, -1]

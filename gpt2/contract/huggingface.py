@@ -15,6 +15,12 @@ import torch
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # what releases and families call a forward's cache
 
 
+def cache_name(model: Any) -> str | None:
+    """What the forward of this Hugging Face model calls its cache; None where it takes none."""
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in takes), None)
+
+
 class HuggingFace:
     """A Hugging Face causal LM with one of its caches. Ragged prompts are padded on the left.
 
@@ -34,7 +40,7 @@ class HuggingFace:
         counts = [getattr(self.config, name, None) for name in ("num_local_experts", "num_experts", "n_routed_experts")]
         self.experts = any(counts)
         self.takes = set(inspect.signature(model.forward).parameters)
-        self.cache_name = next((name for name in CACHE_NAMES if name in self.takes), "past_key_values")
+        self.cache_name = cache_name(model) or "past_key_values"
         self.cache: Any = None
         self.past = 0  # slots that are filled, padding included
         self.recording = False  # layers with a window keep what leaves it, for crop()

@@ -45,11 +45,12 @@ def attend_and_merge(
 def attention(q, k, v, lengths, table, work=None):
     """As the rung before. work: (o, lse, done), done (B * H_kv,) int32 zeros, kept by the caller from call to call."""
     (B, H, D), (_, H_kv, PAGE, _), N = q.shape, k.shape, table.shape[1]
-    S = triton.cdiv(N * PAGE, 128)
+    S, out = triton.cdiv(N * PAGE, 128), torch.empty_like(q)
     new = (q.new_empty(B * H, S, n, dtype=torch.float32) for n in (D, 1))
     o, lse, done = work or (*new, q.new_zeros(B * H_kv, dtype=torch.int32))
-    out = torch.empty_like(q)
-    attend_and_merge[S, H_kv, B](q, k, v, lengths, table, o, lse, done, out, N, H, H // H_kv, D, PAGE)
+    attend_and_merge[S, H_kv, B](
+        q, k, v, lengths, table, o, lse, done, out, N, H, H // H_kv, D, PAGE, enable_fp_fusion=True,  # pyright: ignore[reportCallIssue]
+    )  # fmt: skip
     return out
 
 

@@ -46,8 +46,8 @@ def attention(q, k, v, lengths):
     """q (B, H, D), k and v (B, H_kv, T, D), D a power of two, H <= 16 * H_kv, all contiguous, 16 bit -> as q."""
     (B, H, D), T, S = q.shape, k.shape[2], triton.cdiv(k.shape[2], 128)
     out, o, lse = torch.empty_like(q), *(q.new_empty(B * H, S, n, dtype=torch.float32) for n in (D, 1))
-    attend[S, k.shape[1], B](q, k, v, lengths, o, lse, T, H, H // k.shape[1], D)
-    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1)  # pyright: ignore[reportCallIssue]
+    attend[S, k.shape[1], B](q, k, v, lengths, o, lse, T, H, H // k.shape[1], D, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
+    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
     return out
 
 

@@ -48,7 +48,7 @@ def attention(q, k, v, lengths):
     """q (B, H, D), k and v (B, H_kv, T, D), T and D powers of two, all contiguous; lengths (B,) int32 -> as q."""
     (B, H, D), T = q.shape, k.shape[2]
     out, scores = torch.empty_like(q), q.new_empty(B, H, T, dtype=torch.float32)
-    attend[H, B](q, k, v, lengths, scores, out, T, H, H // k.shape[1], D)
+    attend[H, B](q, k, v, lengths, scores, out, T, H, H // k.shape[1], D, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
     return out
 
 

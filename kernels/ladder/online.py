@@ -49,7 +49,7 @@ def attention(q, k, v, lengths):
     """q (B, H, D), k and v (B, H_kv, T, D), D a power of two, all contiguous; lengths (B,) int32 -> as q."""
     (B, H, D), T = q.shape, k.shape[2]
     out = torch.empty_like(q)
-    attend[H, B](q, k, v, lengths, out, T, H, H // k.shape[1], D)
+    attend[H, B](q, k, v, lengths, out, T, H, H // k.shape[1], D, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
     return out
 
 

@@ -49,8 +49,8 @@ def attention(q, k, v, lengths, table):
     (B, H, D), (_, H_kv, PAGE, _), N = q.shape, k.shape, table.shape[1]
     S = triton.cdiv(N * PAGE, 128)
     out, o, lse = torch.empty_like(q), *(q.new_empty(B * H, S, n, dtype=torch.float32) for n in (D, 1))
-    attend[S, H_kv, B](q, k, v, lengths, table, o, lse, N, H, H // H_kv, D, PAGE)
-    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1)  # pyright: ignore[reportCallIssue]
+    attend[S, H_kv, B](q, k, v, lengths, table, o, lse, N, H, H // H_kv, D, PAGE, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
+    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
     return out
 
 

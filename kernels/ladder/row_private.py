@@ -49,8 +49,8 @@ def attention(q, k, v, lengths):
     (B, H, D), T, S = q.shape, k.shape[2], triton.cdiv(k.shape[2], 128)
     out, o, lse = torch.empty_like(q), *(q.new_empty(B * H, S, n, dtype=torch.float32) for n in (D, 1))
     ROWS = 4 * 32 * 16 // (D * k.element_size())  # by 4 warps of 32 lanes that load 16 bytes each
-    attend[S, H, B](q, k, v, lengths, o, lse, T, H, H // k.shape[1], D, 64 // ROWS, ROWS)
-    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1)  # pyright: ignore[reportCallIssue]
+    attend[S, H, B](q, k, v, lengths, o, lse, T, H, H // k.shape[1], D, 64 // ROWS, ROWS, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
+    combine[(B * H,)](lengths, o, lse, out, S, H, D, num_warps=1, enable_fp_fusion=True)  # pyright: ignore[reportCallIssue]
     return out
 
 

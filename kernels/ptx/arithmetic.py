@@ -172,6 +172,19 @@ def compare(op: Opcode) -> Semantics:
     return Semantics(two if t.endswith("x2") else one, (t, t), ("pred", "pred"))
 
 
+def compare_pair(op: Opcode) -> Semantics:
+    """set of packed halves: 1.0 in each where the comparison holds, else 0.0."""
+    test, one = comparison(op), np.uint32(0x3C00)
+
+    def pair(x, y):
+        low, high = (
+            test((x >> n).astype(np.uint16), (y >> n).astype(np.uint16)) for n in (np.uint32(0), np.uint32(16))
+        )
+        return low * one | (high * one) << np.uint32(16)
+
+    return Semantics(pair, (op.types[-1],) * 2, (op.types[0],))
+
+
 def convert(op: Opcode) -> Semantics:
     """cvt: each of its two types is an integer or a float; see `convert_pair` for packed ones."""
     to, source = op.types

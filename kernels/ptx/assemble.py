@@ -2,8 +2,10 @@
 
 from functools import lru_cache, reduce
 
+import numpy as np
+
 from . import access, atomics, calls, collective, isa
-from .decode import Decoded, Decoder, Run, Step, dtype
+from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
@@ -42,18 +44,25 @@ def bind(d: Decoder, i: Instruction) -> Run:
     return d.pure(i)
 
 
-def guarded(run: Run, slot: int, negated: bool) -> Run:
-    """An instruction with a guard: only where the predicate holds."""
+def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) -> Run:
+    """An instruction with a guard: only where the predicate holds.
+
+    results  the registers that it writes. Where the guard leaves out every thread they hold any bits, as on a GPU:
+             Triton 3.6 reads such a register under the same guard only, but in a shuffle of the whole warp.
+    """
+
+    def nobody(block):
+        for result, kind in results.items():
+            if block.R[result] is None:
+                block.R[result] = any_bits(kind)
 
     def chosen(block, active):
         on = ~block.R[slot] if negated else block.R[slot]
         if not on.all():
-            if not on.any():
-                return
             active = on if active is None else active & on
             if not active.any():
-                return
-        run(block, active)
+                return nobody(block)
+        return run(block, active)
 
     return chosen
 
@@ -76,7 +85,8 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise ParseError("operands that do not fit the instruction", i) from None
     if guard and not steers:
-        run = guarded(run, *guard)
+        results = {x: dtype(d.kind(name)) for name, x in d.slots.items() if d.writes >> x & 1 and name != "carry"}
+        run = guarded(run, *guard, results)
         d.reads |= d.writes  # what the guard leaves out keeps its old value
     return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target)
 

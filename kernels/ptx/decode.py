@@ -52,8 +52,7 @@ class Decoded(NamedTuple):
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
         R: list[Any] = [None] * len(self.slots)
         for slot, kind in self.undefined.items():
-            bits = 0xA5A5A5A5A5A5A5A5 if random is None else int(random.integers(1 << 63))
-            R[slot] = np.full((1, 1), bits & ((1 << (1 if kind.kind == "b" else 8 * kind.itemsize)) - 1), kind)
+            R[slot] = any_bits(kind) if random is None else any_bits(kind, int(random.integers(1 << 63)))
         for slot, value in self.fixed.items():
             R[slot] = value
         thread = np.arange(T, dtype=np.uint32)[None]
@@ -87,6 +86,11 @@ def dtype(kind: str) -> np.dtype:
 def immediate(bits: int, kind: str) -> str:
     """The name of an immediate's slot."""
     return f"#{bits & ((1 << width(kind)) - 1)}:{dtype(kind).str}"
+
+
+def any_bits(kind: np.dtype, bits: int = 0xA5A5A5A5A5A5A5A5) -> np.ndarray:
+    """A register that holds what nobody knows."""
+    return np.full((1, 1), bits & ((1 << (1 if kind.kind == "b" else 8 * kind.itemsize)) - 1), kind)
 
 
 def converter(kind: str) -> Callable[[np.ndarray], np.ndarray]:

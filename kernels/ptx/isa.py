@@ -94,6 +94,7 @@ TABLE = (
     ("9.7.6 setp", f"setp.{RELATION}.{{b16,b32,b64,u16,u32,u64,s16,s32,s64}}", ar.compare),
     ("9.7.6 setp", f"setp.{ORDER}{FTZ}.f32", ar.compare),
     ("9.7.6 setp, 9.7.7 setp", f"setp.{ORDER}.{{f64,f16,f16x2,bf16,bf16x2}}", ar.compare),
+    ("9.7.7 set", f"set.{ORDER}.f16x2.f16x2", ar.compare_pair),
     ("9.7.6 selp", f"selp.{ANY}", typed(lambda a, b, p: np.where(p, a, b), ("", "", "pred"))),
     # logic and shift
     ("9.7.8 and", "and.{pred,b16,b32,b64}", typed(np.bitwise_and, 2)),

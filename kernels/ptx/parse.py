@@ -86,7 +86,7 @@ class Body:
             self.in_asm = "begin" in raw  # the lines that LLVM gives to the text of inline assembly are no one's
         line = raw.split("//")[0].strip()
         if re.match(r"\.loc\s", line):
-            self.locate(line, number)
+            self.locate(line, raw.partition("//")[2], number)
             return True
         text = f"{self.pending} {line}".strip()
         while text:
@@ -126,8 +126,11 @@ class Body:
             i = self.instructions[n]
             self.instructions[n] = i._replace(operands=tuple(renamed(x, scope.labels) for x in i.operands))
 
-    def locate(self, text: str, number: int) -> None:
-        """.loc file line column [, function_name ..., inlined_at file line column] (11.5.2)"""
+    def locate(self, text: str, comment: str, number: int) -> None:
+        """.loc file line column [, function_name ..., inlined_at file line column] (11.5.2)
+
+        Triton 3.6 says where a call stands in the comment alone: file:line:column @[ file:line:column @[ ... ] ].
+        """
         if self.in_asm:
             return
         match = re.match(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?", text)
@@ -137,6 +140,9 @@ class Body:
         outer: Where = ()
         if match[4]:
             outer = self.known.get(tuple(call), ((self.files.get(call[0], "?"), call[1]),))
+        else:
+            calls = re.findall(r"@\[ (\S+?):(\d+):\d+", comment)
+            outer = tuple((name, int(line)) for name, line in calls)
         if place[1]:  # line 0: the compiler does not know; the last line that it knew is nearest
             self.where = ((self.files.get(place[0], "?"), place[1]), *outer)
             self.known[tuple(place)] = self.where

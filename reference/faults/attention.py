@@ -162,5 +162,5 @@ def masked_not_zeroed(q, k, v, lengths, scale=None):
     """dead slots get the weight 0, and 0·NaN is NaN; invisible unless one holds NaN or infinity"""
     dead = np.arange(k.shape[2]) >= np.asarray(lengths)[:, None]  # (B, T)
     o = decode(q, k, v, lengths, scale).astype(np.float64)
-    unused = np.where(dead[:, None, :, None], v, 0).astype(np.float64)  # (B, H, T, D)
+    unused = np.where(dead[:, None, :, None], v.astype(np.float64), 0)  # (B, H, T, D)
     return (o + (0 * unused).sum(2)).astype(q.dtype)
