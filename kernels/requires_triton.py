@@ -3,7 +3,7 @@
 try:
     import triton as triton
     import triton.language as tl
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise ImportError(
         f"the kernels and the PTX machine need triton, which is published for Linux only ({error}); on macOS and "
         'Windows use impl="sdpa"'

@@ -97,8 +97,8 @@ def joined(values: list[np.ndarray], size: int) -> np.ndarray:
 
 
 def store_global(block, at, words, f: Form, active) -> None:
-    world = block.world
-    at = world.memory.located(at, f.size, active, block)
+    world, address = block.world, at
+    at = world.memory.located(address, f.size, active, block)
     world.memory.store(at, words, f.size, active, block)
     if world.checks:
         on = True if active is None else active if f.size <= 8 else active[..., None]
@@ -106,7 +106,7 @@ def store_global(block, at, words, f: Form, active) -> None:
         # Copies of one value that differ in their last bits are counted and are no race.
         value = stays if near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
-        world.counters.replicas(block, at, words, f.size)
+        world.counters.replicas(block, address, words, f.size)  # of threads that store nothing, too
     world.counters.accessed(block, "store", at, f.size, active)
 
 
