@@ -10,6 +10,7 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx import empties
+from kvproof.kernels.ptx import empties
 from kvproof.kernels.ptx.reach import buffer
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.int8, torch.bool]
@@ -103,6 +104,19 @@ def test_the_other_elements_of_a_tensor_stay_unwritten(dtype):
         x, out = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype)
         out[:60] = 1
         launch(x, out, into=True, n=60)
+        with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
+            launch(x, out, into=True)
+
+
+def test_memory_that_is_given_again_is_unwritten_whatever_it_was_before(monkeypatch):
+    with ptx.route():
+        x, out = torch.ones(100), torch.empty(100)
+        gone = torch.empty(100)
+        low = out.data_ptr()
+        stale = empties._storages[gone.data_ptr()]._replace(low=low - 64, high=low + 4096)
+        del gone
+        monkeypatch.setattr(empties, "_storages", {low - 64: stale} | empties._storages)
+        out[:60] = 1
         with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
             launch(x, out, into=True)
 

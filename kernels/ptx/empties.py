@@ -112,8 +112,9 @@ def unwritten(buffer: Buffer) -> np.ndarray | None:
     if not array.size or not _storages:
         return None
     low, high = span(array)
-    storage = next((s for s in _storages.values() if s.low <= low and high <= s.high), None)
-    if storage is None or storage.weak.expired():
+    holding = (s for s in _storages.values() if s.low <= low and high <= s.high and not s.weak.expired())
+    storage = next(holding, None)  # not one whose memory was given back, and part of it out again
+    if storage is None:
         return None
     if not storage.exact:
         return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None
