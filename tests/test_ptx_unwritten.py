@@ -10,7 +10,6 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx import empties
-from kvproof.kernels.ptx import empties
 from kvproof.kernels.ptx.reach import buffer
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.int8, torch.bool]
