@@ -44,6 +44,7 @@ def ends(main: Callable[[], int], failed: int = 2) -> NoReturn:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a narrow encoding shows what it lacks as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
+    code = None
     try:
         try:
             code = main()
@@ -55,9 +56,10 @@ def ends(main: Callable[[], int], failed: int = 2) -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = INTERRUPTED
-    except OSError as error:  # of that flush: main answers for its own
-        print(f"{sys.argv[0]}: standard output: {error.strerror}", file=sys.stderr)
-        code = failed
+    except OSError as error:  # of that flush: main answers for its own, and may have met the same
+        if not code:
+            print(f"{sys.argv[0]}: standard output: {error.strerror}", file=sys.stderr)
+        code = code or failed
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # all is said; torch is torn down for a while
         signal.signal(signal.SIGINT, leave)
     abandon_output()

@@ -107,11 +107,15 @@ def test_runs_that_append_to_one_file_lose_nothing(record, tmp_path):
     runs = [
         subprocess.Popen([*program, who], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for who in "abc"
     ]
+    for run in runs:  # all at once
+        assert run.stdin
+        run.stdin.write(json.dumps(record))
+        run.stdin.close()
     for run in runs:
-        run.communicate(json.dumps(record))
-    assert [run.returncode for run in runs] == [0, 0]
+        with run:  # waits, and closes its pipes
+            assert run.wait() == 0
     kept = [r["key"] for r in records.read(path)]
-    assert sorted(kept) == sorted(f"{who}-{at}" for who in "ab" for at in range(15))
+    assert sorted(kept) == sorted(f"{who}-{at}" for who in "abc" for at in range(15))
     assert [p.name for p in tmp_path.iterdir()] == ["run.jsonl"]
 
 

@@ -54,7 +54,8 @@ def test_a_planted_bug_is_placed_and_explained_or_described(name):
         assert origin.guess is None
         assert word in origin.seen
     else:
-        assert [x.name for x in origin.guess.candidates] == [kind], origin.guess
+        # Two of one kind where a slot that nobody wrote happens to hold a number that fits as well.
+        assert {x.name for x in origin.guess.candidates} == {kind}, origin.guess
         assert word in str(origin.guess)
 
 

@@ -136,6 +136,8 @@ def turned(right: np.ndarray, heads: slice, words: str) -> Iterator[tuple[str, s
 def narrowed(came: np.ndarray, right: np.ndarray, words: str) -> Iterator[tuple[str, str, np.ndarray]]:
     """The right rows in a narrower dtype, as zeros, as multiples of themselves."""
     yield "stale", f"the slots' {words} are zeros: nothing has been written to them", np.zeros_like(came)
+    if not np.abs(came).max(initial=0) < 1e100:  # what nobody wrote, or NaN: no form of the right rows
+        return
     factor = float((came * right).sum() / max((right * right).sum(), 1e-300))
     if abs(factor) > EXPLAINED:
         yield "values", f"the {words} are multiplied by {factor:.4g}", factor * right
