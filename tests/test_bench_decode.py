@@ -287,7 +287,7 @@ def test_a_results_file_that_is_none_is_refused_and_kept(tmp_path, capsys):
     assert results.read_text() == "my notes\n"
 
 
-@pytest.mark.parametrize("delay", [2.0, 3.5, 5.0])
+@pytest.mark.parametrize("delay", [3.5, *(pytest.param(delay, marks=pytest.mark.exhaustive) for delay in (2.0, 5.0))])
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(tmp_path, delay):
     results = tmp_path / "run.jsonl"
     command = [sys.executable, str(ROOT / "bench" / "decode.py"), "--impl", "eager", "--device", "cpu"]

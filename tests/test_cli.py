@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -523,8 +524,15 @@ def test_nothing_and_a_prompt_exclude_each_other(capsys, words):
     assert "not allowed with argument" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("prompt", [b"a\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x98"])
-@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+more = partial(pytest.param, marks=pytest.mark.exhaustive)  # each starts a process
+BYTES = [b"a\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x98"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "prompt"),
+    [("utf-8", BYTES[0]), ("latin-1", BYTES[1]), ("utf-8", BYTES[2])]
+    + [more(e, p) for e in ("utf-8", "latin-1") for p in BYTES],
+)
 def test_json_is_utf_8_whatever_the_prompt_s_bytes_and_the_locale(prompt, encoding):
     words = ["generate", "--prompt", prompt, "--prompt", "é", "--max-tokens", "1", "--json"]
     env = os.environ | {"PYTHONIOENCODING": encoding}
