@@ -11,6 +11,15 @@ import torch
 
 from ..reference.config import brief
 
+IMPLS = ("naive", "eager", "sdpa", "triton")  # as attention.DECODE_STEP has them; a test compares
+
+
+def check_impl(impl: Any) -> str:
+    """impl, if there is one of that name; raises ValueError if not."""
+    if not isinstance(impl, str) or impl not in IMPLS:
+        raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(IMPLS)}")
+    return impl
+
 
 def refuse(name: str, value: Any, fits: str) -> ValueError:
     """The error that says what came and what fits."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..reference.config import Config, brief
+from ..reference.config import Config
 from .cache import Cache, CacheMismatch
 from .products import ROWS, invariant_product, product
 
@@ -94,15 +94,8 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     return cast(torch.Tensor, o)
 
 
-# What `impl` may be. "naive" keeps no cache, so it has no decode step: the whole sequence is recomputed.
+# What `impl` may be, see arguments.IMPLS. "naive" keeps no cache, so it has no decode step: all is recomputed.
 DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton}
-
-
-def check_impl(impl: str) -> str:
-    """impl, if there is one of that name; raises ValueError if not."""
-    if not isinstance(impl, str) or impl not in DECODE_STEP:
-        raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(DECODE_STEP)}")
-    return impl
 
 
 class Conv1D(nn.Module):

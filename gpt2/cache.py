@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from ..reference.config import Config, ContextFull, brief
-from .arguments import index_of, is_row, place, refuse, size, whole
+from .arguments import check_impl, index_of, is_row, place, refuse, size, whole
 
 
 class CacheMismatch(ValueError):
@@ -46,8 +46,6 @@ class Cache(ABC):
         slots: int,
     ):
         """new: tokens of a sequence that a call of the kernel may bring; slots: the capacity it sees, whole pages."""
-        from .attention import check_impl  # which imports this module
-
         check_impl(impl)
         new = whole("new", new, "a whole number, 1 or more", 1)
         if not isinstance(config, Config):

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull, brief
-from .arguments import is_row, refuse, tensor, whole, whole_numbers
-from .attention import DECODE_STEP, Attention, Conv1D, check_impl
+from .arguments import check_impl, is_row, refuse, tensor, whole, whole_numbers
+from .attention import DECODE_STEP, Attention, Conv1D
 from .cache import Cache, StaticCache
 from .paged import PagedCache
 from .products import ROWS, invariant_gelu, invariant_product, product

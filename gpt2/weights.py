@@ -11,8 +11,7 @@ from ..reference.config import Config
 from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
-from .arguments import flag, refuse
-from .attention import check_impl
+from .arguments import check_impl, flag, refuse
 from .folder import find_tokenizer, with_end_tokens
 from .hub import KNOWN, fetch, is_hub_name
 from .hub_cache import HubError

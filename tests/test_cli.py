@@ -23,7 +23,7 @@ from gpt2_models import golden_model
 from reference_models import goldens
 
 import kvproof
-from kvproof.gpt2 import Completion, attention, generate, load, weights
+from kvproof.gpt2 import Completion, arguments, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli.generate import Clock
 from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
@@ -185,7 +185,7 @@ def test_the_package_says_its_version():
 
 
 def test_the_parser_s_choices_are_those_of_the_model():
-    assert tuple(attention.DECODE_STEP) == IMPLS
+    assert tuple(attention.DECODE_STEP) == IMPLS == arguments.IMPLS
     assert tuple(weights.DTYPES) == DTYPES
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .trial import capability
+from .under_test import capability
 
 
 class Buffer(NamedTuple):

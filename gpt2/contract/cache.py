@@ -26,7 +26,8 @@ import numpy as np
 from ...reference.parity import LOGIT_BARS
 from . import memory, runs
 from .report import ContractReport, Finding, run_checks
-from .trial import Trial, exact
+from .trial import Trial
+from .under_test import exact
 
 
 class CacheUnderTest(Protocol):

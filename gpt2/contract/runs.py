@@ -3,7 +3,8 @@
 import numpy as np
 
 from .report import BROKEN, HELD, Finding, NotChecked
-from .trial import Trial, capability, exact
+from .trial import Trial
+from .under_test import capability, exact
 
 
 def unless_rounded(trial: Trial, got, want, held: str, broken: str, step=0) -> Finding:

@@ -5,6 +5,7 @@ a number lies on the edge of a step, rounding carries it across: logits then dif
 by what one step of one number does. That is measured here: a stored number is moved by one step, and the run goes on.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from ...reference.honest import roundoff
 from .buffers import memory
-from .trial import Trial, exact
+from .under_test import exact
 
 # Steps that are tried; the largest move counts, each made after half of the prompt and with all that follows from it.
 TRIED = 16
@@ -43,25 +44,25 @@ def step(array: Any, at: tuple[int, ...]):
     bits[at] = now + (towards_zero if magnitude else 1)
 
 
-def moved_by_steps(trial: Trial) -> float:
+def moved_by_steps(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: str) -> float:
     """The largest difference of logits that one step of a stored number makes, in units of max(1, max|logit|).
 
-    0 where the cache shows no buffer that is coarser than the trial's dtype.
+    0 where the cache shows no buffer that is coarser than that dtype; the arguments are Trial's.
     """
-    rng, half = np.random.default_rng(0), trial.prompt // 2
+    rng, half = np.random.default_rng(0), prompt // 2
 
     def stepped(i: int | None) -> np.ndarray:
-        cache = trial.make()
-        cache.prefill(trial.ids[:, :half])
+        cache = make()
+        cache.prefill(ids[:, :half])
         if i is not None:
-            buffers = stored(cache, trial.dtype)
+            buffers = stored(cache, dtype)
             array, live = buffers[i % len(buffers)]
             step(array, tuple(rng.choice(np.argwhere(live)).tolist()))
-        return np.stack([exact(cache.step(ids), len(trial.ids)) for ids in trial.ids.T[half:]])
+        return np.stack([exact(cache.step(new), len(ids)) for new in ids.T[half:]])
 
-    probe = trial.make()
-    probe.prefill(trial.ids[:, :half])
-    if not stored(probe, trial.dtype):
+    probe = make()
+    probe.prefill(ids[:, :half])
+    if not stored(probe, dtype):
         return 0.0
     plain = stepped(None)
     return max(float(np.abs(stepped(i) - plain).max()) for i in range(TRIED)) / max(1.0, float(np.abs(plain).max()))

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...reference.parity import logit_error
-from .report import BROKEN, HELD, NOT_CHECKED, Finding, NotChecked
+from .report import BROKEN, HELD, NOT_CHECKED, Finding
+from .steps import moved_by_steps
+from .under_test import exact
 
 # How far rounding may move logits where a cache stores steps, in the largest move that one step made. Of 300 draws of
 # Int8NumpyGPT2 in float32 (5 head layouts, 1 to 4 layers) 37 had a number carried across one; the worst moved logits by
@@ -74,9 +76,7 @@ class Trial:
 
         0 in float64, whose rounding is so small that it carries no number across one.
         """
-        from .steps import moved_by_steps  # which runs trials itself
-
-        return 0.0 if self.dtype == "float64" else moved_by_steps(self)
+        return 0.0 if self.dtype == "float64" else moved_by_steps(self.make, self.ids, self.prompt, self.dtype)
 
     def compare(self, got, want, held: str, broken: str, bits=False, step=0) -> Finding:
         """Hold logits got (n, B, V) to want: by bits where that is promised, else within the bar.
@@ -109,16 +109,6 @@ class Trial:
         return Finding(BROKEN, f"{broken}: {place}, logits differ by {against}", numbers)
 
 
-def exact(logits, rows: int) -> np.ndarray:
-    """Logits (B, V), NumPy or torch of any dtype, as float64; every float of up to 64 bits keeps its value."""
-    if hasattr(logits, "detach"):
-        logits = logits.detach().double().cpu().numpy()
-    logits = np.array(logits, np.float64)
-    if logits.ndim != 2 or len(logits) != rows:
-        raise ValueError(f"logits are {logits.shape}; give (B, V) with B = {rows}, those after each row's last token")
-    return logits
-
-
 def beyond(got, want, bar: float) -> np.ndarray:
     """Where two runs (n, B, V) differ by more than the bar, (n, B)."""
     return ~(np.abs(got - want).max(-1) <= bar * max(1.0, np.abs(want).max()))
@@ -131,11 +121,3 @@ def first(got, want, bar: float, step: int) -> str:
     i, b = np.argwhere(parted)[0] if parted.any() else np.unravel_index(worst.argmax(), worst.shape)
     when = f"at step {i + step}" if i + step else "after the prefill"
     return f"first {when}, row {b} ({int(parted.any(0).sum())} of {parted.shape[1]} rows)"
-
-
-def capability(cache, name: str) -> Callable[..., Any]:
-    """The cache's method of that name; raises NotChecked if it has none."""
-    method = getattr(cache, name, None)
-    if not callable(method):
-        raise NotChecked(f"no {name}()")
-    return method
