@@ -20,7 +20,7 @@ def fingerprint(name: str | Path) -> str | None:
 
     name  as `load` takes it
 
-    Reads the weights once, about a second per GB.  Raises what `load` raises for a model that is not there.
+    Reads the weights once, from end to end.  Raises what `load` raises for a model that is not there.
     """
     path = checkpoint(name)
     if isinstance(path, str):
