@@ -4,14 +4,12 @@ import hashlib
 from pathlib import Path
 
 from ..reference.files import SAFETENSORS, find_weights
+from .hub_cache import CONFIG, TOKENIZER
 from .pickles import PICKLES
 from .weights import checkpoint
 
 # Beside the weights, where they are there: what decides on ids, on the end of a text and on the arithmetic.
-BESIDE = (
-    "config.json", "generation_config.json", "merges.txt", "vocab.bpe", "vocab.json", "tokenizer.json",
-    "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json",
-)  # fmt: skip
+BESIDE = (CONFIG, *TOKENIZER)
 CHUNK = 1 << 20  # bytes
 
 

@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 from ..reference.files import SAFETENSORS
 from ..reference.weights import CheckpointError, weight_map
+from .tokenizer_files import MERGES, SIDE_FILES, VOCAB
 
 (WEIGHTS, INDEX), CONFIG = SAFETENSORS, "config.json"
-MERGES = ("merges.txt", "vocab.bpe")
 # Files that change what the merges, the vocabulary or config.json say; a model is not whole without them.
-BESIDE = ("added_tokens.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
-TOKENIZER = ("tokenizer.json", *MERGES, "vocab.json", *BESIDE)
+BESIDE = (*SIDE_FILES, "generation_config.json")
+TOKENIZER = ("tokenizer.json", *MERGES, VOCAB, *BESIDE)
 
 
 class HubError(ValueError):

@@ -387,6 +387,14 @@ def copied(tmp_path):
     return shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
 
 
+def job_of_two(tmp_path):
+    """A copied model, an output, and the command that writes two prompts' texts to it."""
+    model, prompts, out = copied(tmp_path), tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    files = ["--model", str(model), "--prompt-file", str(prompts), "--output", str(out)]
+    return model, out, ["generate", *files, "--max-tokens", "2"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -402,19 +410,7 @@ def copied(tmp_path):
     ],
 )
 def test_another_job_does_not_go_on_in_a_file(tmp_path, capsys, monkeypatch, change, said):
-    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", copied(tmp_path)
-    prompts.write_text("A\nB\n")
-    command = [
-        "generate",
-        "--model",
-        str(model),
-        "--prompt-file",
-        str(prompts),
-        "--output",
-        str(out),
-        "--max-tokens",
-        "2",
-    ]
+    model, out, command = job_of_two(tmp_path)
     assert main(command) == 0
     out.write_bytes(held := out.read_bytes().splitlines(keepends=True)[0])
     if isinstance(change, str):
@@ -429,19 +425,7 @@ def test_another_job_does_not_go_on_in_a_file(tmp_path, capsys, monkeypatch, cha
 
 
 def test_the_same_job_goes_on_whatever_the_batch_and_the_folder_s_other_files(tmp_path):
-    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", copied(tmp_path)
-    prompts.write_text("A\nB\n")
-    command = [
-        "generate",
-        "--model",
-        str(model),
-        "--prompt-file",
-        str(prompts),
-        "--output",
-        str(out),
-        "--max-tokens",
-        "2",
-    ]
+    model, out, command = job_of_two(tmp_path)
     assert main(command) == 0
     whole = out.read_bytes()
     out.write_bytes(whole.splitlines(keepends=True)[0])

@@ -38,6 +38,9 @@ OTHER = {  # fields of a cache that is not K and V per layer and head, whatever 
 }
 
 
+QUERY_HEADS = ("num_attention_heads", "n_head", "n_heads", "attention_heads")  # what families call them
+
+
 class Rows(NamedTuple):
     """What one token adds in one layer: `heads` rows of K and of V, so many numbers wide."""
 
@@ -88,7 +91,7 @@ def refuse_other_caches(raw: dict):
 
 def heads_of(raw: dict, L: int) -> list[int]:
     """KV heads of each layer, 0 where a layer has none."""
-    query = whole(raw, "num_attention_heads", "n_head", "n_heads", "attention_heads", default=0)
+    query = whole(raw, *QUERY_HEADS, default=0)
     blocks, listed = raw.get("block_configs"), raw.get("num_key_value_heads_per_layer")
     if isinstance(blocks, list):
         listed = [block_heads(block, query) for block in blocks]
@@ -129,7 +132,7 @@ def head_dim_of(raw: dict) -> int:
     """Numbers in a row of K, and of V."""
     if raw.get("head_dim") is not None:
         return whole(raw, "head_dim")
-    heads = whole(raw, "num_attention_heads", "n_head", "n_heads", "attention_heads")
+    heads = whole(raw, *QUERY_HEADS)
     width = whole(raw, "hidden_size", "n_embd", "d_model")
     if width % heads:
         raise ValueError(f"hidden_size {width} is no multiple of {heads} heads, and there is no head_dim")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ...reference.config import Config, brief
 from ...reference.synthetic import SIZES, recipe
-from .layers import Rows, layers_of, whole
+from .layers import QUERY_HEADS, Rows, layers_of, whole
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 SCALE = 4  # bytes of int8's float32 scale, one per token and KV head, for K and for V
@@ -134,7 +134,7 @@ def of_config(name: str, raw: dict) -> Shape:
     trained = 2048 if raw.get("model_type") == "bloom" else None
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_context_length", "seq_length")
     n_ctx = whole(raw, *names, default=trained)
-    heads = whole(raw, "num_attention_heads", "n_head", "n_heads", "attention_heads", default=layers_heads(layers))
+    heads = whole(raw, *QUERY_HEADS, default=layers_heads(layers))
     return Shape(name, layers, heads, n_ctx, dense_parameters(raw, layers, heads), notes)
 
 
