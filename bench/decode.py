@@ -6,7 +6,7 @@
 
 Options that take a LIST (comma-separated) are swept: every combination is a cell, in which the impls run by turns.
 With --results each finished cell is appended to a file of JSON lines, and a run that was killed goes on where it
-stopped. bench/plots.py and bench/report.py make pictures and a page of that file.
+stopped. bench/plots.py and bench/report make pictures and a page of that file.
 
 Exit codes: 0 every cell asked for is green and timed, now or in --results; 1 parity is red, before or after timing, or
 a figure cannot be true; 2 the command or the machine does not allow it; 130 Ctrl-C.
@@ -29,12 +29,11 @@ from pathlib import Path
 
 import torch
 
-from kvproof.bench import records
-from kvproof.bench.measure import peers
-from kvproof.bench.measure.contest import IMPLS
+from kvproof.bench.measure import peers, records
+from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.measure.sweep import Bench, Cell, Plan
 from kvproof.bench.program import INTERRUPTED, abandon_output, ends, words
-from kvproof.bench.show.table import table, texts
+from kvproof.bench.report.table import table, texts
 from kvproof.gpt2.files import check_writable, is_plain
 from kvproof.gpt2.waiting import Waiting
 from kvproof.gpt2.weights import DTYPES, as_device
@@ -157,7 +156,7 @@ def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
     """
     try:
         if impl == "triton":
-            import kvproof.kernels.decode_attention  # noqa: F401  (does it import here?)
+            import kvproof.kernels.attention.op  # noqa: F401  (does it import here?)
         elif impl in peers.PEERS:
             peers.require(impl)
     except ImportError as error:

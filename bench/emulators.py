@@ -36,7 +36,7 @@ from kvproof.bench.program import ends, words
 from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
-from kvproof.reference.honest import attention, attention_error
+from kvproof.reference.judge.rounding import attention, attention_error
 
 SHAPE = 2, 12, 1024, 64  # B, H, T, D; every slot is filled
 DTYPES = ("float32", "float16")
@@ -58,7 +58,7 @@ class Turn(NamedTuple):
 
 def turn(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Turn:
     """Call decode attention once where this process runs kernels; in a worker of `workers`, that is `backend`."""
-    from kvproof.kernels.decode_attention import decode_attention
+    from kvproof.kernels.attention.op import decode_attention
     from kvproof.kernels.ptx import route
 
     assert interpreting() == (backend == "interpret")

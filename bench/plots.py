@@ -48,7 +48,7 @@ def losses(rows: list[dict]):
 
 def pictures(records: list[dict]) -> Iterator[tuple]:
     """(name, figure or the reason why there is none) of every picture of bench/decode.py's records."""
-    from kvproof.bench.show.pictures import pictures as draw  # needs matplotlib, which --help does not
+    from kvproof.bench.report.pictures import pictures as draw  # needs matplotlib, which --help does not
 
     return draw(records)
 
@@ -60,7 +60,7 @@ def figures(path: Path) -> Iterator[tuple]:
     if '"schema"' not in head and '"tokens"' in head:
         yield "loss", losses([json.loads(line) for line in text.splitlines()])
         return
-    from kvproof.bench.records import read
+    from kvproof.bench.measure.records import read
 
     records = read(path)
     if not records:

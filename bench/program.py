@@ -77,3 +77,13 @@ def abandon_output():
         print(end="", flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def numbers(text: str) -> list[int]:
+    """ "128,256" -> [128, 256]; for argparse."""
+    values = sorted({int(word) for word in text.split(",")})
+    if values[0] < 1:
+        import argparse
+
+        raise argparse.ArgumentTypeError(f"{values[0]} came; each must be 1 or more")
+    return values

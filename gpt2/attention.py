@@ -77,7 +77,7 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     invariant  one engine whatever M is: which does the work may otherwise depend on it
     returns    like q
     """
-    from ..kernels import decode_attention as kernel  # torch 2.11 traces no import from a module that is callable
+    from ..kernels.attention import op as kernel  # torch 2.11 traces no import from a module that is callable
 
     M = 1 if q.dim() == 3 else q.shape[1]
     if cache.workspace is not None and M > cache.new:

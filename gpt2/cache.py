@@ -65,7 +65,7 @@ class Cache(ABC):
         self.rows = torch.arange(batch, device=device)
         self.new, self.workspace = new, None
         if impl == "triton":
-            from ..kernels.workspace import workspace
+            from ..kernels.attention.workspace import workspace
 
             self.workspace = workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
 

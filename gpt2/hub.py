@@ -9,19 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_cache import (
-    BESIDE,
-    CONFIG,
-    INDEX,
-    MERGES,
-    WEIGHTS,
-    HubError,
-    copy_to,
-    in_cache,
-    is_full,
-    obtain,
-    shard_names,
-)
+from .hub_cache import BESIDE, CONFIG, INDEX, MERGES, WEIGHTS, HubError, copy_to, in_cache, is_full, obtain, shard_names
 
 
 @dataclass(frozen=True)

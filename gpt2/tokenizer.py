@@ -6,16 +6,7 @@ from pathlib import Path
 
 import tiktoken
 
-from .tokenizer_files import (
-    VOCAB,
-    Added,
-    Side,
-    Vocabulary,
-    assemble,
-    folder_vocabulary,
-    read_side,
-    read_tokenizer_json,
-)
+from .tokenizer_files import VOCAB, Added, Side, Vocabulary, assemble, folder_vocabulary, read_side, read_tokenizer_json
 from .vocabulary import (
     ENDOFTEXT,
     PUBLISHED,

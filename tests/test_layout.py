@@ -32,14 +32,20 @@ ALLOWED_INSIDE_FUNCTIONS = {
 }
 
 
-# Within bench/: its commands import any of these, and they import as little of each other.
+# What each room may import of the other rooms of its folder; a file that stands beside the rooms imports any.
 ROOMS = {
-    "measure": set(),
-    "show": {"measure"},
-    "footprint": set(),
-    "kit": {"measure", "show", "limit"},
-    "judge": {"measure", "show"},
-    "limit": set(),
+    "reference": {"attention": set(), "judge": set()},
+    "kernels": {"ptx": set(), "attention": {"ptx"}, "aot": {"attention", "ptx"}, "ladder": {"ptx"}},
+    "gpt2": {"cli": set()},
+    "bench": {
+        "measure": set(),
+        "report": {"measure"},
+        "memory": set(),
+        "roofline": set(),
+        "gpu": {"measure", "report", "roofline"},
+        "judge": {"measure", "report"},
+        "peers": {"measure"},
+    },
 }
 
 
@@ -75,13 +81,23 @@ def test_no_arrow_is_drawn_backwards(folder):
             assert known, f"{path.relative_to(ROOT)}:{line} imports {target}, which {folder}/ must not"
 
 
-def test_the_rooms_of_bench_import_as_they_may():
-    for room, others in ROOMS.items():
-        for path in sorted((ROOT / "bench" / room).glob("*.py")):
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_rooms_import_as_they_may(folder):
+    rooms = ROOMS[folder]
+    assert set(rooms) == {path.parent.name for path in (ROOT / folder).glob("*/__init__.py")}
+    for room, others in rooms.items():
+        for path in sorted((ROOT / folder / room).rglob("*.py")):
             for name, line, _ in imports(path):
-                used = name.split(".")[1] if name.startswith("bench.") else room
-                known = used in {room, "records", *others}
-                assert known, f"bench/{room}/{path.name}:{line} imports {name}, which {room}/ must not"
+                used = name.split(".")[1] if name.startswith(f"{folder}.") else room
+                known = used in {room, *others} or used not in rooms
+                assert known, f"{path.relative_to(ROOT)}:{line} imports {name}, which {folder}/{room}/ must not"
+
+
+def test_the_machine_imports_nothing_else_of_ours():
+    for path in sorted((ROOT / "kernels" / "ptx").rglob("*.py")):
+        for name, line, _ in imports(path):
+            ours = name.split(".")[0] in FOLDERS
+            assert not ours or name.startswith("kernels.ptx"), f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path):
@@ -113,7 +129,7 @@ def test_files_and_functions_fit_their_budget():
 def test_importing_the_model_needs_no_triton_and_sets_nothing(tmp_path):
     program = (
         "import os, sys; before = dict(os.environ); sys.modules['triton'] = None\n"
-        "import kvproof.gpt2, kvproof.reference, kvproof.bench.measure.contest, torch\n"
+        "import kvproof.gpt2, kvproof.reference, kvproof.bench.measure.interleaved, torch\n"
         "assert dict(os.environ) == before\n"
         "model = kvproof.gpt2.load('tiny')\n"
         "print(kvproof.gpt2.generate(model, 'Once', max_new_tokens=2)[0].finish_reason)\n"
@@ -146,7 +162,7 @@ def test_the_wheel_holds_one_top_level_name_and_the_checkpoint(wheel):
     for needed in ("model.safetensors", "config.json", "vocab.bpe"):
         assert f"kvproof/gpt2/checkpoints/tiny/{needed}" in names
     assert "kvproof/gpt2/data/vocab.bpe" in names
-    assert "kvproof/bench/decode.schema.json" in names
+    assert "kvproof/bench/measure/decode.schema.json" in names
     modules = {f"kvproof/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
     assert modules <= set(names), "a folder is not among pyproject's packages"
     assert not [name for name in names if "corpus" in name or "tests" in name]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kvproof.bench.measure.records import read
 from kvproof.bench.plots import pictures
-from kvproof.bench.records import read
-from kvproof.bench.show.markdown import markdown
+from kvproof.bench.report.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

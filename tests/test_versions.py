@@ -8,10 +8,10 @@ import pytest
 import torch
 from triton.runtime.jit import JITFunction
 
+from kvproof.kernels.aot.variants import VARIANTS, launches_of
+from kvproof.kernels.attention.merge import merge_state
 from kvproof.kernels.backend import interpreting
 from kvproof.kernels.ladder.__main__ import RUNGS
-from kvproof.kernels.merge import merge_state
-from kvproof.kernels.variants import VARIANTS, launches_of
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 
 from ...gpt2 import files
-from ...gpt2.contract.adapters import small_model
-from ...gpt2.faults import TORCH_FAULTS, in_torch
-from ...reference.faults import FAULTS
-from ...reference.parity import BUG, ORACLE, judge
-from ...reference.probes import probe
-from ..measure.contest import Models
+from ...reference.judge.faults import FAULTS
+from ...reference.judge.parity import BUG, ORACLE, judge
+from ...reference.judge.probes import probe
+from ..measure.interleaved import Models
+from .contract.adapters import small_model
+from .explain.origin import place_of
+from .faults.catalogue import TORCH_FAULTS, in_torch
 from .investigation import attention_of
-from .oracle import NumpySubject
-from .origin import place_of
-from .subjects import OurSubject
+from .subjects.oracle import NumpySubject
+from .subjects.ours import OurSubject
 
 DTYPE = "bfloat16"  # what people decode in, and where bugs hide
 STEPS = 6

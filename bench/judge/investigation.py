@@ -8,16 +8,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ...gpt2.contract.foreign import said
-from ...gpt2.contract.functions import Rungs
-from ...reference.difference import finite
-from ...reference.parity import BUG, Verdict, judge
+from ...reference.judge.difference import finite
+from ...reference.judge.parity import BUG, Verdict, judge
 from ..measure.gate import replayed_attention
-from .callables import CallableSubject
-from .divergence import Divergence, TokenMargins, error_in_ulps, token_margins
-from .origin import Origin, logit_origin, origin
-from .slots import Slots, slots_read
-from .subjects import OurSubject
+from .contract.foreign import said
+from .contract.functions import Rungs
+from .explain.divergence import Divergence, TokenMargins, error_in_ulps, token_margins
+from .explain.origin import Origin, logit_origin, origin
+from .subjects.callables import CallableSubject
+from .subjects.ours import OurSubject
+from .subjects.slots import Slots, slots_read
 
 T = TypeVar("T")
 PLACE = "where the paths part"

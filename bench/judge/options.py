@@ -1,4 +1,4 @@
-"""Which options of bench/verify.py go with which mode: one that would do nothing is refused by name."""
+"""Which options of bench/judge go with which mode: one that would do nothing is refused by name."""
 
 import argparse
 

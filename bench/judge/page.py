@@ -7,11 +7,11 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..show import page
-from ..show.canvas import Picture, hover
-from ..show.page import Html
-from ..show.svg import svg
-from ..show.verdict import number
+from ..report import page
+from ..report.canvas import Picture, hover
+from ..report.page import Html
+from ..report.svg import svg
+from ..report.verdict import number
 from .investigation import Investigation
 
 # Okabe and Ito's colours; the five states also differ in lightness.

@@ -14,8 +14,8 @@ import torch
 from ... import reference
 from ...gpt2 import GPT2, Config
 from ...gpt2.attention import DECODE_STEP
-from ...reference import parity
-from ...reference.honest import attention_error
+from ...reference.judge import parity
+from ...reference.judge.rounding import attention_error
 
 # In half precision an impl may err by this many times what recomputing everything in the same dtype errs by: twice the
 # worst of 72 correct runs, 0.63 to 1.96 times (eager and sdpa, bfloat16 and float16, tiny and random:distilgpt2, 12 to

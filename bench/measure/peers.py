@@ -5,6 +5,7 @@ such as stopping criteria and logits processors, and would be timed for it. Thei
 is asked for, never before.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -13,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ...gpt2.contract.huggingface import cache_name
 from ...gpt2.weights import as_dtype, checkpoint, open_checkpoint
 from ...reference.config import Config
 from ...reference.synthetic import random_config, random_tensors
@@ -30,6 +30,15 @@ PACKAGES = {
 }
 PEERS = tuple(PACKAGES)
 UNCACHED_PEERS = ("hf-uncached",)
+
+
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # what releases and families call a forward's cache
+
+
+def cache_name(model: Any) -> str | None:
+    """What the forward of this Hugging Face model calls its cache; None where it takes none."""
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in CACHE_NAMES if name in takes), None)
 
 
 def available() -> dict[str, str | None]:

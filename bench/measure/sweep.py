@@ -13,10 +13,10 @@ from ...gpt2.waiting import Waiting
 from ...gpt2.weights import DTYPES
 from ...kernels.backend import BACKENDS
 from . import machine, peers
-from .contest import Contest, Models
 from .costs import Constants, kv_elements, parameters, step_weights
 from .environment import environment, version
 from .explain import Forecast, Route, crossing, median_cumulative, words
+from .interleaved import Contest, Models
 from .stats import summarize
 from .timing import Run
 

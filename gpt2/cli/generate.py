@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from .. import batch, files, sampling
-from ..fingerprint import fingerprint
+from .. import files, sampling
 from ..generate import Completion, check_fit, check_stop, encode, generate
 from ..model import GPT2
-from ..prompt_file import prompt_lines
 from ..stream import NotFinite
 from ..waiting import Waiting
 from ..weights import load
+from . import batch
+from .fingerprint import fingerprint
 from .lock import locked
+from .prompt_file import prompt_lines
 from .screen import Page
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")

@@ -27,7 +27,11 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     counters, execute            what it all cost: the report
 """
 
-from .. import requires_triton as requires_triton  # before any module that would fail without a word of why
+try:
+    import triton as triton
+except ModuleNotFoundError as error:
+    raise ImportError(f"the PTX machine needs triton, which is published for Linux only ({error})") from error
+
 from .check import check
 from .errors import (
     AssertionFailed,

@@ -18,7 +18,6 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..backend import BackendError
 from .compile import TARGETS, capability
 from .errors import PtxError, Refused
 from .execute import Report
@@ -33,7 +32,7 @@ EXAMPLE = '''\
 
 import torch
 
-from kvproof.kernels.decode_attention import decode_attention
+from kvproof.kernels.attention.op import decode_attention
 
 B, H, T, D = 2, 3, 1024, 64
 torch.manual_seed(0)
@@ -199,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         return work(options)
     except BrokenPipeError:
         raise
-    except (BackendError, BadUsage, NoPicture, OSError) as error:
+    except (Refused, BadUsage, NoPicture, OSError) as error:
         usage.error(str(error))
 
 

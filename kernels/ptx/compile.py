@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import triton
+import triton.language as tl
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-from ..backend import BackendError, interpreting
 from .errors import Refused
 from .limits import LIMITS
 from .options import check_options
@@ -75,9 +75,9 @@ class StandIn:
 
 
 def capability(target: str) -> int:
-    """ "sm_90" -> 90. Raises ValueError for none of TARGETS, BackendError under Triton's interpreter."""
-    if interpreting():
-        raise BackendError("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
+    """ "sm_90" -> 90. Raises ValueError for none of TARGETS, Refused under Triton's interpreter."""
+    if type(tl.sum).__name__ == "InterpretedFunction":
+        raise Refused("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
     match = re.fullmatch(r"sm_(\d+)a?", str(target))
     if not match or int(match[1]) not in TARGETS:
         raise Refused(f"target is {target!r}; it can be {', '.join(f'sm_{sm}' for sm in TARGETS)}")
@@ -91,7 +91,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     args    NumPy arrays, torch tensors of any device (meta, too), numbers, None, constexprs, tuples of these
     kwargs  parameters by name, and Triton's options
 
-    Raises BackendError under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
+    Raises Refused under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
     keywords and values that no launch has and for what the machine cannot launch: thread block clusters,
     tensor descriptors; and what Triton raises. Whether the program fits the target a launch asks: see
     compiled.Kernel.

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
-from ..backend import BackendError
 from .advice import explain
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
 from .empties import unwritten, watching
-from .errors import UnknownOpcode
+from .errors import Refused, UnknownOpcode
 from .execute import execute
 from .limits import grid_shape
 from .reach import buffer, reached, scratch
@@ -63,7 +62,7 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
     kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings`
 
-    Raises BackendError under Triton's interpreter; TypeError and ValueError for arguments, options and settings that do
+    Raises Refused under Triton's interpreter; TypeError and ValueError for arguments, options and settings that do
     not fit and for launches that no GPU takes, OutOfResources among them; PtxError for what the machine finds.
     """
     if not isinstance(kernel, KernelInterface):
@@ -91,7 +90,7 @@ def route(
     What torch.empty and its like give inside counts as unwritten until somebody writes it.
     Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch. What it returns is
     its report, which has all that Triton's CompiledKernel has, such as n_regs and asm: see compiled.py.
-    Raises ValueError for settings that do not fit, BackendError under Triton's interpreter, which would run the kernels
+    Raises ValueError for settings that do not fit, Refused under Triton's interpreter, which would run the kernels
     unseen.
     """
     check_settings({"keep": keep, "each": each, **settings})
@@ -158,7 +157,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
     route, compiled = _route.get(), kernel.compiled
     if route is None:
-        raise BackendError(f"{compiled.name} was compiled for the machine; launch it within `with ptx.route():`")
+        raise Refused(f"{compiled.name} was compiled for the machine; launch it within `with ptx.route():`")
     shape = grid_shape(grid, compiled.parameters)
     kernel._init_handles()
     if 0 in shape:

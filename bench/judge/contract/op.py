@@ -1,0 +1,106 @@
+"""One decode attention on trial: what it is called with, and when its answer is right."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ....reference.judge.rounding import attention_error, attention_gate
+from .report import BROKEN, HELD, Finding
+
+
+@dataclass(frozen=True)
+class Op:
+    """The function under test and the sizes it is called with.
+
+    inner   dtype to which honest rounding inside may go, see honest.attention_gate; None: float32 inside
+    device  None gives NumPy arrays, else torch tensors on that device
+    grouped  (heads, KV heads) to draw where heads are grouped, which all other draws leave ungrouped
+    """
+
+    fn: Callable[..., Any]
+    dtype: str
+    lengths: np.ndarray
+    heads: int
+    head_dim: int
+    inner: np.dtype | None
+    device: str | None
+    batch_invariant: bool
+    grouped: Sequence[tuple[int, int]] = ()
+
+    def draw(self, q_scale=1.0, v_mean=0.0, rising=False, room=0, kv_heads: int | None = None):
+        """q (B, H, D), k and v (B, H_kv, T, D), random; T is `room` above the longest length, dead slots 0."""
+        rng = np.random.default_rng(0)
+        B, H, T, D = len(self.lengths), self.heads, int(self.lengths.max()) + room, self.head_dim
+        q = q_scale * rng.standard_normal((B, H, D))
+        k, v = (rng.standard_normal((B, kv_heads or H, T, D)) for _ in range(2))
+        if rising:
+            order = np.argsort(np.einsum("bhd,bhtd->bht", q, k), axis=2)
+            k = np.take_along_axis(k, order[..., None], axis=2)
+        q, k, v = (x.astype(self.dtype) for x in (q, k, v + v_mean))
+        self.poison(k, v, 0.0)
+        return q, k, v
+
+    def poison(self, k, v, value):
+        """Fill the dead slots of k and v, in place."""
+        for b, n in enumerate(self.lengths):
+            k[b, :, n:] = v[b, :, n:] = value
+
+    def __call__(self, q, k, v, lengths=None) -> np.ndarray:
+        """o (B, H, D) as the function gives it; raises TypeError for another shape or dtype."""
+        o = self.call(q, k, v, self.lengths if lengths is None else np.asarray(lengths))
+        o = to_numpy(o) if isinstance(o, torch.Tensor) else np.asarray(o)
+        if o.shape != q.shape or o.dtype != q.dtype:
+            raise TypeError(f"o is {o.shape} {o.dtype}; q is {q.shape} {q.dtype} and o must be alike")
+        return o
+
+    def call(self, q, k, v, lengths):
+        """What the function itself returns."""
+        arrays = (q, k, v, lengths.astype(np.int32))
+        if self.device is not None:
+            arrays = [to_torch(x).to(self.device) for x in arrays]
+        return self.fn(*arrays)
+
+    def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
+        """Hold o to the plain formula; `rounded` as honest.attention_gate takes it."""
+        lengths = self.lengths if lengths is None else lengths
+        error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
+        if error <= 1:
+            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
+        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+
+    def alike(self, got, own, q, k, v, lengths, held: str, broken: str) -> Finding:
+        """Hold two results of the same inputs to each other, right or wrong: each may stray by the gate."""
+        gate = 2 * attention_gate(q, k, v, lengths, inner=self.inner)
+        error = float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate))
+        if error <= 1:
+            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
+        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+
+
+def to_torch(x: np.ndarray) -> torch.Tensor:
+    """The same numbers, dtype and strides; bfloat16 goes by its bits."""
+    if x.dtype.name == "bfloat16":
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def to_numpy(x: torch.Tensor) -> np.ndarray:
+    """The same numbers and dtype; bfloat16 as ml_dtypes has it."""
+    x = x.detach().cpu()
+    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def same_bits(op: Op, got, want, held: str, broken: str) -> Finding:
+    """Hold got (B, ...) to want, bit for bit."""
+    if got.tobytes() == want.tobytes():
+        return Finding(HELD, held)
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    apart = ~(got == want).reshape(len(got), -1).all(1)
+    b = int(apart.argmax())
+    length = f", first where length is {op.lengths[b]}" if len(got) == len(op.lengths) else ""
+    worst = float(np.abs(got - want).max())
+    how = "the result is NaN" if np.isnan(worst) else f"results differ by {worst:.1e}"
+    return Finding(BROKEN, f"{broken}: {how} in {int(apart.sum())} of {len(got)} rows{length}", {"error": worst})

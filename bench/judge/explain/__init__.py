@@ -1,0 +1,1 @@
+"""Where two paths part, and which known cause explains it."""

@@ -1,0 +1,1 @@
+"""Known KV-cache bugs, planted in the torch model."""

@@ -1,0 +1,1 @@
+"""The paths that are judged: ours, Hugging Face's, anybody's functions."""

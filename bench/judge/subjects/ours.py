@@ -1,0 +1,254 @@
+"""What the judge compares: two ways to the same logits, in any dtype, and what each computes on the way.
+
+A subject has
+    name_a, name_b, question       who is under test, who is trusted, and what their agreement would prove
+    paths(dtype, shift=0.0)        logits (B, n, V) of both at the same positions; `shift` multiplies the embedding by
+                                   1 + shift in both. NotImplementedError for a dtype it cannot run in
+    trace(dtype)                   the activations of both, see tracing/tape.py, at the same positions (B, n, ...); then
+                                   ("cache"): each layer's live slots at the end, (B, T, 2 H_kv, D), keys before values.
+                                   Those of tracing/module_tape.py where the operations have no names we know
+    trace_one(which, dtype, shift) those of "a" or "b" alone
+    positions                      (B, n) what positions these are; the first `prefilled` of them come from the prefill
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .... import reference
+from ....gpt2 import GPT2
+from ....gpt2.cache import StaticCache
+from ....gpt2.generate import check_fit
+from ....gpt2.model import pad
+from ...measure.impls import Oracle, Source, forced_logits, torch_source
+from ...measure.interleaved import IMPLS, Models
+from ..tracing.tape import Activation, Tape, capture
+from .oracle import NUMPY_DTYPES, capture_numpy, live_slots, shifted
+from .oracle import traced as numpy_trace
+
+
+class TorchSubject(ABC):
+    """Paths and traces of a subject that runs either of its paths by `_run`."""
+
+    def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
+        return self._run("a", dtype, shift)[0], self._run("b", dtype, shift)[0]
+
+    def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
+        """The activations of path "a" or "b" at `positions`."""
+        return self._run(which, dtype, shift, traced=True)[1]
+
+    def trace(self, dtype: str = "float64") -> tuple[list[Activation], list[Activation]]:
+        """The activations of both at `positions`."""
+        return self.trace_one("a", dtype), self.trace_one("b", dtype)
+
+    @abstractmethod
+    def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
+        """The logits of path "a" or "b" and, if `traced`, its activations."""
+        ...
+
+
+class OurSubject(TorchSubject):
+    """One of our impls against another, both fed the same tokens: greedy ones in float64.
+
+    model    a name that `load` takes, or Models of one
+    a, b     numpy | naive | eager | sdpa | triton. "naive" recomputes; "numpy" as b recomputes in NumPy, and in half
+             precision, where NumPy has no arithmetic, "naive" stands in for it
+    prompts  ids of each sequence, of any lengths
+    steps    logits per sequence that are compared, at least 1: the prefill's, then one decode step's each
+    inject   a context manager that makes a's torch model wrong while it is open, such as a planted fault's
+
+    Raises ValueError for what does not fit together or does not fit the model.
+    """
+
+    prefilled = 1
+
+    def __init__(
+        self,
+        model: str | Path | Models,
+        a: str,
+        b: str = "naive",
+        *,
+        prompts: Sequence[Sequence[int]],
+        steps: int = 8,
+        device: str = "cpu",
+        inject: Callable[[GPT2], AbstractContextManager] | None = None,
+    ):
+        for impl in (a, b):
+            if impl not in IMPLS:
+                raise ValueError(f"impl {impl!r} is not known; choose one of {', '.join(IMPLS)}")
+        if a == b and inject is None:
+            raise ValueError(f"{a} came twice; compare it with another of {', '.join(IMPLS)}")
+        if a == "numpy" and inject:
+            raise ValueError("a torch fault cannot be injected into numpy; choose another impl")
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; at least 1 position must be compared")
+        self.models = model if isinstance(model, Models) else Models(str(model), torch.device(device))
+        self.name_a, self.name_b, self.prompts, self.steps, self.inject = a, b, prompts, steps, inject
+        gpt2 = self.models.torch("float64")
+        gpt2.check_prompts(prompts)
+        check_fit(prompts, steps, gpt2.config.n_ctx, "n_ctx")
+        self.config = gpt2.config
+        self.positions = np.array([[len(prompt) - 1] for prompt in prompts]) + np.arange(steps)
+        self.lengths = self.positions[:, -1] + 1
+        self.question = question_of(a, b)
+
+    @cached_property
+    def forced(self) -> np.ndarray:
+        """The tokens that both are fed, (B, n) ids; the last of them is only foretold."""
+        return greedy(self._source(self.models.torch("float64").with_impl("sdpa")), self.prompts, self.steps)
+
+    @cached_property
+    def ids(self) -> torch.Tensor:
+        """Whole sequences, (B, T) int64, padded on the right, where causal attention cannot see it."""
+        fed = [[*prompt, *row[:-1].tolist()] for prompt, row in zip(self.prompts, self.forced, strict=True)]
+        return pad(fed, int(self.lengths.max())).to(self.models.device)
+
+    def _source(self, model: GPT2) -> Source:
+        return torch_source(model, len(self.prompts), int(self.lengths.max()))
+
+    def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
+        """One path's logits and, if `traced`, its activations."""
+        impl = self.name_a if which == "a" else self.name_b
+        if impl == "numpy" and dtype in NUMPY_DTYPES:
+            return self._run_numpy(which, dtype, shift, traced)
+        if impl == "numpy" and which == "a":
+            raise NotImplementedError(f"NumPy has no arithmetic in {dtype}; it computes in float64 and float32")
+        model = self.models.torch(dtype).with_impl("naive" if impl == "numpy" else impl)
+        ids, forced = self.ids, self.forced  # made before anything is shifted or broken
+        wrong = self.inject(model) if self.inject and which == "a" else nullcontext()
+        with scaled(model.wte.weight, shift), wrong, capture(model) if traced else nullcontext() as tape:
+            if model.impl == "naive":
+                logits = recompute(model, ids, self.positions, tape)
+                return logits, [*tape.activations(), *self._recomputed_cache(tape)] if tape else []
+            source = Watched(self._source(model), tape, self.prompts)
+            logits = forced_logits(source, self.prompts, forced)
+            return logits, [*tape.activations(), *self._held_cache(source.source.cache)] if tape else []
+
+    def trace_prompts(self) -> tuple[list[Activation], list[Activation]]:
+        """The activations of both in float64 at every column of the prefill (B, M, ...), padding on the right included.
+
+        Without ln_f and the head, which a prefill computes of each sequence's last token alone.
+        """
+        model, ids = self.models.torch("float64"), pad(self.prompts, max(map(len, self.prompts)))
+        ids, found = ids.to(model.device), []
+        for which in "ab":
+            impl = self.name_a if which == "a" else self.name_b
+            cached = impl not in ("naive", "numpy")
+            own = model.with_impl(impl if cached else "naive")
+            with self.inject(own) if self.inject and which == "a" else nullcontext(), capture(own) as tape:
+                if cached:
+                    self._source(own).prefill(self.prompts)
+                else:
+                    own.hidden(ids)
+            found.append([x for x in tape.activations() if x.value.shape[1] == ids.shape[1] and x.operation != "ln_f"])
+        return found[0], found[1]
+
+    def _recomputed_cache(self, tape: Tape) -> list[Activation]:
+        """What a cache should hold: keys and values of all tokens, as they were computed."""
+        found = []
+        for layer, calls in tape.kv.items():
+            k, v = np.split(np.concatenate(calls, 1).swapaxes(1, 2), 2, axis=1)
+            found.append(Activation(layer, "cache", live_slots(k, v, self.lengths)))
+        return found
+
+    def _held_cache(self, cache: StaticCache) -> list[Activation]:
+        pairs = zip(cache.k, cache.v, strict=True)
+        both = [[x.double().cpu().numpy() for x in pair] for pair in pairs]
+        return [Activation(layer, "cache", live_slots(k, v, self.lengths)) for layer, (k, v) in enumerate(both)]
+
+    def _run_numpy(self, which: str, dtype: str, shift: float, traced: bool):
+        """The oracle, sequence by sequence: with its cache as "a", without one as "b"."""
+        params, config = self.models.numpy(dtype)
+        params, n = shifted(params, shift), self.steps
+        logits, rows = [], []
+        for b, length in enumerate(self.lengths):
+            ids = self.ids[b : b + 1, :length].cpu().numpy()
+            with capture_numpy(config) if traced else nullcontext() as tape:
+                if which == "b":
+                    logits.append(reference.forward(ids, params, config)[:, -n:])
+                else:
+                    oracle = Oracle(params, config, 1, int(length))
+                    logits.append(forced_logits(oracle, [self.prompts[b]], self.forced[b : b + 1]))
+            if tape:
+                rows.append(numpy_trace(tape, logits[-1], params, int(length)))
+        return np.concatenate(logits).astype(np.float64), stack_rows(rows)
+
+
+class Watched:
+    """A cached source that tells a tape, if there is one, which of a prefill's tokens count: each sequence's last."""
+
+    def __init__(self, source: Any, tape: Tape | None, prompts: Sequence[Sequence[int]]):
+        self.source, self.tape = source, tape
+        self.last = torch.tensor([[len(prompt) - 1] for prompt in prompts])
+
+    def prefill(self, prompts):
+        logits = self.source.prefill(prompts)
+        if self.tape:
+            self.tape.settle(max(map(len, prompts)), self.last)
+        return logits
+
+    def step(self, ids):
+        return self.source.step(ids)
+
+
+@torch.no_grad()
+def recompute(model: GPT2, ids: torch.Tensor, positions: np.ndarray, tape: Tape | None = None) -> np.ndarray:
+    """Logits (B, n, V) float64 at positions (B, n) of whole sequences ids (B, T), all at once and without a cache."""
+    where = torch.from_numpy(positions).to(ids.device)
+    if tape:
+        tape.positions, tape.keep_kv = where, True
+    x = model.hidden(ids)  # (B, T, E)
+    return model.logits(x[torch.arange(len(ids), device=ids.device)[:, None], where]).double().cpu().numpy()
+
+
+def greedy(source: Source, prompts: Sequence[Sequence[int]], steps: int) -> np.ndarray:
+    """The most probable tokens, one after another: (B, steps) ids."""
+    logits, found = source.prefill(prompts), []
+    for step in range(steps):
+        found.append(logits.argmax(-1))
+        if step + 1 < steps:
+            logits = source.step(found[-1])
+    return torch.stack(found, 1).cpu().numpy()
+
+
+@contextmanager
+def scaled(weight: torch.Tensor, shift: float):
+    """weight times 1 + shift while the context is open; then the very bits that were there."""
+    if not shift:
+        yield
+        return
+    with torch.no_grad():
+        kept = weight.detach().clone()
+        weight.mul_(1 + shift)
+        try:
+            yield
+        finally:
+            weight.copy_(kept)
+
+
+def question_of(a: str, b: str) -> str:
+    """What the agreement of two of our impls proves."""
+    if "numpy" in (a, b):
+        return "against the oracle"
+    if "naive" in (a, b):
+        return "cached against uncached"
+    return "one cached impl against another"
+
+
+def stack_rows(rows: Sequence[list[Activation]]) -> list[Activation]:
+    """Traces of one sequence each as one, of the operations they all have; where slots are fewer, zeros follow."""
+    found, both = [], {x[:2] for row in rows for x in row if all(x[:2] in {y[:2] for y in other} for other in rows)}
+    for parts in zip(*([x for x in row if x[:2] in both] for row in rows), strict=True):
+        width = max(part.value.shape[1] for part in parts)
+        values = [
+            np.pad(p.value, [(0, 0), (0, width - p.value.shape[1])] + [(0, 0)] * (p.value.ndim - 2)) for p in parts
+        ]
+        found.append(Activation(parts[0].layer, parts[0].operation, np.concatenate(values)))
+    return found

@@ -1,0 +1,1 @@
+"""What the operations of a torch model compute, recorded by name."""

@@ -1,0 +1,165 @@
+"""One model, one set of prompts, every impl: each is held to the same truth, then they run by turns."""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import torch
+
+from ... import reference
+from ...gpt2 import GPT2, Config, load
+from ...gpt2.generate import check_fit
+from ...gpt2.weights import checkpoint
+from ...reference.judge.parity import LOGIT_BARS
+from . import peers
+from .gate import HALF_SLACK, Truth, Verdict, ask_oracle, attention_faults, judge
+from .impls import Oracle, Source, forced_logits, torch_source
+from .machine import count_launches
+from .timing import Run, timed_greedy
+
+IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
+PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
+PATIENCE = 30.0  # seconds of timed runs after which an impl has no more turns, if it had two
+CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float64 is slow
+
+
+class Models:
+    """One checkpoint in every dtype and framework that asks for it, each loaded once."""
+
+    def __init__(self, name: str, device: torch.device):
+        self.name, self.device = name, device
+        self._torch: dict[str, GPT2] = {}
+        self._numpy: dict[str, tuple[dict, Config]] = {}
+
+    def torch(self, dtype: str) -> GPT2:
+        """The torch model."""
+        if dtype not in self._torch:
+            self._torch[dtype] = load(self.name, dtype=dtype, device=self.device)
+        return self._torch[dtype]
+
+    def numpy(self, dtype: str) -> tuple[dict, Config]:
+        """The oracle's parameters and config."""
+        if dtype not in self._numpy:
+            self._numpy[dtype] = reference.load(checkpoint(self.name), dtype)
+        return self._numpy[dtype]
+
+
+class Contest:
+    """What all impls share: the prompts, the oracle's answer, the dtype and the device.
+
+    prompts  ids of each sequence
+    steps    new tokens per sequence, at least 2
+    graph    triton's steps are replays of a CUDA graph
+
+    Raises ValueError, before anything is computed, if prompts and steps do not fit the model.
+    """
+
+    def __init__(self, models: Models, prompts: Sequence[Sequence[int]], steps: int, dtype: str, graph: bool = False):
+        self.models, self.prompts, self.steps, self.dtype, self.graph = models, prompts, steps, dtype, graph
+        self.device, self.config = models.device, models.torch(dtype).config
+        models.torch(dtype).check_prompts(prompts)
+        check_fit(prompts, steps, self.config.n_ctx, "n_ctx")
+        self.sources: dict[str, Source] = {}
+
+    @property
+    def capacity(self) -> int:
+        """Slots that the longest sequence needs; the last new token needs none."""
+        return max(map(len, self.prompts)) + self.steps - 1
+
+    @cached_property
+    def truth(self) -> Truth:
+        """The oracle's answer, in float64, for the first CHECKED tokens."""
+        return ask_oracle(self.prompts, *self.models.numpy("float64"), min(self.steps, CHECKED))
+
+    def dtype_of(self, impl: str) -> str:
+        """The dtype an impl runs in: where it has no arithmetic in half precision it takes float32."""
+        if impl == "numpy":
+            return self.dtype if self.dtype in LOGIT_BARS else "float32"
+        return peers.peer_dtype(impl, self.dtype) if impl in peers.PEERS else self.dtype
+
+    def new_source(self, impl: str, dtype: str) -> Source:
+        """A source of this impl's logits, with memory of its own."""
+        batch = len(self.prompts)
+        if impl == "numpy":
+            return Oracle(*self.models.numpy(dtype), batch, self.capacity)
+        if impl in peers.PEERS:
+            return peers.peer_source(impl, self.models.name, dtype, self.device, batch, self.capacity)
+        model = self.models.torch(dtype).with_impl(impl)
+        return torch_source(model, batch, self.capacity, graph=self.graph and impl == "triton")
+
+    def source(self, impl: str) -> Source:
+        """The one source of this impl that is judged, timed, and judged again."""
+        if impl not in self.sources:
+            self.sources[impl] = self.new_source(impl, self.dtype_of(impl))
+        return self.sources[impl]
+
+    def logits(self, source: Source):
+        return forced_logits(source, self.prompts, self.truth.ids)
+
+    @cached_property
+    def half_bar(self) -> float:
+        """What logits may err by in half precision, measured: a multiple of what recomputing everything errs by."""
+        return HALF_SLACK * judge(self.logits(self.source("naive")), self.truth, float("inf"), half=True).error
+
+    def judge(self, impl: str) -> Verdict:
+        """Hold an impl to the truth. In half precision it must pass in float32 too, and its attention by itself."""
+        dtype = self.dtype_of(impl)
+        if dtype in LOGIT_BARS:
+            return judge(self.logits(self.source(impl)), self.truth, LOGIT_BARS[dtype], half=False)
+        verdict = judge(self.logits(self.source(impl)), self.truth, self.half_bar, half=True)
+        exact = judge(self.logits(self.new_source(impl, "float32")), self.truth, LOGIT_BARS["float32"], half=False)
+        verdict.faults += [f"in float32: {fault}" for fault in exact.faults]
+        if impl in IMPLS and impl != "naive":
+            model = self.models.torch(dtype).with_impl(impl)
+            verdict.faults += attention_faults(model, len(self.prompts), self.capacity)
+        return verdict
+
+    def rejudge(self, impl: str, runs: Sequence[Run]) -> Verdict:
+        """Hold the source that was timed to the truth once more, and what it wrote while it was timed."""
+        dtype = self.dtype_of(impl)
+        bar = LOGIT_BARS.get(dtype) or self.half_bar
+        verdict = judge(self.logits(self.source(impl)), self.truth, bar, half=dtype not in LOGIT_BARS)
+        if any(run.ids != runs[0].ids for run in runs):
+            verdict.faults.append("its timed runs did not all write the same tokens")
+        written = [row[: self.truth.ids.shape[1]] for row in runs[0].ids]
+        if dtype in LOGIT_BARS and written != self.truth.ids.tolist():
+            verdict.faults.append("its timed runs did not write the oracle's tokens")
+        return verdict
+
+    def launches(self, impl: str) -> tuple[int, int]:
+        """Operations that a torch impl launches in a prefill and in a decode step."""
+        source = self.source(impl)
+        prefill = count_launches(lambda: source.prefill(self.prompts))
+        ids = torch.zeros(len(self.prompts), dtype=torch.long, device=self.device)
+        return prefill, count_launches(lambda: source.step(ids))
+
+    def race(self, rounds: dict[str, int], between: Callable[[], object] = lambda: None) -> dict[str, list[Run]]:
+        """Time each impl so many times, interleaved so that drift hits all alike; its runs in the order of the turns.
+
+        between  called before each pause, when nothing is timed
+
+        Each turn has an order of its own, so that none always runs after the same neighbour, and a pause after each
+        run, until the threads of that one's libraries have stopped spinning. An impl that has spent PATIENCE seconds,
+        as recomputing everything soon has, leaves the later turns to the others.
+        """
+        flush = self.device.type == "cuda"
+        runs: dict[str, list[Run]] = {impl: [] for impl in rounds}
+        impls = list(rounds)
+        for impl in impls:
+            if rounds[impl] > 1:  # a single run has no time to lose on warming up
+                timed_greedy(self.source(impl), self.prompts, min(self.steps, 4), self.device)
+        shuffled = random.Random(0)
+        for turn in range(max(rounds.values())):
+            shuffled.shuffle(impls)
+            for impl in impls:
+                if turn < rounds[impl] and (turn < 2 or sum(run.total for run in runs[impl]) < PATIENCE):
+                    between()
+                    time.sleep(PAUSE)
+                    runs[impl].append(timed_greedy(self.source(impl), self.prompts, self.steps, self.device, flush))
+        return runs
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What a row's ids say."""
+        tokenizer = self.models.torch(self.dtype).tokenizer
+        return tokenizer.decode(ids) if tokenizer else f" {list(ids)}"

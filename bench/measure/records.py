@@ -1,0 +1,128 @@
+"""Results on disk: one JSON line per finished cell, held to the schema, never half a line.
+
+python bench/measure/records.py RESULTS      says whether every record is valid
+"""
+
+if __name__ == "__main__":
+    from kvproof.bench.program import starts
+
+    starts()
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from kvproof.bench.program import ends
+from kvproof.gpt2 import files
+from kvproof.gpt2.cli.lock import locked
+
+SCHEMA = Path(__file__).with_name("decode.schema.json")
+
+
+class BadRecord(ValueError):
+    """A results file, or a record for one, is not what the schema says."""
+
+
+@cache
+def schema() -> dict:
+    """What a record must be."""
+    return json.loads(SCHEMA.read_text(encoding="utf-8"))
+
+
+def check(record: dict, where: str):
+    """Raises BadRecord, naming the place, unless the record fits the schema."""
+    error = best_match(Draft202012Validator(schema()).iter_errors(record))
+    if error:
+        raise BadRecord(f"{where}: {error.json_path}: {error.message[:200]}; this kvproof writes {record_kind()}")
+
+
+def record_kind() -> str:
+    """The schema's name and version."""
+    return schema()["properties"]["schema"]["const"]
+
+
+def read(path: str | Path) -> list[dict]:
+    """Every record of a results file, oldest first.  Raises BadRecord naming the line, OSError if there is no file."""
+    records = []
+    for number, line in enumerate(lines(path), 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise BadRecord(f"{path}:{number}: no JSON: {error}") from None
+        check(record, f"{path}:{number}")
+        records.append(record)
+    return records
+
+
+def lines(path: str | Path) -> list[str]:
+    """The lines of a file in the form that `append` gives it, whatever an editor has made of its line ends."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadRecord(f"{path}: no UTF-8 text: {error}; convert it") from None
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def append(path: str | Path, record: dict):
+    """Add a record to a results file, which holds either all of it or nothing of it, whenever the run is killed.
+
+    Runs that append to one file wait for each other. What is no regular file takes the line and is not read.
+    Raises BadRecord for a record that breaks the schema, OSError if it cannot be written; the file is then as it was.
+    """
+    line = to_line(record)
+    path = Path(path)
+    if not files.is_plain(path):
+        files.write(path, line)
+        return
+    with locked(path, wait=True):
+        # A write may be cut short by a kill, a rename may not: so the file is replaced, not grown.
+        held = lines(path) if path.exists() else []
+        files.write(path, "".join(f"{old}\n" for old in held) + line)
+
+
+def to_line(record: dict) -> str:
+    """A record as its line.  Raises BadRecord if it breaks the schema, ValueError for NaN."""
+    check(record, "the new record")
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+@contextmanager
+def sink(path: Path | None) -> Iterator[Callable[[dict], object]]:
+    """A function that keeps a record; what is no regular file is opened once, so that a pipe has one reader."""
+    if path is None:
+        yield lambda record: None
+    elif files.is_plain(path):
+        yield partial(append, path)
+    else:
+        with files.open_special(path) as file:
+
+            def keep(record: dict):
+                with files.naming(path):
+                    files.pour(file, to_line(record).encode())
+
+            yield keep
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Validate a file.  Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="bench/measure/records.py", description="Hold a results file to its schema.")
+    parser.add_argument("results", help="JSONL written by bench/decode.py --results")
+    args = parser.parse_args(argv)
+    try:
+        records = read(args.results)
+    except (OSError, ValueError) as error:
+        print(f"bench/measure/records.py: {error}", file=sys.stderr)
+        return 1 if isinstance(error, BadRecord) else 2
+    print(f"{args.results}: {len(records)} records, all {record_kind()}")
+    return 0
+
+
+if __name__ == "__main__":
+    ends(main)

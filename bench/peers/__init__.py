@@ -1,0 +1,1 @@
+"""Instructions that other projects' decode kernels execute, counted on the PTX machine."""

@@ -1,0 +1,1 @@
+"""The kernels compiled for GPUs that are not here, and their machine code read. Nothing imports it at run time."""

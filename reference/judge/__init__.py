@@ -1,0 +1,1 @@
+"""What judges logits and attentions, with NumPy alone: rounding, ladder, verdict, probes, planted faults."""

@@ -1,0 +1,80 @@
+"""What the tests of the judge's subjects share: a small model in every dtype, and tiny random strangers."""
+
+import numpy as np
+import pytest
+import torch
+
+from kvproof.bench.judge.subjects.ours import OurSubject
+from kvproof.bench.measure.interleaved import Models
+
+from ..._gpt2_models import random_prompts, small_model
+
+RAGGED = (21, 30, 5)
+STEPS = 6
+
+
+class SmallModels(Models):
+    """small_model as Models: 4 heads of 8, two layers, 61 tokens."""
+
+    def __init__(self):
+        super().__init__("small", torch.device("cpu"))
+
+    def torch(self, dtype):
+        return small_model(4, 8, dtype)[0]
+
+    def numpy(self, dtype):
+        model, params = small_model(4, 8)
+
+        def cast(p):
+            if isinstance(p, dict):
+                return {key: cast(value) for key, value in p.items()}
+            return [cast(x) for x in p] if isinstance(p, list) else p.astype(dtype)
+
+        return cast(params), model.config
+
+
+def subject(a="eager", b="naive", lengths=RAGGED, steps=STEPS, inject=None):
+    return OurSubject(SmallModels(), a, b, prompts=random_prompts(61, lengths), steps=steps, inject=inject)
+
+
+def stranger(family):
+    """A tiny random causal LM of transformers: "gpt2", or "llama" with two query heads per key head; float32."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    common = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.3}
+    if family == "gpt2":
+        config = transformers.GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=4, **common)
+        make = transformers.GPT2LMHeadModel
+    else:
+        config = transformers.LlamaConfig(
+            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+            max_position_embeddings=64, **common,
+        )  # fmt: skip
+        make = transformers.LlamaForCausalLM
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make(config).eval().requires_grad_(False)
+
+
+def relative(a, b):
+    """The largest difference of two arrays, relative to the second's rms."""
+    return float(np.abs(a - b).max() / np.sqrt(np.mean(np.square(b))))
+
+
+def stranger_of(family):
+    """A tiny random causal LM of any family of transformers, by its model_type; float32."""
+    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    config = transformers.CONFIG_MAPPING[family]()
+    sizes = {
+        "vocab_size": 61, "hidden_size": 32, "n_embd": 32, "d_model": 32, "embedding_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_attention_heads": 4, "n_head": 4, "n_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "rotary_dim": 8, "max_position_embeddings": 64, "n_positions": 64,
+        "max_seq_len": 64, "initializer_range": 0.3,
+    }  # fmt: skip
+    heads = {} if family in ("gpt_neox", "roformer", "gptj", "phi") else {"num_key_value_heads": 2, "head_dim": 8}
+    given = {key: value for key, value in sizes.items() if key in config.to_dict()} | heads
+    if family == "roformer":
+        given["is_decoder"] = True
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = transformers.AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING[family](**given))
+    return made.eval().requires_grad_(False)

@@ -1,0 +1,203 @@
+"""Subjects: both paths see the same tokens and the same shift, and only the one under test sees a fault."""
+
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+
+from kvproof.bench.judge.subjects.callables import CallableSubject
+from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.subjects.oracle import NumpySubject
+from kvproof.reference.judge.faults import FAULTS
+from kvproof.reference.judge.parity import LOGIT_BARS
+
+from ...._gpt2_models import CACHED, random_prompts, small_model
+from .._models import STEPS, relative, stranger, subject
+
+PROMPTS = random_prompts(61, (7, 3, 5))
+
+
+def largest(pair):
+    return relative(*pair)
+
+
+@pytest.mark.parametrize("b", ["naive", "numpy"])
+@pytest.mark.parametrize("impl", CACHED)
+def test_our_impls_agree_as_far_as_each_dtype_rounds(impl, b):
+    # The PTX machine takes its time over the kernel.
+    ours = subject(impl, b, (9, 3), 2) if impl == "triton" else subject(impl, b)
+    bars = {"float64": 1e-11, "float32": 5e-5, "float16": 3e-2, "bfloat16": 3e-1}
+    errors = {dtype: largest(ours.paths(dtype)) for dtype in bars}
+    assert all(errors[dtype] < bar for dtype, bar in bars.items()), errors
+    assert errors["bfloat16"] > 10 * errors["float32"] > 100 * errors["float64"]
+
+
+def test_the_oracle_s_own_cache_is_a_path_where_numpy_has_the_arithmetic():
+    ours = subject("numpy", "naive")
+    assert largest(ours.paths("float64")) < LOGIT_BARS["float64"]
+    with pytest.raises(NotImplementedError, match="NumPy has no arithmetic in bfloat16"):
+        ours.paths("bfloat16")
+
+
+def test_the_question_says_what_agreement_would_prove():
+    assert subject("eager", "naive").question == "cached against uncached"
+    assert subject("sdpa", "numpy").question == "against the oracle"
+    assert subject("sdpa", "eager").question == "one cached impl against another"
+
+
+@pytest.mark.parametrize("b", ["naive", "numpy"])
+def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
+    ours = subject("eager", b)
+    weight = small_model(4, 8)[0].wte.weight
+    kept, plain, moved = weight.clone(), ours.paths("float64"), ours.paths("float64", 1e-3)
+    assert torch.equal(kept, weight)
+    assert largest(moved) < 1e-11
+    assert relative(moved[1], plain[1]) > 1e-4
+    assert np.array_equal(ours.paths("float64")[0], plain[0])
+
+
+@contextmanager
+def other_eps(model):
+    model.ln_f.eps = 1e-2
+    try:
+        yield
+    finally:
+        model.ln_f.eps = 1e-5
+
+
+@pytest.mark.parametrize("impl", [*CACHED, "naive"])
+def test_a_fault_is_injected_into_the_path_under_test_alone(impl):
+    clean, faulty = (subject(x, "naive", (9, 3), 2, y).paths("float64") for x, y in (("sdpa", None), (impl, other_eps)))
+    assert np.array_equal(clean[1], faulty[1])
+    assert relative(*faulty) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "more", "message"),
+    [
+        ("fast", "naive", {}, "impl 'fast' is not known; choose one of numpy, naive"),
+        ("naive", "naive", {}, "naive came twice"),
+        ("eager", "naive", {"steps": 0}, "steps is 0"),
+        ("numpy", "naive", {"inject": other_eps}, "cannot be injected into numpy"),
+        ("eager", "naive", {"steps": 200}, "do not fit n_ctx 160"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(a, b, more, message):
+    with pytest.raises(ValueError, match=message):
+        subject(a, b, **more)
+
+
+def test_a_numpy_fault_and_the_oracle_are_a_subject():
+    model, params = small_model(4, 8)
+    ids = np.array(random_prompts(61, (20, 20)))
+    fault = next(fault for fault in FAULTS if fault.name == "stale_cache")
+    wrong = NumpySubject(fault.name, fault.apply, lambda dtype: params, model.config, ids)
+    a, b = wrong.paths("float64")
+    assert a.shape == b.shape == (2, 20, 61)
+    assert relative(a, b) > 1e-2
+    with pytest.raises(NotImplementedError):
+        wrong.paths("float16")
+
+
+@pytest.mark.parametrize("cache", ["dynamic", "static"])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_padded_batch_of_a_stranger_agrees_with_each_row_alone(family, cache):
+    theirs = HuggingFaceSubject(stranger(family), prompts=PROMPTS, steps=STEPS, cache=cache, left_padded=2)
+    bars = {"float64": 1e-11 if family == "gpt2" else 1e-4, "float32": 1e-4, "bfloat16": 3e-1}
+    for dtype, bar in bars.items():
+        a, b = theirs.paths(dtype)
+        assert a.shape == b.shape == (3, STEPS, 61)
+        assert relative(a, b) < bar
+        assert not np.array_equal(a, b) or dtype == "bfloat16"  # which may hide the other order of a sum
+    assert theirs.name_a == f"{cache} cache, left-padded"
+
+
+def test_a_left_padded_gpt2_without_positions_is_far_from_its_rows_alone():
+    lost = HuggingFaceSubject(stranger("gpt2"), prompts=PROMPTS, steps=STEPS, position_ids=False)
+    assert relative(*lost.paths("float64")) > 1e-2
+    assert lost.name_a == "dynamic cache, left-padded, no position_ids"
+
+
+def test_a_model_in_memory_is_left_as_it_is_and_a_folder_gives_the_same_logits(tmp_path):
+    model = stranger("gpt2")
+    kept = {name: value.clone() for name, value in model.state_dict().items()}
+    model.save_pretrained(tmp_path)
+    in_memory, from_folder = (HuggingFaceSubject(x, prompts=PROMPTS, steps=2) for x in (model, tmp_path))
+    for dtype in ("float64", "bfloat16"):
+        assert np.array_equal(in_memory.paths(dtype, 1e-3)[0], from_folder.paths(dtype, 1e-3)[0])
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+
+
+def test_a_custom_attention_attends_in_the_cached_path_alone():
+    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+    def unscaled(module, query, *rest, **kw):
+        return sdpa_attention_forward(module, query * 2, *rest, **kw)
+
+    AttentionMaskInterface.register("kvproof-test", sdpa_mask)
+    clean = HuggingFaceSubject(stranger("llama"), prompts=PROMPTS, steps=3)
+    for function, wrong in ((sdpa_attention_forward, False), (unscaled, True)):
+        transformers.AttentionInterface.register("kvproof-test", function)
+        custom = HuggingFaceSubject(stranger("llama"), prompts=PROMPTS, steps=3, attn_implementation="kvproof-test")
+        a, b = custom.paths("float64")
+        assert np.array_equal(b, clean.paths("float64")[1])
+        assert (relative(a, b) > 1e-2) == wrong
+    assert custom.name_a.endswith("kvproof-test")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
+        ({"steps": 0}, "steps is 0"),
+        ({"prompts": [[1], []]}, "at least one token id"),
+        ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
+        ({"model": "/no/such/folder"}, "has no config.json"),
+    ],
+)
+def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
+    given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
+    with pytest.raises(ValueError, match=message):
+        HuggingFaceSubject(**given)
+
+
+@pytest.fixture
+def functions(tmp_path, monkeypatch):
+    (tmp_path / "somebody.py").write_text(
+        "import numpy as np\nnumber = 3\n"
+        "def a(dtype, shift):\n    return np.full((1, 2, 3), 1 + shift, dtype)\n"
+        "def b(dtype, shift):\n    return np.ones((1, 2, 3), dtype)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("somebody", None)
+
+
+@pytest.mark.usefixtures("functions")
+def test_two_functions_are_a_subject():
+    two = CallableSubject("somebody:a", "somebody:b")
+    a, b = two.paths("float32", 0.5)
+    assert (a == 1.5).all()
+    assert (b == 1).all()
+    assert a.dtype == b.dtype == np.float64  # which holds the values of any dtype
+    assert (two.name_a, two.name_b) == ("somebody:a", "somebody:b")
+
+
+@pytest.mark.usefixtures("functions")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("somebody", "'somebody' names no function; write module:function"),
+        ("somebody:c", "'somebody:c': module 'somebody' has no 'c'"),
+        ("nobody_here:c", "module 'nobody_here' cannot be imported .*; is its folder on sys.path"),
+        ("somebody:number", "'somebody:number' is a int; it must be a function"),
+    ],
+)
+def test_a_function_that_is_not_there_is_one_clear_line(name, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        CallableSubject(name, "somebody:b")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,508 @@
+"""Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvproof.gpt2 import Completion, files, generate, load, sampling, weights
+from kvproof.gpt2.__main__ import main
+from kvproof.gpt2.cli import batch, prompt_file
+from kvproof.gpt2.cli import generate as cli_generate
+from kvproof.gpt2.cli.lock import OutputBusy, locked
+
+WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
+SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
+
+
+def read_prompts(data: bytes, name: str) -> list[str]:
+    """The prompts alone, without their lines' numbers."""
+    return [prompt for _, prompt in prompt_file.prompt_lines(data, name)]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"one\ntwo \xc3\xa9\n", "p.txt"),
+        (b"one\ntwo \xc3\xa9", "p.txt"),
+        (b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo \xc3\xa9\r\n", "p.txt"),
+        (b'{"prompt": "one"}\n\n{"id": 7, "prompt": "two \\u00e9"}\n', "p.jsonl"),
+        (b'{"prompt": "one"}\n{"prompt": "two \xc3\xa9"}', "standard input"),
+    ],
+)
+def test_a_prompt_file_is_read_as_it_is_meant(data, name):
+    assert read_prompts(data, name) == ["one", "two é"]
+
+
+def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
+    lines = "  a\u2028b\x0bc\t\n[1]\n{not json}\n"
+    assert read_prompts(lines.encode(), "p.txt") == ["  a\u2028b\x0bc\t", "[1]", "{not json}"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "message"),
+    [
+        (b"", "p.txt", "p.txt holds no prompt"),
+        (b"\n \n", "p.txt", "holds no prompt"),
+        (b"a\nb\xff\n", "p.txt", "line 2: the file is no UTF-8"),
+        (b'{"prompt": "a"}\nhello\n', "p.jsonl", "line 2 is no JSON object"),
+        (b'{"prompt": "a"}\n\n{"text": "b"}\n', "p.txt", "line 3 is no JSON object"),
+        (b'{"prompt": 3}\n', "p.jsonl", "line 1 is no JSON object"),
+        (b'{"prompt": "\\ud83d"}\n', "p.jsonl", "line 1: the prompt holds half of a surrogate"),
+        (b'{"prompt": "a", "prompt": "b"}\n', "p.jsonl", 'line 1 has 2 fields "prompt"; leave one'),
+        (b'{"promt": "a"}\n', "p.jsonl", 'line 1 is no JSON object with a text "prompt" .did you mean "promt"'),
+    ],
+)
+def test_a_bad_prompt_file_is_refused_by_line(data, name, message):
+    with pytest.raises(prompt_file.PromptFileError, match=message):
+        read_prompts(data, name)
+
+
+PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]
+SETTINGS = {"seed": 1, "stop": ["\n"]}
+
+
+def fake(start, part):
+    return [Completion([1], [start + i, 7], f"é text {start + i}\n", "length") for i in range(len(part))]
+
+
+def resume(path, complete=fake):
+    """What one start of the program does with its output file; returns how many lines it wrote."""
+    wrote = []
+    done, size = batch.lines_done(path, PROMPTS, SETTINGS)
+    batch.write_journal(path, size, batch.run(PROMPTS, SETTINGS, 2, complete, done), wrote.append)
+    return sum(wrote)
+
+
+def test_a_run_cut_off_at_any_byte_is_completed_without_losing_or_repeating_one(tmp_path):
+    path = tmp_path / "out.jsonl"
+    assert resume(path) == 5
+    whole = path.read_bytes()
+    assert [json.loads(line)["index"] for line in whole.splitlines()] == [0, 1, 2, 3, 4]
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        assert resume(path) == 5 - whole[:cut].count(b"\n")
+        assert path.read_bytes() == whole
+
+
+def test_a_half_written_batch_is_computed_whole_again():
+    calls = []
+
+    def complete(start, part):
+        calls.append((start, len(part)))
+        return fake(start, part)
+
+    lines = "".join(batch.run(PROMPTS, SETTINGS, 2, complete, done=3))
+    assert calls == [(2, 2), (4, 1)]
+    assert [json.loads(line)["index"] for line in lines.splitlines()] == [3, 4]
+
+
+def test_a_batch_is_on_the_disk_before_the_next_is_computed(tmp_path, monkeypatch):
+    path, synced, sizes, sync = tmp_path / "out.jsonl", [], [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), synced.append(path.stat().st_size)))
+
+    def complete(start, part):
+        sizes.append(path.stat().st_size)
+        assert sizes[-1] == (synced[-1] if synced else 0)
+        return fake(start, part)
+
+    resume(path, complete)
+    assert len(synced) == 3
+    assert sizes == sorted(set(sizes))
+
+
+def line(index=0, prompt=PROMPTS[0], settings=SETTINGS):
+    return batch.to_line(batch.record(index, prompt, settings, fake(index, [prompt])[0])).encode()
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (b"my notes", "line 1 is no result of this run"),
+        (b"my notes\n", "line 1 is no result of kvproof"),
+        (b"{}\n", "line 1 is no result of kvproof"),
+        (line() + b"\x00\x00", "line 2 is no result of this run"),
+        (line(index=1), "answers index '1', this run has '0'"),
+        (line(prompt="other"), "answers prompt 'other'"),
+        (line(settings={"seed": 2, "stop": ["\n"]}), "made with seed 2, this run has 1"),
+        (line(settings={}), "made with seed None"),
+        (b"\xef\xbb\xbf" + line(), "line 1 was rewritten by another program: it begins with a byte-order mark"),
+        (line().replace(b"\n", b"\r\n"), "line 1 was rewritten by another program: it ends in CR LF"),
+        (json.dumps(json.loads(line())).encode() + b"\n", "line 1 was rewritten .* in another form"),
+        (line().replace(b": ", b":"), "line 1 was rewritten .* in another form"),
+        (line() + b"\n", "line 2 is no result of kvproof"),
+        (b"".join(line(i, p) for i, p in enumerate([*PROMPTS, "more"])), "more than this run's 5 prompts"),
+        (b"".join(line(i, p) for i, p in enumerate(PROMPTS)) + b"{", "more than this run's 5 prompts"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, message):
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(held)
+    with pytest.raises(batch.OutputMismatch, match=message):
+        resume(path)
+    assert path.read_bytes() == held
+
+
+def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
+    whole = sampling.keys(3, 5, 4)
+    assert torch.equal(sampling.keys(3, 2, 4, first_row=3), whole[3:])
+    with pytest.raises(ValueError, match="first_row is -1"):
+        sampling.keys(3, 2, 4, first_row=-1)
+
+
+def test_generate_cut_into_batches_gives_what_it_gives_whole():
+    model = load("tiny", dtype="float64")
+    whole = generate(model, WORDS, max_new_tokens=6, temperature=1.2, seed=4)
+    parts = [
+        done
+        for start in (0, 4)
+        for done in generate(
+            model, WORDS[start : start + 4], max_new_tokens=6, temperature=1.2, seed=4, first_row=start
+        )
+    ]
+    assert parts == whole
+    assert generate(model, WORDS[4], max_new_tokens=6, temperature=1.2, seed=4)[0].ids != whole[4].ids
+
+
+@pytest.mark.parametrize("size", ["1", "4", "100"])
+def test_the_command_answers_each_prompt_in_order_whatever_the_batch(tmp_path, capsys, size):
+    path = tmp_path / "p.txt"
+    path.write_text("\n".join(WORDS))
+    assert main(["generate", "--prompt-file", str(path), "--max-tokens", "6", "--batch", size, *SEEDED]) == 0
+    out, err = capsys.readouterr()
+    model = load("tiny")
+    for index, (text, result) in enumerate(zip(WORDS, map(json.loads, out.splitlines()), strict=True)):
+        (want,) = generate(model, text, max_new_tokens=6, temperature=0.9, top_k=40, seed=5, first_row=index)
+        assert (result["index"], result["prompt"]) == (index, text)
+        assert (result["ids"], result["text"], result["finish_reason"]) == (want.ids, want.text, want.finish_reason)
+    assert "tokens/s" in err
+    assert "%|" not in err  # no progress bar where no terminal is
+
+
+def test_a_prompt_that_does_not_fit_is_named_before_anything_is_written(tmp_path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("fine\n" + "word " * 1100)
+    assert main(["generate", "--prompt-file", str(prompts), "--output", str(out), "--batch", "1"]) == 2
+    assert "p.txt, line 2): 100 new tokens after" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(WORDS[:2]))
+    command = ["generate", "--prompt-file", str(prompts), "--output", str(out), "--max-tokens", "2"]
+    assert main(command) == 0
+    before = out.read_bytes()
+    monkeypatch.setattr(cli_generate, "load", None)
+    assert main(command) == 0
+    assert "holds 2 of 2 results" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    assert main([*command, "--temperature", "1"]) == 2
+    assert "made with temperature 0.0, this run has 1.0" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    prompts, out, calls = tmp_path / "p.txt", tmp_path / "out.jsonl", []
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2", *SEEDED]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+
+    def interrupted(*args, **options):
+        calls.append(options["first_row"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(*args, **options)
+
+    monkeypatch.setattr(cli_generate, "generate", interrupted)
+    assert main([*command, "--output", str(out)]) == 130
+    assert "interrupted after 2 of 6 prompts; the same command goes on" in capsys.readouterr().err
+    assert main([*command, "--output", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+    assert calls == [0, 2, 2, 4]
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "6", "--batch", "1"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    small = f'ulimit -f 1; exec {sys.executable} -m kvproof.gpt2 "$@"'  # files of at most 1024 bytes
+    run = subprocess.run(["bash", "-c", small, "bash", *command, "--output", str(out)], capture_output=True, text=True)
+    assert run.returncode == 1
+    held = whole.encode()[:1024].count(b"\n")
+    assert f"out.jsonl: File too large after {held} of 6 prompts; put it right, the same command goes on" in run.stderr
+    assert run.stderr.count("\n") == 1
+    assert out.read_bytes() == whole.encode()[:1024]
+    assert main([*command, "--output", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+
+
+def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_path, capsys, monkeypatch):
+    prompts, out, seconds = tmp_path / "p.txt", tmp_path / "out.jsonl", []
+    prompts.write_text("\n".join(WORDS))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    command += ["--output", str(out)]
+
+    def with_a_second_run_inside(*args, **options):
+        if options["first_row"] in (0, 2):  # before anything is written, and after
+            program = [sys.executable, "-m", "kvproof.gpt2", *command]
+            seconds.append(subprocess.run(program, capture_output=True, text=True))
+        return generate(*args, **options)
+
+    monkeypatch.setattr(cli_generate, "generate", with_a_second_run_inside)
+    assert main(command) == 0
+    for second in seconds:
+        assert (second.returncode, second.stdout) == (2, "")
+        assert second.stderr == f"kvproof: another run is writing {out}; wait for it, or name another --output\n"
+    assert len(seconds) == 2
+    assert out.read_text(encoding="utf-8") == whole
+
+
+def test_a_lock_ends_with_its_run_and_leaves_no_empty_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    with locked(path):
+        assert path.exists()
+        with pytest.raises(OutputBusy), locked(path):
+            pass
+        assert path.exists()
+    assert not path.exists()
+    with locked(path):
+        path.write_text("kept")
+    with locked(path):
+        assert path.read_text() == "kept"
+    assert path.read_text() == "kept"
+
+
+def test_a_lock_on_a_file_that_its_holder_took_away_is_taken_anew(tmp_path, monkeypatch):
+    path, flock = tmp_path / "out.jsonl", fcntl.flock
+
+    def lost(fd, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()  # as the other run does, between our opening and locking it
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", lost)
+    with locked(path), pytest.raises(OutputBusy), locked(path):
+        pass
+
+
+@pytest.mark.parametrize("size", ["1", "2", "3"])
+def test_nan_in_a_batch_names_the_prompt_s_place_in_the_file_and_keeps_what_was_done(
+    tmp_path, capsys, monkeypatch, size
+):
+    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", load("tiny")
+    prompts.write_text("A\nB\n\nC\nD\n" + "E" + " E" * 17 + "\nF\n")  # alone to reach position 20, after 3 new tokens
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", size]
+    assert main(command) == 0
+    whole = capsys.readouterr().out.splitlines()
+    model.wpe.weight[20:] = float("nan")
+    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
+    assert main([*command, "--output", str(out)]) == 1
+    assert f"prompt 4 ({prompts}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8").splitlines() == whole[: 4 - 4 % int(size)]
+
+
+def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
+    model = load("tiny")
+    model.wpe.weight[20:] = float("nan")
+    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
+    words = [word for prompt in ("A", "B", "E " * 30) for word in ("--prompt", prompt)]
+    assert main(["generate", *words, "--batch", "2", "--max-tokens", "2"]) == 1
+    assert "kvproof: prompt 2: the logits after 0 new tokens hold NaN" in capsys.readouterr().err
+
+
+def killed_three_times(tmp_path, count, tokens, size):
+    """Run a file of prompts to its end with three SIGKILLs on the way; (the output, sizes at which it was killed)."""
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count)))
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", str(tokens), "--batch", str(size), *SEEDED]
+    program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
+    killed = []
+    for part in (1, 2, 3):
+        with subprocess.Popen(program, stderr=subprocess.DEVNULL) as run:
+            while not out.exists() or out.read_bytes().count(b"\n") < part * count // 5:
+                assert run.poll() is None, "it ended before it could be killed"
+                time.sleep(0.002)
+            run.send_signal(signal.SIGKILL)
+        assert run.returncode == -signal.SIGKILL
+        killed.append(out.read_bytes().count(b"\n"))
+    assert subprocess.run(program, stderr=subprocess.DEVNULL).returncode == 0
+    return command, out.read_text(encoding="utf-8"), killed
+
+
+@pytest.mark.parametrize(
+    ("count", "tokens", "size"), [(30, 20, 2), pytest.param(300, 40, 7, marks=pytest.mark.exhaustive)]
+)
+def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, count, tokens, size):
+    command, got, killed = killed_three_times(tmp_path, count, tokens, size)
+    assert 0 < killed[0] < killed[1] < killed[2] < count
+    assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
+    assert main(command) == 0
+    assert capsys.readouterr().out == got
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'{"prompt": "a"}\n{"prompt": "b", "id": 7}\n', 'of a line only "prompt" is read, not "id" (line 2)'),
+        (b'{"prompt": "a", "max_tokens": 5}', 'not "max_tokens" (line 1; --max-tokens sets it for all lines)'),
+        (b'{"prompt": "a", "Temprature": 1}', '"Temprature" (line 1; --temperature sets it for all lines)'),
+        (b'{"prompt": "a", "prompts": ["b"]}', '"prompts" (line 1; did you mean "prompt"?)'),
+        (b'{"prompt": "a", "x": 1}\n\n{"prompt": "b", "x": 2, "y": 3}', 'not "x" (line 1), "y" (line 3)'),
+        (b'{"promt": "a"}\n', 'p, line 1 is a JSON object without "prompt", so its lines are taken as text'),
+    ],
+)
+def test_a_field_that_is_not_read_is_named(caplog, data, said):
+    prompt_file.prompt_lines(data, "p")
+    assert [said in message for message in caplog.messages] == [True]
+
+
+def test_of_many_fields_that_are_not_read_some_are_named(caplog):
+    prompt_file.prompt_lines(json.dumps({"prompt": "a"} | {f"field {i:02}": i for i in range(30)}).encode(), "p")
+    assert '"field 07" (line 1) and 22 more' in caplog.text
+    assert "08" not in caplog.text
+
+
+def test_what_is_all_read_says_nothing(caplog):
+    prompt_file.prompt_lines(b'{"prompt": "a"}\n{"prompt": "b"}\n', "p.jsonl")
+    prompt_file.prompt_lines(b"[1]\n{}\n", "p.txt")
+    assert not caplog.messages
+
+
+def copied(tmp_path):
+    """A copy of tiny that a test may change."""
+    return shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
+
+
+def job_of_two(tmp_path):
+    """A copied model, an output, and the command that writes two prompts' texts to it."""
+    model, prompts, out = copied(tmp_path), tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    files = ["--model", str(model), "--prompt-file", str(prompts), "--output", str(out)]
+    return model, out, ["generate", *files, "--max-tokens", "2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--impl", "eager"], "made with impl 'sdpa', this run has 'eager'"),
+        (["--no-kv-cache"], "made with kv_cache True, this run has False"),
+        (["--dtype", "float64"], "made with dtype 'float32'"),
+        (["--top-p", "0.5"], "made with top_p None, this run has 0.5"),
+        (["--stop", "x"], "made with stop [], this run has ['x']"),
+        (["--allow-special"], "made with allow_special False"),
+        ("model.safetensors", "made when the model's files were others"),
+        ("vocab.bpe", "made when the model's files were others"),
+        ("config.json", "made when the model's files were others"),
+    ],
+)
+def test_another_job_does_not_go_on_in_a_file(tmp_path, capsys, monkeypatch, change, said):
+    model, out, command = job_of_two(tmp_path)
+    assert main(command) == 0
+    out.write_bytes(held := out.read_bytes().splitlines(keepends=True)[0])
+    if isinstance(change, str):
+        (model / change).write_bytes((model / change).read_bytes()[:-1] + b" ")
+        change = []
+    monkeypatch.setattr(cli_generate, "load", None)  # nothing is computed
+    assert main([*command, *change]) == 2
+    err = capsys.readouterr().err
+    assert f"out.jsonl, line 1 was {said}" in err
+    assert "name another --output" in err
+    assert out.read_bytes() == held
+
+
+def test_the_same_job_goes_on_whatever_the_batch_and_the_folder_s_other_files(tmp_path):
+    model, out, command = job_of_two(tmp_path)
+    assert main(command) == 0
+    whole = out.read_bytes()
+    out.write_bytes(whole.splitlines(keepends=True)[0])
+    (model / "notes.txt").write_text("mine")
+    assert main([*command, "--batch", "1"]) == 0
+    assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/null", "link", "dangling link"])
+def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
+    prompts, path, got = tmp_path / "p.txt", tmp_path / "out", []
+    prompts.write_text("A\nB\n")
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+    if kind == "pipe":
+        os.mkfifo(path)
+        reader = threading.Thread(target=lambda: got.append(path.read_text()))
+        reader.start()
+    elif kind == "/dev/null":
+        path = Path(kind)
+    else:
+        path.symlink_to("goal")
+        if kind == "link":
+            (tmp_path / "goal").touch()
+    assert main([*command, "--output", str(path)]) == 0
+    if kind == "pipe":
+        reader.join()
+        assert got == [whole]
+        assert path.is_fifo()
+    elif kind == "/dev/null":
+        assert path.is_char_device()
+    else:
+        assert path.is_symlink()
+        assert (tmp_path / "goal").read_text() == whole
+
+
+def test_a_link_outlives_a_run_that_wrote_nothing(tmp_path):
+    (tmp_path / "link").symlink_to("goal")
+    with locked(tmp_path / "link"):
+        pass
+    assert (tmp_path / "link").is_symlink()
+    assert not (tmp_path / "goal").exists()
+
+
+def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    monkeypatch.setattr(cli_generate, "load", None)
+    command = ["generate", "--prompt-file", str(prompts), "--output"]
+    for path, said in ((tmp_path / "no" / "out", "make the folder"), (tmp_path, "Is a directory; name a file")):
+        assert main([*command, str(path)]) == 2
+        assert said in capsys.readouterr().err
+
+    def full(folder):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "probe", full)
+    assert main([*command, str(out)]) == 1
+    assert f"{out}: No space left on device" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch):
+    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
+    prompts.write_text("A\nB\n")
+    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2", "--batch", "1"]
+    assert main(command) == 0
+    whole = capsys.readouterr().out
+
+    def full(path, size, batches, wrote):
+        next(batches)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(batch, "write_journal", full)
+    assert main([*command, "--output", str(out)]) == 1
+    printed, said = capsys.readouterr()
+    assert printed == whole.splitlines(keepends=True)[0]
+    assert "No space left on device after 0 of 2 prompts; put it right" in said

@@ -1,0 +1,556 @@
+"""The command line: text as it is decoded, times on standard error, documented exit codes, one line for a mistake."""
+
+import errno
+import fcntl
+import json
+import math
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+import kvproof
+from kvproof.gpt2 import Completion, arguments, attention, generate, load, weights
+from kvproof.gpt2.__main__ import main
+from kvproof.gpt2.cli.generate import Clock
+from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
+from kvproof.gpt2.cli.run import RUN
+from kvproof.gpt2.cli.screen import Page
+from kvproof.gpt2.cli.tools import step_logits
+from kvproof.gpt2.perplexity import sliding_nll
+from kvproof.gpt2.tokenizer import Tokenizer
+from kvproof.reference.config import Config
+from kvproof.reference.weights import expected_shapes
+
+from ..._checkpoints import save_pretrained
+from ..._gpt2_models import golden_model
+from ..._reference_models import goldens
+
+PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load("tiny")
+
+
+@pytest.mark.parametrize("cache", ["--kv-cache", "--no-kv-cache"])
+@pytest.mark.parametrize("stream", ["--stream", "--no-stream"])
+def test_the_text_is_generate_s_and_the_times_go_elsewhere(capsys, tiny, cache, stream):
+    assert main(["generate", "--prompt", "ROMEO:", "--max-tokens", "12", cache, stream]) == 0
+    out, err = capsys.readouterr()
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=12)
+    assert out == "ROMEO:" + done.text + "\n"
+    for word in ("prefill", "decode", "for 11 tokens", "tokens/s"):
+        assert word in err
+
+
+def test_sampling_options_reach_the_sampler(capsys, tiny):
+    options = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 3, "stop": "e"}
+    words = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+    assert main(["generate", "--prompt", "ROMEO:", "--max-tokens", "12", *words]) == 0
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=12, **options)
+    assert done.finish_reason == "stop"
+    assert capsys.readouterr().out == "ROMEO:" + done.text + "\n"
+
+
+@pytest.mark.parametrize("size", ["1", "2", "8"])
+def test_several_prompts_come_in_order_whatever_the_batch(capsys, tiny, size):
+    prompts = ["ROMEO:", "Once upon a time", "A"]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    words += ["--max-tokens", "8", "--batch", size, "--temperature", "0.8", "--seed", "2"]
+    done = generate(tiny, prompts, max_new_tokens=8, temperature=0.8, seed=2)
+    assert main(["generate", *words]) == 0
+    assert capsys.readouterr().out == "".join(f"{p}{one.text}\n" for p, one in zip(prompts, done, strict=True))
+    assert main(["generate", *words, "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["index"], r["prompt"], r["ids"]) for r in records] == [
+        (i, p, one.ids) for i, (p, one) in enumerate(zip(prompts, done, strict=True))
+    ]
+
+
+def test_a_page_shows_the_first_text_as_it_comes_and_the_others_whole(capsys):
+    page = Page(["a", "b"], stream=True)
+    page.hear(0, 5, "1")
+    assert capsys.readouterr().out == "a1"
+    page.hear(1, 6, "2")
+    assert not capsys.readouterr().out
+    page.hear(0, None, "3")
+    page.close([Completion([0], [5], "13", "length"), Completion([0], [6], "2", "length")])
+    assert capsys.readouterr().out == "3\nb2\n"
+
+
+def test_the_clock_counts_a_row_s_first_token_as_prefill(tiny):
+    clock = Clock()
+    for _ in range(2):
+        clock.generate(tiny, [[1, 2], [3]], None, max_new_tokens=5)
+    assert clock.tokens == 16
+    assert clock.prefill > 0
+    assert "16 tokens, " in str(clock)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["generate", "--prompt", ""], "prompt 0 is empty; --unconditional starts from nothing"),
+        (["generate", "--prompt", "x", "--temperature", "-1"], "temperature is -1.0"),
+        (["generate", "--prompt", "x", "--top-p", "2"], "top_p is 2.0"),
+        (["generate", "--prompt", "x", "--seed", "-1"], "seed is -1"),
+        (["generate", "--prompt", "x", "--stop", ""], "a stop string is empty"),
+        (["generate", "--prompt", "x", "--stop", "a\udcff"], "has a byte that is no UTF-8"),
+        (["generate", "--prompt", "x", "--temperature", "nan"], "temperature is nan"),
+        (["generate", "--prompt", "x", "--max-tokens", "5000"], "1024 fit"),
+        (["generate", "--prompt", "x", "--max-tokens", "0"], "--max-tokens is 0"),
+        (["generate", "--prompt", "x", "--batch", "0"], "--batch is 0"),
+        (["generate", "--prompt", "x", "--output", "y"], "--output came without --prompt-file"),
+        (["generate", "--prompt-file", "/no/such/file"], "/no/such/file: No such file"),
+        (["generate", "--prompt-file", "/"], "/: Is a directory"),
+        (["generate", "--prompt", "x", "--model", "tinny"], "did you mean 'tiny'"),
+        (["generate", "--prompt", "x", "--model", "/"], " in /"),
+        (["generate", "--prompt", "x", "--device", "abacus"], "device 'abacus' is not known"),
+        (["logits", "--ids", "1,x", "--out", "y"], "like 1,2,3; 'x' came"),
+        (["logits", "--ids", ",", "--out", "y"], "none came"),
+        (["logits", "--ids", "99999", "--out", "y"], "token id 99999"),
+        (["logits", "--ids", "1", "--out", "/no/such/folder/y"], "No such file or directory; make the folder /no/such"),
+        (["logits", "--ids", "1", "--out", "/"], "/: Is a directory; name a file in it"),
+        (["tokenize", "--decode", "99999"], "id 99999 has no text"),
+        (["perplexity", "--file", "/no/such/file"], "No such file"),
+        (["perplexity", "--file", os.devnull], "perplexity needs 2 tokens"),
+        (["perplexity", "--file", __file__, "--stride", "0"], "stride is 0"),
+        (["perplexity", "--file", __file__, "--window", "2000"], "window is 2000"),
+        (["info", "random:gpt3"], "there is no random model 'gpt3'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, words, message):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["write"],
+        ["generate"],
+        ["generate", "--prompt", "x", "--prompt-file", "y"],
+        ["generate", "--prompt", "-x"],
+        ["generate", "--prompt", "x", "--impl", "magic"],
+        ["generate", "--prompt", "x", "--top-k", "many"],
+        ["tokenize"],
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line_too(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert "--help" in err
+    assert err.count("\n") == 1
+    assert not out
+
+
+def help_of(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_the_commands_and_the_exit_codes(capsys):
+    text = help_of([], capsys)
+    for word in ("exit codes:", "130", "    verify  ", *RUN):
+        assert word in text
+
+
+def test_the_example_of_download_is_no_folder_of_a_clone(capsys):
+    ((folder, used),) = re.findall(r"download gpt2 (\S+) && .*--model (\S+)", help_of(["download"], capsys))
+    assert folder == used
+    assert not (Path(__file__).parents[3] / folder).exists()
+
+
+def test_the_package_says_its_version():
+    assert kvproof.__version__ == version("kvproof")
+
+
+def test_the_parser_s_choices_are_those_of_the_model():
+    assert tuple(attention.DECODE_STEP) == IMPLS == arguments.IMPLS
+    assert tuple(weights.DTYPES) == DTYPES
+
+
+@pytest.mark.parametrize("words", [["tokenize", "--decode"], ["logits", "--ids"]])
+def test_help_says_how_ids_are_separated(capsys, words):
+    text = " ".join(help_of(words[:1], capsys).split())
+    assert "separated by commas or white space" in text[text.index(f" {words[1]} ", text.index("options:")) :]
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_the_examples_in_help_are_calls_the_parser_takes(capsys, command):
+    examples = [line for line in help_of([command], capsys).splitlines() if line.startswith("  kvproof ")]
+    assert examples
+    for example in examples:
+        for call in re.split(r" \| | && ", example.strip()):
+            if call.startswith("kvproof "):
+                assert parser().parse_args(shlex.split(call)[1:]).command in RUN
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FloatingPointError("NaN\ncame"), 1),
+        (MemoryError(), 1),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2),
+        (ValueError("wrong"), 2),
+        (ImportError("triton is absent"), 2),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_what_goes_wrong_has_the_exit_code_that_help_says(capsys, monkeypatch, error, code):
+    def fail(args):
+        raise error
+
+    monkeypatch.setitem(RUN, "info", fail)
+    assert main(["info", "tiny"]) == code
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bug_of_ours_is_not_passed_off_as_a_mistake(monkeypatch):
+    def fail(args):
+        raise RuntimeError("shapes disagree")
+
+    monkeypatch.setitem(RUN, "info", fail)
+    with pytest.raises(RuntimeError, match="shapes disagree"):
+        main(["info", "tiny"])
+
+
+def test_download_prints_where_the_files_are(capsys, monkeypatch, tmp_path):
+    hub = ModuleType("hub")
+    hub.fetch = lambda name, folder: (folder or tmp_path) / name  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "kvproof.gpt2.hub", hub)
+    assert main(["download", "gpt2"]) == 0
+    assert main(["download", "gpt2", "here"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/gpt2\nhere/gpt2\n"
+
+
+def test_the_module_runs_as_a_program_and_survives_a_closed_pipe():
+    command = f"set -o pipefail; {' '.join(PROGRAM)} generate --prompt 'Once upon a time' --max-tokens 200 | head -c 10"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.stdout == "Once upon "
+    assert run.returncode == 0
+    assert not run.stderr
+
+
+def test_a_full_disk_below_standard_output_is_one_line_and_exit_code_1():
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # fails at exit, not before
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([*PROGRAM, "tokenize", "x"], stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+    assert run.returncode == 1
+    assert run.stderr == "kvproof: No space left on device\n"
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130():
+    words = ["generate", "--prompt", "ROMEO:", "--max-tokens", "1000", "--no-kv-cache"]
+    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        assert run.stdout
+        assert run.stdout.read(6) == b"ROMEO:"  # so it is generating
+        run.send_signal(signal.SIGINT)
+        _, err = run.communicate()
+    assert run.returncode == 130
+    assert err == b"kvproof: interrupted\n"
+
+
+def interrupted(program: str, *words: str) -> subprocess.CompletedProcess:
+    """A process in which `ctrl_c()` sends SIGINT to itself, where the program says."""
+    begin = (
+        "import os, signal, sys\n"
+        "def ctrl_c(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(1000): pass  # until it arrives\n"
+        "from kvproof.gpt2.__main__ import main\n"
+    )
+    return subprocess.run([sys.executable, "-c", begin + program, *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("module", ["argparse", "kvproof.gpt2.cli.parser", "kvproof.gpt2.cli.run"])
+def test_ctrl_c_while_a_command_is_imported_is_exit_code_130_and_silent(module):
+    program = (
+        f"sys.modules.pop({module!r}, None)\n"
+        "class Trap:\n"
+        f"    def find_spec(self, name, *_):\n        if name == {module!r}: ctrl_c()\n"
+        "sys.meta_path.insert(0, Trap())\nsys.exit(main())\n"
+    )
+    run = interrupted(program, "tokenize", "x")
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+SCRIPT = [sys.executable, "-c", "import sys; sys.argv[0] = 'kvproof'; from kvproof.gpt2.__main__ import main; main()"]
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SCRIPT], ids=["-m", "script"])
+@pytest.mark.parametrize("module", ["numpy", "torch", "safetensors", "tiktoken"])
+def test_ctrl_c_while_the_package_is_imported_is_exit_code_130_and_silent(tmp_path, program, module):
+    trap = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass\nraise SystemError\n"
+    (tmp_path / f"{module}.py").write_text(trap)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"PYTHONPATH": path}
+    run = subprocess.run([*program, "tokenize", "x"], env=env, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("program", [PROGRAM, SCRIPT], ids=["-m", "script"])
+@pytest.mark.parametrize("lines", [2, 100, 500, 900, 1100])
+def test_ctrl_c_at_any_moment_of_a_start_shows_no_traceback(program, lines):
+    words = ["generate", "--prompt", "A", "--max-tokens", "2"]
+    command = [program[0], "-X", "importtime", *program[1:], *words]  # tells each module it has imported
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        err = iter(run.stderr)
+        assert any("kvproof.gpt2.cli.interrupt" in line for line in err)
+        for _ in range(lines):
+            next(err)
+        run.send_signal(signal.SIGINT)
+        rest = [line for line in err if not line.startswith("import time:")]
+    assert run.returncode == 130
+    assert rest in ([], ["kvproof: interrupted\n"])
+
+
+def test_ctrl_c_after_the_work_is_done_shows_no_traceback():
+    run = interrupted("import atexit\natexit.register(ctrl_c)\nsys.exit(main())\n", "tokenize", "A")
+    assert (run.returncode, run.stdout, run.stderr) == (130, "32\n", "")
+
+
+def test_main_called_from_python_leaves_ctrl_c_to_its_caller():
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["tokenize", "A"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def spelling_model(folder: Path, text: bytes, n_ctx: int) -> Path:
+    """A checkpoint that writes `text` over and over, a byte per token, whatever it reads."""
+    E = len(text)
+    config = Config(n_vocab=257, n_ctx=n_ctx, n_embd=E, n_head=1, n_layer=1, n_inner=1, tie_word_embeddings=False)
+    tensors = {name: torch.zeros(shape) + (name == "ln_f.weight") for name, shape in expected_shapes(config).items()}
+    tensors["wpe.weight"] = torch.eye(E).repeat(n_ctx // E + 1, 1)[:n_ctx]  # position t is t mod E,
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    ids = Tokenizer.from_merges(folder / "merges.txt").encode(text)
+    tensors["lm_head.weight"][ids, torch.arange(E)] = 1.0  # after which comes the text's byte there
+    return save_pretrained(folder, config, tensors)
+
+
+def test_characters_that_span_tokens_stream_whole_and_before_the_run_ends(tmp_path):
+    text, tokens = "é😀日本 ~א🤗!".encode(), 5000
+    model = spelling_model(tmp_path, text, tokens + 1)
+    words = ["generate", "--model", str(model), "--prompt", "A", "--max-tokens", str(tokens)]
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # the text is longer, so the run cannot end before it is read
+    with subprocess.Popen([*PROGRAM, *words], stdout=write, stderr=subprocess.PIPE) as run:
+        os.close(write)
+        got, pieces = b"", 0
+        while piece := os.read(read, 4096):
+            if not pieces:
+                assert run.poll() is None
+            got, pieces = got + piece, pieces + 1
+            got.decode()  # what is there never ends inside a character
+        os.close(read)
+    assert run.returncode == 0
+    assert pieces > 1
+    assert got == b"A" + (text * tokens)[:tokens].decode(errors="replace").encode() + b"\n"
+
+
+def test_bytes_that_are_no_utf_8_go_out_as_they_came_in():
+    run = subprocess.run([*PROGRAM, "generate", "--prompt", b"\xff\xc3", "--max-tokens", "1"], capture_output=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(b"\xff\xc3")
+
+
+def test_logits_are_the_model_s_whichever_impl_makes_them(tmp_path, capsys, tiny):
+    with torch.no_grad():
+        want = tiny(torch.tensor([[7, 300, 2, 5]]))[0].numpy()
+    for impl in ("naive", "eager", "sdpa"):
+        out = tmp_path / f"{impl}.npy"
+        assert main(["logits", "--ids", "7,300, 2\n5", "--impl", impl, "--out", str(out)]) == 0
+        got = np.load(out)
+        assert got.dtype == np.float32
+        np.testing.assert_allclose(got, want, rtol=0, atol=5e-5)
+        assert f"logits {want.shape}" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eager.npy", "naive.npy", "sdpa.npy"]
+
+
+@pytest.mark.parametrize("impl", ["naive", "eager", "sdpa", "triton"])
+def test_logits_step_by_step_are_the_goldens(impl, device):
+    golden = goldens("syn-hd32")
+    got = step_logits(golden_model("syn-hd32", device=device).with_impl(impl), golden["prompt_A"].tolist())
+    assert got.dtype == np.float64
+    np.testing.assert_allclose(got, golden["logits_A_f64"], rtol=0, atol=1e-11)
+
+
+def test_logits_that_cannot_be_written_whole_leave_no_file(tmp_path):
+    out = tmp_path / "x.npy"
+    small = f'ulimit -f 1; exec {" ".join(PROGRAM)} logits --ids 1,2,3 --out "$0"'  # files of at most 1024 bytes
+    run = subprocess.run(["bash", "-c", small, str(out)], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith(f"kvproof: {out}: ")
+    assert run.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_becomes_ids_and_again_the_same_bytes(tmp_path, capfdbinary, tiny):
+    data = "Once 😀\r\n".encode() + b"\xff\x00"
+    path, ids = tmp_path / "text", tmp_path / "ids"
+    path.write_bytes(data)
+    assert main(["tokenize", "--file", str(path)]) == 0
+    ids.write_bytes(capfdbinary.readouterr().out)
+    assert [int(i) for i in ids.read_text().split(",")] == tiny.tokenizer.encode(data)
+    assert main(["tokenize", "--decode", "--file", str(ids)]) == 0
+    assert capfdbinary.readouterr().out == data
+
+
+@pytest.mark.parametrize("ids", ["32,33,34", "32 33 34", " 32,\t33 ,\n34\n", "32\n33\r\n34"])
+def test_ids_are_separated_by_commas_or_white_space(tmp_path, capsys, ids):
+    path = tmp_path / "x.npy"
+    assert main(["tokenize", "--decode", ids]) == 0
+    assert main(["logits", "--ids", ids, "--out", str(path)]) == 0
+    assert capsys.readouterr().out == "ABC"
+    assert len(np.load(path)) == 3
+
+
+def test_a_published_size_has_the_published_tokens(capsys):
+    assert main(["tokenize", "Hello world", "--model", "random:gpt2"]) == 0
+    assert capsys.readouterr().out == "15496,995\n"
+
+
+@pytest.mark.parametrize("stride", [512, 1024])
+def test_perplexity_is_the_golden_one(stride):
+    golden, seen = goldens("syn-hd32"), []
+    total, count = sliding_nll(golden_model("syn-hd32"), golden["ppl_ids"].tolist(), stride, progress=seen.append)
+    want_total, want_count = golden[f"ppl_stride{stride}_sum_count"]
+    assert count == want_count
+    assert abs(total - want_total) <= 1e-11 * want_total
+    assert sum(seen) == 3000
+
+
+@pytest.mark.parametrize("n", [2, 10, 11, 31])
+@pytest.mark.parametrize("stride", [1, 3, 10])
+def test_each_token_is_scored_once_with_the_past_its_window_holds(n, stride):
+    model, window = golden_model("syn-tiny"), 10
+    ids = np.random.default_rng(0).integers(11, size=n)
+    want, count = 0.0, 0
+    begin, end = 0, min(window, n)
+    for i in range(1, n):
+        if i >= end:
+            begin, end = begin + stride, min(end + stride, n)
+        if i > begin:
+            logits = model(torch.from_numpy(ids[None, begin:i]))[0, -1]
+            want, count = want + (logits.logsumexp(-1) - logits[ids[i]]).item(), count + 1
+    total, scored = sliding_nll(model, ids.tolist(), stride, window)
+    assert scored == count
+    assert abs(total - want) < 1e-11 * want
+
+
+def test_the_perplexity_command_says_what_the_function_gives(tmp_path, capsys, tiny):
+    path = tmp_path / "tale.txt"
+    path.write_text("Once upon a time there was a king.")
+    ids = tiny.tokenizer.encode(path.read_text())
+    total, count = sliding_nll(tiny, ids, 4, 8)
+    assert main(["perplexity", "--file", str(path), "--stride", "4", "--window", "8", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "nats_per_token": total / count, "perplexity": math.exp(total / count), "tokens_scored": count
+    }  # fmt: skip
+    assert main(["perplexity", "--file", str(path), "--stride", "4", "--window", "8"]) == 0
+    assert f"{total / count:.6f} nats per token" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "parameters", "cache"),
+    [("tiny", "float32", None, 6144), ("random:gpt2", "bfloat16", 124439808, 36864)],
+)
+def test_info_counts_parameters_and_cache_bytes(capsys, tiny, model, dtype, parameters, cache):
+    parameters = parameters or sum(p.numel() for p in tiny.parameters())
+    assert main(["info", model, "--dtype", dtype, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["parameters"] == parameters
+    assert facts["weight_bytes"] == parameters * (4 if dtype == "float32" else 2)
+    assert facts["cache_bytes_per_token"] == cache
+    wanted = ("2048", "2049 tokens from vocab.bpe") if model == "tiny" else ("50256", "50257 tokens from the published")
+    assert facts["origin"]["end_tokens"].startswith(f"{wanted[0]} '<|endoftext|>' from ")
+    assert facts["origin"]["vocabulary"].startswith(wanted[1])
+    assert main(["info", model]) == 0
+    assert f"parameters                {parameters:,}\n" in capsys.readouterr().out
+
+
+def test_info_s_cache_bytes_are_those_a_cache_takes(capsys, tiny):
+    assert main(["info", "tiny", "--json"]) == 0
+    cache = tiny.new_cache(1, 1)
+    assert json.loads(capsys.readouterr().out)["cache_bytes_per_token"] == sum(x.nbytes for x in (*cache.k, *cache.v))
+
+
+@pytest.mark.parametrize(
+    "words", [["--unconditional"], ["--prompt", "<|endoftext|>"], ["--prompt=<|endoftext|>", "--allow-special"]]
+)
+def test_a_text_can_start_from_nothing(capsys, tiny, words):
+    assert main(["generate", *words, "--max-tokens", "5", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    (done,) = generate(tiny, [tiny.tokenizer.eot], max_new_tokens=5)
+    assert (record["prompt_tokens"], record["ids"]) == (1, done.ids)
+    assert main(["generate", *words, "--max-tokens", "5"]) == 0
+    assert capsys.readouterr().out == ("" if "--unconditional" in words else "<|endoftext|>") + done.text + "\n"
+
+
+@pytest.mark.parametrize("prompt", ["A<|endoftext|>", "<|endoftext|> ", "<|endoftext|><|endoftext|>"])
+def test_the_end_token_inside_a_text_is_plain_text_unless_it_is_allowed(capsys, tiny, prompt):
+    words = ["generate", "--prompt", prompt, "--max-tokens", "1", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len(tiny.tokenizer.encode(prompt))
+    assert main([*words, "--allow-special"]) == 0
+    assert json.loads(capsys.readouterr().out)["prompt_tokens"] == len(tiny.tokenizer.encode(prompt, special=True))
+
+
+@pytest.mark.parametrize("words", [["--unconditional", "--prompt", "x"], ["--unconditional", "--prompt-file", "x"]])
+def test_nothing_and_a_prompt_exclude_each_other(capsys, words):
+    with pytest.raises(SystemExit):
+        main(["generate", *words])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+more = partial(pytest.param, marks=pytest.mark.exhaustive)  # each starts a process
+BYTES = [b"a\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x98"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "prompt"),
+    [("utf-8", BYTES[0]), ("latin-1", BYTES[1]), ("utf-8", BYTES[2])]
+    + [more(e, p) for e in ("utf-8", "latin-1") for p in BYTES],
+)
+def test_json_is_utf_8_whatever_the_prompt_s_bytes_and_the_locale(prompt, encoding):
+    words = ["generate", "--prompt", prompt, "--prompt", "é", "--max-tokens", "1", "--json"]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    run = subprocess.run([*PROGRAM, *words], capture_output=True, env=env)
+    assert run.returncode == 0, run.stderr
+    first, second = map(json.loads, run.stdout.decode("utf-8").splitlines())
+    assert os.fsencode(first["prompt"]) == prompt, "nothing is lost"
+    assert second["prompt"] == "é"
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "link", "kept"])
+def test_logits_go_where_the_path_leads(tmp_path, path):
+    (tmp_path / "link").symlink_to("goal")
+    (tmp_path / "kept").touch(mode=0o600)
+    assert main(["logits", "--ids", "1", "--out", str(tmp_path / path)]) == 0
+    assert Path("/dev/null").is_char_device()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    if path != "/dev/null":
+        assert len(np.load(tmp_path / path)) == 1

@@ -1,0 +1,189 @@
+"""Models by name: real downloads, over HTTP, from a stand-in for the hub on this machine, each in its own process."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kvproof.gpt2 import hub, hub_cache, load
+
+from ._hub_server import COMMIT, MEDIUM, MERGES, NEEDED, PLAIN, SHARDED, HubServer, contents, fetch, repositories
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def server():
+    with HubServer(repositories()) as server:
+        yield server
+
+
+def test_the_first_download_brings_only_what_is_needed_and_the_second_no_bytes(server, tmp_path):
+    folder, err = fetch(server, tmp_path, "ann/plain", TQDM_POSITION="-1")  # a bar though this is no terminal
+    assert contents(folder) == NEEDED
+    assert sorted(name for name, _ in server.gets()) == sorted(NEEDED)
+    assert "ann/plain model.safetensors: 100%" in err
+    server.asked.clear()
+    again, _ = fetch(server, tmp_path, "ann/plain")
+    assert again == folder
+    assert server.asked
+    assert not server.gets()
+
+
+def test_a_pinned_commit_is_asked_for_once(server, tmp_path):
+    folder, _ = fetch(server, tmp_path, "gpt2-medium")
+    assert folder.name == MEDIUM.revision
+    assert contents(folder) == NEEDED
+    server.asked.clear()
+    assert fetch(server, tmp_path, "gpt2-medium")[0] == folder
+    assert fetch(server, tmp_path, f"openai-community/gpt2-medium@{MEDIUM.revision}")[0] == folder
+    assert not server.asked
+
+
+def test_offline_the_cache_is_enough_and_without_it_the_error_says_what_to_run(server, tmp_path):
+    _, err = fetch(server, tmp_path, "ann/plain", HF_HUB_OFFLINE="1")
+    assert "kvproof download ann/plain" in err
+    assert "HF_HUB_OFFLINE" in err
+    assert not server.asked
+    folder, _ = fetch(server, tmp_path, "ann/plain")
+    server.asked.clear()
+    found, err = fetch(server, tmp_path, "ann/plain", HF_HUB_OFFLINE="1")
+    assert found == folder
+    assert not err
+    assert not server.asked
+
+
+def test_without_a_network_the_cache_is_used_aloud_and_without_it_the_error_says_what_to_run(server, tmp_path):
+    dead = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # the discard port, where nobody listens
+    _, err = fetch(server, tmp_path, "ann/plain", **dead)
+    assert "does not answer" in err
+    assert "kvproof download ann/plain" in err
+    folder, _ = fetch(server, tmp_path, "ann/plain")
+    found, err = fetch(server, tmp_path, "ann/plain", **dead)
+    assert found == folder
+    assert f"comes from the cache, commit {COMMIT}" in err
+    server.ill = True
+    assert fetch(server, tmp_path, "ann/plain")[0] == folder
+
+
+def test_weights_that_are_not_the_published_ones_are_refused_before_their_bytes_are_asked_for(server, tmp_path):
+    _, err = fetch(server, tmp_path, "gpt2")
+    assert "not what was published" in err
+    assert hub.KNOWN["gpt2"].sha256 in err
+    assert not server.gets()
+
+
+def test_a_revision_that_is_gone_says_how_to_name_another(server, tmp_path):
+    server.repos[MEDIUM.repo].pop("v1")
+    _, err = fetch(server, tmp_path, "gpt2-medium")
+    assert f"no revision {MEDIUM.revision}" in err
+    assert "gpt2-medium@REVISION" in err
+
+
+def test_any_revision_can_be_named(server, tmp_path):
+    assert fetch(server, tmp_path, "gpt2-medium@v1")[0].name == MEDIUM.revision
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("openai-comunity/gpt2-xl", "did you mean 'openai-community/gpt2-xl'?"),
+        ("ann/pickled", "no safetensors"),
+    ],
+)
+def test_what_the_hub_lacks_is_named(server, tmp_path, name, message):
+    assert message in fetch(server, tmp_path, name)[1]
+    assert not server.gets()
+
+
+def test_shards_come_with_their_index(server, tmp_path):
+    folder, _ = fetch(server, tmp_path, "ann/sharded", tmp_path / "model")
+    assert contents(folder) == SHARDED | MERGES
+
+
+@pytest.mark.parametrize(
+    ("there", "wanted"),
+    [
+        ({"tokenizer.json"}, {"tokenizer.json"}),
+        ({"tokenizer.json", "vocab.json"}, {"tokenizer.json"}),
+        ({"tokenizer.json", "merges.txt", "vocab.json"}, {"tokenizer.json"}),
+        ({"merges.txt", "vocab.json", "added_tokens.json"}, {"merges.txt", "vocab.json", "added_tokens.json"}),
+        ({"merges.txt", "vocab.bpe"}, {"merges.txt"}),
+        *(({"merges.txt", file}, {"merges.txt", file}) for file in hub_cache.BESIDE),
+    ],
+)
+def test_a_repository_s_own_tokenizer_comes_with_it(server, tmp_path, there, wanted):
+    bare = {name: data for name, data in PLAIN.items() if not name.startswith(("merges", "vocab", "tokenizer"))}
+    server.repos["ann/own"] = {"main": (COMMIT, bare | {name: name.encode() for name in there})}
+    folder, _ = fetch(server, tmp_path, "ann/own")
+    assert contents(folder) == bare | {name: name.encode() for name in wanted}
+    assert contents(fetch(server, tmp_path, "ann/own", tmp_path / "copy")[0]) == contents(folder)
+    server.asked.clear()
+    assert fetch(server, tmp_path, f"ann/own@{COMMIT}")[0] == folder  # all of it is in the cache
+    assert not server.asked
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilgpt2@main", "ann/my.gpt-2_x", "ann/plain@refs/pr/1"])
+def test_names_of_the_hub(name):
+    assert hub.is_hub_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny",
+        "random:gpt2",
+        "./gpt2",
+        "/data/gpt2",
+        "a/b/c",
+        "runs/model.safetensors",
+        "gpt2@",
+        "../x",
+        "",
+        "a/b@../c",
+        "a--b/c",
+        "a/b.",
+    ],
+)
+def test_names_that_are_not_of_the_hub(name):
+    assert not hub.is_hub_name(name)
+
+
+def test_a_known_name_is_pinned_however_it_is_spelled():
+    assert hub.find("gpt2") == hub.find("openai-community/gpt2") == hub.KNOWN["gpt2"]
+    assert hub.find("gpt2@main") == hub.Published("openai-community/gpt2", "main")
+    assert hub.find("ann/plain").revision == "main"
+    with pytest.raises(hub.HubError, match="did you mean 'gpt2-medium'"):
+        hub.find("gpt2-mediun")
+
+
+LOAD = """
+import sys, numpy, torch
+from kvproof.gpt2 import generate, load
+try:
+    model = load(sys.argv[1])
+except ValueError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+if len(sys.argv) > 2:
+    numpy.save(sys.argv[2], model(torch.tensor([[1, 2, 3]])).numpy())
+"""
+
+
+def test_load_takes_a_model_of_the_hub_by_name(server, tmp_path):
+    _, err = fetch(server, tmp_path, "ann/bare", tmp_path / "logits.npy", PROGRAM=LOAD)
+    assert "Error" not in err
+    local = load(DATA / "variants" / "plain")
+    assert np.array_equal(np.load(tmp_path / "logits.npy"), local(torch.tensor([[1, 2, 3]])).numpy())
+
+
+def test_load_says_that_a_name_is_neither_here_nor_on_the_hub(server, tmp_path):
+    _, err = fetch(server, tmp_path, "runs/missing", PROGRAM=LOAD)
+    assert "HubError: there is no folder or file runs/missing here, and as a model of the hub: " in err
+
+
+def test_a_folder_of_a_known_name_is_reached_by_its_path(tmp_path, monkeypatch):
+    shutil.copytree(DATA / "variants" / "plain", tmp_path / "gpt2")
+    monkeypatch.chdir(tmp_path)
+    assert load("./gpt2").config.n_vocab == load(Path("gpt2")).config.n_vocab == 11

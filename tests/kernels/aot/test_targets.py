@@ -1,0 +1,235 @@
+"""The kernels compiled ahead of time for GPUs that are not here, and what the machine code says.
+
+Processes without the interpreter and with an empty Triton cache compile them.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import triton
+
+from kvproof.kernels.aot import gates
+from kvproof.kernels.aot.gates import GATES, MISSED, TABLE, Row, broken, check_compiled, read_table, table
+from kvproof.kernels.aot.machine_code import ahead, count, loads, main_loop, packed, programs_per_sm
+from kvproof.kernels.aot.targets import VARIANTS, changes, counted, main
+from kvproof.kernels.aot.variants import kind, launches_of
+from kvproof.kernels.attention import op as decode_attention
+
+MEASURE = """
+import json, sys
+from kvproof.kernels.aot.targets import measure
+if __name__ == "__main__":
+    print(json.dumps([row._asdict() for row in measure(*json.loads(sys.argv[1]))]))
+"""
+FLOAT64 = """
+import torch
+from kvproof.kernels.aot.targets import compile_launch, example_launches
+for launch in example_launches(torch.float64, 32):
+    print(compile_launch(launch, 90)["ttir"])
+"""
+NVIDIA = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
+TARGETS = ("sm_90",)  # measured anew; the others are held to their bounds as the table has them
+BINDING = ("vector-fp16", "vector-bf16", "tensor-fp16", "tensor-fp16-d128")
+OF_THE_TABLE = pytest.mark.skipif(triton.__version__ != "3.8.0", reason="the table is of triton 3.8.0's compilers")
+COMMITTED = read_table(TABLE.read_text())
+
+
+def compiled(code, cache, *arguments):
+    environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment["TRITON_CACHE_DIR"] = str(cache)
+    path = Path(cache) / "program.py"  # a file, which the processes that it starts can import again
+    path.write_text(code)
+    done = subprocess.run([sys.executable, str(path), *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def measured(cache, variants, targets):
+    return [Row(**row) for row in json.loads(compiled(MEASURE, cache, json.dumps([variants, targets, 2])))]
+
+
+def committed(variant, target="sm_90"):
+    (row,) = [row for row in COMMITTED if (row.variant, row.target) == (variant, target)]
+    return row
+
+
+@pytest.fixture(scope="module")
+def binding(tmp_path_factory):
+    return measured(tmp_path_factory.mktemp("triton"), BINDING, [*TARGETS])
+
+
+@OF_THE_TABLE
+def test_the_binding_variants_are_what_the_table_says(binding):
+    assert [(row.variant, row.target) for row in binding] == [(v, t) for v in BINDING for t in TARGETS]
+    assert changes(binding, COMMITTED) == []
+    assert broken(binding) == []
+
+
+def test_the_table_has_every_variant_and_target_and_keeps_every_gate():
+    assert {(row.variant, row.target) for row in COMMITTED} == {(v, t) for v in VARIANTS for t in (*NVIDIA, "gfx942")}
+    assert len(COMMITTED) == 8 * len(VARIANTS)
+    assert len(VARIANTS) <= 24
+    assert broken(COMMITTED) == []
+
+
+def test_every_variant_is_counted_on_sm_90_and_reads_what_it_must():
+    for row in COMMITTED:
+        counted = [row.n128, row.n1024, row.n8192]
+        assert all(counted) if row.target == "sm_90" else counted == [None] * 3
+        assert (row.read is not None) == (row.target == "sm_90" and VARIANTS[row.variant].window is None)
+
+
+def test_a_gate_that_is_said_to_be_missed_is_missed():
+    found = {
+        (gate.name, r.variant, r.target) for gate in GATES for r in COMMITTED if gate.applies(r) and not gate.holds(r)
+    }
+    assert found == MISSED
+
+
+def test_every_gate_has_rows_that_it_could_refuse():
+    for gate in GATES:
+        values = [gate.value(row) for row in COMMITTED if gate.applies(row)]
+        assert any(value is not None for value in values), gate.name
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.name)
+def test_a_row_past_the_bound_is_refused_by_name(gate):
+    row = next(row for row in COMMITTED if gate.applies(row) and gate.value(row) is not None)
+    past = gate._replace(bound=gate.value(row) + (1 if gate.at_least else -1))
+    assert not past.holds(row)
+    assert gate._replace(bound=gate.value(row)).holds(row)
+
+
+def test_no_two_variants_are_one_kernel():
+    kinds = [(*kind(launches_of(variant)[0]), variant.page, variant.first) for variant in VARIANTS.values()]
+    assert len({*kinds}) == len(VARIANTS)
+
+
+def test_a_table_is_read_as_it_was_written_and_one_instruction_more_is_a_change():
+    assert table(COMMITTED) == TABLE.read_text()
+    row = committed("vector-fp16")
+    assert changes([row], COMMITTED) == []
+    assert changes([row._replace(loop=row.loop + 1)], COMMITTED) == [
+        f"vector-fp16 sm_90: loop {row.loop} -> {row.loop + 1}"
+    ]
+    assert changes([row], []) == ["vector-fp16 sm_90: new"]
+    with pytest.raises(ValueError, match="--write"):
+        read_table("variant target colour\n")
+
+
+def test_part_of_the_table_cannot_replace_it(capsys):
+    with pytest.raises(SystemExit):
+        main(["--write", "--targets", "sm_90"])
+    assert "--write replaces the whole table" in capsys.readouterr().err
+
+
+def test_a_gpu_that_loads_more_registers_than_the_table_has_is_warned_of_once(monkeypatch):
+    monkeypatch.setattr(gates, "_checked", set())
+    launch, row = launches_of(VARIANTS["vector-fp16"], 90)[0], committed("vector-fp16")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_compiled(SimpleNamespace(hash="as told", n_regs=row.registers, n_spills=0), launch, 90)
+        check_compiled(SimpleNamespace(hash="no such GPU", n_regs=255, n_spills=9), launch, 70)
+        other = launch._replace(arguments=launch.arguments | {"HOW": replace(launch.arguments["HOW"], D=80)})
+        check_compiled(SimpleNamespace(hash="no such variant", n_regs=255, n_spills=9), other, 90)
+        for unfused in launches_of(VARIANTS["vector-fp16"], 90, fused=False):
+            check_compiled(SimpleNamespace(hash=unfused.kernel.__name__, n_regs=255, n_spills=9), unfused, 90)
+    more = SimpleNamespace(hash="more", n_regs=row.registers + 8, n_spills=2)
+    words = f"has {row.registers + 8} registers and 2 spills.*has {row.registers} and 0.*Triton {triton.__version__}"
+    with pytest.warns(RuntimeWarning, match=words):
+        check_compiled(more, launch, 90)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_compiled(more, launch, 90)
+
+
+@pytest.mark.gpu
+def test_a_launch_on_a_gpu_is_held_to_the_table(monkeypatch):
+    found = []
+    monkeypatch.setattr(decode_attention, "check_compiled", lambda *told: found.append(told))
+    q, k = torch.ones(2, 4, 64, device="cuda").half(), torch.ones(2, 4, 128, 64, device="cuda").half()
+    decode_attention(q, k, k, torch.full((2,), 128, dtype=torch.int32, device="cuda"))
+    ((compiled, launch, sm),) = found
+    assert sm == 10 * torch.cuda.get_device_capability()[0] + torch.cuda.get_device_capability()[1]
+    assert launch.kernel.__name__ == "attend_vector"
+    assert 0 < compiled.n_regs <= 255
+    assert compiled.n_spills == 0
+
+
+def test_a_float64_cache_is_summed_in_float64_from_end_to_end(tmp_path):
+    ttir = compiled(FLOAT64, tmp_path)
+    assert "f64" in ttir
+    assert not re.findall(r"\bf32\b|xf32\b", ttir)
+
+
+@OF_THE_TABLE
+@pytest.mark.exhaustive
+def test_the_whole_table_is_what_the_compiler_gives(tmp_path):
+    rows = measured(tmp_path, [*VARIANTS], [*NVIDIA, "gfx942"])
+    assert changes(rows, COMMITTED) == []
+    assert broken(rows) == []
+
+
+@pytest.mark.parametrize(("terminal", "seconds", "told"), [(True, 3, "2 of 3"), (True, 1, ""), (False, 3, "")])
+def test_a_terminal_is_told_how_far_it_is_after_five_seconds(terminal, seconds, told, monkeypatch, capsys):
+    clock = iter(range(0, 100, seconds))
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
+    assert list(counted("abc", 3)) == list("abc")
+    assert (told in capsys.readouterr().err) if told else not capsys.readouterr().err
+
+
+def test_the_interpreter_has_nothing_to_compile():
+    program = (
+        "import torch; from kvproof.kernels.aot.targets import compile_launch, example_launches as launches\n"
+        "try: compile_launch(launches(torch.float16, 64)[0], 90)\n"
+        "except ValueError as error: print(type(error).__name__, error)"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("BackendError TRITON_INTERPRET is set, so nothing is compiled; unset it")
+
+
+def test_the_main_loop_is_the_shortest_that_loads_a_block_and_stands_before_the_atomic():
+    whole = ["LDG.E.128 R4, [R2.64]", "LDGSTS.E.BYPASS.128 [R1], [R2.64]", "@P0 BRA `(.L_x_1)"]
+    edge = [*whole[:2], "FADD R1, R2, R3", "FMUL R1, R2, R3", "BRA `(.L_x_2)"]
+    combine = [*whole[:2], "BRA `(.L_x_3)"]
+    tags = ["LDG.E R4, [R2.64]", "BRA `(.L_x_0)"]
+    listing = [*tags, *whole, *edge, "ATOMG.E.ADD.STRONG.GPU R1, [R2.64]", *combine]
+    labels = {".L_x_0": 0, ".L_x_1": 2, ".L_x_2": 5, ".L_x_3": 11}
+    assert main_loop(listing, labels, 2) == whole
+    assert main_loop(listing, labels, 3) == []
+
+
+def test_what_is_counted_in_machine_code_is_what_its_name_says():
+    code = ["@!P0 LDG.E.128 R4, [R2.64]", "LDG.E R8, [R2.64]", "LDG.E.U16 R9, [R2.64]", "LDG.E.64 R10, [R2.64+0x8]"]
+    assert loads(code) == [128, 32, 16, 64]
+    assert count("LDG", code) == 4
+    assert count("LD", code) == 0
+    halves = [
+        "HADD2.F32 R1, -RZ, R2.H0_H0",
+        "HFMA2.MMA R3, -RZ, RZ, 0, 0",
+        "HFMA2 R1, R2, R3, R4",
+        "@P1 HMUL2 R1, R2, R3",
+    ]
+    assert packed(halves) == 2
+    wide = ["LDG.E.128 R4, [R2.64]", "LDG.E.128 R8, [R2.64+0x10]", "FADD R1, R5, R2", "LDG.E.128 R12, [R2.64+0x20]"]
+    assert ahead(wide) == 2
+    assert ahead([wide[0], wide[1], wide[3], wide[2]]) == 3
+
+
+@pytest.mark.parametrize(
+    ("sm", "registers", "warps", "shared", "expected"),
+    [(90, 64, 1, 128, 32), (90, 65, 1, 0, 28), (86, 64, 1, 128, 16), (90, 32, 4, 0, 16), (80, 64, 1, 15360, 10)],
+)
+def test_programs_of_an_sm_are_bounded_by_whichever_runs_out(sm, registers, warps, shared, expected):
+    assert programs_per_sm(sm, registers, warps, shared) == expected

@@ -1,0 +1,142 @@
+"""Bugs for the kernels' own source: a file of kernels/, a piece of text that occurs there once, what replaces it, and
+a call that shows it. None but a few reads outside its buffers, so that a GPU would survive most of them too."""
+
+from typing import NamedTuple
+
+from ..._attention_cases import Case
+
+PLAIN = Case(lengths=(300, 129, 33, 1, 0), T=320)
+LONG = Case(lengths=(1100, 1030), T=1100, H_kv=1)  # nine splits: more than are combined at a time
+FAR = Case(lengths=(8448,), T=8448, H_kv=1)  # the last split is longer
+PEAKED = Case(lengths=(1,) * 8, T=8, std=12.0)
+TOKENS = Case(lengths=(200, 129, 33, 2), T=220, M=3)
+SHARED = Case(lengths=(140, 33), group=4)
+CORES = Case("float16", (300, 129, 33, 1, 0), 320, group=4)
+PEAKED_CORES = Case("float16", (140, 33), group=4, std=4.0)
+SEVERAL = Case("float16", (200, 129, 33, 2), 220, M=3, group=2)
+WINDOW = Case(lengths=(300, 129, 33, 140), T=320, window=20)
+SINKS = Case(lengths=(300, 129, 33, 140), T=320, window=20, sinks=36)
+WINDOW_CORES = Case("float16", (300, 129, 33, 140), 320, group=4, window=20, sinks=36)
+WINDOW_TILE = Case("float16", (300, 129, 33, 140), 320, M=3, window=20)
+CAPPED = Case(softcap=5.0, std=2.0)
+SLOPES = Case(lengths=(140, 33, 9), alibi="row", M=3)
+PAGES = Case(lengths=(300, 129, 33), T=320, page=48)
+INT8 = Case(lengths=(140, 33, 20), int8=True)
+APPEND = Case(lengths=(140, 33, 1), append=True)
+APPEND_CORES = Case("float16", (140, 33, 1), append=True, M=3)
+APPEND_TILES = Case("float16", (140, 33, 9), append=True, M=6, group=4)  # two programs per KV head, one appends
+QUANTISE = Case(lengths=(140, 33, 20), int8=True, append=True)
+SCALE = "HOW.SCALE * HOW.LOG2E if"
+QUANTISED = "(tl.div_rn(x, tl.broadcast_to(divisor, x.shape)) + 12582912.0) - 12582912.0"
+ROW = "(b * M + r // HOW.G) * (HOW.H_KV * HOW.G) + h * HOW.G + r % HOW.G"
+STORED = "tl.where(l == 0, 1.0, l)\n    tl.store"  # of store_result; finish_tile has it further to the right
+
+
+class Fault(NamedTuple):
+    case: Case
+    file: str
+    old: str
+    new: str
+
+
+def of(case: Case, file: str, old: str, new: str) -> Fault:
+    return Fault(case, file, old, new)
+
+
+SLOTS = {
+    "length_short": of(PLAIN, "steps", "split + 1, HOW.FIRST), stop)", "split + 1, HOW.FIRST), stop - 1)"),
+    "length_long": of(PLAIN, "steps", "HOW.FIRST), stop)", "HOW.FIRST), tl.minimum(stop + 1, T))"),
+    "length_of_the_first_sequence": of(PLAIN, "steps", "tl.load(lengths + b)", "tl.load(lengths + 0 * b)"),
+    "causal_one_late": of(TOKENS, "steps", "tl.maximum(n - M + i_end, 0) if", "tl.minimum(n - M + i_end + 1, n) if"),
+    "causal_one_early": of(TOKENS, "steps", "tl.maximum(n - M + i_end, 0) if", "tl.maximum(n - M + i_end - 1, 0) if"),
+    "causal_top_left": of(TOKENS, "steps", "tl.maximum(n - M + i_end, 0) if", "tl.minimum(i_end, n) if"),
+    "tile_sees_not_itself": of(SEVERAL, "mma", "slot[None, :] <= pos", "slot[None, :] < pos"),
+    "tile_without_causality": of(SEVERAL, "mma", "if HOW.CAUSAL:", "if False:"),
+    "window_one_long": of(WINDOW, "steps", "i - HOW.WINDOW + 1", "i - HOW.WINDOW"),
+    "window_one_short": of(WINDOW, "steps", "i - HOW.WINDOW + 1", "i - HOW.WINDOW + 2"),
+    "window_of_a_tile_long": of(WINDOW_TILE, "mma", "position[:, None] - HOW.WINDOW)",
+        "position[:, None] - HOW.WINDOW - 1)"),
+    "sinks_out_of_sight": of(SINKS, "simt", "((slot >= span.first) | (slot < HOW.SINKS))",
+        "(slot >= span.first)"),
+    "sinks_one_more": of(SINKS, "simt", "(slot < HOW.SINKS)", "(slot <= HOW.SINKS)"),
+    "sinks_of_a_tile_out_of_sight": of(WINDOW_CORES, "mma", " | (slot < HOW.SINKS)[None, :]", ""),
+    "split_of_sinks_dead": of(SINKS, "steps", "if HOW.SINKS else -1", "if HOW.SINKS < 0 else -1"),
+    "block_of_sinks_skipped": of(SINKS, "steps", "tl.cdiv(tl.maximum(sinks - lo, 0), N)",
+        "tl.maximum(sinks - lo, 0) // N"),
+    "tail_counted_as_zeros": of(PLAIN, "simt", 'tl.where(visible, s, float("-inf"))', "s + 0.0"),
+    "tail_counted_once_more": of(PLAIN, "simt", "visible = slot < span.hi\n", "visible = slot <= span.hi\n"),
+    "tail_of_a_tile_counted": of(CORES, "mma", "live = slot < span.hi\n", "live = slot <= span.hi\n"),
+    "long_splits_begin_as_short_ones": of(FAR, "steps", "(split - 32 * e) * (FIRST << e)", "split * FIRST"),
+    "long_splits_counted_as_short_ones": of(FAR, "steps", "tl.static_range(1, 6)", "tl.static_range(2, 6)"),
+    "splits_after_the_last_live": of(PLAIN, "steps", " & (split <= splits.last)", ""),
+}  # fmt: skip
+PLACES = {
+    "query_of_the_first_sequence": of(PLAIN, "simt", "q.q + b * q.b + i", "q.q + i"),
+    "query_of_the_first_head": of(PLAIN, "simt", "i * q.m + head * q.h + d", "i * q.m + d"),
+    "query_of_the_first_token": of(TOKENS, "simt", "i * q.m + head * q.h + d", "head * q.h + d"),
+    "keys_of_the_first_sequence": of(PLAIN, "steps", "k += offset(b, cache.kb, k, HOW) + lo", "k += lo"),
+    "values_of_the_first_head": of(PLAIN, "steps", "cache.v + offset(h, cache.vh, cache.v, HOW)", "cache.v + 0 * h"),
+    "values_by_the_strides_of_keys": of(PLAIN, "steps", "at.v + rows * HOW.VT", "at.v + rows * HOW.KT"),
+    "values_from_keys": of(PLAIN, "simt", "load_row(at.v, None, HOW)", "load_row(at.k, None, HOW)"),
+    "groups_interleaved": of(SHARED, "simt", "at_head(cache, b, h, ", "at_head(cache, b, head % HOW.H_KV, "),
+    "tile_head_by_head": of(SEVERAL, "combine", ROW, "(b * M + r % M) * (HOW.H_KV * HOW.G) + h * HOW.G + r // M"),
+    "tile_without_its_last_row": of(CORES, "combine", "query < r_end\n", "query < r_end - 1\n"),
+    "page_of_the_neighbour": of(PAGES, "steps", "// HOW.PAGE, mask", "// HOW.PAGE + 1, mask"),
+    "table_of_the_first_sequence": of(PAGES, "steps", "cache.table + b * cache.tb", "cache.table + 0 * b"),
+    "row_of_a_page_from_the_split": of(PAGES, "steps", "(lo + start) % HOW.PAGE, HOW)", "start % HOW.PAGE, HOW)"),
+    "scale_of_the_first_row": of(INT8, "steps", "at.k_scale + rows * HOW.ST", "at.k_scale + rows * 0"),
+    "scale_of_the_keys": of(INT8, "steps", "at.v_scale + rows * HOW.ST", "at.k_scale + rows * HOW.ST"),
+    "scale_of_the_first_head": of(INT8, "steps", "cache.k_scale + h.to(tl.int64) * cache.sh", "cache.k_scale + 0 * h"),
+    "scale_of_the_first_sequence": of(INT8, "steps", "k_scale += b * cache.sb + lo", "k_scale += lo"),
+}
+APPENDS = {
+    "quantise_truncates": of(QUANTISE, "steps", QUANTISED,
+        "tl.div_rn(x, tl.broadcast_to(divisor, x.shape)).to(tl.int32).to(tl.float32)"),
+    "quantise_by_128": of(QUANTISE, "steps", ", 127.0)", ", 128.0)"),
+    "quantise_a_row_of_zeros": of(QUANTISE, "steps", "tl.max(tl.abs(x), AXIS)", "tl.max(x, AXIS)"),
+    "new_row_attended_as_it_came": of(QUANTISE, "simt", "rows, new_scale = quantise(rows, 1)",
+        "new_scale = tl.zeros([HOW.ROWS], tl.float32) + 1.0"),
+    "new_row_not_attended": of(APPEND, "simt", "tl.where(is_new[:, None], rows.to(x.dtype), x), scale",
+        "x, scale"),
+    "new_rows_from_the_cache": of(APPEND_TILES, "mma", "tl.where(i < 0, k_at",
+        "tl.where(slot < span.hi, k_at"),
+    "append_one_slot_late": of(APPEND, "simt", "span.lo, span.old + i, HOW)",
+        "span.lo, span.old + i + 1, HOW)"),
+    "append_the_first_token_only": of(APPEND_CORES, "mma", "tl.cdiv(r_end, HOW.G))",
+        "tl.cdiv(r, HOW.G) + 1)"),
+    "append_the_first_head": of(APPEND, "steps", " + offset(h, new.kh, new.k, HOW)", ""),
+    "append_keys_as_values": of(APPEND, "steps", "at.v_scale, fresh.v + offset", "at.v_scale, fresh.k + offset"),
+}  # fmt: skip
+SUMS = {
+    "no_scale": of(PLAIN, "simt", f"qh *= {SCALE}", "qh *= HOW.LOG2E if"),
+    "natural_scores_as_powers_of_two": of(PLAIN, "simt", f"qh *= {SCALE}", "qh *= HOW.SCALE if"),
+    "no_scale_on_the_tensor_cores": of(CORES, "mma", f"s *= {SCALE}", "s *= HOW.LOG2E if"),
+    "softcap_ignored": of(CAPPED, "steps", "tanh(s) * (HOW.SOFTCAP", "s * (HOW.SOFTCAP"),
+    "softcap_without_sign": of(CAPPED, "steps", "tl.where(x < 0, -big, big)", "big"),
+    "softcap_by_the_series_alone": of(CAPPED, "steps", "tl.where(y < 0.1225, small, big)", "small"),
+    "alibi_of_the_wrong_sign": of(SLOPES, "steps", "tl.fma(-distance.to", "tl.fma(distance.to"),
+    "alibi_as_powers_of_two": of(SLOPES, "steps", "slope * HOW.LOG2E, s)", "slope, s)"),
+    "alibi_of_the_first_sequence": of(SLOPES, "simt", "slopes + b * slopes_b + head", "slopes + head"),
+    "alibi_from_the_first_token": of(SLOPES, "simt", "tl.abs(position - slot)", "tl.abs(span.old - slot)"),
+    "max_starts_at_zero": of(PEAKED, "simt", "tl.full([HOW.ROWS], HOW.LOWEST, ACC)",
+        "tl.zeros([HOW.ROWS], ACC)"),
+    "values_not_rescaled": of(PLAIN, "simt", "    acc = acc * a[:, None]\n", ""),
+    "sum_not_rescaled": of(PLAIN, "simt", "    l = l * a\n", ""),
+    "values_of_a_tile_not_rescaled": of(CORES, "mma", "acc * a[:, None])", "acc)"),
+    "sum_of_a_tile_not_rescaled": of(CORES, "mma", "l = l * a + tl.sum", "l = l + tl.sum"),
+    "weights_in_half_precision": of(PLAIN, "simt", "p = tl.exp2(s[r] - m_new)",
+        "p = tl.exp2(s[r] - m_new).to(tl.float16).to(acc.dtype)"),
+    "scores_in_half_precision": of(PLAIN, "simt", "k.to(qh.dtype) * qh[None, :]",
+        "(k.to(qh.dtype) * qh[None, :]).to(tl.float16).to(qh.dtype)"),
+    "scores_of_a_tile_in_half_precision": of(PEAKED_CORES, "mma", "s = tl.dot(qt, k.to(qt.dtype))",
+        "s = tl.dot(qt, k.to(qt.dtype)).to(tl.float16).to(tl.float32)"),
+    "rows_merged_without_rescale": of(PLAIN, "simt", "tl.sum(acc * a[:, None], 0)", "tl.sum(acc, 0)"),
+    "nothing_attended_divides_by_zero": of(PLAIN, "combine", STORED, "l\n    tl.store"),
+    "lse_as_a_power_of_two": of(PLAIN, "combine", "(m + tl.log2(total)) / HOW.LOG2E))", "m + tl.log2(total)))"),
+    "parts_of_all_sequences_in_one_place": of(PLAIN, "combine", "split\n        d =", "split * 0\n        d ="),
+    "combine_stops_after_a_chunk": of(LONG, "combine", "splits.last // HOW.CHUNK + 1 - skipped", "1"),
+    "combine_does_not_rescale": of(LONG, "combine", "acc = acc * a + tl.sum", "acc = acc + tl.sum"),
+    "combine_does_not_rescale_the_sum": of(LONG, "combine", "l = l * a + tl.sum", "l = l + tl.sum"),
+    "combine_mixes_sequences": of(LONG, "combine", "at = row * S + split", "at = row % HOW.G * S + split"),
+}  # fmt: skip
+FAULTS = SLOTS | PLACES | APPENDS | SUMS
