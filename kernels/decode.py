@@ -112,18 +112,18 @@ def attend(
     tl.store(part_acc + at * D + d, acc, mask=d < D)
 
 
-@triton.jit(do_not_specialize=["S"])  # one kernel for all S; Triton would compile another for multiples of 16
-def combine(part_m, part_l, part_acc, lengths, out, S, D: tl.constexpr, D_POW2: tl.constexpr):
+@triton.jit(do_not_specialize=["splits"])  # Triton would compile another kernel for multiples of 16
+def combine(part_m, part_l, part_acc, lengths, out, splits, D: tl.constexpr, D_POW2: tl.constexpr):
     """Program (h, b) combines the splits of q[b, h] into its attention, CHUNK of them at a time, in their order."""
     h, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     ACC: tl.constexpr = part_acc.dtype.element_ty
     query, d = b * tl.num_programs(0) + h, tl.arange(0, D_POW2)
-    used = tl.cdiv(tl.load(lengths + b), SPLIT_LEN)  # of all S splits, those whose sums step 7 stored
+    used = tl.cdiv(tl.load(lengths + b), SPLIT_LEN)  # of all splits, those whose sums step 7 stored
     m, l, acc = tl.full([], LOWEST, ACC), tl.zeros([], ACC), tl.zeros([D_POW2], ACC)
     for first in range(0, used, CHUNK):
         # 8. the splits of this chunk
         split = first + tl.arange(0, CHUNK)
-        live, at = split < used, query * S + split
+        live, at = split < used, query * splits + split
         mc = tl.load(part_m + at, mask=live, other=float("-inf"))
         lc = tl.load(part_l + at, mask=live, other=0.0)
         accc = tl.load(part_acc + at[:, None] * D + d[None, :], mask=live[:, None] & (d[None, :] < D), other=0.0)
