@@ -7,8 +7,9 @@ Triton in short. `kernel[grid](arguments)` starts one program for each point of 
 says which point a program is. A program computes with tiles, arrays whose sizes are powers of two and fixed when the
 kernel is compiled, as are all names in capitals (tl.constexpr): for another value Triton compiles another kernel. So
 rows of D numbers are padded to D_POW2, and masks keep loads and stores within D. A tensor arrives as a pointer to its
-first element: k[b, h, t, d] is at k + b * stride_kb + h * stride_kh + t * STRIDE_KT + d, a stride being the distance in
-elements between neighbours along an axis; so any layout is read in place. Offsets are int64: caches may be that large.
+first element: k[b, h, t, d] is at k + b * stride_kb + h * stride_kh + t * STRIDE_KT + d. A stride is the distance, in
+elements, between neighbours along one axis, so a cache of any layout is read in place. Offsets are computed in int64:
+a cache may have more than 2^31 elements.
 """
 
 # Triton calls these with other types than their annotations name, which pyright cannot follow.
@@ -30,11 +31,12 @@ def rows_at(
     x, b, h, slot, live, block_table, stride_tb, stride_b, stride_h,
     STRIDE_T: tl.constexpr, PAGE: tl.constexpr, ALIGN: tl.constexpr,
 ):  # fmt: skip
-    """Pointers into the cache x: to the row of head h in a slot of sequence b, or in each of a tile of slots.
+    """Pointers into the cache x: to the row of head h in one slot of sequence b, or in each of a tile of slots.
 
-    A contiguous cache (PAGE is None) is like one page per sequence. ALIGN: every row begins at a multiple of so many
-    elements, 16 bytes. Told so, Triton has each thread load 16 bytes at once, the most there is, and lays out rows over
-    threads in one way whatever the cache's strides: so sums over a row are taken in one order, and have the same bits.
+    PAGE is the number of slots in a page. A contiguous cache (PAGE is None) is like one page per sequence, so stride_b
+    is the stride from page to page, or from sequence to sequence. ALIGN, if not None: every row begins at a multiple of
+    so many elements, 16 bytes. With this hint each thread loads 16 bytes at once, the most there is, and Triton spreads
+    rows over threads in the same way whatever the strides: sums over a row have one order, and so the same bits.
     """
     if PAGE is None:
         page, row = b, slot
@@ -69,7 +71,10 @@ def attend(
     STRIDE_KT: tl.constexpr, STRIDE_VT: tl.constexpr, PAGE: tl.constexpr, ALIGN: tl.constexpr,
     D: tl.constexpr, D_POW2: tl.constexpr, UNROLL: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """Program (split, h, b) lets q[b, h] attend to the slots of one split, UNROLL tiles of BLOCK_N slots at a time."""
+    """Program (split, h, b) lets q[b, h] attend to the slots of one split, UNROLL tiles of BLOCK_N slots at a time.
+
+    Unrolled, the loads of all tiles are under way before the first has arrived. q carries both factors of the scores.
+    """
     split, h, b = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     ACC: tl.constexpr = part_acc.dtype.element_ty  # what sums are kept in: float32, or float64 for float64
     # 1. the slots of this split
@@ -80,14 +85,14 @@ def attend(
     qh = tl.load(q + b * stride_qb + h * stride_qh + d, mask=d < D, other=0.0).to(ACC) * (D**-0.5 * LOG2E)
     m, l, acc = tl.full([BLOCK_N], LOWEST, ACC), tl.zeros([BLOCK_N], ACC), tl.zeros([BLOCK_N, D_POW2], ACC)
     for start in range(lo, hi, UNROLL * BLOCK_N):
-        m_new, s, vb = m, (), ()  # s and vb: a tile from each turn of the static_range, which the compiler unrolls
+        m_new, s, vb = m, (), ()  # s and vb get a tile from each turn of static_range, a loop that Triton unrolls
         for r in tl.static_range(UNROLL):
             # 2. the rows of this block
             slot = start + r * BLOCK_N + tl.arange(0, BLOCK_N)
             live = slot < hi
             at_k = rows_at(k, b, h, slot, live, block_table, stride_tb, stride_kb, stride_kh, STRIDE_KT, PAGE, ALIGN)
             at_v = rows_at(v, b, h, slot, live, block_table, stride_tb, stride_vb, stride_vh, STRIDE_VT, PAGE, ALIGN)
-            mask = live[:, None] & (d[None, :] < D)  # no dead slot is read: it may hold anything, NaN too
+            mask = live[:, None] & (d[None, :] < D)  # slots from hi on are not read: they may hold anything, NaN too
             kb = tl.load(at_k[:, None] + d[None, :], mask=mask, other=0.0).to(ACC)  # (BLOCK_N, D_POW2)
             vb += (tl.load(at_v[:, None] + d[None, :], mask=mask, other=0.0),)
             # 3. scores of this block, as powers of two
@@ -112,13 +117,13 @@ def attend(
     tl.store(part_acc + at * D + d, acc, mask=d < D)
 
 
-@triton.jit(do_not_specialize=["splits"])  # Triton would compile another kernel for multiples of 16
+@triton.jit(do_not_specialize=["splits"])  # else Triton compiles another kernel for multiples of 16
 def combine(part_m, part_l, part_acc, lengths, out, splits, D: tl.constexpr, D_POW2: tl.constexpr):
     """Program (h, b) combines the splits of q[b, h] into its attention, CHUNK of them at a time, in their order."""
     h, b = tl.program_id(0), tl.program_id(1).to(tl.int64)
     ACC: tl.constexpr = part_acc.dtype.element_ty
     query, d = b * tl.num_programs(0) + h, tl.arange(0, D_POW2)
-    used = tl.cdiv(tl.load(lengths + b), SPLIT_LEN)  # of all splits, those whose sums step 7 stored
+    used = tl.cdiv(tl.load(lengths + b), SPLIT_LEN)  # the splits whose sums step 7 stored: the first ones
     m, l, acc = tl.full([], LOWEST, ACC), tl.zeros([], ACC), tl.zeros([D_POW2], ACC)
     for first in range(0, used, CHUNK):
         # 8. the splits of this chunk
@@ -169,14 +174,15 @@ def check(q, k, v, lengths, k_new, v_new, block_table):
 
 
 def strides(x):
-    """Strides of the first two axes; 0 along an axis of one element, where no step is ever taken."""
+    """Strides of the first two axes; 0 for an axis of one element, which is never stepped along: torch may have any
+    number there, and one that is no multiple of 16 bytes would cost the alignment."""
     return [0 if n == 1 else stride for n, stride in zip(x.shape[:2], x.stride()[:2], strict=True)]
 
 
 def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None):
     """Append each sequence's new row to the cache, if given, and let its query attend: softmax(q k^T / sqrt(D)) v.
 
-    q             (B, H, D)     one query per sequence and head: float64 | float32 | float16 | bfloat16, 1 <= D <= 256
+    q             (B, H, D)     queries of B sequences in H heads: float64 | float32 | float16 | bfloat16; 1 <= D <= 256
     k, v          (B, H, T, D)  the cache, T slots per sequence, in q's dtype; with block_table pages (P, H, page, D)
     lengths       (B,) int32    slots in use, the new token's included: 0 <= lengths[b] <= T, else ValueError. Those of
                                 a GPU are not checked, for that would wait for it: there a wrong one reads other memory
@@ -196,15 +202,15 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     S, D_POW2, size = max(triton.cdiv(T, SPLIT_LEN.value), 1), triton.next_power_of_2(D), q.element_size()
     starts = [k.data_ptr(), v.data_ptr(), *(n * size for x in (k, v) for n in (*strides(x), x.stride(2)))]  # bytes
     ALIGN = 16 // size if all(n % 16 == 0 for n in starts) else None
-    # A program is one warp: 32 threads in step, so that none waits for another. With 16 bytes each, they load 512 at
-    # once, BLOCK_N whole rows. float64 is for checks, in emulators whose time goes by blocks: it takes larger ones.
+    # A program is one warp (num_warps=1), 32 threads in step: no barrier is needed. With 16 bytes each they load 512 at
+    # once, BLOCK_N rows. float64 is for checks in emulators, whose time depends on the number of blocks: make it small.
     UNROLL, BLOCK_N = 8 if size == 8 else 4, max(1, 512 // (D_POW2 * size))
-    # Without fp_fusion the compiler rounds every product and every sum, and only tl.fma rounds both at once: else it
-    # would choose anew in each kernel, and two of them would differ in their last bits.
+    # Without fp_fusion every product and every sum is rounded by itself, and only tl.fma rounds both at once. With it,
+    # the compiler chooses in each kernel anew, and two kernels of the same formula differ in their last bits.
     options = {"num_warps": 1, "enable_fp_fusion": False}
     out, ACC = q.new_empty(B, H, D), torch.promote_types(q.dtype, torch.float32)
     partials = [q.new_empty(B * H * S * n, dtype=ACC) for n in (1, 1, D)]
-    with torch.cuda.device_of(q):  # Triton launches on the current GPU; a launch sees what those before it stored
+    with torch.cuda.device_of(q):  # Triton launches on the current GPU; each launch sees what earlier ones stored
         for x, new in ((k, k_new), (v, v_new)) if k_new is not None else ():
             layout = (*strides(x), *strides(new), stride_tb, x.stride(2), PAGE, ALIGN)
             append[H, B](x, new, lengths, block_table, *layout, D, D_POW2, **options)

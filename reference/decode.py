@@ -10,13 +10,14 @@ Slots and pages. A cache has T slots per sequence and head; token t is in slot t
 lengths[b] slots of sequence b are in use, the newest token's the last of them. A paged cache is cut into pages, each of
 the same number of slots, which lie anywhere; the sequence's line in the block table says which pages are its own.
 
-Online softmax. exp of a large score overflows, so a weight is exp(score - m), m being the largest score; the quotient
-stays the same. m is known only at the end. So the sums are kept for the largest score so far, and when a larger one
-comes, what has been summed is multiplied by exp(m - m_new): "shrink the past". Hence one pass reads each row once.
+Online softmax. exp of a large score overflows, so the weight is exp(score - m), m being the largest score; that leaves
+the quotient as it is. But m is known only at the end. So the sums are kept for the largest score so far, the running
+max, and when a larger one, m_new, comes, they are multiplied by exp(m - m_new): "shrink the past". Hence one pass,
+which reads each row once. It keeps m, the sum of weights l, and the weighted sum of values acc.
 
 Splits. A GPU has more processors than there are queries. So a sequence is cut into splits of SPLIT_LEN slots, which
-are attended to at the same time, each leaving its m, sum of weights l and weighted values acc (steps 1 to 7; here, a
-loop). Then a query's splits are combined, by shrinking them to their largest m (steps 8 to 10).
+are attended to at the same time (steps 1 to 7; here, in a loop), each leaving its m, l and acc, called partials. Then
+the partials of a query are combined, all shrunk to their largest m (steps 8 to 10).
 
 This file explains. It shares the kernel's ideas, hence its mistakes: the kernel is judged by the formula in float64.
 Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); splits, Flash-Decoding, Dao et al. 2023
@@ -25,7 +26,7 @@ Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); splits, F
 
 import numpy as np
 
-SPLIT_LEN = 128  # slots of a split; it depends on no batch, so neither do the order of the sums and the result's bits
+SPLIT_LEN = 128  # slots of a split. It is fixed, so the order of a query's sums, and its bits, depend on no batch
 CHUNK = 8  # splits combined at a time
 LOG2E = float(np.log2(np.e))  # exp(x) = exp2(x * LOG2E), and a GPU computes powers of two
 LOWEST = -3.0e38  # where a maximum starts: below every score, but finite, since -inf - -inf is NaN
@@ -49,15 +50,15 @@ def append(h, b, x, new, lengths, block_table):
 def attend(split, h, b, q, k, v, lengths, block_table, part_m, part_l, part_acc, UNROLL, BLOCK_N):
     """Let q[b, h] attend to the slots of one split, a block of UNROLL tiles of BLOCK_N slots at a time.
 
-    Slot n of every tile adds to sums of its own, m[n], l[n] and acc[n]; they meet in step 6. On a GPU they belong to
-    different threads, which need not wait for each other until then.
+    Row n of every tile adds to sums of its own, m[n], l[n] and acc[n], which step 6 merges. On a GPU different threads
+    hold them, which need not exchange anything before that.
     """
     ACC, D = part_acc.dtype, q.shape[2]  # ACC is what sums are kept in: float32, or float64 for float64
     # 1. the slots of this split
     lo, hi = split * SPLIT_LEN, min((split + 1) * SPLIT_LEN, lengths[b])
     if lo >= hi:
         return
-    qh = q[b, h].astype(ACC) * ACC.type(D**-0.5 * LOG2E)
+    qh = q[b, h].astype(ACC) * ACC.type(D**-0.5 * LOG2E)  # so that q k is the score, times LOG2E for exp2
     m, l, acc = np.full(BLOCK_N, LOWEST, ACC), np.zeros(BLOCK_N, ACC), np.zeros((BLOCK_N, D), ACC)
     for start in range(lo, hi, UNROLL * BLOCK_N):
         # 2. the rows of this block
@@ -76,7 +77,7 @@ def attend(split, h, b, q, k, v, lengths, block_table, part_m, part_l, part_acc,
         for r in range(UNROLL):
             p = np.exp2(s[r] - m)
             l = l + p
-            acc = acc + p[:, None] * vb[r]
+            acc = acc + p[:, None] * vb[r]  # a GPU rounds product and sum at once
     # 6. merge the rows
     a, m = np.exp2(m - np.max(m, 0)), np.max(m, 0)
     l, acc = np.sum(l * a, 0), np.sum(acc * a[:, None], 0)
@@ -87,7 +88,7 @@ def attend(split, h, b, q, k, v, lengths, block_table, part_m, part_l, part_acc,
 def combine(h, b, part_m, part_l, part_acc, lengths, out):
     """Combine the splits of q[b, h] into its attention, CHUNK of them at a time, in their order."""
     ACC, D = part_acc.dtype, out.shape[2]
-    used = -(-lengths[b] // SPLIT_LEN)  # of all splits, those whose sums step 7 stored
+    used = -(-lengths[b] // SPLIT_LEN)  # the splits whose sums step 7 stored: the first ones
     m, l, acc = ACC.type(LOWEST), ACC.type(0), np.zeros(D, ACC)
     for first in range(0, used, CHUNK):
         # 8. the splits of this chunk
@@ -107,7 +108,7 @@ def combine(h, b, part_m, part_l, part_acc, lengths, out):
 def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None):
     """Append each sequence's new row to the cache, if given, and let its query attend: softmax(q k^T / sqrt(D)) v.
 
-    q             (B, H, D)     one query per sequence and head: float64 | float32 | float16 | bfloat16 (of ml_dtypes)
+    q             (B, H, D)     queries of B sequences in H heads: float64 | float32 | float16 | bfloat16 (of ml_dtypes)
     k, v          (B, H, T, D)  the cache, T slots per sequence, in q's dtype; with block_table pages (P, H, page, D)
     lengths       (B,) int      slots in use, the new token's included: 0 <= lengths[b] <= T, else ValueError
     k_new, v_new  (B, H, D)     rows to write to slot lengths[b] - 1 of k and v; None if they are there already
@@ -118,7 +119,7 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     T = k.shape[2] * (1 if block_table is None else block_table.shape[1])
     if not all(0 <= n <= T for n in lengths):
         raise ValueError(f"lengths are {list(lengths)}; the cache has {T} slots, so each must be from 0 to {T}")
-    S, UNROLL, BLOCK_N = max(-(-T // SPLIT_LEN), 1), 4, 16
+    S, UNROLL, BLOCK_N = max(-(-T // SPLIT_LEN), 1), 4, 16  # on a GPU a block's size depends on D and the dtype
     ACC = np.promote_types(q.dtype, np.float32)
     out = np.full_like(q, np.nan)
     part_m, part_l, part_acc = (np.full((B, H, S, *more), np.nan, ACC) for more in ((), (), (D,)))
