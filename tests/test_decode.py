@@ -10,7 +10,7 @@ import pytest
 import torch
 from attention_battery import CASES as BATTERY
 from attention_battery import check_attention
-from attention_cases import Case, check
+from attention_cases import Case, check, draw
 from planted_kernels import decode_op, tensor
 
 from kvproof.gpt2 import generate, load
@@ -18,6 +18,8 @@ from kvproof.kernels import decode, ptx
 from kvproof.kernels import decode_attention as general
 from kvproof.kernels.backend import interpreting
 from kvproof.reference import decode as twin
+from kvproof.reference.features import plain_cache
+from kvproof.reference.honest import attention_gate, in_gates
 
 ROOT = Path(__file__).parents[1]
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -73,6 +75,17 @@ def test_the_kernel_is_right_and_writes_only_the_new_rows(case):
 @pytest.mark.parametrize("case", [*CASES, *MORE], ids=str)
 def test_the_twin_is_right_and_writes_only_the_new_rows(case):
     check(decode_op(twin), case)
+
+
+@on_the_ptx_machine
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_and_twin_agree_and_write_the_same_cache(case):
+    ours, theirs = draw(case), draw(case)
+    o, expected = decode_op(decode)(**ours)[0], decode_op(twin)(**theirs)[0]
+    assert ours["k"].tobytes() == theirs["k"].tobytes()
+    assert ours["v"].tobytes() == theirs["v"].tobytes()
+    q, (k, v) = ours["q"], plain_cache(ours["k"], ours["v"], ours.get("block_table"))
+    assert in_gates(o, expected.astype(np.float64), 2 * attention_gate(q, k, v, ours["lengths"])) <= 1  # one for each
 
 
 def test_the_twin_passes_the_battery():
