@@ -153,7 +153,7 @@ def formula(o_a, a, o_b, b):
 
 @each_dtype
 def test_parts_are_weighed_as_the_formula_says_and_rounded_once(dtype, device):
-    a, b = (states(device, getattr(torch, dtype), (40, 33), seed) for seed in (0, 1))
+    a, b = (states(device, getattr(torch, dtype), (40, 48), seed) for seed in (0, 1))
     (o, lse), (want, want_lse) = merge_state(*a, *b), formula(*a, *b)
     kept = roundoff(np.float64 if dtype == "float64" else np.float32)
     inside = 32 * kept * (1 + a[1].double().abs() + b[1].double().abs())  # of a few sums, and of exponents as large

@@ -129,16 +129,18 @@ def test_dead_slots_change_no_bit_in_any_dtype(device):
         assert len(bits) == 1
 
 
-@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
-def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(axes, device):
+def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(device):
     q, k, v, lengths = draw(Case("strides", "float16", 3, 20, 16, (20, 7)))
     op = numpy_op(device)
 
-    def laid_out(x):
+    def laid_out(x, axes):
         return x.transpose(axes).copy().transpose(np.argsort(axes))
 
     reversed_heads = np.concatenate([q, q], axis=2)[:, :, :16]  # strided, as a slice of c_attn's output is
-    assert op(reversed_heads, laid_out(k), v, lengths).tobytes() == op(q, k, laid_out(v), lengths).tobytes()
+    orders = [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)]
+    both = zip(orders, orders[1:] + orders[:1], strict=True)  # each order of either's axes once, never the same
+    found = [op(reversed_heads, laid_out(k, a), laid_out(v, b), lengths).tobytes() for a, b in both]
+    assert {*found} == {op(q, k, v, lengths).tobytes()}
 
 
 @pytest.mark.parametrize("fused", [True, False])
