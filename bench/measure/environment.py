@@ -11,28 +11,10 @@ from typing import Any
 
 import torch
 
+from ..roofline.gpus import datasheet_gb_per_s
+
 PACKAGES = ("kvproof", "torch", "triton", "numpy", "transformers")
 PEER_PACKAGES = ("onnxruntime", "onnx", "flash-attn", "flashinfer-python")  # named where they are installed
-
-# Datasheet memory bandwidth in 10^9 bytes a second, by the words the device's name ends with: a slice of a GPU (MIG), a
-# laptop's or a Ti of the same number goes on, and matches none.
-# Source: NVIDIA's datasheets.
-DATASHEET_GB_PER_S = {
-    r"T4": 320,
-    r"A10G": 600,
-    r"L4": 300,
-    r"Tesla V100-(SXM2|SXM3|PCIE)-\d+GB": 900,
-    r"A100-(SXM4|PCIE)-40GB": 1555,
-    r"A100-SXM4-80GB": 2039,
-    r"A100 80GB PCIe": 1935,
-    r"H100 80GB HBM3": 3350,
-    r"H100 PCIe": 2039,
-    r"H200( NVL)?": 4800,
-    r"B200": 8000,
-    r"GeForce RTX 3090": 936,
-    r"GeForce RTX 4090": 1008,
-    r"GeForce RTX 5090": 1792,
-}
 
 
 def version(package: str) -> str | None:
@@ -90,14 +72,6 @@ def cpu() -> dict[str, Any]:
         "governor": read_text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def datasheet_gb_per_s(name: str) -> float | None:
-    """The memory bandwidth of a GPU by its full name, 10^9 bytes a second; None for one not in the table."""
-    for pattern, bandwidth in DATASHEET_GB_PER_S.items():
-        if re.search(rf"\b{pattern}$", name):
-            return bandwidth
-    return None
 
 
 def nvidia_smi(uuid: str, *fields: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -26,7 +27,7 @@ from kvproof.bench.program import ends, numbers, words
 from kvproof.bench.roofline.gpus import GPU, GPUS, find, parse_spec
 from kvproof.bench.roofline.model import Prediction, predict
 from kvproof.bench.roofline.tables import LEGEND, constants, describe, record
-from kvproof.bench.roofline.work import ITEMSIZE, MOST_TOKENS, Shape
+from kvproof.bench.roofline.work import ITEMSIZE, Shape
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,14 +46,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--gpu", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(GPUS)} (default: all)")
     add("--gpu-spec", action="append", default=[], metavar="SPEC", help='your own: "name=..,bandwidth=..,sms=..,'
-        'clock=.." in GB/s and MHz; also l2 in MB, warps, programs, share, launch and latency in µs')  # fmt: skip
+        'clock=.." in GB/s and MHz; also l2 in MB, arch (86 for sm_86), share, launch and latency in µs')  # fmt: skip
     add("--batch", type=numbers, default=[1, 8, 64, 256], help="sequences (default 1,8,64,256)")
     add("--context", type=numbers, default=[128, 512, 1024], help="visible tokens (default 128,512,1024)")
     add("--heads", type=numbers, default=[12], help="query heads (default 12)")
     add("--kv-heads", type=int, help="KV heads that they share (default: one each)")
     add("--head-dim", type=int, default=64, help="default %(default)s")
     add("--dtype", default="float16", help=f"of the cache: {', '.join(ITEMSIZE)} (default %(default)s)")
-    add("--new-tokens", type=int, default=1, help=f"per sequence, 1..{MOST_TOKENS} (default %(default)s)")
+    add("--new-tokens", type=int, default=1, help="per sequence (default %(default)s)")
     add("--capacity", type=int, help="slots per sequence; splits beyond the context are dead (default: the context)")
     add("--append", action="store_true", help="count writing the new rows into the cache")
     add("--json", type=Path, metavar="FILE", help="also write the predictions as JSON")
@@ -71,9 +72,11 @@ def predictions(args: argparse.Namespace) -> Iterator[tuple[GPU, list[Prediction
         yield gpu, [predict(gpu, shape) for shape in shapes]
 
 
-def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]]) -> Iterator[str]:
-    """The tables, Markdown."""
+def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]], words: Sequence[str]) -> Iterator[str]:
+    """The tables, Markdown; `words` are the command's."""
     yield "# Decode attention of one layer: the limit, modelled, not run"
+    yield ""
+    yield f"By `{shlex.join(['python', '-m', 'kvproof.bench.roofline', *words])}`."
     yield ""
     yield LEGEND
     yield ""
@@ -92,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
             from kvproof.gpt2.files import check_writable  # brings torch, which the tables do not need
 
             check_writable(path)
-        print("\n".join(lines(by_gpu)))
+        print("\n".join(lines(by_gpu, sys.argv[1:] if argv is None else argv)))
         if args.plot:
             from kvproof.bench.roofline.picture import draw
 
