@@ -55,15 +55,15 @@ class GPU(NamedTuple):
         return self.sms * ISSUE_SLOTS * self.clock * 1e6
 
 
-CONSTANTS: tuple[tuple[Any, ...], ...] = (  # key of BANDWIDTH, name, sms, clock, l2, arch, share, launch, latency
-    ("T4", "T4", 40, 1590, 4, 75, 0.75, 2.0, 0.4),
-    ("A100-SXM4-80GB", "A100 (80GB SXM)", 108, 1410, 40, 80, 0.88, 2.0, 0.4),
-    ("H100 80GB HBM3", "H100 (SXM)", 132, 1980, 50, 90, 0.92, 2.0, 0.4),
-    ("H200", "H200", 132, 1980, 50, 90, 0.90, 2.0, 0.4),
-    ("B200", "B200", 148, 1980, 126, 100, 0.90, 2.0, 0.5),
-    ("GeForce RTX 4090", "RTX 4090", 128, 2520, 72, 89, 0.92, 2.0, 0.35),
-)
-DEVICES = {device: GPU(name, BANDWIDTH[device], *others) for device, name, *others in CONSTANTS}
+# By key of BANDWIDTH. The order is GPU's: name bandwidth sms clock l2 arch share launch latency.
+DEVICES = {
+    "T4": GPU("T4", BANDWIDTH["T4"], 40, 1590, 4, 75, 0.75, 2.0, 0.4),
+    "A100-SXM4-80GB": GPU("A100 (80GB SXM)", BANDWIDTH["A100-SXM4-80GB"], 108, 1410, 40, 80, 0.88, 2.0, 0.4),
+    "H100 80GB HBM3": GPU("H100 (SXM)", BANDWIDTH["H100 80GB HBM3"], 132, 1980, 50, 90, 0.92, 2.0, 0.4),
+    "H200": GPU("H200", BANDWIDTH["H200"], 132, 1980, 50, 90, 0.90, 2.0, 0.4),
+    "B200": GPU("B200", BANDWIDTH["B200"], 148, 1980, 126, 100, 0.90, 2.0, 0.5),
+    "GeForce RTX 4090": GPU("RTX 4090", BANDWIDTH["GeForce RTX 4090"], 128, 2520, 72, 89, 0.92, 2.0, 0.35),
+}
 GPUS = {gpu.name.partition(" (")[0]: gpu for gpu in DEVICES.values()}
 
 # (what it is and its unit, where it is from); "assumption" leads where nobody vouches for the figure.
