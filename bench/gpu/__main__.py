@@ -3,7 +3,7 @@
     python -m kvproof.bench.gpu                 results in ./gpu-results: gpu.json, gpu.html and a log of each part
     python -m kvproof.bench.gpu --rehearse      the same on the CPU with tiny sizes; times nothing real
 
-In order of worth: the tests with the kernels compiled; decode attention timed against its peers; whole models decoded
+In this order: the tests with the kernels compiled; decode attention timed against its peers; whole models decoded
 beside transformers, with and without CUDA graphs. Each part has its share of the time and is a process of its own.
 Results are written after every part; run again, it takes up what is not done. Exit codes: 0 nothing is wrong,
 1 a part failed, 2 the command or the machine does not allow it.

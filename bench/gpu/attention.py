@@ -58,7 +58,7 @@ def heads_to_check(B: int, H: int, T: int, D: int) -> list[tuple[int, int]]:
 
 
 def error_of(o: torch.Tensor, problem: Problem, rounds_inside: bool) -> float:
-    """The largest error of the heads checked, in multiples of what honest rounding explains.
+    """The largest error of the heads checked, in multiples of what rounding explains.
 
     o  (B, H, D), held to the float64 formula; where the weights are rounded inside, as torch's are, to the wider gate.
        An o that is not finite, in any head, errs by infinity
@@ -115,10 +115,10 @@ def prepare(name: str, peer: Peer, shape: Shape, problem: Problem, deaths: int) 
 
 
 def refuse_if_wrong(row: dict, when: str) -> None:
-    """Mark a row whose error, "before" or "after" timing, is more than honest rounding explains."""
+    """Mark a row whose error, "before" or "after" timing, is more than rounding explains."""
     error = row[f"error_{when}"]
     if not error <= 1:
-        row |= {"wrong": True, "refused": f"wrong {when} timing: {error:.3g} times what honest rounding explains"}
+        row |= {"wrong": True, "refused": f"wrong {when} timing: {error:.3g} times what rounding explains"}
         row[f"error_{when}"] = error if math.isfinite(error) else None  # JSON knows no infinity
 
 

@@ -54,7 +54,7 @@ def read_text(path: str) -> str:
 def cpu() -> dict[str, Any]:
     """The CPU: model, physical cores, hardware threads, clock in MHz now, governor, load of the last minute.
 
-    None where the system does not tell: a virtual machine shows no governor.
+    None where the system does not show it: a virtual machine shows no governor.
     """
     # One block per hardware thread, "key : value" a line.
     blocks = [
@@ -75,7 +75,7 @@ def cpu() -> dict[str, Any]:
 
 
 def nvidia_smi(uuid: str, *fields: str) -> dict[str, str]:
-    """What nvidia-smi says of one GPU, field by field; a field is absent where the driver does not tell it."""
+    """What nvidia-smi says of one GPU, field by field; a field is absent where the driver does not show it."""
     command = ["nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
@@ -91,11 +91,11 @@ def gpu(device: torch.device) -> dict[str, Any]:
     """A CUDA GPU. Clocks are the highest it may take, in MHz: those of this moment, between runs, say nothing."""
     properties = torch.cuda.get_device_properties(device)
     # By uuid, since CUDA_VISIBLE_DEVICES gives torch other numbers than nvidia-smi has.
-    told = nvidia_smi(f"GPU-{properties.uuid}", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit")
-    number = {field: float(value) for field, value in told.items() if re.fullmatch(r"\d+(\.\d+)?", value)}
+    shown = nvidia_smi(f"GPU-{properties.uuid}", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit")
+    number = {field: float(value) for field, value in shown.items() if re.fullmatch(r"\d+(\.\d+)?", value)}
     return {
         "name": properties.name,
-        "driver": told.get("driver_version"),
+        "driver": shown.get("driver_version"),
         "sm_clock_mhz": number.get("clocks.max.sm"),
         "memory_clock_mhz": number.get("clocks.max.memory"),
         "power_limit_w": number.get("power.limit"),

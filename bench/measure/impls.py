@@ -57,7 +57,7 @@ def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False) ->
 
 
 def forced_logits(source: Source, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
-    """The logits that foretell each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
+    """The logits that predict each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
     logits = [source.prefill(prompts)]
     for t in range(forced.shape[1] - 1):
         logits.append(source.step(torch.from_numpy(forced[:, t].copy()).to(logits[0].device)))

@@ -16,7 +16,7 @@ SIZES = tuple(2**n for n in (20, 22, 24, 26, 28))
 
 @dataclass
 class Probe:
-    """A computation whose work is known: it tells one constant when the others are known."""
+    """A computation whose work is known: it gives one constant when the others are known."""
 
     work: Work
     call: Callable[[], object]

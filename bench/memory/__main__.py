@@ -38,7 +38,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", help=dtypes)
     parser.add_argument("--page", type=numbers, default=[16], help="slots per page (default 16)")
     parser.add_argument("--gpu", type=numbers, default=[], metavar="GB", help="what fits a GPU of so many 10^9 bytes")
-    parser.add_argument("--parameters", type=float, help="of the model, where its config.json does not tell: 46.7e9")
+    parser.add_argument("--parameters", type=float, help="of the model, where its config.json does not give it: 46.7e9")
     parser.add_argument("--json", action="store_true", help="print records instead of tables")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sizes into a .png or .svg")
     parser.add_argument("--measure", action="store_true", help="generate, and compare the peak with the arithmetic")
@@ -99,7 +99,7 @@ def say(shapes: list[Shape], contexts: list[list[int]], args: argparse.Namespace
 
 
 def known(shape: Shape, parameters: float | None) -> Shape:
-    """The shape, with the number of parameters that --parameters gives where its config tells none."""
+    """The shape, with the number of parameters that --parameters gives where its config gives none."""
     if parameters is None or shape.parameters is not None:
         return shape
     return Shape(**(vars(shape) | {"parameters": int(parameters)}))
@@ -117,13 +117,13 @@ def compare(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=1))
     for r in [] if args.json else results:
         larger = "prefill" if r["prefill"] >= r["decode"] else "decode step"
-        verdict = "within" if r["alive"] <= r["bar"] else "ABOVE"
+        held = "within" if r["alive"] <= r["bar"] else "ABOVE"
         print("{model}, {dtype}, {device}: batch {batch}, prompt {prompt}, {new} new tokens".format(**r))
         print(f"  weights                  {r['weights'] / MB:12.2f} MB")
         print(f"  cache                    {r['cache'] / MB:12.2f} MB")
         print(f"  activations              {r['activations'] / MB:12.2f} MB, {larger} (decode {r['decode'] / MB:.2f})")
         print(f"  sum                      {r['sum'] / MB:12.2f} MB")
-        print(f"  measured peak, alive     {r['alive'] / MB:12.2f} MB, {r['ratio']:.4f} times the sum: {verdict} "
+        print(f"  measured peak, alive     {r['alive'] / MB:12.2f} MB, {r['ratio']:.4f} times the sum: {held} "
               f"{BAR} times and {FLOOR / MB:.0f} MB")  # fmt: skip
         print(
             f"  held with freed memory   {r['held'] / MB:12.2f} MB, {r['held'] / r['sum']:.4f} times: by the allocator"

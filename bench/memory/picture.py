@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .sizes import Shape
 
-# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind can distinguish; dashes and markers differ in grey.
 LOOKS = {
     "float64": ("#000000", (0, (5, 1, 1, 1, 1, 1)), "D"),
     "float32": ("#D55E00", "-", "o"),

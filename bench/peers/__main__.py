@@ -10,10 +10,10 @@ Each peer's own launcher runs on CPU tensors, routed to the machine, so its grid
 choice for an H100; where the choice is its caller's or an autotuner's, `configuration` says what was chosen, and
 `default` is false where the peer takes it only when asked. fp16, head_dim 64, one query head per KV head, B = 1, H = 4,
 every launch of the call counted, epilogue and combine included. `gates` is the error against the float64 formula in
-multiples of what honest rounding explains: peers that multiply in fp16 lie above 1, and above WRONG none counts.
+multiples of what rounding explains: peers that multiply in fp16 lie above 1, and above WRONG none counts.
 
-`load` is what a split heuristic is told: "alone", the four heads that run, or "full", 32 sequences of 12 heads, at
-which a heuristic that looks at the batch splits less. "any" stands where the batch changes nothing.
+`load` is what a split heuristic sees: "alone", the four heads that run, or "full", 32 sequences of 12 heads, at which
+a heuristic that looks at the batch splits less. "any" stands where the batch changes nothing.
 
 FOLDER holds packages, of which only FILES (bench/peers/stubs.py) are read; the rest is stubbed:
 
@@ -37,9 +37,6 @@ import argparse
 import hashlib
 import importlib
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -60,7 +57,7 @@ from kvproof.reference.judge.rounding import attention, attention_error
 
 OURS = {"kvproof": "vector", "kvproof tensor": "tensor"}  # by the engine that is asked for
 LENGTHS, TARGETS, HEADS, HEAD_DIM = (128, 1024, 8192), ("sm_90", "sm_80"), 4, 64
-WRONG = 64  # multiples of the honest gate: a peer that multiplies or rounds in fp16 lies between 1 and it
+WRONG = 64  # multiples of the gate: a peer that multiplies or rounds in fp16 lies between 1 and it
 SOURCES = {
     "sglang": "PyPI sglang 0.5.23",
     "vllm": "PyPI vllm 0.33.0",
@@ -106,25 +103,14 @@ def compiled() -> Iterator[list]:
         launch.compile = usual
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """REG, STACK and LOCAL of a cubin, for each thread, as cuobjdump reads them."""
-    from kvproof.kernels.aot.targets import TOOLS
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        words = [TOOLS / "cuobjdump", "-res-usage", file.name]
-        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
-
-
 def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[str, Any]:
     """Run one call on the machine, hold it to the float64 formula and count what its launches did.
 
     bytes_moved counts sectors of 32 bytes, read or written, once for each warp that touches one; bytes_distinct the
-    bytes that each launch read; classes tells instructions by kind. Raises what the machine raises.
+    bytes that each launch read; classes counts instructions by kind. Raises what the machine raises.
     """
     from kvproof.kernels import ptx
+    from kvproof.kernels.ptx.compiled import usage
     from kvproof.kernels.ptx.counters import CLASSES
 
     with ptx.route(target, keep=None) as reports, compiled() as kernels:
@@ -147,8 +133,8 @@ def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[
         "bytes_distinct": int(sum(sum(r.unique.values()) for r in reports)),
         "launches": [
             {"kernel": r.name, "grid": list(r.grid), "num_warps": r.num_warps, "instructions": t.instructions}
-            | {"registers": used["REG"], "stack_and_local": used["STACK"] + used["LOCAL"]}
-            for r, t, used in zip(reports, totals, uses, strict=True)
+            | {"registers": registers, "stack_and_local": stack + local}
+            for r, t, (registers, stack, local) in zip(reports, totals, uses, strict=True)
         ],
     }
 
@@ -158,8 +144,8 @@ def row(name: str, prepare: Callable[[Inputs, str], Call], load: str, target: st
     found: dict[str, Any] = {"peer": name, "load": load, "target": target, "n": n}
     x = draw(n)
     try:
-        attend, *told = prepare(x, load)
-        return found | dict(zip(Call._fields[1:], told, strict=True)) | measure(attend, x, target)
+        attend, *chosen = prepare(x, load)
+        return found | dict(zip(Call._fields[1:], chosen, strict=True)) | measure(attend, x, target)
     except Exception as error:  # whatever foreign code fails with is its record
         if name in OURS:
             raise

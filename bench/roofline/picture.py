@@ -7,7 +7,7 @@ from pathlib import Path
 from .gpus import GPU
 from .model import NOT_RUN, SPREAD, Prediction
 
-# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind can distinguish; dashes and markers differ in grey.
 LOOKS = (
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),

@@ -96,7 +96,8 @@ def test_no_file_is_exit_code_2(tmp_path, capsys):
 
 
 APPENDING = (
-    "import json, sys\nfrom kvproof.bench import records\npath, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
+    "import json, sys\nfrom kvproof.bench.measure import records\n"
+    "path, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
     "print('ready', flush=True)\n"
     "for at in range(15):\n    records.append(path, record | {'key': f'{who}-{at}'})\n"
 )

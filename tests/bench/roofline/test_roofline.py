@@ -11,7 +11,7 @@ import pytest
 from kvproof.bench.gpu import attention_peers
 from kvproof.bench.measure.environment import datasheet_gb_per_s
 from kvproof.bench.roofline.__main__ import main
-from kvproof.bench.roofline.compare import compare, in_words, measured_by_kit
+from kvproof.bench.roofline.compare import compare, in_words, measured_on_gpu
 from kvproof.bench.roofline.gpus import GPU, GPUS, SOURCES, find, of_device, parse_spec
 from kvproof.bench.roofline.kernel import Call, program, split_len, splits, targets, variants
 from kvproof.bench.roofline.model import predict
@@ -345,10 +345,10 @@ def test_the_kits_own_records_are_compared_where_their_figures_stand():
         {"shape": shape, "skipped": "needs 90 GB", "peers": {}},
         {"shape": shape, "peers": {"kernel": {"skipped": "absent", "refused": None}}},
     ]
-    measured = measured_by_kit(records, "NVIDIA H100 80GB HBM3")
+    measured = measured_on_gpu(records, "NVIDIA H100 80GB HBM3")
     assert [m["seconds"] for m in measured] == pytest.approx([13e-6])
     assert compare(measured)[0]["within"]
-    assert measured_by_kit(records, "x", "sdpa")[0]["seconds"] == pytest.approx(26e-6)
+    assert measured_on_gpu(records, "x", "sdpa")[0]["seconds"] == pytest.approx(26e-6)
 
 
 def test_the_picture_has_a_panel_per_gpu_and_says_that_nothing_was_run(tmp_path, capsys):
