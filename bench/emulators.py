@@ -1,14 +1,14 @@
-"""Without a GPU: the PTX machine beside Triton's interpreter, by the clock, on the same decode attention.
+"""Speed of the two emulators of a GPU, the PTX machine and Triton's interpreter, on the same decode attention.
 
     python bench/emulators.py
     python bench/emulators.py --repeats 9 --results emulators.json
 
-Claim: with every check on, the machine takes less than a quarter of the interpreter's time. Each has a process of its
-own, since Triton decides at its import whether it interprets; both are warmed up and held to the float64 formula, then
-their timed calls on the same inputs are interleaved.
+Claim: with every check on, the machine takes less than a quarter of the interpreter's time. Each emulator has its own
+process, since Triton decides on import whether it interprets. Both are warmed up and checked against the float64
+formula; then their timed calls on the same inputs are interleaved.
 
-Exit codes: 0 the claim holds; 1 it does not, or parity is red and nothing is timed; 2 the command or the machine does
-not allow it.
+Exit codes: 0 the claim holds; 1 it fails, or parity is red and nothing is timed; 2 wrong usage, or this machine lacks
+something.
 """
 
 if __name__ == "__main__":
@@ -16,11 +16,9 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kvproof.bench.program import ends, words
+from kvproof.bench.program import ends, parser_for, refuses, words
 from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
@@ -162,15 +160,14 @@ def texts(record: dict[str, Any]) -> list[str]:
     return [*lines, f"  {'ratio':<12} {ratio['median']:8.3f}  {spread:<22} {word}: at most {BAR}"]
 
 
+@refuses("bench/emulators.py")
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
-    from kvproof.bench.measure.environment import environment
+    from kvproof.bench.measure.environment import environment, heading
 
-    parser = argparse.ArgumentParser(
-        prog="bench/emulators.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="timed calls of each (default %(default)s)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="write the figures into a JSON file")
+    parser = parser_for("bench/emulators.py", __doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls per emulator (default %(default)s)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="JSON file for the figures")
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
@@ -180,24 +177,16 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         parser.error(f"--results {words(error)}")
     about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
-    for key in ("device", "python", "commit"):
-        print(f"{key:9} {about[key]}{'+changes' * (key == 'commit' and bool(about['dirty']))}")
-    print("versions  " + ", ".join(f"{name} {got}" for name, got in about["versions"].items() if got))
+    print("\n".join(heading(about)))
     print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} calls each\n")
     found = []
-    try:
-        with Waiting("calls of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
-            for dtype in DTYPES:
-                found.append(compare(ask, dtype, args.repeats, line.update))
-                line.print("\n".join(texts(found[-1])))
-        if args.results:
-            facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
-            files.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
-    except BrokenPipeError:
-        raise
-    except (ImportError, OSError) as error:
-        print(f"bench/emulators.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 2
+    with Waiting("calls of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
+        for dtype in DTYPES:
+            found.append(compare(ask, dtype, args.repeats, line.update))
+            line.print("\n".join(texts(found[-1])))
+    if args.results:
+        facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
+        files.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
     return 0 if all(map(holds, found)) else 1
 
 

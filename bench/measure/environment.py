@@ -105,6 +105,14 @@ def gpu(device: torch.device) -> dict[str, Any]:
     }
 
 
+def heading(environment: dict) -> list[str]:
+    """The lines above any figure: device, Python, commit, versions."""
+    about = {name: environment[name] for name in ("device", "python", "commit")}
+    about["commit"] = f"{about['commit']}{'+changes' * bool(environment['dirty'])}"
+    about["versions"] = ", ".join(f"{name} {got}" for name, got in environment["versions"].items() if got)
+    return [f"{name:9} {value}" for name, value in about.items()]
+
+
 @lru_cache(maxsize=1)
 def collect_env() -> str:
     """torch.utils.collect_env's report, asked for once a process (it runs pip and takes a second); home is "~" in it.

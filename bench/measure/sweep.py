@@ -21,7 +21,6 @@ from .stats import summarize
 from .timing import Run
 
 DISTINCT = 4  # prompts drawn for a context; further sequences repeat them in order, as those of --prompt
-TOO_FAST = 1.1  # times the bandwidth that memory has: above it, something was not computed
 SUMMARIES = ("prefill_ms", "step_ms", "total_ms", "tokens_per_s", "speedup")
 
 
@@ -266,8 +265,8 @@ class Rows:
         speed = row["bytes_per_step"] / float(np.median([run.steps for run in runs])) / 1e9
         limit = self.bandwidth["limit_gb_per_s"]
         refused = None
-        if speed > TOO_FAST * limit:
-            refused = f"{speed:.1f} GB/s is above {TOO_FAST} x {limit:.1f} GB/s ({self.bandwidth['limit_is']})"
+        if speed > machine.TOO_FAST * limit:
+            refused = f"{speed:.1f} GB/s is above {machine.TOO_FAST} x {limit:.1f} GB/s ({self.bandwidth['limit_is']})"
         return {"gb_per_s": speed, "bandwidth_share": speed / self.bandwidth["gb_per_s"], "refused": refused}
 
     def break_even(self, rows: Sequence[dict]) -> dict:

@@ -1,10 +1,10 @@
-"""How many instructions other projects' decode kernels execute for what ours does: the PTX machine counts them.
+"""Instructions that our decode kernel and other projects' execute for the same call, counted by the PTX machine.
 
-    python -m kvproof.bench.peers                                             ours alone
+    python -m kvproof.bench.peers                                             our kernel alone
     python -m kvproof.bench.peers --sources FOLDER --results bench/results/peer-kernels.json
     python -m kvproof.bench.peers --keep bench/results/peer-kernels.json --results bench/results/peer-kernels.json
 
-The last measures ours anew and keeps the peers' rows.
+The last command counts our kernel again and keeps the peers' rows.
 
 Each peer's own launcher runs on CPU tensors, routed to the machine, so its grid, tile, warps and splits are its own
 choice for an H100; where the choice is its caller's or an autotuner's, `configuration` says what was chosen, and
@@ -25,7 +25,7 @@ FOLDER holds packages, of which only FILES (bench/peers/stubs.py) are read; the 
 Not measured: FlexDecode, which torch's inductor writes for a GPU that is there.
 Counted are PTX instructions, which ptxas merges and adds to for everybody alike. Nothing here is a time.
 
-Exit codes: 0 measured; 1 ours is wrong; 2 the command does not fit.
+Exit codes: 0 counted; 1 our kernel is wrong; 2 wrong usage.
 """
 
 if __name__ == "__main__":
@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import hashlib
 import importlib
 import json
@@ -50,7 +49,7 @@ import torch
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.peers.launches import PEERS, Call, Inputs
 from kvproof.bench.peers.stubs import FILES, file_of, sources
-from kvproof.bench.program import ends, words
+from kvproof.bench.program import ends, parser_for, words
 from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
 from kvproof.reference.judge.rounding import attention, attention_error
@@ -186,16 +185,13 @@ def about(folder: Path | None, kept: dict[str, Any] | None) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sources", type=Path, metavar="FOLDER", help="the peers' packages; without it, ours alone")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="a record whose peers' rows are kept; needs no FOLDER"
-    )
-    parser.add_argument("--results", type=Path, metavar="FILE", help="write the figures into a JSON file")
-    parser.add_argument("--n", type=int, nargs="+", default=LENGTHS, help="context lengths, multiples of 16")
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="these only")
+    parser = parser_for("python -m kvproof.bench.peers", __doc__)
+    add = parser.add_argument
+    add("--sources", type=Path, metavar="FOLDER", help="folder of the peers' packages; without it, our kernel alone")
+    add("--keep", type=Path, metavar="FILE", help="record whose peers' rows are kept; needs no FOLDER")
+    add("--results", type=Path, metavar="FILE", help="JSON file for the figures")
+    add("--n", type=int, nargs="+", default=LENGTHS, help="context lengths, multiples of 16")
+    add("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="peers to count (default: all)")
     args = parser.parse_args(argv)
     lengths: list[int] = args.n
     if args.sources and (missing := [f for f in FILES if not file_of(args.sources, f).exists()]):

@@ -1,10 +1,9 @@
-"""One page to send to a colleague: what bench/decode.py measured, as a single HTML file that needs nothing else.
+"""Report of a results file of bench/decode.py: one HTML page that loads nothing, or tables in Markdown.
 
     python -m kvproof.bench.report RESULTS [--out FILE.html]
-    python -m kvproof.bench.report RESULTS --markdown         its tables for a README, on standard output
+    python -m kvproof.bench.report RESULTS --markdown         tables for a README, on standard output
 
-RESULTS is the JSONL file of `bench/decode.py --results`; the page is written beside it unless --out says where.
-Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is absent.
+Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is missing.
 """
 
 if __name__ == "__main__":
@@ -12,15 +11,13 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kvproof.bench.measure.explain import close
 from kvproof.bench.measure.records import read
-from kvproof.bench.program import ends, words
+from kvproof.bench.program import ends, parser_for, refuses
 from kvproof.bench.report import page, summary
 from kvproof.bench.report.markdown import markdown
 from kvproof.bench.report.page import Html, tag
@@ -235,34 +232,25 @@ def unique(items: Iterable) -> list:
     return list({json.dumps(item, sort_keys=True): item for item in items}.values())
 
 
+@refuses("bench/report")
 def main(argv: list[str] | None = None) -> int:
     """Write the page.  Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", type=Path, help="JSONL written by bench/decode.py --results")
-    parser.add_argument("--out", type=Path, help="the page (default: beside RESULTS, with .html for its suffix)")
-    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown instead")
+    parser = parser_for("python -m kvproof.bench.report", __doc__)
+    parser.add_argument("results", type=Path, help="file of bench/decode.py --results")
+    parser.add_argument("--out", type=Path, help="the page (default: RESULTS with the suffix .html)")
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown instead of the page")
     args = parser.parse_args(argv)
     out = args.out or args.results.with_suffix(".html")
-    try:
-        records = read(args.results)
-        if not records:
-            raise ValueError(f"{args.results} holds no record; write some with bench/decode.py --results")
-        if args.markdown:
-            print("\n".join(markdown(records)))
-            return 0
-        files.check_writable(out)
-        with Waiting("drawing the page"):
-            text = report(records)
-        files.write(out, text)
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        hint = "; python -m pip install -e '.[plots]'" if isinstance(error, ImportError) else ""
-        what = words(error) if isinstance(error, OSError) else error
-        print(f"bench/report: {what}{hint}", file=sys.stderr)
-        return 2
+    records = read(args.results)
+    if not records:
+        raise ValueError(f"{args.results} holds no record; write some with bench/decode.py --results")
+    if args.markdown:
+        print("\n".join(markdown(records)))
+        return 0
+    files.check_writable(out)
+    with Waiting("drawing the page"):
+        text = report(records)
+    files.write(out, text)
     print(out)
     return 0
 

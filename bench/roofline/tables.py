@@ -28,20 +28,12 @@ def pipes(header: Sequence[str], rows: Sequence[Sequence[str]], first: str = ">"
     """A Markdown table whose columns also line up in a terminal; `first` and `last` align the outer columns."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     sides = [first, *">" * (len(widths) - 2), last]
-    yield (
-        "|" + "|".join(f" {cell:{side}{width}} " for cell, side, width in zip(header, sides, widths, strict=True)) + "|"
-    )
-    yield (
-        "|"
-        + "|".join("-" * (w + 1) + (":" if side == ">" else "-") for w, side in zip(widths, sides, strict=True))
-        + "|"
-    )
-    for row in rows:
-        yield (
-            "|"
-            + "|".join(f" {cell:{side}{width}} " for cell, side, width in zip(row, sides, widths, strict=True))
-            + "|"
-        )
+    rule = ["-" * (width + 1) + ("-:"[side == ">"]) for width, side in zip(widths, sides, strict=True)]
+    for cells in (header, *rows):
+        padded = (f" {cell:{side}{width}} " for cell, side, width in zip(cells, sides, widths, strict=True))
+        yield "|" + "|".join(padded) + "|"
+        if cells is header:
+            yield "|" + "|".join(rule) + "|"
 
 
 def row(p: Prediction) -> tuple[str, ...]:
