@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from kvproof.bench.measure.stats import summarize
 from kvproof.bench.program import ends, words
 from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
@@ -118,8 +119,6 @@ def contest(
     first is the milliseconds of the call that warms up, which compiles; ms and ratio (machine / interpreter, of
     neighbouring turns) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
     """
-    from kvproof.bench.measure.stats import summarize  # SciPy, which the workers need not import
-
     turns = {backend: [ask(backend, dtype)] for backend in BACKENDS}
     record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in turns.items()}}
     record |= {"ms": None, "ratio": None}
@@ -179,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             files.check_writable(args.results)
     except OSError as error:
         parser.error(f"--results {words(error)}")
-    about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
+    about, B_H_T_D = environment(torch.device("cpu"), bool(args.results)), "B={}, H={}, T={}, D={}".format(*SHAPE)
     for key in ("device", "python", "commit"):
         print(f"{key:9} {about[key]}{'+changes' * (key == 'commit' and bool(about['dirty']))}")
     print("versions  " + ", ".join(f"{name} {got}" for name, got in about["versions"].items() if got))
