@@ -198,7 +198,8 @@ class Decoder:
         if s.carry:
             return self.carrying(s, results[0], sources)
         if len(results) == 1 and all(narrow is None for _, narrow in sources):
-            return self.plain(function, results[0], [slot for slot, _ in sources], len(s.results) > 1)
+            slots = [slot for slot, _ in sources]
+            return self.plain(s.first or function, results[0], slots, len(s.results) > 1 and not s.first)
 
         def run(block, active):
             R = block.R
