@@ -219,7 +219,7 @@ def run(plan: Plan, found: dict[str, dict], args: argparse.Namespace):
     todo = [cell for cell in cells(args) if plan.key(cell) not in found]
     with Waiting("measuring", len(todo)) as line, records.sink(args.results if todo else None) as keep:
         say = Report(args, line)
-        bench = Bench(plan, say, line)
+        bench = Bench(plan, say, line, kept=bool(args.results or args.json))
         if todo:
             say.heading(bench)
         for cell in line.each(todo):

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from kvproof.bench.measure.stats import summarize
 from kvproof.bench.program import ends, parser_for, refuses, words
 from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
@@ -116,8 +117,6 @@ def compare(
     first is the milliseconds of the call that warms up, which compiles; ms and ratio (machine / interpreter, of
     neighbouring calls) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
     """
-    from kvproof.bench.measure.stats import summarize  # SciPy, which the workers need not import
-
     calls = {backend: [ask(backend, dtype)] for backend in BACKENDS}
     record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in calls.items()}}
     record |= {"ms": None, "ratio": None}
@@ -176,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
             files.check_writable(args.results)
     except OSError as error:
         parser.error(f"--results {words(error)}")
-    about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
+    about, B_H_T_D = environment(torch.device("cpu"), bool(args.results)), "B={}, H={}, T={}, D={}".format(*SHAPE)
     print("\n".join(heading(about)))
     print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} calls each\n")
     found = []

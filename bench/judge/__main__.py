@@ -256,7 +256,7 @@ def write_page(found: Investigation, args: argparse.Namespace):
     """--html."""
     from kvproof.bench.judge.page import report  # needs matplotlib
 
-    place = environment(as_device(args.device))
+    place = environment(as_device(args.device), kept=False)
     facts = {"Device": place["device"], "Commit": f"{place['commit']}{' with changes' * bool(place['dirty'])}"}
     facts["Packages"] = ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got)
     files.write(args.html, report(found, args.command, facts))

@@ -129,8 +129,11 @@ def collect_env() -> str:
     return report.replace(home, "~") if home else report
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Everything about the machine and the code that a figure depends on: "environment" in decode.schema.json."""
+def environment(device: torch.device, kept: bool = True) -> dict[str, Any]:
+    """Everything about the machine and the code that a figure depends on: "environment" in decode.schema.json.
+
+    kept  whether anybody keeps it: else collect_env, which takes a second and which no report prints, is None
+    """
     processor, name = cpu(), ""
     if device.type == "cpu":
         name = f"{processor['model']} ({torch.get_num_threads()} of {processor['threads']} threads)"
@@ -147,5 +150,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "dirty": dirty,
         "cpu": processor,
         "gpu": graphics,
-        "collect_env": collect_env(),
+        "collect_env": collect_env() if kept else None,
     }

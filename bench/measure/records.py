@@ -15,9 +15,6 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
 from kvproof.bench.program import ends, parser_for
 from kvproof.gpt2 import files
 from kvproof.gpt2.cli.lock import locked
@@ -37,6 +34,9 @@ def schema() -> dict:
 
 def check(record: dict, where: str):
     """Raises BadRecord, naming the place, unless the record fits the schema."""
+    from jsonschema import Draft202012Validator  # a tenth of a second, for runs that keep no record
+    from jsonschema.exceptions import best_match
+
     error = best_match(Draft202012Validator(schema()).iter_errors(record))
     if error:
         raise BadRecord(f"{where}: {error.json_path}: {error.message[:200]}; this kvproof writes {record_kind()}")

@@ -86,16 +86,17 @@ class Bench:
 
     say   called with each line as it becomes known
     line  says on a terminal what is at work; it is still while something is timed
+    kept  whether its records are kept, see `environment`
     """
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], line: Waiting):
-        self.plan, self.say, self.line, self.device = plan, say, line, plan.device
+    def __init__(self, plan: Plan, say: Callable[[str], None], line: Waiting, kept: bool = True):
+        self.plan, self.say, self.line, self.kept, self.device = plan, say, line, kept, plan.device
         self.models: Models | None = None
         self.known: dict[tuple[str, str], tuple[Constants, float]] = {}
 
     @cached_property
     def environment(self) -> dict:
-        return environment(self.device)
+        return environment(self.device, self.kept)
 
     def comparison(self, cell: Cell) -> Comparison:
         """What the cell's impls share.  Raises what `load` raises, and ValueError for a cell that does not fit."""

@@ -50,6 +50,11 @@ def launch(
         out.copy_(o)
 
 
+def _launch_on_cpu(*args) -> None:
+    """`launch`, hidden from torch._dynamo only once something has imported that, which takes more than a second."""
+    (torch.compiler.disable(launch) if "torch._dynamo" in sys.modules else launch)(*args)
+
+
 def _register(name: str, appends: bool):
     """The operator that reads the cache, or the one that writes to it as well: a schema tells what is mutated."""
     schema = (
@@ -64,6 +69,7 @@ def _register(name: str, appends: bool):
     mutated = (*cache, "out", "lse", *Workspace._fields)
     op = torch.library.custom_op(f"kvproof::{name}", launch, mutates_args=mutated, schema=schema)
     op.register_fake(lambda *args: None)
+    torch.library.impl(f"kvproof::{name}", "CPU", _launch_on_cpu)
     return op
 
 
