@@ -37,9 +37,6 @@ import argparse
 import hashlib
 import importlib
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -58,7 +55,7 @@ from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
 from kvproof.reference.judge.rounding import attention, attention_error
 
-OURS = {"kvproof": "vector", "kvproof tensor": "tensor"}  # by the engine that is asked for
+OURS = {"kvproof": "simt", "kvproof tensor": "mma"}  # by the engine that is asked for
 LENGTHS, TARGETS, HEADS, HEAD_DIM = (128, 1024, 8192), ("sm_90", "sm_80"), 4, 64
 WRONG = 64  # multiples of the honest gate: a peer that multiplies or rounds in fp16 lies between 1 and it
 SOURCES = {
@@ -79,11 +76,11 @@ def draw(n: int) -> Inputs:
 
 
 def ours(engine: str, x: Inputs, load: str) -> Call:
-    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the vector engine."""
-    from kvproof.kernels.attention.op import decode_attention
+    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the simt engine."""
+    from kvproof.kernels.attention import decode_attention
 
     splits = 1 if x.sizes[1] <= 128 else min(64, x.sizes[1] // 128)
-    if engine == "vector":
+    if engine == "simt":
         return Call(lambda: decode_attention(*x), splits, "decode_attention's defaults")
     return Call(lambda: decode_attention(*x, engine=engine), splits, f'engine="{engine}"', default=False)
 
@@ -108,14 +105,10 @@ def compiled() -> Iterator[list]:
 
 def usage(cubin: bytes) -> dict[str, int]:
     """REG, STACK and LOCAL of a cubin, for each thread, as cuobjdump reads them."""
-    from kvproof.kernels.aot.targets import TOOLS
+    from kvproof.kernels.ptx.compiled import usage as read
 
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        words = [TOOLS / "cuobjdump", "-res-usage", file.name]
-        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
+    found = read(cubin)
+    return {"REG": found.registers, "STACK": found.stack, "LOCAL": found.local}
 
 
 def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[str, Any]:

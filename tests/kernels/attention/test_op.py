@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.attention.launch import tile
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import FIRST, max_splits, workspace
+from kvproof.kernels.attention import SPLIT_LEN, decode_attention, make_workspace, max_splits
+from kvproof.kernels.attention.launch import tuning
 from kvproof.reference.judge.rounding import attention_error, roundoff, weights
 
 from ..._attention_battery import DTYPES, Case, check_attention, draw, poison
@@ -32,11 +31,11 @@ def numpy_op(device, op=decode_attention):
 
     def call(q, k, v, lengths, scale=None):
         q, k, v, lengths = (to_torch(x, device) for x in (q, k, v, lengths))
-        parts = workspace(*k.shape, q.dtype, q.device)
-        for x in (parts.m, parts.l, parts.acc):
+        partials = make_workspace(*k.shape, q.dtype, q.device)
+        for x in (partials.m, partials.l, partials.acc):
             x.fill_(torch.nan)
         out = torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.device)
-        result = op(q, k, v, lengths, scale=scale, workspace=parts, out=out)
+        result = op(q, k, v, lengths, scale=scale, workspace=partials, out=out)
         assert result is out
         return to_numpy(out)
 
@@ -69,8 +68,8 @@ def test_ragged_batches_agree_with_the_formula(B, device):
 
 
 def test_every_residue_of_the_block_agrees_with_the_formula(device):
-    shape, _ = tile(64, 2, "vector", True)
-    N = shape["R"] * shape["ROWS"]
+    sizes = tuning(64, 2, "simt", True)
+    N = sizes.UNROLL * sizes.BLOCK_N
     check(Case("residues", "float16", 1, N + 2, 64, tuple(range(1, N + 2))), device)
 
 
@@ -101,7 +100,7 @@ def boundaries(T, first):
     return starts[starts < max(T, 1)].tolist()
 
 
-@pytest.mark.parametrize("first", [FIRST, 1024])
+@pytest.mark.parametrize("first", [SPLIT_LEN, 1024])
 def test_a_cache_has_as_many_splits_as_its_slots_begin(first):
     for T in [*range(0, 20000, 37), *(first * 2**e + d for e in range(5, 12) for d in (-1, 0, 1)), first * 4000]:
         assert max_splits(T, first) == len(boundaries(T, first)), T
@@ -144,15 +143,15 @@ def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(axes, device):
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_workspace_passes_nothing_from_call_to_call(fused, device):
     q, k, v, lengths = (to_torch(x, device) for x in draw(Case("workspace", "float32", 1, 300, 16, (300, 150))))
-    parts = workspace(*k.shape, q.dtype, q.device)
-    first = decode_attention(q, k, v, lengths, workspace=parts, fused=fused)
+    partials = make_workspace(*k.shape, q.dtype, q.device)
+    first = decode_attention(q, k, v, lengths, workspace=partials, fused=fused)
     for value in (torch.nan, torch.inf, -1e30):
-        for x in (parts.m, parts.l, parts.acc):
+        for x in (partials.m, partials.l, partials.acc):
             x.fill_(value)
-        for x in (parts.begun, parts.done):
+        for x in (partials.begun, partials.done):
             x.fill_(-7)
-        assert torch.equal(decode_attention(q, k, v, lengths, workspace=parts, fused=fused), first)
-        parts.check()
+        assert torch.equal(decode_attention(q, k, v, lengths, workspace=partials, fused=fused), first)
+        partials.check()
 
 
 def test_scores_below_the_range_of_float16_still_weigh(device):
