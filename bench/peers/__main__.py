@@ -103,14 +103,6 @@ def compiled() -> Iterator[list]:
         launch.compile = usual
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """REG, STACK and LOCAL of a cubin, for each thread, as cuobjdump reads them."""
-    from kvproof.kernels.ptx.compiled import usage as read
-
-    found = read(cubin)
-    return {"REG": found.registers, "STACK": found.stack, "LOCAL": found.local}
-
-
 def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[str, Any]:
     """Run one call on the machine, hold it to the float64 formula and count what its launches did.
 
@@ -118,6 +110,7 @@ def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[
     bytes that each launch read; classes tells instructions by kind. Raises what the machine raises.
     """
     from kvproof.kernels import ptx
+    from kvproof.kernels.ptx.compiled import usage
     from kvproof.kernels.ptx.counters import CLASSES
 
     with ptx.route(target, keep=None) as reports, compiled() as kernels:
@@ -140,7 +133,7 @@ def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[
         "bytes_distinct": int(sum(sum(r.unique.values()) for r in reports)),
         "launches": [
             {"kernel": r.name, "grid": list(r.grid), "num_warps": r.num_warps, "instructions": t.instructions}
-            | {"registers": used["REG"], "stack_and_local": used["STACK"] + used["LOCAL"]}
+            | {"registers": used.registers, "stack_and_local": used.stack + used.local}
             for r, t, used in zip(reports, totals, uses, strict=True)
         ],
     }

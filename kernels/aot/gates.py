@@ -86,9 +86,12 @@ def beyond_the_table(compiled: Any, launch: Launch, sm: int) -> str | None:
 
     compiled  what `kernel[grid](...)` returned: Triton's CompiledKernel, with n_regs and n_spills from the driver
     sm        compute capability times 10
-    returns   None if it does not; also for a launch whose like is not among VARIANTS, or a GPU that is not in the
-              table. Fewer than GRANULE registers more, which other counts of heads may take, do not count either.
+    returns   None if it does not; also for a launch that does not attend or whose like is not among VARIANTS, and for
+              a GPU that is not in the table. Other counts of heads may take a register or two more: less than GRANULE
+              does not count.
     """
+    if not launch.kernel.__name__.startswith("attend"):
+        return None
     rows = {row.variant: row for row in read_table(TABLE.read_text()) if row.target == f"sm_{sm}"}
     for name, variant in VARIANTS.items():
         if name in rows and kind(launches_of(variant, sm)[0]) == kind(launch):

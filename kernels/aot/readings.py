@@ -43,7 +43,7 @@ def example_launches(dtype: torch.dtype, head_dim: int, T: int = 1024) -> list[L
 def compile_launch(launch: Launch, sm: int) -> dict[str, Any]:
     """One launch compiled for compute capability sm / 10: its "ttir", "ttgir", "llir" and "ptx" texts and its "cubin".
 
-    Raises BackendError under the interpreter, which has nothing to compile.
+    Raises Refused under the interpreter, which has nothing to compile.
     """
     return compile(launch.kernel, (), launch.arguments | launch.options, f"sm_{sm}").asm
 

@@ -119,8 +119,9 @@ def launches(
     table = 0 if x.block_table is None else x.block_table.stride(0)
     kv = (x.k, x.v, x.k_scale, x.v_scale, x.block_table)
     cache = Cache(*kv, *strides(x.k)[:2], *strides(x.v)[:2], *scales, tb=table)
-    appends = x.k_new is not None and x.v_new is not None
-    new = New(x.k_new, x.v_new, *strides(x.k_new), *strides(x.v_new)) if appends else None
+    new = None
+    if x.k_new is not None and x.v_new is not None:
+        new = New(x.k_new, x.v_new, *strides(x.k_new), *strides(x.v_new))
     shared = {"lengths": x.lengths, "T": T, "M": M, "CFG": CFG}
     slopes_b = x.alibi_slopes.stride(0) if x.alibi_slopes is not None and x.alibi_slopes.dim() == 2 else 0
     arguments = {
@@ -135,4 +136,4 @@ def launches(
     append = Launch(append_rows, (M, CFG.H_KV, B), {"cache": cache, "new": new, **shared}, few)
     merging = {"result": result, "partials": partials, "S": S, **shared}
     combine = Launch(combine_splits, (x.queries, CFG.H_KV, B), merging, few)
-    return [*[append][: int(appends)], attend, *[combine][: int(S > 1)]]
+    return [*([append] if new else []), attend, *([combine] if S > 1 else [])]

@@ -25,10 +25,11 @@ _spilling: set[str] = set()  # kernels that were warned of
 
 def run(*arguments: Any) -> None:
     """Launch the kernels: the body of both operators, whose arguments are the fields of all four groups in a row."""
-    rest = iter(arguments)
-    x, options, result, partials = (
-        group(*itertools.islice(rest, len(group._fields))) for group in (Inputs, Options, Result, Workspace)
-    )
+    groups = []
+    for group in (Inputs, Options, Result, Workspace):
+        n = len(group._fields)
+        groups, arguments = [*groups, group(*arguments[:n])], arguments[n:]
+    x, options, result, partials = groups
     check_device(x.q.device)
     check_slots(x.lengths, x.capacity)
     if x.block_table is not None:
@@ -154,8 +155,9 @@ def decode_attention(
     B, M, H, D = q.shape
     engine = check_engine(engine, q, x.int8, x.queries)
     split_len = SPLIT_LEN if batch_invariant else throughput_split_len(B * H * M, x.capacity)
-    scale = D**-0.5 if scale is None else float(scale)
-    options = Options(scale, window, sinks, softcap, causal, fused, engine, split_len)
+    options = Options(
+        D**-0.5 if scale is None else float(scale), window, sinks, softcap, causal, fused, engine, split_len
+    )
     check_options(x, options)
     check_offsets(x, split_len)
     if out is None:

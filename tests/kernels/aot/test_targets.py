@@ -215,7 +215,7 @@ def test_the_interpreter_has_nothing_to_compile():
     )
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("BackendError TRITON_INTERPRET is set, so nothing is compiled; unset it")
+    assert done.stdout.startswith("Refused TRITON_INTERPRET is set, so nothing is compiled; unset it")
 
 
 def test_the_main_loop_is_the_shortest_that_loads_a_block_and_stands_before_the_atomic():
