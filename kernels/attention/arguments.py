@@ -76,7 +76,7 @@ class Query(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """k and v (B, H_kv, T, D), or pages (P, H_kv, page, D) and the table that says where a slot lies."""
+    """k and v (B, H_kv, T, D), or pages (P, H_kv, page, D) and the table that locates a slot."""
 
     k: Any
     v: Any

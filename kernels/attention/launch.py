@@ -52,7 +52,7 @@ def tuning(
     D: int, itemsize: int, engine: str, plain: bool, int8: bool = False, windowed: bool = False,
     capability: tuple[int, int] = (9, 0),
 ) -> Tuning:  # fmt: skip
-    """The sizes of a program. The batch has no say: it may not change a row's bits.
+    """The sizes of a program. None depends on the batch, which may not change a row's bits.
 
     A program is one warp: no thread waits for another warp anywhere, and many programs fit. In simt the warp loads
     whole rows, 16 bytes a lane, UNROLL of them per lane at once. float64 exists to be judged, under emulators whose

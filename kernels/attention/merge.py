@@ -26,7 +26,7 @@ def merge_rows(o_a, lse_a, o_b, lse_b, o, lse, n, D: tl.constexpr, D_POW2: tl.co
     is_row = row < n
     a = tl.load(lse_a + row, mask=is_row, other=0.0)
     b = tl.load(lse_b + row, mask=is_row, other=0.0)
-    a = tl.where(a == float("inf"), float("-inf"), a)  # flash-attn 2's word for a part that saw nothing
+    a = tl.where(a == float("inf"), float("-inf"), a)  # flash-attn 2's lse of a part that saw nothing
     b = tl.where(b == float("inf"), float("-inf"), b)
     m = tl.maximum(a, b)
     m = tl.where(m == float("-inf"), 0.0, m)  # nothing on either side: -inf - -inf would be NaN
@@ -75,7 +75,7 @@ def merge_state(o_a: Tensor, lse_a: Tensor, o_b: Tensor, lse_b: Tensor) -> tuple
     o_a, o_b      (..., D)  float16 | bfloat16 | float32 | float64, any strides, the same shape
     lse_a, lse_b  (...)  float32 (float64 for float64): natural log of each part's sum of exponentials, as
                   `decode_attention(..., return_lse=True)` gives it; -inf where nothing was seen, or +inf, as
-                  flash-attn 2 says it
+                  flash-attn 2 has it
     returns       o (..., D) in o_a's dtype and lse (...), new and contiguous. Sums are float32, float64 for float64.
                   Traffic: 3 * numel(o) * itemsize + 3 * numel(lse) * 4 bytes.
 

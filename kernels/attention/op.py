@@ -67,7 +67,7 @@ def warn_of_spills(compiled: Any, name: str) -> None:
 
 
 def _register(name: str, appends: bool):
-    """The operator that reads the cache, or the one that writes to it as well: a schema says what is mutated."""
+    """The operator that reads the cache, or the one that writes to it as well: a schema lists what is mutated."""
     fields = {k: t for group in (Inputs, Options, Result, Workspace) for k, t in get_type_hints(group).items()}
 
     def body(*arguments):

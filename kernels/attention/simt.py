@@ -12,20 +12,9 @@ Source: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867).
 # pyright: reportGeneralTypeIssues=false
 
 from ..requires_triton import tl, triton
+from .append import append_token, new_rows, quantise
 from .combine import finish
-from .steps import (
-    append_token,
-    at_head,
-    is_live,
-    locate,
-    new_rows,
-    offset,
-    quantise,
-    score,
-    shift,
-    skipped_blocks,
-    split_slots,
-)
+from .steps import at_head, is_live, locate, offset, score, shift, skipped_blocks, split_slots
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What both engines share, as jitted functions: the slots of a program, where they lie, scores, the new rows.
+"""What both engines share, as jitted functions: the slots of a program, where they lie, and scores.
 
 Sources: splits over the context, Flash-Decoding, Dao, Haziza, Massa & Sizov 2023 (crfm.stanford.edu/2023/10/12/
 flashdecoding.html); pages, Kwon et al. 2023 (arXiv:2309.06180); sinks, Xiao et al. 2023 (arXiv:2309.17453); ALiBi,
@@ -176,40 +176,3 @@ def score(s, distance, slope, CFG: tl.constexpr):
     """Products q k^T -> scores, as powers of two: scaled, capped, lowered by the slope for each slot of distance."""
     s = s if CFG.SOFTCAP is None else tanh(s) * (CFG.SOFTCAP * CFG.LOG2E)
     return s if slope is None else tl.fma(-distance.to(s.dtype), slope * CFG.LOG2E, s)
-
-
-@triton.jit
-def quantise(x, AXIS: tl.constexpr):
-    """Rows x along an axis -> whole numbers -127..127, still float32, and the scale of each row."""
-    x = x.to(tl.float32)
-    scale = tl.div_rn(tl.max(tl.abs(x), AXIS), 127.0)
-    divisor = tl.expand_dims(tl.where(scale > 0, scale, 1.0), AXIS)
-    return (tl.div_rn(x, tl.broadcast_to(divisor, x.shape)) + 12582912.0) - 12582912.0, scale  # 1.5 * 2^23: it rounds
-
-
-@triton.jit
-def new_rows(new, b, h, CFG: tl.constexpr):
-    """Pointers to the first new row of KV head h."""
-    k = new.k + offset(b, new.kb, new.k, CFG) + offset(h, new.kh, new.k, CFG)
-    v = new.v + offset(b, new.vb, new.v, CFG) + offset(h, new.vh, new.v, CFG)
-    return Rows(k, v, k, v)
-
-
-@triton.jit
-def store_row(at, scale_at, x, is_mine, CFG: tl.constexpr):
-    """Copy a new row, at pointer x, to the cache."""
-    d = tl.arange(0, CFG.D_POW2)
-    row = tl.load(x + d, mask=is_mine & (d < CFG.D), other=0.0)
-    if CFG.INT8:
-        row, scale = quantise(row, 0)
-        row = row.to(tl.int8)
-        tl.store(scale_at, scale, mask=is_mine)
-    tl.store(at + d, row, mask=is_mine & (d < CFG.D))
-
-
-@triton.jit
-def append_token(kv_ptrs, new_ptrs, new, token, is_mine, lo, slot, CFG: tl.constexpr):
-    """Write the keys and values of one new token to its slot, if they are mine; kv_ptrs begin at slot lo."""
-    at = locate(kv_ptrs, lo, slot - lo, is_mine, CFG)
-    store_row(at.k, at.k_scale, new_ptrs.k + offset(token, new.km, new_ptrs.k, CFG), is_mine, CFG)
-    store_row(at.v, at.v_scale, new_ptrs.v + offset(token, new.vm, new_ptrs.v, CFG), is_mine, CFG)

@@ -7,8 +7,9 @@ several times as much. Sources: kernels/attention/mma.py.
 
 import numpy as np
 
+from .append import append_token
 from .combine import finish_tile
-from .steps import LOG2E, append_token, load_rows, score, split_slots
+from .steps import LOG2E, load_rows, score, split_slots
 
 
 def scores(qt, k, k_scale, visible, distance, slope, CFG):

@@ -6,8 +6,9 @@ a few lanes of one warp, so nothing in the loop waits for another row. Source: k
 
 import numpy as np
 
+from .append import append_token
 from .combine import finish_tile
-from .steps import LOG2E, append_token, load_rows, score, split_slots
+from .steps import LOG2E, load_rows, score, split_slots
 
 
 def scores(qh, k, k_scale, visible, distance, slope, CFG):

@@ -1,4 +1,4 @@
-"""What both engines share: the slots of a program, where they lie, scores, the new rows.
+"""What both engines share: the slots of a program, where they lie, and scores.
 
 Sources: those of kernels/attention/steps.py, which counts the live splits by closed forms where a filter does here.
 """
@@ -61,15 +61,3 @@ def score(s, distance, slope, CFG):
     """Products q k^T -> scores, as powers of two: scaled, capped, lowered by the slope for each slot of distance."""
     s = s if CFG.SOFTCAP is None else np.tanh(s) * s.dtype.type(CFG.SOFTCAP * LOG2E)
     return s - distance.astype(s.dtype) * (slope * s.dtype.type(LOG2E))
-
-
-def append_token(cache, new, b, h, token, slots):
-    """Write the keys and values of one new token to the cache, if there are any and they belong to this split."""
-    slot = slots.new + token
-    if new.k is not None and slots.lo <= slot < slots.hi:
-        at, row_at = locate(cache, b, h, slot), (b, token, h)
-        for x, scale, row in (cache.k, cache.k_scale, new.k[row_at]), (cache.v, cache.v_scale, new.v[row_at]):
-            if scale is None:
-                x[at] = row
-            else:
-                x[at], scale[at] = quantise(row.astype(np.float32))

@@ -1,4 +1,4 @@
-"""The kernels compiled ahead of time for GPUs that are not here, and what the machine code says.
+"""The kernels compiled ahead of time for GPUs that are not here, and what their machine code holds.
 
 Processes without the interpreter and with an empty Triton cache compile them.
 """
@@ -89,7 +89,7 @@ def test_every_variant_is_counted_on_sm_90_and_reads_what_it_must():
         assert (row.read is not None) == (row.target == "sm_90" and VARIANTS[row.variant].window is None)
 
 
-def test_a_gate_that_is_said_to_be_missed_is_missed():
+def test_each_gate_listed_as_missed_is_missed():
     found = {
         (gate.name, r.variant, r.target) for gate in GATES for r in COMMITTED if gate.applies(r) and not gate.holds(r)
     }
@@ -198,13 +198,13 @@ def test_the_whole_table_is_what_the_compiler_gives(tmp_path):
     assert broken(rows) == []
 
 
-@pytest.mark.parametrize(("terminal", "seconds", "told"), [(True, 3, "2 of 3"), (True, 1, ""), (False, 3, "")])
-def test_a_terminal_is_told_how_far_it_is_after_five_seconds(terminal, seconds, told, monkeypatch, capsys):
+@pytest.mark.parametrize(("terminal", "seconds", "shown"), [(True, 3, "2 of 3"), (True, 1, ""), (False, 3, "")])
+def test_a_terminal_shows_the_progress_after_five_seconds(terminal, seconds, shown, monkeypatch, capsys):
     clock = iter(range(0, 100, seconds))
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     assert list(counted("abc", 3)) == list("abc")
-    assert (told in capsys.readouterr().err) if told else not capsys.readouterr().err
+    assert (shown in capsys.readouterr().err) if shown else not capsys.readouterr().err
 
 
 def test_the_interpreter_has_nothing_to_compile():

@@ -90,10 +90,10 @@ PLACES = {
     "scale_of_the_first_sequence": of(INT8, "steps", "k_scale += b * cache.sb + lo", "k_scale += lo"),
 }
 APPENDS = {
-    "quantise_truncates": of(QUANTISE, "steps", QUANTISED,
+    "quantise_truncates": of(QUANTISE, "append", QUANTISED,
         "tl.div_rn(x, tl.broadcast_to(divisor, x.shape)).to(tl.int32).to(tl.float32)"),
-    "quantise_by_128": of(QUANTISE, "steps", ", 127.0)", ", 128.0)"),
-    "quantise_a_row_of_zeros": of(QUANTISE, "steps", "tl.max(tl.abs(x), AXIS)", "tl.max(x, AXIS)"),
+    "quantise_by_128": of(QUANTISE, "append", ", 127.0)", ", 128.0)"),
+    "quantise_a_row_of_zeros": of(QUANTISE, "append", "tl.max(tl.abs(x), AXIS)", "tl.max(x, AXIS)"),
     "new_row_attended_as_it_came": of(QUANTISE, "simt", "rows, new_scale = quantise(rows, 1)",
         "new_scale = tl.zeros([CFG.BLOCK_N], tl.float32) + 1.0"),
     "new_row_not_attended": of(APPEND, "simt", "tl.where(is_new[:, None], rows.to(x.dtype), x), scale",
@@ -104,8 +104,8 @@ APPENDS = {
         "slots.lo, slots.new + i + 1, CFG)"),
     "append_the_first_token_only": of(APPEND_CORES, "mma", "tl.cdiv(r_end, CFG.G))",
         "tl.cdiv(r, CFG.G) + 1)"),
-    "append_the_first_head": of(APPEND, "steps", " + offset(h, new.kh, new.k, CFG)", ""),
-    "append_keys_as_values": of(APPEND, "steps", "at.v_scale, new_ptrs.v + offset",
+    "append_the_first_head": of(APPEND, "append", " + offset(h, new.kh, new.k, CFG)", ""),
+    "append_keys_as_values": of(APPEND, "append", "at.v_scale, new_ptrs.v + offset",
         "at.v_scale, new_ptrs.k + offset"),
 }  # fmt: skip
 SUMS = {

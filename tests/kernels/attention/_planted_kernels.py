@@ -1,7 +1,7 @@
 """Decode attention with bugs planted in its source: the whole chain of kernel modules, loaded again from edited text.
 
-A fault is a file of kernels/attention/, a piece of text that occurs there exactly once, and what replaces it; when a
-kernel changes under a fault, the fault says that it is stale.
+A fault is a file of kernels/attention/, a piece of text that occurs there exactly once, and what replaces it; a fault
+whose text is gone is reported as stale.
 """
 
 import importlib

@@ -31,7 +31,7 @@ def readable(kernel: str, arguments: dict):
 
 
 def run(case: Case, target: str, seed: int | None = None, fused=True, **settings):
-    """The kernel's output for a case, its error in units of the honest gate, and the reports of its launches."""
+    """The kernel's output for a case, its error in multiples of its bound, and the reports of its launches."""
     q, k, v, lengths = draw(case)
     inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
     partials = make_workspace(*inputs[1].shape, inputs[0].dtype, "cpu")

@@ -2,7 +2,7 @@
 
     pytest -m gpu tests/kernels/attention/test_gpu.py
 
-What runs on the CPU shows that these tests work, and says nothing of a GPU.
+What runs on the CPU shows that these tests work, and nothing of a GPU.
 """
 
 import ml_dtypes
@@ -34,12 +34,12 @@ def to_numpy(x):
     return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
 
 
-def on(device, **how):
+def on(device, **options):
     """decode_attention on a device, for `check`: arrays in and out, what it appends in the arrays that came."""
 
     def op(**arrays):
         tensors = {name: to_device(x, device) for name, x in arrays.items()}
-        o, lse = decode_attention(**tensors, **how)
+        o, lse = decode_attention(**tensors, **options)
         for name in ("k", "v", "k_scale", "v_scale"):
             if arrays.get(name) is not None:
                 arrays[name][...] = to_numpy(tensors[name])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.attention import SPLIT_LEN, decode_attention, make_workspace, max_splits
+from kvproof.kernels.attention import SPLIT_LEN, decode_attention, doublings, make_workspace, max_splits
 from kvproof.kernels.attention.launch import tuning
+from kvproof.reference.attention.steps import split_start
 from kvproof.reference.judge.rounding import attention_error, roundoff, weights
 
 from ..._attention_battery import DTYPES, Case, check_attention, draw, poison
@@ -93,17 +94,14 @@ def test_every_head_count_and_dtype_agrees_at_full_context(H, dtype, device):
     check(Case("wide", dtype, H, 1024, 64, (1024, 1, 513, 0, 1023, 129, 128, 700)), device)
 
 
-def boundaries(T, first):
-    """First slots of the splits of T slots: 64 of `first` slots, 32 of each doubling, and so on, 32 times at most."""
-    sizes = [first] * 64 + [first * 2**e for e in (1, 2, 3, 4) for _ in range(32)] + [first * 32] * 100
-    starts = np.cumsum([0, *sizes])
-    return starts[starts < max(T, 1)].tolist()
-
-
-@pytest.mark.parametrize("first", [SPLIT_LEN, 1024])
-def test_a_cache_has_as_many_splits_as_its_slots_begin(first):
-    for T in [*range(0, 20000, 37), *(first * 2**e + d for e in range(5, 12) for d in (-1, 0, 1)), first * 4000]:
-        assert max_splits(T, first) == len(boundaries(T, first)), T
+@pytest.mark.parametrize("split_len", [SPLIT_LEN, 1024])
+def test_a_cache_has_as_many_splits_as_its_slots_begin(split_len):
+    starts = np.array([split_start(split, split_len) for split in range(400)])  # the twin's, tested beside it
+    edges = (split_len * 2**e + d for e in range(5, 12) for d in (-1, 0, 1))
+    for T in [*range(0, 20000, 37), *edges, split_len * 4000]:
+        splits = np.searchsorted(starts, max(T, 1))
+        assert max_splits(T, split_len) == splits, T
+        assert split_len << doublings(T, split_len) == np.diff(starts)[:splits].max(), T
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -112,7 +112,7 @@ def battery(kernels) -> None:
 
 @both_engines
 @pytest.mark.parametrize("M", [1, pytest.param(6, marks=pytest.mark.exhaustive)], ids=["one token", "two tiles"])
-def test_any_schedule_gives_the_honest_bits_and_leaves_the_workspace_clean(engine, M):
+def test_any_schedule_gives_the_same_bits_and_leaves_the_workspace_clean(engine, M):
     call = Call(engine, EDGES, 400, M)
     assert call.error() <= 1
     assert_in_order(call, (None, 0, 1))

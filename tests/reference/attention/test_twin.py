@@ -1,4 +1,4 @@
-"""The kernel's NumPy twin: right in every feature and order of its programs, told in the kernel's steps and words."""
+"""The kernel's NumPy twin: right in every feature and order of its programs, in the kernel's steps and words."""
 
 import ast
 import re
@@ -21,7 +21,7 @@ from ..._attention_cases import Case, check, draw
 from ..._attention_grid import CASES, cases
 
 ROOT = Path(__file__).parents[3]
-FILES = ("op.py", "steps.py", "combine.py", "simt.py", "mma.py")
+FILES = ("op.py", "steps.py", "append.py", "combine.py", "simt.py", "mma.py")
 MULTIPLIED = [case for case in CASES if case.rounded_weights]  # what a tensor core may do to them, the judge allows
 LONG = (
     Case("float64", (700, 129, 5), 700, H_kv=1, group=3, M=3, append=True),
@@ -112,21 +112,21 @@ def test_the_kernel_splits_where_its_twin_does(split, device):
 
 
 def steps(folder, *files):
-    """The numbered comments of files in order, each number once; told again, it must start with the same words."""
-    told: dict[int, str] = {}
+    """The numbered comments of files in order, each number once; repeated, it must start with the same words."""
+    found: dict[int, str] = {}
     for name in files:
         text = (ROOT / folder / "attention" / name).read_text(encoding="utf-8")
         for number, words in re.findall(r"^ *# (\d+)\. (.*)$", text, re.MULTILINE):
-            first = told.setdefault(int(number), words)
+            first = found.setdefault(int(number), words)
             assert words.startswith(first), f"{folder}/{name}: step {number} is {first!r}, and again {words!r}"
-    return list(told.items())
+    return list(found.items())
 
 
 @pytest.mark.parametrize("engine", ["simt.py", "mma.py"])
 def test_each_engine_takes_the_steps_of_its_twin(engine):
-    told = steps("kernels", engine, "combine.py")
-    assert sorted(number for number, _ in told) == list(range(1, 11))
-    assert told == steps("reference", engine, "combine.py")
+    found = steps("kernels", engine, "combine.py")
+    assert sorted(number for number, _ in found) == list(range(1, 11))
+    assert found == steps("reference", engine, "combine.py")
 
 
 def functions(folder, name):
