@@ -57,7 +57,7 @@ class Timed(NamedTuple):
 
 def call(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Timed:
     """Call decode attention once where this process runs kernels; in a worker of `workers`, that is `backend`."""
-    from kvproof.kernels.attention.op import decode_attention
+    from kvproof.kernels.attention import decode_attention
     from kvproof.kernels.ptx import route
 
     assert interpreting() == (backend == "interpret")

@@ -52,7 +52,7 @@ def load(
     device = as_device(device)
     invariant = flag("invariant", invariant)
     if check_impl(impl) == "triton":
-        from ..kernels.attention.op import check_device  # its module says what to do where triton is absent
+        from ..kernels.attention import check_device  # its module says what to do where triton is absent
 
         check_device(device)
     path = checkpoint(name)

@@ -54,7 +54,7 @@ from kvproof.gpt2 import files
 from kvproof.gpt2.waiting import Waiting
 from kvproof.reference.judge.rounding import attention, attention_error
 
-OURS = {"kvproof": "vector", "kvproof tensor": "tensor"}  # by the engine that is asked for
+OURS = {"kvproof": "simt", "kvproof tensor": "mma"}  # by the engine that is asked for
 LENGTHS, TARGETS, HEADS, HEAD_DIM = (128, 1024, 8192), ("sm_90", "sm_80"), 4, 64
 WRONG = 64  # multiples of the gate: a peer that multiplies or rounds in fp16 lies between 1 and it
 SOURCES = {
@@ -75,11 +75,11 @@ def draw(n: int) -> Inputs:
 
 
 def ours(engine: str, x: Inputs, load: str) -> Call:
-    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the vector engine."""
-    from kvproof.kernels.attention.op import decode_attention
+    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the simt engine."""
+    from kvproof.kernels.attention import decode_attention
 
     splits = 1 if x.sizes[1] <= 128 else min(64, x.sizes[1] // 128)
-    if engine == "vector":
+    if engine == "simt":
         return Call(lambda: decode_attention(*x), splits, "decode_attention's defaults")
     return Call(lambda: decode_attention(*x, engine=engine), splits, f'engine="{engine}"', default=False)
 
@@ -132,8 +132,8 @@ def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[
         "bytes_distinct": int(sum(sum(r.unique.values()) for r in reports)),
         "launches": [
             {"kernel": r.name, "grid": list(r.grid), "num_warps": r.num_warps, "instructions": t.instructions}
-            | {"registers": registers, "stack_and_local": stack + local}
-            for r, t, (registers, stack, local) in zip(reports, totals, uses, strict=True)
+            | {"registers": used.registers, "stack_and_local": used.stack + used.local}
+            for r, t, used in zip(reports, totals, uses, strict=True)
         ],
     }
 

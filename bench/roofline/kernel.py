@@ -47,24 +47,24 @@ class Program(NamedTuple):
 @lru_cache(maxsize=1)
 def limits() -> dict[str, int]:
     """What the kernel takes and how it combines: the most head_dim and new tokens, splits combined in one trip."""
-    from ...kernels.attention.arguments import How
+    from ...kernels.attention.arguments import Tuning
     from ...kernels.attention.checks import MAX_HEAD_DIM, MAX_NEW
 
-    return {"head_dim": MAX_HEAD_DIM, "new_tokens": MAX_NEW, "chunk": How.CHUNK}
+    return {"head_dim": MAX_HEAD_DIM, "new_tokens": MAX_NEW, "chunk": Tuning.CHUNK}
 
 
 def splits(n: int) -> int:
     """How many splits n slots begin; 0 slots take one program, which writes the zeros."""
-    from ...kernels.attention.workspace import max_splits
+    from ...kernels.attention import max_splits
 
     return max_splits(n)
 
 
 def split_len(n: int) -> int:
     """Slots of the largest split of n slots."""
-    from ...kernels.attention.workspace import FIRST, doublings
+    from ...kernels.attention import SPLIT_LEN, doublings
 
-    return min(n, FIRST << doublings(n))
+    return min(n, SPLIT_LEN << doublings(n))
 
 
 def engine(call: Call, sm: int) -> str:
@@ -81,7 +81,7 @@ def engine(call: Call, sm: int) -> str:
 @lru_cache(maxsize=1)
 def table() -> dict[tuple[str, str], Any]:
     """The committed rows by variant and target."""
-    from ...kernels.aot.gates import TABLE, read_table
+    from ...kernels.aot.table import TABLE, read_table
 
     return {(row.variant, row.target): row for row in read_table(TABLE.read_text(encoding="utf-8"))}
 
@@ -121,15 +121,14 @@ def nearest(call: Call, chosen: str, sm: int) -> str:
     return min((name for name, x in variants().items() if engine(x, sm) == chosen), key=distance)
 
 
-def tuning(call: Call, sm: int) -> tuple[int, int, int]:
-    """Query rows of a KV head that one program attends to, slots of its blocks, and its warps."""
-    from ...kernels.attention.launch import tile
+def sizes(call: Call, sm: int) -> Any:
+    """The kernel's Tuning of one program."""
+    from ...kernels.attention.launch import tuning
 
     int8 = call.dtype == "int8"
     plain = not int8 and call.G * call.M == 1
     itemsize = 4 if call.dtype == "float32" else 2
-    shape, options = tile(call.D, itemsize, engine(call, sm), plain, int8, capability=divmod(sm, 10))
-    return shape["TILE"], shape["R"] * shape["ROWS"], options["num_warps"]
+    return tuning(call.D, itemsize, engine(call, sm), plain, int8, capability=divmod(sm, 10))
 
 
 @lru_cache
@@ -138,19 +137,19 @@ def program(call: Call, sm: int) -> Program:
     chosen = engine(call, sm)
     name, counted = nearest(call, chosen, sm), nearest(call, chosen, 90)
     row, row_90, of_90 = table()[name, f"sm_{sm}"], table()[counted, "sm_90"], variants()[counted]
-    block_m, slots, warps = tuning(call, sm)
-    programs_90 = -(-of_90.G * of_90.M // tuning(of_90, 90)[0])  # of a KV head
+    size, like = sizes(call, sm), variants()[name]
+    programs_90 = -(-of_90.G * of_90.M // sizes(of_90, 90).BLOCK_M)  # of a KV head
     # Loads of 128 bits are counted; int8 has none on sm_75, where one block is assumed to be in flight.
-    in_flight = 1024 * row.flight / row.programs or 2 * slots * width(call.D)
+    in_flight = 1024 * row.flight / row.programs or 2 * size.UNROLL * size.BLOCK_N * width(call.D)
     return Program(
         engine=chosen,
-        block_m=block_m,
+        block_m=size.BLOCK_M,
         variant=name,
-        exact=variants()[name] == call,
+        exact=like == call,
         registers=row.registers,
-        warps=warps,
-        resident=row.programs * row.warps // warps,
-        in_flight=in_flight * warps / row.warps,
-        loop=row.per_slot * width(call.D) / width(variants()[name].D),
+        warps=size.WARPS,
+        resident=row.programs * row.warps // size.WARPS,
+        in_flight=in_flight * size.WARPS / row.warps,
+        loop=row.per_slot * width(call.D) / width(like.D),
         beside=(row_90.n8192 * of_90.G * of_90.M / programs_90 - row_90.per_slot) * split_len(1 << 13),
     )

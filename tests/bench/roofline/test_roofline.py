@@ -16,7 +16,7 @@ from kvproof.bench.roofline.gpus import GPU, GPUS, SOURCES, find, of_device, par
 from kvproof.bench.roofline.kernel import Call, program, split_len, splits, targets, variants
 from kvproof.bench.roofline.model import predict
 from kvproof.bench.roofline.work import Shape, instructions, moved
-from kvproof.kernels.aot.gates import TABLE, read_table
+from kvproof.kernels.aot.table import TABLE, read_table
 from kvproof.kernels.aot.variants import VARIANTS, launches_of
 
 COMMITTED = Path(__file__).parents[3] / "bench" / "results" / "roofline.md"
@@ -153,7 +153,7 @@ def test_a_modelled_program_is_the_one_that_the_kernel_launches(name):
         p, row = predict(TOY._replace(arch=sm), shape), rows[name, f"sm_{sm}"]
         assert launch.kernel.__name__ == f"attend_{p.program.engine}"
         assert math.prod(launch.grid) == p.programs + p.dead_programs
-        assert p.program.block_m == launch.arguments["HOW"].TILE
+        assert p.program.block_m == launch.arguments["CFG"].BLOCK_M
         assert p.program.warps == launch.options["num_warps"] == row.warps
         assert p.program.exact
         assert (p.program.variant, p.program.registers, p.program.resident) == (name, row.registers, row.programs)
@@ -173,12 +173,12 @@ def test_the_programs_that_figures_are_quoted_of():
 
 def test_where_the_table_has_no_such_call_the_nearest_is_scaled():
     near = {
-        ("float16", 80, 1, 1): "vector-fp16-d128",
-        ("bfloat16", 64, 12, 1): "tensor-bf16",
-        ("float16", 64, 2, 8): "tensor-fp16-tokens",
-        ("float32", 64, 8, 4): "vector-fp32-grouped",
-        ("float16", 256, 4, 1): "vector-fp16-d128",  # the tensor cores take no head_dim above 128
-        ("int8", 128, 4, 1): "tensor-int8",
+        ("float16", 80, 1, 1): "simt-fp16-d128",
+        ("bfloat16", 64, 12, 1): "mma-bf16",
+        ("float16", 64, 2, 8): "mma-fp16-tokens",
+        ("float32", 64, 8, 4): "simt-fp32-grouped",
+        ("float16", 256, 4, 1): "simt-fp16-d128",  # the tensor cores take no head_dim above 128
+        ("int8", 128, 4, 1): "mma-int8",
     }
     for call, name in near.items():
         found = program(Call(*call), 90)
