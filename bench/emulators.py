@@ -33,8 +33,8 @@ import numpy as np
 import torch
 
 from kvproof.bench.program import ends, words
-from kvproof.gpt2 import files
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.progress import Progress
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
 from kvproof.reference.judge.rounding import attention, attention_error
 
@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
     try:
         if args.results:
-            files.check_writable(args.results)
+            output_file.check_writable(args.results)
     except OSError as error:
         parser.error(f"--results {words(error)}")
     about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
@@ -186,13 +186,15 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} turns each\n")
     found = []
     try:
-        with Waiting("turns of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
+        with Progress("turns of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
             for dtype in DTYPES:
                 found.append(contest(ask, dtype, args.repeats, line.update))
                 line.print("\n".join(texts(found[-1])))
         if args.results:
             facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
-            files.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
+            output_file.write(
+                args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n"
+            )
     except BrokenPipeError:
         raise
     except (ImportError, OSError) as error:

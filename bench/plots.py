@@ -70,11 +70,11 @@ def figures(path: Path) -> Iterator[tuple]:
 
 def draw(results: Path, folder: Path):
     """Every picture of a file into a folder, which is made if it is not there."""
-    from kvproof.gpt2 import files
-    from kvproof.gpt2.waiting import Waiting
+    from kvproof.gpt2.cli import output_file
+    from kvproof.gpt2.cli.progress import Progress
 
-    files.check_folder(folder)
-    with Waiting("drawing") as line:
+    output_file.check_folder(folder)
+    with Progress("drawing") as line:
         for name, figure in line.each(figures(results)):
             if isinstance(figure, str):
                 line.print(f"{name} is left out: {figure}")
@@ -82,7 +82,7 @@ def draw(results: Path, folder: Path):
             folder.mkdir(parents=True, exist_ok=True)
             png = io.BytesIO()
             figure.savefig(png, dpi=150, format="png")
-            files.write(folder / f"{name}.png", png.getvalue())
+            output_file.write(folder / f"{name}.png", png.getvalue())
             line.print(str(folder / f"{name}.png"))
 
 

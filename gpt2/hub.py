@@ -9,7 +9,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_cache import BESIDE, CONFIG, INDEX, MERGES, WEIGHTS, HubError, copy_to, in_cache, is_full, obtain, shard_names
+from .checkpoint.hub_cache import (
+    BESIDE,
+    CONFIG,
+    INDEX,
+    MERGES,
+    WEIGHTS,
+    HubError,
+    copy_to,
+    in_cache,
+    is_full,
+    obtain,
+    shard_names,
+)
 
 
 @dataclass(frozen=True)

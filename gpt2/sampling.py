@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..reference import sampling as reference
-from ..reference.splitmix import GAMMA, MIX
+from ..reference.sampling import GAMMA, MIX
 from .arguments import real, refuse, whole
 
 SIGNED = [c - 2**64 if c >> 63 else c for c in (GAMMA, *MIX)]  # torch multiplies int64, which wraps to the same bits

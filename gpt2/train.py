@@ -22,10 +22,11 @@ from safetensors.torch import save as to_bytes
 
 from ..reference.config import Config
 from .cli.interrupt import INTERRUPTED, abandon_output
-from .files import check_folder, write
-from .model import GPT2, Conv1D
+from .cli.output_file import check_folder, write
+from .cli.progress import Progress
+from .linear import Conv1D
+from .model import GPT2
 from .tokenizer import Tokenizer
-from .waiting import Waiting
 
 HERE = Path(__file__).parent
 TINY = HERE / "checkpoints" / "tiny"
@@ -172,7 +173,7 @@ def train(steps: int, tokens: int, peak: float, every: int, out: Path, corpus: P
     best, started, recent = math.inf, time.time(), []
     out.mkdir(parents=True, exist_ok=True)
     write(out / "vocab.bpe", (TINY / "vocab.bpe").read_bytes())
-    with (out / "loss.jsonl").open("w") as log, Waiting("training, steps", steps) as line:
+    with (out / "loss.jsonl").open("w") as log, Progress("training, steps", steps) as line:
         for step in range(1, steps + 1):
             # Every third batch spans the full context, so that every position is trained.
             loss = model.loss(batch(ids, tokens, SPAN if step % 3 == 1 else 256, rng))

@@ -12,12 +12,12 @@ from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
 from .arguments import check_impl, flag, refuse
-from .folder import find_tokenizer, with_end_tokens
+from .checkpoint.generation_config import with_end_tokens
+from .checkpoint.hub_cache import HubError
+from .checkpoint.pickles import PICKLES, is_pickle, read_pickles
 from .hub import KNOWN, fetch, is_hub_name
-from .hub_cache import HubError
 from .model import GPT2
-from .pickles import PICKLES, is_pickle, read_pickles
-from .tokenizer import Tokenizer, gpt2_tokenizer
+from .tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
 EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

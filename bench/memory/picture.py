@@ -25,7 +25,7 @@ def draw(path: Path, shapes: list[Shape], contexts: list[list[int]], dtypes: lis
     """
     import matplotlib
 
-    from ...gpt2 import files  # brings torch
+    from ...gpt2.cli import output_file  # brings torch
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -38,7 +38,7 @@ def draw(path: Path, shapes: list[Shape], contexts: list[list[int]], dtypes: lis
     figure.supxlabel(f"{formula}. MB = 10⁶, GB = 10⁹ bytes. Arithmetic, no measurement.", fontsize=7, color="0.3")
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
-    files.write(path, picture.getvalue())
+    output_file.write(path, picture.getvalue())
     pyplot.close(figure)
 
 

@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         by_gpu = list(predictions(args))
         for path in filter(None, (args.plot, args.json)):
-            from kvproof.gpt2.files import check_writable  # brings torch, which the tables do not need
+            from kvproof.gpt2.cli.output_file import check_writable  # brings torch, which the tables do not need
 
             check_writable(path)
         print("\n".join(lines(by_gpu)))
@@ -98,9 +98,9 @@ def main(argv: list[str] | None = None) -> int:
 
             draw(args.plot, by_gpu)
         if args.json:
-            from kvproof.gpt2 import files
+            from kvproof.gpt2.cli import output_file
 
-            files.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
+            output_file.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
     except BrokenPipeError:
         raise
     except ModuleNotFoundError as error:

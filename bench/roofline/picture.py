@@ -29,7 +29,7 @@ def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None
     """
     import matplotlib
 
-    from ...gpt2 import files  # brings torch
+    from ...gpt2.cli import output_file  # brings torch
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
@@ -53,7 +53,7 @@ def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None
     figure.supxlabel(NOTE, fontsize=7, color="0.3")
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
-    files.write(path, picture.getvalue())
+    output_file.write(path, picture.getvalue())
     pyplot.close(figure)
 
 

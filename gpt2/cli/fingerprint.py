@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 from ...reference.files import SAFETENSORS, find_weights
-from ..hub_cache import CONFIG, TOKENIZER
-from ..pickles import PICKLES
+from ..checkpoint.hub_cache import CONFIG, TOKENIZER
+from ..checkpoint.pickles import PICKLES
 from ..weights import checkpoint
 
 # Beside the weights, where they are there: what decides on ids, on the end of a text and on the arithmetic.

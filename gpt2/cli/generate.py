@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from .. import files, sampling
+from .. import sampling
 from ..generate import Completion, check_fit, check_stop, encode, generate
 from ..model import GPT2
 from ..stream import NotFinite
-from ..waiting import Waiting
 from ..weights import load
-from . import batch
+from . import batch, output_file
 from .fingerprint import fingerprint
 from .lock import locked
+from .progress import Progress
 from .prompt_file import prompt_lines
 from .screen import Page
 
@@ -34,7 +34,7 @@ def emulated(args: argparse.Namespace) -> AbstractContextManager:
 
 def load_model(args: argparse.Namespace) -> GPT2:
     """The model that --model, --dtype, --device and --impl mean."""
-    with Waiting(f"loading {args.model}"):
+    with Progress(f"loading {args.model}"):
         return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
 
 
@@ -142,7 +142,7 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
     given = [""] if args.unconditional else args.prompt
     ids = fitting_ids(model, given, args)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
-    with Waiting("prompts", len(ids), silent=args.stream and not args.json) as line:
+    with Progress("prompts", len(ids), silent=args.stream and not args.json) as line:
         for start in range(0, len(ids), args.batch):
             prompts = given[start : start + args.batch]
             page = Page(prompts, args.stream and not args.json)
@@ -170,15 +170,15 @@ def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
 
     prompts = [prompt for _, prompt in numbered]
     output = Path(args.output) if args.output else None
-    if output is None or files.is_plain(output):
+    if output is None or output_file.is_plain(output):
         with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
             complete_file(args, settings, clock, prompts, place, output)
     else:
-        with files.open_special(output) as pipe:
+        with output_file.open_special(output) as pipe:
 
             def write(lines: str):
-                with files.naming(output):
-                    files.pour(pipe, lines.encode())
+                with output_file.naming(output):
+                    output_file.pour(pipe, lines.encode())
 
             complete_file(args, settings, clock, prompts, place, None, write)
 
@@ -204,7 +204,7 @@ def complete_file(
     if done == len(prompts):
         return
     if output:
-        files.check_writable(output)
+        output_file.check_writable(output)
     model = load_model(args)
     ids = fitting_ids(model, prompts, args, place)
     how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
@@ -215,12 +215,12 @@ def complete_file(
         except NotFinite as error:
             raise NotFinite(start + error.row, error.after, place(start + error.row)) from None
 
-    with Waiting("prompts", len(prompts), done) as line:
+    with Progress("prompts", len(prompts), done) as line:
         write_results(batch.run(prompts, job, args.batch, complete, done), output, size, line, write)
 
 
 def write_results(
-    batches: Iterator[str], output: Path | None, size: int, line: Waiting, write: Callable[[str], object]
+    batches: Iterator[str], output: Path | None, size: int, line: Progress, write: Callable[[str], object]
 ):
     """Batches of lines to a file's first `size` bytes, or by write; the line counts them.
 

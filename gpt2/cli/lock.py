@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import is_plain, naming, no_folder
+from .output_file import is_plain, naming, no_folder
 
 try:
     import fcntl

@@ -6,9 +6,9 @@ from pathlib import Path
 from ...reference.config import Config
 from ...reference.files import SAFETENSORS, find_weights
 from ...reference.weights import match_tensors, read_config
-from ..folder import find_tokenizer, not_applied, read_generation, with_end_tokens
-from ..pickles import PICKLES, is_pickle, open_pickles
-from ..tokenizer import Tokenizer, gpt2_tokenizer
+from ..checkpoint.generation_config import not_applied, read_generation, with_end_tokens
+from ..checkpoint.pickles import PICKLES, is_pickle, open_pickles
+from ..tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
 
 def describe(path: Path) -> tuple[Config, dict[str, str]]:

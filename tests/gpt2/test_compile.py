@@ -13,7 +13,7 @@ from torch._inductor.fx_passes.post_grad import post_grad_passes
 from torch._inductor.virtualized import V
 
 from kvproof.gpt2 import CacheMismatch, Config, ContextFull
-from kvproof.gpt2.step import Step, compiled_step
+from kvproof.gpt2.graph import Step, compiled_step
 
 from .._gpt2_models import random_prompts, torch_model
 

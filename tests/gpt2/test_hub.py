@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.gpt2 import hub, hub_cache, load
+from kvproof.gpt2 import hub, load
+from kvproof.gpt2.checkpoint import hub_cache
 
 from ._hub_server import COMMIT, MEDIUM, MERGES, NEEDED, PLAIN, SHARDED, HubServer, contents, fetch, repositories
 

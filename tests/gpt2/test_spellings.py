@@ -12,7 +12,7 @@ from safetensors.torch import save_file, save_model
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 from kvproof.reference.config import Config
-from kvproof.reference.names import canonical_name
+from kvproof.reference.weights import canonical_name
 
 from .._checkpoints import as_json, save_pretrained, tensors_of
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvproof.gpt2 import Completion, files, generate, load, sampling, weights
+from kvproof.gpt2 import Completion, generate, load, sampling, weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli import batch, prompt_file
+from kvproof.gpt2.cli import batch, output_file, prompt_file
 from kvproof.gpt2.cli import generate as cli_generate
 from kvproof.gpt2.cli.lock import OutputBusy, locked
 
@@ -484,7 +484,7 @@ def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_pat
     def full(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "probe", full)
+    monkeypatch.setattr(output_file, "probe", full)
     assert main([*command, str(out)]) == 1
     assert f"{out}: No space left on device" in capsys.readouterr().err
     assert not out.exists()

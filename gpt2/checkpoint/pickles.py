@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..reference.config import Config, ConfigError
-from ..reference.files import CheckpointError, check_file, other_kind, read_json
-from ..reference.weights import check_shard, check_tensors, drop_tied_head, expected_shapes, read_config, weight_map
+from ...reference.config import Config, ConfigError
+from ...reference.files import CheckpointError, check_file, other_kind, read_json
+from ...reference.weights import check_shard, check_tensors, drop_tied_head, expected_shapes, read_config, weight_map
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt")  # as a folder names them
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says about its tokenizer, all of its files together.
+"""The vocabulary of a checkpoint's folder, from all of its tokenizer files together.
 
     tokenizer.json                  everything, as `tokenizers` writes it; first choice, as transformers has it
     merges.txt or vocab.bpe         merges; with vocab.json their ids, else in the order of the merges
@@ -6,14 +6,14 @@
     tokenizer_config.json           added_tokens_decoder, the same with flags; eos_token; how text is cut
     special_tokens_map.json         which tokens are special, eos_token
 
-What would cut text into other ids than Tokenizer does is refused by name.
+Settings under which Tokenizer would give other ids are refused by name.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .vocabulary import (
+from .merges import (
     ENDOFTEXT,
     PUBLISHED,
     ForeignTokenizer,
@@ -21,6 +21,7 @@ from .vocabulary import (
     check_vocabulary,
     make_ranks,
     names_of,
+    published_ranks,
     read_json,
     read_merges,
     read_object,
@@ -104,7 +105,7 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
 
 def published_with(folder: Path, side: Side) -> Vocabulary | None:
     """The published merges under a vocab.json that came without merges, or with added tokens; None if as published."""
-    ranks, vocab = read_merges(PUBLISHED), folder / VOCAB
+    ranks, vocab = published_ranks(), folder / VOCAB
     published = {name: ranks[token] for name, token in names_of(ranks).items()} | {ENDOFTEXT: len(ranks)}
     own = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else published
     if not published.items() <= own.items():

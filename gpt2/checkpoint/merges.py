@@ -1,14 +1,15 @@
-"""Merges and the ids of the tokens they make: vocab.bpe, merges.txt and vocab.json, as the world writes them."""
+"""Merges and the ids of their tokens: vocab.bpe, merges.txt and vocab.json, in every form that other programs write."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..reference.files import stand_in
+from ...reference.files import stand_in
 
 ENDOFTEXT = "<|endoftext|>"
-PUBLISHED = Path(__file__).parent / "data" / "vocab.bpe"
+PUBLISHED = Path(__file__).parents[1] / "data" / "vocab.bpe"
 SPECIAL_SHAPE = re.compile(r"<.*\w.*>|\[.*\w.*\]", re.DOTALL)  # how a token is written that stands for no text
 
 
@@ -55,6 +56,12 @@ def merge_lines(path: Path) -> list[str]:
     if not text.endswith("\n") and published_text().startswith(text) and not published_text().startswith(f"{text}\n"):
         raise TokenizerError(f"{path} is GPT-2's, cut off within line {text.count(chr(10)) + 1}; fetch it again")
     return text.split("\n")  # not splitlines: some merges hold its exotic line ends
+
+
+@functools.cache
+def published_ranks() -> dict[bytes, int]:
+    """The ranks of GPT-2's own merges."""
+    return read_merges(PUBLISHED)
 
 
 def published_text() -> str:

@@ -7,9 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kvproof.gpt2 import products
-from kvproof.gpt2.attention import Conv1D
-from kvproof.gpt2.products import ROWS, invariant_gelu, invariant_product, keeps_bits, product
+from kvproof.gpt2 import linear as module
+from kvproof.gpt2.linear import ROWS, Conv1D, invariant_gelu, invariant_linear, keeps_bits, linear
 
 BOTH = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 SIZES = {"tiny": (128, 2049), "gpt2": (768, 50257), "gpt2-xl": (1600, 50257)}  # n_embd, n_vocab
@@ -35,7 +34,7 @@ def random(*shape, dtype, seed=0):
 
 
 def weights(n_in, n_out, dtype, head=False):
-    """weight and bias as the model brings them to `product`: a Conv1D's, or those of the head over the vocabulary."""
+    """weight and bias as the model passes them to `linear`: a Conv1D's, or those of the head over the vocabulary."""
     if head:
         return random(n_out, n_in, dtype=dtype) / n_in**0.5, None
     layer = Conv1D(n_in, n_out).to(dtype)
@@ -83,7 +82,7 @@ def test_a_row_has_the_same_bits_at_every_place_of_a_product_of_the_124m_shape(d
 def test_a_row_has_the_same_bits_alone_and_in_any_company(n_in, n_out, head, dtype):
     weight, bias = weights(n_in, n_out, dtype, head)
     x = random(max(ROW_COUNTS), n_in, dtype=dtype, seed=2)
-    assert in_company(partial(invariant_product, weight=weight, bias=bias), x) == 0
+    assert in_company(partial(invariant_linear, weight=weight, bias=bias), x) == 0
 
 
 @BOTH
@@ -92,7 +91,7 @@ def test_a_row_has_the_same_bits_with_one_thread_and_with_two(dtype, threads):
     x, seen = random(33, 512, dtype=dtype, seed=2), []
     for count in (1, 2):
         threads(count)
-        seen.append(invariant_product(x, weight, bias))
+        seen.append(invariant_linear(x, weight, bias))
     assert torch.equal(*seen)
 
 
@@ -100,7 +99,7 @@ def test_a_row_has_the_same_bits_with_one_thread_and_with_two(dtype, threads):
 def test_the_plain_product_gives_other_bits_in_other_company(dtype):
     """Or there would be nothing to cure here."""
     weight, bias = weights(512, 128, dtype)
-    moved = in_company(partial(product, weight=weight, bias=bias), random(max(ROW_COUNTS), 512, dtype=dtype, seed=2))
+    moved = in_company(partial(linear, weight=weight, bias=bias), random(max(ROW_COUNTS), 512, dtype=dtype, seed=2))
     if not moved:
         pytest.skip(f"this machine's {dtype} products do not depend on the number of rows")
 
@@ -109,10 +108,10 @@ def test_the_plain_product_gives_other_bits_in_other_company(dtype):
 def test_memory_that_is_not_aligned_changes_no_bit(dtype):
     weight, bias = weights(512, 128, dtype)
     x = random(ROWS, 512, dtype=dtype, seed=2)
-    want = invariant_product(x, weight, bias)
+    want = invariant_linear(x, weight, bias)
     for elements in (1, 3, 4):
         elsewhere = torch.empty(x.numel() + 64, dtype=dtype)[elements : elements + x.numel()].view(x.shape).copy_(x)
-        assert torch.equal(invariant_product(elsewhere, weight, bias), want)
+        assert torch.equal(invariant_linear(elsewhere, weight, bias), want)
 
 
 @BOTH
@@ -124,7 +123,7 @@ def test_it_is_the_product(shape, dtype):
         exact = [a.double() for a in (x, weight.mT, weight.new_zeros(61) if bias is None else bias)]
         want = torch.addmm(exact[2], exact[0].reshape(-1, 96), exact[1]).view(*shape, 61)
         bound = torch.addmm(exact[2].abs(), exact[0].reshape(-1, 96).abs(), exact[1].abs()).view(*shape, 61)
-        got = invariant_product(x, weight, bias)
+        got = invariant_linear(x, weight, bias)
         assert got.dtype == dtype
         assert got.shape == (*shape, 61)
         # 97 numbers are summed, here and in `want`, each sum rounded by eps / 2.
@@ -143,7 +142,7 @@ def test_the_probe_finds_a_product_whose_rows_do_not_keep_their_bits(where, monk
 
     weight, bias = weights(96, 61, torch.float64)
     assert keeps_bits(weight, bias)
-    monkeypatch.setattr(products, "product", leaky)
+    monkeypatch.setattr(module, "linear", leaky)
     assert not keeps_bits(weight, bias)
 
 
@@ -196,8 +195,8 @@ def test_a_block_without_attention_is_the_same_over_batch_order_and_chunks(dtype
     head, _ = weights(E, 61, dtype, head=True)
 
     def block(x):
-        h = invariant_gelu(invariant_product(F.layer_norm(x, (E,)), *fc))
-        return invariant_product(F.layer_norm(x + invariant_product(h, *proj), (E,)), head)
+        h = invariant_gelu(invariant_linear(F.layer_norm(x, (E,)), *fc))
+        return invariant_linear(F.layer_norm(x + invariant_linear(h, *proj), (E,)), head)
 
     x = random(B, T, E, dtype=dtype, seed=3)
     whole = block(x)

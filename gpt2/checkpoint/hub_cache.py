@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..reference.files import SAFETENSORS
-from ..reference.weights import CheckpointError, weight_map
-from .tokenizer_files import MERGES, SIDE_FILES, VOCAB
+from ...reference.files import SAFETENSORS
+from ...reference.weights import CheckpointError, weight_map
+from .vocabulary import MERGES, SIDE_FILES, VOCAB
 
 (WEIGHTS, INDEX), CONFIG = SAFETENSORS, "config.json"
 # Files that change what the merges, the vocabulary or config.json say; a model is not whole without them.

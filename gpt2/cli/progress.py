@@ -14,10 +14,10 @@ PERIOD = 1.0  # seconds between two looks at the clock
 T = TypeVar("T")
 
 
-class Waiting:
+class Progress:
     """A line on standard error that says what is at work, how far it is and for how long; on a terminal only.
 
-        with Waiting("prompts", total=300) as line:
+        with Progress("prompts", total=300) as line:
             for prompt in prompts:
                 ...
                 line.update()
@@ -38,7 +38,7 @@ class Waiting:
         self.shown = self.screen.isatty() and not silent
         self.lock, self.ended, self.ticking = threading.RLock(), threading.Event(), threading.Event()
 
-    def __enter__(self) -> "Waiting":
+    def __enter__(self) -> "Progress":
         self.begun = time.monotonic()
         self.ticking.set()
         if self.shown:
