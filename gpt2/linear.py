@@ -58,7 +58,9 @@ def invariant_linear(x, weight, bias=None):
     places alike, which `keeps_bits` checks. Bits with gradients differ from those without.
 
     Measured with torch 2.14.1 on an AMD EPYC (oneDNN for float32, MKL for float64), one thread and two: it does, for
-    each product of the tiny, 124M and XL models. Not measured on a GPU. The 124M model without its attention takes
+    each product of the tiny, 124M and XL models. Not measured on a GPU. The number of threads is part of the machine:
+    on an Intel Xeon with AVX-512, MKL's float64 products have other bits with two threads than with one, unless
+    MKL_CBWR=AVX512,STRICT is set. The 124M model without its attention takes
     2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8, 1.5 for a prefill of 64
     (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
     """
