@@ -1,7 +1,7 @@
-"""Checkpoints -> arrays, in every spelling of the safetensors family.
+"""Checkpoints -> arrays, in every format of the safetensors family.
 
-First what a GPT-2 checkpoint must hold, on names and shapes alone (gpt2/weights.py asks the same questions), then how
-the bytes are read. A file is trusted in nothing: whatever is wrong with it ends in a CheckpointError that names it.
+First the names and shapes of a GPT-2 checkpoint (gpt2/checkpoint/pickles.py checks the same), then the reading of the
+bytes. No file is trusted: whatever is wrong with it ends in a CheckpointError that names it.
 """
 
 import errno
@@ -73,10 +73,10 @@ def check_tensors(
     """Match a checkpoint's tensors to the config's: canonical name -> name in the file, mask buffers left out.
 
     found             (name, shape) of every tensor, in all shards together
-    transposed, bias  the layout, as in expected_shapes. Whole checkpoints have one: the square c_proj, which tells
-                      nothing by its shape, lies as c_attn does
-    returns           every expected tensor; also "lm_head.weight" if a tied model carries one beside wte (it must then
-                      equal wte; alone, as safetensors' save_model may leave it, it is wte)
+    transposed, bias  the layout, as in expected_shapes. A checkpoint has one layout: the square c_proj, whose shape
+                      does not show it, has that of c_attn
+    returns           every expected tensor; also "lm_head.weight" if a tied model has one beside wte (it must equal
+                      wte; alone, as safetensors' save_model may leave it, it is wte)
 
     Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape, or an adapter's.
     """
@@ -193,7 +193,7 @@ def match_tensors(weights: Path, config: Config, framework: str, stack: ExitStac
 
 
 def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], Any]):
-    """Leave a tied model's head out of source, once it is seen to be wte.
+    """Remove a tied model's head from source, if it equals wte.
 
     source  canonical name -> name in the file, from check_tensors
     get     name in the file -> its tensor
@@ -205,20 +205,20 @@ def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], 
     head, wte = get(source.pop("lm_head.weight")), get(source["wte.weight"])
     rows = range(0, config.n_vocab, 1024)  # block by block: a mask of all of it would be another tenth of a gigabyte
     if head.dtype != wte.dtype or not all((head[i : i + 1024] == wte[i : i + 1024]).all() for i in rows):
-        raise CheckpointError("lm_head.weight differs from wte.weight, which tie_word_embeddings says it is")
+        raise CheckpointError("lm_head.weight differs from wte.weight, and tie_word_embeddings is true")
 
 
 def open_shard(file: Path, framework: str):
     """A safetensors file, opened, its header checked by the library.
 
-    Raises CheckpointError with what lies there instead, PermissionError.
+    Raises CheckpointError with what is there instead, PermissionError.
     """
     try:
         if file.is_file() and (what := stand_in(file)):
             raise CheckpointError(f"{file} {what}")
         return safe_open(file, framework)
     except FileNotFoundError:
-        if file.exists():  # the library says the same of a file it may not read
+        if file.exists():  # the library has the same error for an unreadable file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from None
         raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder") from None
     except (SafetensorError, OSError) as error:
@@ -227,7 +227,7 @@ def open_shard(file: Path, framework: str):
 
 
 def shortfall(file: Path) -> str:
-    """The end of a message about a safetensors file: how many bytes of those that its header describes are there."""
+    """The end of a message about a safetensors file: its size and the size that its header describes."""
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
@@ -240,7 +240,7 @@ def shortfall(file: Path) -> str:
 
 
 def shard_files(index: Path) -> list[Path]:
-    """The files that model.safetensors.index.json names, if they hold just the tensors it says."""
+    """The files of model.safetensors.index.json.  Raises CheckpointError unless they hold just its tensors."""
     names = weight_map(index)
     files = [index.parent / name for name in sorted(set(names.values()))]
     shards = [(file, open_shard(file, "np")) for file in files]
@@ -260,7 +260,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def check_shard(index: Path, names: dict[str, str], file: str, found: Iterable[str]):
-    """Raises CheckpointError unless the shard `file` holds just the tensors that the index's names say."""
+    """Raises CheckpointError unless the shard `file` holds just the index's tensors of it."""
     stray = set(found) ^ {name for name, where in names.items() if where == file}
     if stray:
         raise CheckpointError(f"{index} and {file} disagree about tensor {min(map(str, stray))}")

@@ -30,7 +30,7 @@ from .progress import Progress
 
 
 def parse_ids(text: str) -> list[int]:
-    """Ids separated by commas, spaces or line ends.  Raises ValueError for what is no whole number, or none at all."""
+    """Ids separated by commas, spaces or line ends.  Raises ValueError for anything but whole numbers, or none."""
     words = [word for word in re.split(r"[,\s]+", text) if word]
     wrong = [word for word in words if not re.fullmatch(r"-?[0-9]+", word)]
     if wrong or not words:
@@ -71,7 +71,7 @@ def read_bytes(name: str) -> bytes:
 
 
 def find_config(name: str) -> tuple[Config, dict[str, str]]:
-    """A model's config, and what of it was taken from where; without its weights where it can be had without them."""
+    """A model's config and the origin of its parts; reads no weights if it need not."""
     if name in SIZES:
         config = replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
         return config, {"config_from": "the published sizes; no file was read"} | describe_text(
@@ -86,7 +86,7 @@ def find_config(name: str) -> tuple[Config, dict[str, str]]:
 
 
 def tokenizer_of(name: str) -> Tokenizer:
-    """A model's tokenizer, without its weights where it can be had without them.  Raises ValueError if it has none."""
+    """A model's tokenizer; reads no weights if it need not.  Raises ValueError if it has none."""
     if name.removeprefix("random:") in SIZES:
         return gpt2_tokenizer()
     path = Path(checkpoint(name))

@@ -22,10 +22,9 @@ import torch
 import kvproof
 from kvproof.gpt2 import Completion, arguments, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli.generate import Clock
+from kvproof.gpt2.cli.generate import Clock, Page
 from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
 from kvproof.gpt2.cli.run import RUN
-from kvproof.gpt2.cli.screen import Page
 from kvproof.gpt2.cli.tools import step_logits
 from kvproof.gpt2.perplexity import sliding_nll
 from kvproof.gpt2.tokenizer import Tokenizer
@@ -125,7 +124,7 @@ def test_the_clock_counts_a_row_s_first_token_as_prefill(tiny):
         (["logits", "--ids", "1", "--out", "/"], "/: Is a directory; name a file in it"),
         (["tokenize", "--decode", "99999"], "id 99999 has no text"),
         (["perplexity", "--file", "/no/such/file"], "No such file"),
-        (["perplexity", "--file", os.devnull], "perplexity needs 2 tokens"),
+        (["perplexity", "--file", os.devnull], "perplexity needs 2 or more"),
         (["perplexity", "--file", __file__, "--stride", "0"], "stride is 0"),
         (["perplexity", "--file", __file__, "--window", "2000"], "window is 2000"),
         (["info", "random:gpt3"], "there is no random model 'gpt3'"),
