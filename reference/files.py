@@ -40,7 +40,7 @@ def beginning(path: Path, size: int = 512) -> bytes:
 
 
 def stand_in(path: Path) -> str | None:
-    """The fault of a file that cannot be a checkpoint's (empty, a Git-LFS pointer, a web page), and the fix; else None."""
+    """What makes a file no checkpoint's (empty, a Git-LFS pointer, a web page), and the fix; else None."""
     head = beginning(path).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head and path.stat().st_size == 0:
         return "is empty; fetch it again"

@@ -23,7 +23,7 @@ import kvproof
 from kvproof.gpt2 import Completion, arguments, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli.generate import Clock, Page
-from kvproof.gpt2.cli.parser import DTYPES, IMPLS, parser
+from kvproof.gpt2.cli.parser import parser
 from kvproof.gpt2.cli.run import RUN
 from kvproof.gpt2.cli.tools import step_logits
 from kvproof.gpt2.perplexity import sliding_nll
@@ -185,8 +185,10 @@ def test_the_package_says_its_version():
 
 
 def test_the_parser_s_choices_are_those_of_the_model():
-    assert tuple(attention.DECODE_STEP) == IMPLS == arguments.IMPLS
-    assert tuple(weights.DTYPES) == DTYPES
+    assert tuple(attention.DECODE_STEP) == arguments.IMPLS
+    for name, values in (("impl", attention.DECODE_STEP), ("dtype", weights.DTYPES)):
+        for value in values:
+            assert vars(parser().parse_args(["generate", "--prompt", "x", f"--{name}", value]))[name] == value
 
 
 @pytest.mark.parametrize("words", [["tokenize", "--decode"], ["logits", "--ids"]])
