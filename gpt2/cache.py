@@ -197,13 +197,11 @@ class StaticCache(Cache):
         """Nothing to do: every slot has memory."""
 
     def write(self, layer: int, slots, k, v):
-        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
         rows = slice(None) if isinstance(slots, int) else self.rows
         self.k[layer][rows, :, slots] = k
         self.v[layer][rows, :, slots] = v
 
     def write_span(self, layer: int, start: int, k, v):
-        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
         stop = start + k.shape[2]
         self.k[layer][:, :, start:stop] = k
         self.v[layer][:, :, start:stop] = v

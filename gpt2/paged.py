@@ -136,14 +136,12 @@ class PagedCache(Cache):
         self.hand_out([max(n, stop) for n in self.host_lengths])
 
     def write(self, layer: int, slots, k, v):
-        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
         column = slots // self.page
         pages = self.block_table[:, column] if isinstance(slots, int) else self.block_table[self.rows, column]
         self.k[layer][pages, :, slots % self.page] = k
         self.v[layer][pages, :, slots % self.page] = v
 
     def write_span(self, layer: int, start: int, k, v):
-        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
         stop = start + k.shape[2]
         self.make_room(stop)
         slots = torch.arange(start, stop, device=self.rows.device)

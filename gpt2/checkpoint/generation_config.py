@@ -13,33 +13,14 @@ GENERATION = "generation_config.json"
 
 # Settings that change the text -> the values under which they change nothing. Here the call chooses them.
 SETTINGS: dict[str, tuple] = {
-    "do_sample": (False,),
-    "temperature": (1.0,),
-    "top_k": (50, 0),
-    "top_p": (1.0,),
-    "num_beams": (1,),
-    "penalty_alpha": (0,),
-    "repetition_penalty": (1.0,),
-    "encoder_repetition_penalty": (1.0,),
-    "no_repeat_ngram_size": (0,),
-    "length_penalty": (1.0,),
-    "min_length": (0,),
-    "min_new_tokens": (0,),
-    "min_p": (0,),
-    "typical_p": (1.0,),
-    "epsilon_cutoff": (0.0,),
-    "eta_cutoff": (0.0,),
-    "guidance_scale": (1.0,),
-    "bad_words_ids": (),
-    "suppress_tokens": (),
-    "begin_suppress_tokens": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "forced_decoder_ids": (),
-    "sequence_bias": (),
-    "exponential_decay_length_penalty": (),
+    "do_sample": (False,), "temperature": (1.0,), "top_k": (50, 0), "top_p": (1.0,), "num_beams": (1,),
+    "penalty_alpha": (0,), "repetition_penalty": (1.0,), "encoder_repetition_penalty": (1.0,),
+    "no_repeat_ngram_size": (0,), "length_penalty": (1.0,), "min_length": (0,), "min_new_tokens": (0,), "min_p": (0,),
+    "typical_p": (1.0,), "epsilon_cutoff": (0.0,), "eta_cutoff": (0.0,), "guidance_scale": (1.0,),
+    "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (), "forced_bos_token_id": (),
+    "forced_eos_token_id": (), "forced_decoder_ids": (), "sequence_bias": (), "exponential_decay_length_penalty": (),
     "stop_strings": (),
-}
+}  # fmt: skip
 
 
 def read_generation(folder: Path) -> dict[str, Any]:

@@ -76,11 +76,7 @@ def add_sampling(gen: argparse.ArgumentParser):
         "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
     )
     gen.add_argument(
-        "--stop",
-        action="append",
-        default=[],
-        metavar="TEXT",
-        help="end the text before this string; repeatable",
+        "--stop", action="append", default=[], metavar="TEXT", help="end the text before this string; repeatable"
     )
 
 
@@ -151,9 +147,7 @@ def add_tokenize(commands):
     source.add_argument("text", nargs="?", metavar="TEXT", help="the text; with --decode the ids")
     source.add_argument("--file", help='read the text from a file; "-" is standard input')
     tokenize.add_argument(
-        "--decode",
-        action="store_true",
-        help="convert ids, separated by commas or white space, to text, byte for byte",
+        "--decode", action="store_true", help="convert ids, separated by commas or white space, to text, byte for byte"
     )
     add_special(tokenize)
     tokenize.add_argument("--model", default="tiny", help="model whose tokenizer is used: " + MODEL)

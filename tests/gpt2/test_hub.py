@@ -89,10 +89,7 @@ def test_any_revision_can_be_named(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [
-        ("openai-comunity/gpt2-xl", "did you mean 'openai-community/gpt2-xl'?"),
-        ("ann/pickled", "no safetensors"),
-    ],
+    [("openai-comunity/gpt2-xl", "did you mean 'openai-community/gpt2-xl'?"), ("ann/pickled", "no safetensors")],
 )
 def test_what_the_hub_lacks_is_named(server, tmp_path, name, message):
     assert message in fetch(server, tmp_path, name)[1]

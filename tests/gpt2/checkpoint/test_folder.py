@@ -13,7 +13,7 @@ from kvproof.gpt2.checkpoint.generation_config import with_end_tokens
 from kvproof.gpt2.tokenizer import PUBLISHED, Tokenizer, TokenizerError, find_tokenizer, gpt2_tokenizer
 from kvproof.reference.config import Config
 
-from ._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write
+from .._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write
 
 LINE = [101, 102, 103, 104, END, 105]  # what a speaker says
 OWN = {"merges.txt": merges_text(), "vocab.json": vocabulary()}
