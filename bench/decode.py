@@ -35,8 +35,8 @@ from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.measure.sweep import Bench, Cell, Plan
 from kvproof.bench.program import INTERRUPTED, abandon_output, ends, parser_for, words
 from kvproof.bench.report.table import table, texts
-from kvproof.gpt2.files import check_writable, is_plain
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli.output_file import check_writable, is_plain
+from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import BACKENDS, without_gpu
 
@@ -181,7 +181,7 @@ class Report:
     kept  whether records are kept in a file, so that measuring goes on without a reader
     """
 
-    def __init__(self, args: argparse.Namespace, line: Waiting):
+    def __init__(self, args: argparse.Namespace, line: Progress):
         self.silent, self.kept, self.line = args.json, bool(args.results), line
 
     def __call__(self, text: str):
@@ -217,7 +217,7 @@ def run(plan: Plan, found: dict[str, dict], args: argparse.Namespace):
     Raises ValueError where a record cannot be kept, which is printed then.
     """
     todo = [cell for cell in cells(args) if plan.key(cell) not in found]
-    with Waiting("measuring", len(todo)) as line, records.sink(args.results if todo else None) as keep:
+    with Progress("measuring", len(todo)) as line, records.sink(args.results if todo else None) as keep:
         say = Report(args, line)
         bench = Bench(plan, say, line, kept=bool(args.results or args.json))
         if todo:

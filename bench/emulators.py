@@ -32,8 +32,8 @@ import torch
 
 from kvproof.bench.measure.stats import summarize
 from kvproof.bench.program import ends, parser_for, refuses, words
-from kvproof.gpt2 import files
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.progress import Progress
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
 from kvproof.reference.judge.rounding import attention, attention_error
 
@@ -172,20 +172,20 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
     try:
         if args.results:
-            files.check_writable(args.results)
+            output_file.check_writable(args.results)
     except OSError as error:
         parser.error(f"--results {words(error)}")
     about, B_H_T_D = environment(torch.device("cpu"), bool(args.results)), "B={}, H={}, T={}, D={}".format(*SHAPE)
     print("\n".join(heading(about)))
     print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} calls each\n")
     found = []
-    with Waiting("calls of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
+    with Progress("calls of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
         for dtype in DTYPES:
             found.append(compare(ask, dtype, args.repeats, line.update))
             line.print("\n".join(texts(found[-1])))
     if args.results:
         facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
-        files.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
+        output_file.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
     return 0 if all(map(holds, found)) else 1
 
 

@@ -67,11 +67,11 @@ def figures(path: Path) -> Iterator[tuple]:
 
 def draw(results: Path, folder: Path):
     """Every picture of a file into a folder, which is made if it is not there."""
-    from kvproof.gpt2 import files
-    from kvproof.gpt2.waiting import Waiting
+    from kvproof.gpt2.cli import output_file
+    from kvproof.gpt2.cli.progress import Progress
 
-    files.check_folder(folder)
-    with Waiting("drawing") as line:
+    output_file.check_folder(folder)
+    with Progress("drawing") as line:
         for name, figure in line.each(figures(results)):
             if isinstance(figure, str):
                 line.print(f"{name} is left out: {figure}")

@@ -112,13 +112,13 @@ def words(error: Exception) -> str:
 def write_figure(path: Path, figure: Any) -> None:
     """Write a matplotlib Figure into a .png (the default), .svg, .pdf ... file, whole or not at all.
 
-    Raises ValueError for a file type that matplotlib does not write, OSError as files.write does.
+    Raises ValueError for a file type that matplotlib does not write, OSError as output_file.write does.
     """
-    from kvproof.gpt2 import files  # brings torch
+    from kvproof.gpt2.cli import output_file  # brings torch
 
     picture = io.BytesIO()
     figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
-    files.write(path, picture.getvalue())
+    output_file.write(path, picture.getvalue())
 
 
 def abandon_output():

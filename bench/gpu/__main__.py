@@ -27,8 +27,8 @@ from kvproof.bench.gpu import page as gpu_page
 from kvproof.bench.gpu import parts as gpu_parts
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.program import INTERRUPTED, ends, parser_for, words
-from kvproof.gpt2 import files
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.progress import Progress
 
 KIND = "kvproof/gpu/1"
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     out = args.out.resolve()
     try:
-        files.check_folder(out)
+        output_file.check_folder(out)
         out.mkdir(parents=True, exist_ok=True)
         state = begin(out, args.rehearse)
     except (OSError, ValueError) as error:
@@ -89,7 +89,7 @@ def run_parts(parts: list[gpu_parts.Part], state: dict, out: Path, deadline: flo
             continue
         seconds = gpu_parts.seconds_for(parts, at, max(0.0, deadline - time.monotonic()))
         print(f"{part.name}: " + ("skipped" if part.skip else f"up to {seconds:.0f} s"), flush=True)
-        with Waiting(part.name):
+        with Progress(part.name):
             entry = state["parts"][part.name] = gpu_parts.run(part, out, seconds)
         entry["records"], trouble = gpu_parts.results(part, out)
         if part.results and entry["status"] == "done":
@@ -133,7 +133,7 @@ def begin(out: Path, rehearse: bool) -> dict:
 def write(state: dict, out: Path) -> None:
     """Write gpu.json and gpu.html, each whole or not at all."""
     for name, text in (("gpu.json", json.dumps(state, indent=1)), ("gpu.html", gpu_page.render(state))):
-        files.write(out / name, text + "\n")
+        output_file.write(out / name, text + "\n")
 
 
 if __name__ == "__main__":

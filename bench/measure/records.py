@@ -16,7 +16,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from kvproof.bench.program import ends, parser_for
-from kvproof.gpt2 import files
+from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.lock import locked
 
 SCHEMA = Path(__file__).with_name("decode.schema.json")
@@ -77,13 +77,13 @@ def append(path: str | Path, record: dict):
     """
     line = to_line(record)
     path = Path(path)
-    if not files.is_plain(path):
-        files.write(path, line)
+    if not output_file.is_plain(path):
+        output_file.write(path, line)
         return
     with locked(path, wait=True):
         # A write may be cut short by a kill, a rename may not: so the file is replaced, not grown.
         held = lines(path) if path.exists() else []
-        files.write(path, "".join(f"{old}\n" for old in held) + line)
+        output_file.write(path, "".join(f"{old}\n" for old in held) + line)
 
 
 def to_line(record: dict) -> str:
@@ -97,14 +97,14 @@ def sink(path: Path | None) -> Iterator[Callable[[dict], object]]:
     """A function that keeps a record; what is no regular file is opened once, so that a pipe has one reader."""
     if path is None:
         yield lambda record: None
-    elif files.is_plain(path):
+    elif output_file.is_plain(path):
         yield partial(append, path)
     else:
-        with files.open_special(path) as file:
+        with output_file.open_special(path) as file:
 
             def keep(record: dict):
-                with files.naming(path):
-                    files.pour(file, to_line(record).encode())
+                with output_file.naming(path):
+                    output_file.pour(file, to_line(record).encode())
 
             yield keep
 

@@ -8,8 +8,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ...gpt2.cli.progress import Progress
 from ...gpt2.generate import to_ids
-from ...gpt2.waiting import Waiting
 from ...gpt2.weights import DTYPES
 from ...kernels.backend import BACKENDS
 from . import machine, peers
@@ -89,7 +89,7 @@ class Bench:
     kept  whether its records are kept, see `environment`
     """
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], line: Waiting, kept: bool = True):
+    def __init__(self, plan: Plan, say: Callable[[str], None], line: Progress, kept: bool = True):
         self.plan, self.say, self.line, self.kept, self.device = plan, say, line, kept, plan.device
         self.models: Models | None = None
         self.known: dict[tuple[str, str], tuple[Constants, float]] = {}

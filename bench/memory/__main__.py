@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     shapes = [known(read_shape(name), args.parameters) for name in names]
     contexts = [args.context or default_contexts(shape) for shape in shapes]
     if args.plot:
-        from kvproof.gpt2.files import check_writable  # brings torch
+        from kvproof.gpt2.cli.output_file import check_writable  # brings torch
 
         check_writable(args.plot)
     say(shapes, contexts, args)
@@ -98,10 +98,10 @@ def known(shape: Shape, parameters: float | None) -> Shape:
 def compare(args: argparse.Namespace) -> int:
     """Measure each batch, context and dtype, print each beside its sum.  Returns 1 if one is above the bar."""
     models, prompts = (args.model or "tiny").split(","), args.context or [64]
-    from kvproof.gpt2.waiting import Waiting  # brings torch
+    from kvproof.gpt2.cli.progress import Progress  # brings torch
 
     cells = list(product(models, args.batch, prompts, [args.new_tokens], args.dtype, [args.device]))
-    with Waiting("measuring in processes of their own", len(cells)) as line:
+    with Progress("measuring in processes of their own", len(cells)) as line:
         results = [measure(*cell) for cell in line.each(cells)]
     if args.json:
         print(json.dumps(results, indent=1))

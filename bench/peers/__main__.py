@@ -50,8 +50,8 @@ from kvproof.bench.measure.environment import environment
 from kvproof.bench.peers.launches import PEERS, Call, Inputs
 from kvproof.bench.peers.stubs import FILES, file_of, sources
 from kvproof.bench.program import ends, parser_for, words
-from kvproof.gpt2 import files
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.progress import Progress
 from kvproof.reference.judge.rounding import attention, attention_error
 
 OURS = {"kvproof": "simt", "kvproof tensor": "mma"}  # by the engine that is asked for
@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--sources measures the peers and --keep keeps their rows; give one of them")
     try:
         if args.results:
-            files.check_writable(args.results)
+            output_file.check_writable(args.results)
         kept = json.loads(args.keep.read_text()) if args.keep else None
     except (OSError, ValueError) as error:
         parser.error(words(error) if isinstance(error, OSError) else f"{args.keep} is no JSON: {error}")
@@ -210,14 +210,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"{args.keep} is of another Triton, which compiles otherwise; measure the peers with --sources")
     subjects |= {name: PEERS[name] for name in args.peers} if args.sources else {}
     print(f"commit {record['commit']}, versions {record['versions']}\n{HEADER}")
-    with Waiting("compiling and counting") as line, sources(args.sources) if args.sources else nullcontext():
+    with Progress("compiling and counting") as line, sources(args.sources) if args.sources else nullcontext():
         for name, (prepare, loads) in subjects.items():
             for load, target, n in product(loads, TARGETS, lengths):
                 record["rows"].append(row(name, prepare, load, target, n))
                 line.print(text(record["rows"][-1]))
     record["rows"].sort(key=lambda found: [*OURS, *PEERS].index(found["peer"]))
     if args.results:
-        files.write(args.results, json.dumps(record, indent=1) + "\n")
+        output_file.write(args.results, json.dumps(record, indent=1) + "\n")
     return int(any(found["wrong"] for found in record["rows"] if found["peer"] in OURS))
 
 

@@ -22,8 +22,8 @@ from kvproof.bench.report import page, summary
 from kvproof.bench.report.markdown import markdown
 from kvproof.bench.report.page import Html, tag
 from kvproof.bench.report.summary import NONE, TIMES, cell_name, interval, number
-from kvproof.gpt2 import files
-from kvproof.gpt2.waiting import Waiting
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.progress import Progress
 
 RESULTS = (
     "impl", "prefill, ms", "step, ms", "step p20 … p80, ms", "step p95, ms", "total, ms", "tokens/s",
@@ -247,10 +247,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.markdown:
         print("\n".join(markdown(records)))
         return 0
-    files.check_writable(out)
-    with Waiting("drawing the page"):
+    output_file.check_writable(out)
+    with Progress("drawing the page"):
         text = report(records)
-    files.write(out, text)
+    output_file.write(out, text)
     print(out)
     return 0
 

@@ -28,7 +28,7 @@ from kvproof.bench.roofline.gpus import GPU, GPUS, find, parse_spec
 from kvproof.bench.roofline.model import Prediction, predict
 from kvproof.bench.roofline.tables import LEGEND, constants, describe, record
 from kvproof.bench.roofline.work import ITEMSIZE, Shape
-from kvproof.gpt2 import files
+from kvproof.gpt2.cli import output_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -93,14 +93,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     by_gpu = list(predictions(args))
     for path in filter(None, (args.plot, args.json)):
-        files.check_writable(path)
+        output_file.check_writable(path)
     print("\n".join(lines(by_gpu, sys.argv[1:] if argv is None else argv)))
     if args.plot:
         from kvproof.bench.roofline.picture import draw
 
         write_figure(args.plot, draw(by_gpu))
     if args.json:
-        files.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
+        output_file.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
     return 0
 
 

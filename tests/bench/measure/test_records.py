@@ -223,7 +223,7 @@ def test_a_run_whose_reader_has_enough_goes_on_measuring_for_its_file(record, tm
     def closed(*_, **__):
         raise BrokenPipeError
 
-    monkeypatch.setattr(decode.Waiting, "print", closed)
+    monkeypatch.setattr(decode.Progress, "print", closed)
     sweep = [*RUN[:-4], "--new-tokens", "2,3", "--repeats", "1"]
     assert main([*sweep, "--results", str(tmp_path / "run.jsonl")]) == 0
     assert len(records.read(tmp_path / "run.jsonl")) == len(measured) == 2
