@@ -39,9 +39,9 @@ ALLOWED_INSIDE_FUNCTIONS = {
 ROOMS = {
     "reference": {"attention": set(), "judge": set()},
     "kernels": {"ptx": set(), "attention": {"ptx"}, "aot": {"attention", "ptx"}, "ladder": {"ptx"}},
-    "gpt2": {"cli": set()},
+    "gpt2": {"checkpoint": set(), "cli": {"checkpoint"}},
     "bench": {
-        "measure": set(),
+        "measure": {"roofline"},
         "report": {"measure"},
         "memory": set(),
         "roofline": set(),

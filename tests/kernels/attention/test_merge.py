@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.attention.merge import merge_state
-from kvproof.kernels.attention.op import decode_attention
+from kvproof.kernels.attention import decode_attention, merge_state
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_error, roundoff
 
 from ..._attention_battery import DTYPES
