@@ -5,7 +5,7 @@ method finds it at any period: each state at a jump back is compared with one th
 replaced at the 1st, 2nd, 4th, 8th ... jump. Where the loop stores, the bytes of memory are compared, too.
 
 Not certain, since no machine can know: a launch that has done much, in loops that show no end. A loop counts if some
-comparison of whole numbers that can end it comes closer to equality from round to round; its end can be foretold, and
+comparison of whole numbers that can end it comes closer to equality from round to round; its end can be predicted, and
 it may go on. How much "much" is does not depend on the clock: each instruction weighs about as it takes.
 """
 
