@@ -1,4 +1,4 @@
-"""How a command of this folder begins and ends as a program: Ctrl-C and a closed pipe are no accidents.
+"""How a command of this folder starts, ends, refuses what does not fit, and writes a picture.
 
     if __name__ == "__main__":
         from kvproof.bench.program import starts
@@ -10,7 +10,7 @@
     if __name__ == "__main__":
         ends(main)
 
-Imports nothing but the standard library, since it must be there before torch is.
+Importing it imports nothing but the standard library, since it must be there before torch is.
 """
 
 import io
@@ -18,7 +18,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import argparse
 
 INTERRUPTED = 130  # the exit code that shells give a program ended by Ctrl-C
 
@@ -66,9 +71,54 @@ def ends(main: Callable[[], int], failed: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def words(error: OSError) -> str:
-    """What is wrong with which file."""
-    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+def parser_for(prog: str, about: str | None) -> "argparse.ArgumentParser":
+    """A parser whose help shows `about`, a module's docstring, as it is."""
+    import argparse
+
+    return argparse.ArgumentParser(prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def refuses(command: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Decorates a main: a ValueError, an ImportError or an OSError is one line on standard error and exit code 2.
+
+    command  the line's first words
+    """
+
+    def decorate(main: Callable[..., int]) -> Callable[..., int]:
+        @wraps(main)
+        def refusing(argv: list[str] | None = None) -> int:
+            try:
+                return main(argv)
+            except BrokenPipeError:
+                raise
+            except (ValueError, ImportError, OSError) as error:
+                print(f"{command}: {words(error)}", file=sys.stderr)
+                return 2
+
+        return refusing
+
+    return decorate
+
+
+def words(error: Exception) -> str:
+    """An error in words: the file and what is wrong with it, or the package that is missing and how to get it."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not here; python -m pip install -e '.[plots]'"
+    return str(error)
+
+
+def write_figure(path: Path, figure: Any) -> None:
+    """Write a matplotlib Figure into a .png (the default), .svg, .pdf ... file, whole or not at all.
+
+    Raises ValueError for a file type that matplotlib does not write, OSError as output_file.write does.
+    """
+    from kvproof.gpt2.cli import output_file  # brings torch
+
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
+    output_file.write(path, picture.getvalue())
 
 
 def abandon_output():

@@ -10,26 +10,26 @@ from .cli.interrupt import INTERRUPTED, abandon_output, leave, quiet_ctrl_c
 def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
-    argv  the words after `kvproof`; None, as the program itself calls it, takes the process's and its Ctrl-C
+    argv  the words after `kvproof`; None takes the process's, and its Ctrl-C
 
-    Returns the exit code: 0, 1, 2 or 130, as `kvproof --help` says, or what `kvproof verify --help` says of its own;
-    never raises but SystemExit, or for a bug of ours.
+    Returns the exit code: 0, 1, 2 or 130 as in `kvproof --help`, or one of `kvproof verify --help`. Raises SystemExit,
+    or for a bug of ours.
     """
     program, words = argv is None, sys.argv[1:] if argv is None else argv
     try:
         with quiet_ctrl_c(program):
-            # A command that another part brings, which this one must not import: `verify` lives in bench/.
+            # A command of another part, which this one must not import: `verify` lives in bench/.
             for brought in entry_points(group="kvproof.commands", name=words[0] if words else ""):
                 return brought.load()(words[1:])
             from .cli.parser import parser
 
-            args = parser().parse_args(argv)  # help and mistakes need no torch
+            args = parser().parse_args(argv)
             from .cli.run import run
         code = run(args)
     except SystemExit:  # argparse's, which may have printed help
         abandon_output()
         raise
-    except KeyboardInterrupt as stop:  # whatever is half done has put itself in order on its way here
+    except KeyboardInterrupt as stop:  # unfinished work has been undone on the way here
         print("kvproof:", str(stop) or "interrupted", file=sys.stderr)
         code = INTERRUPTED
     if program and signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -1,4 +1,4 @@
-"""What a Python caller passes, taken as what it must be or refused in one line, before anything is allocated."""
+"""Checks of a Python caller's arguments: each is converted or refused in one line, before anything is allocated."""
 
 import math
 import numbers
@@ -11,23 +11,23 @@ import torch
 
 from ..reference.config import brief
 
-IMPLS = ("naive", "eager", "sdpa", "triton")  # as attention.DECODE_STEP has them; a test compares
+IMPLS = ("naive", "eager", "sdpa", "triton")  # the keys of attention.DECODE_STEP; a test compares
 
 
 def check_impl(impl: Any) -> str:
-    """impl, if there is one of that name; raises ValueError if not."""
+    """impl, if it is one of IMPLS; raises ValueError if not."""
     if not isinstance(impl, str) or impl not in IMPLS:
         raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(IMPLS)}")
     return impl
 
 
 def refuse(name: str, value: Any, fits: str) -> ValueError:
-    """The error that says what came and what fits."""
+    """An error with what came and what fits."""
     return ValueError(f"{name} is {' '.join(brief(value).split())}; it must be {fits}")
 
 
 def index_of(value: Any) -> int | None:
-    """A whole number of Python, NumPy or torch as an int; None for anything else, True and 2.0 among it."""
+    """A whole number of Python, NumPy or torch as an int; None for anything else, such as True or 2.0."""
     if type(value) is int:
         return value
     if is_truth(value) or getattr(value, "ndim", 0) != 0:
@@ -39,15 +39,12 @@ def index_of(value: Any) -> int | None:
 
 
 def is_truth(value: Any) -> bool:
-    """Whether a value is True or False, of whatever library."""
+    """Whether a value is a bool of Python, NumPy or torch."""
     return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == torch.bool
 
 
 def whole(name: str, value: Any, fits: str = "a whole number", low: float = -math.inf, high: float = math.inf) -> int:
-    """A whole number within low..high; any scalar of NumPy or torch that is one.
-
-    Raises ValueError, which says what fits.
-    """
+    """A whole number within low..high, of Python, NumPy or torch, as an int.  Raises ValueError with what fits."""
     found = index_of(value)
     if found is None or not low <= found <= high:
         raise refuse(name, value, fits)
@@ -55,15 +52,12 @@ def whole(name: str, value: Any, fits: str = "a whole number", low: float = -mat
 
 
 def size(name: str, value: Any) -> int:
-    """A whole number that can count something.  Raises ValueError."""
+    """A whole number below 2**31.  Raises ValueError."""
     return whole(name, value, "a whole number below 2**31", high=2**31 - 1)
 
 
 def real(name: str, value: Any, fits: str) -> float:
-    """A number, NaN and infinity among them; any real scalar of NumPy or torch.
-
-    Raises ValueError, which says what fits.
-    """
+    """A real number of Python, NumPy or torch as a float; NaN and infinity are taken.  Raises ValueError."""
     if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex() and value.device.type != "meta":
         value = value.item()
     if is_truth(value) or not isinstance(value, numbers.Real):
@@ -75,14 +69,14 @@ def real(name: str, value: Any, fits: str) -> float:
 
 
 def flag(name: str, value: Any) -> bool:
-    """True or False; "no" and 0 are neither.  Raises ValueError."""
+    """A bool of Python or NumPy as a bool.  Raises ValueError for anything else, such as 0 or "no"."""
     if not isinstance(value, (bool, np.bool_)):
         raise refuse(name, value, "True or False")
     return bool(value)
 
 
 def place(name: str, value: Any) -> torch.device:
-    """A torch.device from itself or its name.  Raises ValueError for what torch does not know."""
+    """A torch.device, or the one of this name.  Raises ValueError for a name that torch does not know."""
     try:
         if isinstance(value, (str, torch.device)):
             return torch.device(value)
@@ -98,7 +92,7 @@ def function(name: str, value: Any):
 
 
 def is_row(value: Any) -> bool:
-    """Whether a value is a sequence of things: a list, a tuple, an array; no text, bytes, set or iterator."""
+    """Whether a value is a list, a tuple, an array or the like; no text, bytes, set or iterator."""
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping)) or getattr(value, "ndim", 1) == 0:
         return False  # an array without axes has a length that raises
     return isinstance(value, Sequence) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
@@ -112,7 +106,7 @@ def listed(value: Any) -> Any:
 
 
 def whole_numbers(prompt: Any) -> list[int]:
-    """The ids of one prompt as Python ints.  Raises ValueError for what is no sequence of whole numbers."""
+    """The ids of one prompt as Python ints.  Raises ValueError unless it is a sequence of whole numbers."""
     prompt = listed(prompt)
     if not is_row(prompt):
         raise ValueError(f"a prompt is {brief(prompt)}; pass its token ids as a list, a tuple or an array")
@@ -123,10 +117,7 @@ def whole_numbers(prompt: Any) -> list[int]:
 
 
 def strings(name: str, value: Any) -> list[str]:
-    """A text or a sequence of texts as a list.
-
-    Raises ValueError for anything else, an empty text, or one that UTF-8 cannot write.
-    """
+    """A text or a sequence of texts as a list.  Raises ValueError for an empty text, or one that UTF-8 cannot write."""
     found = [value] if isinstance(value, str) else value
     if not is_row(found) or not all(isinstance(one, str) for one in found):
         raise refuse(name, value, "a text or a list of texts, () for none")
@@ -139,7 +130,7 @@ def strings(name: str, value: Any) -> list[str]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8: it has no half of a surrogate pair, no stand-in for a byte."""
+    """Whether UTF-8 can write a string: it has no half of a surrogate pair, no stand-in for a byte."""
     try:
         text.encode()
     except UnicodeEncodeError:

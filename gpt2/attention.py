@@ -1,7 +1,7 @@
-"""Attention over a KV cache: the prefill, and the decode step's three spellings, chosen by `impl`.
+"""Attention over a KV cache: the prefill, and the decode step by three impls.
 
-B sequences, H heads, T cache slots, D head_dim, M new tokens, n live slots. Dead slots may hold anything, NaN included,
-and change no bit of what is returned here.
+B sequences, H heads, T cache slots, D head_dim, E n_embd, M new tokens, n live slots. Dead slots may hold anything, NaN
+included, and change no bit of a result.
 """
 
 from typing import cast
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..reference.config import Config
 from .cache import Cache, CacheMismatch
-from .products import ROWS, invariant_product, product
+from .linear import ROWS, Conv1D
 
 
 def causal(q, k, v):
@@ -69,15 +69,15 @@ def sdpa(q, cache: Cache, layer: int):
 
 
 def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant: bool = False):
-    """New tokens' attention by our kernel, which reads the cache where it lies, and writes the new rows there.
+    """The decode step by our kernel, which reads the cache in place and writes the new rows to it.
 
     q          (B, H, D), or (B, M, H, D) for M new tokens of each sequence, 1 <= M <= the cache's `new`
-    k, v       like q: the new tokens' rows, for their slots; None if the cache holds them already
-    lengths    (B,) int32, slots that the last token sees; None for the cache's own
-    invariant  one engine whatever M is: which does the work may otherwise depend on it
+    k, v       like q: the new tokens' rows, to be written to their slots; None if the cache holds them already
+    lengths    (B,) int32, slots that the last new token sees; None for the cache's own
+    invariant  one engine for every M
     returns    like q
     """
-    from ..kernels.attention import op as kernel  # torch 2.11 traces no import from a module that is callable
+    from ..kernels.attention import check_engine, decode_attention
 
     M = 1 if q.dim() == 3 else q.shape[1]
     if cache.workspace is not None and M > cache.new:
@@ -86,36 +86,22 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
         )
     if cache.workspace is None:
         raise CacheMismatch("the cache was made for another impl and has no workspace; make one with model.new_cache")
-    o = kernel.decode_attention(
+    o = decode_attention(
         q, cache.k[layer], cache.v[layer], cache.lengths if lengths is None else lengths, k_new=k, v_new=v,
         block_table=cache.block_table, workspace=cache.workspace,
-        engine=kernel.check_engine(None, q, False, 2) if invariant else None,
+        engine=check_engine(None, q, False, 2) if invariant else None,
     )  # fmt: skip
     return cast(torch.Tensor, o)
 
 
-# What `impl` may be, see arguments.IMPLS. "naive" keeps no cache, so it has no decode step: all is recomputed.
+# impl -> its decode step. "naive" recomputes everything and has none.
 DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton}
 
 
-class Conv1D(nn.Module):
-    """x @ weight + bias, with the weight as GPT-2 checkpoints hold it: (n_in, n_out)."""
-
-    def __init__(self, n_in: int, n_out: int, invariant: bool = False):
-        super().__init__()
-        self.product = invariant_product if invariant else product
-        # Long columns lie in memory one by one: a CPU then takes 0.6 to 0.9 of the time, for the same numbers.
-        self.weight = nn.Parameter(torch.empty(n_out, n_in).mT if n_in > n_out else torch.empty(n_in, n_out))
-        self.bias = nn.Parameter(torch.empty(n_out))
-
-    def forward(self, x):
-        return self.product(x, self.weight.mT, self.bias)
-
-
 class Attention(nn.Module):
-    """Multi-head causal attention: without a cache of a whole sequence to itself, with one of new tokens to all.
+    """Multi-head causal attention: of a whole sequence, or of new tokens to a cache.
 
-    invariant  a token's bits with a cache depend on nothing but what it attends to, see GPT2
+    invariant  with a cache, a token's bits depend on nothing but what it attends to, see GPT2
     """
 
     def __init__(self, config: Config, invariant: bool = False):
@@ -162,7 +148,7 @@ class Attention(nn.Module):
         return self.c_proj(torch.cat(o, 1).reshape(B, M, E))
 
     def decode(self, x, cache: Cache, layer: int, slots, step):
-        """One token per sequence, x (B, E), whose rows go to the claimed slots; step is of DECODE_STEP -> (B, E)"""
+        """One token per sequence, x (B, E) -> (B, E): write its rows to the claimed slots and attend by `step`."""
         B, E = x.shape
         q, k, v = self.c_attn(x).view(B, 3, self.n_head, E // self.n_head).unbind(1)  # (B, H, D) each
         if step is triton:  # one launch that writes and attends

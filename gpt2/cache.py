@@ -1,4 +1,4 @@
-"""The static KV cache: allocated once, written in place, never concatenated or copied by us."""
+"""The KV cache: allocated once, written in place, never concatenated or copied."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,22 @@ from .arguments import check_impl, index_of, is_row, place, refuse, size, whole
 
 
 class CacheMismatch(ValueError):
-    """The cache was made for another batch, model, dtype or device than the call brings."""
+    """The cache does not fit the call's batch, model, dtype or device."""
 
 
 def layers(count: int, shape, dtype, device) -> tuple[torch.Tensor, ...]:
-    """Memory for each layer, each a tensor of its own: a compiler that copies one then copies no other."""
+    """One tensor of memory per layer: a compiler that copies one then copies no other."""
     return tuple(torch.empty(shape, dtype=dtype, device=device) for _ in range(count))
 
 
 class Cache(ABC):
-    """What the caches have in common: B sequences with room for `capacity` tokens each; slot = position.
+    """B sequences with room for `capacity` tokens each; slot = position. Base of StaticCache and PagedCache.
 
     k, v          per layer, in memory of the subclass's shape: heads are axis 1, head_dim is axis 3
     lengths       (B,) int32, on the device: tokens each sequence has in the cache
-    host_lengths  the same numbers as Python ints, so that nothing is ever read back from the device
-    block_table   where a paged cache's slots lie; None where they lie in order
-    workspace     what the triton impl needs beside the cache, allocated here once; None for the others
+    host_lengths  the same numbers as Python ints, so that nothing is read back from the device
+    block_table   the pages of a paged cache; None for a static one
+    workspace     scratch memory of the triton impl, allocated once; None for the others
     """
 
     k: Sequence[torch.Tensor]
@@ -65,9 +65,9 @@ class Cache(ABC):
         self.rows = torch.arange(batch, device=device)
         self.new, self.workspace = new, None
         if impl == "triton":
-            from ..kernels.attention.workspace import workspace
+            from ..kernels.attention import make_workspace
 
-            self.workspace = workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
+            self.workspace = make_workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
 
     @property
     def batch(self) -> int:
@@ -83,9 +83,9 @@ class Cache(ABC):
         return found  # pyright: ignore[reportReturnType]
 
     def set_lengths(self, lengths: Sequence[int]):
-        """Say how many tokens each sequence has; what lies beyond is dead. Nothing is moved or cleared.
+        """Set the number of tokens of each sequence; slots beyond it are dead. Nothing is moved or cleared.
 
-        The workspace is made good again too, should a launch have been interrupted.
+        Also resets the workspace, in case a launch was interrupted.
 
         Raises ValueError unless there is one length per sequence, each 0..capacity.
         """
@@ -95,12 +95,12 @@ class Cache(ABC):
             self.workspace.reset()
 
     def reset(self):
-        """Forget every token, for a new run in the same memory."""
+        """Set all lengths to 0, for a new run in the same memory."""
         self.set_lengths([0] * self.batch)
 
     @contextmanager
     def undone_if_interrupted(self, before: list[int]) -> Iterator[None]:
-        """Whatever ends the block early, Ctrl-C too, leaves the lengths `before` and no launch half done."""
+        """If an exception or Ctrl-C ends the block, set the lengths back to `before` and reset the workspace."""
         try:
             yield
         except BaseException:
@@ -108,7 +108,7 @@ class Cache(ABC):
             raise
 
     def check_fits(self, config: Config, batch: int, dtype, device):
-        """Raises CacheMismatch unless this cache is one for `batch` sequences of that model."""
+        """Raises CacheMismatch unless this cache fits `batch` sequences of that model."""
         layers, B, H, D = len(self.k), self.batch, self.k[0].shape[1], self.k[0].shape[3]
         if (layers, H, D) != (config.n_layer, config.n_head, config.head_dim):
             raise CacheMismatch(
@@ -128,7 +128,7 @@ class Cache(ABC):
             )
 
     def check_room(self, tokens: int) -> int:
-        """The slot at which `tokens` more may be prefilled.  Raises ContextFull or CacheMismatch if they may not."""
+        """The first slot of a prefill of `tokens` tokens.  Raises ContextFull or CacheMismatch if they do not fit."""
         start = self.host_lengths[0]
         if any(n != start for n in self.host_lengths):
             raise CacheMismatch(
@@ -141,8 +141,8 @@ class Cache(ABC):
     def claim(self):
         """Take the next slot of every sequence and count it as live.  Returns those slots, (B,) int64.
 
-        On the CPU it is one int if they all take the same: to index by it is a view, which costs less. On a GPU it is
-        always the tensor, which a captured graph reads anew at each replay.
+        On the CPU one int if all are the same: indexing by it is a view, which costs less. On a GPU always the tensor,
+        which a captured graph reads at each replay.
 
         Raises ContextFull, before anything changes, if a sequence has no slot left.
         """
@@ -157,7 +157,7 @@ class Cache(ABC):
 
     @abstractmethod
     def make_room(self, stop: int):
-        """See to it that the slots of every sequence up to `stop` have memory."""
+        """Give memory to the slots of every sequence up to `stop`."""
 
     @abstractmethod
     def write(self, layer: int, slots, k, v):
@@ -169,11 +169,11 @@ class Cache(ABC):
 
     @abstractmethod
     def read(self, layer: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The first n slots of every sequence, k, v (B, H, n, D); those from a sequence's length on are dead."""
+        """The first n slots of every sequence, k, v (B, H, n, D); slots from a sequence's length on are dead."""
 
 
 class StaticCache(Cache):
-    """K and V of B sequences with room for T tokens each, in memory of their own.
+    """K and V of B sequences with room for T tokens each, one after another.
 
     k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
     """
@@ -194,20 +194,18 @@ class StaticCache(Cache):
         self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
 
     def make_room(self, stop: int):
-        """Every slot has its memory from the start."""
+        """Nothing to do: every slot has memory."""
 
     def write(self, layer: int, slots, k, v):
-        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
         rows = slice(None) if isinstance(slots, int) else self.rows
         self.k[layer][rows, :, slots] = k
         self.v[layer][rows, :, slots] = v
 
     def write_span(self, layer: int, start: int, k, v):
-        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
         stop = start + k.shape[2]
         self.k[layer][:, :, start:stop] = k
         self.v[layer][:, :, start:stop] = v
 
     def read(self, layer: int, n: int):
-        """The first n slots of every sequence where they lie, k, v (B, H, n, D); those from its length on are dead."""
+        """The first n slots of every sequence, k, v (B, H, n, D), as views."""
         return self.k[layer][:, :, :n], self.v[layer][:, :, :n]

@@ -1,8 +1,9 @@
-"""Generation: the same loop over a cache or, to measure what the cache is worth, without one."""
+"""Generation: the decode loop, over a cache or, for comparison, without one."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -17,7 +18,7 @@ from .stream import Writer
 
 @dataclass
 class Completion:
-    """What one prompt became.
+    """One prompt's continuation.
 
     prompt_ids     the prompt's tokens
     ids            the new tokens, without the end token that ended them
@@ -29,6 +30,18 @@ class Completion:
     ids: list[int]
     text: str | None
     finish_reason: str
+
+
+class Source(Protocol):
+    """Where the next token's logits come from."""
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """B prompts -> logits (B, V)"""
+        ...
+
+    def step(self, ids: torch.Tensor) -> torch.Tensor:
+        """The newest token of each row, (B,) on the device -> logits (B, V)"""
+        ...
 
 
 class Cached:
@@ -46,12 +59,10 @@ class Cached:
         self._step = default_step(model, cache) if step is None else step
 
     def prefill(self, prompts: Sequence[Sequence[int]]):
-        """B prompts, from an empty cache -> logits (B, V)"""
         self.cache.reset()
         return self.model.prefill(prompts, self.cache, self.chunk)
 
     def step(self, ids):
-        """The newest token of each row, (B,) on the device -> logits (B, V)"""
         return self._step(ids)
 
 
@@ -62,7 +73,6 @@ class Uncached:
         self.model, self.capacity = model, capacity
 
     def prefill(self, prompts: Sequence[Sequence[int]]):
-        """B prompts -> logits (B, V)"""
         self.model.check_prompts(prompts)
         self.lengths = [len(prompt) for prompt in prompts]
         self.ids = pad(prompts, self.capacity).to(self.model.device)
@@ -71,7 +81,6 @@ class Uncached:
         return self._logits()
 
     def step(self, ids):
-        """The newest token of each row, (B,) on the device -> logits (B, V)"""
         self.lengths = [n + 1 for n in self.lengths]
         self.last = self.last + 1
         self.ids[self.rows, self.last] = ids
@@ -84,10 +93,31 @@ class Uncached:
         return self.model.logits(x[self.rows, self.last])
 
 
+def decode_loop(
+    source: Source, prompts: Sequence[Sequence[int]], steps: int, choose: Callable[[int, torch.Tensor], torch.Tensor]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The decode loop: prefill, then token by token. Yields (ids (B,), logits (B, V)) for each of `steps` new tokens.
+
+    choose  choose(step, logits) -> the ids that follow; the last of them are not fed back
+    """
+    logits = source.prefill(prompts)
+    for step in range(steps):
+        ids = choose(step, logits)
+        yield ids, logits
+        if step + 1 < steps:
+            logits = source.step(ids)
+
+
+def forced_logits(source: Source, prompts: Sequence[Sequence[int]], ids: torch.Tensor) -> torch.Tensor:
+    """The logits of each of the given new tokens ids (B, n), after the prompts and the ids before it -> (B, n, V)."""
+    steps = decode_loop(source, prompts, ids.shape[1], lambda step, logits: ids[:, step].to(logits.device))
+    return torch.stack([logits for _, logits in steps], 1)
+
+
 class Outbox:
     """Copies each step's tokens to the host without stopping the device.
 
-    On CUDA a step's tokens arrive one step late, when they are long there; elsewhere at once.
+    On CUDA a step's tokens arrive one step late, when their copy is done; elsewhere at once.
     """
 
     def __init__(self, device: torch.device):
@@ -124,7 +154,7 @@ def check_fit(prompts: Sequence[Sequence[int]], max_new_tokens: int, room: int, 
 
 
 def to_ids(model: GPT2, prompts) -> list[list[int]]:
-    """Prompts in any form `generate` takes -> one list of ids each.  Raises ValueError for what is in none of them."""
+    """Prompts in any form that `generate` takes -> one list of ids each.  Raises ValueError for any other."""
     prompts = listed(prompts)
     if isinstance(prompts, str):
         prompts = [prompts]
@@ -136,7 +166,7 @@ def to_ids(model: GPT2, prompts) -> list[list[int]]:
 
 
 def encode(model: GPT2, text: str) -> list[int]:
-    """The ids of a text, where the model has a tokenizer; a byte that is no UTF-8 is U+DC80 ... U+DCFF in it."""
+    """The ids of a text, in which U+DC80 ... U+DCFF stand for bytes that are no UTF-8.  Raises ValueError."""
     if model.tokenizer is None:
         raise ValueError("text prompts came, but this model has no tokenizer; pass token ids or set model.tokenizer")
     if not is_text(text) and not is_text(re.sub("[\udc80-\udcff]", "", text)):
@@ -145,18 +175,18 @@ def encode(model: GPT2, text: str) -> list[int]:
 
 
 def check_stop(stop: str | Sequence[str]) -> list[str]:
-    """The strings that end a text.  Raises ValueError for what is none, or could never be found."""
+    """The strings that end a text, as a list.  Raises ValueError for one that no text can contain."""
     return strings("stop", stop)
 
 
 def check_model(model):
-    """Raises ValueError for what is no model, such as its name."""
+    """Raises ValueError unless model is a model; its name is none."""
     if not all(hasattr(model, name) for name in ("config", "prefill", "decode", "tokenizer")):
         raise ValueError(f"model is {brief(model)}; pass the model itself, as load({brief(model)}) gives it")
 
 
 def choose_source(model: GPT2, prompts, max_new_tokens: int, kv_cache: bool, chunk, cache) -> Cached | Uncached:
-    """Where the logits come from, once everything is known to fit; a given cache is not touched yet."""
+    """The source of logits, after all checks of size; a given cache is unchanged."""
     check_fit(prompts, max_new_tokens, model.config.n_ctx, "n_ctx")
     capacity = max(map(len, prompts)) + max_new_tokens - 1
     if not kv_cache or model.impl == "naive":
@@ -193,17 +223,17 @@ def generate(
     max_new_tokens  at most this many each; any of model.end_tokens ends a sequence sooner
     temperature     0 is greedy; else logits are divided by it, then cut by top_k, then by top_p
     seed            0 ... 2**64 - 1; row i draws from its own stream (seed, i), whatever the batch
-    stop            strings that end a sequence; the text is cut before the one that is complete first
-    stream          called as stream(row, id, text) for each new token with the text that has become certain by it, and
-                    as stream(row, None, text) for what is still held back when the row ends
+    stop            strings that end a sequence; the text is cut before the first complete one
+    stream          called as stream(row, id, text) for each new token, with the text that no later token can change,
+                    and as stream(row, None, text) for the rest when the row ends
     kv_cache        False recomputes the whole sequence for every token, as the impl "naive" does
     chunk           prompt tokens per prefill pass; None takes prompts whole
-    cache           memory to use again; it is reset first. None makes one that just fits
-    first_row       row 0's place in a longer list of prompts: row i then draws from (seed, first_row + i), so that a
-                    list cut into batches gives the texts it gives whole
+    cache           a cache to reuse; it is reset first. None makes one of the size needed
+    first_row       row 0's place in a longer list of prompts: row i draws from (seed, first_row + i), so that a list
+                    gives the same texts whole or cut into batches
 
-    Raises ValueError for prompts or settings that make no sense, ContextFull if prompt and new tokens outgrow n_ctx or
-    the cache, saying how many fit; both before any work. FloatingPointError if the model gives NaN or inf.
+    Raises ValueError for wrong prompts or settings, ContextFull if prompt and new tokens exceed n_ctx or the cache (it
+    says how many fit); both before any work. FloatingPointError if the model gives NaN or inf.
     """
     check_model(model)
     temperature, top_k, top_p = sampling.check(temperature, top_k, top_p)
@@ -220,15 +250,16 @@ def generate(
     keys = sampling.keys(seed, B, max_new_tokens, first_row).to(model.device)
     source = choose_source(model, prompts, max_new_tokens, kv_cache, chunk, cache)
     outbox = Outbox(model.device)
-    known = tokenizer.n_vocab if tokenizer else model.config.n_vocab  # a padded vocabulary has ids that mean nothing
-    logits = source.prefill(prompts)
-    for step in range(max_new_tokens):
+    known = tokenizer.n_vocab if tokenizer else model.config.n_vocab  # padding ids have no text
+
+    def choose(step: int, logits: torch.Tensor) -> torch.Tensor:
         ids = sampling.next_ids(logits[:, :known], keys[:, step], temperature, top_k, top_p)
         writer.take(outbox.push(ids))
+        return ids.clamp(min=0)  # -1 stands for a row without finite logits, until the host has read it
+
+    for _ in decode_loop(source, prompts, max_new_tokens, choose):
         if writer.finished:
             break
-        if step + 1 < max_new_tokens:
-            logits = source.step(ids.clamp(min=0))  # the id of a row without finite logits is -1, until it is read
     writer.take(outbox.flush())
     writer.close()
     return [

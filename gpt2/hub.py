@@ -1,6 +1,6 @@
-"""Models of the hub, by name: at a pinned commit, only the files needed, in the cache that HF_HOME names.
+"""Models of the hub by name: at a pinned commit, the needed files alone, in the cache at HF_HOME.
 
-huggingface_hub is imported inside functions: it reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE when it is imported.
+Functions import huggingface_hub themselves, since it reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE on import.
 """
 
 import difflib
@@ -9,12 +9,24 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hub_cache import BESIDE, CONFIG, INDEX, MERGES, WEIGHTS, HubError, copy_to, in_cache, is_full, obtain, shard_names
+from .checkpoint.hub_cache import (
+    BESIDE,
+    CONFIG,
+    INDEX,
+    MERGES,
+    WEIGHTS,
+    HubError,
+    copy_to,
+    in_cache,
+    is_full,
+    obtain,
+    shard_names,
+)
 
 
 @dataclass(frozen=True)
 class Published:
-    """A repository of the hub at one revision; size (bytes) and sha256 of model.safetensors, where they are known."""
+    """A repository of the hub at one revision; size (bytes) and sha256 of model.safetensors, if known."""
 
     repo: str
     revision: str
@@ -22,7 +34,7 @@ class Published:
     sha256: str | None = None
 
 
-# The commits of main that many public projects pin. A commit the hub no longer has is an error, never another one.
+# The commits of main that many public projects pin. A commit that the hub no longer has is an error.
 KNOWN = {
     "gpt2": Published(
         "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e",
@@ -46,7 +58,7 @@ log = logging.getLogger(__name__)
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether name could be a model of the hub: one of KNOWN or "owner/name", each also with "@revision"."""
+    """Whether name has the form of a hub model: one of KNOWN or "owner/name", each also with "@revision"."""
     match = NAME.fullmatch(name)
     if match is None or name.endswith(FILE_ENDINGS) or ".." in name:
         return False
@@ -54,9 +66,9 @@ def is_hub_name(name: str) -> bool:
 
 
 def find(name: str) -> Published:
-    """The repository and revision a name means: the pinned commit of KNOWN, else main, unless "@revision" is given.
+    """The repository and revision of a name: "@revision" if given, else the pinned commit of KNOWN, else main.
 
-    Raises HubError for a name that is none, with the likeliest meant.
+    Raises HubError for a name of another form, with the closest known one.
     """
     if not is_hub_name(name):
         raise HubError(f"{name!r} is no model of the hub; use {', '.join(KNOWN)} or owner/name{suggestion(name)}")
@@ -68,22 +80,21 @@ def find(name: str) -> Published:
 
 
 def suggestion(name: str) -> str:
-    """The end of an error that asks for the name most like this one, or nothing."""
+    """The end of an error: the known name closest to this one, or nothing."""
     names = [*KNOWN, *(known.repo for known in KNOWN.values())]
     close = difflib.get_close_matches(name.partition("@")[0], names, 1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def fetch(name: str, folder: Path | None = None) -> Path:
-    """A local folder with the model's config.json, its safetensors (one file, or the index and shards), its tokenizer
-    and what changes either.
+    """A local folder with the model's config.json, safetensors (one file, or an index and shards) and tokenizer files.
 
     name    a name of KNOWN, or "owner/name", each also with "@revision" (a branch, tag or commit)
-    folder  None leaves the files in the hub's cache, under HF_HOME; else they are copied from there into this new
-            folder, completely or not at all
+    folder  None leaves the files in the hub's cache, under HF_HOME; else they are copied into this new folder,
+            completely or not at all
 
-    A commit that is in the cache is not asked for again. A download that was cut off goes on where it stopped, shows
-    a progress bar on standard error and needs no token. Raises HubError, also where the network or the disk fails.
+    A cached commit is not requested again. An interrupted download resumes where it stopped. A progress bar goes to
+    standard error; no token is needed. Raises HubError, also if the network or the disk fails.
     """
     source = find(name)
     if folder is not None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
@@ -94,7 +105,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
             snapshot = download(name, source)
     except HubError:
         raise
-    except Exception as error:  # the library's own errors change families between its versions; none is ours to show
+    except Exception as error:  # the library's errors have other classes in other versions
         snapshot = in_cache(source.repo, source.revision) if unreachable(error) else None
         if snapshot is None:
             raise explain(name, source, error) from error
@@ -106,7 +117,7 @@ def fetch(name: str, folder: Path | None = None) -> Path:
 
 
 def download(name: str, source: Published) -> Path:
-    """Bring what is missing of a model into the cache; config.json comes last, so that its presence means all of it."""
+    """Download a model's missing files into the cache; config.json comes last: where it is, the model is complete."""
     from huggingface_hub import HfApi, constants, hf_hub_download
 
     info = HfApi().model_info(source.repo, revision=source.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
@@ -133,9 +144,9 @@ def download(name: str, source: Published) -> Path:
 
 
 def tokenizer_files(source: Published, there: set[str]) -> list[str]:
-    """What of a repository's files makes its tokenizer and ends its texts: the published models' merges alone say all.
+    """The files of a repository that give its tokenizer and end tokens: for published models, the merges alone.
 
-    Else tokenizer.json, or merges and the ids they have, and the files beside them; as transformers chooses.
+    Else tokenizer.json, or merges and vocab.json, and the files beside them, as transformers chooses.
     """
     merges = [file for file in MERGES if file in there][:1]
     if source.repo in {known.repo for known in KNOWN.values()} and merges:
@@ -155,7 +166,7 @@ def is_offline() -> bool:
 
 
 def unreachable(error: Exception) -> bool:
-    """Whether the hub did not answer, or answered that it is ill."""
+    """Whether the hub did not answer, or answered with a server error."""
     from huggingface_hub.utils import HfHubHTTPError, LocalEntryNotFoundError
 
     if isinstance(error, HfHubHTTPError):
@@ -165,7 +176,7 @@ def unreachable(error: Exception) -> bool:
 
 
 def explain(name: str, source: Published, error: Exception) -> HubError:
-    """The library's error as ours: what came, and what to do."""
+    """The library's error as a HubError: what happened and what to do."""
     from huggingface_hub import constants
     from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 

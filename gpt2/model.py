@@ -1,4 +1,4 @@
-"""GPT-2 in PyTorch. Submodules and weights are called what the checkpoint calls them.
+"""GPT-2 in PyTorch. Submodules and weights have the checkpoint's names.
 
 B sequences, M new tokens, H heads, T cache slots, D head_dim, E n_embd, V vocabulary.
 """
@@ -14,10 +14,10 @@ from torch import nn
 
 from ..reference.config import Config, ContextFull, brief
 from .arguments import check_impl, is_row, refuse, tensor, whole, whole_numbers
-from .attention import DECODE_STEP, Attention, Conv1D
+from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
-from .products import ROWS, invariant_gelu, invariant_product, product
 from .tokenizer import Tokenizer
 
 WHOLE = (torch.int64, torch.int32)
@@ -38,15 +38,15 @@ def check_chunk(chunk: int | None):
 
 
 def check_cache(cache):
-    """Raises ValueError for what is no cache."""
+    """Raises ValueError unless cache is a KV cache."""
     if not hasattr(cache, "check_fits"):
         raise refuse("cache", cache, "what model.new_cache gives")
 
 
 def table(rows: int, width: int) -> nn.Embedding:
-    """A matrix (rows, width), one vector per row, without first values: a checkpoint brings them.
+    """A matrix (rows, width), uninitialised: a checkpoint fills it.
 
-    To draw them, on the meta device too, torch would import another 75 MB of modules.
+    nn.Embedding would draw random values, for which torch imports another 75 MB of modules.
     """
     return nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
 
@@ -78,15 +78,15 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """GPT-2 of any size. `impl` is how its decode step attends: naive (no cache), eager, sdpa or triton.
+    """GPT-2 of any size. `impl` is the attention of its decode step: naive (no cache), eager, sdpa or triton.
 
-    Call it on ids (B, T) for logits (B, T, V) without a cache; `prefill` and `decode` are the cached way.
-    `tokenizer` is the checkpoint's own where it has one; each of `end_tokens` ends a text.
+    model(ids (B, T)) gives logits (B, T, V) without a cache; `prefill` and `decode` use one.
+    `tokenizer` is the checkpoint's own, None if it has none; each of `end_tokens` ends a text.
 
     invariant=True, for the impl triton, makes each row of logits by `prefill` and `decode` a function of that
     sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at once.
-    Calls without a cache keep torch's own attention, and its bits. Held to in float32 and float64 on a CPU; what it
-    costs is told in products.py.
+    Calls without a cache keep torch's own attention, and its bits. Tested in float32 and float64 on a CPU; linear.py
+    has its cost.
     Source: Radford et al. 2019 and its published code: LayerNorm first, tanh GELU, learned positions, tied head.
     """
 
@@ -115,11 +115,11 @@ class GPT2(nn.Module):
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """The ids that end a text: those the checkpoint names, else its tokenizer's; none if neither names one."""
+        """The ids that end a text: the checkpoint's, else its tokenizer's, else none."""
         return self.config.end_tokens or ((self.tokenizer.eot,) if self.tokenizer else ())
 
     def fitting_impl(self, impl: str) -> str:
-        """impl, if there is one of that name and this model can decode by it; raises ValueError if not."""
+        """impl, if this model can decode by it; raises ValueError if not."""
         if self.invariant and check_impl(impl) != "triton":
             raise ValueError(
                 f"impl {impl!r} came with invariant=True, which only 'triton' can keep; choose that, or load without it"
@@ -127,7 +127,7 @@ class GPT2(nn.Module):
         return check_impl(impl)
 
     def with_impl(self, impl: str) -> "GPT2":
-        """This model, its weights shared, with a decode step of another impl."""
+        """This model with the decode step of another impl; the two share their weights."""
         twin = copy.copy(self)
         twin.impl = self.fitting_impl(impl)
         return twin
@@ -135,17 +135,12 @@ class GPT2(nn.Module):
     def new_cache(self, batch: int, capacity: int | None = None, page: int | None = None) -> Cache:
         """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx).
 
-        page  slots of a page, for a cache in pages; None for one whose slots lie in order
+        page  slots per page of a paged cache; None makes a static one
         """
         capacity = self.config.n_ctx if capacity is None else capacity
+        kind = StaticCache if page is None else partial(PagedCache, page=page)
         new = ROWS if self.invariant else 1  # tokens that one call of the kernel brings
-        if page is None:
-            return StaticCache(
-                self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new
-            )
-        return PagedCache(
-            self.config, batch, capacity, page=page, dtype=self.dtype, device=self.device, impl=self.impl, new=new
-        )
+        return kind(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new)
 
     def hidden(self, ids):
         """ids (B, T) -> the last block's output after ln_f (B, T, E). No cache.  Raises ContextFull past n_ctx."""
@@ -160,21 +155,21 @@ class GPT2(nn.Module):
     def logits(self, x):
         """x (..., E) after ln_f -> logits (..., V)"""
         head = self.wte if self.lm_head is None else self.lm_head
-        return invariant_product(x, head.weight) if self.invariant else product(x, head.weight)
+        return invariant_linear(x, head.weight) if self.invariant else linear(x, head.weight)
 
     def forward(self, ids):
         """ids (B, T) int -> logits (B, T, V).  Raises ValueError for a wrong id, ContextFull past n_ctx."""
         return self.logits(self.hidden(self.check_ids(ids)))
 
     def loss(self, ids, reduction: str = "mean"):
-        """How badly ids[:, :-1] foretell ids[:, 1:], in nats per token.
+        """Cross-entropy of ids[:, 1:] given ids[:, :-1], in nats per token.
 
         ids        (B, T) int, 2 <= T <= n_ctx + 1
         reduction  "mean" gives a scalar, "none" gives (B, T - 1); float32, or float64 for a float64 model
         """
         tensor("ids", ids, "(B, T)")
         if ids.ndim == 2 and ids.shape[1] < 2:
-            raise ValueError(f"a loss needs 2 tokens, one to foretell the other; this has {ids.shape[1]}")
+            raise ValueError(f"ids have {ids.shape[1]} tokens per row; a loss needs 2 or more")
         self.check_ids(ids)
         logits = self(ids[:, :-1])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -182,11 +177,11 @@ class GPT2(nn.Module):
 
     @torch.no_grad()
     def prefill(self, prompts: Sequence[Sequence[int]], cache: Cache, chunk: int | None = None):
-        """Run prompts of any lengths through the model and fill the cache with them.
+        """Run prompts of any lengths through the model and fill the cache.
 
-        prompts  B sequences of token ids, each at least one long; a shorter one is padded on the right, where causal
-                 attention cannot see it and its slots stay dead
-        cache    for B sequences, all with equally many tokens so far (usually none)
+        prompts  B sequences of one or more token ids; shorter ones are padded on the right, where causal attention
+                 does not see the padding and its slots stay dead
+        cache    for B sequences of equal lengths so far, usually 0
         chunk    tokens per pass; None takes the longest prompt whole
         returns  (B, V) logits after each sequence's last token
 
@@ -215,17 +210,16 @@ class GPT2(nn.Module):
 
     @torch.no_grad()
     def decode(self, ids, cache: Cache):
-        """One decode step: a new token per sequence attends to everything cached so far, itself included.
+        """One decode step: a new token per sequence attends to the cache and itself.
 
-        ids      (B,) int64 or int32, on the model's device; not held against the vocabulary, which would read them back
-        cache    for B sequences, of any lengths
+        ids      (B,) int64 or int32, on the model's device; their values are not checked, which would read them back
+        cache    for B sequences of any lengths
         returns  (B, V) logits
 
         Raises ContextFull if a sequence has no slot left, ValueError or CacheMismatch for ids or a cache that do not
         fit; the cache is then as it was.
         """
-        step = DECODE_STEP[self.impl]
-        if step is None:
+        if DECODE_STEP[self.impl] is None:
             raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa or triton")
         tensor("ids", ids, "(B,)")
         if ids.ndim != 1 or ids.dtype not in WHOLE or ids.device != self.device:
@@ -238,10 +232,14 @@ class GPT2(nn.Module):
         before = cache.host_lengths
         slots = cache.claim()
         with cache.undone_if_interrupted(before):
-            x = self.wte(ids) + self.wpe.weight[slots]  # (B, E)
-            for layer, block in enumerate(self.blocks):
-                x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
-            return self.logits(self.ln_f(x))
+            return self.step(ids, cache, slots)
+
+    def step(self, ids, cache: Cache, slots):
+        """The decode step of new tokens ids (B,) at the `slots` that cache.claim gave them -> logits (B, V)"""
+        x, step = self.wte(ids) + self.wpe.weight[slots], DECODE_STEP[self.impl]  # (B, E)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
+        return self.logits(self.ln_f(x))
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""
@@ -261,7 +259,7 @@ class GPT2(nn.Module):
                 )
 
     def first_token(self) -> str:
-        """What a message says of a text that begins with nothing."""
+        """The end of a message about an empty prompt: which ids start from nothing."""
         eot = self.tokenizer.eot if self.tokenizer else self.config.eos_token_id
         return "" if eot is None else f"; the end-of-text token alone, ids [{eot}], starts from nothing"
 
@@ -270,7 +268,7 @@ class GPT2(nn.Module):
         tensor("ids", ids, "(B, T)")
         if ids.ndim != 2 or not ids.numel() or ids.dtype not in WHOLE:
             raise ValueError(
-                f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), none of it 0"
+                f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), B and T 1 or more"
             )
         if ids.device != self.device:
             raise ValueError(f"ids are on {ids.device}, the model on {self.device}; move one with .to(...)")

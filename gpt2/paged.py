@@ -1,4 +1,4 @@
-"""The paged KV cache: pages shared by all sequences, handed out when a token needs one and given back."""
+"""The paged KV cache: pages shared by all sequences, allocated when a token needs one and freed again."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ class PagedCache(Cache):
     """K and V of B sequences in pages: slot t of sequence b lies in page block_table[b, t // page], at t % page.
 
     k, v          per layer (P, H, page, D), shared by all sequences
-    block_table   (B, max_pages) int32, on the device, written in place; -1 where no page has been given
-    host_table    the same numbers as lists of Python ints, only those given
-    free_pages    pages that no sequence has; the last is the next to be given
+    block_table   (B, max_pages) int32, on the device, written in place; -1 where no page is allocated
+    host_table    the allocated pages of each sequence, as Python ints
+    free_pages    pages that no sequence has; the last is allocated next
 
-    Free pages start in a shuffled order (by `seed`), so that nobody comes to rely on neighbours being neighbours.
-    The rest is as in Cache, of which any call that needs more pages than are free raises ContextFull before
-    anything changes. The decode kernel reads pages where they lie; `read` copies, for what cannot.
+    Free pages start in a shuffled order (by `seed`), so that no code comes to rely on adjacent pages.
+    The rest is as in Cache. A call that needs more pages than are free raises ContextFull before anything changes. The
+    decode kernel reads pages in place; `read` copies them for the other impls.
     Source: Kwon et al. 2023 (arXiv:2309.06180).
     """
 
@@ -62,11 +62,11 @@ class PagedCache(Cache):
         self.free_pages: list[int] = np.random.default_rng(seed).permutation(pages).tolist()
 
     def pages_of(self, n: int) -> int:
-        """How many pages n tokens take."""
+        """The number of pages that n tokens take."""
         return -(-n // self.page)
 
     def set_lengths(self, lengths: Sequence[int]):
-        """Say how many tokens each sequence has. Pages beyond them are given back; lacking ones are handed out.
+        """Set the number of tokens of each sequence. Allocates the pages it needs and frees those beyond.
 
         Raises ValueError unless there is one length per sequence, each 0..capacity; ContextFull if pages run out.
         """
@@ -75,12 +75,12 @@ class PagedCache(Cache):
         super().set_lengths(lengths)
 
     def free(self, b: int):
-        """Forget sequence b and give its pages back. The others keep theirs.  Raises ValueError if there is no b."""
+        """Set the length of sequence b to 0 and free its pages.  Raises ValueError if there is no sequence b."""
         b = whole("b", b, f"a sequence of the cache, 0..{self.batch - 1}", 0, self.batch - 1)
         self.set_lengths([0 if row == b else n for row, n in enumerate(self.host_lengths)])
 
     def hand_out(self, lengths: list[int], *, give_back: bool = False):
-        """Give every sequence the pages that so many tokens take and, if asked, take back those it has beyond them.
+        """Give every sequence the pages for its length and, with give_back, free those beyond.
 
         Raises ContextFull, before anything changes, if too few are free.
         """
@@ -103,7 +103,7 @@ class PagedCache(Cache):
             self.block_table.copy_(torch.tensor(rows, dtype=torch.int32))
 
     def fitting(self) -> int:
-        """How many more tokens the free pages take, the same number in every sequence, capacity apart."""
+        """The number of tokens that every sequence can add in the free pages."""
 
         def lacking(fit: int) -> int:
             rows = zip(self.host_lengths, self.host_table, strict=True)
@@ -115,10 +115,10 @@ class PagedCache(Cache):
         return fit
 
     def check_room(self, tokens: int) -> int:
-        """The slot at which `tokens` more may be prefilled.  Raises ContextFull or CacheMismatch if they may not.
+        """The first slot of a prefill of `tokens` tokens.  Raises ContextFull or CacheMismatch if they do not fit.
 
-        Prompts of different lengths are prefilled padded to the longest: each takes the pages of that one, and gives
-        back what it did not fill when its length is set.
+        Prompts are padded to the longest: each takes the pages of that one, and frees what it did not fill when its
+        length is set.
         """
         start = super().check_room(tokens)
         if tokens > self.fitting():
@@ -126,7 +126,7 @@ class PagedCache(Cache):
         return start
 
     def claim(self):
-        """As in Cache; a sequence whose last page is full is given another."""
+        """As in Cache; a sequence whose last page is full gets another."""
         if max(self.host_lengths) < self.capacity:
             self.hand_out([n + 1 for n in self.host_lengths])
         return super().claim()
@@ -136,14 +136,12 @@ class PagedCache(Cache):
         self.hand_out([max(n, stop) for n in self.host_lengths])
 
     def write(self, layer: int, slots, k, v):
-        """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
         column = slots // self.page
         pages = self.block_table[:, column] if isinstance(slots, int) else self.block_table[self.rows, column]
         self.k[layer][pages, :, slots % self.page] = k
         self.v[layer][pages, :, slots % self.page] = v
 
     def write_span(self, layer: int, start: int, k, v):
-        """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
         stop = start + k.shape[2]
         self.make_room(stop)
         slots = torch.arange(start, stop, device=self.rows.device)
@@ -152,9 +150,9 @@ class PagedCache(Cache):
         self.v[layer][pages, :, offset] = v.transpose(1, 2)
 
     def read(self, layer: int, n: int):
-        """Copies of the first n slots of every sequence, k, v (B, H, n, D), for impls that cannot read pages: slow.
+        """Copies of the first n slots of every sequence, k, v (B, H, n, D); slow, for impls that cannot read pages.
 
-        Slots from a sequence's length on are dead: where it has no page they are another's.
+        Slots from a sequence's length on are dead; without a page they hold another sequence's numbers.
         """
         table = self.block_table[:, : self.pages_of(n)]  # -1, no page, reads the last one
         B, pages = table.shape

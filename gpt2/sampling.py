@@ -1,8 +1,8 @@
 """Sampling on the device, the twin of reference/sampling.py: transforms on logits (..., V), cut tokens at -inf.
 
-Chance enters once, as noise on each token's logit that is a hash of (seed, row, step, token), made on the device: from
-the same logits the same seed gives the same tokens alone, in a batch, on any device and in NumPy, and nothing is read
-back. Sums of probabilities and the noise are float64.
+The only randomness is noise on each token's logit, a hash of (seed, row, step, token) made on the device: the same
+logits and seed give the same tokens alone, in a batch, on any device and in NumPy, and nothing is read back. Sums of
+probabilities and the noise are float64.
 """
 
 import math
@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from ..reference import sampling as reference
-from ..reference.splitmix import GAMMA, MIX
+from ..reference.sampling import GAMMA, MIX
 from .arguments import real, refuse, whole
 
 SIGNED = [c - 2**64 if c >> 63 else c for c in (GAMMA, *MIX)]  # torch multiplies int64, which wraps to the same bits
 
 
 def check(t: float, k: int | None, p: float | None) -> tuple[float, int | None, float | None]:
-    """Temperature t, top-k k and top-p p as Python's numbers.  Raises ValueError unless sampling knows them."""
+    """Temperature t, top-k k and top-p p as Python numbers.  Raises ValueError for one out of range."""
     fits = "a finite number from 0 (greedy) up"
     number = real("temperature", t, fits)
     if not (math.isfinite(number) and number >= 0):
@@ -83,7 +83,7 @@ def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None 
 
     logits   (B, V) any float dtype
     key      (B,) int64, a column of `keys`; unused where t is 0
-    returns  (B,) int64; the likeliest token where t is 0; -1 where the largest logit is NaN or inf, since raising here
+    returns  (B,) int64; the most probable token if t is 0; -1 if the largest logit is NaN or inf, since raising
              would make the host wait for the device
     """
     finite = logits.amax(-1).isfinite()
@@ -98,9 +98,9 @@ def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None 
 
 
 def keys(seed: int | None, batch: int, steps: int, first_row: int = 0) -> torch.Tensor:
-    """(B, steps) int64: row i is the stream (seed, first_row + i). Without a seed, fresh entropy.
+    """(B, steps) int64: row i is the stream (seed, first_row + i). Without a seed, a random one.
 
-    Raises ValueError for a seed outside 0 ... 2**64 - 1, or rows that are none.
+    Raises ValueError for a seed outside 0 ... 2**64 - 1, or a negative first_row.
     """
     first_row = whole("first_row", first_row, "a whole number, 0 or more", 0)
     if seed is None:

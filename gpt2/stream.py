@@ -1,4 +1,4 @@
-"""From tokens to text as they come: characters that span tokens, stop strings that span tokens, rows that end early."""
+"""Tokens to text as they come: characters and stop strings that span tokens, rows that end early."""
 
 import codecs
 from collections.abc import Callable, Collection, Sequence
@@ -9,8 +9,8 @@ from .tokenizer import Tokenizer
 class NotFinite(FloatingPointError):
     """The model gave NaN or inf.
 
-    row    whose logits, in its batch
-    after  how many new tokens they come after
+    row    of the logits, in its batch
+    after  new tokens before them
     """
 
     def __init__(self, row: int, after: int, who: str | None = None):
@@ -22,20 +22,20 @@ class NotFinite(FloatingPointError):
 
 
 class TextStream:
-    """The text of one sequence, given out as soon as no later token can change it.
+    """The text of one sequence, returned as soon as no later token can change it.
 
-    Held back are the bytes of an unfinished character and a tail that might be the beginning of a stop string.
+    It holds back the bytes of an unfinished character and a tail that may begin a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
         self.tokenizer, self.stop = tokenizer, stop
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.text = ""  # given out
+        self.text = ""  # returned so far
         self.held = ""
         self.stopped = False
 
     def push(self, token: int) -> str:
-        """Take the next token; returns the text that has become certain by it."""
+        """Take the next token; returns the text that is now certain."""
         return self._give(self.decoder.decode(self.tokenizer.decode_bytes([token])), final=False)
 
     def flush(self) -> str:
@@ -59,12 +59,12 @@ class TextStream:
 
 
 def overlap(text: str, stop: str) -> int:
-    """How many characters at the end of text could be the beginning of stop."""
+    """The number of characters at the end of text that may begin stop."""
     return max((n for n in range(1, min(len(text), len(stop) - 1) + 1) if text.endswith(stop[:n])), default=0)
 
 
 class Row:
-    """One sequence being written: its new ids, its text, and why it ended ("" while it has not)."""
+    """One sequence: its new ids, its text, and the reason it ended ("" until then)."""
 
     def __init__(self, tokenizer: Tokenizer | None, stop: Sequence[str]):
         self.ids: list[int] = []
@@ -73,9 +73,9 @@ class Row:
 
 
 class Writer:
-    """Takes the batch's tokens step by step, ends rows, and tells the listener of each token and its text.
+    """Takes the batch's tokens step by step, ends rows, and calls listener(row, token, text) for each.
 
-    Text still held back when a row ends comes last, with None for its token.
+    Text held back until a row ends comes last, with None for its token.
     """
 
     def __init__(

@@ -1,13 +1,15 @@
 """GPT-2's byte-level BPE: tiktoken, built from a checkpoint's own merges."""
 
 import functools
+import logging
 import re
 from pathlib import Path
 
 import tiktoken
 
-from .tokenizer_files import VOCAB, Added, Side, Vocabulary, assemble, folder_vocabulary, read_side, read_tokenizer_json
-from .vocabulary import (
+from ..reference.config import Config
+from .checkpoint.fit import PUBLISHED_VOCAB, check_fit
+from .checkpoint.merges import (
     ENDOFTEXT,
     PUBLISHED,
     ForeignTokenizer,
@@ -17,11 +19,24 @@ from .vocabulary import (
     read_json,
     read_merges,
 )
+from .checkpoint.vocabulary import (
+    MERGES,
+    VOCAB,
+    Added,
+    Side,
+    Vocabulary,
+    assemble,
+    folder_vocabulary,
+    read_side,
+    read_tokenizer_json,
+    within,
+)
 
-__all__ = ["ENDOFTEXT", "PUBLISHED", "Tokenizer", "TokenizerError", "byte_alphabet", "folder_tokenizer"]
+__all__ = ["ENDOFTEXT", "PUBLISHED", "Tokenizer", "TokenizerError", "byte_alphabet", "find_tokenizer"]
 __all__ += ["gpt2_tokenizer", "read_merges"]
 
-# How GPT-2 cuts text into pieces before merging (OpenAI, gpt-2/src/encoder.py).
+log = logging.getLogger(__name__)
+# The pieces into which GPT-2 cuts a text before merging (OpenAI, gpt-2/src/encoder.py).
 PIECES = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 BYTE = "[\udc80-\udcff]"  # a byte that is no UTF-8, as surrogateescape writes it
 
@@ -115,14 +130,33 @@ def pattern(added: dict[str, Added]) -> re.Pattern[str] | None:
     return re.compile("|".join(parts)) if parts else None
 
 
-def folder_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer a folder brings, from all of its files, as tokenizer_files.py reads them.
+def find_tokenizer(folder: Path, config: Config) -> Tokenizer | None:
+    """The tokenizer beside the weights; without one, the published tokenizer if the vocabulary has its size.
 
-    returns  None where there is none of them, or a vocab.json alone that numbers the published tokens as published
-    Raises TokenizerError for files that are there and cannot be read as a tokenizer of GPT-2's kind.
+    A tokenizer of another kind than GPT-2's, or a tokenizer.json or vocab.json that cannot be read, gives a warning and
+    None: ids still work, and text never gets the published ids, which are not the model's.
+
+    Raises CheckpointError or TokenizerError for merges that are cut off or another checkpoint's.
     """
-    found = folder_vocabulary(folder)
-    return None if found is None else Tokenizer(found)
+    try:
+        vocabulary = folder_vocabulary(folder)
+        if vocabulary is not None:
+            check_fit(folder, vocabulary, config)
+            return Tokenizer(within(vocabulary, config.n_vocab))
+    except TokenizerError as error:
+        if not isinstance(error, ForeignTokenizer) and any((folder / name).is_file() for name in MERGES):
+            raise
+        log.warning("%s; the model has no tokenizer until one is put there", error)
+        return None
+    if config.n_vocab not in PUBLISHED_VOCAB:
+        return None
+    if strange := [i for i in config.end_tokens if i >= gpt2_tokenizer().n_vocab]:
+        log.warning(
+            "%s has no tokenizer, and its end token %d is none of the published one; put its own there",
+            folder, strange[0],
+        )  # fmt: skip
+        return None
+    return gpt2_tokenizer()
 
 
 @functools.cache

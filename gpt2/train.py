@@ -3,9 +3,9 @@
     python -m kvproof.gpt2.train                # the whole run, about 45 minutes on one core, into ./tiny
     python -m kvproof.gpt2.train --steps 20     # a taste
 
-Writes model.safetensors (float16), config.json, vocab.bpe and loss.jsonl, a folder that `load` takes; the weights are
-those of the lowest held-out loss. A folder that holds something is left alone unless --force. The corpora are in a
-clone alone, not in the wheel; --corpus names others.
+Writes model.safetensors (float16, the weights of the lowest held-out loss), config.json, vocab.bpe and loss.jsonl into
+a folder that `load` takes. A folder with files in it is refused without --force. The corpora are in a clone, not in the
+wheel; --corpus names others.
 """
 
 import argparse
@@ -22,10 +22,11 @@ from safetensors.torch import save as to_bytes
 
 from ..reference.config import Config
 from .cli.interrupt import INTERRUPTED, abandon_output
-from .files import check_folder, write
-from .model import GPT2, Conv1D
+from .cli.output_file import check_folder, write
+from .cli.progress import Progress
+from .linear import Conv1D
+from .model import GPT2
 from .tokenizer import Tokenizer
-from .waiting import Waiting
 
 HERE = Path(__file__).parent
 TINY = HERE / "checkpoints" / "tiny"
@@ -43,10 +44,10 @@ def tiny_config(tokenizer: Tokenizer) -> Config:
 
 
 def read_corpora(tokenizer: Tokenizer, corpus: Path = CORPUS) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Token ids to train on, and those held out of each corpus; <|endoftext|> opens every text and every tale.
+    """Token ids to train on, and those held out of each corpus; <|endoftext|> begins every text and every tale.
 
     corpus  a folder of .txt files
-    Raises ValueError where there is none, or too little in them.
+    Raises ValueError if there are none, or too short.
     """
     train, held_out = [], {}
     for path in sorted(corpus.glob("*.txt")):
@@ -67,7 +68,7 @@ def read_corpora(tokenizer: Tokenizer, corpus: Path = CORPUS) -> tuple[torch.Ten
 
 
 def initialise(model: GPT2):
-    """GPT-2's own: normal(0, 0.02), residual projections shrunk by sqrt(2 n_layer), biases 0, gains 1."""
+    """GPT-2's initial values: normal(0, 0.02), residual projections divided by sqrt(2 n_layer), biases 0, gains 1."""
     for module in model.modules():
         if isinstance(module, Conv1D):
             torch.nn.init.normal_(module.weight, std=0.02)
@@ -84,7 +85,7 @@ def residual_projections(model: GPT2) -> list[Conv1D]:
 
 
 def drop(module: torch.nn.Module, args, output: torch.Tensor) -> torch.Tensor:
-    """A forward hook: dropout on what the module gives, while it trains."""
+    """A forward hook: dropout on the module's output in training."""
     return F.dropout(output, DROPOUT, module.training)
 
 
@@ -96,7 +97,7 @@ def batch(ids, tokens: int, span: int, rng):
 
 @torch.no_grad()
 def held_out_loss(model, ids, span: int = 1024) -> float:
-    """Nats per token over consecutive windows of `span` tokens, each foretold from its own window alone."""
+    """Cross-entropy in nats per token over consecutive windows of `span` tokens, each on its own."""
     training = model.training
     model.eval()
     total = count = 0
@@ -172,7 +173,7 @@ def train(steps: int, tokens: int, peak: float, every: int, out: Path, corpus: P
     best, started, recent = math.inf, time.time(), []
     out.mkdir(parents=True, exist_ok=True)
     write(out / "vocab.bpe", (TINY / "vocab.bpe").read_bytes())
-    with (out / "loss.jsonl").open("w") as log, Waiting("training, steps", steps) as line:
+    with (out / "loss.jsonl").open("w") as log, Progress("training, steps", steps) as line:
         for step in range(1, steps + 1):
             # Every third batch spans the full context, so that every position is trained.
             loss = model.loss(batch(ids, tokens, SPAN if step % 3 == 1 else 256, rng))
@@ -206,7 +207,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=100, help="batches between held-out losses (default %(default)s)")
     parser.add_argument("--corpus", type=Path, help="folder of .txt files (default: the clone's own)")
     parser.add_argument("--out", type=Path, default=Path("tiny"), help="folder to write (default ./%(default)s)")
-    parser.add_argument("--force", action="store_true", help="write into a folder that holds something")
+    parser.add_argument("--force", action="store_true", help="write into a folder that is not empty")
     args = parser.parse_args(argv)
     for name, least in (("steps", 1), ("tokens", SPAN), ("every", 1)):
         if getattr(args, name) < least:
@@ -222,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_folder(args.out)
         if args.out.is_dir() and any(args.out.iterdir()) and not args.force:
-            raise ValueError(f"{args.out} holds something; name another --out, or add --force to write over it")
+            raise ValueError(f"{args.out} is not empty; name another --out, or add --force to overwrite its files")
         train(args.steps, args.tokens, args.lr, args.every, args.out, args.corpus or CORPUS)
     except BrokenPipeError:
         abandon_output()

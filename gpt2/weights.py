@@ -12,12 +12,12 @@ from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
 from .arguments import check_impl, flag, refuse
-from .folder import find_tokenizer, with_end_tokens
+from .checkpoint.generation_config import with_end_tokens
+from .checkpoint.hub_cache import HubError
+from .checkpoint.pickles import PICKLES, is_pickle, read_pickles
 from .hub import KNOWN, fetch, is_hub_name
-from .hub_cache import HubError
 from .model import GPT2
-from .pickles import PICKLES, is_pickle, read_pickles
-from .tokenizer import Tokenizer, gpt2_tokenizer
+from .tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
 EMBEDDED = {"tiny": Path(__file__).parent / "checkpoints" / "tiny"}
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -33,18 +33,18 @@ def load(
 ) -> GPT2:
     """A GPT-2 ready to decode, with its tokenizer where it has one.
 
-    name    "tiny", the trained checkpoint in the package; "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2",
-            at their pinned commits, or "owner/name" from the hub, each also with "@revision"; "random:gpt2" and so on,
-            that size with deterministic weights; else a folder or a file, safetensors rather than pickles where a
-            folder has both. A folder gpt2 is "./gpt2". Its tokenizer, added tokens and end tokens are read from all
-            of its files, as folder.py says.
+    name    "tiny", the trained checkpoint in the package; "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"
+            at pinned commits, or "owner/name" from the hub, each also with "@revision"; "random:gpt2" and so on, that
+            size with deterministic weights; else a folder or a file. Names win over folders: write ./gpt2 for a folder
+            of that name. Safetensors win over pickles in the same folder, whose other files give the tokenizer and the
+            end tokens.
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
-    impl    how the decode step attends: naive, eager, sdpa or triton
-    invariant  the same bits in any batch, order, page and chunk, at some cost: see GPT2; for impl "triton"
+    impl    attention of the decode step: naive, eager, sdpa or triton
+    invariant  the same bits in any batch, order, page and chunk, for impl "triton"; slower, see GPT2
 
-    Raises CheckpointError or ConfigError for what is no GPT-2, HubError for what the hub does not give, ValueError for
-    an unknown name, dtype, device or impl.
+    Raises CheckpointError or ConfigError for a checkpoint that is no GPT-2, HubError if the hub lacks it or fails,
+    ValueError for an unknown name, dtype, device or impl.
     """
     if not isinstance(name, (str, Path)):
         raise refuse("name", name, "a model's name, a folder or a file")
@@ -52,7 +52,7 @@ def load(
     device = as_device(device)
     invariant = flag("invariant", invariant)
     if check_impl(impl) == "triton":
-        from ..kernels.attention.op import check_device  # its module says what to do where triton is absent
+        from ..kernels.attention import check_device  # without triton this import raises, with advice
 
         check_device(device)
     path = checkpoint(name)
@@ -65,11 +65,11 @@ def load(
 
 
 def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]], Tokenizer | None]:
-    """Config, tensors by canonical name, and tokenizer of a folder or a file of any spelling.
+    """Config, tensors by canonical name, and tokenizer of a folder or a file in any format.
 
-    The config has the end tokens that the whole folder gives, generation_config.json before config.json.
+    The config's end tokens are those of the whole folder, generation_config.json before config.json.
 
-    Raises CheckpointError or ConfigError; those about tensors at the latest when the first of them is asked for.
+    Raises CheckpointError or ConfigError; errors of tensors come at the latest with the first tensor.
     """
     weights = find_weights(path, (*SAFETENSORS, *PICKLES))
     if is_pickle(weights):
@@ -82,10 +82,10 @@ def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tenso
 
 
 def checkpoint(name: str | Path) -> Path | str:
-    """Where a model's weights are: a folder, a file, or a recipe, "random:..."; reference.load takes the same.
+    """The folder or file of a model's weights, or its recipe "random:..."; reference.load takes all three.
 
-    Names win over folders, as `load` says; a Path is never taken for a name. A model of the hub is fetched first.
-    Raises ValueError for a name that is none of these, with the likeliest meant; HubError, a kind of it, for the hub.
+    Names win over folders, as in `load`; a Path is never a name. A model of the hub is downloaded first.
+    Raises ValueError for an unknown name, with the closest known one; HubError, a subclass, for the hub.
     """
     if isinstance(name, str):
         if name.startswith("random:"):
@@ -111,10 +111,10 @@ def checkpoint(name: str | Path) -> Path | str:
 def build(
     config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str, invariant: bool = False
 ) -> GPT2:
-    """A model of this config with (name, tensor) pairs put in place, each converted on its way.
+    """A model of this config filled with (name, tensor) pairs, each converted as it is copied.
 
-    The first tensor is asked for before the model's memory is: a checkpoint has been checked against its config by
-    then, so that a config that lies costs no more memory than its file.
+    The first tensor is read before the model is allocated: by then the checkpoint has been checked against its config,
+    so a config with wrong sizes costs no more memory than its file.
     """
     tensors = iter(tensors)
     first = next(tensors)
@@ -129,7 +129,7 @@ def build(
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    """A torch.dtype from itself or its name."""
+    """A torch.dtype, or the one of this name."""
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:
         raise ValueError(f"dtype is {' '.join(str(dtype).split())[:60]}; it must be one of {', '.join(DTYPES)}")
@@ -137,7 +137,7 @@ def as_dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """A torch.device that is there: the CPU, or a CUDA GPU of this machine."""
+    """The CPU or a CUDA GPU of this machine as a torch.device.  Raises ValueError for any other."""
     try:
         named = isinstance(device, (str, int, torch.device)) and not isinstance(device, bool)
         found = torch.device(device) if named else None

@@ -1,13 +1,13 @@
-"""The KV cache as plain arrays: contiguous, in pages, and in 8 bits. The plain formula reads all three.
+"""The KV cache as plain arrays: contiguous, in pages, and in 8 bits.
 
-The three share one small interface, in the order `forward` uses it:
+The three share one interface, in the order `forward` uses it:
     advance(M)           count M more tokens in every sequence, or raise before anything has changed
     append(layer, k, v)  write the rows of these tokens, (B, H, M, D), to slots lengths - M .. lengths - 1
     read(layer, b)       k, v (H, lengths[b], D) of sequence b: live slots only, the new ones included
     row(b)               a cache of batch 1 on the same storage, so that ragged prompts are filled one by one
     reset()              forget everything
-`lengths` (B,) int32 counts the visible tokens, the same number that the decode kernel is given. Slot = position.
-Dead slots start as NaN on purpose: whoever reads one cannot fail to notice.
+`lengths` (B,) int32 counts the visible tokens, as the decode kernel takes it. Slot = position. Dead slots start as NaN,
+so that a read of one shows.
 """
 
 import copy
@@ -18,7 +18,7 @@ from .config import Config, ContextFull
 
 
 class Cache:
-    """What the three have in common: how many tokens each sequence has, and room for them."""
+    """The base of the three: the number of tokens of each sequence, and room for them."""
 
     def __init__(self, config: Config, batch: int, capacity: int, dtype):
         self.shape = (config.n_layer, batch, config.n_head, config.head_dim)
@@ -73,11 +73,11 @@ class ContiguousCache(Cache):
 
 
 class PagedCache(Cache):
-    """Pages k, v (L, P, H, page, D), shared by all sequences and handed out on demand.
+    """Pages k, v (L, P, H, page, D), shared by all sequences and allocated on demand.
 
-    block_table (B, max_pages) int32 says where: slot t of sequence b lies in page block_table[b, t // page], at
-    offset t % page; -1 where no page has been given. Free pages are handed out in a shuffled order (by `seed`), so
-    that nobody comes to rely on neighbours being neighbours. Source: Kwon et al. 2023 (arXiv:2309.06180).
+    block_table (B, max_pages) int32: slot t of sequence b lies in page block_table[b, t // page], at offset
+    t % page; -1 where no page is allocated. Free pages are allocated in a shuffled order (by `seed`), so that no code
+    comes to rely on adjacent pages. Source: Kwon et al. 2023 (arXiv:2309.06180).
     """
 
     def __init__(self, config: Config, batch: int, capacity: int, dtype=np.float64, page=16, pages=None, seed=0):
@@ -107,7 +107,7 @@ class PagedCache(Cache):
                 self.block_table[b, i] = self.free.pop()
 
     def pages_of(self, lengths):
-        """How many pages so many tokens take."""
+        """The number of pages that these lengths take."""
         return -(-lengths // self.page)
 
     def append(self, layer, k, v):

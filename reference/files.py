@@ -1,7 +1,7 @@
-"""The files of a checkpoint's folder: which of them holds the weights, and what lies in the place of one.
+"""The files of a checkpoint's folder: which holds the weights, and what is wrong with a file that is none.
 
-A clone without Git LFS, a saved error page and half a download all leave a file of the right name. What such a file is,
-is said in words here, the same for the reference and for gpt2.
+A clone without Git LFS, a saved error page and half a download all leave a file of the right name. The messages about
+them are the same for the reference and for gpt2.
 """
 
 import json
@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 def beginning(path: Path, size: int = 512) -> bytes:
-    """The file's first bytes; none if it cannot be read, which its reader says better."""
+    """The file's first bytes; none if it cannot be read: its reader has the better message."""
     try:
         with path.open("rb") as file:
             return file.read(size)
@@ -40,7 +40,7 @@ def beginning(path: Path, size: int = 512) -> bytes:
 
 
 def stand_in(path: Path) -> str | None:
-    """What lies in the place of a checkpoint's file and never is its content, with what to do; None for content."""
+    """What makes a file no checkpoint's (empty, a Git-LFS pointer, a web page), and the fix; else None."""
     head = beginning(path).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head and path.stat().st_size == 0:
         return "is empty; fetch it again"
@@ -52,7 +52,7 @@ def stand_in(path: Path) -> str | None:
 
 
 def other_kind(path: Path) -> str:
-    """The end of a message about weights that could not be read: what kind of file this is instead, or nothing."""
+    """The end of a message about unreadable weights: the kind of file that this is instead, or nothing."""
     head, pickled = beginning(path), path.suffix != ".safetensors"
     for magic, what, advice in FORMATS:
         if magic.match(head) and not ("torch.save" in what if pickled else "safetensors" in what):
@@ -63,7 +63,7 @@ def other_kind(path: Path) -> str:
 
 
 def check_file(path: Path):
-    """Raises CheckpointError for a file that is missing, or is none of a checkpoint: empty, an LFS pointer, a page."""
+    """Raises CheckpointError for a file that is missing, empty, a Git-LFS pointer or a web page."""
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; a checkpoint keeps its files in one folder")
     if what := stand_in(path):
@@ -82,9 +82,9 @@ def read_json(path: Path) -> Any:
 
 
 def find_weights(path: Path, names: tuple[str, ...] = SAFETENSORS) -> Path:
-    """The file of weights or the index of shards that `path` means: itself, or the first of `names` in the folder.
+    """The file of weights or the index of shards at `path`: itself, or the first of `names` in the folder.
 
-    Raises CheckpointError where there is none, with what is there instead, or an adapter with or without its base.
+    Raises CheckpointError if there is none, with what is there instead, or if the folder holds an adapter.
     """
     if path.is_file():
         return path
@@ -99,7 +99,7 @@ def find_weights(path: Path, names: tuple[str, ...] = SAFETENSORS) -> Path:
 
 
 def adapter(folder: Path, weights: Path | None) -> str:
-    """What to say of a folder with an adapter of PEFT: alone it is no model, beside weights it would change them."""
+    """The message for a folder with a PEFT adapter: alone it is no model, beside weights it would change them."""
     raw = read_json(folder / ADAPTER)
     base = raw.get("base_model_name_or_path") if isinstance(raw, dict) else None
     base = f"its base model {str(base)[:80]!r}" if base else "its base model"
@@ -111,7 +111,7 @@ def adapter(folder: Path, weights: Path | None) -> str:
 
 
 def instead(path: Path, names: tuple[str, ...]) -> str:
-    """The end of a message: what of weights a folder without a known name of them has, itself or one level below."""
+    """The end of a message: weights of other names in a folder, or one level below."""
     if not path.is_dir():
         return ""
     files = sorted(file.name for file in path.iterdir() if file.suffix in OTHERS)

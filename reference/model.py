@@ -1,6 +1,6 @@
 """GPT-2 as equations, in NumPy: the oracle that every faster path is held to.
 
-Nothing here is fast and nothing is hidden. All arithmetic runs in the dtype of `params` (float64 unless loaded
+It is simple, not fast. All arithmetic runs in the dtype of `params` (float64 unless loaded
 otherwise). Axes: B sequences, M new tokens, T tokens in all, H heads, D head_dim, E n_embd, V n_vocab.
 Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; names as in its checkpoints.
 """
@@ -127,7 +127,7 @@ def nll(ids, params, config: Config):
     """
     ids = check_ids(ids, config)
     if ids.shape[1] < 2:
-        raise ValueError("a loss needs at least 2 tokens per sequence: one to read, one to predict")
+        raise ValueError(f"ids have {ids.shape[1]} tokens per row; a loss needs 2 or more")
     logits = forward(ids[:, :-1], params, config)
     shifted = logits - logits.max(-1, keepdims=True)
     target = np.take_along_axis(shifted, ids[:, 1:, None], axis=-1)[..., 0]
@@ -140,15 +140,15 @@ def loss(ids, params, config: Config):
 
 
 def generate(ids, params, config: Config, max_new_tokens: int, cache=True):
-    """Greedy continuation: the most probable token (the smallest id of equals), again and again.
+    """Greedy decoding: the most probable token (the smallest id of equals), step by step.
 
     ids      (B, T) integers
-    cache    True: a fresh contiguous cache; False: none, everything is recomputed each step;
-             or a cache to fill, whose tokens so far come before ids
+    cache    True: a new contiguous cache; False: none, everything is recomputed each step;
+             or a cache to fill, whose tokens come before ids
     returns  (B, T + max_new_tokens), ids included
 
     Raises ContextFull before any work if the model's positions or the cache's slots do not suffice. The last new
-    token is read by nobody and needs neither.
+    token needs neither.
     """
     ids = check_ids(ids, config)
     if max_new_tokens < 0:

@@ -10,7 +10,21 @@ import math
 
 import numpy as np
 
-from .splitmix import GAMMA, mix
+GAMMA = 0x9E3779B97F4A7C15  # 2⁶⁴ over the golden ratio
+MIX = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def mix(z):
+    """SplitMix64's hash of uint64 numbers (any shape), in place: output i of state s is mix(s + (i + 1)·GAMMA).
+
+    Source: Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators".
+    """
+    z ^= z >> np.uint64(30)
+    z *= np.uint64(MIX[0])
+    z ^= z >> np.uint64(27)
+    z *= np.uint64(MIX[1])
+    z ^= z >> np.uint64(31)
+    return z
 
 
 def temperature(logits, t):

@@ -4,7 +4,7 @@ Element i (row-major) of the tensor called `name` is
     float32(centre + (2u - 1)·std·√3),  u = (mix(s + (i + 1)·GAMMA) >> 40) / 2²⁴,  s = FNV-1a("<seed>:<name>").
 No random-number library takes part, so the bits are the same everywhere. Residual branches are strong: with tied
 embeddings a weak branch would only echo the last token.
-Source: splitmix.py; the recipe of the project's golden files, where random:gpt2 is syn-small.
+Source: SplitMix64, as sampling.py has it; the recipe of the project's golden files, where random:gpt2 is syn-small.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from .config import Config
-from .splitmix import GAMMA, mix
+from .sampling import GAMMA, mix
 
 SEED = 6
 SIZES = {

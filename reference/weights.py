@@ -1,12 +1,13 @@
-"""Checkpoints -> arrays, in every spelling of the safetensors family.
+"""Checkpoints -> arrays, in every format of the safetensors family.
 
-First what a GPT-2 checkpoint must hold, on names and shapes alone (gpt2/weights.py asks the same questions), then how
-the bytes are read. A file is trusted in nothing: whatever is wrong with it ends in a CheckpointError that names it.
+First the names and shapes of a GPT-2 checkpoint (gpt2/checkpoint/pickles.py checks the same), then the reading of the
+bytes. No file is trusted: whatever is wrong with it ends in a CheckpointError that names it.
 """
 
 import errno
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,10 +20,30 @@ from safetensors import SafetensorError, safe_open
 
 from .config import Config, ConfigError
 from .files import CheckpointError, find_weights, other_kind, read_json, stand_in
-from .names import canonical_name, is_adapter_s
 from .synthetic import random_config, random_tensors
 
 DTYPES = ("F64", "F32", "F16", "BF16")
+# Modules that wrap another and add their name to the path: torch.compile (of the model or of one block), DataParallel,
+# FSDP, activation checkpointing, Lightning's Fabric.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
+# Where GPT-2's own path begins. What stands before it holds the model: "transformer.", Lightning's
+# "model.transformer.", PEFT's "base_model.model.transformer.".
+ROOT = re.compile(r"(?:^|\.)((?:wte|wpe|ln_f|lm_head|h\.\d+)\..*)", re.DOTALL)
+MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # a causal mask some versions saved; not c_attn.bias
+ADAPTER = re.compile(r"(?:^|\.)(lora_\w+|base_layer|modules_to_save|original_module|prompt_encoder|ia3_\w+)(?:\.|$)")
+
+
+def canonical_name(name: str) -> str | None:
+    """The tensor's name without its wrappers, e.g. "h.0.attn.c_attn.weight"; None for a mask buffer."""
+    name = ".".join(part for part in name.split(".") if part not in WRAPPERS)
+    root = ROOT.search(name)
+    name = root[1] if root else name
+    return None if MASK_BUFFER.fullmatch(name) else name
+
+
+def is_adapter_s(name: str) -> bool:
+    """Whether a tensor belongs to an adapter of PEFT, or to a layer that still carries one."""
+    return ADAPTER.search(name) is not None
 
 
 def expected_shapes(config: Config, transposed: bool = False, bias: bool = True) -> dict[str, tuple[int, ...]]:
@@ -52,10 +73,10 @@ def check_tensors(
     """Match a checkpoint's tensors to the config's: canonical name -> name in the file, mask buffers left out.
 
     found             (name, shape) of every tensor, in all shards together
-    transposed, bias  the layout, as in expected_shapes. Whole checkpoints have one: the square c_proj, which tells
-                      nothing by its shape, lies as c_attn does
-    returns           every expected tensor; also "lm_head.weight" if a tied model carries one beside wte (it must then
-                      equal wte; alone, as safetensors' save_model may leave it, it is wte)
+    transposed, bias  the layout, as in expected_shapes. A checkpoint has one layout: the square c_proj, whose shape
+                      does not show it, has that of c_attn
+    returns           every expected tensor; also "lm_head.weight" if a tied model has one beside wte (it must equal
+                      wte; alone, as safetensors' save_model may leave it, it is wte)
 
     Raises CheckpointError for a tensor that is missing, unexpected, doubled or of the wrong shape, or an adapter's.
     """
@@ -172,7 +193,7 @@ def match_tensors(weights: Path, config: Config, framework: str, stack: ExitStac
 
 
 def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], Any]):
-    """Leave a tied model's head out of source, once it is seen to be wte.
+    """Remove a tied model's head from source, if it equals wte.
 
     source  canonical name -> name in the file, from check_tensors
     get     name in the file -> its tensor
@@ -184,20 +205,20 @@ def drop_tied_head(source: dict[str, str], config: Config, get: Callable[[str], 
     head, wte = get(source.pop("lm_head.weight")), get(source["wte.weight"])
     rows = range(0, config.n_vocab, 1024)  # block by block: a mask of all of it would be another tenth of a gigabyte
     if head.dtype != wte.dtype or not all((head[i : i + 1024] == wte[i : i + 1024]).all() for i in rows):
-        raise CheckpointError("lm_head.weight differs from wte.weight, which tie_word_embeddings says it is")
+        raise CheckpointError("lm_head.weight differs from wte.weight, and tie_word_embeddings is true")
 
 
 def open_shard(file: Path, framework: str):
     """A safetensors file, opened, its header checked by the library.
 
-    Raises CheckpointError with what lies there instead, PermissionError.
+    Raises CheckpointError with what is there instead, PermissionError.
     """
     try:
         if file.is_file() and (what := stand_in(file)):
             raise CheckpointError(f"{file} {what}")
         return safe_open(file, framework)
     except FileNotFoundError:
-        if file.exists():  # the library says the same of a file it may not read
+        if file.exists():  # the library has the same error for an unreadable file
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file)) from None
         raise CheckpointError(f"{file} is missing; a checkpoint keeps its files in one folder") from None
     except (SafetensorError, OSError) as error:
@@ -206,7 +227,7 @@ def open_shard(file: Path, framework: str):
 
 
 def shortfall(file: Path) -> str:
-    """The end of a message about a safetensors file: how many bytes of those that its header describes are there."""
+    """The end of a message about a safetensors file: its size and the size that its header describes."""
     try:
         with file.open("rb") as stream:
             size = int.from_bytes(stream.read(8), "little")
@@ -219,7 +240,7 @@ def shortfall(file: Path) -> str:
 
 
 def shard_files(index: Path) -> list[Path]:
-    """The files that model.safetensors.index.json names, if they hold just the tensors it says."""
+    """The files of model.safetensors.index.json.  Raises CheckpointError unless they hold just its tensors."""
     names = weight_map(index)
     files = [index.parent / name for name in sorted(set(names.values()))]
     shards = [(file, open_shard(file, "np")) for file in files]
@@ -239,7 +260,7 @@ def weight_map(index: Path) -> dict[str, str]:
 
 
 def check_shard(index: Path, names: dict[str, str], file: str, found: Iterable[str]):
-    """Raises CheckpointError unless the shard `file` holds just the tensors that the index's names say."""
+    """Raises CheckpointError unless the shard `file` holds just the index's tensors of it."""
     stray = set(found) ^ {name for name, where in names.items() if where == file}
     if stray:
         raise CheckpointError(f"{index} and {file} disagree about tensor {min(map(str, stray))}")

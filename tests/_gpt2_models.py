@@ -1,11 +1,12 @@
 """What the torch model's tests share: the golden models in torch, and small random ones beside their oracle."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
 
 from kvproof.gpt2 import GPT2
+from kvproof.gpt2.generate import Cached, forced_logits
 from kvproof.gpt2.weights import as_dtype, build
 from kvproof.reference.config import Config
 from kvproof.reference.synthetic import random_tensors
@@ -44,10 +45,9 @@ def random_prompts(n_vocab, lengths, seed=0):
     return [rng.integers(n_vocab, size=n).tolist() for n in lengths]
 
 
-def forced(model, prompts, tokens, cache=None, chunk=None):
+def forced(model, prompts, tokens, chunk=None):
     """Logits (B, 1 + M, V) after each prompt and after each of the tokens (B, M) that follow it, by the cache."""
-    cache = cache or model.new_cache(len(prompts), max(map(len, prompts)) + tokens.shape[1])
-    logits = [model.prefill(prompts, cache, chunk)]
-    for t in range(tokens.shape[1]):
-        logits.append(model.decode(torch.as_tensor(tokens[:, t], device=model.device), cache))
-    return torch.stack(logits, 1)
+    cache = model.new_cache(len(prompts), max(map(len, prompts)) + tokens.shape[1])
+    source = Cached(model, cache, chunk, partial(model.decode, cache=cache))
+    ids = torch.nn.functional.pad(torch.as_tensor(tokens), (0, 1))  # the last one is not fed
+    return forced_logits(source, prompts, ids)

@@ -1,5 +1,6 @@
 """What every test shares: where the kernels run, and which tests need a GPU or an hour."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -35,6 +36,12 @@ def pytest_collection_modifyitems(config, items):
             )
         if "hub" in item.keywords and "hub" not in asked:
             item.add_marker(pytest.mark.skip(reason="hub: downloads the published models; run with pytest -m hub"))
+
+
+def pytest_collection_finish(session):
+    """What is imported stays: the garbage collector need not walk a million objects every few tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

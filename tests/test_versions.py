@@ -9,7 +9,7 @@ import torch
 from triton.runtime.jit import JITFunction
 
 from kvproof.kernels.aot.variants import VARIANTS, launches_of
-from kvproof.kernels.attention.merge import merge_state
+from kvproof.kernels.attention import merge_state
 from kvproof.kernels.backend import interpreting
 from kvproof.kernels.ladder.__main__ import RUNGS
 

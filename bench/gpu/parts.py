@@ -17,7 +17,7 @@ from . import attention as gpu_attention
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL_TESTS = ("test_op.py", "test_interface.py")
-LEAST = 5.0  # seconds; with less left, starting a part is not worth it
+LEAST = 5.0  # seconds; with less left, no part starts
 # A line of pytest -v, with workers and without.
 TEST_END = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) |tests/.*::.* ([A-Z]+)(?: \(.*\)?)? +\[ *\d+%\]$")
 
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def plan(out: Path, rehearse: bool, datasheet: float | None) -> list[Part]:
-    """All parts, those worth the most first.
+    """All parts, the most useful first.
 
     out        absolute folder of the results
     datasheet  GB/s that this GPU's datasheet promises, if known
@@ -151,7 +151,7 @@ def pytest_counts(lines: list[str]) -> dict:
 
 
 def results(part: Part, out: Path) -> tuple[list[dict], str | None]:
-    """The records of a part's JSONL, and what is wrong with them: they outlive the run whose exit code told."""
+    """The records of a part's JSONL, and what is wrong with them: they outlive the run and its exit code."""
     path = out / (part.results or "")
     if not part.results or not path.exists():
         return [], None

@@ -40,10 +40,10 @@ from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.program import abandon_output, ends, words
-from kvproof.gpt2 import files
-from kvproof.gpt2.files import check_writable
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.cli.output_file import check_writable
+from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.generate import to_ids
-from kvproof.gpt2.waiting import Waiting
 from kvproof.gpt2.weights import DTYPES, as_device, load
 from kvproof.kernels.backend import without_gpu
 from kvproof.reference.judge.faults import FAULTS, describe
@@ -173,7 +173,7 @@ def catalogue(args: argparse.Namespace):
 def examine(path: Path) -> int:
     """Hold the exam, print the table, keep each sitting as a JSON line.  Returns 0 if the judge made no mistake."""
     check_writable(path)
-    with Waiting("sittings") as line:
+    with Progress("sittings") as line:
         sittings = []
         for sitting in exam.exam():
             sittings.append(sitting)
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.html:
             check_writable(args.html)
         # What the user's own code prints stands beside the report, not in it.
-        with emulation(args), Waiting("judging"), redirect_stdout(sys.stderr):
+        with emulation(args), Progress("judging"), redirect_stdout(sys.stderr):
             found = investigate(subject_of(args), args.dtype)
         code = CODES[found.verdict.verdict]
         try:
@@ -256,10 +256,10 @@ def write_page(found: Investigation, args: argparse.Namespace):
     """--html."""
     from kvproof.bench.judge.page import report  # needs matplotlib
 
-    place = environment(as_device(args.device))
+    place = environment(as_device(args.device), kept=False)
     facts = {"Device": place["device"], "Commit": f"{place['commit']}{' with changes' * bool(place['dirty'])}"}
     facts["Packages"] = ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got)
-    files.write(args.html, report(found, args.command, facts))
+    output_file.write(args.html, report(found, args.command, facts))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...gpt2 import files
+from ...gpt2.cli import output_file
 from ...reference.judge.faults import FAULTS
 from ...reference.judge.parity import BUG, ORACLE, judge
 from ...reference.judge.probes import probe
@@ -115,7 +115,7 @@ def exam(clean: int = 50, most: int | None = None) -> Iterator[Sitting]:
 
 def write(path: Path, sittings: Iterable[Sitting]):
     """One JSON line each.  Raises OSError if the file cannot be written."""
-    files.write(path, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
+    output_file.write(path, "".join(json.dumps(asdict(sitting)) + "\n" for sitting in sittings))
 
 
 def read(path: Path) -> list[Sitting]:

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 from ..report import page
 from ..report.canvas import Picture, hover
 from ..report.page import Html
+from ..report.summary import number
 from ..report.svg import svg
-from ..report.verdict import number
 from .investigation import Investigation
 
 # Okabe and Ito's colours; the five states also differ in lightness.

@@ -2,28 +2,16 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from ... import reference
 from ...gpt2 import GPT2, Config
-from ...gpt2.generate import Cached, Uncached
+from ...gpt2.generate import Cached, Source, Uncached
+from ...gpt2.generate import forced_logits as forced_tensor
 from ...gpt2.graph import GraphStep
 from ...reference.cache import ContiguousCache
-
-
-class Source(Protocol):
-    """Where the next token's logits come from."""
-
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-        """B prompts -> logits (B, V)"""
-        ...
-
-    def step(self, ids: torch.Tensor) -> torch.Tensor:
-        """The newest token of each row, (B,) -> logits (B, V)"""
-        ...
 
 
 class Oracle:
@@ -57,8 +45,5 @@ def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False) ->
 
 
 def forced_logits(source: Source, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
-    """The logits that foretell each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
-    logits = [source.prefill(prompts)]
-    for t in range(forced.shape[1] - 1):
-        logits.append(source.step(torch.from_numpy(forced[:, t].copy()).to(logits[0].device)))
-    return torch.stack(logits, 1).double().cpu().numpy()
+    """The logits of each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
+    return forced_tensor(source, prompts, torch.tensor(forced)).double().cpu().numpy()

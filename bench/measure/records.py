@@ -1,6 +1,6 @@
 """Results on disk: one JSON line per finished cell, held to the schema, never half a line.
 
-python bench/measure/records.py RESULTS      says whether every record is valid
+python bench/measure/records.py RESULTS      checks every record
 """
 
 if __name__ == "__main__":
@@ -8,7 +8,6 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,11 +15,8 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
-from kvproof.bench.program import ends
-from kvproof.gpt2 import files
+from kvproof.bench.program import ends, parser_for
+from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.lock import locked
 
 SCHEMA = Path(__file__).with_name("decode.schema.json")
@@ -38,6 +34,9 @@ def schema() -> dict:
 
 def check(record: dict, where: str):
     """Raises BadRecord, naming the place, unless the record fits the schema."""
+    from jsonschema import Draft202012Validator  # a tenth of a second, for runs that keep no record
+    from jsonschema.exceptions import best_match
+
     error = best_match(Draft202012Validator(schema()).iter_errors(record))
     if error:
         raise BadRecord(f"{where}: {error.json_path}: {error.message[:200]}; this kvproof writes {record_kind()}")
@@ -78,13 +77,13 @@ def append(path: str | Path, record: dict):
     """
     line = to_line(record)
     path = Path(path)
-    if not files.is_plain(path):
-        files.write(path, line)
+    if not output_file.is_plain(path):
+        output_file.write(path, line)
         return
     with locked(path, wait=True):
         # A write may be cut short by a kill, a rename may not: so the file is replaced, not grown.
         held = lines(path) if path.exists() else []
-        files.write(path, "".join(f"{old}\n" for old in held) + line)
+        output_file.write(path, "".join(f"{old}\n" for old in held) + line)
 
 
 def to_line(record: dict) -> str:
@@ -98,22 +97,22 @@ def sink(path: Path | None) -> Iterator[Callable[[dict], object]]:
     """A function that keeps a record; what is no regular file is opened once, so that a pipe has one reader."""
     if path is None:
         yield lambda record: None
-    elif files.is_plain(path):
+    elif output_file.is_plain(path):
         yield partial(append, path)
     else:
-        with files.open_special(path) as file:
+        with output_file.open_special(path) as file:
 
             def keep(record: dict):
-                with files.naming(path):
-                    files.pour(file, to_line(record).encode())
+                with output_file.naming(path):
+                    output_file.pour(file, to_line(record).encode())
 
             yield keep
 
 
 def main(argv: list[str] | None = None) -> int:
     """Validate a file.  Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bench/measure/records.py", description="Hold a results file to its schema.")
-    parser.add_argument("results", help="JSONL written by bench/decode.py --results")
+    parser = parser_for("bench/measure/records.py", __doc__)
+    parser.add_argument("results", help="file of bench/decode.py --results")
     args = parser.parse_args(argv)
     try:
         records = read(args.results)

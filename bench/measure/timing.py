@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .impls import Source
+from ...gpt2.generate import Source, decode_loop
 
 
 class Stopwatch:
@@ -67,11 +67,10 @@ def timed_greedy(
 ) -> Run:
     """Decode `steps` tokens per sequence greedily and time each; tokens stay on the device until the end."""
     watch, tokens = Stopwatch(device, flush), []
-    with watch:
-        tokens.append(source.prefill(prompts).argmax(-1))
-    for _ in range(steps - 1):
+    loop = decode_loop(source, prompts, steps, lambda step, logits: logits.argmax(-1))
+    for _ in range(steps):
         with watch:
-            tokens.append(source.step(tokens[-1]).argmax(-1))
+            tokens.append(next(loop)[0])
     prefill, *rest = watch.seconds()
     return Run(prefill, rest, torch.stack(tokens, 1).tolist())
 

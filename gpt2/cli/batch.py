@@ -1,7 +1,7 @@
-"""Many prompts from a file: complete them in batches, and resume a run that was killed.
+"""Many prompts from a file: complete them in batches, and resume a killed run.
 
-The results are a journal: one JSON line per prompt, in input order, appended and synced batch by batch. What a kill can
-leave is whole lines and at most one half line, so the file itself says where to go on.
+The results are a journal: one JSON line per prompt, in input order, appended and synced batch by batch. A kill leaves
+whole lines and at most one half line, from which the next run resumes.
 """
 
 import json
@@ -17,11 +17,11 @@ Complete = Callable[[int, Sequence[str]], Sequence[Completion]]
 
 
 class OutputMismatch(ValueError):
-    """The output file holds something else than the beginning of this run; it is left as it is."""
+    """The output file is not the beginning of this run; it is left unchanged."""
 
 
 def record(index: int, prompt: str, settings: dict[str, Any], done: Completion) -> dict[str, Any]:
-    """A result as it is written: what was asked first, so that the beginning of its line is known before the work."""
+    """A result: the question first, so that the beginning of its line is known before the work."""
     return asked(index, prompt, settings) | {
         "text": done.text,
         "ids": done.ids,
@@ -35,16 +35,16 @@ def asked(index: int, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_line(fields: dict[str, Any]) -> str:
-    """A result as one line of JSON, which UTF-8 can hold: a byte of a prompt that is no text is an escape in it."""
+    """A result as one line of JSON in UTF-8; bytes of a prompt that are no text become escapes."""
     line = json.dumps(fields, ensure_ascii=False) + "\n"
     return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", line)
 
 
 def lines_done(path: Path, prompts: Sequence[str], settings: dict[str, Any]) -> tuple[int, int]:
-    """How much of this run its output file already holds: whole lines, and their bytes. No file is (0, 0).
+    """The number of whole lines of this run in its output file, and their bytes; (0, 0) without a file.
 
-    Changes nothing.  Raises OutputMismatch unless every line answers its prompt under the same settings, and a half
-    line at the end is the beginning of the next.
+    Raises OutputMismatch unless every line answers its prompt under the same settings, and a half line at the end
+    begins the next.
     """
     if not path.exists():
         return 0, 0
@@ -61,7 +61,7 @@ def lines_done(path: Path, prompts: Sequence[str], settings: dict[str, Any]) -> 
 
 
 def check_line(line: bytes, expected: dict[str, Any], where: str):
-    """Raises OutputMismatch, saying what differs, unless a whole line answers what is expected to be asked there."""
+    """Raises OutputMismatch with the difference unless a whole line answers the expected question."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ def check_line(line: bytes, expected: dict[str, Any], where: str):
 
 
 def rewritten(line: bytes) -> str:
-    """How a line that kvproof did not write this way differs from one that it did."""
+    """The difference between a rewritten line and the one that kvproof wrote."""
     if line.startswith(b"\xef\xbb\xbf"):
         return "it begins with a byte-order mark"
     return "it ends in CR LF" if line.endswith(b"\r") else "the same fields in another form"
@@ -108,7 +108,7 @@ def run(
     complete  called as complete(start, prompts) for the batch that begins at prompt `start`
 
     Batches begin at multiples of `batch` wherever a run was killed, since the last bits of a sum depend on its batch:
-    a batch half written is computed whole again, and only what is missing is given out.
+    a half-written batch is computed again in full, and its missing lines are yielded.
     """
     for start in range(done - done % batch, len(prompts), batch):
         part = prompts[start : start + batch]
@@ -122,10 +122,10 @@ def run(
 def write_journal(path: Path, size: int, batches: Iterable[str], wrote: Callable[[int], object]):
     """Append batches of lines to the first `size` bytes of a file, each on the disk before the next is computed.
 
-    wrote  told the number of lines after each batch
+    wrote  called with the number of lines after each batch
     """
     with open(path, "ab") as file:
-        file.truncate(size)  # a half line that a kill left
+        file.truncate(size)  # without the half line of a kill
         for lines in batches:
             file.write(lines.encode())
             file.flush()

@@ -1,24 +1,24 @@
-"""Whether a checkpoint is still the one it was: a digest of the files that make a model and its tokenizer."""
+"""A digest of a checkpoint's files, to see whether they have changed."""
 
 import hashlib
 from pathlib import Path
 
 from ...reference.files import SAFETENSORS, find_weights
-from ..hub_cache import CONFIG, TOKENIZER
-from ..pickles import PICKLES
+from ..checkpoint.hub_cache import CONFIG, TOKENIZER
+from ..checkpoint.pickles import PICKLES
 from ..weights import checkpoint
 
-# Beside the weights, where they are there: what decides on ids, on the end of a text and on the arithmetic.
+# Files beside the weights that change ids, end tokens or arithmetic.
 BESIDE = (CONFIG, *TOKENIZER)
 CHUNK = 1 << 20  # bytes
 
 
 def fingerprint(name: str | Path) -> str | None:
-    """16 hexadecimal digits of the SHA-256 of a model's files; None for a recipe, whose name says all.
+    """16 hexadecimal digits of the SHA-256 of a model's files; None for a recipe "random:...".
 
     name  as `load` takes it
 
-    Reads the weights once, from end to end.  Raises what `load` raises for a model that is not there.
+    Reads all the weights once.  Raises what `load` raises for an unknown model.
     """
     path = checkpoint(name)
     if isinstance(path, str):

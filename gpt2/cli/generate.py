@@ -7,24 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from .. import files, sampling
+from .. import sampling
 from ..generate import Completion, check_fit, check_stop, encode, generate
 from ..model import GPT2
 from ..stream import NotFinite
-from ..waiting import Waiting
 from ..weights import load
-from . import batch
+from . import batch, output_file
 from .fingerprint import fingerprint
 from .lock import locked
+from .progress import Progress
 from .prompt_file import prompt_lines
-from .screen import Page
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
 Listener = Callable[[int, int | None, str], None]
 
 
 def emulated(args: argparse.Namespace) -> AbstractContextManager:
-    """Where the call's kernels run if there is no GPU for them; "" if none is needed."""
+    """The emulator of the call's kernels, a context that gives its name; "" if none is needed."""
     if args.impl != "triton" or not args.device.startswith("cpu"):
         return nullcontext("")
     from ...kernels.backend import without_gpu
@@ -32,14 +31,31 @@ def emulated(args: argparse.Namespace) -> AbstractContextManager:
     return without_gpu()
 
 
+class Page:
+    """Shows a batch's texts in order on standard output: the first as it is decoded, the others complete."""
+
+    def __init__(self, prompts: Sequence[str], stream: bool):
+        self.prompts, self.stream = prompts, stream
+        self.begun = False
+
+    def hear(self, row: int, token: int | None, text: str):
+        if self.stream and row == 0:
+            print(text if self.begun else self.prompts[0] + text, end="", flush=True)
+            self.begun = True
+
+    def close(self, done: Sequence[Completion]):
+        for row, (prompt, one) in enumerate(zip(self.prompts, done, strict=True)):
+            print("" if row == 0 and self.begun else f"{prompt}{one.text}", flush=True)
+
+
 def load_model(args: argparse.Namespace) -> GPT2:
-    """The model that --model, --dtype, --device and --impl mean."""
-    with Waiting(f"loading {args.model}"):
+    """The model of --model, --dtype, --device and --impl."""
+    with Progress(f"loading {args.model}"):
         return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
 
 
 class Clock:
-    """Generates batch by batch and adds up what it took: seconds of prefill, seconds of decode, tokens decoded."""
+    """Generates batch by batch and adds up the seconds of prefill, seconds of decode and tokens decoded."""
 
     def __init__(self):
         self.prefill = self.decode = 0.0
@@ -71,7 +87,7 @@ class Clock:
 
 
 def check_call(args: argparse.Namespace):
-    """Raises ValueError for options that make no sense, before anything is read or loaded."""
+    """Raises ValueError for wrong options, before anything is read or loaded."""
     sampling.check(args.temperature, args.top_k, args.top_p)
     for name in ("batch", "max_tokens"):
         if getattr(args, name) < 1:
@@ -82,7 +98,7 @@ def check_call(args: argparse.Namespace):
 
 
 def asked(args: argparse.Namespace) -> dict:
-    """All that a text depends on beside its prompt, as results record it; a run on the same output must repeat it."""
+    """All that a text depends on besides its prompt, as results record it; a resumed run must repeat it."""
     names = ("model", "dtype", "max_tokens", *SAMPLING, "impl", "kv_cache", "allow_special")
     return {name: getattr(args, name) for name in names} | {"device": args.device.partition(":")[0]}
 
@@ -90,10 +106,9 @@ def asked(args: argparse.Namespace) -> dict:
 def fitting_ids(
     model: GPT2, prompts: Sequence[str], args: argparse.Namespace, place: Callable[[int], str] = "prompt {}".format
 ) -> list[list[int]]:
-    """The ids of every prompt, all of them known to fit the model before the first is computed.
+    """The ids of every prompt.  Raises ValueError unless all of them fit the model.
 
-    place  how a message calls prompt i
-    Raises ValueError.
+    place  name of prompt i in messages
     """
     ids = [prompt_ids(model, prompt, args, place(row)) for row, prompt in enumerate(prompts)]
     model.check_prompts(ids)
@@ -106,8 +121,8 @@ def fitting_ids(
 
 
 def prompt_ids(model: GPT2, prompt: str, args: argparse.Namespace, who: str) -> list[int]:
-    """The ids of one prompt. The end-of-text token written in it is plain text, so that a text from elsewhere cannot
-    end or begin one, unless --allow-special says otherwise or it is all that --prompt has.
+    """The ids of one prompt. <|endoftext|> in it is plain text, so that foreign text cannot end or begin one, unless
+    --allow-special is set or it is the whole of --prompt.
     """
     plain = encode(model, prompt)
     assert model.tokenizer  # or encode has raised
@@ -124,7 +139,7 @@ def prompt_ids(model: GPT2, prompt: str, args: argparse.Namespace, who: str) -> 
 
 
 def run_generate(args: argparse.Namespace):
-    """The command; raises what is wrong as ValueError, OSError or FloatingPointError."""
+    """The command.  Raises ValueError, OSError or FloatingPointError."""
     check_call(args)
     settings = {name: getattr(args, name) for name in SAMPLING}
     clock = Clock()
@@ -141,13 +156,13 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
     model = load_model(args)
     given = [""] if args.unconditional else args.prompt
     ids = fitting_ids(model, given, args)
-    how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
-    with Waiting("prompts", len(ids), silent=args.stream and not args.json) as line:
+    options = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
+    with Progress("prompts", len(ids), silent=args.stream and not args.json) as line:
         for start in range(0, len(ids), args.batch):
             prompts = given[start : start + args.batch]
             page = Page(prompts, args.stream and not args.json)
             try:
-                done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **how)
+                done = clock.generate(model, ids[start : start + args.batch], page.hear, first_row=start, **options)
             except NotFinite as error:
                 raise NotFinite(start + error.row, error.after, f"prompt {start + error.row}") from None
             line.clear()
@@ -170,15 +185,15 @@ def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
 
     prompts = [prompt for _, prompt in numbered]
     output = Path(args.output) if args.output else None
-    if output is None or files.is_plain(output):
+    if output is None or output_file.is_plain(output):
         with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
             complete_file(args, settings, clock, prompts, place, output)
     else:
-        with files.open_special(output) as pipe:
+        with output_file.open_special(output) as pipe:
 
             def write(lines: str):
-                with files.naming(output):
-                    files.pour(pipe, lines.encode())
+                with output_file.naming(output):
+                    output_file.pour(pipe, lines.encode())
 
             complete_file(args, settings, clock, prompts, place, None, write)
 
@@ -196,7 +211,7 @@ def complete_file(
     output: Path | None,
     write: Callable[[str], object] = to_stdout,
 ):
-    """The prompts of a file, each called place(i) in messages: to the output, from where it ends, or by write."""
+    """Complete a file's prompts, each named place(i) in messages: append to the output, or call write."""
     job = asked(args) | {"weights": fingerprint(args.model)}
     done, size = batch.lines_done(output, prompts, job) if output else (0, 0)
     if done:
@@ -204,27 +219,28 @@ def complete_file(
     if done == len(prompts):
         return
     if output:
-        files.check_writable(output)
+        output_file.check_writable(output)
     model = load_model(args)
     ids = fitting_ids(model, prompts, args, place)
-    how = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
+    options = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
 
     def complete(start: int, part: Sequence[str]) -> list[Completion]:
         try:
-            return clock.generate(model, ids[start : start + len(part)], None, first_row=start, **how)
+            return clock.generate(model, ids[start : start + len(part)], None, first_row=start, **options)
         except NotFinite as error:
             raise NotFinite(start + error.row, error.after, place(start + error.row)) from None
 
-    with Waiting("prompts", len(prompts), done) as line:
+    with Progress("prompts", len(prompts), done) as line:
         write_results(batch.run(prompts, job, args.batch, complete, done), output, size, line, write)
 
 
 def write_results(
-    batches: Iterator[str], output: Path | None, size: int, line: Waiting, write: Callable[[str], object]
+    batches: Iterator[str], output: Path | None, size: int, line: Progress, write: Callable[[str], object]
 ):
-    """Batches of lines to a file's first `size` bytes, or by write; the line counts them.
+    """Append batches of lines to a file's first `size` bytes, or call write; the progress line counts them.
 
-    Raises KeyboardInterrupt or OSError with how far it came and what to do. A batch that could not be kept is printed.
+    Raises KeyboardInterrupt or OSError with the number of prompts done and the fix. A batch that cannot be written is
+    printed.
     """
     latest = [""]
 

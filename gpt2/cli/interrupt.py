@@ -1,6 +1,6 @@
-"""How a process of ours leaves without a word: at Ctrl-C while nothing is under way, and when nobody reads on.
+"""Quiet exits of the program: at Ctrl-C during its start, and when its output is closed.
 
-Light: it must be there before torch is.
+Imports no torch, since it must work while torch is imported.
 """
 
 import os
@@ -14,15 +14,15 @@ INTERRUPTED = 130  # the exit code that shells give a program ended by Ctrl-C
 
 
 def leave(*_):
-    """Exit at once. No KeyboardInterrupt: thrown into an import it may be swallowed there, or shown as a traceback."""
+    """Exit at once. A KeyboardInterrupt during an import may be swallowed, or shown as a traceback."""
     os._exit(INTERRUPTED)
 
 
 @contextmanager
 def quiet_ctrl_c(program: bool):
-    """Ctrl-C leaves at once while the body runs.
+    """Ctrl-C exits at once while the body runs.
 
-    program  False changes nothing: in a process of somebody else Ctrl-C is not ours to decide, nor where it is ignored
+    program  False changes nothing: in another program's process, or where it is ignored, Ctrl-C keeps its meaning
     """
     ours = (
         program
@@ -39,12 +39,12 @@ def quiet_ctrl_c(program: bool):
 
 
 def starting(argv0: str) -> bool:
-    """Whether an import is made to start a program of ours: sys.argv[0] as `kvproof` or `python -m` have it then."""
+    """Whether this import starts our program: sys.argv[0] is then as `kvproof` or `python -m` set it."""
     return argv0 == "-m" or Path(argv0).stem == "kvproof"
 
 
 def abandon_output():
-    """Where standard output takes no more, give what Python still wants to flush at exit somewhere to go."""
+    """If standard output is closed, send what Python flushes at exit to /dev/null."""
     try:
         print(end="", flush=True)
     except OSError:

@@ -1,4 +1,4 @@
-"""One run at a time writes a file of results."""
+"""A lock on a file of results: one run at a time writes it."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..files import is_plain, naming, no_folder
+from .output_file import is_plain, naming, no_folder
 
 try:
     import fcntl
@@ -20,14 +20,14 @@ class OutputBusy(ValueError):
 
 @contextmanager
 def locked(path: Path, wait: bool = False) -> Iterator[None]:
-    """Hold the file's lock while the body runs; the kernel lets it go with the process, however that ends.
+    """Hold the file's lock while the body runs; the kernel releases it when the process ends, however that happens.
 
-    wait  until another run lets it go, instead of raising OutputBusy at once
+    wait  for another run to release it, instead of raising OutputBusy at once
 
-    A file that is not there yet is made, since a lock needs one, and taken away again if nothing was written to it; of
-    a symbolic link the target is locked. What is no regular file has no lock: opening a pipe would wait.
-    Raises OutputBusy, or OSError if the file cannot be opened. Where the system or its file system has no locks, a line
-    on standard error says so.
+    A missing file is made, since a lock needs one, and removed if nothing was written to it; of a symbolic link the
+    target is locked. A device or a pipe has no lock: opening a pipe would wait.
+    Raises OutputBusy, or OSError if the file cannot be opened. A system or file system without locks gives a warning on
+    standard error.
     """
     if not is_plain(path):
         yield
@@ -37,14 +37,14 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
-        # Still locked, so that nobody has begun to write it, unless it has been replaced by a file that is not ours.
+        # Still locked, so no other run has begun to write it, unless another file has replaced it.
         if made and os.fstat(fd).st_size == 0 and is_at(fd, target):
             target.unlink()
         os.close(fd)
 
 
 def hold(target: Path, path: Path, wait: bool) -> tuple[int, bool]:
-    """(the file's descriptor, locked; whether the file was made for it); path is what messages call it."""
+    """(the locked file's descriptor, whether the file was made for it); path is its name in messages."""
     while True:
         made = not target.exists()
         writable = made or os.access(target, os.W_OK)  # a finished file may be read-only
@@ -60,7 +60,7 @@ def hold(target: Path, path: Path, wait: bool) -> tuple[int, bool]:
         except BaseException:
             os.close(fd)
             raise
-        os.close(fd)  # its last holder took it away or replaced it between our opening and locking it
+        os.close(fd)  # its last holder removed or replaced it before we locked it
 
 
 def is_at(fd: int, path: Path) -> bool:
@@ -69,7 +69,7 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def lock(fd: int, path: Path, wait: bool):
-    """Lock an open file or raise OutputBusy; says so where there are no locks."""
+    """Lock an open file or raise OutputBusy; without locks, warn."""
     try:
         if fcntl is None:
             raise OSError("this system has no fcntl")

@@ -1,4 +1,4 @@
-"""What of a model was taken from which of its files, for `kvproof info`."""
+"""The files that a model's weights, head, end tokens and vocabulary come from, for `kvproof info`."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 from ...reference.config import Config
 from ...reference.files import SAFETENSORS, find_weights
 from ...reference.weights import match_tensors, read_config
-from ..folder import find_tokenizer, not_applied, read_generation, with_end_tokens
-from ..pickles import PICKLES, is_pickle, open_pickles
-from ..tokenizer import Tokenizer, gpt2_tokenizer
+from ..checkpoint.generation_config import not_applied, read_generation, with_end_tokens
+from ..checkpoint.pickles import PICKLES, is_pickle, open_pickles
+from ..tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
 
 def describe(path: Path) -> tuple[Config, dict[str, str]]:
-    """The config of a folder or a file, and what was taken from where: "weights", "head", "end_tokens", ...
+    """The config of a folder or a file, and the origin of its "weights", "head", "end_tokens", ...
 
-    A folder that holds no weights yet is described by its other files.
+    A folder without weights is described by its other files.
     Raises CheckpointError, ConfigError or TokenizerError as load does.
     """
     folder = path if path.is_dir() else path.parent
@@ -33,7 +33,7 @@ def describe(path: Path) -> tuple[Config, dict[str, str]]:
 
 
 def describe_weights(weights: Path) -> tuple[Config, dict[str, str]]:
-    """The config of a file of weights, and where it, the weights and the head are from."""
+    """The config of a file of weights, and the origin of config, weights and head."""
     said = "config.json"
     if is_pickle(weights):
         config, state, source, nanogpt = open_pickles(weights)
@@ -54,12 +54,12 @@ def describe_weights(weights: Path) -> tuple[Config, dict[str, str]]:
 
 
 def describe_text(config: Config, tokenizer: Tokenizer | None, said: str | None = None) -> dict[str, str]:
-    """What ends a text and what has a text; said is the file that config's end tokens are from."""
+    """End tokens and vocabulary in words; said is the file that config's end tokens come from."""
     return {"end_tokens": end_words(config, said, tokenizer), "vocabulary": vocabulary_words(tokenizer)}
 
 
 def end_words(config: Config, said: str | None, tokenizer: Tokenizer | None) -> str:
-    """The end tokens by id and name, and the file they are from."""
+    """The end tokens by id and name, and the file they come from."""
     ids = config.end_tokens or ((tokenizer.eot,) if tokenizer else ())
     if not ids:
         return "none named"
@@ -68,7 +68,7 @@ def end_words(config: Config, said: str | None, tokenizer: Tokenizer | None) -> 
 
 
 def vocabulary_words(tokenizer: Tokenizer | None) -> str:
-    """How many tokens have a text, and the files that say which."""
+    """The number of tokens with a text, and the files that define them."""
     if tokenizer is None:
         return "none: text cannot be encoded"
     origin = "the published merges" if tokenizer is gpt2_tokenizer() else tokenizer.vocabulary.origin

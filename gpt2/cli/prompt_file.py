@@ -19,10 +19,11 @@ class PromptFileError(ValueError):
 def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
     """(line number, prompt) of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
 
-    name  the file's, for messages; JSONL is what is called .jsonl or begins with a JSON object that has a "prompt"
+    name  of the file, for messages. It is JSONL if the name ends in .jsonl or the first line is a JSON object with a
+          "prompt"
 
-    Fields beside "prompt" are not read, and a warning names them.
-    Raises PromptFileError for bytes that are no UTF-8, a line that is no such object, or no prompt at all.
+    Other fields than "prompt" are not read; a warning names them.
+    Raises PromptFileError for bytes that are no UTF-8, a line that is no such object, or a file without prompts.
     """
     try:
         lines = data.decode("utf-8-sig").split("\n")
@@ -46,7 +47,7 @@ def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
 
 
 def fields(line: str) -> list[tuple[str, Any]]:
-    """(name, value) of each field of a line that is a JSON object, those named twice twice; else none."""
+    """(name, value) of each field of a line that is a JSON object, repeated names included; else nothing."""
     try:
         record = json.loads(line, object_pairs_hook=Pairs)
     except (ValueError, RecursionError):
@@ -59,18 +60,18 @@ class Pairs(list):
 
 
 def warn_of_unread(unread: Sequence[tuple[int, str]], name: str):
-    """Name the fields, (line number, name) each, that nothing reads, with what was perhaps meant."""
+    """Warn of the fields, (line number, name) each, that are not read, with the likely intention."""
     first: dict[str, int] = {}
     for number, key in unread:
         first.setdefault(key, number)
-    told = [f"{json.dumps(key[:40])} (line {number}{meant(key)})" for key, number in first.items()]
-    if told:
-        more = f" and {len(told) - 8} more" if len(told) > 8 else ""
-        log.warning('%s: of a line only "prompt" is read, not %s%s', name, ", ".join(told[:8]), more)
+    named = [f"{json.dumps(key[:40])} (line {number}{meant(key)})" for key, number in first.items()]
+    if named:
+        more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+        log.warning('%s: of a line only "prompt" is read, not %s%s', name, ", ".join(named[:8]), more)
 
 
 def meant(key: str) -> str:
-    """What a field that is not read is perhaps meant to be."""
+    """The likely intention of a field that is not read."""
     near = difflib.get_close_matches(key.lower().replace("-", "_"), ("prompt", *OPTIONS), 1, 0.75)
     if not near:
         return ""
@@ -79,7 +80,7 @@ def meant(key: str) -> str:
 
 
 def json_prompt(line: str, found: Sequence[tuple[str, Any]], where: str) -> str:
-    """The prompt of one JSONL line, a text that can be written down again."""
+    """The prompt of one JSONL line, a text that UTF-8 can write.  Raises PromptFileError."""
     named = [value for key, value in found if key == "prompt"]
     if len(named) > 1:
         raise PromptFileError(f'{where} has {len(named)} fields "prompt"; leave one')

@@ -1,4 +1,4 @@
-"""A parsed command, run: which function does it, and which exit code and line its errors become."""
+"""Runs a parsed command; its errors become an exit code and one line."""
 
 import argparse
 import errno
@@ -19,14 +19,14 @@ RUN = {
     "info": run_info,
     "download": run_download,
 }
-# What the caller can put right by calling otherwise; any other OSError is the machine's.
+# Errors of the call, exit code 2; any other OSError is the machine's, exit code 1.
 CALLERS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError)
 CALLERS_TOO = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command that args name.  Returns the exit code 0, 1 or 2; raises KeyboardInterrupt, or for a bug."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a prompt that are no UTF-8 go out as they came in
+    if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a prompt that are no UTF-8 are printed unchanged
         if getattr(args, "json", False) or getattr(args, "prompt_file", None):
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the locale
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "replace")
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python ran out of memory; torch's CPU allocator says so only in words."""
+    """Whether torch or Python ran out of memory; torch's CPU allocator raises a plain RuntimeError."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 

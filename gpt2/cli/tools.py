@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +16,21 @@ import torch
 from ...reference.config import Config
 from ...reference.synthetic import SIZES, random_config
 from ...reference.weights import expected_shapes, read_config
-from .. import files
-from ..folder import find_tokenizer, with_end_tokens
-from ..hub_cache import CONFIG
+from ..checkpoint.generation_config import with_end_tokens
+from ..checkpoint.hub_cache import CONFIG
+from ..generate import Cached, forced_logits
 from ..model import GPT2
 from ..perplexity import sliding_nll
-from ..tokenizer import Tokenizer, gpt2_tokenizer
-from ..waiting import Waiting
+from ..tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 from ..weights import as_dtype, checkpoint, load
+from . import output_file
 from .generate import emulated, load_model
 from .origins import describe, describe_text
+from .progress import Progress
 
 
 def parse_ids(text: str) -> list[int]:
-    """Ids separated by commas, spaces or line ends.  Raises ValueError for what is no whole number, or none at all."""
+    """Ids separated by commas, spaces or line ends.  Raises ValueError for anything but whole numbers, or none."""
     words = [word for word in re.split(r"[,\s]+", text) if word]
     wrong = [word for word in words if not re.fullmatch(r"-?[0-9]+", word)]
     if wrong or not words:
@@ -43,26 +45,24 @@ def step_logits(model: GPT2, ids: list[int]) -> np.ndarray:
     returns  float64 for a float64 model, else float32
     """
     model.check_prompts([ids])
-    with torch.no_grad():
-        if model.impl == "naive":
+    if model.impl == "naive":
+        with torch.no_grad():
             logits = model(torch.tensor([ids], device=model.device))[0]
-        else:
-            cache = model.new_cache(1, len(ids))
-            rows = [model.prefill([ids[:1]], cache)]
-            for token in ids[1:]:
-                rows.append(model.decode(torch.tensor([token], device=model.device), cache))
-            logits = torch.cat(rows)
+    else:
+        cache = model.new_cache(1, len(ids))
+        source = Cached(model, cache, step=partial(model.decode, cache=cache))
+        logits = forced_logits(source, [ids[:1]], torch.tensor([[*ids[1:], 0]]))[0]  # the last one is not fed
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu().numpy()
 
 
 def run_logits(args: argparse.Namespace):
     ids = parse_ids(args.ids)
-    files.check_writable(args.out)
+    output_file.check_writable(args.out)
     with emulated(args):
         logits = step_logits(load_model(args), ids)
     npy = io.BytesIO()
     np.save(npy, logits)
-    files.write(args.out, npy.getvalue())
+    output_file.write(args.out, npy.getvalue())
     print(f"{args.out}: logits {logits.shape} {logits.dtype}", file=sys.stderr)
 
 
@@ -71,7 +71,7 @@ def read_bytes(name: str) -> bytes:
 
 
 def find_config(name: str) -> tuple[Config, dict[str, str]]:
-    """A model's config, and what of it was taken from where; without its weights where it can be had without them."""
+    """A model's config and the origin of its parts; reads no weights if it need not."""
     if name in SIZES:
         config = replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
         return config, {"config_from": "the published sizes; no file was read"} | describe_text(
@@ -86,7 +86,7 @@ def find_config(name: str) -> tuple[Config, dict[str, str]]:
 
 
 def tokenizer_of(name: str) -> Tokenizer:
-    """A model's tokenizer, without its weights where it can be had without them.  Raises ValueError if it has none."""
+    """A model's tokenizer; reads no weights if it need not.  Raises ValueError if it has none."""
     if name.removeprefix("random:") in SIZES:
         return gpt2_tokenizer()
     path = Path(checkpoint(name))
@@ -118,7 +118,7 @@ def run_perplexity(args: argparse.Namespace):
     if model.tokenizer is None:
         raise ValueError(f"model {args.model!r} has no tokenizer; put its merges.txt beside its weights")
     ids = model.tokenizer.encode(data)
-    with emulated(args), Waiting("tokens", len(ids)) as line:
+    with emulated(args), Progress("tokens", len(ids)) as line:
         total, count = sliding_nll(model, ids, args.stride, args.window, line.update)
     mean = total / count
     perplexity = math.exp(mean) if mean < 700 else math.inf

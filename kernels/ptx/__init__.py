@@ -30,7 +30,9 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
 try:
     import triton as triton
 except ModuleNotFoundError as error:
-    raise ImportError(f"the PTX machine needs triton, which is published for Linux only ({error})") from error
+    raise ImportError(
+        f'the PTX machine needs triton, which is published for Linux only ({error}); GPT-2 runs without: impl="sdpa"'
+    ) from error
 
 from .check import check
 from .errors import (

@@ -32,7 +32,7 @@ EXAMPLE = '''\
 
 import torch
 
-from kvproof.kernels.attention.op import decode_attention
+from kvproof.kernels.attention import decode_attention
 
 B, H, T, D = 2, 3, 1024, 64
 torch.manual_seed(0)

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .floats import FORMATS, Format, encode, has_subnormal
+from .floats import FORMATS, Format, canonical, encode, has_subnormal
 
 TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
 ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
@@ -40,12 +40,12 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
     a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
     returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
     """
-    if mode == "rn" and kind in ("f32", "f64") and (b is None or c is None):
-        return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
-    if kind == "f32" and mode == "rn":
-        return encode(_fma32(a, b, c), kind)
+    if mode == "rn" and kind in ("f32", "f64"):
+        if b is None or c is None:
+            return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
+        return canonical(_fma32(a, b, c)) if kind == "f32" else _fma64(a, b, c).view(np.uint64)
     if kind == "f64":
-        return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
+        return encode(_exact_fma(a, b, c, mode), kind)
     if kind in TIES:
         return _fma_half(a, b, c, kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
@@ -61,7 +61,7 @@ def _fma32(a, b, c) -> np.ndarray:
     s = p + c
     r = s.astype(np.float32)
     doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
-    if doubtful.any() or has_subnormal(r):
+    if np.count_nonzero(doubtful) or has_subnormal(r):
         doubtful |= (np.abs(r) < np.float32(2.0**-126)) & (r != 0)
         p, c = np.broadcast_to(p, s.shape)[doubtful], np.broadcast_to(c, s.shape)[doubtful]
         r[doubtful] = odd_sum(p, c.astype(np.float64)).astype(np.float32)
@@ -130,7 +130,8 @@ def exactly(operation: Callable, native: np.ndarray, kind: str, mode: str, *valu
     """
     result = np.array(native, np.float64)
     values = [np.broadcast_to(x, result.shape) for x in values]
-    for index in np.ndindex(result.shape):
+    finite = np.logical_and.reduce([np.isfinite(x) for x in values])
+    for index in zip(*finite.nonzero(), strict=True):
         try:
             exact = operation(*(Fraction(float(x[index])) for x in values))
         except (ArithmeticError, ValueError):

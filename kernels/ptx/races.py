@@ -152,8 +152,8 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
     low_bits = [log[k].size | int(np.bitwise_or.reduce(address)) for k, (*_, address) in near.items()]
     granule = int(np.gcd.reduce([8, *low_bits]))
     places = {k: near[k][2][:, None] // granule + np.arange(log[k].size // granule) for k in near}
-    contested, handed_on = _sharing(log, near, places)
-    stand_in = _stand_ins(log, near, places, contested | handed_on)
+    contested, handed_on = shared = _sharing(log, near, places)
+    stand_in = _stand_ins(log, near, places, shared)
     turn = np.zeros((max(int(access.programs.max()) for access in log) + 1) * log[0].threads, np.int64)
     parts, seen = [], set()
     for k, access in enumerate(log):
@@ -197,9 +197,10 @@ def _stand_ins(log: Sequence[Access], near: dict[int, tuple], places: dict[int, 
     Programs that never synchronise are unordered, all of them. So where thousands of threads meet, the first two
     programs of these that come there, and the first two that write there, race if any do; the others are left out.
     """
-    count = {k: int(np.count_nonzero(shared[place])) for k, place in places.items()}
-    if sum(count.values()) <= MANY:
+    count = {k: int(np.count_nonzero(shared[0, place] | shared[1, place])) for k, place in places.items()}
+    if sum(count.values()) <= MANY:  # before anything is made of all granules: of buffers far apart there are billions
         return lambda program, place: np.True_
+    shared = shared[0] | shared[1]
     threads, slot = log[0].threads, np.cumsum(shared, dtype=np.int32) - 1
     met = np.zeros(int(slot[-1]) + 1, np.int64)
     synced = np.zeros(max(int(access.programs.max()) for access in log) + 1, bool)

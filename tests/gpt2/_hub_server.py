@@ -32,7 +32,8 @@ package = types.ModuleType("kvproof.gpt2")
 package.__path__ = [{str(Path(hub.__file__).parent)!r}]
 sys.modules["kvproof.gpt2"] = package
 from huggingface_hub import constants
-from kvproof.gpt2 import hub, hub_cache
+from kvproof.gpt2 import hub
+from kvproof.gpt2.checkpoint import hub_cache
 constants.DOWNLOAD_CHUNK_SIZE = 512
 try:
     print(hub.fetch(sys.argv[1], *map(Path, sys.argv[2:])))

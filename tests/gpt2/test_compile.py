@@ -3,6 +3,8 @@
 Models are float64, where the compiled step must agree with plain torch to rounding, and every bug stands out.
 """
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from functorch.compile import make_boxed_func  # pyright: ignore[reportPrivateImportUsage]
@@ -13,7 +15,7 @@ from torch._inductor.fx_passes.post_grad import post_grad_passes
 from torch._inductor.virtualized import V
 
 from kvproof.gpt2 import CacheMismatch, Config, ContextFull
-from kvproof.gpt2.step import Step, compiled_step
+from kvproof.gpt2.graph import Step, compiled_step
 
 from .._gpt2_models import random_prompts, torch_model
 
@@ -57,6 +59,26 @@ def filled(capacity, lengths, n_layer=2):
     return model, cache, model.prefill(random_prompts(61, lengths), cache).argmax(-1)
 
 
+@contextmanager
+def formula_for_kernel():
+    """The op's launch replaced by the plain formula: without a GPU a launch takes 0.1 s and more."""
+    names = [argument.name for argument in torch.ops.kvproof.append_attention.default._schema.arguments]
+
+    def attend(*values, **more):
+        given = dict(zip(names, values, strict=False)) | more
+        for b, n in enumerate(given["lengths"].tolist()):
+            rows = []
+            for cache, new in ((given["k"], given["k_new"]), (given["v"], given["v_new"])):
+                cache[b, :, n - 1] = new[b, 0]
+                rows.append(cache[b, :, :n])
+            o = torch.nn.functional.scaled_dot_product_attention(given["q"][b].transpose(0, 1), *rows)  # (H, 1, D)
+            given["out"][b] = o.transpose(0, 1)
+
+    with torch.library._scoped_library("kvproof", "IMPL") as library:
+        library.impl("append_attention", attend, "CPU")
+        yield
+
+
 def follow(step: Step, ids, steps: int):
     """Run greedy steps beside plain torch, on the same tokens, and hold the logits of each to its rounding."""
     plain = step.model.with_impl("sdpa")
@@ -73,13 +95,15 @@ def follow(step: Step, ids, steps: int):
 
 
 def decode_64_steps(backend):
-    # One layer is enough to count graphs; without a GPU a launch takes about 0.1 s.
+    # One layer is enough to count graphs.
     model, cache, ids = filled(68, [3], n_layer=1)
     step = compiled_step(model, cache, backend)
     follow(step, ids, 1)
-    ids = torch.tensor([7])
     with torch.compiler.set_stance("fail_on_recompile"):
-        follow(step, ids, 64)
+        follow(step, torch.tensor([7]), 2)
+        with formula_for_kernel():
+            follow(step, torch.tensor([7]), 60)
+        follow(step, torch.tensor([7]), 2)
     with pytest.raises(ContextFull):
         step(ids)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.gpt2 import hub, hub_cache, load
+from kvproof.gpt2 import hub, load
+from kvproof.gpt2.checkpoint import hub_cache
 
 from ._hub_server import COMMIT, MEDIUM, MERGES, NEEDED, PLAIN, SHARDED, HubServer, contents, fetch, repositories
 
@@ -88,10 +89,7 @@ def test_any_revision_can_be_named(server, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [
-        ("openai-comunity/gpt2-xl", "did you mean 'openai-community/gpt2-xl'?"),
-        ("ann/pickled", "no safetensors"),
-    ],
+    [("openai-comunity/gpt2-xl", "did you mean 'openai-community/gpt2-xl'?"), ("ann/pickled", "no safetensors")],
 )
 def test_what_the_hub_lacks_is_named(server, tmp_path, name, message):
     assert message in fetch(server, tmp_path, name)[1]

@@ -191,15 +191,9 @@ def test_shards_that_their_index_does_not_describe_are_refused(folder):
     index = json.loads(file.read_text())
     good = dict(index["weight_map"])
     for weight_map, words in (
-        (
-            good | {"transformer.wte.weight": "model-00002-of-00003.safetensors"},
-            "disagree about tensor",
-        ),
+        (good | {"transformer.wte.weight": "model-00002-of-00003.safetensors"}, "disagree about tensor"),
         ({k: v for k, v in good.items() if "wpe" not in k}, "disagree about tensor transformer.wpe.weight"),
-        (
-            good | {"transformer.wte.weight": "model-00009-of-00003.safetensors"},
-            "00009-of-00003.* is missing",
-        ),
+        (good | {"transformer.wte.weight": "model-00009-of-00003.safetensors"}, "00009-of-00003.* is missing"),
         (good | {"transformer.wte.weight": "../plain/model.safetensors"}, "no weight_map"),
         (["a"], "no weight_map"),
         (good | {"transformer.wte.weight": 3}, "no weight_map"),

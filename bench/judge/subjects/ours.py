@@ -24,7 +24,7 @@ import torch
 from .... import reference
 from ....gpt2 import GPT2
 from ....gpt2.cache import StaticCache
-from ....gpt2.generate import check_fit
+from ....gpt2.generate import check_fit, decode_loop
 from ....gpt2.model import pad
 from ...measure.impls import Oracle, Source, forced_logits, torch_source
 from ...measure.interleaved import IMPLS, Models
@@ -210,12 +210,8 @@ def recompute(model: GPT2, ids: torch.Tensor, positions: np.ndarray, tape: Tape 
 
 def greedy(source: Source, prompts: Sequence[Sequence[int]], steps: int) -> np.ndarray:
     """The most probable tokens, one after another: (B, steps) ids."""
-    logits, found = source.prefill(prompts), []
-    for step in range(steps):
-        found.append(logits.argmax(-1))
-        if step + 1 < steps:
-            logits = source.step(found[-1])
-    return torch.stack(found, 1).cpu().numpy()
+    loop = decode_loop(source, prompts, steps, lambda step, logits: logits.argmax(-1))
+    return torch.stack([ids for ids, _ in loop], 1).cpu().numpy()
 
 
 @contextmanager

@@ -96,7 +96,8 @@ def test_no_file_is_exit_code_2(tmp_path, capsys):
 
 
 APPENDING = (
-    "import json, sys\nfrom kvproof.bench import records\npath, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
+    "import json, sys\nfrom kvproof.bench.measure import records\n"
+    "path, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
     "print('ready', flush=True)\n"
     "for at in range(15):\n    records.append(path, record | {'key': f'{who}-{at}'})\n"
 )
@@ -222,7 +223,7 @@ def test_a_run_whose_reader_has_enough_goes_on_measuring_for_its_file(record, tm
     def closed(*_, **__):
         raise BrokenPipeError
 
-    monkeypatch.setattr(decode.Waiting, "print", closed)
+    monkeypatch.setattr(decode.Progress, "print", closed)
     sweep = [*RUN[:-4], "--new-tokens", "2,3", "--repeats", "1"]
     assert main([*sweep, "--results", str(tmp_path / "run.jsonl")]) == 0
     assert len(records.read(tmp_path / "run.jsonl")) == len(measured) == 2

@@ -1,7 +1,6 @@
 """Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -15,57 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvproof.gpt2 import Completion, files, generate, load, sampling, weights
+from kvproof.gpt2 import Completion, generate, load, sampling, weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli import batch, prompt_file
+from kvproof.gpt2.cli import batch, output_file
 from kvproof.gpt2.cli import generate as cli_generate
-from kvproof.gpt2.cli.lock import OutputBusy, locked
+
+from ._limits import small_files
 
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
 SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
-
-
-def read_prompts(data: bytes, name: str) -> list[str]:
-    """The prompts alone, without their lines' numbers."""
-    return [prompt for _, prompt in prompt_file.prompt_lines(data, name)]
-
-
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        (b"one\ntwo \xc3\xa9\n", "p.txt"),
-        (b"one\ntwo \xc3\xa9", "p.txt"),
-        (b"\xef\xbb\xbfone\r\n\r\n  \r\ntwo \xc3\xa9\r\n", "p.txt"),
-        (b'{"prompt": "one"}\n\n{"id": 7, "prompt": "two \\u00e9"}\n', "p.jsonl"),
-        (b'{"prompt": "one"}\n{"prompt": "two \xc3\xa9"}', "standard input"),
-    ],
-)
-def test_a_prompt_file_is_read_as_it_is_meant(data, name):
-    assert read_prompts(data, name) == ["one", "two é"]
-
-
-def test_a_text_line_keeps_its_spaces_and_its_exotic_line_ends():
-    lines = "  a\u2028b\x0bc\t\n[1]\n{not json}\n"
-    assert read_prompts(lines.encode(), "p.txt") == ["  a\u2028b\x0bc\t", "[1]", "{not json}"]
-
-
-@pytest.mark.parametrize(
-    ("data", "name", "message"),
-    [
-        (b"", "p.txt", "p.txt holds no prompt"),
-        (b"\n \n", "p.txt", "holds no prompt"),
-        (b"a\nb\xff\n", "p.txt", "line 2: the file is no UTF-8"),
-        (b'{"prompt": "a"}\nhello\n', "p.jsonl", "line 2 is no JSON object"),
-        (b'{"prompt": "a"}\n\n{"text": "b"}\n', "p.txt", "line 3 is no JSON object"),
-        (b'{"prompt": 3}\n', "p.jsonl", "line 1 is no JSON object"),
-        (b'{"prompt": "\\ud83d"}\n', "p.jsonl", "line 1: the prompt holds half of a surrogate"),
-        (b'{"prompt": "a", "prompt": "b"}\n', "p.jsonl", 'line 1 has 2 fields "prompt"; leave one'),
-        (b'{"promt": "a"}\n', "p.jsonl", 'line 1 is no JSON object with a text "prompt" .did you mean "promt"'),
-    ],
-)
-def test_a_bad_prompt_file_is_refused_by_line(data, name, message):
-    with pytest.raises(prompt_file.PromptFileError, match=message):
-        read_prompts(data, name)
 
 
 PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]
@@ -238,66 +195,14 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
     command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "6", "--batch", "1"]
     assert main(command) == 0
     whole = capsys.readouterr().out
-    small = f'ulimit -f 1; exec {sys.executable} -m kvproof.gpt2 "$@"'  # files of at most 1024 bytes
-    run = subprocess.run(["bash", "-c", small, "bash", *command, "--output", str(out)], capture_output=True, text=True)
-    assert run.returncode == 1
-    held = whole.encode()[:1024].count(b"\n")
-    assert f"out.jsonl: File too large after {held} of 6 prompts; put it right, the same command goes on" in run.stderr
-    assert run.stderr.count("\n") == 1
+    with small_files(1024):
+        assert main([*command, "--output", str(out)]) == 1
+    held, err = whole.encode()[:1024].count(b"\n"), capsys.readouterr().err
+    assert f"out.jsonl: File too large after {held} of 6 prompts; put it right, the same command goes on" in err
+    assert err.count("\n") == 1
     assert out.read_bytes() == whole.encode()[:1024]
     assert main([*command, "--output", str(out)]) == 0
     assert out.read_text(encoding="utf-8") == whole
-
-
-def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_path, capsys, monkeypatch):
-    prompts, out, seconds = tmp_path / "p.txt", tmp_path / "out.jsonl", []
-    prompts.write_text("\n".join(WORDS))
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2"]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
-    command += ["--output", str(out)]
-
-    def with_a_second_run_inside(*args, **options):
-        if options["first_row"] in (0, 2):  # before anything is written, and after
-            program = [sys.executable, "-m", "kvproof.gpt2", *command]
-            seconds.append(subprocess.run(program, capture_output=True, text=True))
-        return generate(*args, **options)
-
-    monkeypatch.setattr(cli_generate, "generate", with_a_second_run_inside)
-    assert main(command) == 0
-    for second in seconds:
-        assert (second.returncode, second.stdout) == (2, "")
-        assert second.stderr == f"kvproof: another run is writing {out}; wait for it, or name another --output\n"
-    assert len(seconds) == 2
-    assert out.read_text(encoding="utf-8") == whole
-
-
-def test_a_lock_ends_with_its_run_and_leaves_no_empty_file(tmp_path):
-    path = tmp_path / "out.jsonl"
-    with locked(path):
-        assert path.exists()
-        with pytest.raises(OutputBusy), locked(path):
-            pass
-        assert path.exists()
-    assert not path.exists()
-    with locked(path):
-        path.write_text("kept")
-    with locked(path):
-        assert path.read_text() == "kept"
-    assert path.read_text() == "kept"
-
-
-def test_a_lock_on_a_file_that_its_holder_took_away_is_taken_anew(tmp_path, monkeypatch):
-    path, flock = tmp_path / "out.jsonl", fcntl.flock
-
-    def lost(fd, how):
-        monkeypatch.setattr(fcntl, "flock", flock)
-        path.unlink()  # as the other run does, between our opening and locking it
-        flock(fd, how)
-
-    monkeypatch.setattr(fcntl, "flock", lost)
-    with locked(path), pytest.raises(OutputBusy), locked(path):
-        pass
 
 
 @pytest.mark.parametrize("size", ["1", "2", "3"])
@@ -340,7 +245,7 @@ def killed_three_times(tmp_path, count, tokens, size):
             run.send_signal(signal.SIGKILL)
         assert run.returncode == -signal.SIGKILL
         killed.append(out.read_bytes().count(b"\n"))
-    assert subprocess.run(program, stderr=subprocess.DEVNULL).returncode == 0
+    assert main([*command, "--output", str(out)]) == 0
     return command, out.read_text(encoding="utf-8"), killed
 
 
@@ -353,34 +258,6 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, co
     assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
     assert main(command) == 0
     assert capsys.readouterr().out == got
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        (b'{"prompt": "a"}\n{"prompt": "b", "id": 7}\n', 'of a line only "prompt" is read, not "id" (line 2)'),
-        (b'{"prompt": "a", "max_tokens": 5}', 'not "max_tokens" (line 1; --max-tokens sets it for all lines)'),
-        (b'{"prompt": "a", "Temprature": 1}', '"Temprature" (line 1; --temperature sets it for all lines)'),
-        (b'{"prompt": "a", "prompts": ["b"]}', '"prompts" (line 1; did you mean "prompt"?)'),
-        (b'{"prompt": "a", "x": 1}\n\n{"prompt": "b", "x": 2, "y": 3}', 'not "x" (line 1), "y" (line 3)'),
-        (b'{"promt": "a"}\n', 'p, line 1 is a JSON object without "prompt", so its lines are taken as text'),
-    ],
-)
-def test_a_field_that_is_not_read_is_named(caplog, data, said):
-    prompt_file.prompt_lines(data, "p")
-    assert [said in message for message in caplog.messages] == [True]
-
-
-def test_of_many_fields_that_are_not_read_some_are_named(caplog):
-    prompt_file.prompt_lines(json.dumps({"prompt": "a"} | {f"field {i:02}": i for i in range(30)}).encode(), "p")
-    assert '"field 07" (line 1) and 22 more' in caplog.text
-    assert "08" not in caplog.text
-
-
-def test_what_is_all_read_says_nothing(caplog):
-    prompt_file.prompt_lines(b'{"prompt": "a"}\n{"prompt": "b"}\n', "p.jsonl")
-    prompt_file.prompt_lines(b"[1]\n{}\n", "p.txt")
-    assert not caplog.messages
 
 
 def copied(tmp_path):
@@ -464,14 +341,6 @@ def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
         assert (tmp_path / "goal").read_text() == whole
 
 
-def test_a_link_outlives_a_run_that_wrote_nothing(tmp_path):
-    (tmp_path / "link").symlink_to("goal")
-    with locked(tmp_path / "link"):
-        pass
-    assert (tmp_path / "link").is_symlink()
-    assert not (tmp_path / "goal").exists()
-
-
 def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
     prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
     prompts.write_text("A\nB\n")
@@ -484,7 +353,7 @@ def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_pat
     def full(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files, "probe", full)
+    monkeypatch.setattr(output_file, "probe", full)
     assert main([*command, str(out)]) == 1
     assert f"{out}: No space left on device" in capsys.readouterr().err
     assert not out.exists()

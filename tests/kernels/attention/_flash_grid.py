@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kvproof.kernels.attention.flash import flash_attn_with_kvcache
+from kvproof.kernels.attention import flash_attn_with_kvcache
 from kvproof.reference.judge.rounding import SUM_ERROR, Row, in_gates, roundoff, softmax, sums
 
 from ..._attention_battery import DTYPES

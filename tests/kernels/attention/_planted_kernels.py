@@ -1,7 +1,7 @@
 """Decode attention with bugs planted in its source: the whole chain of kernel modules, loaded again from edited text.
 
-A fault is a file of kernels/attention/, a piece of text that occurs there exactly once, and what replaces it; when a
-kernel changes under a fault, the fault says that it is stale.
+A fault is a file of kernels/attention/, a piece of text that occurs there exactly once, and what replaces it; a fault
+whose text is gone is reported as stale.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kvproof.kernels.attention.workspace import workspace
+from kvproof.kernels.attention import make_workspace
 from kvproof.reference.judge.features import plain_cache
 from kvproof.reference.judge.rounding import log_sum_exp
 
@@ -60,20 +60,16 @@ def planted_op(module: Any, **options):
     def op(q, k, v, lengths, *, k_new=None, v_new=None, block_table=None, k_scale=None, v_scale=None,
            alibi_slopes=None, scale=None, return_lse=True, **asked):  # fmt: skip
         rows = [x if q.ndim == 4 or x is None else x[:, None] for x in (k_new, v_new)]
-        inputs = [tensor(x) for x in (q if q.ndim == 4 else q[:, None], k, v, lengths, *rows, block_table)]
-        heads, keys, table = inputs[0], inputs[1], inputs[6]
-        assert heads is not None
-        assert keys is not None
-        B, M, H, D = heads.shape
-        T = keys.shape[2] if table is None else table.shape[1] * keys.shape[2]
-        engine = module.choose_engine(heads.dtype, k_scale is not None, M * H // keys.shape[1], D)
+        given = (q if q.ndim == 4 else q[:, None], k, v, lengths, *rows, block_table, k_scale, v_scale, alibi_slopes)
+        x = module.Inputs(*map(tensor, given))
+        B, M, H, D = x.q.shape
+        engine = module.choose_engine(x.q.dtype, x.int8, x.queries, D)
         chosen = module.Options(D**-0.5 if scale is None else scale, **{"engine": engine, **asked, **options})
-        parts = workspace(B, H, T, D, heads.dtype, "cpu", M)
-        out, lse = torch.full_like(heads, torch.nan), torch.full(heads.shape[:-1], torch.nan, dtype=parts.m.dtype)
-        for x in parts[:3]:
-            x.fill_(torch.nan)
-        inputs += [tensor(x) for x in (k_scale, v_scale, alibi_slopes)]
-        for kernel, grid, arguments, compiling in module.launches(*inputs, out, lse, parts, chosen):
+        partials = make_workspace(B, H, x.capacity, D, x.q.dtype, "cpu", M)
+        out, lse = torch.full_like(x.q, torch.nan), torch.full(x.q.shape[:-1], torch.nan, dtype=partials.m.dtype)
+        for sums in partials[:3]:
+            sums.fill_(torch.nan)
+        for kernel, grid, arguments, compiling in module.launches(x, chosen, module.Result(out, lse), partials):
             kernel[grid](**arguments, **compiling)
         o = out.view(torch.int16).numpy().view(q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
         return o.reshape(q.shape), lse.numpy().reshape(q.shape[:-1])

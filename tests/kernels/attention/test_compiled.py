@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from kvproof.kernels import ptx
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import workspace
+from kvproof.kernels.attention import decode_attention, make_workspace
 from kvproof.reference.judge.rounding import attention_error, weights
 
 from ..._attention_battery import DTYPES, Case, draw
@@ -23,30 +22,30 @@ RAGGED = (300, 129, 128, 45, 1, 0)
 
 def readable(kernel: str, arguments: dict):
     """What a launch may read: live slots, and what a launch before it has written."""
-    if kernel != "attend_vector":
+    if kernel != "attend_simt":
         return {}
     T = arguments["T"]
     live = (torch.arange(T) < arguments["lengths"][:, None])[:, None, :, None].numpy()
-    unwritten = ("result.out", *(f"parts.{name}" for name in ("m", "l", "acc", "begun", "done")))
+    unwritten = ("result.out", *(f"partials.{name}" for name in ("m", "l", "acc", "begun", "done")))
     return {"cache.k": live, "cache.v": live} | dict.fromkeys(unwritten, False)
 
 
 def run(case: Case, target: str, seed: int | None = None, fused=True, **settings):
-    """The kernel's output for a case, its error in units of the honest gate, and the reports of its launches."""
+    """The kernel's output for a case, its error in multiples of its bound, and the reports of its launches."""
     q, k, v, lengths = draw(case)
     inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
-    parts = workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
-    for x in (parts.m, parts.l, parts.acc):
+    partials = make_workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
+    for x in (partials.m, partials.l, partials.acc):
         x.fill_(torch.nan)
     with ptx.route(target, keep=None, seed=seed, readable=readable, **settings) as reports:
-        o = to_numpy(decode_attention(*inputs, workspace=parts, fused=fused))
+        o = to_numpy(decode_attention(*inputs, workspace=partials, fused=fused))
     return o, attention_error(o, q, k, v, lengths), list(reports)
 
 
 def agrees(dtype: str, D: int, target: str, seed: int | None):
     case = Case("targets", dtype, 2, 300, D, RAGGED)
     o, error, reports = run(case, target, seed, fused=seed is None or seed % 2 == 0)
-    names = ["attend_vector"] if seed is None or seed % 2 == 0 else ["attend_vector", "combine_splits"]
+    names = ["attend_simt"] if seed is None or seed % 2 == 0 else ["attend_simt", "combine_splits"]
     assert [report.name for report in reports] == names
     assert {report.target for report in reports} == {target}
     assert error <= 1

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.attention.launch import tile
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import FIRST, max_splits, workspace
+from kvproof.kernels.attention import SPLIT_LEN, decode_attention, doublings, make_workspace, max_splits
+from kvproof.kernels.attention.launch import tuning
+from kvproof.reference.attention.steps import split_start
 from kvproof.reference.judge.rounding import attention_error, roundoff, weights
 
 from ..._attention_battery import DTYPES, Case, check_attention, draw, poison
@@ -32,11 +32,11 @@ def numpy_op(device, op=decode_attention):
 
     def call(q, k, v, lengths, scale=None):
         q, k, v, lengths = (to_torch(x, device) for x in (q, k, v, lengths))
-        parts = workspace(*k.shape, q.dtype, q.device)
-        for x in (parts.m, parts.l, parts.acc):
+        partials = make_workspace(*k.shape, q.dtype, q.device)
+        for x in (partials.m, partials.l, partials.acc):
             x.fill_(torch.nan)
         out = torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.device)
-        result = op(q, k, v, lengths, scale=scale, workspace=parts, out=out)
+        result = op(q, k, v, lengths, scale=scale, workspace=partials, out=out)
         assert result is out
         return to_numpy(out)
 
@@ -69,8 +69,8 @@ def test_ragged_batches_agree_with_the_formula(B, device):
 
 
 def test_every_residue_of_the_block_agrees_with_the_formula(device):
-    shape, _ = tile(64, 2, "vector", True)
-    N = shape["R"] * shape["ROWS"]
+    sizes = tuning(64, 2, "simt", True)
+    N = sizes.UNROLL * sizes.BLOCK_N
     check(Case("residues", "float16", 1, N + 2, 64, tuple(range(1, N + 2))), device)
 
 
@@ -94,17 +94,14 @@ def test_every_head_count_and_dtype_agrees_at_full_context(H, dtype, device):
     check(Case("wide", dtype, H, 1024, 64, (1024, 1, 513, 0, 1023, 129, 128, 700)), device)
 
 
-def boundaries(T, first):
-    """First slots of the splits of T slots: 64 of `first` slots, 32 of each doubling, and so on, 32 times at most."""
-    sizes = [first] * 64 + [first * 2**e for e in (1, 2, 3, 4) for _ in range(32)] + [first * 32] * 100
-    starts = np.cumsum([0, *sizes])
-    return starts[starts < max(T, 1)].tolist()
-
-
-@pytest.mark.parametrize("first", [FIRST, 1024])
-def test_a_cache_has_as_many_splits_as_its_slots_begin(first):
-    for T in [*range(0, 20000, 37), *(first * 2**e + d for e in range(5, 12) for d in (-1, 0, 1)), first * 4000]:
-        assert max_splits(T, first) == len(boundaries(T, first)), T
+@pytest.mark.parametrize("split_len", [SPLIT_LEN, 1024])
+def test_a_cache_has_as_many_splits_as_its_slots_begin(split_len):
+    starts = np.array([split_start(split, split_len) for split in range(400)])  # the twin's, tested beside it
+    edges = (split_len * 2**e + d for e in range(5, 12) for d in (-1, 0, 1))
+    for T in [*range(0, 20000, 37), *edges, split_len * 4000]:
+        splits = np.searchsorted(starts, max(T, 1))
+        assert max_splits(T, split_len) == splits, T
+        assert split_len << doublings(T, split_len) == np.diff(starts)[:splits].max(), T
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -129,30 +126,32 @@ def test_dead_slots_change_no_bit_in_any_dtype(device):
         assert len(bits) == 1
 
 
-@pytest.mark.parametrize("axes", [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)])
-def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(axes, device):
+def test_any_strides_on_batch_heads_and_slots_give_the_same_bits(device):
     q, k, v, lengths = draw(Case("strides", "float16", 3, 20, 16, (20, 7)))
     op = numpy_op(device)
 
-    def laid_out(x):
+    def laid_out(x, axes):
         return x.transpose(axes).copy().transpose(np.argsort(axes))
 
     reversed_heads = np.concatenate([q, q], axis=2)[:, :, :16]  # strided, as a slice of c_attn's output is
-    assert op(reversed_heads, laid_out(k), v, lengths).tobytes() == op(q, k, laid_out(v), lengths).tobytes()
+    orders = [(0, 1, 2, 3), (0, 2, 1, 3), (2, 0, 1, 3), (1, 2, 0, 3)]
+    both = zip(orders, orders[1:] + orders[:1], strict=True)  # each order of either's axes once, never the same
+    found = [op(reversed_heads, laid_out(k, a), laid_out(v, b), lengths).tobytes() for a, b in both]
+    assert {*found} == {op(q, k, v, lengths).tobytes()}
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_the_workspace_passes_nothing_from_call_to_call(fused, device):
     q, k, v, lengths = (to_torch(x, device) for x in draw(Case("workspace", "float32", 1, 300, 16, (300, 150))))
-    parts = workspace(*k.shape, q.dtype, q.device)
-    first = decode_attention(q, k, v, lengths, workspace=parts, fused=fused)
+    partials = make_workspace(*k.shape, q.dtype, q.device)
+    first = decode_attention(q, k, v, lengths, workspace=partials, fused=fused)
     for value in (torch.nan, torch.inf, -1e30):
-        for x in (parts.m, parts.l, parts.acc):
+        for x in (partials.m, partials.l, partials.acc):
             x.fill_(value)
-        for x in (parts.begun, parts.done):
+        for x in (partials.begun, partials.done):
             x.fill_(-7)
-        assert torch.equal(decode_attention(q, k, v, lengths, workspace=parts, fused=fused), first)
-        parts.check()
+        assert torch.equal(decode_attention(q, k, v, lengths, workspace=partials, fused=fused), first)
+        partials.check()
 
 
 def test_scores_below_the_range_of_float16_still_weigh(device):

@@ -9,7 +9,7 @@ import torch
 from kvproof.bench.judge.contract.attention import CHECKS, check_attention
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED
-from kvproof.kernels.attention.op import decode_attention
+from kvproof.kernels.attention import decode_attention
 from kvproof.reference.judge.faults import FAULTS, OP_FAULTS, decode, masks
 from kvproof.reference.judge.probes import probe
 from kvproof.reference.judge.questions import GROUPED, Shape

@@ -1,9 +1,9 @@
-"""The hub's cache: one file of a model downloaded into it whole, and a model copied out of it.
+"""The hub's cache: files downloaded into it whole, and models copied out of it.
 
-huggingface_hub 2 keeps no half file when a process dies, so a file is fetched here: it grows in the cache's blobs
-folder under another name, goes on from where it stopped, and takes its own name once its digest is right. What the
-library then does for it (the snapshot, the refs) leaves a cache that every other tool reads, and that others filled.
-The library is imported inside functions, since its import reads the environment.
+huggingface_hub 2 keeps no partial file when a process dies, so this module downloads: a file grows in the cache's blobs
+folder under another name, resumes where it stopped, and gets its own name once its digest is right. The library then
+makes the snapshot and the refs, so that other tools read the same cache. Functions import the library themselves, since
+its import reads the environment.
 """
 
 import errno
@@ -15,22 +15,22 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..reference.files import SAFETENSORS
-from ..reference.weights import CheckpointError, weight_map
-from .tokenizer_files import MERGES, SIDE_FILES, VOCAB
+from ...reference.files import SAFETENSORS
+from ...reference.weights import CheckpointError, weight_map
+from .vocabulary import MERGES, SIDE_FILES, VOCAB
 
 (WEIGHTS, INDEX), CONFIG = SAFETENSORS, "config.json"
-# Files that change what the merges, the vocabulary or config.json say; a model is not whole without them.
+# Files that change the merges, the vocabulary or config.json; a model is not whole without them.
 BESIDE = (*SIDE_FILES, "generation_config.json")
 TOKENIZER = ("tokenizer.json", *MERGES, VOCAB, *BESIDE)
 
 
 class HubError(ValueError):
-    """A model that the hub does not have, or that did not arrive whole; the message says what to do."""
+    """A model that the hub does not have, or that did not arrive whole; the message gives the fix."""
 
 
 def in_cache(repo: str, revision: str) -> Path | None:
-    """The snapshot of this revision in the cache, if its config and all its weights are there."""
+    """The cached snapshot of this revision, if it has the config and all weights."""
     from huggingface_hub import try_to_load_from_cache
 
     config = try_to_load_from_cache(repo, CONFIG, revision=revision)
@@ -44,7 +44,7 @@ def in_cache(repo: str, revision: str) -> Path | None:
 
 
 def obtain(repo: str, file: str, commit: str, size: int | None = None, sha256: str | None = None) -> Path:
-    """One file of a commit in the cache, downloaded if it is not there; size and sha256 must be its, where given."""
+    """The path of one cached file of a commit, downloaded if missing; size and sha256, if given, must match."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.file_download import repo_folder_name
     from huggingface_hub.utils import WeakFileLock
@@ -59,7 +59,7 @@ def obtain(repo: str, file: str, commit: str, size: int | None = None, sha256: s
             f"{repo} {file} is not what was published: the hub has {there.size} bytes with digest {there.etag}, "
             f"published are {size or 'as many'} bytes with {sha256}; see what HF_ENDPOINT is set to"
         )
-    # A git sha1 or a sha256. A mirror with other etags cannot be checked against them and is left to the library.
+    # A git sha1 or a sha256. Etags of another form, as mirrors have them, cannot be checked: the library downloads.
     if there.size is not None and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", there.etag or ""):
         cache, name = Path(constants.HF_HUB_CACHE), repo_folder_name(repo_id=repo, repo_type="model")
         blob, lock = cache / name / "blobs" / str(there.etag), cache / ".locks" / name / f"{there.etag}.lock"
@@ -72,7 +72,7 @@ def obtain(repo: str, file: str, commit: str, size: int | None = None, sha256: s
 
 
 def grow(blob: Path, url: str, location: str, size: int, what: str):
-    """Download into a file beside the blob, from where an earlier try stopped; rename it once its digest is right."""
+    """Download into a file beside the blob, resuming an earlier try; rename it once its digest is right."""
     from huggingface_hub.utils import build_hf_headers
 
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}  # a Range of compressed bytes would be another
@@ -95,7 +95,7 @@ def grow(blob: Path, url: str, location: str, size: int, what: str):
 
 
 def append(part: Path, location: str, size: int, headers: dict[str, str], what: str, tries: int = 5):
-    """Download what a file lacks. huggingface_hub before 2 does not go on where a connection is cut: so often we do."""
+    """Download the rest of a file. huggingface_hub before 2 does not resume a cut connection, so try again."""
     from huggingface_hub.file_download import http_get
 
     try:
@@ -111,7 +111,7 @@ def append(part: Path, location: str, size: int, headers: dict[str, str], what: 
 
 
 def digest(path: Path, like: str) -> str:
-    """The file's sha256 or, where `like` has a git blob's 40 digits, its git sha1."""
+    """The file's sha256 or, if `like` has 40 digits, its git sha1."""
     hasher = hashlib.sha256()
     if len(like) == 40:
         hasher = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
@@ -122,7 +122,7 @@ def digest(path: Path, like: str) -> str:
 
 
 def shard_names(index: Path) -> list[str]:
-    """The files that an index of shards names.  Raises HubError if it is none, or a name leaves the folder."""
+    """The files that an index of shards names.  Raises HubError for another file, or a name outside the folder."""
     try:
         names = set(weight_map(index).values())
     except CheckpointError:
@@ -133,7 +133,7 @@ def shard_names(index: Path) -> list[str]:
 
 
 def check_space(part: Path, size: int, what: str):
-    """Raises HubError if the disk lacks room for the rest of a file, before any of it is downloaded."""
+    """Raises HubError if the disk has no room for the rest of a file."""
     needed = size - (part.stat().st_size if part.exists() else 0)
     free = shutil.disk_usage(part.parent).free
     if needed > free:
@@ -144,7 +144,7 @@ def check_space(part: Path, size: int, what: str):
 
 
 def copy_to(snapshot: Path, folder: Path) -> Path:
-    """Copy a snapshot's model to a new folder: written aside, then renamed, so that it is whole or not there."""
+    """Copy a snapshot's model to a new folder, written aside and then renamed: it is whole or not there."""
     files = [WEIGHTS] if (snapshot / WEIGHTS).is_file() else [INDEX, *shard_names(snapshot / INDEX)]
     files += [CONFIG, *(file for file in TOKENIZER if (snapshot / file).is_file())]
     aside = None

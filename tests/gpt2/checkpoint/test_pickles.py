@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvproof.gpt2 import CheckpointError, ConfigError, load, pickles
+from kvproof.gpt2 import CheckpointError, ConfigError, load
+from kvproof.gpt2.checkpoint import pickles
 from kvproof.reference.config import Config
 
-from .._checkpoints import as_json, hostile_pickles, rewrite_archive, save_nanogpt, save_pretrained, tensors_of
+from ..._checkpoints import as_json, hostile_pickles, rewrite_archive, save_nanogpt, save_pretrained, tensors_of
 
 SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])

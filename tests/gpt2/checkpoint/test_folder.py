@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 
 from kvproof.gpt2 import CheckpointError, ConfigError, generate, load
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.folder import find_tokenizer, with_end_tokens
-from kvproof.gpt2.tokenizer import PUBLISHED, Tokenizer, TokenizerError, gpt2_tokenizer
+from kvproof.gpt2.checkpoint.generation_config import with_end_tokens
+from kvproof.gpt2.tokenizer import PUBLISHED, Tokenizer, TokenizerError, find_tokenizer, gpt2_tokenizer
 from kvproof.reference.config import Config
 
-from ._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write
+from .._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write
 
 LINE = [101, 102, 103, 104, END, 105]  # what a speaker says
 OWN = {"merges.txt": merges_text(), "vocab.json": vocabulary()}

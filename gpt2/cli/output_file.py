@@ -1,8 +1,7 @@
-"""How a file that the user names is written: whole or not at all, and what stands at its path stays what it is.
+"""Writes a file that the user names, whole or not at all.
 
-A regular file is replaced by a new one with its permissions and its owner; of a symbolic link the target is. What is
-no regular file, such as a device, a pipe or this process's own /dev/stdout, is opened and written into. A folder is
-refused.
+A regular file is replaced by a new one with its permissions and owner; a symbolic link stays, and its target is
+replaced. A device, a pipe or this process's /dev/stdout is opened and written to. A folder is refused.
 """
 
 import errno
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PROBE = 512  # bytes, one sector: a full disk has no room for them
-# Where no new file may be put beside the old one, or in its place, a file that may be written is written over.
+# Errors of a folder that takes no new file, or does not let one replace another: the file is then overwritten.
 IN_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
 OWN = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 NAMED = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
@@ -26,7 +25,7 @@ Name = str | os.PathLike[str]
 
 
 def own_descriptor(path: Name) -> int | None:
-    """The open descriptor that a path such as /dev/stdout or /dev/fd/3 means, through links; else None."""
+    """The open descriptor of a path such as /dev/stdout or /dev/fd/3, through links; None for any other."""
     name = os.path.abspath(path)
     for _ in range(40):  # as many links as Linux follows
         if found := OWN.fullmatch(name):
@@ -40,9 +39,9 @@ def own_descriptor(path: Name) -> int | None:
 
 
 def is_plain(path: Name) -> bool:
-    """Whether a regular file is at the path, or nothing yet; False is a device, a pipe or an open descriptor.
+    """Whether the path is a regular file, or free; False for a device, a pipe or an open descriptor.
 
-    Raises IsADirectoryError for a folder, OSError for a path that cannot be followed or a socket.
+    Raises IsADirectoryError for a folder, OSError for a socket or a path that cannot be followed.
     """
     if own_descriptor(path) is not None:
         return False
@@ -62,7 +61,7 @@ def is_plain(path: Name) -> bool:
 
 @contextmanager
 def naming(path: Name) -> Iterator[None]:
-    """An OSError of the body is one about this path, as the user wrote it."""
+    """An OSError of the body names this path, as the user wrote it."""
     try:
         yield
     except OSError as error:
@@ -70,7 +69,7 @@ def naming(path: Name) -> Iterator[None]:
 
 
 def check_writable(path: Name):
-    """Raises OSError unless `write` can write there now; leaves nothing behind. For before the work."""
+    """Raises OSError unless `write` can write there now; leaves nothing behind. Call it before the work."""
     if not is_plain(path):
         fd = own_descriptor(path)
         with naming(path):
@@ -92,7 +91,7 @@ def check_writable(path: Name):
 
 
 def check_folder(folder: Name):
-    """Raises OSError unless files can be put into a folder, which may not be there yet; leaves nothing behind."""
+    """Raises OSError unless a folder, existing or not, can take files; leaves nothing behind."""
     place = os.path.realpath(folder)
     while not os.path.lexists(place):
         place = os.path.dirname(place)
@@ -103,7 +102,7 @@ def check_folder(folder: Name):
 
 
 def probe(folder: str):
-    """Put a small file into a folder and take it away.  Raises OSError if that cannot be, or the disk is full."""
+    """Write a small file into a folder and remove it.  Raises OSError if that fails or the disk is full."""
     fd, name = new_file(folder)
     try:
         with open(fd, "wb") as file:
@@ -115,7 +114,7 @@ def probe(folder: str):
 
 
 def new_file(folder: str) -> tuple[int, str]:
-    """(descriptor, path) of a new file in a folder, with the permissions that any new file gets there."""
+    """(descriptor, path) of a new file in a folder, with default permissions."""
     name = os.path.join(folder, f".kvproof-{secrets.token_hex(6)}.part")
     try:
         return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), name
@@ -124,17 +123,17 @@ def new_file(folder: str) -> tuple[int, str]:
 
 
 def no_folder(folder: str | Path) -> OSError:
-    """Why a file cannot be made in a folder that lets none be found there."""
+    """The error for a folder that is missing or takes no new file."""
     if os.path.isdir(folder):
         return OSError(errno.EACCES, f"the folder {folder} takes no new file")
     return OSError(errno.ENOENT, f"{os.strerror(errno.ENOENT)}; make the folder {folder} first")
 
 
 def write(path: Name, data: bytes | str):
-    """Make `data`, a text as UTF-8, the content of a file.
+    """Make `data`, a text in UTF-8 or bytes, the content of a file.
 
-    Raises OSError, which names the path as it was given. A regular file is then as it was, except where it could only
-    be written over: in a folder that takes no new file, under a second name (a hard link), or of another owner.
+    Raises OSError with the path as given. A regular file is then unchanged, unless it could only be overwritten: in a
+    folder that takes no new file, with a second name (a hard link), or of another owner.
     """
     data = data.encode() if isinstance(data, str) else data
     if not is_plain(path):
@@ -145,7 +144,7 @@ def write(path: Name, data: bytes | str):
     with naming(path):
         there = os.stat(target) if os.path.exists(target) else None
         if there:
-            os.close(os.open(target, os.O_WRONLY))  # a file that may not be written may not be replaced either
+            os.close(os.open(target, os.O_WRONLY))  # a read-only file is not replaced either
         if there and there.st_nlink > 1:
             write_over(target, data)
             return
@@ -158,24 +157,24 @@ def write(path: Name, data: bytes | str):
 
 
 def open_special(path: Name) -> io.FileIO:
-    """What is no regular file, opened for writing; of a pipe that waits for its reader."""
+    """Open a device, a pipe or a descriptor for writing; a pipe waits for its reader."""
     fd = own_descriptor(path)
     if fd is None:
         return open(path, "wb", buffering=0)
-    for stream in (sys.stdout, sys.stderr):  # what was printed before comes before
+    for stream in (sys.stdout, sys.stderr):  # earlier prints come first
         stream.flush()
     return open(os.dup(fd), "wb", buffering=0)
 
 
 def pour(file: io.FileIO, data: bytes):
-    """Write all of it, however little the device takes at once."""
+    """Write all of data, however little the device takes at once."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) :]
 
 
 def replace(target: str, data: bytes, there: os.stat_result | None):
-    """Put a new file in a path's place, with the permissions and owner of the one that is there."""
+    """Replace a file by a new one with the permissions and owner of the old."""
     fd, aside = new_file(os.path.dirname(target))
     try:
         with open(fd, "wb") as file:
@@ -191,7 +190,7 @@ def replace(target: str, data: bytes, there: os.stat_result | None):
 
 
 def take_after(fd: int, target: str, there: os.stat_result):
-    """Give an open file the owner, permissions and extended attributes of the one that it will replace."""
+    """Give an open file the owner, permissions and extended attributes of the one it will replace."""
     if not hasattr(os, "fchown"):  # not on Windows
         return
     new = os.fstat(fd)
@@ -203,7 +202,7 @@ def take_after(fd: int, target: str, there: os.stat_result):
 
 
 def attributes(target: str) -> list[str]:
-    """The extended attributes that are the user's, such as access control lists; none where there are no such."""
+    """A file's extended attributes, such as access control lists, without the system's; none if unsupported."""
     try:
         return [name for name in os.listxattr(target) if not name.startswith("security.")]
     except (AttributeError, OSError):  # not on macOS; not on every file system
@@ -211,7 +210,7 @@ def attributes(target: str) -> list[str]:
 
 
 def write_over(target: str, data: bytes):
-    """Write a file that stays the same file."""
+    """Overwrite a file in place."""
     with open(target, "r+b") as file:
         file.write(data)
         file.truncate()

@@ -12,9 +12,9 @@ from safetensors.torch import save_file, save_model
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 from kvproof.reference.config import Config
-from kvproof.reference.names import canonical_name
+from kvproof.reference.weights import canonical_name
 
-from .._checkpoints import as_json, save_pretrained, tensors_of
+from ..._checkpoints import as_json, save_pretrained, tensors_of
 
 SMALL = Config(n_vocab=11, n_ctx=8, n_embd=8, n_head=2, n_layer=2, n_inner=16)
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]

@@ -19,8 +19,8 @@ import torch
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 
-from .. import _child
-from .._checkpoints import (
+from ... import _child
+from ..._checkpoints import (
     VARIANTS,
     hostile_pickles,
     mutate_bytes,

@@ -3,8 +3,8 @@
 import pytest
 
 from kvproof.bench.measure.interleaved import IMPLS
-from kvproof.bench.report import verdict
-from kvproof.bench.report.verdict import TIMES as X
+from kvproof.bench.report import summary
+from kvproof.bench.report.summary import TIMES as X
 
 from ._records import RED, record
 
@@ -13,14 +13,14 @@ CELL = "tiny, float32, batch 1, 5 prompt tokens, 10 new"
 
 @pytest.mark.parametrize(("value", "text"), [
     (0, "0.00"), (1.2345, "1.23"), (9.999, "10.0"), (45.67, "45.7"), (12345.6, "12,346"), (0.01234, "0.0123"),
-    (4e-7, "4.00e-07"), (None, verdict.NONE),
+    (4e-7, "4.00e-07"), (None, summary.NONE),
 ])  # fmt: skip
 def test_numbers_have_three_digits_that_count(value, text):
-    assert verdict.number(value) == text
+    assert summary.number(value) == text
 
 
 def test_our_impls_are_the_contest_s():
-    assert {*verdict.OURS, "naive"} == set(IMPLS)
+    assert {*summary.OURS, "naive"} == set(IMPLS)
 
 
 @pytest.mark.parametrize(("naive", "said"), [
@@ -30,7 +30,7 @@ def test_our_impls_are_the_contest_s():
            "recomputing."),
 ])  # fmt: skip
 def test_the_verdict_says_whether_the_cache_pays(naive, said):
-    assert verdict.speed(record({"naive": naive, "sdpa": 1.0})) == said
+    assert summary.speed(record({"naive": naive, "sdpa": 1.0})) == said
 
 
 @pytest.mark.parametrize(("measured", "said"), [
@@ -41,8 +41,8 @@ def test_the_verdict_says_whether_the_cache_pays(naive, said):
 def test_the_verdict_says_where_the_cache_begins_to_pay(measured, said):
     short, long = record({"naive": 3, "sdpa": 1}, 4), record({"naive": 3, "sdpa": 1}, 20)
     long["break_even"]["measured_new_tokens"] = measured
-    assert verdict.break_even([short, long]) == said
-    ((where, text),) = verdict.headlines([long, short])
+    assert summary.break_even([short, long]) == said
+    ((where, text),) = summary.headlines([long, short])
     assert where == "tiny, float32, batch 1, 5 prompt tokens:"
     assert text.startswith("With the cache, sdpa decodes 20 tokens")
     assert text.endswith(said)
@@ -53,7 +53,7 @@ def test_where_we_lose_is_said_first_to_last():
         record({"naive": 3, "sdpa": 2, "hf-dynamic": 1}),
         record({"naive": 1, "sdpa": 2, "hf-static": 3}, batch=8),
     )
-    assert verdict.losses([lost, won]) == [
+    assert summary.losses([lost, won]) == [
         "Of 2 cells with another library, our quickest is faster in 1, as fast in 0, slower in 1.",
         f"The cache does not pay in {CELL.replace('1,', '8,')}: sdpa is 0.526{X} as fast as naive.",
         f"Slower than another library in {CELL}: sdpa 526 tokens/s, hf-dynamic 1,000.",
@@ -62,13 +62,13 @@ def test_where_we_lose_is_said_first_to_last():
 
 def test_red_parity_is_named_and_its_times_are_in_no_comparison():
     wrong = record({"naive": 3, "sdpa": 1}, sdpa={"parity_after": RED})
-    assert verdict.parity([wrong])[0] == (f"PARITY RED: sdpa in {CELL}: after timing: the logits err by 0.3.")
-    assert "1 of 2 timings" in verdict.parity([wrong])[1]
-    assert verdict.speed(wrong).startswith("No impl with a cache")
-    assert verdict.predictions(wrong)[0][0]["impl"] == "naive"
-    assert len(verdict.predictions(wrong)) == 1
+    assert summary.parity([wrong])[0] == (f"PARITY RED: sdpa in {CELL}: after timing: the logits err by 0.3.")
+    assert "1 of 2 timings" in summary.parity([wrong])[1]
+    assert summary.speed(wrong).startswith("No impl with a cache")
+    assert summary.predictions(wrong)[0][0]["impl"] == "naive"
+    assert len(summary.predictions(wrong)) == 1
     fine = record({"naive": 3, "sdpa": 1}, sdpa={"parity_after": None})
-    assert verdict.parity([fine])[1] == (f"Not judged both before and after: sdpa in {CELL}.")
+    assert summary.parity([fine])[1] == (f"Not judged both before and after: sdpa in {CELL}.")
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -81,13 +81,13 @@ def test_red_parity_is_named_and_its_times_are_in_no_comparison():
 ])  # fmt: skip
 def test_a_sceptic_is_told(change, said):
     calm, changed = record({"naive": 3, "sdpa": 1}), record({"naive": 3, "sdpa": 1})
-    assert verdict.caveats([calm]) == ["No GPU: every time here is a CPU's."]
+    assert summary.caveats([calm]) == ["No GPU: every time here is a CPU's."]
     change(changed)
-    assert said in " ".join(verdict.caveats([calm, changed]))
+    assert said in " ".join(summary.caveats([calm, changed]))
 
 
 def test_where_the_cost_model_was_wrong_is_said_worst_first():
-    first, *wrong = verdict.misses([record({"naive": 3.1, "sdpa": 1.0, "eager": 2.1})])
+    first, *wrong = summary.misses([record({"naive": 3.1, "sdpa": 1.0, "eager": 2.1})])
     assert first == "Within a factor of 1.3 of the measured total: 1 of 3 predictions."
     assert wrong == [
         f"sdpa in {CELL}: predicted 19.0 ms, measured 10.0 ms, 1.90{X} too slow; off in the step (2.00{X}).",
@@ -98,6 +98,6 @@ def test_where_the_cost_model_was_wrong_is_said_worst_first():
 @pytest.mark.parametrize("change", [{"refused": "64 GB/s is too much"}, {"emulated": "PTX machine"}])
 def test_what_is_not_believed_is_in_no_comparison(change):
     cell = record({"naive": 3, "sdpa": 0.1, "hf-dynamic": 0.2}, sdpa=change)
-    assert verdict.speed(cell).startswith("No impl with a cache")
-    assert verdict.losses([cell]) == []
-    assert [impl["impl"] for impl, _ in verdict.predictions(cell)] == ["naive", "hf-dynamic"]
+    assert summary.speed(cell).startswith("No impl with a cache")
+    assert summary.losses([cell]) == []
+    assert [impl["impl"] for impl, _ in summary.predictions(cell)] == ["naive", "hf-dynamic"]

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kvproof.gpt2 import hub, hub_cache
+from kvproof.gpt2 import hub
+from kvproof.gpt2.checkpoint import hub_cache
 
-from ._hub_server import LARGE, NEEDED, PLAIN, PROGRAM, VARIANTS, HubServer, contents, fetch, repositories, start
+from .._hub_server import LARGE, NEEDED, PLAIN, PROGRAM, VARIANTS, HubServer, contents, fetch, repositories, start
 
 
 @pytest.fixture

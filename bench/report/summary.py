@@ -6,7 +6,7 @@ from itertools import groupby
 from ..measure.explain import CLOSE, close
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
-OURS = ("numpy", "eager", "sdpa", "triton")  # of contest.IMPLS those with a cache
+OURS = ("numpy", "eager", "sdpa", "triton")  # of interleaved.IMPLS those with a cache
 BUSY = 0.25  # load for each core before the run, above which others disturb the times
 
 
@@ -28,7 +28,7 @@ def interval(summary: dict) -> str:
 
 
 def cell_name(record: dict, new: bool = True) -> str:
-    """What tells a cell from the others; without its number of new tokens, its sweep from others."""
+    """The name of a cell; without its number of new tokens, of its sweep."""
     cell = record["cell"]
     words = [cell["model"], cell["dtype"], f"batch {cell['batch']}", f"{cell['context']} prompt tokens"]
     return ", ".join(words + [f"{cell['new_tokens']} new"] * new + ["CUDA graph"] * cell["graph"])
@@ -43,9 +43,9 @@ def faults(impl: dict) -> list[str]:
     """Why parity is red, before or after timing."""
     found = []
     for when in ("before", "after"):
-        verdict = impl[f"parity_{when}"]
-        if verdict and not verdict["green"]:
-            found.append(f"{when} timing: {'; '.join(verdict['faults']) or 'the logits differ'}")
+        parity = impl[f"parity_{when}"]
+        if parity and not parity["green"]:
+            found.append(f"{when} timing: {'; '.join(parity['faults']) or 'the logits differ'}")
     return found
 
 
@@ -102,16 +102,16 @@ def speed(record: dict) -> str:
 
 
 def break_even(cells: Sequence[dict]) -> str:
-    """From how many new tokens on the cache pays in a sweep of lengths: measured, or else foretold."""
+    """From how many new tokens on the cache pays in a sweep of lengths: measured, or else predicted."""
     found = [record["break_even"] for record in cells]
     measured = [entry["measured_new_tokens"] for entry in found if entry["measured_new_tokens"]]
-    foretold = [entry["predicted_new_tokens"] for entry in found if entry["predicted_new_tokens"]]
-    model = f" (the cost model said {foretold[-1]})" if foretold else ""
+    predicted = [entry["predicted_new_tokens"] for entry in found if entry["predicted_new_tokens"]]
+    model = f" (the cost model said {predicted[-1]})" if predicted else ""
     if measured and measured[-1] <= 2:
         return f"It pays from the second token on{model}."
     if measured:
         return f"Below {measured[-1]} new tokens the cache does not pay here{model}."
-    return f"Where it begins to pay was not measured{model}." if foretold else ""
+    return f"Where it begins to pay was not measured{model}." if predicted else ""
 
 
 def losses(records: Sequence[dict]) -> list[str]:
@@ -189,13 +189,13 @@ def predictions(record: dict) -> list[tuple[dict, dict[str, float]]]:
 
 
 def misses(records: Sequence[dict], most: int = 12) -> list[str]:
-    """How often the cost model foretold a whole decode, and where it was wrong, the worst first."""
-    told = [(record, impl, ratios) for record in records for impl, ratios in predictions(record)]
-    wrong = [entry for entry in told if not close(entry[2]["total"])]
+    """How often the cost model predicted a whole decode, and where it was wrong, the worst first."""
+    found = [(record, impl, ratios) for record in records for impl, ratios in predictions(record)]
+    wrong = [entry for entry in found if not close(entry[2]["total"])]
     wrong.sort(key=lambda entry: -max(entry[2]["total"], 1 / entry[2]["total"]))
-    if not told:
-        return ["The cost model foretold nothing here."]
-    within = f"Within a factor of {CLOSE} of the measured total: {len(told) - len(wrong)} of {len(told)} predictions."
+    if not found:
+        return ["The cost model predicted nothing here."]
+    within = f"Within a factor of {CLOSE} of the measured total: {len(found) - len(wrong)} of {len(found)} predictions."
     said = [within]
     for record, impl, ratios in wrong[:most]:
         total, factor = impl["total_ms"]["median"], ratios["total"]

@@ -127,7 +127,7 @@ def test_a_folder_that_holds_something_is_left_alone_unless_forced(tmp_path, cor
 def test_the_packaged_checkpoint_is_refused_like_any_other_folder(capsys):
     before = (TINY / "loss.jsonl").read_bytes()
     assert training.main([*QUICK, "--out", str(TINY)]) == 2
-    assert "holds something" in capsys.readouterr().err
+    assert "is not empty" in capsys.readouterr().err
     assert (TINY / "loss.jsonl").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder says about its tokenizer, all of its files together.
+"""The vocabulary of a checkpoint's folder, from all of its tokenizer files together.
 
     tokenizer.json                  everything, as `tokenizers` writes it; first choice, as transformers has it
     merges.txt or vocab.bpe         merges; with vocab.json their ids, else in the order of the merges
@@ -6,14 +6,14 @@
     tokenizer_config.json           added_tokens_decoder, the same with flags; eos_token; how text is cut
     special_tokens_map.json         which tokens are special, eos_token
 
-What would cut text into other ids than Tokenizer does is refused by name.
+Settings under which Tokenizer would give other ids are refused by name.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from .vocabulary import (
+from .merges import (
     ENDOFTEXT,
     PUBLISHED,
     ForeignTokenizer,
@@ -21,6 +21,7 @@ from .vocabulary import (
     check_vocabulary,
     make_ranks,
     names_of,
+    published_ranks,
     read_json,
     read_merges,
     read_object,
@@ -35,13 +36,13 @@ SIDE_FILES = (ADDED, SETTINGS, SPECIAL)  # they change what the others say
 FOREIGN = ("vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")  # of other kinds
 LISTS = ("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens")
 FLAGS = ("special", "lstrip", "rstrip", "single_word")
-# Classes of transformers that cut text as GPT-2 does; another is believed only with a tokenizer.json, which says how.
+# Classes of transformers that cut text as GPT-2 does; for another class a tokenizer.json must show it.
 CLASSES = ("GPT2Tokenizer", "CodeGenTokenizer", "PreTrainedTokenizer", "TokenizersBackend")
 
 
 @dataclass(frozen=True)
 class Added:
-    """A token outside of the merges: its id, whether text may name it, and how much white space around it it takes."""
+    """A token outside the merges: its id, whether it is special, and its white space and word boundaries."""
 
     id: int
     special: bool = True
@@ -52,13 +53,13 @@ class Added:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a tokenizer is made of.
+    """The tokens of a tokenizer.
 
     ranks    token bytes -> id, of the bytes and of what the merges make
     added    name -> Added, of every other token
-    end      the name of the token that ends a text, where the files give one
-    origin   the files it was read from, as `kvproof info` prints them
-    inferred  whether ids follow from the merges alone, so that a lost merge moves them
+    end      the name of the token that ends a text, if the files give one
+    origin   the files it comes from, as `kvproof info` prints them
+    inferred  whether the ids follow from the merges alone, so that a lost merge moves them
     """
 
     ranks: dict[bytes, int]
@@ -84,9 +85,9 @@ class Side:
 
 
 def folder_vocabulary(folder: Path) -> Vocabulary | None:
-    """The vocabulary a folder brings, None where it brings nothing that says another than the published one.
+    """A folder's own vocabulary; None if no file of it differs from the published one.
 
-    Raises TokenizerError for files that are there and cannot be read, ForeignTokenizer for another kind than GPT-2's.
+    Raises TokenizerError for files that cannot be read, ForeignTokenizer for another kind than GPT-2's.
     """
     side = read_side(folder)
     merges = next((folder / name for name in MERGES if (folder / name).is_file()), None)
@@ -103,8 +104,8 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def published_with(folder: Path, side: Side) -> Vocabulary | None:
-    """The published merges under a vocab.json that came without merges, or with added tokens; None if as published."""
-    ranks, vocab = read_merges(PUBLISHED), folder / VOCAB
+    """The published merges with a vocab.json or added tokens of the folder's own; None if all are as published."""
+    ranks, vocab = published_ranks(), folder / VOCAB
     published = {name: ranks[token] for name, token in names_of(ranks).items()} | {ENDOFTEXT: len(ranks)}
     own = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else published
     if not published.items() <= own.items():
@@ -147,13 +148,13 @@ def assemble(ranks: dict[bytes, int], vocab: dict | None, side: Side, merges: Pa
 
 
 def within(vocabulary: Vocabulary, n_vocab: int) -> Vocabulary:
-    """The vocabulary without the added tokens that a model of n_vocab ids does not have."""
+    """The vocabulary without added tokens past a model's n_vocab ids."""
     added = {name: token for name, token in vocabulary.added.items() if token.id < n_vocab}
     return replace(vocabulary, added=added)
 
 
 def read_side(folder: Path) -> Side:
-    """What added_tokens.json, tokenizer_config.json and special_tokens_map.json say.  Raises TokenizerError."""
+    """The content of added_tokens.json, tokenizer_config.json and special_tokens_map.json.  Raises TokenizerError."""
     side, settings = Side(), read_object(folder / SETTINGS)
     for name, i in read_object(folder / ADDED).items():
         add_token(side, name, {"id": i, "special": False}, folder / ADDED)
@@ -188,7 +189,7 @@ def token_names(value: object, what: str) -> list[str]:
 
 
 def add_token(side: Side, name: object, token: dict, where: Path):
-    """Put one added token among the others.  Raises TokenizerError if it is none, or has two ids."""
+    """Add one token to the others.  Raises TokenizerError if it is no token, or has two ids."""
     i, flags = token.get("id"), {flag: token.get(flag) or False for flag in FLAGS}
     flags["special"] = token.get("special", True)
     if not isinstance(name, str) or not name or type(i) is not int or i < 0:
@@ -201,7 +202,7 @@ def add_token(side: Side, name: object, token: dict, where: Path):
 
 
 def check_settings(settings: dict, where: Path):
-    """Raises ForeignTokenizer for a setting of tokenizer_config.json under which text gets other ids."""
+    """Raises ForeignTokenizer for a setting of tokenizer_config.json that changes the ids of a text."""
     for name in ("add_prefix_space", "add_bos_token", "add_eos_token", "do_lower_case"):
         if settings.get(name):
             raise ForeignTokenizer(f"{where} says {name}, which is not honoured; encode elsewhere and pass ids")
@@ -219,7 +220,7 @@ def check_class(folder: Path, side: Side):
 
 
 def read_tokenizer_json(path: Path, side: Side) -> Vocabulary:
-    """A tokenizer.json, with what the files beside it add.  Raises TokenizerError, ForeignTokenizer."""
+    """The vocabulary of a tokenizer.json and the files beside it.  Raises TokenizerError, ForeignTokenizer."""
     raw = read_json(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise TokenizerError(f"{path} describes no tokenizer")
@@ -248,7 +249,7 @@ def merge_line(pair: object, path: Path) -> str:
 
 
 def unwrap(step: object, inner: str) -> object:
-    """A step of tokenizer.json's pipeline; a Sequence of one is that one, of none is None."""
+    """A step of tokenizer.json's pipeline, without a Sequence of one around it; None for an empty Sequence."""
     steps = step.get(inner) if isinstance(step, dict) and step.get("type") == "Sequence" else None
     if isinstance(steps, list) and len(steps) < 2:
         return unwrap(steps[0], inner) if steps else None
@@ -274,14 +275,14 @@ def check_pipeline(raw: dict, path: Path):
 
 
 def adds_none(step: dict) -> bool:
-    """Whether a post-processor of templates puts nothing around a text."""
+    """Whether a post-processor of templates adds no token to a text."""
     single = step.get("single")
     alone = isinstance(single, list) and len(single) == 1 and isinstance(single[0], dict) and "Sequence" in single[0]
     return step.get("type") == "TemplateProcessing" and alone
 
 
 def check_model(model: dict, path: Path):
-    """Raises ForeignTokenizer for a field of tokenizer.json's model under which the merges give other tokens."""
+    """Raises ForeignTokenizer for a field of tokenizer.json's model that changes the merges' tokens."""
     neutral: dict[str, Callable] = {
         "dropout": lambda v: v is None or v == 0,
         "continuing_subword_prefix": lambda v: not v,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kvproof.gpt2 import files
+from kvproof.gpt2.cli import output_file
 
 
 def names(folder: Path) -> list[str]:
@@ -19,7 +19,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_new_file_has_the_permissions_that_any_new_file_gets(tmp_path):
-    files.write(tmp_path / "a", "é")
+    output_file.write(tmp_path / "a", "é")
     (tmp_path / "b").touch()
     assert (tmp_path / "a").read_bytes() == "é".encode()
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
@@ -32,7 +32,7 @@ def test_a_regular_file_is_replaced_and_keeps_its_permissions(tmp_path, mode):
     path.write_text("a longer text than before")
     path.chmod(mode)
     with path.open() as reader:
-        files.write(path, "new")
+        output_file.write(path, "new")
         assert reader.read() == "a longer text than before", "whoever reads it reads one file, not two"
     assert path.read_text() == "new"
     assert stat.S_IMODE(path.stat().st_mode) == mode
@@ -43,7 +43,7 @@ def test_a_regular_file_keeps_its_owner(tmp_path):
     path = tmp_path / "a"
     path.touch()
     os.chown(path, 1234, 2345)
-    files.write(path, "new")
+    output_file.write(path, "new")
     assert (path.stat().st_uid, path.stat().st_gid, path.read_text()) == (1234, 2345, "new")
 
 
@@ -57,8 +57,8 @@ def test_of_a_link_the_target_is_written(tmp_path, target):
     if target == "chain":
         (tmp_path / "second").symlink_to(link)
         link = tmp_path / "second"
-    files.check_writable(link)
-    files.write(link, "new")
+    output_file.check_writable(link)
+    output_file.write(link, "new")
     assert link.is_symlink()
     assert (goal.read_text(), goal.is_symlink()) == ("new", False)
 
@@ -66,15 +66,15 @@ def test_of_a_link_the_target_is_written(tmp_path, target):
 def test_a_file_with_a_second_name_keeps_it(tmp_path):
     (tmp_path / "a").write_text("a long old text")
     os.link(tmp_path / "a", tmp_path / "b")
-    files.write(tmp_path / "a", "new")
+    output_file.write(tmp_path / "a", "new")
     assert (tmp_path / "b").read_text() == "new"
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/dev/zero"])
 def test_a_device_stays_one(path):
     before = os.stat(path)
-    files.check_writable(path)
-    files.write(path, "x" * 100_000)
+    output_file.check_writable(path)
+    output_file.write(path, "x" * 100_000)
     assert stat.S_ISCHR(os.stat(path).st_mode)
     assert os.stat(path).st_ino == before.st_ino
 
@@ -84,8 +84,8 @@ def test_a_pipe_s_reader_gets_it_all(tmp_path):
     os.mkfifo(path)
     reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
     reader.start()
-    files.check_writable(path)
-    files.write(path, b"x" * 300_000)
+    output_file.check_writable(path)
+    output_file.write(path, b"x" * 300_000)
     reader.join()
     assert got == [b"x" * 300_000]
     assert stat.S_ISFIFO(path.stat().st_mode)
@@ -98,7 +98,8 @@ def test_this_process_s_own_output_is_written_after_what_was_printed(tmp_path, n
         (tmp_path / "link").symlink_to("/dev/stdout")
         name = str(tmp_path / "link")
     program = f"print('first'); write({name!r}, 'second\\n'); print('third')"
-    program = f"import sys\nsys.path[:0] = {[str(Path(files.__file__).parent)]!r}\nfrom files import write\n{program}"
+    folder = str(Path(output_file.__file__).parent)
+    program = f"import sys\nsys.path.insert(0, {folder!r})\nfrom output_file import write\n{program}"
     with open(tmp_path / "out", "w") as out:
         run = subprocess.run([sys.executable, "-c", program], stdout=out if to == "file" else subprocess.PIPE)
     assert run.returncode == 0
@@ -125,7 +126,7 @@ def test_what_cannot_be_written_is_known_before_and_named(tmp_path, monkeypatch,
         monkeypatch.chdir(tmp_path)  # a socket's path is short
         server.bind("socket")
         before = names(tmp_path)
-        for call in (files.check_writable, lambda path: files.write(path, "x")):
+        for call in (output_file.check_writable, lambda path: output_file.write(path, "x")):
             with pytest.raises(OSError, match=words) as error:
                 call(tmp_path / path)
             assert error.value.errno == number
@@ -148,7 +149,11 @@ def refusing(monkeypatch, number: int, where):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 def test_a_folder_that_takes_no_new_file_is_known_before(tmp_path, monkeypatch, number):
     refusing(monkeypatch, number, lambda path, flags: flags & os.O_CREAT)
-    for call in (files.check_writable, lambda path: files.write(path, "x"), lambda path: files.check_folder(path)):
+    for call in (
+        output_file.check_writable,
+        lambda path: output_file.write(path, "x"),
+        lambda path: output_file.check_folder(path),
+    ):
         with pytest.raises(OSError, match=os.strerror(number)) as error:
             call(tmp_path / "a")
         assert error.value.errno == number
@@ -159,8 +164,8 @@ def test_a_file_is_written_over_where_its_folder_takes_no_new_one(tmp_path, monk
     path = tmp_path / "a"
     path.write_text("a long old text")
     refusing(monkeypatch, errno.EROFS, lambda path, flags: flags & os.O_CREAT)
-    files.check_writable(path)
-    files.write(path, "new")
+    output_file.check_writable(path)
+    output_file.write(path, "new")
     assert path.read_text() == "new"
 
 
@@ -168,7 +173,7 @@ def test_a_file_that_may_not_be_written_is_not_replaced_either(tmp_path, monkeyp
     path = tmp_path / "a"
     path.write_text("old")
     refusing(monkeypatch, errno.EACCES, lambda name, flags: name == str(path))
-    for call in (files.check_writable, lambda path: files.write(path, "x")):
+    for call in (output_file.check_writable, lambda path: output_file.write(path, "x")):
         with pytest.raises(PermissionError):
             call(path)
     assert path.read_text() == "old"
@@ -182,7 +187,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    for call in (files.check_writable, lambda path: files.write(path, "new")):
+    for call in (output_file.check_writable, lambda path: output_file.write(path, "new")):
         with pytest.raises(OSError, match="No space left"):
             call(path)
     assert path.read_text() == "old"
@@ -192,8 +197,8 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
 @pytest.mark.parametrize("folder", ["new/deep", "there"])
 def test_a_folder_is_checked_and_not_made(tmp_path, folder):
     (tmp_path / "there").mkdir()
-    files.check_folder(tmp_path / folder)
+    output_file.check_folder(tmp_path / folder)
     assert names(tmp_path) == ["there"]
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="name a folder"):
-        files.check_folder(tmp_path / "file" / "in")
+        output_file.check_folder(tmp_path / "file" / "in")

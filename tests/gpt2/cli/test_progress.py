@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from kvproof.gpt2 import waiting
+from kvproof.gpt2.cli import progress
 
-FOLDER = str(Path(waiting.__file__).parent)  # the module alone, without torch
-HEAD = f"import sys, time\nsys.path.insert(0, {FOLDER!r})\nimport waiting\nwaiting.DELAY, waiting.PERIOD = 0.2, 0.1\n"
+FOLDER = str(Path(progress.__file__).parent)  # the module alone, without torch
+HEAD = (
+    f"import sys, time\nsys.path.insert(0, {FOLDER!r})\nimport progress\nprogress.DELAY, progress.PERIOD = 0.2, 0.1\n"
+)
 
 
 def on_a_terminal(body: str) -> tuple[str, str]:
@@ -34,7 +36,7 @@ def on_a_terminal(body: str) -> tuple[str, str]:
 
 
 COUNTING = (
-    "with waiting.Waiting('prompts', 8, 2) as line:\n"
+    "with progress.Progress('prompts', 8, 2) as line:\n"
     "    for at in range(6):\n        time.sleep(0.15)\n        line.update()\n        line.print(f'out {at}')\n"
 )
 
@@ -60,20 +62,20 @@ def test_a_log_gets_nothing(tmp_path, to):
 
 @pytest.mark.parametrize("body", ["pass", "line.print('x')", "line.update()"])
 def test_what_is_done_at_once_shows_nothing(body):
-    _, screen = on_a_terminal(f"with waiting.Waiting('work', 1) as line:\n    {body}\n")
+    _, screen = on_a_terminal(f"with progress.Progress('work', 1) as line:\n    {body}\n")
     assert screen == ""
 
 
 def test_work_that_never_returns_to_python_is_not_silent_either():
-    _, screen = on_a_terminal("with waiting.Waiting('one call'):\n    time.sleep(0.6)\n")
+    _, screen = on_a_terminal("with progress.Progress('one call'):\n    time.sleep(0.6)\n")
     assert "one call, 0 s" in screen
 
 
 def test_no_thread_wakes_while_something_is_timed():
     program = (
-        "drawn, draw = [], waiting.Waiting.draw\n"
-        "waiting.Waiting.draw = lambda line: (drawn.append(1), draw(line))\n"
-        "with waiting.Waiting('work') as line:\n"
+        "drawn, draw = [], progress.Progress.draw\n"
+        "progress.Progress.draw = lambda line: (drawn.append(1), draw(line))\n"
+        "with progress.Progress('work') as line:\n"
         "    time.sleep(0.5)\n    with line.still():\n        time.sleep(0.1); before = len(drawn); time.sleep(0.5)\n"
         "        print(len(drawn) - before)\n    time.sleep(0.5)\n    print(len(drawn) - before > 1)\n"
     )
@@ -82,7 +84,7 @@ def test_no_thread_wakes_while_something_is_timed():
 
 def test_an_exception_takes_the_line_away_too():
     program = (
-        "try:\n    with waiting.Waiting('work'):\n        time.sleep(0.5); raise KeyboardInterrupt\n"
+        "try:\n    with progress.Progress('work'):\n        time.sleep(0.5); raise KeyboardInterrupt\n"
         "except KeyboardInterrupt:\n    print('interrupted', file=sys.stderr)\n"
     )
     assert on_a_terminal(program)[1].replace("\r\n", "\n").endswith("\rinterrupted\n")
@@ -90,12 +92,12 @@ def test_an_exception_takes_the_line_away_too():
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0 s"), (59.9, "59 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_seconds_are_said_as_people_say_them(seconds, words):
-    assert waiting.clock(seconds) == words
+    assert progress.clock(seconds) == words
 
 
 def test_a_line_longer_than_the_terminal_is_cut(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
-    line = waiting.Waiting("x" * 50)
+    line = progress.Progress("x" * 50)
     line.shown, line.begun, written = True, time.monotonic() - 10, []
     monkeypatch.setattr(line, "_put", written.append)
     line.draw()

@@ -1,21 +1,36 @@
-"""Matrix products and GELU: the fastest that torch has, and those whose rows keep their bits in any company.
+"""Linear layers and GELU: torch's fastest, and batch-invariant ones, whose rows keep their bits in any batch.
 
 A library picks its kernel by the number of rows, so one token's logits have other last bits in another batch or prefill
-chunk. The invariant ones take that choice away. LayerNorm (row by row), residual and embedding sums (each number
-rounded once) need no such care: on a CPU none of them changed a bit for 1 to 64 rows and 1 to 5 threads.
+chunk. The invariant versions take that choice away. LayerNorm (row by row) and sums of residuals and embeddings (each
+number rounded once) need no such care: on a CPU none of them changed a bit for 1 to 64 rows and 1 to 5 threads.
 """
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 ROWS = 16  # of every invariant product; as many as a decode step may bring new tokens per sequence
 
 
-def product(x, weight, bias=None):
+class Conv1D(nn.Module):
+    """x @ weight + bias, with the weight as GPT-2 checkpoints hold it: (n_in, n_out)."""
+
+    def __init__(self, n_in: int, n_out: int, invariant: bool = False):
+        super().__init__()
+        self.linear = invariant_linear if invariant else linear
+        # Long columns lie in memory one by one: a CPU then takes 0.6 to 0.9 of the time, for the same numbers.
+        self.weight = nn.Parameter(torch.empty(n_out, n_in).mT if n_in > n_out else torch.empty(n_in, n_out))
+        self.bias = nn.Parameter(torch.empty(n_out))
+
+    def forward(self, x):
+        return self.linear(x, self.weight.mT, self.bias)
+
+
+def linear(x, weight, bias=None):
     """x weight^T + bias, as F.linear gives it: by oneDNN for float32 on a CPU that has it, without gradients.
 
     x        (..., n_in)
-    weight   (n_out, n_in)  any strides: Conv1D brings a transposed view; nothing is copied or packed
+    weight   (n_out, n_in)  any strides: Conv1D passes a transposed view; nothing is copied or packed
     bias     (n_out,) or None
     returns  (..., n_out)
 
@@ -35,27 +50,29 @@ def product(x, weight, bias=None):
     return F.linear(x, weight, bias)
 
 
-def invariant_product(x, weight, bias=None):
-    """`product`, where no row's bits depend on how many rows come with it, on what they hold, or on their order.
+def invariant_linear(x, weight, bias=None):
+    """`linear`, where a row's bits depend on that row alone: not on the number, content or order of the others.
 
-    Shapes as in `product`. The rows go through it ROWS at a time, the last of them padded with zeros, from memory of
-    its own: float64 products change with the alignment of x. Then one kernel does all the work, and what is left to
-    trust is that it treats its ROWS places alike, which `keeps_bits` checks. Bits without gradients are not those with.
+    Shapes as in `linear`. The rows go through it ROWS at a time, the last group padded with zeros, from memory of its
+    own: float64 products change with the alignment of x. One kernel then does all the work; it must treat its ROWS
+    places alike, which `keeps_bits` checks. Bits with gradients differ from those without.
 
     Measured with torch 2.14.1 on an AMD EPYC (oneDNN for float32, MKL for float64), one thread and two: it does, for
-    each product of the tiny, 124M and XL models. Not measured on a GPU. The 124M model without its attention takes
+    each product of the tiny, 124M and XL models. Not measured on a GPU. The number of threads is part of the machine:
+    on an Intel Xeon with AVX-512, MKL's float64 products have other bits with two threads than with one, unless
+    MKL_CBWR=AVX512,STRICT is set. The 124M model without its attention takes
     2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8, 1.5 for a prefill of 64
     (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
     """
     rows = x.reshape(-1, x.shape[-1])
     padded = x.new_zeros(-(-len(rows) // ROWS) * ROWS, x.shape[-1])
     padded[: len(rows)] = rows
-    y = torch.cat([product(group, weight, bias) for group in padded.split(ROWS)])
+    y = torch.cat([linear(group, weight, bias) for group in padded.split(ROWS)])
     return y[: len(rows)].view(*x.shape[:-1], weight.shape[0])
 
 
 def invariant_gelu(x, approximate: str = "tanh"):
-    """F.gelu(x, approximate=...), where no row's bits depend on the rows beside it.  x (..., n) -> (..., n)
+    """F.gelu(x, approximate=...), where a row's bits depend on that row alone.  x (..., n) -> (..., n)
 
     A CPU computes most numbers in vectors and, in other last bits, those left over at the end of each thread's share;
     which they are changes with the number of rows. Row by row, it is always the same ones. On a GPU every number has a
@@ -69,9 +86,9 @@ def invariant_gelu(x, approximate: str = "tanh"):
 
 @torch.no_grad()
 def keeps_bits(weight, bias=None, seed: int = 0) -> bool:
-    """Whether a row has the same bits at each of the ROWS places of `product`: among zeros, random rows and NaN.
+    """Whether a row has the same bits at each of the ROWS places of `linear`: among zeros, random rows and NaN.
 
-    weight   (n_out, n_in) and bias (n_out,) as `invariant_product` takes them; it runs 3 * ROWS products by them
+    weight   (n_out, n_in) and bias (n_out,) as `invariant_linear` takes them; it runs 3 * ROWS products by them
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -84,7 +101,7 @@ def keeps_bits(weight, bias=None, seed: int = 0) -> bool:
         for place in range(ROWS):
             x = others.expand(ROWS, -1).clone()
             x[place] = row
-            y = product(x, weight, bias)[place]
+            y = linear(x, weight, bias)[place]
             want = y if want is None else want
             if not torch.equal(y, want):
                 return False

@@ -1,4 +1,4 @@
-"""What a terminal shows while a command works for longer than a few seconds: one line, taken away at the end."""
+"""A progress line on the terminal for work that takes longer than a few seconds; removed at the end."""
 
 import shutil
 import sys
@@ -14,21 +14,21 @@ PERIOD = 1.0  # seconds between two looks at the clock
 T = TypeVar("T")
 
 
-class Waiting:
-    """A line on standard error that says what is at work, how far it is and for how long; on a terminal only.
+class Progress:
+    """A line on standard error, on a terminal only: the work, the units done, the time so far and left.
 
-        with Waiting("prompts", total=300) as line:
+        with Progress("prompts", total=300) as line:
             for prompt in prompts:
                 ...
                 line.update()
 
-    what    what is at work; `line.what` may be changed
-    total   how many units there are; None counts seconds alone
+    what    name of the work; `line.what` may be changed
+    total   number of units; None shows seconds alone
     done    units done before
-    silent  nothing is shown, since something else shows that the work goes on
+    silent  show nothing, since other output shows progress
 
-    A log file or a pipe gets nothing. The line is drawn by a thread of its own, so that work which never returns to
-    Python for long is not silent; `still` stops it, once it has shown the line, for work that is being timed.
+    A log file or a pipe gets nothing. A thread draws the line, also during long calls into C; `still` pauses it while
+    work is timed.
     """
 
     def __init__(self, what: str, total: int | None = None, done: int = 0, silent: bool = False):
@@ -38,7 +38,7 @@ class Waiting:
         self.shown = self.screen.isatty() and not silent
         self.lock, self.ended, self.ticking = threading.RLock(), threading.Event(), threading.Event()
 
-    def __enter__(self) -> "Waiting":
+    def __enter__(self) -> "Progress":
         self.begun = time.monotonic()
         self.ticking.set()
         if self.shown:
@@ -66,14 +66,14 @@ class Waiting:
         self.done += n
 
     def each(self, items: Iterable[T]) -> Iterator[T]:
-        """The items, each counted when the next is asked for."""
+        """The items; each counts as done when the next is requested."""
         for item in items:
             yield item
             self.update()
 
     @contextmanager
     def still(self) -> Iterator[None]:
-        """No thread wakes while the body runs: it is timed. `draw` may be called between two measurements."""
+        """No thread wakes while the body runs, which is timed. Call `draw` between two measurements."""
         self.draw()
         self.ticking.clear()
         try:
@@ -82,7 +82,7 @@ class Waiting:
             self.ticking.set()
 
     def draw(self):
-        """Show the line as it is now, if DELAY has passed."""
+        """Show the line, if DELAY has passed."""
         seconds = time.monotonic() - self.begun
         if not self.shown or self.ended.is_set() or seconds < DELAY:
             return
@@ -99,7 +99,7 @@ class Waiting:
             self.width = len(text)
 
     def clear(self):
-        """Take the line away."""
+        """Remove the line."""
         with self.lock:
             if self.width:
                 self._put(f"\r{'':{self.width}}\r")
@@ -120,7 +120,7 @@ class Waiting:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people read them: 12 s, 3 min 20 s, 2 h 5 min."""
+    """Seconds as 12 s, 3 min 20 s, 2 h 5 min."""
     whole = int(seconds)
     if whole < 60:
         return f"{whole} s"

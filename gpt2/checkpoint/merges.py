@@ -1,23 +1,24 @@
-"""Merges and the ids of the tokens they make: vocab.bpe, merges.txt and vocab.json, as the world writes them."""
+"""Merges and the ids of their tokens: vocab.bpe, merges.txt and vocab.json, in every form that other programs write."""
 
+import functools
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..reference.files import stand_in
+from ...reference.files import stand_in
 
 ENDOFTEXT = "<|endoftext|>"
-PUBLISHED = Path(__file__).parent / "data" / "vocab.bpe"
+PUBLISHED = Path(__file__).parents[1] / "data" / "vocab.bpe"
 SPECIAL_SHAPE = re.compile(r"<.*\w.*>|\[.*\w.*\]", re.DOTALL)  # how a token is written that stands for no text
 
 
 class TokenizerError(ValueError):
-    """A tokenizer's file that is none or is cut off, or an id the tokenizer does not have."""
+    """A tokenizer's file that is wrong or cut off, or an id that the tokenizer does not have."""
 
 
 class ForeignTokenizer(TokenizerError):
-    """A tokenizer of another kind than GPT-2's; its files are not at fault."""
+    """A tokenizer of another kind than GPT-2's."""
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -34,17 +35,18 @@ def names_of(ranks: dict[bytes, int]) -> dict[str, bytes]:
 
 
 def read_merges(path: Path) -> dict[bytes, int]:
-    """The ranks (token bytes -> id) that a merges file gives: the 256 bytes, then one token per merge.
+    """The ranks (token bytes -> id) of a merges file: the 256 bytes, then one token per merge.
 
-    path    vocab.bpe or merges.txt: a version line, then "left right" a line; a byte-order mark and CRLF are read over
-    Raises TokenizerError naming the first line that merges what does not exist yet, and for a file that ends within a
-    line of the published one.
+    path    vocab.bpe or merges.txt: a version line, then "left right" a line; a byte-order mark and CRLF are skipped
+
+    Raises TokenizerError for the first line that merges an unknown token, and for the published file cut off within a
+    line.
     """
     return make_ranks(merge_lines(path), path)
 
 
 def merge_lines(path: Path) -> list[str]:
-    """The lines of a merges file.  Raises TokenizerError if it is no text, or visibly not all of it."""
+    """The lines of a merges file.  Raises TokenizerError if it is no text, or cut off."""
     check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -57,12 +59,18 @@ def merge_lines(path: Path) -> list[str]:
     return text.split("\n")  # not splitlines: some merges hold its exotic line ends
 
 
+@functools.cache
+def published_ranks() -> dict[bytes, int]:
+    """The ranks of GPT-2's own merges."""
+    return read_merges(PUBLISHED)
+
+
 def published_text() -> str:
     return PUBLISHED.read_text(encoding="utf-8")
 
 
 def make_ranks(lines: Sequence[str], path: Path) -> dict[bytes, int]:
-    """The ranks that lines of merges give, as read_merges says; path is for its messages."""
+    """The ranks of lines of merges, as in read_merges; path is for messages."""
     alphabet = byte_alphabet()
     ranks = {bytes([b]): i for i, b in enumerate(alphabet.values())}
     for number, line in enumerate(lines, 1):
@@ -81,7 +89,7 @@ def make_ranks(lines: Sequence[str], path: Path) -> dict[bytes, int]:
 
 
 def check_file(path: Path):
-    """Raises TokenizerError for a file that is none of a tokenizer's: empty, a Git-LFS pointer, a web page."""
+    """Raises TokenizerError for an empty file, a Git-LFS pointer or a web page."""
     if what := stand_in(path):
         raise TokenizerError(f"{path} {what}")
 
@@ -111,7 +119,7 @@ def check_vocabulary(vocab: object, where: Path) -> dict[str, int]:
 
 
 def renumber(ranks: dict[bytes, int], vocab: object, where: Path) -> tuple[dict[bytes, int], dict[str, int]]:
-    """The merges' tokens under the ids of a vocabulary of their own, and its special tokens, which no merge makes.
+    """The merges' tokens with the ids of a vocabulary, and its other tokens, which no merge makes.
 
     ranks    token bytes -> its place, as read_merges gives it
     vocab    token, in GPT-2's printable alphabet -> id, as vocab.json has it
@@ -134,12 +142,12 @@ def renumber(ranks: dict[bytes, int], vocab: object, where: Path) -> tuple[dict[
 
 
 def unmade(special: dict[str, int], vocab: dict[str, int], named: set[str]) -> list[str]:
-    """The tokens that a merge must have made once, and none does: signs of merges that are cut off or another's.
+    """The tokens that look like merges but that no merge makes: the merges are cut off or of another checkpoint.
 
     special  the tokens of `vocab` that no merge makes
     named    those that the checkpoint's files call added or special, which need no merge
 
-    Such a token is two earlier ones, side by side, and not written like <pad> or [MASK].
+    Such a token is two earlier ones joined, and not written like <pad> or [MASK].
     """
 
     def earlier(name: str, i: int) -> bool:

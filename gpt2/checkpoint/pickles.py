@@ -1,8 +1,8 @@
 """Checkpoints that are pickles: pytorch_model.bin, whole or sharded, and nanoGPT's ckpt.pt.
 
-A pickle is a program. Here it may do one thing, put tensors together: torch.load(weights_only=True) runs it, and only
-once a look at its opcodes has found nothing but the calls that this needs. What torch would otherwise allow can still
-allocate any amount of memory from a few bytes (bytearray(10**12), a deflated archive).
+A pickle is a program. Here it may only build tensors: torch.load(weights_only=True) runs it after a check that its
+opcodes call nothing else. Without the check, torch would let a few bytes allocate any amount of memory
+(bytearray(10**12), a deflated archive).
 """
 
 import mmap
@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ..reference.config import Config, ConfigError
-from ..reference.files import CheckpointError, check_file, other_kind, read_json
-from ..reference.weights import check_shard, check_tensors, drop_tied_head, expected_shapes, read_config, weight_map
+from ...reference.config import Config, ConfigError
+from ...reference.files import CheckpointError, check_file, other_kind, read_json
+from ...reference.weights import check_shard, check_tensors, drop_tied_head, expected_shapes, read_config, weight_map
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt")  # as a folder names them
 SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
@@ -32,13 +32,13 @@ CALLS = {
     "torch._utils _rebuild_parameter",
     *(f"torch {kind}Storage" for kind in STORAGES),
 }
-OTHER_CALLS = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # further ways to name a function; torch.save uses none
+OTHER_CALLS = {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}  # other ways to name a function; torch.save uses none
 LONGEST = 1_000_000  # opcodes; GPT-2 XL with its optimizer takes a twentieth
 PROGRAMS = 5  # before torch 1.6 a file was five pickles in a row, then the bytes of all storages
 
 
 def is_pickle(weights: Path) -> bool:
-    """Whether a file of weights, or the index of its shards, is of the pickle family; by their names."""
+    """Whether a file of weights, or an index of shards, is of the pickle family, by its name."""
     if weights.suffix == ".json":
         return any(name.endswith(SUFFIXES) for name in weight_map(weights).values())
     return weights.suffix in SUFFIXES
@@ -47,12 +47,12 @@ def is_pickle(weights: Path) -> bool:
 def read_pickles(weights: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]]]:
     """Config and tensors of a pickle or an index of pickles.
 
-    weights  a state dict with its config.json beside it, alone or among what a training run saves, or nanoGPT's
-             ckpt.pt, which brings its own sizes
-    returns  the config, and (canonical name, tensor as stored, in GPT-2's (in, out) layout) of every tensor it calls
-             for. Files that torch has written since 1.6 stay memory-mapped; older ones are read into memory.
+    weights  a state dict beside its config.json, alone or inside what a training run saves, or nanoGPT's ckpt.pt,
+             which has its own sizes
+    returns  the config, and (canonical name, tensor in GPT-2's (in, out) layout) of every tensor it needs. Files of
+             torch 1.6 and later stay memory-mapped; older ones are read into memory.
 
-    Raises CheckpointError or ConfigError, before the first tensor, for what is no such checkpoint.
+    Raises CheckpointError or ConfigError, before the first tensor, for any other file.
     """
     config, state, source, transposed = open_pickles(weights)
     drop_tied_head(source, config, state.__getitem__)
@@ -80,9 +80,9 @@ def open_pickles(weights: Path) -> tuple[Config, dict[str, torch.Tensor], dict[s
 
 
 def unnest(saved: dict, file: Path) -> dict:
-    """The state dict among what a training run saved: itself, or what lies under one of NESTS, once or twice.
+    """The state dict inside what a training run saved: itself, or under one of NESTS, once or twice.
 
-    Raises CheckpointError where two of them are there, or none and nothing looks like a tensor.
+    Raises CheckpointError if there are two, or no tensor.
     """
     for _ in range(3):
         nests = [name for name in NESTS if isinstance(saved.get(name), dict)]
@@ -101,7 +101,7 @@ def unnest(saved: dict, file: Path) -> dict:
 
 
 def in_place(config: Config, source: dict[str, str], state: dict, transposed: bool) -> Iterator:
-    """(canonical name, tensor) of every tensor, in (in, out) layout; biases that a checkpoint has none of are zero."""
+    """(canonical name, tensor) of every tensor, in (in, out) layout; missing biases are zero."""
     linears = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
     for key, shape in expected_shapes(config).items():
         if key not in source:
@@ -114,8 +114,8 @@ def in_place(config: Config, source: dict[str, str], state: dict, transposed: bo
 def nanogpt_config(args: Any, file: Path) -> tuple[Config, bool]:
     """A nanoGPT checkpoint's model_args -> config, and whether it has biases.
 
-    nanoGPT has used both GELUs and saves no word about which. The tanh form of GPT-2 is taken, unless a config.json
-    beside the file names an activation_function; one with eos_token_id is heard too.
+    nanoGPT has used both GELUs and does not save which. It is GPT-2's tanh form, unless a config.json beside the file
+    has an activation_function; its eos_token_id counts too.
     """
     if not isinstance(args, dict) or type(args.get("bias", True)) is not bool:
         raise ConfigError(f"{file} holds model_args, but not nanoGPT's")
@@ -140,7 +140,7 @@ def check_tensor(name: str, tensor: Any, file: Path):
 
 
 def read_index(index: Path) -> dict[str, Any]:
-    """The entries of all shards that pytorch_model.bin.index.json names, if they hold just what it says."""
+    """The entries of all shards in pytorch_model.bin.index.json.  Raises CheckpointError if they differ from it."""
     names, state = weight_map(index), {}
     for name in sorted(set(names.values())):
         shard = unpickle(index.parent / name)
@@ -152,7 +152,7 @@ def read_index(index: Path) -> dict[str, Any]:
 def unpickle(file: Path) -> dict[str, Any]:
     """The dictionary in a pickle, by torch.load(weights_only=True), memory-mapped if it is a zip archive.
 
-    Raises CheckpointError for whatever is no dictionary of tensors, and for every other thing a pickle can ask for.
+    Raises CheckpointError for anything but a dictionary of tensors.
     """
     check_file(file)
     try:
@@ -168,7 +168,7 @@ def unpickle(file: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # fed with garbage, an unpickler raises nearly anything
+    except Exception as error:  # on garbage an unpickler raises nearly anything
         raise CheckpointError(
             f"{file} is cut off or no pickle of tensors alone ({type(error).__name__}){other_kind(file)}; if you trust "
             "it, load it where it was made and save its state dict as model.safetensors"
@@ -179,7 +179,7 @@ def unpickle(file: Path) -> dict[str, Any]:
 
 
 def check_archive(file: Path):
-    """Raises CheckpointError unless a zip archive is as torch.save writes it, and its pickle only builds tensors."""
+    """Raises CheckpointError unless a zip archive is torch.save's and its pickle only builds tensors."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         names = {entry.filename.lower() for entry in entries}  # torch looks names up in any case
@@ -192,7 +192,7 @@ def check_archive(file: Path):
 
 
 def check_program(program: Any, file: Path):
-    """Raises CheckpointError if the pickle that begins here calls for more than tensors; leaves off at its end."""
+    """Read one pickle to its end.  Raises CheckpointError if it calls anything that is not needed for tensors."""
     for count, (op, argument, _) in enumerate(pickletools.genops(program)):
         if count == LONGEST:
             raise CheckpointError(f"{file} holds a pickle of more than {LONGEST} steps; no GPT-2 takes so many")
