@@ -65,9 +65,9 @@ def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) ->
 
     def chosen(block, active):
         on = ~block.R[slot] if negated else block.R[slot]
-        if not on.all():
+        if np.count_nonzero(on) < on.size:
             active = on if active is None else active & on
-            if not active.any():
+            if not np.count_nonzero(active):
                 return nobody(block)
         return run(block, active)
 

@@ -36,7 +36,7 @@ def shfl(d: Decoder, i: Instruction) -> Run:
         R = block.R
         converge(block, R[members], active, i)
         *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
-        if inactive.any():
+        if active is not None and inactive.any():
             row, thread = (int(n) for n in np.argwhere(inactive)[0])
             raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
         for put, result in zip(puts, results, strict=False):

@@ -4,10 +4,12 @@ segments.py says which address leads where. Around each array lie guard bytes th
 bounds is one that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from .arrays import broadcast
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from .places import described, stray
 from .races import Access
@@ -24,7 +26,12 @@ def pattern(bit: int) -> int:
 
 
 def word(bit: int, like: np.ndarray) -> np.ndarray:
-    return np.array(pattern(bit), "u8").astype(like.dtype)
+    return _word(bit, like.dtype)
+
+
+@cache
+def _word(bit: int, dtype: np.dtype) -> np.ndarray:
+    return np.array(pattern(bit), "u8").astype(dtype)
 
 
 def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
@@ -107,18 +114,18 @@ class GlobalMemory:
             raise ValueError(f"readable names {', '.join(unknown)}; the array arguments are {', '.join(names)}")
         for region in self.regions:
             name, array = region.buffer
+            region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
+            state = region.of(self.state)
+            if name not in readable:
+                state |= word(MAPPED | READABLE, state)
+                continue
             try:
-                may_read = np.broadcast_to(np.asarray(readable.get(name, True), bool), array.shape)
+                may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
             except ValueError:
                 shape = list(np.shape(readable[name]))
                 raise ValueError(f"readable[{name!r}] has shape {shape}; {name} has {list(array.shape)}") from None
-            region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
-            state = region.of(self.state)
             state |= word(MAPPED, state)
-            if may_read.all():
-                state |= word(READABLE, state)
-            else:
-                np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
+            np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
 
     def blank(self, blank: dict[str, np.ndarray], filler: int | None) -> None:
         self.blanks = bool(blank)
@@ -185,20 +192,22 @@ class GlobalMemory:
         axis = None if size <= 8 else 0
         if self.checks:
             found = self.states[size].take(index, axis, mode="clip")
-            self.check(found, index, size, MAPPED | READABLE, site)
             if self.blanks:
+                self.check(found, index, size, MAPPED | READABLE, site)
                 self.doubts(found, index, size, site)
-            if not self.has(found, size, READ):
+            if not self.has(found, size, MAPPED | READABLE | READ):
+                self.check(found, index, size, MAPPED | READABLE, site)
                 self.states[size][index] = found | word(READ, found)
         return self.words[size].take(index, axis, mode="clip")
 
     def store(self, at: np.ndarray, words: np.ndarray, size: int, active, site) -> None:
         """Write each thread's words at a byte of `located`."""
         whole = at >> (size.bit_length() - 1)
-        shape = np.broadcast_shapes(whole.shape, words.shape[:2], () if active is None else active.shape)
-        on = slice(None) if active is None else np.broadcast_to(active, shape)
-        index = np.broadcast_to(whole, shape)[on]
-        words = np.broadcast_to(words, (*shape, *words.shape[2:]))[on]
+        shapes = whole.shape, words.shape, (1, 1) if active is None else active.shape
+        shape = tuple(max(lengths) for lengths in zip(*(shape[:2] for shape in shapes), strict=True))
+        on = slice(None) if active is None else broadcast(active, shape)
+        index = broadcast(whole, shape)[on]
+        words = broadcast(words, (*shape, *words.shape[2:]))[on]
         if self.checks:
             axis = None if size <= 8 else 0
             found = self.states[size].take(index, axis, mode="clip")

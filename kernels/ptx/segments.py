@@ -43,8 +43,10 @@ def address_of(array: np.ndarray) -> int:
 
 def span(array: np.ndarray) -> tuple[int, int]:
     """First byte of an array's memory, and one past its last."""
-    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
     first = address_of(array)
+    if array.flags.c_contiguous:
+        return first, first + array.nbytes
+    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
     return first + sum(r for r in reach if r < 0), first + sum(r for r in reach if r > 0) + array.itemsize
 
 
