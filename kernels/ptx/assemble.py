@@ -130,10 +130,10 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     undefined = {slot: kind for slot, kind in undefined.items() if blank >> slot & 1}
     index = {id(s.instruction): n for n, s in enumerate(steps)}
     given = {x: slot for x, slot in d.slots.items() if x not in program.registers and slot not in d.fixed}
+    shared = sum(-(-size // 16) * 16 for size in program.shared.values())
     return Decoded(
-        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until,
-        stretches, weights(steps), liveness(steps), always, d.granule, program.local, sum(-(-size // 16) * 16 for size in program.shared.values()),
-        undefined,
+        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, undefined,
     )  # fmt: skip
 
 

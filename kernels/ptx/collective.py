@@ -128,7 +128,7 @@ def matrix_form(i: Instruction) -> tuple[int, bool]:
 
 
 def row_lanes(block, num: int, active) -> tuple[np.ndarray, np.ndarray]:
-    """The threads whose addresses count, and who is told of the access: the whole warp."""
+    """The threads whose addresses count, and the tags of the access: the whole warp's."""
     T = block.world.T
     on = (np.arange(T) % 32 < 8 * num)[None]
     return on if active is None else on & active, (block.tags & ~WHO) | (SEVERAL + np.arange(T) // 32)

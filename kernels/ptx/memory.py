@@ -1,7 +1,7 @@
 """Global memory: the arguments' arrays in one arena, with what may be touched and what was written, byte by byte.
 
-segments.py says which address leads where. Around each array lie guard bytes that belong to nobody, so an access out of
-bounds is one that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
+segments.py maps addresses to bytes. Around each array lie guard bytes of no array, so an access out of bounds is one
+that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
 """
 
 from functools import cache
@@ -16,8 +16,8 @@ from .races import Access
 from .segments import MIDDLE, Buffer, Region, Segments
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
-BLANK = 8  # nobody has written it, and whether reading it matters is to be found out; see unwritten.py
-SAFE = 256  # where threads that are switched off pretend to read: bytes of nobody's
+BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see unwritten.py
+SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 
 def pattern(bit: int) -> int:
@@ -70,7 +70,7 @@ class GlobalMemory:
     buffers    the array arguments
     constants  the module's .global variables
     readable   per argument: False if nothing is written there yet, or bools of its shape, True where it may be read
-    blank      per argument: bools of its shape, True where nobody has written, which may be read and is to be noted
+    blank      per argument: bools of its shape, True where unwritten, which may be read and is noted
     filler     what each byte there holds; None: what the array does
     """
 
@@ -83,7 +83,7 @@ class GlobalMemory:
         self.written: list[tuple[int, int]] = []  # spans of bytes within which something was written
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
-        self.bytes = np.zeros(segments.size, np.uint8)  # pages that nobody touches cost nothing
+        self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
         self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         self.pointers = {
@@ -149,7 +149,7 @@ class GlobalMemory:
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.
 
-        Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, nobody's.
+        Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, of no array.
         """
         at = self.segments.located(address, active, SAFE)
         if not self.checks:
@@ -176,7 +176,7 @@ class GlobalMemory:
             raise self.fault(kind, index * size, size, bad.any(-1) if size > 8 else bad, site)
 
     def doubts(self, found: np.ndarray, index: np.ndarray, size: int, site) -> None:
-        """Note a read of what nobody has written."""
+        """Note a read of unwritten bytes."""
         bad = found & word(BLANK, found) != 0
         if not bad.any():
             return

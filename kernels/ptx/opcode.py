@@ -1,4 +1,4 @@
-"""What one spelling of an instruction is made of, and what it means: the words of the instruction table."""
+"""The parts of an opcode, and the semantics of an instruction: what the rows of the instruction table are made of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -86,6 +86,7 @@ def typed(function: Callable, sources: int | tuple[str, ...], result: str = "") 
         if function in SIGNLESS or (views == [UNSIGNED[kind] for kind in kinds] and NUMPY[to] is pattern):
             return Semantics(function, kinds, (to,))
         return Semantics(two if len(views) == 2 else patterns, kinds, (to,))
+
     return build
 
 

@@ -4,7 +4,7 @@ Programs that run the same code touch the same offsets, so what is known of a by
 block, (1, bytes), until an address differs between them, then per program, (P, bytes).
 
 A tag says who touched a byte last and when: barriers of the program passed << 40 | of the warp << 20 | who, where who
-is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: nobody yet.
+is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: none yet.
 """
 
 from typing import Any, NamedTuple
@@ -127,7 +127,7 @@ class SharedMemory:
             reader = self.known("reader")
             if earlier(reader[cells.at], cells.mine):
                 reader[cells.at] = cells.mine
-            for _ in range(4):  # several threads read one byte at once: until all of them are told of
+            for _ in range(4):  # several threads read one byte at once: until all are noted
                 before = reader[cells.at]
                 new = both(before, cells.mine)
                 more = new != before

@@ -2,7 +2,7 @@
 
 A register's value holds bits, (P or 1, T or 1), an axis of 1 where the value does not vary along it; thread t is lane
 t % 32 of warp t // 32. `active` (P or 1, T or 1) bool says which threads execute, None that all do; what a result holds
-for the others means nothing. `threads` is T, where axes of 1 do not tell it. Sources: the sections of the PTX ISA 8.7
+for the others means nothing. `threads` is T, where axes of 1 do not show it. Sources: the sections of the PTX ISA 8.7
 that bear the instructions' names.
 """
 
