@@ -77,7 +77,7 @@ PLACES = {
     "keys_of_the_first_sequence": of(PLAIN, "steps", "k += offset(b, cache.kb, k, CFG) + lo", "k += lo"),
     "values_of_the_first_head": of(PLAIN, "steps", "cache.v + offset(h, cache.vh, cache.v, CFG)", "cache.v + 0 * h"),
     "values_by_the_strides_of_keys": of(PLAIN, "steps", "at.v + rows * CFG.STRIDE_VT", "at.v + rows * CFG.STRIDE_KT"),
-    "values_from_keys": of(PLAIN, "simt", "load_row(at.v, None, CFG)", "load_row(at.k, None, CFG)"),
+    "values_from_keys": of(PLAIN, "simt", "load_rows(at.v, None, 0, CFG)", "load_rows(at.k, None, 0, CFG)"),
     "groups_interleaved": of(SHARED, "simt", "at_head(cache, b, h, ", "at_head(cache, b, head % CFG.H_KV, "),
     "tile_head_by_head": of(SEVERAL, "combine", ROW, "(b * M + r % M) * (CFG.H_KV * CFG.G) + h * CFG.G + r // M"),
     "tile_without_its_last_row": of(CORES, "combine", "query < r_end\n", "query < r_end - 1\n"),

@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 
+from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels.attention import make_workspace
 from kvproof.reference.judge.features import plain_cache
 from kvproof.reference.judge.rounding import log_sum_exp
@@ -47,32 +47,25 @@ def load_kernels(folder: Path, *edits: tuple[str, str, str], module: str = "atte
             del sys.modules[name]
 
 
-def tensor(x: np.ndarray | None) -> torch.Tensor | None:
-    """The same memory as a tensor; torch knows no other package's bfloat16."""
-    if x is None or x.dtype != "bfloat16":
-        return x if x is None else torch.from_numpy(x)
-    return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-
-
 def planted_op(module: Any, **options):
     """An op for attention_cases.check: what `decode_attention` does, by this `launch` module; options are its."""
 
-    def op(q, k, v, lengths, *, k_new=None, v_new=None, block_table=None, k_scale=None, v_scale=None,
-           alibi_slopes=None, scale=None, return_lse=True, **asked):  # fmt: skip
-        rows = [x if q.ndim == 4 or x is None else x[:, None] for x in (k_new, v_new)]
-        given = (q if q.ndim == 4 else q[:, None], k, v, lengths, *rows, block_table, k_scale, v_scale, alibi_slopes)
-        x = module.Inputs(*map(tensor, given))
+    def op(*, scale=None, return_lse=True, **call):
+        arrays = {name: call.pop(name, None) for name in module.Inputs._fields}
+        q = arrays["q"]
+        if q.ndim == 3:
+            arrays |= {name: arrays[name][:, None] for name in ("q", "k_new", "v_new") if arrays[name] is not None}
+        x = module.Inputs(*(None if array is None else to_torch(array) for array in arrays.values()))
         B, M, H, D = x.q.shape
         engine = module.choose_engine(x.q.dtype, x.int8, x.queries, D)
-        chosen = module.Options(D**-0.5 if scale is None else scale, **{"engine": engine, **asked, **options})
+        chosen = module.Options(D**-0.5 if scale is None else scale, **{"engine": engine, **call, **options})
         partials = make_workspace(B, H, x.capacity, D, x.q.dtype, "cpu", M)
         out, lse = torch.full_like(x.q, torch.nan), torch.full(x.q.shape[:-1], torch.nan, dtype=partials.m.dtype)
         for sums in partials[:3]:
             sums.fill_(torch.nan)
         for kernel, grid, arguments, compiling in module.launches(x, chosen, module.Result(out, lse), partials):
             kernel[grid](**arguments, **compiling)
-        o = out.view(torch.int16).numpy().view(q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
-        return o.reshape(q.shape), lse.numpy().reshape(q.shape[:-1])
+        return to_numpy(out).reshape(q.shape), lse.numpy().reshape(q.shape[:-1])
 
     return op
 

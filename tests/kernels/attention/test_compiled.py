@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels import ptx
 from kvproof.kernels.attention import decode_attention, make_workspace
 from kvproof.reference.judge.rounding import attention_error, weights
 
 from ..._attention_battery import DTYPES, Case, draw
-from .test_op import to_numpy, to_torch
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 HEAD_DIMS = (1, 3, 4, 8, 16, 32, 64, 80, 96, 128, 256)
@@ -33,7 +33,7 @@ def readable(kernel: str, arguments: dict):
 def run(case: Case, target: str, seed: int | None = None, fused=True, **settings):
     """The kernel's output for a case, its error in multiples of its bound, and the reports of its launches."""
     q, k, v, lengths = draw(case)
-    inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
+    inputs = [to_torch(x) for x in (q, k, v, lengths)]
     partials = make_workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
     for x in (partials.m, partials.l, partials.acc):
         x.fill_(torch.nan)
