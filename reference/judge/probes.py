@@ -6,12 +6,13 @@ answer every honest kernel shares; see questions.py. What even they cannot decid
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from .cases import Case
 from .difference import as_array, finite
-from .questions import GROUPED, SHAPES, Question, Shape, questions
+from .questions import GROUPED, SHAPES, Question, questions
 from .verdict import BUG, INCONCLUSIVE, ROUNDING
 
 # The gate of the probes that round: see `attention_gate`. Between it and so many times it nothing is certain.
@@ -81,7 +82,7 @@ def recognise(row, question: Question) -> str:
 
 
 def probe(
-    fn: Callable, dtype="bfloat16", shapes: Sequence[Shape] = (*SHAPES, *GROUPED), scale=None, patience=3
+    fn: Callable, dtype="bfloat16", shapes: Sequence[Case] = (*SHAPES, *GROUPED), scale=None, patience=3
 ) -> ProbeReport:
     """Ask a decode attention for answers that are known, and say whether rounding explains what comes.
 
@@ -96,16 +97,17 @@ def probe(
     """
     failures, refused, worst, asked = [], [], 0.0, 0
     for shape in shapes:
-        for question in questions(shape, dtype, scale):
+        H = shape.H_kv * shape.group
+        for question in questions(replace(shape, dtype=dtype, scale=scale)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # a wrong op may overflow; its answer counts
                     o = as_array(fn(question.q, question.k, question.v, question.lengths), "the answer")
             except Exception as error:
-                if shape.H_kv is None and not isinstance(error, ValueError | NotImplementedError):
+                if shape.group == 1 and not isinstance(error, ValueError | NotImplementedError):
                     raise
-                groups = "" if shape.H_kv is None else f", H_kv={shape.H_kv}"
-                refused.append(f"H={shape.H}{groups}, D={shape.D}, T={shape.T}: {error}")
+                groups = "" if shape.group == 1 else f", H_kv={shape.H_kv}"
+                refused.append(f"H={H}{groups}, D={shape.D}, T={shape.T}: {error}")
                 break
             asked += 1
             error, sentence = weigh(o, question)

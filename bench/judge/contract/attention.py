@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ....reference.judge.cases import poison
 from .extremes import GROUPED, grouped_heads, low_scores
 from .foreign import described
 from .memory import POISONS
@@ -49,7 +50,7 @@ def dead_slots(op: Op) -> Finding:
     q, k, v = op.draw()
     clean = op(q, k, v)
     for value in POISONS:
-        op.poison(k, v, value)
+        poison(k, v, op.lengths, value)
         finding = same_bits(op, op(q, k, v), clean, "NaN, inf and 1e4 there change no bit", f"{value} there is read")
         if finding.outcome != HELD:
             return finding

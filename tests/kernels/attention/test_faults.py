@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from kvproof.kernels.ptx import PtxError
+from kvproof.reference.judge.cases import check
 
-from ..._attention_cases import check
 from ._planted_faults import FAULTS
 from ._planted_kernels import load_kernels, planted_op
 

@@ -14,8 +14,8 @@ from kvproof.kernels.attention.merge import merge_state
 from kvproof.kernels.attention.op import decode_attention
 from kvproof.kernels.attention.workspace import workspace
 from kvproof.kernels.ptx import route
+from kvproof.reference.judge.cases import check
 
-from ..._attention_cases import check
 from ..._attention_grid import CASES
 from .test_features import Multiplied
 

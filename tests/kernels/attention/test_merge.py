@@ -6,9 +6,8 @@ import torch
 
 from kvproof.kernels.attention.merge import merge_state
 from kvproof.kernels.attention.op import decode_attention
+from kvproof.reference.judge.cases import DTYPES
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_error, roundoff
-
-from ..._attention_battery import DTYPES
 
 LENGTHS, PREFIX = (3, 140, 0), 150  # of the suffixes; and the prefix that all of them share
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)

@@ -10,9 +10,10 @@ from kvproof.bench.judge.contract.attention import CHECKS, check_attention
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED
 from kvproof.kernels.attention.op import decode_attention
+from kvproof.reference.judge.cases import Case
 from kvproof.reference.judge.faults import FAULTS, OP_FAULTS, decode, masks
 from kvproof.reference.judge.probes import probe
-from kvproof.reference.judge.questions import GROUPED, Shape
+from kvproof.reference.judge.questions import GROUPED
 
 SHORT = (1, 16, 17)
 
@@ -215,7 +216,7 @@ def test_an_attention_without_groups_says_so_in_its_own_way_and_is_not_accused()
         assert report.green
         assert report.named(NOT_CHECKED) == ["grouped heads"]
         assert "6 heads on 3 KV heads are refused" in sentence(report, "grouped heads")
-    found = probe(refuses(IndexError("2")), "float16", (Shape(2, 16, 20, (1, 20)), *GROUPED))
+    found = probe(refuses(IndexError("2")), "float16", (Case(lengths=(1, 20), T=20), *GROUPED))
     assert found.verdict == "ROUNDING"
     assert len(found.refused) == len(GROUPED)
     assert check_attention(every_other_head, grouped=(), only=["grouped heads"]).named(NOT_CHECKED) == ["grouped heads"]
