@@ -47,7 +47,7 @@ from kvproof.gpt2.waiting import Waiting
 from kvproof.gpt2.weights import DTYPES, as_device, load
 from kvproof.kernels.backend import without_gpu
 from kvproof.reference.judge.faults import FAULTS, describe
-from kvproof.reference.judge.parity import BUG, INCONCLUSIVE, ROUNDING
+from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
 USAGE, OURS = 3, 4

@@ -11,8 +11,9 @@ import torch
 
 from ...gpt2 import files
 from ...reference.judge.faults import FAULTS
-from ...reference.judge.parity import BUG, ORACLE, judge
+from ...reference.judge.parity import judge
 from ...reference.judge.probes import probe
+from ...reference.judge.verdict import BUG, ORACLE
 from ..measure.interleaved import Models
 from .contract.adapters import small_model
 from .explain.origin import place_of

@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...reference.judge.difference import finite
-from ...reference.judge.parity import BUG, Verdict, judge
+from ...reference.judge.parity import judge
+from ...reference.judge.verdict import BUG, Verdict
 from ..measure.gate import replayed_attention
 from .contract.foreign import said
 from .contract.functions import Rungs
@@ -110,7 +111,7 @@ def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | No
 
     unknown  is told why no operation is named
     """
-    red = [rung for rung in verdict.rungs if not rung.green and not rung.aside]
+    red = [rung for rung in verdict.rungs if not rung.green and not rung.excluded]
     red = sorted(red, key=lambda rung: not np.isfinite(rung.error))
     if verdict.verdict != BUG or not red:
         return None

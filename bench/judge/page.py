@@ -60,7 +60,7 @@ def difference(found: Investigation) -> Iterator[Html]:
     facts = {
         f"Largest difference in {d.dtype}": f"{number(d.largest)} logits, {number(d.relative)} of their rms, "
         f"{number(d.ulps)} ulps",
-        "Against the honest error": "not measured" if d.honest is None else f"{number(d.honest)} times",
+        "In units of rounding": "not measured" if d.rounding is None else f"{number(d.rounding)} times",
         "KL divergence": f"{number(d.kl_mean)} nats on average, {number(d.kl_max)} at most",
         "Most probable tokens": f"{d.agree} of {d.of} agree{risk}",
     }

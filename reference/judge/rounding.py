@@ -100,7 +100,7 @@ def log_sum_exp(q, k, lengths, scale=None, **features):
     return lse
 
 
-def honest_attention(q, k, v, lengths, scale=None, **features):
+def exact_rounded_attention(q, k, v, lengths, scale=None, **features):
     """`attention`, rounded once to q's dtype: the best any kernel with that output can do."""
     return attention(q, k, v, lengths, scale, **features).astype(q.dtype)
 
@@ -129,7 +129,7 @@ def sums(dtype):
 
 
 def attention_gate(q, k, v, lengths, scale=None, inner=None, rounded_weights=None, **features):
-    """The largest |o - attention(...)| that honest rounding explains, for each output: float64, q's shape.
+    """The largest |o - attention(...)| that rounding explains, for each output: float64, q's shape.
 
     One rounding of the output to q's dtype, and sums in float32 (float64 for float64) as measured in SUM_ERROR. It
     shrinks with the output, like 1 / sqrt(T) on random data, where a fixed tolerance would forgive ever more.
@@ -157,7 +157,7 @@ def gate_around(exact, q, k, v, lengths, scale=None, inner=None, rounded_weights
 
 
 def lse_gate(q, k, lengths, scale=None, **features):
-    """The largest |lse - log_sum_exp(...)| that honest rounding explains: (B, H) or (B, M, H), float64.
+    """The largest |lse - log_sum_exp(...)| that rounding explains: (B, H) or (B, M, H), float64.
 
     lse is kept in float32 (float64 for float64), and so is all it is made of; SUM_ERROR holds for it too. An error in
     a score moves it by that slot's weight; the maximum, the sum's logarithm and their total are rounded each.

@@ -6,7 +6,8 @@ rounding of the logits does.
 
 from typing import Any
 
-from ....reference.judge.parity import DTYPES, Verdict, judge
+from ....reference.judge.parity import DTYPES, judge
+from ....reference.judge.verdict import Verdict
 from .functions import Path, Rungs, dtype_of
 
 

@@ -16,7 +16,7 @@ from .report import BROKEN, HELD, Finding
 class Op:
     """The function under test and the sizes it is called with.
 
-    inner   dtype to which honest rounding inside may go, see honest.attention_gate; None: float32 inside
+    inner   dtype to which scores and weights may be rounded, see rounding.attention_gate; None: float32 inside
     device  None gives NumPy arrays, else torch tensors on that device
     grouped  (heads, KV heads) to draw where heads are grouped, which all other draws leave ungrouped
     """
@@ -58,20 +58,20 @@ class Op:
         return self.fn(*arrays)
 
     def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
-        """Hold o to the plain formula; `rounded` as honest.attention_gate takes it."""
+        """Hold o to the plain formula; `rounded` as rounding.attention_gate takes it."""
         lengths = self.lengths if lengths is None else lengths
         error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
         if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+            return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
+        return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
 
     def alike(self, got, own, q, k, v, lengths, held: str, broken: str) -> Finding:
         """Hold two results of the same inputs to each other, right or wrong: each may stray by the gate."""
         gate = 2 * attention_gate(q, k, v, lengths, inner=self.inner)
         error = float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate))
         if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+            return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
+        return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:

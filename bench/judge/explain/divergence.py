@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ....reference.judge.parity import UNSHIFTED
+from ....reference.judge.ladder import UNSHIFTED
 from ....reference.judge.rounding import roundoff
 from ..tracing.tape import Activation
 

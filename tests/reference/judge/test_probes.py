@@ -86,7 +86,7 @@ def test_there_are_a_hundred_clean_runs():
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
-def test_honest_attentions_pass(dtype):
+def test_exact_rounded_attentions_pass(dtype):
     ops = [op for i, (_, op) in enumerate(clean()) if i % 5 == 0]
     for op in (*ops, decode_attention):
         found = probe(op, dtype, SMALL)

@@ -12,7 +12,7 @@ from kvproof.reference.judge.rounding import (
     attention,
     attention_error,
     attention_gate,
-    honest_attention,
+    exact_rounded_attention,
     log_sum_exp,
     lse_error,
     lse_gate,
@@ -52,7 +52,7 @@ def test_length_zero_gives_zeros_and_forgives_nothing_else():
 
 def test_nan_is_an_infinite_error_and_another_shape_is_refused():
     q, k, v, lengths = draw_qkv(Case("float32", (3,), 3, 4, 1))
-    o = honest_attention(q, k, v, lengths)
+    o = exact_rounded_attention(q, k, v, lengths)
     o[0, 0, 2] = np.nan
     assert attention_error(o, q, k, v, lengths) == np.inf
     with pytest.raises(ValueError, match=r"o is \(1, 4\); attention of these inputs is \(1, 1, 4\)"):
@@ -62,7 +62,7 @@ def test_nan_is_an_infinite_error_and_another_shape_is_refused():
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_one_rounding_passes_in_16_bits_and_two_steps_further_do_not(dtype):
     q, k, v, lengths = draw_qkv(Case(dtype, (200, 65, 7), 200, 64, 3))
-    o = honest_attention(q, k, v, lengths)
+    o = exact_rounded_attention(q, k, v, lengths)
     assert 0.5 < attention_error(o, q, k, v, lengths) <= 1
     further = np.nextafter(np.nextafter(o, o.dtype.type(np.inf)), o.dtype.type(np.inf))
     assert attention_error(further, q, k, v, lengths) > 1.5

@@ -7,9 +7,10 @@ from kvproof.bench.judge.contract.decode import check_decode
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.reference.judge.difference import rms
 from kvproof.reference.judge.faults import FAULTS, int8_logits
-from kvproof.reference.judge.parity import BUG, GATE, INCONCLUSIVE, ROUNDING, judge
+from kvproof.reference.judge.ladder import GATE
+from kvproof.reference.judge.parity import judge
 from kvproof.reference.judge.rounding import roundoff
-from kvproof.reference.judge.verdict import RESOLUTION
+from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, RESOLUTION, ROUNDING
 
 from ...bench.judge._models import stranger_of
 from ._paths import HEADS, NumpyPaths, Stepping, small_config

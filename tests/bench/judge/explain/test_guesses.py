@@ -12,7 +12,7 @@ from kvproof.bench.judge.explain.guess import Candidate, choose, explain
 from kvproof.bench.judge.explain.hypotheses import hypotheses
 from kvproof.bench.judge.explain.seen import course
 from kvproof.bench.judge.investigation import investigate, starts
-from kvproof.reference.judge.parity import BUG
+from kvproof.reference.judge.verdict import BUG
 
 from ._guesses import CORPUS, SAYS, subject_of
 

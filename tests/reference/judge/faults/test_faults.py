@@ -141,7 +141,7 @@ def test_a_run_first_differs_at_the_place_that_the_fault_names(fault, honest_tra
     assert differs[0] == fault.place
 
 
-def test_the_honest_attention_passes_the_battery():
+def test_the_exact_rounded_attention_passes_the_battery():
     check_attention(decode)
 
 
