@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, TorchFault
 from kvproof.bench.judge.investigation import Investigation, investigate
-from kvproof.bench.judge.options import settle
+from kvproof.bench.judge.options import apply_defaults
 from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.causal_lm import CACHES
 from kvproof.bench.judge.subjects.checkpoint import attention_named, read_prompts
@@ -101,7 +101,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = options()
     args = parser.parse_args(argv)
     try:
-        settle(args)
+        apply_defaults(args)
     except ValueError as error:
         parser.error(str(error))
     args.command = shlex.join(["kvproof", "verify", *(sys.argv[1:] if argv is None else argv)])
@@ -204,8 +204,8 @@ def say(found: Investigation):
         print(f"\nstarts at {found.start}")
     if found.origin:
         print(f"seen: {found.origin.seen}")
-    if found.origin and found.origin.guess:
-        print(f"explains it: {found.origin.guess}")
+    if found.origin and found.origin.explanation:
+        print(f"explains it: {found.origin.explanation}")
     for reason in found.unknown:
         print(f"not known: {reason}")
     if found.slots:

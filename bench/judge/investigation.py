@@ -12,8 +12,8 @@ from ...reference.judge.difference import finite
 from ...reference.judge.parity import judge
 from ...reference.judge.verdict import BUG, Verdict
 from ..measure.gate import replayed_attention
-from .contract.foreign import said
-from .contract.functions import Rungs
+from .contract.functions import DtypeRefusals
+from .contract.user_errors import said
 from .explain.divergence import Divergence, TokenMargins, error_in_ulps, token_margins
 from .explain.origin import Origin, logit_origin, origin
 from .subjects.callables import CallableSubject
@@ -66,7 +66,7 @@ class Investigation:
                 **self.verdict.record(),
                 "starts": at and at.divergence.record(),
                 "seen": at and at.seen,
-                "explained": at and at.guess and at.guess.record(),
+                "explained": at and at.explanation and at.explanation.record(),
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
@@ -80,7 +80,7 @@ def investigate(subject: Any, dtype: str) -> Investigation:
 
     Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
     """
-    rungs = Rungs(subject.paths, dtype)
+    rungs = DtypeRefusals(subject.paths, dtype)
     verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)

@@ -77,7 +77,7 @@ def assert_same_decode(
     returns   the verdict
     """
     __tracebackhide__ = True
-    from .contract.decode import check_decode
+    from .contract.functions import check_decode
 
     verdict = check_decode(a, b, dtype, question)
     if verdict.verdict != "ROUNDING" and not (allow_inconclusive and verdict.verdict == "INCONCLUSIVE"):

@@ -1,7 +1,7 @@
 """Exact probes: is a closed decode attention right? Decided from its inputs and outputs alone, 16 bits wide.
 
 A kernel that takes 16 bits and gives 16 bits cannot be climbed down to from float64. But there are questions whose
-answer every honest kernel shares; see questions.py. What even they cannot decide is INCONCLUSIVE.
+answer every correct kernel shares; see questions.py. What even they cannot decide is INCONCLUSIVE.
 """
 
 import warnings
@@ -53,7 +53,7 @@ class ProbeReport:
         return finite(asdict(self))
 
 
-def weigh(o, question: Question) -> tuple[float, str]:
+def error_of(o, question: Question) -> tuple[float, str]:
     """The error of an answer o (B, H, D), in multiples of the gate, and a sentence on where it is largest."""
     if o.shape != question.answer.shape:
         return np.inf, f"{question.name}: the answer has shape {o.shape}; it must be {question.answer.shape}."
@@ -110,7 +110,7 @@ def probe(
                 refused.append(f"H={H}{groups}, D={shape.D}, T={shape.T}: {error}")
                 break
             asked += 1
-            error, sentence = weigh(o, question)
+            error, sentence = error_of(o, question)
             if error > DOUBT:
                 failures.append(Failure(question.name, sentence, error))
                 if len(failures) >= patience:

@@ -1,6 +1,6 @@
 """Questions to a decode attention whose answers are known without computing an attention.
 
-Where one weight is 1 and all others vanish, every honest kernel returns that value bit for bit, in whatever dtype it
+Where one weight is 1 and all others vanish, every correct kernel returns that value bit for bit, in whatever dtype it
 sums; where all weights are equal, it returns a mean, chosen to be exact; where scores lie multiples of ln 2 apart, the
 weights are powers of two.
 """

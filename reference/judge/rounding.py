@@ -1,6 +1,6 @@
-"""Attention in float64, and how far an honest computation of it may stray.
+"""Attention in float64, and how far a correct computation of it may stray.
 
-Honest means exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose on
+Correct means exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose on
 top, because it sums in float32 or multiplies rounded weights, is measured and not chosen: see SUM_ERROR, WEIGHT_ERROR.
 
 All functions take q (B, H, D), or (B, M, H, D) for M tokens, the last ones of their sequences; k and v (B, H_kv, T, D),
@@ -171,7 +171,7 @@ def lse_gate(q, k, lengths, scale=None, **features):
 
 
 def attention_error(o, q, k, v, lengths, scale=None, inner=None, rounded_weights=None, **features) -> float:
-    """The largest error of an attention output o, in multiples of the gate: honest up to 1, NaN is infinite.
+    """The largest error of an attention output o, in multiples of the gate: rounding up to 1, NaN is infinite.
 
     Where the gate is zero (no slot seen, zero values) o must be exact.
     """

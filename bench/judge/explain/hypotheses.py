@@ -1,7 +1,7 @@
 """Wrong attentions, computed from the right queries, keys and values.
 
-The one that gives a path's wrong output, where its rivals do not, names the bug; see guess.py. Queries and keys are
-what the attention itself gets: in rotary models after the rotation. Every rival is computed from the same numbers.
+The one that gives a path's wrong output, where its rivals do not, names the bug: see explanation.py. Queries and keys
+are the attention's own inputs, in rotary models after the rotation. Every rival is computed from the same numbers.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from dataclasses import replace
 import ml_dtypes  # and NumPy knows bfloat16 by name
 import numpy as np
 
-from .formula import Formula, Hypothesis, Query, attend, first_slot, fitted, live, right, scores, squares
-from .other_slots import in_blocks, shown, shown_by_length, unmasked
+from .attention_formula import Formula, Hypothesis, Query, attend, first_slot, fitted, live, right, scores, squares
+from .slot_hypotheses import in_blocks, shown, shown_by_length, unmasked
 
 NARROW = ("bfloat16", "float16", "float32")  # each one's numbers are, sizes apart, among the next one's
 WIDEST = 1e4  # softcap that is looked for
@@ -92,11 +92,8 @@ def by_heads(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
     outputs = np.array([right(pilot, how, heads=np.full(H, g)) for g in range(H_kv)])  # (H_kv, H, D)
     with np.errstate(all="ignore"):
         heads = np.square(outputs - pilot.a).sum(2).argmin(0)
-    guesses = {tuple(heads.tolist()): ""}
-    guesses.setdefault(tuple((np.arange(H) % H_kv).tolist()), "")
-    for guess in guesses:
-        if tuple(own.tolist()) != guess:
-            g = np.array(guess)
+    for g in (heads, np.arange(H) % H_kv):
+        if (g != own).any():
             yield Hypothesis("heads", heads_in_words(g, H_kv), lambda x, g=g: right(x, how, heads=g))
 
 
@@ -181,12 +178,14 @@ def narrowed(pilot: Query, how: Formula) -> Iterator[Hypothesis]:
         )
         words = f"queries, keys, values, scores and weights are kept in {dtype}"
         yield Hypothesis("precision", words, lambda x, f=narrow: inputs(x, f, f))
-        yield Hypothesis("precision", f"the scores are rounded to {dtype}", lambda x, f=narrow: weighed(x, how, f, 0))
+        yield Hypothesis(
+            "precision", f"the scores are rounded to {dtype}", lambda x, f=narrow: rounded_once(x, how, f, 0)
+        )
         words = f"the weights are rounded to {dtype}"
-        yield Hypothesis("precision", words, lambda x, f=narrow: weighed(x, how, f, 1))
+        yield Hypothesis("precision", words, lambda x, f=narrow: rounded_once(x, how, f, 1))
 
 
-def weighed(x: Query, how: Formula, narrow, which: int) -> np.ndarray:
+def rounded_once(x: Query, how: Formula, narrow, which: int) -> np.ndarray:
     """The scores alone are rounded, before the softmax (0), or the weights alone, after it (1)."""
     calls = iter(narrow if which == i else lambda s: s for i in (0, 1))
     return right(x, how, rounded=lambda s: next(calls)(s))

@@ -10,13 +10,13 @@ import numpy as np
 
 from ....reference.judge.difference import gaps
 from ..tracing.tape import Activation
-from .attended import Attended, by_place, of_prompts, of_traces
-from .cached import explain_cache, seen_in_cache
+from .attention_trace import AttentionTrace, by_place, from_prompts, from_traces
+from .cache_contents import cache_extent, explain_cache
 from .divergence import FLOOR, Divergence, Gates, difference, first_divergence, gates_in, locate
-from .guess import Guess, explain
-from .interface import interface_gates, of_interface
-from .operations import explain_operation
-from .seen import course, heads_seen
+from .explanation import Explanation, explain
+from .extent import extent, head_extent
+from .hf_attention import from_interface, interface_gates
+from .operation_hypotheses import explain_operation
 
 ORDER = ("embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head")
 
@@ -27,12 +27,12 @@ class Origin:
 
     divergence  the place and the size there
     seen        how the difference goes over positions, sequences and heads, and which slots of the cache differ
-    guess       what explains it and was held against its rivals; None where nothing does
+    explanation what explains it and was held against its rivals; None where nothing does
     """
 
     divergence: Divergence
     seen: str
-    guess: Guess | None = None
+    explanation: Explanation | None = None
 
 
 def origin(subject: Any, dtype: str = "float64") -> Origin | None:
@@ -142,30 +142,30 @@ def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str
     positions, decode = compared(subject, error.shape[:2])
     if found.operation == "attention" and dtype == "float64":
         held = max(gates.get((found.layer, "cache"), 0.0), gate)
-        attended = of_traces(found.layer or 0, a, b, positions, getattr(subject, "prefilled", 1))
+        attended = from_traces(found.layer or 0, a, b, positions, getattr(subject, "prefilled", 1))
         if attended:
             return of_attention(found, attended, gate, held, decode)
     flat = error.reshape(*error.shape[:2], -1).max(-1)
-    seen = course(flat, flat > gate, positions, decode)
-    seen += heads_seen(error.max(-1), gate) if error.ndim == 4 else ""
-    guess = None
+    seen = extent(flat, flat > gate, positions, decode)
+    seen += head_extent(error.max(-1), gate) if error.ndim == 4 else ""
+    explanation = None
     if dtype == "float64" and found.operation != "attention":
-        guess = explain_operation(found.layer, found.operation, a, b, subject, flat > gate)
-    return Origin(found, seen, guess)
+        explanation = explain_operation(found.layer, found.operation, a, b, subject, flat > gate)
+    return Origin(found, seen, explanation)
 
 
-def of_attention(found: Divergence, x: Attended, gate: float, held: float, decode: np.ndarray) -> Origin:
+def of_attention(found: Divergence, x: AttentionTrace, gate: float, held: float, decode: np.ndarray) -> Origin:
     """What there is to say where the attention's queries agree and its outputs do not."""
     error = outputs_apart(x)
     parted = error.max((2, 3)) > gate
-    seen = course(error.max((2, 3)), parted, x.positions, decode) + heads_seen(error.max(3), gate)
+    seen = extent(error.max((2, 3)), parted, x.positions, decode) + head_extent(error.max(3), gate)
     kept = slots_apart(x)
     if kept is not None and (kept > held).any():
         assert x.held is not None
-        seen += f"; {seen_in_cache(kept > held, float(kept.max()))}"
+        seen += f"; {cache_extent(kept > held, float(kept.max()))}"
         right = np.concatenate([x.k, x.v], 1).swapaxes(1, 2)
-        if guess := explain_cache(x.held, right, kept > held):
-            return Origin(found, seen, guess)
+        if explanation := explain_cache(x.held, right, kept > held):
+            return Origin(found, seen, explanation)
     if x.how is None or not np.isfinite(error).all():
         return Origin(found, seen)
     wrong, fine = x.split(parted)
@@ -173,13 +173,13 @@ def of_attention(found: Divergence, x: Attended, gate: float, held: float, decod
     return Origin(found, seen, explain(wrong, fine, x.how, noise=float(gate * rms)))
 
 
-def outputs_apart(x: Attended) -> np.ndarray:
+def outputs_apart(x: AttentionTrace) -> np.ndarray:
     """|a - b| / rms(b) of an attention's outputs (B, n, H, D), 0 where a sequence has no such token."""
     a = np.where(x.positions[..., None, None] >= 0, x.a, x.b)
     return difference(Activation(None, "attention", a), Activation(None, "attention", x.b))
 
 
-def slots_apart(x: Attended) -> np.ndarray | None:
+def slots_apart(x: AttentionTrace) -> np.ndarray | None:
     """The same of the cache's slots, (B, T, 2 H_kv), where the path under suspicion has any."""
     if x.held is None:
         return None
@@ -204,14 +204,14 @@ def in_prompts(subject: Any, gates: Gates) -> list[Place]:
         places, right = by_place(same), by_place(b)
         decode = np.zeros(live.shape, bool)
         if found.operation == "attention":
-            attended = of_prompts(found.layer or 0, by_place(a), right, lengths)
+            attended = from_prompts(found.layer or 0, by_place(a), right, lengths)
             return of_attention(found, attended, gate, gate, decode)
         error = difference(places[place], right[place])
         flat = error.reshape(*live.shape, -1).max(-1)
         positions = np.where(live, np.arange(live.shape[1]), -1)
         view = Seen(subject, np.where(live, positions, 0))
-        guess = explain_operation(found.layer, found.operation, places, right, view, flat > gate)
-        return Origin(found, course(flat, flat > gate, positions, decode), guess)
+        explanation = explain_operation(found.layer, found.operation, places, right, view, flat > gate)
+        return Origin(found, extent(flat, flat > gate, positions, decode), explanation)
 
     return [Place(found, tell)]
 
@@ -232,7 +232,7 @@ def alike(x: np.ndarray, y: np.ndarray, live: np.ndarray) -> np.ndarray:
 def in_interface(subject: Any, gates: Gates) -> list[Place]:
     """The first layer whose attention gives other outputs for the same queries, at any token."""
     try:
-        layers = of_interface(subject)
+        layers = from_interface(subject)
         own = interface_gates(subject) if layers else {}
     except NotImplementedError:
         return []
@@ -278,4 +278,4 @@ def by_logits(subject: Any, rung: Any) -> Origin | None:
         None, "logits", None, step, int(positions[sequence, step]), sequence,
         float(size[sequence, step] / (rms or 1.0)), float(size[sequence, step] / gate),
     )  # fmt: skip
-    return Origin(found, course(size / (rms or 1.0), parted, positions, decode))
+    return Origin(found, extent(size / (rms or 1.0), parted, positions, decode))

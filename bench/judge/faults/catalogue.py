@@ -10,7 +10,7 @@ import torch
 
 from ....reference.judge.faults import Fault, describe
 from . import model as faults_model
-from .planting import TorchFault, decoding_at, honest, in_decode, planted, seen, torch_fault, with_lengths
+from .planting import TorchFault, correct_step, decoding_at, in_decode, planted, seen, torch_fault, with_lengths
 
 __all__ = ["TORCH_FAULTS", "TorchFault", "describe", "in_torch"]
 
@@ -86,7 +86,7 @@ def stale_slot(model):
 
     def step(attn, q, k, v, cache, layer, slots, attend):
         if layer:
-            return honest(attn, q, k, v, cache, layer, slots, attend)
+            return correct_step(attn, q, k, v, cache, layer, slots, attend)
         blank(cache, layer, slots, k)
         return attend(q, cache, layer)
 
@@ -160,7 +160,7 @@ def dead_slots_weighed(model):
     a full cache"""
 
     def step(attn, q, k, v, cache, layer, slots, attend):
-        o = honest(attn, q, k, v, cache, layer, slots, attend)
+        o = correct_step(attn, q, k, v, cache, layer, slots, attend)
         for b, n in enumerate(cache.host_lengths):
             cache.v[layer][b, :, n:] = float("nan")
             o[b] += (0 * cache.v[layer][b, :, n:]).sum(1)
@@ -224,7 +224,7 @@ def cache_narrowed(model):
     """new rows are rounded to bfloat16; invisible in a bfloat16 model"""
 
     def step(attn, q, k, v, cache, layer, slots, attend):
-        return honest(attn, q, k.bfloat16().to(k), v.bfloat16().to(v), cache, layer, slots, attend)
+        return correct_step(attn, q, k.bfloat16().to(k), v.bfloat16().to(v), cache, layer, slots, attend)
 
     return in_decode(step)(model)
 

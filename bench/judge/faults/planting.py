@@ -83,7 +83,7 @@ def decode_of(attn: Attention, around):
     return decode
 
 
-def honest(attn, q, k, v, cache, layer, slots, attend):
+def correct_step(attn, q, k, v, cache, layer, slots, attend):
     """The step as it should be: write, then attend."""
     cache.write(layer, slots, k, v)
     return attend(q, cache, layer)
@@ -103,7 +103,7 @@ def with_lengths(cache: StaticCache, lengths: list[int]) -> StaticCache:
 
 
 def decoding_at(positions: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[GPT2], Changes]:
-    """`GPT2.decode` with new tokens standing at positions(slots (B,) int64); honest if it returns the slots."""
+    """`GPT2.decode` with new tokens standing at positions(slots (B,) int64); correct if it returns the slots."""
 
     def changes(model: GPT2) -> Changes:
         @torch.no_grad()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ....gpt2.weights import as_device
-from ..contract.foreign import ForeignError
+from ..contract.user_errors import UserCodeError
 from ..tracing.module_tape import Columns, capture_modules
 from ..tracing.tape import Activation, TracingError, capture, is_known
 from .causal_lm import CACHES, CausalLM
@@ -32,14 +32,14 @@ class HuggingFaceSubject(TorchSubject):
     steps                logits per sequence that are compared, at least 1
     cache                "dynamic" | "static"
     left_padded          columns of padding beyond what the prompts' lengths ask for
-    position_ids         give positions counted from each sequence's own first token; False leaves the model to guess,
-                         which for padded rows is the classical bug
+    position_ids         give positions counted from each sequence's own first token; False leaves them to the
+                         model, which for padded rows is the classical bug
     attn_implementation  what the cached path attends with: any name transformers knows, registered ones included; the
                          uncached path then runs under "sdpa", or "eager" where the model has no other
     device               for a model from a folder; one in memory stays where it is
 
     Raises ImportError where transformers is absent, ValueError for a folder that is none and arguments that do not fit,
-    ForeignError, a ValueError, for what the model itself raises.
+    UserCodeError, a ValueError, for what the model itself raises.
     """
 
     question = "cached against uncached"
@@ -115,7 +115,7 @@ class HuggingFaceSubject(TorchSubject):
         fed = torch.cat([self._columns(range(len(self.prompts))), torch.from_numpy(self.forced[:, :-1])], 1)
         try:
             batch = self.lm.forward(model, fed, **self.lm.ragged(self.padding, fed.shape[1], fed.shape[1]))
-        except ForeignError:
+        except UserCodeError:
             return False
         return all(same(batch[b : b + 1, -self.steps :], self._alone(model, b)) for b in range(len(batch)))
 

@@ -172,7 +172,7 @@ class NumpySubject:
     apply      (ids (B, T), params, config) -> logits (B, T, V)
     params_of  dtype -> the model's params in it
     ids        (B, T) tokens that both are fed; all T positions are compared
-    trusted    like apply, what the path should give, for caches that round: such as a fault's `honest`
+    trusted    like apply, what the path should give, for caches that round: such as a fault's `correct`
     """
 
     question = "against the oracle"

@@ -191,7 +191,7 @@ class Watched:
     def prefill(self, prompts):
         logits = self.source.prefill(prompts)
         if self.tape:
-            self.tape.settle(max(map(len, prompts)), self.last)
+            self.tape.keep_last(max(map(len, prompts)), self.last)
         return logits
 
     def step(self, ids):

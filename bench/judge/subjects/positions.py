@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..contract.foreign import ForeignError, said
+from ..contract.user_errors import UserCodeError, said
 
 SAME = 1e-4  # of the logits' rms, float32's rounding many times over; another position moves them by more
 
@@ -44,7 +44,7 @@ def positions_of(model: Any, forward: Callable[..., torch.Tensor], ids: torch.Te
         for start in starts(model.config):
             try:
                 given = forward(ids, position_ids=count + start)
-            except ForeignError as error:
+            except UserCodeError as error:
                 why = f"raises if it is given position_ids ({said(error.__cause__ or error)})"
                 continue
             if same(given, plain):

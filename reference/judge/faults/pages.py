@@ -36,13 +36,13 @@ def page_size_mismatch(ids, params, config):
 class ElsewhereInThePool(PagedCache):
     """Reads the pages that pages(b, count) names instead of the table's."""
 
-    honest = True  # while the pool is being used for the first time
+    correct = True  # while the pool is being used for the first time
 
     def pages(self, b, count):
         raise NotImplementedError
 
     def read(self, layer, b):
-        if self.honest:
+        if self.correct:
             return super().read(layer, b)
         table = self.block_table
         self.block_table = table.copy()
@@ -55,7 +55,7 @@ class ElsewhereInThePool(PagedCache):
     @classmethod
     def logits(cls, ids, params, config):
         cache = paged(ids, params, config, cls)
-        cache.honest = False
+        cache.correct = False
         return cached_logits(ids, params, config, cache)
 
 
@@ -146,7 +146,7 @@ class ScaleOfHeadZero(Int8Cache):
         return rows
 
 
-@fault("cache", "sgl-project/sgl-kernel-xpu/pull/252", ATTENTION, honest=int8_logits)
+@fault("cache", "sgl-project/sgl-kernel-xpu/pull/252", ATTENTION, correct=int8_logits)
 def scale_of_head_zero(ids, params, config):
     """one 8-bit scale is read for all heads; invisible at H = 1"""
     return cached_logits(ids, params, config, fresh(ids, params, config, ScaleOfHeadZero))
@@ -162,7 +162,7 @@ class ScaleOfNextRow(Int8Cache):
         )
 
 
-@fault("cache", "ovg-project/kvcached/issues/424", ATTENTION, closest=True, honest=int8_logits)
+@fault("cache", "ovg-project/kvcached/issues/424", ATTENTION, closest=True, correct=int8_logits)
 def scale_of_wrong_row(ids, params, config):
     """a row of 8-bit numbers is read with the scale of the row before it"""
     return cached_logits(ids, params, config, fresh(ids, params, config, ScaleOfNextRow))
@@ -173,7 +173,7 @@ class NoScale(Int8Cache):
         super().append(layer, *(np.clip(np.rint(a), -127, 127) for a in (k, v)))
 
 
-@fault("cache", "sgl-project/sglang/pull/20705", ATTENTION, honest=int8_logits)
+@fault("cache", "sgl-project/sglang/pull/20705", ATTENTION, correct=int8_logits)
 def scale_ignored(ids, params, config):
     """the scales are not loaded and 1 stands in for them"""
     return cached_logits(ids, params, config, fresh(ids, params, config, NoScale))
@@ -191,7 +191,7 @@ class NewestUnrounded(Int8Cache):
         return k, v
 
 
-@fault("cache", "rajveer43/VeloxQuant-MLX/issues/86", ATTENTION, closest=True, honest=int8_logits)
+@fault("cache", "rajveer43/VeloxQuant-MLX/issues/86", ATTENTION, closest=True, correct=int8_logits)
 def newest_row_unquantised(ids, params, config):
     """new rows are attended to as they are and rounded to 8 bits for later, so that no recomputation can agree"""
     return cached_logits(ids, params, config, fresh(ids, params, config, NewestUnrounded))

@@ -60,7 +60,7 @@ def test_the_example_of_the_docstring_passes_and_has_ten_lines(pytester):
 
 
 def is_caught(fault) -> bool:
-    """Whether the docstring's example goes red with this fault in place of the honest path."""
+    """Whether the docstring's example goes red with this fault in place of the correct path."""
     try:
         if fault.kind == "attention":
             assert_attention(fault.apply)

@@ -1,4 +1,4 @@
-"""The exact probes: honest attentions of every kind pass, planted faults are named, and doubt is rare."""
+"""The exact probes: correct attentions of every kind pass, planted faults are named, and doubt is rare."""
 
 from dataclasses import replace
 from typing import Any
@@ -39,7 +39,7 @@ def in_blocks(terms):
 SUMS = (one_by_one, pairwise, backwards, in_blocks)
 
 
-def honest(add, weights, scores="float32", fold=False, divide_last=False):
+def correct(add, weights, scores="float32", fold=False, divide_last=False):
     """A correct decode attention in float32: how it adds, and to what its weights and scores are rounded in between.
 
     fold         the scale goes into q, in q's dtype, before the product
@@ -66,7 +66,7 @@ def honest(add, weights, scores="float32", fold=False, divide_last=False):
 
 
 def clean():
-    """(name, op) of 100 / 4 honest attentions, every way to add beside every way to round."""
+    """(name, op) of 100 / 4 correct attentions, every way to add beside every way to round."""
     yield "the plain formula in float64", decode
     for add in SUMS:
         rounded: list[dict[str, Any]] = [
@@ -78,7 +78,7 @@ def clean():
             {"weights": "float32", "divide_last": True},
         ]
         for words in rounded:
-            yield f"{add.__name__}, {words}", honest(add, **words)
+            yield f"{add.__name__}, {words}", correct(add, **words)
 
 
 def test_there_are_a_hundred_clean_runs():

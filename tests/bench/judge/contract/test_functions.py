@@ -12,7 +12,7 @@ from torch import nn
 
 from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge.contract.attention import CHECKS, check_attention
-from kvproof.bench.judge.contract.decode import check_decode
+from kvproof.bench.judge.contract.functions import check_decode
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED
 from kvproof.bench.judge.investigation import investigate
 from kvproof.bench.judge.subjects.callables import CallableSubject

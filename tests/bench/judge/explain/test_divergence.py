@@ -52,12 +52,12 @@ def test_a_planted_bug_is_placed_and_explained_or_described(name):
     found, origin = starts(subject("eager", "naive", inject=plant))
     assert (found.layer, found.operation) == place
     if kind is None:
-        assert origin.guess is None
+        assert origin.explanation is None
         assert word in origin.seen
     else:
         # Two of one kind where a slot that nobody wrote happens to hold a number that fits as well.
-        assert {x.name for x in origin.guess.candidates} == {kind}, origin.guess
-        assert word in str(origin.guess)
+        assert {x.name for x in origin.explanation.candidates} == {kind}, origin.explanation
+        assert word in str(origin.explanation)
 
 
 def test_a_divergence_names_head_step_position_sequence_and_token():
@@ -81,7 +81,7 @@ def test_a_left_padded_gpt2_without_positions_parts_at_the_embedding():
     found, origin = starts(lost)
     assert (found.layer, found.operation, found.sequence) == (None, "embed", 1)
     assert found.token == lost.prompts[1][-1]
-    assert "positions are 4 too large in sequence 1" in str(origin.guess)
+    assert "positions are 4 too large in sequence 1" in str(origin.explanation)
 
 
 def test_nan_in_one_path_is_infinitely_far_and_in_both_it_is_equal():
@@ -152,7 +152,7 @@ def test_nine_in_ten_of_the_numpy_corpus_are_placed_where_they_are():
 
     def make(fault):
         params = {dtype: models.numpy(dtype)[0] for dtype in ("float64", "float32")}
-        return NumpySubject(fault.name, fault.apply, params.get, small_model(4, 8)[0].config, ids, fault.honest)
+        return NumpySubject(fault.name, fault.apply, params.get, small_model(4, 8)[0].config, ids, fault.correct)
 
     missed, total = placed([fault for fault in FAULTS if fault.kind != "attention"], make)
     assert total >= 40

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .attended import Attended
+from .attention_formula import Formula
+from .attention_trace import AttentionTrace
 from .divergence import FLOOR, GATE, SHIFT
-from .formula import Formula
 
 
 @dataclass(eq=False)
@@ -36,7 +36,7 @@ def number(x: torch.Tensor) -> np.ndarray:
 
 
 @contextmanager
-def calls_seen() -> Iterator[list[Call]]:
+def recorded_calls() -> Iterator[list[Call]]:
     """Record every call that a transformers model makes through the AttentionInterface. Bits stay as they are."""
     from transformers import AttentionInterface
 
@@ -70,12 +70,12 @@ def calls_seen() -> Iterator[list[Call]]:
         AttentionInterface.get_interface = own
 
 
-def of_interface(subject: Any) -> dict[int, Attended]:
+def from_interface(subject: Any) -> dict[int, AttentionTrace]:
     """Each layer of a HuggingFaceSubject in float64; nothing where its model calls no attention by the interface."""
     subject.forced  # noqa: B018  computed before anything is recorded
     runs = []
     for which in "ab":
-        with calls_seen() as seen:
+        with recorded_calls() as seen:
             subject._run(which, "float64", 0.0)
         runs.append(seen)
     B, steps, found = len(subject.prompts), subject.steps, {}
@@ -93,7 +93,7 @@ def interface_gates(subject: Any) -> dict[int, float]:
     """How far rounding may part each layer's attention outputs, relative to their rms: see `measured_gates`."""
     runs = []
     for times in range(3):
-        with calls_seen() as seen:
+        with recorded_calls() as seen:
             subject._run("b", "float64", times * SHIFT)
         runs.append(seen)
     gates, reached = {}, FLOOR
@@ -105,7 +105,7 @@ def interface_gates(subject: Any) -> dict[int, float]:
     return gates
 
 
-def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Attended:
+def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> AttentionTrace:
     """The calls of one layer: a's prefill and steps, for each sequence those that it is in; b's of each by itself."""
     lengths, B, T = subject.lengths, len(b), int(max(subject.lengths))
     H, D, H_kv = b[0].q.shape[1], b[0].q.shape[3], b[0].k.shape[1]
@@ -124,7 +124,7 @@ def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Atte
         pads.append((mine[0].k[at, :, :padding], mine[0].v[at, :, :padding]))
     positions = np.where(np.arange(T) < lengths[:, None], np.arange(T), -1)
     padded = any(pad[0].shape[1] for pad in pads)
-    return Attended(
+    return AttentionTrace(
         qa, qb, oa, ob, k, v, held, positions, prompts, formula(b, D), pads if padded else []
     )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A guess at a bug: what explains the numbers, held against everything else that was tried on the same numbers."""
+"""The explanation of a bug: the hypothesis that fits the numbers, if no other one fits them nearly as well."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from .attention_formula import Formula, Query, right
 from .divergence import GATE
-from .formula import Formula, Query, right
 from .hypotheses import hypotheses
 
 EXPLAINED = 1e-3  # of the difference that a hypothesis may leave over; the right one leaves rounding
 CLEARLY = 3.0  # times as much as the best must its nearest rival leave over
 SAME = 1e-9  # of the difference: what is left below this is rounding, and no reason to prefer one to another
 NOTHING = 0.99  # of the difference: what leaves more explains none of it
-MOST = 3  # guesses that are named together; more say nothing
+MOST = 3  # hypotheses that are named together; more say nothing
 SAMPLE = 16  # places on which hypotheses are tried
 NOTABLE = 1e-2  # of the largest difference: smaller ones are weighed as if they were so large
 
@@ -29,7 +29,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Guess:
+class Explanation:
     """What explains a difference, and its best rival.
 
     candidates  one, or up to MOST that the data cannot separate
@@ -56,7 +56,7 @@ class Guess:
         return f"{words} (leaves {left:.1e} of {self.size:.1e}{rival})"
 
 
-def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> Guess | None:
+def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> Explanation | None:
     """The candidate that explains the difference where no rival does; None where none explains it or too many do.
 
     noise  the part of the difference that rounding may be
@@ -73,10 +73,10 @@ def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> 
     if len(alike) > MOST:
         return None
     rivals = [x for x in order[len(alike) :] if x.left < NOTHING]
-    return Guess(tuple(alike), rivals[0] if rivals else None, size)
+    return Explanation(tuple(alike), rivals[0] if rivals else None, size)
 
 
-def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: float = 0.0) -> Guess | None:
+def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: float = 0.0) -> Explanation | None:
     """The wrong attention that gives a's output wherever it parts from b's, and b's where it does not.
 
     wrong  the queries whose outputs part; fine, others of the same phase, whose outputs agree

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from ....reference.judge.rounding import roundoff
-from .buffers import memory
-from .under_test import exact
+from .buffers import exact, memory
 
 # Steps that are tried; the largest move counts, each made after half of the prompt and with all that follows from it.
 TRIED = 16
@@ -44,7 +43,7 @@ def step(array: Any, at: tuple[int, ...]):
     bits[at] = now + (towards_zero if magnitude else 1)
 
 
-def moved_by_steps(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: str) -> float:
+def step_effect(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: str) -> float:
     """The largest difference of logits that one step of a stored number makes, in units of max(1, max|logit|).
 
     0 where the cache shows no buffer that is coarser than that dtype; the arguments are Trial's.

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import Buffer, memory, nudge, put
+from .buffers import Buffer, exact, memory, nudge, put
 from .report import BROKEN, HELD, Finding, NotChecked
 from .trial import Trial
-from .under_test import exact
 
 POISONS = (np.nan, np.inf, 1e4)
 # Weights may be so peaked that rounding swallows a step of 1; of the large ones, one sign makes the key outshine all.

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .formula import Formula, Hypothesis, Query, attend, first_slot, fitted, live, right, scores, squares
+from .attention_formula import Formula, Hypothesis, Query, attend, first_slot, fitted, live, right, scores, squares
 
 BLOCKS = (8, 16, 32, 64, 128, 256)
 WEAKEST = 1e5  # what a mask may add that is no -infinity: -65504 in float16, often -10000

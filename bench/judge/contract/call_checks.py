@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from .buffers import capability, exact
 from .report import BROKEN, HELD, Finding, NotChecked
 from .trial import Trial
-from .under_test import capability, exact
 
 
-def unless_rounded(trial: Trial, got, want, held: str, broken: str, step=0) -> Finding:
+def unless_lossy(trial: Trial, got, want, held: str, broken: str, step=0) -> Finding:
     """`trial.compare` of two ways on which tokens are prefilled and stepped in other places.
 
     Raises NotChecked where they differ and the cache is lossy: a prefill reads its own tokens before they are rounded.
@@ -89,7 +89,7 @@ def chunks(trial: Trial) -> Finding:
             f"a prompt prefilled as {pieces} tokens gives other logits: positions restart, or the mask is misaligned"
         )
         got = trial.run(chunks=sizes)
-        finding = unless_rounded(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
+        finding = unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
         if finding.outcome != HELD:
             return finding
     return finding
@@ -107,7 +107,7 @@ def growing(trial: Trial) -> Finding:
 
     want = np.stack([anew(n) for n in range(P, T + 1)])
     broken = f"growing by one token is not {how} of all: look at positions, lengths and the slot that is written"
-    return unless_rounded(trial, trial.plain, want, f"growing by one token is {how} of all", broken)
+    return unless_lossy(trial, trial.plain, want, f"growing by one token is {how} of all", broken)
 
 
 def crop(trial: Trial) -> Finding:
@@ -125,7 +125,7 @@ def crop(trial: Trial) -> Finding:
         steps = trial.other.T[n : n + 3]
         got, want = (np.stack([exact(c.step(ids), len(ids)) for ids in steps]) for c in (cache, fresh))
         broken = f"after crop({n}) logits are not those of a cache that read {n} tokens"
-        finding = unless_rounded(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
+        finding = unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
         if finding.outcome != HELD:
             return finding
     return finding
@@ -146,4 +146,4 @@ def ragged(trial: Trial) -> Finding:
         alone.append(np.stack([exact(row, 1)[0] for row in logits]))
     broken = f"in a batch of lengths {lengths} a row is not what it is alone: look at padding, positions and masks"
     got = np.stack([exact(logits, B) for logits in got])
-    return unless_rounded(trial, got, np.stack(alone, 1), "rows of different lengths are what each is alone", broken)
+    return unless_lossy(trial, got, np.stack(alone, 1), "rows of different lengths are what each is alone", broken)
