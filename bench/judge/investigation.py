@@ -14,7 +14,7 @@ from ...reference.judge.verdict import BUG, Verdict
 from ..measure.gate import replayed_attention
 from .contract.functions import DtypeRefusals
 from .contract.user_errors import said
-from .explain.divergence import Divergence, TokenMargins, error_in_ulps, token_margins
+from .explain.divergence import TokenMargins, error_in_ulps, token_margins
 from .explain.origin import Origin, logit_origin, origin
 from .subjects.callables import CallableSubject
 from .subjects.ours import OurSubject
@@ -121,12 +121,6 @@ def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | No
         if fine:
             unknown.append(f"{PLACE}: no operation that is traced differs by more than rounding explains")
     return found or attempt(unknown, PLACE, lambda: logit_origin(subject, red[0]))
-
-
-def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
-    """Where the paths part in float64 and what is known of it; None where they agree there or do not run in it."""
-    found = origin(subject)
-    return found and found.divergence, found
 
 
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:

@@ -21,7 +21,7 @@ class AttentionTrace:
                let them go, infinite where they are NaN
     positions  (B, n)            each token's, -1 where a sequence has no such token
     prompts    (B,)              tokens that the prefill brought
-    how        what the trusted attention computes; None where it is none of what `Formula` can say
+    formula    what the trusted attention computes; None where it is none of what `Formula` can say
     pads       each sequence's keys and values of the padding before it, and of that after its prompt
     """
 
@@ -34,7 +34,7 @@ class AttentionTrace:
     held: np.ndarray | None
     positions: np.ndarray
     prompts: np.ndarray
-    how: Formula | None
+    formula: Formula | None
     pads: list = field(default_factory=list)
     beyond: list = field(default_factory=list)
 

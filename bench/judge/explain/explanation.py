@@ -76,12 +76,12 @@ def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> 
     return Explanation(tuple(alike), rivals[0] if rivals else None, size)
 
 
-def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: float = 0.0) -> Explanation | None:
+def explain(wrong: Sequence[Query], fine: Sequence[Query], formula: Formula, noise: float = 0.0) -> Explanation | None:
     """The wrong attention that gives a's output wherever it parts from b's, and b's where it does not.
 
-    wrong  the queries whose outputs part; fine, others of the same phase, whose outputs agree
-    how    what the trusted attention computes
-    noise  how far rounding may part the outputs, in their own units
+    wrong    the queries whose outputs part; fine, others of the same phase, whose outputs agree
+    formula  what the trusted attention computes
+    noise    how far rounding may part the outputs, in their own units
 
     None where the formula does not give b's outputs, where no hypothesis or too many explain a's, or a has NaN.
     """
@@ -90,9 +90,10 @@ def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: 
         return None
     sizes = np.array([np.abs(x.a - x.b).max() for x in wrong])
     moved = sizes.max()
-    forms = (how, replace(how, softcap=None), replace(how, sinks=None))  # torch's fused attention knows no softcap
-    how = next((f for f in forms if gives(f, (*wrong, *fine), max(EXPLAINED * moved, noise))), None)  # type: ignore
-    if how is None:
+    # torch's fused attention knows no softcap
+    forms = (formula, replace(formula, softcap=None), replace(formula, sinks=None))
+    formula = next((f for f in forms if gives(f, (*wrong, *fine), max(EXPLAINED * moved, noise))), None)  # type: ignore
+    if formula is None:
         return None
 
     def left(op) -> float:
@@ -109,15 +110,15 @@ def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: 
     pilot = wrong[int(sizes.argmax())]
     with np.errstate(all="ignore"):
         known = max(x.n for x in wrong), any(x.prefilled for x in wrong)
-        tried = [Candidate(x.name, x.sentence, left(x.op)) for x in hypotheses(pilot, how, *known)]
+        tried = [Candidate(x.name, x.sentence, left(x.op)) for x in hypotheses(pilot, formula, *known)]
     rms = np.sqrt(np.mean([np.square(x.b).mean() for x in (*wrong, *fine)]))
     return choose(tried, float(moved / (rms or 1.0)), noise / (GATE * moved))
 
 
-def gives(how: Formula, places: Sequence[Query], within: float) -> bool:
+def gives(formula: Formula, places: Sequence[Query], within: float) -> bool:
     """Whether a formula gives the trusted outputs."""
     with np.errstate(all="ignore"):
-        return all(np.abs(right(x, how) - x.b).max() <= within for x in places)
+        return all(np.abs(right(x, formula) - x.b).max() <= within for x in places)
 
 
 def spread(places: Sequence[Query]) -> list[Query]:

@@ -14,7 +14,7 @@ import torch
 
 from .attention_formula import Formula
 from .attention_trace import AttentionTrace
-from .divergence import FLOOR, GATE, SHIFT
+from .divergence import FLOOR, GATE, SHIFT, bend
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Call:
     v: np.ndarray
     o: np.ndarray
     mask: np.ndarray | None
-    how: dict[str, Any]
+    options: dict[str, Any]
 
 
 def number(x: torch.Tensor) -> np.ndarray:
@@ -47,8 +47,8 @@ def recorded_calls() -> Iterator[list[Call]]:
     def get_interface(self, *args, **kw):
         function = own(self, *args, **kw)
 
-        def watched(module, query, key, value, attention_mask=None, *rest, **how):
-            out = function(module, query, key, value, attention_mask, *rest, **how)
+        def watched(module, query, key, value, attention_mask=None, *rest, **options):
+            out = function(module, query, key, value, attention_mask, *rest, **options)
             mask: Any = attention_mask
             mask = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else None
             layer = getattr(module, "layer_idx", None)
@@ -57,7 +57,7 @@ def recorded_calls() -> Iterator[list[Call]]:
                 before = latest.get(layer)
                 if before and before.q.shape[2] == q.shape[2] == 1:  # of decode steps the last one's cache has it all
                     before.k = before.v = before.k[:, :, :0]
-                latest[layer] = Call(layer, q, k, v, o, mask, dict(how))
+                latest[layer] = Call(layer, q, k, v, o, mask, dict(options))
                 seen.append(latest[layer])
             return out
 
@@ -98,9 +98,8 @@ def interface_gates(subject: Any) -> dict[int, float]:
         runs.append(seen)
     gates, reached = {}, FLOOR
     for f0, f1, f2 in zip(*runs, strict=True):
-        for x0, x1, x2 in ((f0.k, f1.k, f2.k), (f0.o, f1.o, f2.o)):
-            bend = np.abs(x0 - 2 * x1 + x2).max() / np.sqrt(6) / (np.sqrt(np.mean(np.square(x0))) or 1.0)
-            reached = max(reached, float(np.nan_to_num(bend)))
+        for x in ((f0.k, f1.k, f2.k), (f0.o, f1.o, f2.o)):
+            reached = max(reached, bend(*x))
         gates[f0.layer] = max(gates.get(f0.layer, 0.0), GATE * reached)
     return gates
 
@@ -125,7 +124,7 @@ def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Atte
     positions = np.where(np.arange(T) < lengths[:, None], np.arange(T), -1)
     padded = any(pad[0].shape[1] for pad in pads)
     return AttentionTrace(
-        qa, qb, oa, ob, k, v, held, positions, prompts, formula(b, D), pads if padded else []
+        qa, qb, oa, ob, k, v, held, positions, prompts, formula_of(b, D), pads if padded else []
     )  # fmt: skip
 
 
@@ -139,16 +138,16 @@ def kept(call: Call, row: int, padding: int, n: int) -> np.ndarray:
     return np.concatenate([gone, both])[padding:]
 
 
-def formula(calls: Sequence[Call], D: int) -> Formula | None:
+def formula_of(calls: Sequence[Call], D: int) -> Formula | None:
     """What the trusted calls compute, by their arguments and masks; None for slots that no window explains."""
-    how = calls[0].how
-    scale = how.get("scaling")
-    sinks = how.get("s_aux")
+    options = calls[0].options
+    scale = options.get("scaling")
+    sinks = options.get("s_aux")
     windows = {seen_window(call) for call in calls} - {0}
     if None in windows or len(windows) > 1:
         return None
     return Formula(
-        D**-0.5 if scale is None else float(scale), how.get("softcap"), next(iter(windows), None),
+        D**-0.5 if scale is None else float(scale), options.get("softcap"), next(iter(windows), None),
         None if sinks is None else number(sinks),
     )  # fmt: skip
 

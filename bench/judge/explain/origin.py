@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,14 @@ class Origin:
 
 def origin(subject: Any, dtype: str = "float64") -> Origin | None:
     """Where a subject's paths part in `dtype`, by all that is recorded on the way; None where none of it parts."""
-    return with_token(subject, by_operations(subject, dtype))
+    place = first_place(subject, dtype)
+    return with_token(subject, place and place.describe())
+
+
+def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
+    """The place alone, without an explanation."""
+    place = first_place(subject, dtype)
+    return place and place.found
 
 
 def logit_origin(subject: Any, rung: Any) -> Origin | None:
@@ -64,24 +72,12 @@ def token_at(subject: Any, sequence: int, position: int) -> int | None:
     return int(row[position]) if 0 <= position < len(row) else None
 
 
-def by_operations(subject: Any, dtype: str) -> Origin | None:
-    """By everything that was recorded on the way."""
-    place = first_place(subject, dtype)
-    return place and place.tell()
-
-
-def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
-    """The place alone, for which nothing need be explained."""
-    place = first_place(subject, dtype)
-    return place and place.found
-
-
 @dataclass(frozen=True)
 class Place:
-    """A place where paths part, and how to tell of it."""
+    """A place where paths part; describe() gives its extent and explanation."""
 
     found: Divergence
-    tell: Callable[[], Origin]
+    describe: Callable[[], Origin]
 
 
 def first_place(subject: Any, dtype: str) -> Place | None:
@@ -91,7 +87,7 @@ def first_place(subject: Any, dtype: str) -> Place | None:
         gates, a, b = traced
         found = first_divergence(a, b, gates, getattr(subject, "positions", None))
         if found:
-            places.append(Place(found, partial(of_operation, found, a, b, gates, subject, dtype)))
+            places.append(Place(found, partial(operation_origin, found, a, b, gates, subject, dtype)))
         if dtype == "float64" and hasattr(subject, "trace_prompts"):
             places += in_prompts(subject, gates)
     if dtype == "float64" and hasattr(subject, "attn_implementation"):
@@ -101,25 +97,19 @@ def first_place(subject: Any, dtype: str) -> Place | None:
 
 
 def traces(subject: Any, dtype: str) -> tuple[Gates, Sequence[Activation], Sequence[Activation]] | None:
-    """Gates and both traces; None where `traced` has none."""
-    both = traced(subject, dtype)
-    return both and (gates_in(subject, dtype), *both)
+    """Gates and both traces; None where the paths do not run in the dtype or their model cannot be traced.
 
-
-def traced(subject: Any, dtype: str) -> tuple[Sequence[Activation], Sequence[Activation]] | None:
-    """Both traces; None where the paths do not run in the dtype or their model is not one that can be traced.
-
-    By then the judge has run both paths, so that what is refused here with a ValueError is the tracing alone.
+    By then the judge has run both paths, so that a ValueError here is one of the tracing alone.
     """
     if not hasattr(subject, "trace"):
         return None
     try:
         a, b = subject.trace(dtype)
-        shapes = {(x.layer, x.operation): x.value.shape for x in a}
-        alike = all(shapes.get((x.layer, x.operation), x.value.shape) == x.value.shape for x in b)
     except (NotImplementedError, ValueError):
         return None
-    return (a, b) if alike else None
+    shapes = {(x.layer, x.operation): x.value.shape for x in a}
+    alike = all(shapes.get((x.layer, x.operation), x.value.shape) == x.value.shape for x in b)
+    return (gates_in(subject, dtype), a, b) if alike else None
 
 
 def rank(found: Divergence) -> tuple[float, float]:
@@ -133,8 +123,8 @@ def rank(found: Divergence) -> tuple[float, float]:
     return (-1 if "emb" in found.operation else np.inf), 0
 
 
-def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
-    """What there is to say of a place in two traces."""
+def operation_origin(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
+    """Extent and explanation of a place in two traces."""
     a, b = by_place(a), by_place(b)
     place = found.layer, found.operation
     gate = max(gates.get(place, 0.0), FLOOR)
@@ -144,7 +134,7 @@ def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str
         held = max(gates.get((found.layer, "cache"), 0.0), gate)
         attended = from_traces(found.layer or 0, a, b, positions, getattr(subject, "prefilled", 1))
         if attended:
-            return of_attention(found, attended, gate, held, decode)
+            return attention_origin(found, attended, gate, held, decode)
     flat = error.reshape(*error.shape[:2], -1).max(-1)
     seen = extent(flat, flat > gate, positions, decode)
     seen += head_extent(error.max(-1), gate) if error.ndim == 4 else ""
@@ -154,8 +144,8 @@ def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str
     return Origin(found, seen, explanation)
 
 
-def of_attention(found: Divergence, x: AttentionTrace, gate: float, held: float, decode: np.ndarray) -> Origin:
-    """What there is to say where the attention's queries agree and its outputs do not."""
+def attention_origin(found: Divergence, x: AttentionTrace, gate: float, held: float, decode: np.ndarray) -> Origin:
+    """Extent and explanation where the attention's queries agree and its outputs do not."""
     error = outputs_apart(x)
     parted = error.max((2, 3)) > gate
     seen = extent(error.max((2, 3)), parted, x.positions, decode) + head_extent(error.max(3), gate)
@@ -166,11 +156,11 @@ def of_attention(found: Divergence, x: AttentionTrace, gate: float, held: float,
         right = np.concatenate([x.k, x.v], 1).swapaxes(1, 2)
         if explanation := explain_cache(x.held, right, kept > held):
             return Origin(found, seen, explanation)
-    if x.how is None or not np.isfinite(error).all():
+    if x.formula is None or not np.isfinite(error).all():
         return Origin(found, seen)
     wrong, fine = x.split(parted)
     rms = np.sqrt(np.nanmean(np.square(x.b)))
-    return Origin(found, seen, explain(wrong, fine, x.how, noise=float(gate * rms)))
+    return Origin(found, seen, explain(wrong, fine, x.formula, noise=float(gate * rms)))
 
 
 def outputs_apart(x: AttentionTrace) -> np.ndarray:
@@ -193,40 +183,32 @@ def in_prompts(subject: Any, gates: Gates) -> list[Place]:
     a, b = subject.trace_prompts()
     lengths = np.array([len(prompt) for prompt in subject.prompts])
     live = np.arange(int(lengths.max())) < lengths[:, None]  # (B, M)
-    same = [Activation(x.layer, x.operation, alike(x.value, y.value, live)) for x, y in zip(a, b, strict=True)]
+    same = [
+        Activation(
+            x.layer, x.operation, np.where(live.reshape(*live.shape, *[1] * (x.value.ndim - 2)), x.value, y.value)
+        )
+        for x, y in zip(a, b, strict=True)
+    ]
     found = first_divergence(same, b, gates)
     if found is None:
         return []
 
-    def tell() -> Origin:
+    def describe() -> Origin:
         place = found.layer, found.operation
         gate = max(gates.get(place, 0.0), FLOOR)
         places, right = by_place(same), by_place(b)
         decode = np.zeros(live.shape, bool)
         if found.operation == "attention":
             attended = from_prompts(found.layer or 0, by_place(a), right, lengths)
-            return of_attention(found, attended, gate, gate, decode)
+            return attention_origin(found, attended, gate, gate, decode)
         error = difference(places[place], right[place])
         flat = error.reshape(*live.shape, -1).max(-1)
         positions = np.where(live, np.arange(live.shape[1]), -1)
-        view = Seen(subject, np.where(live, positions, 0))
+        view = SimpleNamespace(models=subject.models, positions=np.where(live, positions, 0))
         explanation = explain_operation(found.layer, found.operation, places, right, view, flat > gate)
         return Origin(found, extent(flat, flat > gate, positions, decode), explanation)
 
-    return [Place(found, tell)]
-
-
-class Seen:
-    """A subject's model at other positions than those that it compares."""
-
-    def __init__(self, subject: Any, positions: np.ndarray):
-        self.positions = positions
-        self.models = subject.models
-
-
-def alike(x: np.ndarray, y: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """x where live (B, M), y elsewhere."""
-    return np.where(live.reshape(*live.shape, *[1] * (x.ndim - 2)), x, y)
+    return [Place(found, describe)]
 
 
 def in_interface(subject: Any, gates: Gates) -> list[Place]:
@@ -246,8 +228,8 @@ def in_interface(subject: Any, gates: Gates) -> list[Place]:
         asked = difference(*(Activation(layer, "c_attn", np.nan_to_num(q[:, : found.step + 1])) for q in (x.qa, x.qb)))
         if asked.max() > gate:
             return []  # turned or computed otherwise before the attention: the hooks say where
-        tell = partial(of_attention, found, x, gate, gate, x.positions >= x.prompts[:, None])
-        return [Place(found, tell)]
+        describe = partial(attention_origin, found, x, gate, gate, x.positions >= x.prompts[:, None])
+        return [Place(found, describe)]
     return []
 
 

@@ -1,4 +1,4 @@
-"""Two paths of anybody's as a subject (see subjects.py), named on a command line as "module:attribute"."""
+"""Two paths of anybody's as a subject (see __init__.py), named on a command line as "module:attribute"."""
 
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM as a subject (see subjects.py): its cached forward against its uncached one."""
+"""A Hugging Face causal LM as a subject (see __init__.py): its cached forward against its uncached one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -135,7 +135,7 @@ class HuggingFaceSubject(TorchSubject):
 
     @cached_property
     def forced(self) -> np.ndarray:
-        """The tokens that both are fed, (B, n) ids; the last of them is only foretold."""
+        """The tokens that both are fed, (B, n) ids; the last of them is fed to neither."""
         model, rows = self.lm.model(self.lm.widest), []
         for prompt in self.prompts:
             ids = list(prompt)

@@ -11,7 +11,8 @@ from kvproof.bench.judge.explain.cache_contents import explain_cache, spans
 from kvproof.bench.judge.explain.explanation import Candidate, choose, explain
 from kvproof.bench.judge.explain.extent import extent
 from kvproof.bench.judge.explain.hypotheses import hypotheses
-from kvproof.bench.judge.investigation import investigate, starts
+from kvproof.bench.judge.explain.origin import origin
+from kvproof.bench.judge.investigation import investigate
 from kvproof.reference.judge.verdict import BUG
 
 from ._corpus import CORPUS, SAYS, subject_of
@@ -202,12 +203,13 @@ def test_a_bug_of_float32_alone_has_a_place_too():
 
 def said(subject):
     """The guesses' sentences, after holding place and size to be there."""
-    found, origin = starts(subject)
-    assert origin is not None
+    start = origin(subject)
+    assert start is not None
+    found = start.divergence
     assert found.factor > 1
     assert f"position {found.position} of sequence {found.sequence}" in str(found)
-    assert origin.seen
-    return [x.sentence for x in origin.explanation.candidates] if origin.explanation else []
+    assert start.seen
+    return [x.sentence for x in start.explanation.candidates] if start.explanation else []
 
 
 @pytest.mark.parametrize("name", SAMPLE)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, describe, in_torch
+from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, in_torch
 from kvproof.bench.judge.faults.planting import correct_step, decoding_at, in_decode, planted
 from kvproof.bench.judge.tracing.tape import capture
-from kvproof.reference.judge.faults import FAULTS, ORACLE, decode
+from kvproof.reference.judge.faults import FAULTS, ORACLE, decode, describe
 
 from ...._gpt2_models import CACHED, forced, random_prompts, small_model
 
