@@ -1,4 +1,4 @@
-"""Rounding or bug? Two paths to the same logits are judged, and the place where they part is named.
+"""Rounding or bug? A verdict on two paths to the same logits, and the place where they part.
 
     kvproof verify --impl sdpa                           our cached decode against recomputing everything
     kvproof verify --impl triton --against numpy --dtype bfloat16

@@ -1,4 +1,4 @@
-"""All that can be said of two paths: the verdict, where they part, what explains it, and what it can cost."""
+"""The full report on two paths: the verdict, where they part, what explains it, and which tokens are at risk."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Investigation:
 def investigate(subject: Any, dtype: str) -> Investigation:
     """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
 
-    Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
+    Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
     rungs = DtypeRefusals(subject.paths, dtype)
     verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
@@ -109,7 +109,7 @@ def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
 def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | None:
     """Where the paths part that a verdict calls a bug, on the widest rung that shows it; None of another verdict.
 
-    unknown  is told why no operation is named
+    unknown  gets the reason where no operation is named
     """
     red = [rung for rung in verdict.rungs if not rung.green and not rung.excluded]
     red = sorted(red, key=lambda rung: not np.isfinite(rung.error))

@@ -73,7 +73,7 @@ def assert_same_decode(
               check_decode in contract/decode.py. With shift, the judge measures rounding instead of assuming it
     dtype     the one in question; by default float32, or that of the arrays
     question  what is compared, in words: "cached against uncached" or "against the oracle"
-    allow_inconclusive  pass where nothing can be told, as from bfloat16 arrays alone; a BUG never passes
+    allow_inconclusive  pass what is INCONCLUSIVE, as bfloat16 arrays alone are; a BUG never passes
     returns   the verdict
     """
     __tracebackhide__ = True

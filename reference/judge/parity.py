@@ -46,7 +46,7 @@ def judge(
     dtype     the dtype in question
     question  what B is, for the reason: CACHED or ORACLE or words of your own
     op        op(dtype) -> the error of A's attention alone on given inputs, in multiples of its gate; see
-              `attention_error`. Replayed in half precision, where final logits cannot tell; above 1 is a bug
+              `attention_error`. Replayed in half precision, where final logits do not decide; above 1 is a bug
     draws     noise measurements per path
 
     Raises ValueError for a dtype that is no float, and where the paths' shapes differ.

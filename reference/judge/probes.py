@@ -1,7 +1,7 @@
 """Exact probes: is a closed decode attention right? Decided from its inputs and outputs alone, 16 bits wide.
 
-A kernel that takes 16 bits and gives 16 bits cannot be climbed down to from float64. But there are questions whose
-answer every correct kernel shares; see questions.py. What even they cannot decide is INCONCLUSIVE.
+A kernel that takes 16 bits and gives 16 bits cannot be climbed down to from float64. But there are questions with
+one right answer for every correct kernel; see questions.py. Where they do not decide, the verdict is INCONCLUSIVE.
 """
 
 import warnings
@@ -21,7 +21,7 @@ DOUBT = 2.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A wrong answer: the probe, a sentence that tells what came instead, and the error in multiples of the gate."""
+    """A wrong answer: the probe, a sentence on what came instead, and the error in multiples of the gate."""
 
     probe: str
     sentence: str
@@ -70,7 +70,7 @@ def error_of(o, question: Question) -> tuple[float, str]:
 
 
 def recognise(row, question: Question) -> str:
-    """In words, whose row (D,) came back instead: NaN, or the value or key of some slot."""
+    """What row (D,) came instead, in words: NaN, or the value or key of some slot."""
     if np.isnan(row).any():
         return ", a NaN: a dead slot was read, a sum overflowed, or 0 was divided by 0"
     for name, cache in (("value", question.v), ("key", question.k)):
@@ -84,7 +84,7 @@ def recognise(row, question: Question) -> str:
 def probe(
     fn: Callable, dtype="bfloat16", shapes: Sequence[Case] = (*SHAPES, *GROUPED), scale=None, patience=3
 ) -> ProbeReport:
-    """Ask a decode attention for answers that are known, and say whether rounding explains what comes.
+    """Ask a decode attention questions with known answers: does rounding explain the differences?
 
     fn        fn(q, k, v, lengths) -> o: NumPy q (B, H, D), k and v (B, H_kv, T, D) in dtype, bfloat16 by ml_dtypes, and
               lengths (B,) int32 -> o (B, H, D), an array or a torch tensor on the CPU. Dead slots may hold anything;

@@ -32,7 +32,7 @@ class Buffer(NamedTuple):
 
     live   bool: a token's that the next step may read
     dead   bool: no token's, so that it may hold anything; what is neither is a token's that is out of reach
-    place  int: its token's place in the row, counted from 0; None where buffers() tells live from dead only
+    place  int: its token's place in the row, counted from 0; None where buffers() gives live or dead alone
     """
 
     array: Any

@@ -100,7 +100,7 @@ def check_cache(
     only           names of CHECKS to make; empty: all of them
     require        names of CHECKS that must be held, where otherwise a missing capability is only reported
 
-    Raises ValueError for sizes too small to tell anything and for unknown names. What the cache raises is reported.
+    Raises ValueError for sizes too small for a check and for unknown names. What the cache raises is reported.
     """
     if batch < 2 or prompt < 4 or steps < 3:
         raise ValueError(f"batch {batch}, prompt {prompt}, steps {steps}; give at least 2, 4 and 3")

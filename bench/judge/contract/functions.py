@@ -1,4 +1,4 @@
-"""Functions of anybody's as paths to logits: what they may take and return, one adapter for every door of the judge.
+"""Any functions as paths to logits: what they may take and return, for the command and for pytest alike.
 
     f(dtype, shift), f(dtype, *, shift) or f(dtype) -> logits, dtype "float64", "float32", "bfloat16" or "float16"
 
@@ -139,7 +139,7 @@ def numbers(x: Any) -> np.ndarray:
 
 
 class DtypeRefusals:
-    """paths(dtype, shift) for the judge, which keeps in mind in what dtypes they do not run, and why.
+    """paths(dtype, shift) for the judge; records the dtypes that they do not run in, and why.
 
     dtype   the dtype in question: in another one also a clash of dtypes inside counts as "does not run"
     absent  dtype -> the reason

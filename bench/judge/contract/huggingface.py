@@ -89,7 +89,7 @@ class HuggingFace:
     def position_of(self, ids) -> int | None:
         """The position_id of a sequence's first token, found by asking the model; None if it takes none.
 
-        Raises NotImplementedError if it cannot be told where padding is: then no cache of its can be blamed.
+        Raises NotImplementedError if the model takes no padding, with a cache or without.
         """
         plain, slots = self.recompute(ids), np.arange(ids.shape[1])
         close = partial(torch.allclose, plain, rtol=0, atol=1e-3 * float(plain.abs().max()))

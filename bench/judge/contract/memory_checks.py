@@ -138,16 +138,16 @@ def newest_in_each_buffer(trial: Trial, held: str) -> Finding:
     """
     cache, old = filled(trial)
     newest = [new.newest(before) for new, before in zip(memory(cache), old, strict=True)]
-    told = [i for i, (where, _) in enumerate(newest) if where.any()]
-    if not told:
+    shown = [i for i, (where, _) in enumerate(newest) if where.any()]
+    if not shown:
         raise NotChecked(newest[0][1] if newest else "buffers() shows nothing")
     want = [exact(filled(trial)[0].step(following), len(trial.ids)) for following in next_tokens(trial)]
-    for i in told:
+    for i in shown:
         if rows := rows_blind_to(trial, i, newest[i][0], want):
             broken = f"the newest slot of buffer {i} of {len(newest)} is not read ({named(rows)})"
             return Finding(BROKEN, f"{broken}: it is stale, or another is read in its place")
-    count = str(len(told)) if len(told) == len(newest) else f"{len(told)} of {len(newest)}"
-    return Finding(HELD, f"{held}, and its slot is read from each of {count} buffers", {"buffers": len(told)})
+    count = str(len(shown)) if len(shown) == len(newest) else f"{len(shown)} of {len(newest)}"
+    return Finding(HELD, f"{held}, and its slot is read from each of {count} buffers", {"buffers": len(shown)})
 
 
 def filled(trial: Trial) -> tuple[Any, list[Buffer]]:

@@ -1,4 +1,4 @@
-"""One decode attention on trial: what it is called with, and when its answer is right."""
+"""One decode attention under test: its inputs, and whether its answers are right."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How far one step of a cache's stored numbers moves logits, where it stores them more coarsely than it computes.
+"""How far logits move with one step of a stored number, where a cache stores more coarsely than it computes.
 
 An 8-bit cache rounds keys and values to steps. Two right ways to the same tokens differ in their last bits, and where
 a number lies on the edge of a step, rounding carries it across: logits then differ by far more than float32 rounds, and

@@ -1,4 +1,4 @@
-"""One cache on trial: the tokens it is run on, and when two of its answers count as the same."""
+"""One cache under test: the tokens it is run on, and when two of its answers count as the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What each layer's attention gets and gives, token by token, in both paths; here from traces."""
+"""The inputs and outputs of each layer's attention, token by token, in both paths; here from traces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What wrong slots of a cache hold: other tokens' rows, other heads', rounded ones; each compared number by number."""
+"""The contents of wrong slots: other tokens' rows, other heads', rounded ones; each compared number by number."""
 
 from collections.abc import Iterator
 

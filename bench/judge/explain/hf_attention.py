@@ -1,4 +1,4 @@
-"""What the attention of a Hugging Face model gets and gives, of all its tokens, the prefill's too.
+"""The inputs and outputs of a Hugging Face model's attention, of all its tokens, the prefill's too.
 
 From transformers' AttentionInterface, through which its models hand query, key and value to the attention: after the
 rotation, and as the cache gives them back.

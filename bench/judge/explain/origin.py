@@ -1,4 +1,4 @@
-"""Where two paths part first, how the difference goes on from there, and what explains it, if anything does."""
+"""Where two paths part first, the extent of the difference, and its explanation, if there is one."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ class Origin:
     """Where a bug starts.
 
     divergence  the place and the size there
-    seen        how the difference goes over positions, sequences and heads, and which slots of the cache differ
+    seen        its extent: positions, sequences, heads, and which slots of the cache differ
     explanation what explains it and was held against its rivals; None where nothing does
     """
 

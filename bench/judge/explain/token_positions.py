@@ -1,4 +1,4 @@
-"""At which positions tokens stand: read off what positions add to the embedding, or off their rotations."""
+"""Positions of tokens, read off what positions add to the embedding, or off their rotations."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How a bug is planted in a running torch model and taken out again: what catalogue.py is made of."""
+"""Planting a bug in a running torch model, and taking it out again."""
 
 import copy
 from collections.abc import Callable, Iterator, MutableMapping

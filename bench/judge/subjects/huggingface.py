@@ -23,8 +23,8 @@ from .positions import same
 class HuggingFaceSubject(TorchSubject):
     """Prefill and decode steps of a padded batch, against each sequence by itself, whole, unpadded and without a cache.
 
-    Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that cannot be
-    told where padding is (see positions.py) decodes its sequences one at a time, unpadded.
+    Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that takes no
+    padding (see positions.py) decodes its sequences one at a time, unpadded.
 
     model                a local folder, or a causal LM in memory, copied for each dtype and left as it is
     prompts              ids of each sequence; shorter ones are padded on the left, with an attention mask. A number
@@ -75,7 +75,7 @@ class HuggingFaceSubject(TorchSubject):
         self._check_prompts()
         self.lm.check_causal()
         self.padding = self.width - self.lengths + steps - 1
-        # Left to the model, padding is what is asked about, whether the model can be told of it or not.
+        # Without position_ids padding itself is in question, whether or not the model takes it.
         self.together = not self.padding.any() or not position_ids or self._bears_padding()
         self.padded = self.together and bool(self.padding.any())
         if left_padded and not self.together:

@@ -57,7 +57,7 @@ class NumpyTape:
     def activations(self, logits: np.ndarray, head: np.ndarray) -> list[Activation]:
         """The tokens that logits (B, n, V) were read off, of each operation, in order of computation.
 
-        A wrong path may run other tokens too, in any order and sequence by sequence, so its tokens are told by their
+        A wrong path may run other tokens too, in any order and sequence by sequence, so its tokens are found by their
         logits, the last LayerNorm's output times head (V, E). Where none fits, they are the last n of each call's.
         """
         flat = {key: np.concatenate([x.reshape(-1, *x.shape[2:]) for x in calls]) for key, calls in self.calls.items()}

@@ -173,7 +173,7 @@ class OurSubject(TorchSubject):
 
 
 class Watched:
-    """A cached source that tells a tape, if there is one, which of a prefill's tokens count: each sequence's last."""
+    """A cached source whose tape, if there is one, keeps of a prefill each sequence's last token."""
 
     def __init__(self, source: Any, tape: Tape | None, prompts: Sequence[Sequence[int]]):
         self.source, self.tape = source, tape

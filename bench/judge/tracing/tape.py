@@ -1,4 +1,4 @@
-"""What a model computes on its way to the logits, recorded by hooks: the model's code and its bits stay as they are.
+"""The results of a model's operations, recorded by hooks; the model's code and its bits stay as they are.
 
 The operations, in order of computation, under one set of names for every model:
     embed        (B, n, E)         input of the first block

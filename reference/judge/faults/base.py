@@ -1,4 +1,4 @@
-"""What every fault is made of: its record, and the correct paths that it goes wrong beside."""
+"""The record of a fault, and the correct paths that faults are made from."""
 
 import math
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Fault:
               "model": apply likewise, wrong without a cache too
     correct    of the same signature as apply, what it should have given: `decode`, or a forward without a decode step
     imitates  the mistake in words, and where it is invisible
-    link      a thread that tells of it; None where none was found
-    closest   the thread tells of a relative, not of this very mistake
+    link      a thread that reports it; None where none was found
+    closest   the thread reports a relative of this mistake
     place     (layer, operation) where a run with it first differs; the operation is "embed", "ln_1", "c_attn",
               "attention", "c_proj", "ln_2", "mlp", "ln_f" or "head"; None where no operation is wrong
     seen_by   the question that finds it: "cached against uncached" or "against the oracle"
