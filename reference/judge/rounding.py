@@ -1,11 +1,11 @@
 """Attention in float64, and the largest error that rounding explains.
 
-Exact-rounded means exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose on
-top, because it sums in float32 or multiplies rounded weights, is measured and not chosen: see SUM_ERROR, WEIGHT_ERROR.
+Exact-rounded: exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose
+besides, since it sums in float32 or multiplies rounded weights, is measured and not chosen: SUM_ERROR, WEIGHT_ERROR.
 
 All functions take q (B, H, D), or (B, M, H, D) for M tokens, the last ones of their sequences; k and v (B, H_kv, T, D),
 head h reading KV head h // (H / H_kv); lengths (B,), M new tokens included; and as `features` any of causal, window,
-sinks, softcap and alibi_slopes ((H,) or (B, H)), described in features.py, where paged and 8-bit caches become plain ones.
+sinks, softcap and alibi_slopes ((H,) or (B, H)), see features.py, where paged and 8-bit caches become plain ones.
 """
 
 from collections.abc import Iterator

@@ -60,18 +60,19 @@ class Op:
     def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
         """Hold o to the plain formula; `rounded` as rounding.attention_gate takes it."""
         lengths = self.lengths if lengths is None else lengths
-        error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
-        if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
+        return graded(attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded)), held, broken)
 
     def alike(self, got, own, q, k, v, lengths, held: str, broken: str) -> Finding:
         """Hold two results of the same inputs to each other, right or wrong: each may stray by the gate."""
         gate = 2 * attention_gate(q, k, v, lengths, inner=self.inner)
-        error = float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate))
-        if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
+        return graded(float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate)), held, broken)
+
+
+def graded(error: float, held: str, broken: str) -> Finding:
+    """The finding for an error in multiples of its gate."""
+    if error <= 1:
+        return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
+    return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ....reference.judge.difference import gaps
+from ....reference.judge.difference import gaps, rms
 from ..tracing.tape import Activation
 from .attention_trace import AttentionTrace, by_place, from_prompts, from_traces
 from .cache_contents import cache_extent, explain_cache
@@ -159,8 +159,8 @@ def attention_origin(found: Divergence, x: AttentionTrace, gate: float, held: fl
     if x.formula is None or not np.isfinite(error).all():
         return Origin(found, seen)
     wrong, fine = x.split(parted)
-    rms = np.sqrt(np.nanmean(np.square(x.b)))
-    return Origin(found, seen, explain(wrong, fine, x.formula, noise=float(gate * rms)))
+    size = np.sqrt(np.nanmean(np.square(x.b)))
+    return Origin(found, seen, explain(wrong, fine, x.formula, noise=float(gate * size)))
 
 
 def outputs_apart(x: AttentionTrace) -> np.ndarray:
@@ -246,18 +246,11 @@ def by_logits(subject: Any, rung: Any) -> Origin | None:
     a, b = (np.asarray(x, np.float64) for x in subject.paths(rung.dtype))
     if a.ndim != 3:
         return None
-    gap = gaps(a, b)
-    size, gate = gap.max(-1), max(rung.gate, np.finfo(float).tiny)
-    positions, decode = compared(subject, size.shape)
-    parted = size > rung.gate
+    unit = rms(b) or 1.0
+    error, gate = gaps(a, b) / unit, rung.gate / unit
+    positions, decode = compared(subject, error.shape[:2])
+    parted = error.max(-1) > gate
     if not parted.any():
         return None
-    fine = b[np.isfinite(b)]
-    rms = float(np.sqrt(np.mean(np.square(fine)))) if fine.size else 1.0
-    step = int(np.argmax(parted.any(0)))
-    sequence = int(np.argmax(size[:, step]))
-    found = Divergence(
-        None, "logits", None, step, int(positions[sequence, step]), sequence,
-        float(size[sequence, step] / (rms or 1.0)), float(size[sequence, step] / gate),
-    )  # fmt: skip
-    return Origin(found, extent(size / (rms or 1.0), parted, positions, decode))
+    found = locate(Activation(None, "logits", b), error, max(gate, np.finfo(float).tiny), positions)
+    return Origin(found, extent(error.max(-1), parted, positions, decode))

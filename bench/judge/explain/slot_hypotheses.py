@@ -1,6 +1,6 @@
 """Attentions that read other slots than they should: too few, too many, those to come, padding."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -76,44 +76,34 @@ def few(pilot: Query, formula: Formula, first: int, last: int) -> Iterator[Hypot
             yield Hypothesis("length", words, suffix(lambda x: x.n - gone, formula))
 
 
-def prefix(formula: Formula, count: Callable[[Query], int]):
-    """Of the slots that should be seen, those below `count`."""
+def over(formula: Formula, slots: Callable[[Query], Iterable[int]]):
+    """The formula over the slots that slots(Query) gives."""
 
     def op(x):
-        seen = slice(first_slot(x, formula), max(count(x), 0))
+        seen = np.array([*slots(x)], int)
         return attend(x.q, x.k[:, seen], x.v[:, seen], formula)
 
     return op
+
+
+def prefix(formula: Formula, count: Callable[[Query], int]):
+    """Of the slots that should be seen, those below `count`."""
+    return over(formula, lambda x: range(first_slot(x, formula), count(x)))
 
 
 def suffix(count: Callable[[Query], int], formula: Formula):
     """The last slots, `count` of them, in place of the window."""
-
-    def op(x):
-        seen = slice(max(x.n - count(x), 0), x.n)
-        return attend(x.q, x.k[:, seen], x.v[:, seen], formula)
-
-    return op
+    return over(formula, lambda x: range(max(x.n - count(x), 0), x.n))
 
 
 def without(formula: Formula, slot: Callable[[Query], int]):
     """All slots that should be seen but one."""
-
-    def op(x):
-        seen = [t for t in range(first_slot(x, formula), x.n) if t != slot(x)]
-        return attend(x.q, x.k[:, seen], x.v[:, seen], formula)
-
-    return op
+    return over(formula, lambda x: (t for t in range(first_slot(x, formula), x.n) if t != slot(x)))
 
 
 def ends(formula: Formula, kept: int, width: int):
     """The first `kept` and the last `width` slots."""
-
-    def op(x):
-        seen = [t for t in range(x.n) if t < kept or t >= x.n - width]
-        return attend(x.q, x.k[:, seen], x.v[:, seen], formula)
-
-    return op
+    return over(formula, lambda x: (t for t in range(x.n) if t < kept or t >= x.n - width))
 
 
 def shown_by_length(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:

@@ -10,9 +10,9 @@ import torch
 
 from ....gpt2.weights import as_dtype
 from ...measure.peers import CACHE_NAMES, cache_name
+from ..contract.positions import Positions, padding_id, positions_of, same
 from ..contract.user_errors import UserCodeError, refusal, user_code
 from .checkpoint import read_model
-from .positions import Positions, padding_id, positions_of, same
 
 CACHES = ("dynamic", "static")
 COLUMNS = 3  # of padding, to see what a decode step makes of the mask

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from ....gpt2.weights import as_device
+from ..contract.positions import same
 from ..contract.user_errors import UserCodeError
 from ..tracing.module_tape import Columns, capture_modules
 from ..tracing.tape import Activation, TracingError, capture, is_known
@@ -17,14 +18,13 @@ from .causal_lm import CACHES, CausalLM
 from .checkpoint import attending
 from .oracle import live_slots
 from .ours import TorchSubject, scaled, stack_rows
-from .positions import same
 
 
 class HuggingFaceSubject(TorchSubject):
     """Prefill and decode steps of a padded batch, against each sequence by itself, whole, unpadded and without a cache.
 
     Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that takes no
-    padding (see positions.py) decodes its sequences one at a time, unpadded.
+    padding (see contract/positions.py) decodes its sequences one at a time, unpadded.
 
     model                a local folder, or a causal LM in memory, copied for each dtype and left as it is
     prompts              ids of each sequence; shorter ones are padded on the left, with an attention mask. A number

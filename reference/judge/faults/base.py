@@ -63,6 +63,25 @@ def fault(kind: str, link: str | None, place: Place | None, *, closest=False, co
     return record
 
 
+def cache_fault(name: str, link: str | None, *, run: Callable[..., np.ndarray] | None = None, **more):
+    """Turn the wrong cache below into a Fault of that name; its docstring is what the fault imitates.
+
+    run   run(ids, params, config, make) -> logits, by a cache of the class `make`; by default from an empty one
+    more  as `fault` takes it
+    """
+
+    def record(make: type) -> Fault:
+        def apply(ids, params, config):
+            if run:
+                return run(ids, params, config, make)
+            return cached_logits(ids, params, config, fresh(ids, params, config, make))
+
+        apply.__name__, apply.__doc__ = name, make.__doc__
+        return fault("cache", link, (0, "attention"), **more)(apply)
+
+    return record
+
+
 def decode(q, k, v, lengths, scale=None, attend=attention):
     """The correct op: one new token per sequence attends to its live slots, in float64, rounded once.
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..contract.user_errors import UserCodeError, said
+from .user_errors import UserCodeError, said
 
 SAME = 1e-4  # of the logits' rms, float32's rounding many times over; another position moves them by more
 
@@ -35,7 +35,7 @@ class Positions:
 def positions_of(model: Any, forward: Callable[..., torch.Tensor], ids: torch.Tensor) -> Positions:
     """How the model, in float32, counts: from its logits of one sequence.
 
-    forward  forward(ids (1, M), **more) -> logits (1, M, V)
+    forward  forward(ids (1, M), **more) -> logits (1, M, V), or (1, V) of the last token
     ids      (1, M) none of which is the padding
     """
     plain = forward(ids)
