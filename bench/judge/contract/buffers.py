@@ -9,7 +9,7 @@ import torch
 from .report import NotChecked
 
 
-def exact(logits, rows: int) -> np.ndarray:
+def as_float64(logits, rows: int) -> np.ndarray:
     """Logits (B, V), NumPy or torch of any dtype, as float64; every float of up to 64 bits keeps its value."""
     if hasattr(logits, "detach"):
         logits = logits.detach().double().cpu().numpy()

@@ -25,7 +25,7 @@ import numpy as np
 
 from ....reference.judge.parity import LOGIT_BARS
 from . import call_checks, memory_checks
-from .buffers import exact
+from .buffers import as_float64
 from .report import ContractReport, Finding, run_checks
 from .trial import Trial
 
@@ -107,7 +107,7 @@ def check_cache(
     rng = np.random.default_rng(seed)
     probe = make_cache()
     logits = probe.prefill(np.zeros((batch, 1), np.int64))
-    below = vocab or exact(logits, batch).shape[1]
+    below = vocab or as_float64(logits, batch).shape[1]
     dtype = str(getattr(probe, "dtype", None) or logits.dtype).removeprefix("torch.")
     ids = rng.integers(below, size=(batch, prompt + steps))
     other = (ids + rng.integers(1, below, size=ids.shape)) % below

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ....reference.judge.rounding import roundoff
-from .buffers import exact, memory
+from .buffers import as_float64, memory
 
 # Steps that are tried; the largest move counts, each made after half of the prompt and with all that follows from it.
 TRIED = 16
@@ -57,7 +57,7 @@ def step_effect(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: st
             buffers = stored(cache, dtype)
             array, live = buffers[i % len(buffers)]
             step(array, tuple(rng.choice(np.argwhere(live)).tolist()))
-        return np.stack([exact(cache.step(new), len(ids)) for new in ids.T[half:]])
+        return np.stack([as_float64(cache.step(new), len(ids)) for new in ids.T[half:]])
 
     probe = make()
     probe.prefill(ids[:, :half])

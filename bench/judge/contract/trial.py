@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ....reference.judge.parity import logit_error
-from .buffers import exact
+from .buffers import as_float64
 from .quantisation import step_effect
 from .report import BROKEN, HELD, NOT_CHECKED, Finding
 
@@ -54,10 +54,10 @@ class Trial:
             logits = cache.prefill(ids[:, low : low + size])
             low += size
         assert low == self.prompt
-        rows = [exact(logits, len(ids))]
+        rows = [as_float64(logits, len(ids))]
         for t in range(self.prompt, ids.shape[1]):
             before(cache)
-            rows.append(exact(cache.step(ids[:, t]), len(ids)))
+            rows.append(as_float64(cache.step(ids[:, t]), len(ids)))
         return np.stack(rows)
 
     @cached_property

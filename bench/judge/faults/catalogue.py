@@ -1,6 +1,6 @@
 """Bugs planted in a running torch model, and taken out again: `with fault.inject(model):` makes its decoding wrong.
 
-The same spirit as reference/faults, which has more of them, with pages and 8 bits; `in_torch` brings its attention
+The same spirit as reference/judge/faults, which has more of them, with pages and 8 bits; `in_torch` brings its attention
 faults here. A model that shares its modules with the injected one (`with_impl`) shares what is planted in them; naive,
 which recomputes everything, stays right under all that only a cache can show.
 """
@@ -14,7 +14,7 @@ from .planting import TorchFault, in_decode, planted
 
 
 def in_torch(fault: Fault) -> TorchFault:
-    """An "attention" fault of reference/faults as the decode step of a torch model: `step_` and its name.
+    """An "attention" fault of reference/judge/faults as the decode step of a torch model: `step_` and its name.
 
     K and V share a layout here, so that `strides_swapped` stays invisible. Raises ValueError for another kind.
     """

@@ -20,7 +20,7 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class TorchFault:
-    """The record of reference/faults' Fault, with `inject(model)`, a context manager, in place of `apply`."""
+    """The record of reference/judge/faults' Fault, with `inject(model)`, a context manager, in place of `apply`."""
 
     name: str
     kind: str

@@ -48,7 +48,7 @@ def tensor(x: np.ndarray | None) -> torch.Tensor | None:
 
 
 def planted_op(module: Any, **options):
-    """An op for attention_cases.check: what `decode_attention` does, by this `launch` module; options are its."""
+    """An op for cases.check: what `decode_attention` does, by this `launch` module; options are its."""
 
     def op(q, k, v, lengths, *, k_new=None, v_new=None, block_table=None, k_scale=None, v_scale=None,
            alibi_slopes=None, scale=None, return_lse=True, **asked):  # fmt: skip

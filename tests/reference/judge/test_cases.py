@@ -1,4 +1,4 @@
-"""The checker of whole calls is checked: honest NumPy ops pass every case, and each planted fault is rejected."""
+"""The checker of whole calls is checked: correct NumPy ops pass every case, and each planted fault is rejected."""
 
 import re
 from itertools import combinations
@@ -67,7 +67,7 @@ def splits(q, k, v, lengths, **asked):
     return o[..., np.argsort(turn)], lse
 
 
-def honest_op(case: Case):
+def correct_op(case: Case):
     """An op that does what a kernel does to this case's dtype."""
 
     def attend(*cache, **asked):
@@ -85,13 +85,13 @@ def test_the_formula_rounded_once_passes(case):
 
 @each_case
 def test_an_op_with_a_kernels_sums_passes(case):
-    check(honest_op(case), case)
+    check(correct_op(case), case)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 @given(case=cases())
 def test_any_call_passes_with_a_kernels_sums(case):
-    check(honest_op(case), case)
+    check(correct_op(case), case)
 
 
 @pytest.mark.exhaustive
@@ -100,7 +100,7 @@ def test_any_call_passes_with_a_kernels_sums(case):
 )
 @given(case=cases())
 def test_three_thousand_calls_pass_with_a_kernels_sums(case):
-    check(honest_op(case), case)
+    check(correct_op(case), case)
 
 
 @each_fault
