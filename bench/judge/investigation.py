@@ -81,7 +81,7 @@ def investigate(subject: Any, dtype: str) -> Investigation:
     Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
     rungs = DtypeRefusals(subject.paths, dtype)
-    verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))

@@ -160,7 +160,7 @@ class DtypeRefusals:
                 self.absent[dtype] = why
             raise NotImplementedError(why) from error
 
-    def said(self, verdict: Verdict) -> Verdict:
+    def with_refusals(self, verdict: Verdict) -> Verdict:
         """The verdict, whose reason names the rungs that there were not."""
         missing = " ".join(f"Not run in {dtype}: {why}." for dtype, why in self.absent.items())
         return replace(verdict, reason=f"{verdict.reason} {missing}") if missing else verdict
@@ -185,4 +185,4 @@ def check_decode(a: Any, b: Any, dtype: str | None = None, question: str = "cach
         raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
     path_a, path_b = Path(a, "path A", dtype), Path(b, "path B", dtype)
     rungs = DtypeRefusals(lambda name, shift: (path_a(name, shift), path_b(name, shift)), dtype)
-    return rungs.said(judge(rungs, dtype, question=question))
+    return rungs.with_refusals(judge(rungs, dtype, question=question))

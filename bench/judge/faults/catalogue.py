@@ -1,6 +1,6 @@
 """Bugs planted in a running torch model, and taken out again: `with fault.inject(model):` makes its decoding wrong.
 
-The same spirit as reference/judge/faults, which has more of them, with pages and 8 bits; `in_torch` brings its attention
+reference/judge/faults has more of them, with pages and 8 bits; `in_torch` brings its attention
 faults here. A model that shares its modules with the injected one (`with_impl`) shares what is planted in them; naive,
 which recomputes everything, stays right under all that only a cache can show.
 """
