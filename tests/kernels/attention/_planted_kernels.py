@@ -14,27 +14,34 @@ import numpy as np
 import torch
 
 from kvproof.kernels.attention.workspace import workspace
+from kvproof.reference.judge.features import plain_cache
+from kvproof.reference.judge.rounding import log_sum_exp
 
 KERNELS = Path(__file__).parents[3] / "kernels"
 ATTENTION = KERNELS / "attention"
 
 
-def load_kernels(folder: Path, *edits: tuple[str, str, str]) -> Any:
-    """The `launch` module of kernels/attention/ with edits (file without .py, old, new); each old must occur once.
+def source(file: str) -> Path:
+    """Where the kernels of that name stand: in decode.py itself, or in the general op's room."""
+    return (KERNELS if file == "decode" else ATTENTION) / f"{file}.py"
+
+
+def load_kernels(folder: Path, *edits: tuple[str, str, str], module: str = "attention.launch") -> Any:
+    """A module of kernels/ with edits (file without .py, old, new) in any of them; each old must occur once.
 
     folder  empty, takes the edited files; Triton reads its kernels' source there
     """
     for file, old, new in edits:
         path = folder / f"{file}.py"
-        text = (path if path.exists() else ATTENTION / path.name).read_text(encoding="utf-8")
+        text = (path if path.exists() else source(file)).read_text(encoding="utf-8")
         assert text.count(old) == 1, f"stale: {old!r} occurs {text.count(old)} times in {path.name}"
         path.write_text(text.replace(old, new), encoding="utf-8")
     package, room = ModuleType("kvproof_planted"), ModuleType("kvproof_planted.attention")
-    package.__path__ = [str(KERNELS)]
+    package.__path__ = [str(folder), str(KERNELS)]
     room.__path__ = [str(folder), str(ATTENTION)]  # what is not edited is loaded again beside it, unchanged
     try:
         sys.modules |= {package.__name__: package, room.__name__: room}
-        return importlib.import_module(f"{room.__name__}.launch")
+        return importlib.import_module(f"{package.__name__}.{module}")
     finally:
         for name in [name for name in sys.modules if name.split(".")[0] == package.__name__]:
             del sys.modules[name]
@@ -70,5 +77,22 @@ def planted_op(module: Any, **options):
             kernel[grid](**arguments, **compiling)
         o = out.view(torch.int16).numpy().view(q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
         return o.reshape(q.shape), lse.numpy().reshape(q.shape[:-1])
+
+    return op
+
+
+def decode_op(module: Any):
+    """An op for cases.check: `decode_attention` of kernels/decode.py, or of its twin. The log-sum-exp, which
+    they do not return, is the formula's own."""
+
+    def op(q, k, v, lengths, *, return_lse=True, block_table=None, **rows):
+        arrays = {"q": q, "k": k, "v": v, "lengths": lengths, "block_table": block_table, **rows}
+        if module.__name__.endswith("reference.decode"):
+            o = module.decode_attention(**arrays)
+        else:
+            out = module.decode_attention(**{name: tensor(x) for name, x in arrays.items()})
+            o = out.view(torch.int16).numpy().view(q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
+        plain, _ = plain_cache(k, v, block_table)
+        return o, log_sum_exp(q, plain, lengths).astype(np.float64 if q.dtype == np.float64 else np.float32)
 
     return op
