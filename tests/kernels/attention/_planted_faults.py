@@ -3,7 +3,7 @@ a call that shows it. None but a few reads outside its buffers, so that a GPU wo
 
 from typing import NamedTuple
 
-from ..._attention_cases import Case
+from kvproof.reference.judge.cases import Case
 
 PLAIN = Case(lengths=(300, 129, 33, 1, 0), T=320)
 LONG = Case(lengths=(1100, 1030), T=1100, H_kv=1)  # nine splits: more than are combined at a time

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
@@ -48,7 +49,7 @@ def load_kernels(folder: Path, *edits: tuple[str, str, str], module: str = "atte
 
 
 def planted_op(module: Any, **options):
-    """An op for attention_cases.check: what `decode_attention` does, by this `launch` module; options are its."""
+    """An op for cases.check: what `decode_attention` does, by this `launch` module; options are its."""
 
     def op(*, scale=None, return_lse=True, **call):
         arrays = {name: call.pop(name, None) for name in module.Inputs._fields}
@@ -71,7 +72,7 @@ def planted_op(module: Any, **options):
 
 
 def decode_op(module: Any):
-    """An op for attention_cases.check: `decode_attention` of kernels/decode.py, or of its twin. The log-sum-exp, which
+    """An op for cases.check: `decode_attention` of kernels/decode.py, or of its twin. The log-sum-exp, which
     they do not return, is the formula's own."""
 
     def op(q, k, v, lengths, *, return_lse=True, block_table=None, **rows):
@@ -79,8 +80,8 @@ def decode_op(module: Any):
         if module.__name__.endswith("reference.decode"):
             o = module.decode_attention(**arrays)
         else:
-            out = module.decode_attention(**{name: tensor(x) for name, x in arrays.items()})
-            o = out.view(torch.int16).numpy().view(q.dtype) if out.dtype == torch.bfloat16 else out.numpy()
+            tensors = {name: None if x is None else to_torch(x) for name, x in arrays.items()}
+            o = to_numpy(module.decode_attention(**tensors))
         plain, _ = plain_cache(k, v, block_table)
         return o, log_sum_exp(q, plain, lengths).astype(np.float64 if q.dtype == np.float64 else np.float32)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from kvproof.kernels.ptx import PtxError
+from kvproof.reference.judge.cases import Case, check
 
-from ..._attention_cases import Case, check
 from ._planted_faults import DECODE, FAULTS, GENERAL, NOT_IN_DECODE
 from ._planted_kernels import decode_op, load_kernels, planted_op, source
 

@@ -12,8 +12,8 @@ import torch
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels.attention import decode_attention, make_workspace, merge_state
 from kvproof.kernels.ptx import route
+from kvproof.reference.judge.cases import check
 
-from ..._attention_cases import check
 from ..._attention_grid import CASES
 from .test_features import Multiplied
 
