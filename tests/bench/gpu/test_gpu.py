@@ -42,11 +42,7 @@ def says(word: str, code: int = 0) -> list[str]:
 
 
 def test_the_rehearsal_runs_every_part_and_reports(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "kvproof.bench.gpu", "--rehearse", "--out", str(tmp_path), "--minutes", "4"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert gpu.main(["--rehearse", "--out", str(tmp_path), "--minutes", "4"]) == 0
     state = json.loads((tmp_path / "gpu.json").read_text())
     ended = {name: entry["status"] for name, entry in state["parts"].items()}
     assert ended.pop("tests that need a GPU") == ended.pop("decode tiny as a CUDA graph") == "skipped"
