@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ._records import EVIL
+from .._records import EVIL
 
 pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip install -e '.[plots]'")
 
