@@ -23,6 +23,7 @@ from kvproof.bench.memory.sizes import (
     read_shape,
     waste,
 )
+from kvproof.bench.program import write_figure
 from kvproof.gpt2 import StaticCache, load
 from kvproof.gpt2.weights import DTYPES
 from kvproof.reference.cache import ContiguousCache, Int8Cache, PagedCache
@@ -244,11 +245,12 @@ def test_the_picture_draws_every_byte_on_log_axes(tmp_path, monkeypatch):
     seen = []
     panel = memory_picture.panel
     monkeypatch.setattr(memory_picture, "panel", lambda axes, *rest: (panel(axes, *rest), seen.append(axes)))
-    memory_picture.draw(tmp_path / "x.png", [read_shape("gpt2")], [[128, 8192]], ["float32", "int8"], 2)
+    figure = memory_picture.draw([read_shape("gpt2")], [[128, 8192]], ["float32", "int8"], 2)
     (axes,) = seen
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     drawn = [line.get_ydata() for line in axes.lines[:2]]
     np.testing.assert_allclose(drawn, [[18.874368, 1207.959552], [5.013504, 320.864256]], rtol=1e-12)
+    write_figure(tmp_path / "x.png", figure)
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
