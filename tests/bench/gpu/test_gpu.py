@@ -1,4 +1,4 @@
-"""The GPU kit: its rehearsal, its clock, its refusals, what a killed run keeps, and the notebook that runs it."""
+"""bench/gpu: its rehearsal, its clock, its refusals, what a killed run keeps, and the notebook that runs it."""
 
 import ast
 import importlib.metadata
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
-    """Runs the kit on parts that cost nothing: stage(parts, *options) -> exit code, state."""
+    """Runs the command on parts that cost nothing: stage(parts, *options) -> exit code, state."""
     monkeypatch.setattr(gpu, "environment", lambda device: {"device": "cpu: x", "commit": "abc", "gpu": None})
 
     def run(parts, *options):
@@ -172,7 +172,7 @@ def test_no_time_left_starts_nothing(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed parent")
-def test_a_killed_kit_leaves_no_child_on_the_gpu(tmp_path):
+def test_a_killed_run_leaves_no_child_on_the_gpu(tmp_path):
     program = (
         "from pathlib import Path; from kvproof.bench.gpu import parts as g\n"
         "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
@@ -230,9 +230,9 @@ def test_the_notebook_s_commands_exist():
     commands = [line.strip()[1:] for text in code for line in text.splitlines() if line.strip().startswith("!")]
     for text in code:
         ast.parse(re.sub(r"^( *)[!%].*$", r"\1pass", text, flags=re.MULTILINE))
-    (kit,) = [shlex.split(line) for line in commands if "kvproof.bench" in line]
-    assert kit[:3] == ["python", "-m", "kvproof.bench.gpu"]
-    args = gpu.parse(kit[3:])
+    (command,) = [shlex.split(line) for line in commands if "kvproof.bench" in line]
+    assert command[:3] == ["python", "-m", "kvproof.bench.gpu"]
+    args = gpu.parse(command[3:])
     assert not args.rehearse
     assert f'Path("{args.out}/gpu.html")' in "".join(code)
     assert f'"zip", "{args.out}"' in "".join(code)

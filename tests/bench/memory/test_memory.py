@@ -152,7 +152,7 @@ def test_a_window_is_named_and_counted_in_full():
         ({"num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
         ({"hidden_size": 4095}, "no multiple of 32 heads"),
         ({"kv_lora_rank": 512}, "kv_lora_rank is 512"),
-        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types tells of 2 layers; the model has 32"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has 2 layers; the model has 32"),
         ({"layer_types": ["full_attention"] * 31 + ["spiral"]}, "layer_types has spiral; only attention layers"),
         ({"layer_types": ["full_attention"] * 32, "attn_layer_period": 2}, "name different layers for attention"),
         ({"layer_types": ["conv"] * 32}, "none of its 32 layers keeps K and V"),
@@ -274,13 +274,13 @@ def test_activations_are_what_torch_has_alive_at_the_worst_moment():
     cache = model.new_cache(8, 100)
     model.prefill(prompts, cache)
     cache.reset()
-    told = memory_peak.activations(model.config, 8, 64, 4)
+    counted = memory_peak.activations(model.config, 8, 64, 4)
     made = peak_of_tensors(lambda: model.prefill(prompts, cache))
-    assert told["prefill"] <= made <= told["prefill"] * 1.005  # the ids make the difference
+    assert counted["prefill"] <= made <= counted["prefill"] * 1.005  # the ids make the difference
     logits = [model.decode(ids, cache)]
     made = peak_of_tensors(lambda: logits.append(model.decode(ids, cache)))
     made += logits[0].nbytes  # generate keeps a step's logits until the next has its own
-    assert told["decode"] <= made <= told["decode"] + 2**19  # the scratch of oneDNN's products
+    assert counted["decode"] <= made <= counted["decode"] + 2**19  # the scratch of oneDNN's products
 
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")

@@ -1,4 +1,4 @@
-"""The renderer: hostile text stays text, pictures are legible on both papers, and each mark tells its own value."""
+"""The renderer: hostile text stays text, pictures are legible on both papers, and each mark has its value in words."""
 
 import html
 import re
