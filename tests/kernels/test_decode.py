@@ -11,8 +11,7 @@ import torch
 
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.gpt2 import generate, load
-from kvproof.kernels import decode, ptx
-from kvproof.kernels.attention import op as general
+from kvproof.kernels import attention, decode, ptx
 from kvproof.kernels.backend import interpreting
 from kvproof.reference import decode as twin
 from kvproof.reference.judge.cases import Case, check, draw
@@ -148,7 +147,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 def compare(call: dict[str, torch.Tensor], engine: str | None = "simt"):
     """Both kernels on copies of the same call: the results and the caches must be equal to the bit."""
     ours, theirs = ({name: x.clone() if name in ("k", "v") else x for name, x in call.items()} for _ in range(2))
-    out, expected = decode.decode_attention(**ours), general.decode_attention(**theirs, engine=engine)
+    out, expected = decode.decode_attention(**ours), attention.decode_attention(**theirs, engine=engine)
     assert not out.isnan().any()
     for name, a, b in (("out", out, expected), ("k", ours["k"], theirs["k"]), ("v", ours["v"], theirs["v"])):
         assert same_bits(a, b), f"{name} differs by up to {(a.double() - b.double()).abs().max():.3g}"
@@ -196,14 +195,14 @@ def test_it_has_the_bits_of_the_general_op_with_any_number_of_splits(dtype):
 @on_the_ptx_machine
 @pytest.mark.parametrize("page", [None, 16])
 def test_it_has_the_bits_of_every_call_that_gpt2_makes(page, monkeypatch):
-    calls, usual = [], general.decode_attention
+    calls, usual = [], attention.decode_attention
 
     def recorded(q, k, v, lengths, *, workspace=None, engine=None, **rest):
         call = {"q": q, "k": k, "v": v, "lengths": lengths} | {n: x for n, x in rest.items() if x is not None}
         calls.append({name: x.clone() for name, x in call.items()})
         return usual(q, k, v, lengths, workspace=workspace, engine=engine, **rest)
 
-    monkeypatch.setattr(general, "decode_attention", recorded)
+    monkeypatch.setattr(attention, "decode_attention", recorded)  # where the model finds it
     model = load("tiny", impl="triton")
     generate(model, ["Once", "Once upon a time"], max_new_tokens=3, cache=model.new_cache(2, 160, page=page))
     monkeypatch.undo()
@@ -240,11 +239,11 @@ def test_a_slot_past_the_length_is_never_read_nor_a_partial_that_was_not_stored(
         ({"q": torch.zeros(2, 2, 16).int()}, r"q is torch.int32.*in float64, float32, float16 or bfloat16"),
         ({"k": torch.zeros(2, 1, 8, 16)}, r"k is torch.float32 \[2, 1, 8, 16\].*must be torch.float32 \[2, 2, 8, 16\]"),
         ({"v": torch.zeros(2, 2, 8, 16).half()}, r"v is torch.float16.*it must be torch.float32"),
-        ({"v": torch.zeros(2, 2, 16, 8).mT}, r"v has strides .*; the last must be 1; pass v.contiguous\(\)"),
+        ({"v": torch.zeros(2, 2, 16, 8).mT}, r"v has strides .*; the last must be 1; store it with that axis last"),
         ({"lengths": torch.tensor([1, 9], dtype=torch.int32)}, r"lengths are \[1, 9\]; the cache has 8 slots"),
         ({"lengths": torch.tensor([-1, 1], dtype=torch.int32)}, r"lengths are \[-1, 1\].*from 0 to 8"),
         ({"lengths": torch.tensor([1, 2])}, r"lengths is torch.int64 \[2\].*must be torch.int32 \[2\]"),
-        ({"k_new": torch.zeros(2, 2, 16)}, r"of k_new and v_new one is None; pass both"),
+        ({"k_new": torch.zeros(2, 2, 16)}, r"only one of k_new and v_new is given; pass both"),
         ({"block_table": torch.zeros(1, 1, dtype=torch.int32)}, r"block_table is torch.int32 \[1, 1\].*\[2, 1\]"),
     ],
 )
