@@ -1,15 +1,15 @@
-"""Decode with each impl: prove it equal to the oracle, time it, prove it again, and explain the times.
+"""Speed of decoding with and without a KV cache: each impl is checked against the NumPy oracle, timed, checked again.
 
     python bench/decode.py --impl triton
     python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl
     python bench/decode.py --impl sdpa,hf --model random:gpt2 --batch 1,8,32 --dtype float32,bfloat16
 
-Options that take a LIST (comma-separated) are swept: every combination is a cell, in which the impls run by turns.
-With --results each finished cell is appended to a file of JSON lines, and a run that was killed goes on where it
-stopped. bench/plots.py and bench/report make pictures and a page of that file.
+A LIST is separated by commas. Every combination of the lists is a cell; the timed runs of its impls are interleaved.
+--results appends each finished cell to a file of JSON lines; the same command after a kill measures what is missing.
+bench/plots.py draws that file, bench/report makes a page of it.
 
-Exit codes: 0 every cell asked for is green and timed, now or in --results; 1 parity is red, before or after timing, or
-a figure cannot be true; 2 the command or the machine does not allow it; 130 Ctrl-C.
+Exit codes: 0 every cell is green and timed, now or in --results; 1 parity is red, before or after timing, or a figure
+is impossible; 2 wrong usage, or this machine lacks something; 130 Ctrl-C.
 """
 
 if __name__ == "__main__":
@@ -30,9 +30,10 @@ from pathlib import Path
 import torch
 
 from kvproof.bench.measure import peers, records
+from kvproof.bench.measure.environment import heading
 from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.measure.sweep import Bench, Cell, Plan
-from kvproof.bench.program import INTERRUPTED, abandon_output, ends, words
+from kvproof.bench.program import INTERRUPTED, abandon_output, ends, parser_for, words
 from kvproof.bench.report.table import table, texts
 from kvproof.gpt2.cli.output_file import check_writable, is_plain
 from kvproof.gpt2.cli.progress import Progress
@@ -85,27 +86,34 @@ def known_dtypes(text: str) -> list[str]:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="bench/decode.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for("bench/decode.py", __doc__)
     add = parser.add_argument
-    add("--impl", type=known_impls, default="all", metavar="LIST", help="what to run beside naive and sdpa: "
+    add("--impl", type=known_impls, default="all", metavar="LIST", help="impls beside naive and sdpa: "
         f"{' '.join(IMPLS)}, peers {' '.join(peers.PEERS)}, or all, hf, peers (default %(default)s)")  # fmt: skip
-    add("--model", type=listed, default="tiny", metavar="LIST", help="as kvproof generate takes it, such as "
-        "random:gpt2 or a folder (default %(default)s)")  # fmt: skip
-    add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="of weights and cache: "
+    add("--model", type=listed, default="tiny", metavar="LIST", help="models, named as for kvproof generate: "
+        "tiny, random:gpt2, a folder (default %(default)s)")  # fmt: skip
+    add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="dtypes of weights and cache: "
         f"{' '.join(DTYPES)} (default %(default)s)")  # fmt: skip
-    add("--batch", type=counts, metavar="LIST", help="sequences decoded together (default: one per prompt)")
-    add("--context", type=counts, metavar="LIST", help="tokens of every prompt, drawn at random (default: --prompt)")
-    add("--new-tokens", type=counts, default="24", metavar="LIST", help="per sequence (default %(default)s)")
-    add("--prompt", action="append", help='repeatable; the batch takes them in turn (default: "Once upon a time")')
-    add("--repeats", type=int, default=7, help="timed runs of each impl (default %(default)s)")
+    add("--batch", type=counts, metavar="LIST", help="sequences per batch (default: one per prompt)")
+    add("--context", type=counts, metavar="LIST", help="tokens per prompt, drawn at random (default: --prompt)")
+    add("--new-tokens", type=counts, default="24", metavar="LIST", help="new tokens per sequence (default %(default)s)")
+    add(
+        "--prompt",
+        action="append",
+        help='text of a prompt, repeatable; a batch repeats them in order (default: "Once upon a time")',
+    )
+    add("--repeats", type=int, default=7, help="timed runs per impl (default %(default)s)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
-    add("--backend", choices=BACKENDS, default="ptx", help="what runs triton's kernel where there is no GPU: its "
-        "compiled code on the PTX machine, or its source under Triton's interpreter (default %(default)s)")  # fmt: skip
-    add("--graph", action="store_true", help="CUDA: time replays of a CUDA graph of triton's step")
-    add("--results", type=Path, metavar="FILE", help="append a JSON line per cell; cells it holds are not run again")
-    add("--json", action="store_true", help="print the records instead of the report")
+    add("--backend", choices=BACKENDS, default="ptx", help="emulator of triton's kernel without a GPU: the PTX "
+        "machine runs the compiled code, the interpreter the source (default %(default)s)")  # fmt: skip
+    add("--graph", action="store_true", help="CUDA graph: triton's steps are its replays")
+    add(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="file of JSON lines, one per cell; its cells are not measured again",
+    )
+    add("--json", action="store_true", help="records on standard output instead of the report")
     args = parser.parse_args(argv)
     if args.context and args.prompt:
         parser.error("--context and --prompt came; prompts have the length they have, so leave one out")
@@ -168,7 +176,7 @@ def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
 
 
 class Report:
-    """What the run says, line by line: nothing with --json; on standard output, and to nobody once that is closed.
+    """The report, line by line, on standard output; nothing with --json, or once standard output is closed.
 
     kept  whether records are kept in a file, so that measuring goes on without a reader
     """
@@ -188,10 +196,8 @@ class Report:
 
     def heading(self, bench: Bench):
         """Where this runs."""
-        place = bench.environment
-        for key in ("device", "python", "commit"):
-            self(f"{key:9} {place[key]}{'+changes' * (key == 'commit' and bool(place['dirty']))}")
-        self("versions  " + ", ".join(f"{name} {got}" for name, got in place["versions"].items() if got))
+        for text in heading(bench.environment):
+            self(text)
         for emulator in filter(None, map(bench.emulated, bench.plan.impls)):
             self(f"\n{NO_GPU[emulator]}")
 
@@ -205,7 +211,7 @@ class Report:
 
 
 def run(plan: Plan, found: dict[str, dict], args: argparse.Namespace):
-    """Measure the cells that are not found yet, saying each part as it is known; each record is kept before the next.
+    """Measure the cells that are not found yet, print each part as it is known, keep each record before the next.
 
     found  records by key, to which those measured are added
     Raises ValueError where a record cannot be kept, which is printed then.
@@ -213,7 +219,7 @@ def run(plan: Plan, found: dict[str, dict], args: argparse.Namespace):
     todo = [cell for cell in cells(args) if plan.key(cell) not in found]
     with Progress("measuring", len(todo)) as line, records.sink(args.results if todo else None) as keep:
         say = Report(args, line)
-        bench = Bench(plan, say, line)
+        bench = Bench(plan, say, line, kept=bool(args.results or args.json))
         if todo:
             say.heading(bench)
         for cell in line.each(todo):
@@ -262,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, ImportError, OSError) as error:
-        print(f"bench/decode.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"bench/decode.py: {words(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("bench/decode.py: interrupted; finished cells are in --results, if one was given", file=sys.stderr)

@@ -1,14 +1,14 @@
-"""Without a GPU: the PTX machine beside Triton's interpreter, by the clock, on the same decode attention.
+"""Speed of the two emulators of a GPU, the PTX machine and Triton's interpreter, on the same decode attention.
 
     python bench/emulators.py
     python bench/emulators.py --repeats 9 --results emulators.json
 
-Claim: with every check on, the machine takes less than a quarter of the interpreter's time. Each has a process of its
-own, since Triton decides at its import whether it interprets; both are warmed up and held to the float64 formula, then
-they run by turns on the same inputs.
+Claim: with every check on, the machine takes less than a quarter of the interpreter's time. Each emulator has its own
+process, since Triton decides on import whether it interprets. Both are warmed up and checked against the float64
+formula; then their timed calls on the same inputs are interleaved.
 
-Exit codes: 0 the claim holds; 1 it does not, or parity is red and nothing is timed; 2 the command or the machine does
-not allow it.
+Exit codes: 0 the claim holds; 1 it fails, or parity is red and nothing is timed; 2 wrong usage, or this machine lacks
+something.
 """
 
 if __name__ == "__main__":
@@ -16,11 +16,9 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -32,7 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kvproof.bench.program import ends, words
+from kvproof.bench.measure.stats import summarize
+from kvproof.bench.program import ends, parser_for, refuses, words
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.progress import Progress
 from kvproof.kernels.backend import BACKENDS, interpreting, use_interpreter
@@ -43,11 +42,11 @@ DTYPES = ("float32", "float16")
 TARGET, BAR = "sm_90", 0.25
 
 
-class Turn(NamedTuple):
+class Timed(NamedTuple):
     """One call of decode attention.
 
     ms     milliseconds
-    gates  the largest error against the float64 formula, in multiples of what honest rounding explains: honest up to 1
+    gates  the largest error against the float64 formula, in multiples of what rounding explains: right up to 1
     error  the largest difference from it
     """
 
@@ -56,9 +55,9 @@ class Turn(NamedTuple):
     error: float
 
 
-def turn(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Turn:
+def call(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Timed:
     """Call decode attention once where this process runs kernels; in a worker of `workers`, that is `backend`."""
-    from kvproof.kernels.attention.op import decode_attention
+    from kvproof.kernels.attention import decode_attention
     from kvproof.kernels.ptx import route
 
     assert interpreting() == (backend == "interpret")
@@ -76,7 +75,7 @@ def turn(backend: str, dtype: str, shape: tuple[int, int, int, int]) -> Turn:
         assert reports, "the launch went past the machine"
     ms = 1e3 * (time.perf_counter() - start)
     error = float(np.abs(o.astype(np.float64) - attention(q, k, v, lengths)).max())
-    return Turn(ms, attention_error(o, q, k, v, lengths), error)
+    return Timed(ms, attention_error(o, q, k, v, lengths), error)
 
 
 def prepare(backend: str) -> None:
@@ -89,7 +88,7 @@ def prepare(backend: str) -> None:
 
 @contextmanager
 def workers(shape: tuple[int, int, int, int] = SHAPE):
-    """A process for each backend; yields ask(backend, dtype) -> Turn, for which the others wait."""
+    """A process for each backend; yields ask(backend, dtype) -> Timed, for which the others wait."""
     spawn, pools = get_context("spawn"), {}
     ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker starts so, and shows no traceback of its imports
     try:
@@ -97,9 +96,9 @@ def workers(shape: tuple[int, int, int, int] = SHAPE):
             pools[backend] = ProcessPoolExecutor(1, spawn, prepare, (backend,))
             pools[backend].submit(interpreting)  # starts the process, beside the other's start
         signal.signal(signal.SIGINT, ctrl_c)
-        yield lambda backend, dtype: pools[backend].submit(turn, backend, dtype, shape).result()
+        yield lambda backend, dtype: pools[backend].submit(call, backend, dtype, shape).result()
     except BaseException:
-        for child in active_children():  # a turn takes seconds, a start too
+        for child in active_children():  # a call takes seconds, a start too
             child.terminate()
         raise
     finally:
@@ -108,31 +107,29 @@ def workers(shape: tuple[int, int, int, int] = SHAPE):
             pool.shutdown()
 
 
-def contest(
-    ask: Callable[[str, str], Turn], dtype: str, repeats: int, after: Callable[[], object] = lambda: None
+def compare(
+    ask: Callable[[str, str], Timed], dtype: str, repeats: int, after: Callable[[], object] = lambda: None
 ) -> dict[str, Any]:
-    """Both backends by turns: the record of one dtype, without times where parity is red.
+    """Both backends, their calls interleaved: the record of one dtype, without times where parity is red.
 
-    after  called after each turn
+    after  called after each round
 
     first is the milliseconds of the call that warms up, which compiles; ms and ratio (machine / interpreter, of
-    neighbouring turns) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
+    neighbouring calls) are summaries as bench/measure/stats.py makes them; parity is the worst of all calls.
     """
-    from kvproof.bench.measure.stats import summarize  # SciPy, which the workers need not import
-
-    turns = {backend: [ask(backend, dtype)] for backend in BACKENDS}
-    record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in turns.items()}}
+    calls = {backend: [ask(backend, dtype)] for backend in BACKENDS}
+    record: dict[str, Any] = {"dtype": dtype, "first": {backend: of[0].ms for backend, of in calls.items()}}
     record |= {"ms": None, "ratio": None}
-    if all(of[0].gates <= 1 for of in turns.values()):
+    if all(of[0].gates <= 1 for of in calls.values()):
         after()
         for _ in range(repeats):
-            for backend, of in turns.items():
+            for backend, of in calls.items():
                 of.append(ask(backend, dtype))
             after()
-        ms = {backend: np.array([[one.ms] for one in of[1:]]) for backend, of in turns.items()}
+        ms = {backend: np.array([[one.ms] for one in of[1:]]) for backend, of in calls.items()}
         record["ms"] = {backend: summarize(runs) for backend, runs in ms.items()}
         record["ratio"] = summarize(ms["ptx"] / ms["interpret"])
-    worst = {backend: Turn(*map(max, zip(*of, strict=True))) for backend, of in turns.items()}
+    worst = {backend: Timed(*map(max, zip(*of, strict=True))) for backend, of in calls.items()}
     record["parity"] = {backend: {"gates": one.gates, "error": one.error} for backend, one in worst.items()}
     record["green"] = all(one.gates <= 1 for one in worst.values())
     return record
@@ -145,7 +142,7 @@ def holds(record: dict[str, Any]) -> bool:
 
 def texts(record: dict[str, Any]) -> list[str]:
     """The parity lines of one dtype, then its times."""
-    lines = [f"{record['dtype']}: error against the float64 formula, in multiples of what honest rounding explains"]
+    lines = [f"{record['dtype']}: error against the float64 formula, in multiples of what rounding explains"]
     for backend, parity in record["parity"].items():
         word = "ok " if parity["gates"] <= 1 else "RED"
         lines.append(
@@ -162,15 +159,14 @@ def texts(record: dict[str, Any]) -> list[str]:
     return [*lines, f"  {'ratio':<12} {ratio['median']:8.3f}  {spread:<22} {word}: at most {BAR}"]
 
 
+@refuses("bench/emulators.py")
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
-    from kvproof.bench.measure.environment import environment
+    from kvproof.bench.measure.environment import environment, heading
 
-    parser = argparse.ArgumentParser(
-        prog="bench/emulators.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5, help="turns of each (default %(default)s)")
-    parser.add_argument("--results", type=Path, metavar="FILE", help="write the figures into a JSON file")
+    parser = parser_for("bench/emulators.py", __doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls per emulator (default %(default)s)")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="JSON file for the figures")
     args = parser.parse_args(argv)
     if args.repeats < 1:
         parser.error(f"--repeats is {args.repeats}; it must be 1 or more")
@@ -179,27 +175,17 @@ def main(argv: list[str] | None = None) -> int:
             output_file.check_writable(args.results)
     except OSError as error:
         parser.error(f"--results {words(error)}")
-    about, B_H_T_D = environment(torch.device("cpu")), "B={}, H={}, T={}, D={}".format(*SHAPE)
-    for key in ("device", "python", "commit"):
-        print(f"{key:9} {about[key]}{'+changes' * (key == 'commit' and bool(about['dirty']))}")
-    print("versions  " + ", ".join(f"{name} {got}" for name, got in about["versions"].items() if got))
-    print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} turns each\n")
+    about, B_H_T_D = environment(torch.device("cpu"), bool(args.results)), "B={}, H={}, T={}, D={}".format(*SHAPE)
+    print("\n".join(heading(about)))
+    print(f"\ndecode attention, {B_H_T_D}; the machine as {TARGET}, every check on; {args.repeats} calls each\n")
     found = []
-    try:
-        with Progress("turns of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
-            for dtype in DTYPES:
-                found.append(contest(ask, dtype, args.repeats, line.update))
-                line.print("\n".join(texts(found[-1])))
-        if args.results:
-            facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
-            output_file.write(
-                args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n"
-            )
-    except BrokenPipeError:
-        raise
-    except (ImportError, OSError) as error:
-        print(f"bench/emulators.py: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 2
+    with Progress("calls of both", len(DTYPES) * (1 + args.repeats)) as line, workers() as ask:
+        for dtype in DTYPES:
+            found.append(compare(ask, dtype, args.repeats, line.update))
+            line.print("\n".join(texts(found[-1])))
+    if args.results:
+        facts = {"bench": "emulators", "shape": SHAPE, "target": TARGET, "repeats": args.repeats, "bar": BAR}
+        output_file.write(args.results, json.dumps({**facts, "found": found, "environment": about}, indent=1) + "\n")
     return 0 if all(map(holds, found)) else 1
 
 

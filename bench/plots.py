@@ -1,4 +1,4 @@
-"""Pictures of what was measured, from the file alone.
+"""Pictures of a results file of bench/decode.py, or of a training's loss.jsonl.
 
     python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl && python bench/plots.py run.jsonl
     python bench/plots.py gpt2/checkpoints/tiny/loss.jsonl --out gpt2/checkpoints/tiny
@@ -11,15 +11,12 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
-import io
 import json
-import sys
 from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
 
-from kvproof.bench.program import ends, words
+from kvproof.bench.program import ends, parser_for, refuses, write_figure
 
 
 def losses(rows: list[dict]):
@@ -80,32 +77,21 @@ def draw(results: Path, folder: Path):
                 line.print(f"{name} is left out: {figure}")
                 continue
             folder.mkdir(parents=True, exist_ok=True)
-            png = io.BytesIO()
-            figure.savefig(png, dpi=150, format="png")
-            output_file.write(folder / f"{name}.png", png.getvalue())
+            write_figure(folder / f"{name}.png", figure)
             line.print(str(folder / f"{name}.png"))
 
 
+@refuses("bench/plots.py")
 def main(argv: list[str] | None = None) -> int:
     """Draw every picture of a file.  Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bench/plots.py", description="Draw what bench/decode.py or training wrote.")
-    parser.add_argument("results", type=Path, help="a .jsonl of bench/decode.py --results, or a loss.jsonl")
-    parser.add_argument("--out", type=Path, help="the folder to write to; by default RESULTS without its suffix")
+    parser = parser_for("bench/plots.py", __doc__)
+    parser.add_argument("results", type=Path, help="file of bench/decode.py --results, or a loss.jsonl")
+    parser.add_argument("--out", type=Path, help="folder of the pictures (default: RESULTS without its suffix)")
     args = parser.parse_args(argv)
-    folder = args.out or args.results.with_suffix("")
     try:
-        draw(args.results, folder)
-    except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        print(f"bench/plots.py: {error.name} is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"bench/plots.py: {words(error)}", file=sys.stderr)
-        return 2
+        draw(args.results, args.out or args.results.with_suffix(""))
     except (ValueError, KeyError) as error:
-        print(f"bench/plots.py: {args.results} cannot be drawn: {error}", file=sys.stderr)
-        return 2
+        raise ValueError(f"{args.results} cannot be drawn: {error}") from None
     return 0
 
 

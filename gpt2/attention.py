@@ -77,7 +77,7 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     invariant  one engine for every M
     returns    like q
     """
-    from ..kernels.attention import op as kernel  # torch 2.11 traces no import from a module that is callable
+    from ..kernels.attention import check_engine, decode_attention
 
     M = 1 if q.dim() == 3 else q.shape[1]
     if cache.workspace is not None and M > cache.new:
@@ -86,10 +86,10 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
         )
     if cache.workspace is None:
         raise CacheMismatch("the cache was made for another impl and has no workspace; make one with model.new_cache")
-    o = kernel.decode_attention(
+    o = decode_attention(
         q, cache.k[layer], cache.v[layer], cache.lengths if lengths is None else lengths, k_new=k, v_new=v,
         block_table=cache.block_table, workspace=cache.workspace,
-        engine=kernel.check_engine(None, q, False, 2) if invariant else None,
+        engine=check_engine(None, q, False, 2) if invariant else None,
     )  # fmt: skip
     return cast(torch.Tensor, o)
 

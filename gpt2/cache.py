@@ -65,9 +65,9 @@ class Cache(ABC):
         self.rows = torch.arange(batch, device=device)
         self.new, self.workspace = new, None
         if impl == "triton":
-            from ..kernels.attention.workspace import workspace
+            from ..kernels.attention import make_workspace
 
-            self.workspace = workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
+            self.workspace = make_workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
 
     @property
     def batch(self) -> int:

@@ -52,7 +52,7 @@ def load(
     device = as_device(device)
     invariant = flag("invariant", invariant)
     if check_impl(impl) == "triton":
-        from ..kernels.attention.op import check_device  # without triton this import raises, with advice
+        from ..kernels.attention import check_device  # without triton this import raises, with advice
 
         check_device(device)
     path = checkpoint(name)

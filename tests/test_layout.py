@@ -3,11 +3,14 @@
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ FOLDERS = ("reference", "kernels", "gpt2", "bench")
 # What a folder may import beside the standard library: packages, and our other folders.
 ALLOWED = {
     "reference": {"numpy", "ml_dtypes", "safetensors", "reference"},
-    "kernels": {"numpy", "torch", "triton", "kernels"},
+    "kernels": {"numpy", "torch", "triton", "pytest", "kernels"},  # pytest: the plugin of the PTX machine
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
         *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "matplotlib", "pytest"),
@@ -38,7 +41,7 @@ ROOMS = {
     "kernels": {"ptx": set(), "attention": {"ptx"}, "aot": {"attention", "ptx"}, "ladder": {"ptx"}},
     "gpt2": {"checkpoint": set(), "cli": {"checkpoint"}},
     "bench": {
-        "measure": set(),
+        "measure": {"roofline"},
         "report": {"measure"},
         "memory": set(),
         "roofline": set(),
@@ -91,6 +94,87 @@ def test_rooms_import_as_they_may(folder):
                 used = name.split(".")[1] if name.startswith(f"{folder}.") else room
                 known = used in {room, *others} or used not in rooms
                 assert known, f"{path.relative_to(ROOT)}:{line} imports {name}, which {folder}/{room}/ must not"
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Every file of the folders by its dotted name; a package by the name of its folder."""
+    paths = {path.relative_to(ROOT): path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    return {".".join(name.with_suffix("").parts).removesuffix(".__init__"): path for name, path in paths.items()}
+
+
+def files(names) -> set[Path]:
+    """The files that dotted names stand for: each the longest beginning that is a module."""
+    found = set()
+    for name in names:
+        while name and name not in modules():
+            name = name.rpartition(".")[0]
+        found |= {modules()[name]} if name else set()
+    return found
+
+
+@cache
+def uses(path: Path) -> set[Path]:
+    """The files that a file imports, at any depth, by name where it calls import_module, or runs as commands."""
+    text = path.read_text(encoding="utf-8")
+    words = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
+    words = {word for word in words if isinstance(word, str)}
+    beside = {f"{'.'.join(path.parent.relative_to(ROOT).parts)}.{word.lstrip('.')}" for word in words}
+    named = {word.removeprefix("kvproof.") for word in words} | (beside if "import_module" in text else set())
+    programs = {word.removesuffix(".py").replace("/", ".") for word in words if word.endswith(".py")}
+    return files({name for name, *_ in imports(path)}) | {modules()[n] for n in (named | programs) & set(modules())}
+
+
+def reached(first: set[Path], room: Path) -> set[Path]:
+    """`first` and what these files use, through files of the room alone."""
+    seen, todo = set(), [path for path in first if room in path.parents]
+    while todo:
+        path = todo.pop()
+        if path not in seen:
+            seen.add(path)
+            todo += [other for other in uses(path) if room in other.parents]
+    return seen
+
+
+def test_no_import_is_circular():
+    """Not one file's of another: imports of whole files, those inside functions apart. Nor one room's of another."""
+    graph = {path: files(name for name, _, inside in imports(path) if not inside) for path in modules().values()}
+    try:
+        TopologicalSorter({path: used - {path} for path, used in graph.items()}).prepare()
+        for rooms in ROOMS.values():
+            TopologicalSorter(rooms).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other in a circle: {', '.join(map(str, error.args[1]))}")
+
+
+def folder_of(test: Path) -> Path:
+    """The folder whose files a test file is about: where it stands, one level up."""
+    return ROOT / test.parent.relative_to(ROOT / "tests")
+
+
+TESTS = sorted(path for folder in FOLDERS for path in (ROOT / "tests" / folder).rglob("*.py"))
+
+
+def test_tests_stand_as_the_files_that_they_test():
+    assert len(TESTS) > 100
+    for path in TESTS:
+        assert any(folder_of(path).glob("*.py")), f"{path.relative_to(ROOT)} stands under a folder that is not there"
+
+
+def test_every_file_is_reached_from_the_tests_of_its_folder():
+    """Imported or run by a test that stands as the file does, or by what such a test imports of that folder."""
+    unreached = set()
+    for folder in {path.parent for path in modules().values()}:
+        tests = [path for path in TESTS if folder in (folder_of(path), *folder_of(path).parents)]
+        unreached |= {*folder.glob("*.py")} - reached(set().union(*map(uses, tests)), folder)
+    assert [str(path.relative_to(ROOT)) for path in sorted(unreached) if path.name != "__init__.py"] == []
+
+
+def test_words_that_were_replaced_stay_away():
+    gone = re.compile("HO" r"W\b|foret" "(ell|old)")
+    for path in (*modules().values(), *(ROOT / "tests").rglob("*.py")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not gone.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
 
 
 def test_the_machine_imports_nothing_else_of_ours():

@@ -1,1 +1,1 @@
-"""The parts of the GPU kit: parity, the kernel beside its peers, decoding end to end, and their page."""
+"""`python -m kvproof.bench.gpu`: ten minutes of tests and measurements on a GPU."""

@@ -1,12 +1,12 @@
-"""What this project wants to know from one GPU, unattended, within ten minutes.
+"""Ten minutes on a GPU, unattended: the kernels' tests, decode attention beside its peers, whole models.
 
     python -m kvproof.bench.gpu                 results in ./gpu-results: gpu.json, gpu.html and a log of each part
-    python -m kvproof.bench.gpu --rehearse      the same on the CPU with tiny sizes; times nothing real
+    python -m kvproof.bench.gpu --rehearse      the same on the CPU with tiny sizes; its times mean nothing
 
-In order of worth: the tests with the kernels compiled; decode attention timed against its peers; whole models decoded
-beside transformers, with and without CUDA graphs. Each part has its share of the time and is a process of its own.
-Results are written after every part; run again, it takes up what is not done. Exit codes: 0 nothing is wrong,
-1 a part failed, 2 the command or the machine does not allow it.
+The parts, in this order: the tests with the kernels compiled; decode attention timed beside its peers; whole models
+decoded beside transformers, with and without CUDA graphs. Each part is a process with its share of the time. Results
+are written after every part; the same command runs the parts that are not done.
+Exit codes: 0 nothing is wrong, 1 a part failed, 2 wrong usage or no GPU.
 """
 
 if __name__ == "__main__":
@@ -26,7 +26,7 @@ import torch
 from kvproof.bench.gpu import page as gpu_page
 from kvproof.bench.gpu import parts as gpu_parts
 from kvproof.bench.measure.environment import environment
-from kvproof.bench.program import INTERRUPTED, ends, words
+from kvproof.bench.program import INTERRUPTED, ends, parser_for, words
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.progress import Progress
 
@@ -34,14 +34,12 @@ KIND = "kvproof/gpu/1"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_for("python -m kvproof.bench.gpu", __doc__)
     parser.add_argument(
         "--out", type=Path, default=Path("gpu-results"), help="folder of the results (default %(default)s)"
     )
-    parser.add_argument("--minutes", type=float, default=10, help="for all of it (default %(default)g)")
-    parser.add_argument("--rehearse", action="store_true", help="on the CPU, tiny, on the PTX machine")
+    parser.add_argument("--minutes", type=float, default=10, help="time for all parts (default %(default)g)")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes on the CPU and the PTX machine")
     args = parser.parse_args(argv)
     if not 0 < args.minutes < float("inf"):
         parser.error(f"--minutes is {args.minutes:g}; it must be more than 0")
@@ -60,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         out.mkdir(parents=True, exist_ok=True)
         state = begin(out, args.rehearse)
     except (OSError, ValueError) as error:
-        print(f"bench/gpu: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"bench/gpu: {words(error)}", file=sys.stderr)
         return 2
     gpu = state["environment"].get("gpu") or {}
     parts = gpu_parts.plan(out, args.rehearse, gpu.get("datasheet_gb_per_s") if isinstance(gpu, dict) else None)
@@ -126,7 +124,7 @@ def begin(out: Path, rehearse: bool) -> dict:
         identity = [[s["schema"], s["rehearsed"], s["environment"]["device"], s["environment"]["commit"]]
                     for s in (old, state)]  # fmt: skip
     except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{path} is not a state of this kit; name another folder with --out") from None
+        raise ValueError(f"{path} is no state of bench/gpu; name another folder with --out") from None
     if identity[0] != identity[1]:
         raise ValueError(f"{path} holds {identity[0]}, this run is {identity[1]}; name another folder with --out")
     return old

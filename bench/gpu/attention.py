@@ -1,6 +1,6 @@
 """The decode attention of one layer, ours and its peers', over batch x context x heads: checked, timed, checked again.
 
-    python bench/gpu/attention.py RESULTS.jsonl [--rehearse]
+    python -m kvproof.bench.gpu.attention RESULTS.jsonl [--rehearse]
 
 A part of bench/gpu, in a process of its own, so that a peer that takes the GPU's context down takes nothing else.
 Appends one JSON line per shape as soon as it is known and skips the shapes already there. Exit codes: 0 all green,
@@ -23,13 +23,13 @@ from ...kernels.backend import without_gpu
 from ...reference.judge.rounding import attention_error
 from ..measure.environment import version
 from ..measure.gate import to_numpy
-from ..measure.machine import limit, reading
+from ..measure.machine import TOO_FAST, limit, reading
 from ..measure.timing import time_calls
+from ..program import parser_for
 from .attention_peers import PEERS, Absent, Call, Peer, Problem, Shape, draw
 
-ROUNDS, CALLS = 3, 20  # the peers take turns, so that a clock that drops hits them all
+ROUNDS, CALLS = 3, 20  # interleaved, so that a clock that drops hits all peers
 CHECKED = 2**21  # elements of K that one check brings to the judge, in float64: about 0.1 s
-REFUSED_ABOVE = 1.1  # times what the memory can do
 LOST = 3  # exit code
 BANDWIDTH_BYTES = 2**30  # a larger read is no faster
 HEADS = ((12, 64), (32, 128), (25, 64))
@@ -58,7 +58,7 @@ def heads_to_check(B: int, H: int, T: int, D: int) -> list[tuple[int, int]]:
 
 
 def error_of(o: torch.Tensor, problem: Problem, rounds_inside: bool) -> float:
-    """The largest error of the heads checked, in multiples of what honest rounding explains.
+    """The largest error of the heads checked, in multiples of what rounding explains.
 
     o  (B, H, D), held to the float64 formula; where the weights are rounded inside, as torch's are, to the wider gate.
        An o that is not finite, in any head, errs by infinity
@@ -115,10 +115,10 @@ def prepare(name: str, peer: Peer, shape: Shape, problem: Problem, deaths: int) 
 
 
 def refuse_if_wrong(row: dict, when: str) -> None:
-    """Mark a row whose error, "before" or "after" timing, is more than honest rounding explains."""
+    """Mark a row whose error, "before" or "after" timing, is more than rounding explains."""
     error = row[f"error_{when}"]
     if not error <= 1:
-        row |= {"wrong": True, "refused": f"wrong {when} timing: {error:.3g} times what honest rounding explains"}
+        row |= {"wrong": True, "refused": f"wrong {when} timing: {error:.3g} times what rounding explains"}
         row[f"error_{when}"] = error if math.isfinite(error) else None  # JSON knows no infinity
 
 
@@ -129,13 +129,13 @@ def figures(seconds: list[float], shape: Shape, bandwidth: dict) -> dict:
     row = {"calls": len(seconds), "median_us": median, "p20_us": p20, "p80_us": p80, "gb_per_s": rate}
     row["share_measured"] = rate / bandwidth["gb_per_s"]
     row["share_datasheet"] = rate / bandwidth["datasheet"] if bandwidth["datasheet"] else None
-    if rate > REFUSED_ABOVE * bandwidth["limit"]:
+    if rate > TOO_FAST * bandwidth["limit"]:
         row["refused"] = f"{rate:.0f} GB/s is more than this memory can do ({bandwidth['limit']:.0f})"
     return row
 
 
 def measure(shape: Shape, device: torch.device, bandwidth: dict, calls: int, deaths: Deaths) -> dict:
-    """Every peer at one shape: all checked, then timed by turns, then all checked again."""
+    """Every peer at one shape: all checked, then timed in rounds, then all checked again."""
     record = {"key": shape.key, "shape": vars(shape), "bytes": shape.bytes, "bandwidth": bandwidth, "peers": {}}
     problem = draw(shape, device)
     record["heads_checked"] = len(heads_to_check(*problem.k.shape))
@@ -146,12 +146,12 @@ def measure(shape: Shape, device: torch.device, bandwidth: dict, calls: int, dea
         if call is not None:
             running[name] = call
     samples: dict[str, list[float]] = {name: [] for name in running}
-    for turn in range(1 + ROUNDS):  # the first warms up, and has the flush's buffer allocated, which may make GPUs wait
+    for n in range(1 + ROUNDS):  # the first warms up, and has the flush's buffer allocated, which may make GPUs wait
         for name, call in running.items():
             deaths.begin(name)
             run_ahead(device)
-            seconds = time_calls(call, device, calls if turn else 1, flush=True)
-            samples[name] += seconds if turn else []
+            seconds = time_calls(call, device, calls if n else 1, flush=True)
+            samples[name] += seconds if n else []
     for name, call in running.items():
         row = record["peers"][name]
         row |= figures(samples[name], shape, bandwidth)
@@ -198,10 +198,10 @@ def records(
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench/gpu/attention.py", description="Decode attention, timed by shape.")
-    parser.add_argument("results", type=Path, help="the JSONL file to append to")
-    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU, on the PTX machine")
-    parser.add_argument("--datasheet", type=float, help="GB/s that this GPU's datasheet promises")
+    parser = parser_for("python -m kvproof.bench.gpu.attention", __doc__)
+    parser.add_argument("results", type=Path, help="file of JSON lines to append to")
+    parser.add_argument("--rehearse", action="store_true", help="tiny shapes on the CPU and the PTX machine")
+    parser.add_argument("--datasheet", type=float, help="memory bandwidth in the GPU's datasheet, GB/s")
     return parser.parse_args(argv)
 
 

@@ -70,13 +70,12 @@ def draw(shape: Shape, device: torch.device) -> Problem:
 
 def kernel(problem: Problem) -> Call:
     """Ours, reading the cache in place; its workspace is made once, as the cache of a model would."""
-    from ...kernels.attention.op import decode_attention
-    from ...kernels.attention.workspace import workspace
+    from ...kernels.attention import decode_attention, make_workspace
 
     q, k, v, lengths = problem
     B, H, T, D = k.shape
-    parts, out = workspace(B, H, T, D, k.dtype, k.device), torch.full_like(q, math.nan)
-    return lambda: cast(Tensor, decode_attention(q, k, v, lengths, workspace=parts, out=out))
+    partials, out = make_workspace(B, H, T, D, k.dtype, k.device), torch.full_like(q, math.nan)
+    return lambda: cast(Tensor, decode_attention(q, k, v, lengths, workspace=partials, out=out))
 
 
 def sdpa(problem: Problem) -> Call:

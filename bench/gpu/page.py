@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..report.page import bullets, code, details, page, prose, section, table
-from ..roofline.compare import compare, in_words, measured_by_kit
+from ..roofline.compare import compare, in_words, measured_on_gpu
 
 QUANTILES = ("median_us", "p20_us", "p80_us")
-REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that the kit runs, and no figure here is a GPU's."
+REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that bench/gpu runs, and no figure here is a GPU's."
 
 
 def render(state: dict) -> str:
@@ -22,7 +22,7 @@ def render(state: dict) -> str:
     if not state["rehearsed"]:  # an emulated kernel has no speed to compare
         gpu = state["environment"].get("gpu")
         name = gpu["name"] if isinstance(gpu, dict) else state["environment"]["device"]
-        predicted = in_words(compare(measured_by_kit(attention, name)))
+        predicted = in_words(compare(measured_on_gpu(attention, name)))
         words += [*attention_words(attention), *decode_words(whole), *predicted]
     return page(
         title,
@@ -72,7 +72,7 @@ def accuracy(records: list[dict]) -> Iterator[str]:
             worst[name] = max([worst.get(name, 0.0), *errors])
     said = ", ".join(f"{name} {error:.2g}" for name, error in worst.items() if error)
     if said:
-        yield f"Largest errors against float64, where honest rounding explains up to 1: {said}."
+        yield f"Largest errors against float64, where rounding explains up to 1: {said}."
 
 
 def attention_words(records: list[dict]) -> Iterator[str]:
@@ -122,7 +122,7 @@ def part_table(parts: dict) -> str:
          "; ".join([entry["reason"] or entry["closing"], *entry.get("left_out", [])]))
         for name, entry in parts.items()
     ]  # fmt: skip
-    return table(("part", "ended", "took, s", "given, s", "its last words, or why"), rows, "In order of worth.")
+    return table(("part", "ended", "took, s", "given, s", "its last words, or why"), rows, "In the order of the run.")
 
 
 def failures(parts: dict) -> Iterator[str]:

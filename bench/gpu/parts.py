@@ -17,7 +17,7 @@ from . import attention as gpu_attention
 
 ROOT = Path(__file__).resolve().parents[2]
 KERNEL_TESTS = ("test_op.py", "test_interface.py")
-LEAST = 5.0  # seconds; with less left, starting a part is not worth it
+LEAST = 5.0  # seconds; with less left, no part starts
 # A line of pytest -v, with workers and without.
 TEST_END = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) |tests/.*::.* ([A-Z]+)(?: \(.*\)?)? +\[ *\d+%\]$")
 
@@ -25,7 +25,7 @@ TEST_END = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) |tests/.*::.* ([A-Z]+)(?: 
 class Part(NamedTuple):
     """One subprocess.
 
-    share    of the time left when its turn comes, relative to the shares of the parts after it
+    share    of the time left when the part starts, relative to the shares of the parts after it
     command  for this Python: "-m pytest …" or "bench/….py …", run where the repository's root is
     results  the JSONL it appends to, or none
     skip     why it is not run here, or none
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def plan(out: Path, rehearse: bool, datasheet: float | None) -> list[Part]:
-    """All parts, those worth the most first.
+    """All parts, the most useful first.
 
     out        absolute folder of the results
     datasheet  GB/s that this GPU's datasheet promises, if known
@@ -88,7 +88,7 @@ def decode(out: Path, rehearse: bool, model: str, graph: bool) -> Part:
 
 
 def seconds_for(parts: list[Part], at: int, left: float) -> float:
-    """The time of the part whose turn it is: what is left, by shares; what others leave over passes on."""
+    """The time of the part that starts: what is left, by shares; what others leave over passes on."""
     return left * parts[at].share / sum(part.share for part in parts[at:] if not part.skip or part is parts[at])
 
 
@@ -151,7 +151,7 @@ def pytest_counts(lines: list[str]) -> dict:
 
 
 def results(part: Part, out: Path) -> tuple[list[dict], str | None]:
-    """The records of a part's JSONL, and what is wrong with them: they outlive the run whose exit code told."""
+    """The records of a part's JSONL, and what is wrong with them: they outlive the run and its exit code."""
     path = out / (part.results or "")
     if not part.results or not path.exists():
         return [], None

@@ -1,1 +1,1 @@
-"""How a decode is measured: the impls and peers, parity, clocks, statistics, the cost model that explains."""
+"""How a decode is measured: impls and peers, parity, clocks, statistics, machine constants, the cost model."""

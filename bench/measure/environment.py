@@ -11,28 +11,10 @@ from typing import Any
 
 import torch
 
+from ..roofline.gpus import datasheet_gb_per_s
+
 PACKAGES = ("kvproof", "torch", "triton", "numpy", "transformers")
 PEER_PACKAGES = ("onnxruntime", "onnx", "flash-attn", "flashinfer-python")  # named where they are installed
-
-# Datasheet memory bandwidth in 10^9 bytes a second, by the words the device's name ends with: a slice of a GPU (MIG), a
-# laptop's or a Ti of the same number goes on, and matches none.
-# Source: NVIDIA's datasheets.
-DATASHEET_GB_PER_S = {
-    r"T4": 320,
-    r"A10G": 600,
-    r"L4": 300,
-    r"Tesla V100-(SXM2|SXM3|PCIE)-\d+GB": 900,
-    r"A100-(SXM4|PCIE)-40GB": 1555,
-    r"A100-SXM4-80GB": 2039,
-    r"A100 80GB PCIe": 1935,
-    r"H100 80GB HBM3": 3350,
-    r"H100 PCIe": 2039,
-    r"H200( NVL)?": 4800,
-    r"B200": 8000,
-    r"GeForce RTX 3090": 936,
-    r"GeForce RTX 4090": 1008,
-    r"GeForce RTX 5090": 1792,
-}
 
 
 def version(package: str) -> str | None:
@@ -72,7 +54,7 @@ def read_text(path: str) -> str:
 def cpu() -> dict[str, Any]:
     """The CPU: model, physical cores, hardware threads, clock in MHz now, governor, load of the last minute.
 
-    None where the system does not tell: a virtual machine shows no governor.
+    None where the system does not show it: a virtual machine shows no governor.
     """
     # One block per hardware thread, "key : value" a line.
     blocks = [
@@ -92,16 +74,8 @@ def cpu() -> dict[str, Any]:
     }
 
 
-def datasheet_gb_per_s(name: str) -> float | None:
-    """The memory bandwidth of a GPU by its full name, 10^9 bytes a second; None for one not in the table."""
-    for pattern, bandwidth in DATASHEET_GB_PER_S.items():
-        if re.search(rf"\b{pattern}$", name):
-            return bandwidth
-    return None
-
-
 def nvidia_smi(uuid: str, *fields: str) -> dict[str, str]:
-    """What nvidia-smi says of one GPU, field by field; a field is absent where the driver does not tell it."""
+    """What nvidia-smi says of one GPU, field by field; a field is absent where the driver does not show it."""
     command = ["nvidia-smi", f"--id={uuid}", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
     try:
         run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
@@ -117,11 +91,11 @@ def gpu(device: torch.device) -> dict[str, Any]:
     """A CUDA GPU. Clocks are the highest it may take, in MHz: those of this moment, between runs, say nothing."""
     properties = torch.cuda.get_device_properties(device)
     # By uuid, since CUDA_VISIBLE_DEVICES gives torch other numbers than nvidia-smi has.
-    told = nvidia_smi(f"GPU-{properties.uuid}", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit")
-    number = {field: float(value) for field, value in told.items() if re.fullmatch(r"\d+(\.\d+)?", value)}
+    shown = nvidia_smi(f"GPU-{properties.uuid}", "driver_version", "clocks.max.sm", "clocks.max.memory", "power.limit")
+    number = {field: float(value) for field, value in shown.items() if re.fullmatch(r"\d+(\.\d+)?", value)}
     return {
         "name": properties.name,
-        "driver": told.get("driver_version"),
+        "driver": shown.get("driver_version"),
         "sm_clock_mhz": number.get("clocks.max.sm"),
         "memory_clock_mhz": number.get("clocks.max.memory"),
         "power_limit_w": number.get("power.limit"),
@@ -129,6 +103,14 @@ def gpu(device: torch.device) -> dict[str, Any]:
         "l2_bytes": properties.L2_cache_size,
         "datasheet_gb_per_s": datasheet_gb_per_s(properties.name),
     }
+
+
+def heading(environment: dict) -> list[str]:
+    """The lines above any figure: device, Python, commit, versions."""
+    about = {name: environment[name] for name in ("device", "python", "commit")}
+    about["commit"] = f"{about['commit']}{'+changes' * bool(environment['dirty'])}"
+    about["versions"] = ", ".join(f"{name} {got}" for name, got in environment["versions"].items() if got)
+    return [f"{name:9} {value}" for name, value in about.items()]
 
 
 @lru_cache(maxsize=1)
@@ -147,8 +129,11 @@ def collect_env() -> str:
     return report.replace(home, "~") if home else report
 
 
-def environment(device: torch.device) -> dict[str, Any]:
-    """Everything about the machine and the code that a figure depends on: "environment" in decode.schema.json."""
+def environment(device: torch.device, kept: bool = True) -> dict[str, Any]:
+    """Everything about the machine and the code that a figure depends on: "environment" in decode.schema.json.
+
+    kept  whether anybody keeps it: else collect_env, which takes a second and which no report prints, is None
+    """
     processor, name = cpu(), ""
     if device.type == "cpu":
         name = f"{processor['model']} ({torch.get_num_threads()} of {processor['threads']} threads)"
@@ -165,5 +150,5 @@ def environment(device: torch.device) -> dict[str, Any]:
         "dirty": dirty,
         "cpu": processor,
         "gpu": graphics,
-        "collect_env": collect_env(),
+        "collect_env": collect_env() if kept else None,
     }

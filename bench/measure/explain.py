@@ -1,4 +1,4 @@
-"""Why a cell's figures are what they are: predicted by the cost model, set beside what was measured, told in words."""
+"""Why a cell's figures are what they are: the cost model's prediction beside the measurement, explained in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,14 +88,14 @@ def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict,
     after = f"At {new_tokens} new tokens after a context of {context}"
     gain = cached["speedup"]["median"]
     if gain > 1:
-        told = [f"{after} the cache pays: {cached['impl']} is {gain:.2f} times as fast as recomputing everything."]
+        text = [f"{after} the cache pays: {cached['impl']} is {gain:.2f} times as fast as recomputing everything."]
     else:
-        told = [f"{after} the cache cannot pay here: {cached['impl']} takes {1 / gain:.2f} times as long as naive."]
-    told += [causes(row, constants) for row in (cached, naive) if row["predicted"]]
-    told.append(thresholds(break_even))
+        text = [f"{after} the cache cannot pay here: {cached['impl']} takes {1 / gain:.2f} times as long as naive."]
+    text += [causes(row, constants) for row in (cached, naive) if row["predicted"]]
+    text.append(thresholds(break_even))
     wrong = [miss(row) for row in rows if row["predicted"] and not close(off(row))]
-    told.append(f"The model is wrong by more than {CLOSE - 1:.0%} here: {', '.join(wrong)}." if wrong else "")
-    return " ".join(filter(None, told))
+    text.append(f"The model is wrong by more than {CLOSE - 1:.0%} here: {', '.join(wrong)}." if wrong else "")
+    return " ".join(filter(None, text))
 
 
 def causes(row: dict, constants: Constants) -> str:
@@ -115,14 +115,14 @@ def thresholds(break_even: dict) -> str:
         break_even[key] for key in ("predicted_context", "predicted_new_tokens", "measured_new_tokens")
     )
     if context is None and predicted is None:
-        told = "There is no prediction for it"
+        text = "There is no prediction for it"
     elif predicted is None or context is None:
-        told = "By the model the cache never pays on this machine within n_ctx"
+        text = "By the model the cache never pays on this machine within n_ctx"
     else:
-        told = f"By the model a cached step is faster from a context of {context} tokens, and the cache has paid"
-        told += f" from {predicted} new tokens on" if predicted > 2 else " from the first step on"
+        text = f"By the model a cached step is faster from a context of {context} tokens, and the cache has paid"
+        text += f" from {predicted} new tokens on" if predicted > 2 else " from the first step on"
     seen = "it had not within this run" if measured is None else f"from {measured} new tokens on"
-    return f"{told}; measured: {seen}."
+    return f"{text}; measured: {seen}."
 
 
 def close(ratio: float) -> bool:

@@ -25,7 +25,7 @@ HALF_SLACK = 4.0
 
 @dataclass
 class Truth:
-    """What the oracle says: greedy tokens (B, n), the logits that foretell them (B, n, V), their margins (B, n)."""
+    """What the oracle says: greedy tokens (B, n), the logits that predict them (B, n, V), their margins (B, n)."""
 
     ids: np.ndarray
     logits: np.ndarray
@@ -46,8 +46,8 @@ def ask_oracle(prompts: Sequence[Sequence[int]], params: dict, config: Config, n
 
 
 @dataclass
-class Verdict:
-    """How an impl stands against the oracle.
+class Parity:
+    """An impl held to the oracle.
 
     error   largest logit difference, in units of max(1, largest |logit|)
     bar     what `error` may be at most
@@ -84,7 +84,7 @@ class Verdict:
         return "\n".join([f"{'ok ' if self.green else 'RED'} {line}", *(f"{'':14}{fault}" for fault in self.faults)])
 
 
-def judge(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Verdict:
+def compare_logits(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Parity:
     """Hold logits (B, n, V) to the truth: within the bar, and greedy ids equal.
 
     In half precision a token may flip where its margin is below twice what the bar allows a logit to move.
@@ -98,20 +98,21 @@ def judge(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Verdict:
         faults.append(f"logits differ by {error:.1e}, more than rounding explains")
     if wrong:
         faults.append(f"{wrong} greedy tokens differ by more than rounding explains")
-    return Verdict(error, bar, int(flipped.sum()), flipped.size, faults)
+    return Parity(error, bar, int(flipped.sum()), flipped.size, faults)
 
 
 def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
     """What is wrong with the decode step's attention alone, in words."""
     error = replayed_attention(model, batch, capacity)
-    return [f"its attention errs by {error:.1f} times what honest rounding explains"] if error > 1 else []
+    return [f"its attention errs by {error:.1f} times what rounding explains"] if error > 1 else []
 
 
 def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
     """The error of the decode step's attention alone, on random numbers in the model's dtype, in multiples of its gate.
 
-    Its gate is far below anything a bug does, also in half precision, where final logits cannot tell. Every other head
-    finds a needle in its last live slot, which a step short by one misses; dead slots hold NaN; rows are ragged.
+    Its gate is far below anything a bug does, also in half precision, where final logits show no difference. Every
+    other head finds a needle in its last live slot, which a step short by one misses; dead slots hold NaN; rows are
+    ragged.
     """
     rng = torch.Generator().manual_seed(0)
     cache = model.new_cache(batch, capacity)
@@ -125,7 +126,7 @@ def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
     cache.set_lengths(lengths)
     o = DECODE_STEP[model.impl](q, cache, 0)
     o, q, k, v = (to_numpy(x) for x in (o, q, cache.k[0], cache.v[0]))
-    # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is honest too, but wider.
+    # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is rounding too, but wider.
     inner = None if model.impl == "triton" else q.dtype
     return attention_error(o, q, k, v, np.array(lengths), inner=inner)
 

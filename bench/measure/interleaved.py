@@ -1,4 +1,4 @@
-"""One model, one set of prompts, every impl: each is held to the same truth, then they run by turns."""
+"""One model, one set of prompts, every impl: each is held to the same truth, then their timed runs are interleaved."""
 
 import random
 import time
@@ -13,14 +13,14 @@ from ...gpt2.generate import check_fit
 from ...gpt2.weights import checkpoint
 from ...reference.judge.parity import LOGIT_BARS
 from . import peers
-from .gate import HALF_SLACK, Truth, Verdict, ask_oracle, attention_faults, judge
+from .gate import HALF_SLACK, Parity, Truth, ask_oracle, attention_faults, compare_logits
 from .impls import Oracle, Source, forced_logits, torch_source
 from .machine import count_launches
 from .timing import Run, timed_greedy
 
 IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
 PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
-PATIENCE = 30.0  # seconds of timed runs after which an impl has no more turns, if it had two
+PATIENCE = 30.0  # seconds of timed runs after which an impl is not repeated, if it ran twice
 CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float64 is slow
 
 
@@ -45,7 +45,7 @@ class Models:
         return self._numpy[dtype]
 
 
-class Contest:
+class Comparison:
     """What all impls share: the prompts, the oracle's answer, the dtype and the device.
 
     prompts  ids of each sequence
@@ -100,32 +100,33 @@ class Contest:
     @cached_property
     def half_bar(self) -> float:
         """What logits may err by in half precision, measured: a multiple of what recomputing everything errs by."""
-        return HALF_SLACK * judge(self.logits(self.source("naive")), self.truth, float("inf"), half=True).error
+        return HALF_SLACK * compare_logits(self.logits(self.source("naive")), self.truth, float("inf"), half=True).error
 
-    def judge(self, impl: str) -> Verdict:
+    def parity(self, impl: str) -> Parity:
         """Hold an impl to the truth. In half precision it must pass in float32 too, and its attention by itself."""
         dtype = self.dtype_of(impl)
         if dtype in LOGIT_BARS:
-            return judge(self.logits(self.source(impl)), self.truth, LOGIT_BARS[dtype], half=False)
-        verdict = judge(self.logits(self.source(impl)), self.truth, self.half_bar, half=True)
-        exact = judge(self.logits(self.new_source(impl, "float32")), self.truth, LOGIT_BARS["float32"], half=False)
-        verdict.faults += [f"in float32: {fault}" for fault in exact.faults]
+            return compare_logits(self.logits(self.source(impl)), self.truth, LOGIT_BARS[dtype], half=False)
+        parity = compare_logits(self.logits(self.source(impl)), self.truth, self.half_bar, half=True)
+        source = self.new_source(impl, "float32")
+        exact = compare_logits(self.logits(source), self.truth, LOGIT_BARS["float32"], half=False)
+        parity.faults += [f"in float32: {fault}" for fault in exact.faults]
         if impl in IMPLS and impl != "naive":
             model = self.models.torch(dtype).with_impl(impl)
-            verdict.faults += attention_faults(model, len(self.prompts), self.capacity)
-        return verdict
+            parity.faults += attention_faults(model, len(self.prompts), self.capacity)
+        return parity
 
-    def rejudge(self, impl: str, runs: Sequence[Run]) -> Verdict:
+    def parity_after(self, impl: str, runs: Sequence[Run]) -> Parity:
         """Hold the source that was timed to the truth once more, and what it wrote while it was timed."""
         dtype = self.dtype_of(impl)
         bar = LOGIT_BARS.get(dtype) or self.half_bar
-        verdict = judge(self.logits(self.source(impl)), self.truth, bar, half=dtype not in LOGIT_BARS)
+        parity = compare_logits(self.logits(self.source(impl)), self.truth, bar, half=dtype not in LOGIT_BARS)
         if any(run.ids != runs[0].ids for run in runs):
-            verdict.faults.append("its timed runs did not all write the same tokens")
+            parity.faults.append("its timed runs did not all write the same tokens")
         written = [row[: self.truth.ids.shape[1]] for row in runs[0].ids]
         if dtype in LOGIT_BARS and written != self.truth.ids.tolist():
-            verdict.faults.append("its timed runs did not write the oracle's tokens")
-        return verdict
+            parity.faults.append("its timed runs did not write the oracle's tokens")
+        return parity
 
     def launches(self, impl: str) -> tuple[int, int]:
         """Operations that a torch impl launches in a prefill and in a decode step."""
@@ -134,26 +135,28 @@ class Contest:
         ids = torch.zeros(len(self.prompts), dtype=torch.long, device=self.device)
         return prefill, count_launches(lambda: source.step(ids))
 
-    def race(self, rounds: dict[str, int], between: Callable[[], object] = lambda: None) -> dict[str, list[Run]]:
-        """Time each impl so many times, interleaved so that drift hits all alike; its runs in the order of the turns.
+    def time_interleaved(
+        self, repeats: dict[str, int], between: Callable[[], object] = lambda: None
+    ) -> dict[str, list[Run]]:
+        """Time each impl so many times, in rounds, so that drift hits all alike; each impl's runs in their order.
 
         between  called before each pause, when nothing is timed
 
-        Each turn has an order of its own, so that none always runs after the same neighbour, and a pause after each
-        run, until the threads of that one's libraries have stopped spinning. An impl that has spent PATIENCE seconds,
-        as recomputing everything soon has, leaves the later turns to the others.
+        Each round has an order of its own, so that none always runs after the same neighbour, and a pause before each
+        run, until the threads of the last one's libraries have stopped spinning. An impl that has spent PATIENCE
+        seconds, as recomputing everything soon has, leaves the later rounds to the others.
         """
         flush = self.device.type == "cuda"
-        runs: dict[str, list[Run]] = {impl: [] for impl in rounds}
-        impls = list(rounds)
+        runs: dict[str, list[Run]] = {impl: [] for impl in repeats}
+        impls = list(repeats)
         for impl in impls:
-            if rounds[impl] > 1:  # a single run has no time to lose on warming up
+            if repeats[impl] > 1:  # a single run has no time to lose on warming up
                 timed_greedy(self.source(impl), self.prompts, min(self.steps, 4), self.device)
         shuffled = random.Random(0)
-        for turn in range(max(rounds.values())):
+        for n in range(max(repeats.values())):
             shuffled.shuffle(impls)
             for impl in impls:
-                if turn < rounds[impl] and (turn < 2 or sum(run.total for run in runs[impl]) < PATIENCE):
+                if n < repeats[impl] and (n < 2 or sum(run.total for run in runs[impl]) < PATIENCE):
                     between()
                     time.sleep(PAUSE)
                     runs[impl].append(timed_greedy(self.source(impl), self.prompts, self.steps, self.device, flush))

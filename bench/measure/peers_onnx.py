@@ -122,7 +122,7 @@ def onnx_session(config: Config, tensors: Iterator[tuple[str, torch.Tensor]], th
     values = {name: np.ascontiguousarray(tensor.float().numpy()) for name, tensor in tensors}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Its threads would spin on after each run and take the time of whichever impl has the next turn.
+    # Its threads would spin on after each run and take the time of whichever impl runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors
     model = onnx_model(config, {name: value.shape for name, value in values.items()})

@@ -1,6 +1,6 @@
 """Results on disk: one JSON line per finished cell, held to the schema, never half a line.
 
-python bench/measure/records.py RESULTS      says whether every record is valid
+python bench/measure/records.py RESULTS      checks every record
 """
 
 if __name__ == "__main__":
@@ -8,7 +8,6 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -16,10 +15,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
-from kvproof.bench.program import ends
+from kvproof.bench.program import ends, parser_for
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.lock import locked
 
@@ -38,6 +34,9 @@ def schema() -> dict:
 
 def check(record: dict, where: str):
     """Raises BadRecord, naming the place, unless the record fits the schema."""
+    from jsonschema import Draft202012Validator  # a tenth of a second, for runs that keep no record
+    from jsonschema.exceptions import best_match
+
     error = best_match(Draft202012Validator(schema()).iter_errors(record))
     if error:
         raise BadRecord(f"{where}: {error.json_path}: {error.message[:200]}; this kvproof writes {record_kind()}")
@@ -112,8 +111,8 @@ def sink(path: Path | None) -> Iterator[Callable[[dict], object]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Validate a file.  Returns the exit code."""
-    parser = argparse.ArgumentParser(prog="bench/measure/records.py", description="Hold a results file to its schema.")
-    parser.add_argument("results", help="JSONL written by bench/decode.py --results")
+    parser = parser_for("bench/measure/records.py", __doc__)
+    parser.add_argument("results", help="file of bench/decode.py --results")
     args = parser.parse_args(argv)
     try:
         records = read(args.results)

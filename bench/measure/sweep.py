@@ -16,12 +16,11 @@ from . import machine, peers
 from .costs import Constants, kv_elements, parameters, step_weights
 from .environment import environment, version
 from .explain import Forecast, Route, crossing, median_cumulative, words
-from .interleaved import Contest, Models
+from .interleaved import Comparison, Models
 from .stats import summarize
 from .timing import Run
 
-DISTINCT = 4  # prompts drawn for a context; further sequences take them in turn, as they take those of --prompt
-TOO_FAST = 1.1  # times the bandwidth that memory has: above it, something was not computed
+DISTINCT = 4  # prompts drawn for a context; further sequences repeat them in order, as those of --prompt
 SUMMARIES = ("prefill_ms", "step_ms", "total_ms", "tokens_per_s", "speedup")
 
 
@@ -87,29 +86,30 @@ class Bench:
 
     say   called with each line as it becomes known
     line  says on a terminal what is at work; it is still while something is timed
+    kept  whether its records are kept, see `environment`
     """
 
-    def __init__(self, plan: Plan, say: Callable[[str], None], line: Progress):
-        self.plan, self.say, self.line, self.device = plan, say, line, plan.device
+    def __init__(self, plan: Plan, say: Callable[[str], None], line: Progress, kept: bool = True):
+        self.plan, self.say, self.line, self.kept, self.device = plan, say, line, kept, plan.device
         self.models: Models | None = None
         self.known: dict[tuple[str, str], tuple[Constants, float]] = {}
 
     @cached_property
     def environment(self) -> dict:
-        return environment(self.device)
+        return environment(self.device, self.kept)
 
-    def contest(self, cell: Cell) -> Contest:
+    def comparison(self, cell: Cell) -> Comparison:
         """What the cell's impls share.  Raises what `load` raises, and ValueError for a cell that does not fit."""
         if self.models is None or self.models.name != cell.model:
             self.models = Models(cell.model, self.device)
         prompts = prompts_for(cell, self.plan, self.models)
-        return Contest(self.models, prompts, cell.new_tokens, cell.dtype, self.plan.graph)
+        return Comparison(self.models, prompts, cell.new_tokens, cell.dtype, self.plan.graph)
 
-    def constants(self, cell: Cell, contest: Contest) -> tuple[Constants, float]:
+    def constants(self, cell: Cell, comparison: Comparison) -> tuple[Constants, float]:
         """The cost model's constants for a model and dtype, measured before its first cell is."""
         key = cell.model, cell.dtype
         if key not in self.known:
-            dtype, config = DTYPES[cell.dtype], contest.config
+            dtype, config = DTYPES[cell.dtype], comparison.config
             weights = step_weights(config) * dtype.itemsize
             self.line.what = f"{cell}: the machine's constants"
             with self.line.still():
@@ -118,20 +118,21 @@ class Bench:
 
     def measure(self, cell: Cell) -> dict:
         """Prove, time, prove again, explain.  Returns the record, which fits the schema."""
-        contest = self.contest(cell)
-        constants, took = self.constants(cell, contest)
-        before = self.prove(cell, contest)
+        comparison = self.comparison(cell)
+        constants, took = self.constants(cell, comparison)
+        before = self.prove(cell, comparison)
         runs: dict[str, list[Run]] = {}
         if all(verdict.green for verdict in before.values()):
             self.line.what = f"{cell}: timing {', '.join(self.plan.impls)}"
             with self.line.still():
-                runs = contest.race({impl: self.rounds(impl) for impl in self.plan.impls}, self.line.draw)
+                repeats = {impl: self.repeats(impl) for impl in self.plan.impls}
+                runs = comparison.time_interleaved(repeats, self.line.draw)
         self.line.what = f"{cell}: parity after timing"
-        after = {impl: contest.rejudge(impl, done) for impl, done in runs.items()}
+        after = {impl: comparison.parity_after(impl, done) for impl, done in runs.items()}
         for impl, verdict in after.items():
             if not verdict.green:
                 self.say(f"  {impl:11} after timing: {verdict}")
-        rows = Rows(self, cell, contest, constants)
+        rows = Rows(self, cell, comparison, constants)
         impls = [rows.row(impl, before[impl], after.get(impl), runs.get(impl, []), runs) for impl in self.plan.impls]
         return {
             "schema": "kvproof/decode/1",
@@ -140,19 +141,19 @@ class Bench:
             "command": self.plan.command,
             "environment": self.environment,
             "constants": constants_record(constants, took),
-            "cell": self.cell_record(cell, contest),
+            "cell": self.cell_record(cell, comparison),
             "bandwidth": rows.bandwidth,
             "impls": impls,
-            **rows.verdict(impls),
+            **rows.break_even(impls),
         }
 
-    def prove(self, cell: Cell, contest: Contest) -> dict:
+    def prove(self, cell: Cell, comparison: Comparison) -> dict:
         """Every impl's verdict before any timing, said as it is known."""
         self.say("parity with the NumPy oracle, float64 and without a cache:")
         verdicts = {}
         for impl in self.plan.impls:
             self.line.what = f"{cell}: parity of {impl}"
-            verdicts[impl] = contest.judge(impl)
+            verdicts[impl] = comparison.parity(impl)
             self.say(f"  {impl:11} {verdicts[impl]}")
         return verdicts
 
@@ -160,13 +161,13 @@ class Bench:
         """What runs an impl's kernel where there is no GPU for it."""
         return BACKENDS[self.plan.backend] if impl == "triton" and self.device.type == "cpu" else None
 
-    def rounds(self, impl: str) -> int:
+    def repeats(self, impl: str) -> int:
         """An emulated kernel's times mean nothing; one run of it says all there is to say."""
         return 1 if self.emulated(impl) else self.plan.repeats
 
-    def cell_record(self, cell: Cell, contest: Contest) -> dict:
-        config, itemsize = contest.config, DTYPES[cell.dtype].itemsize
-        lengths = [len(prompt) for prompt in contest.prompts]
+    def cell_record(self, cell: Cell, comparison: Comparison) -> dict:
+        config, itemsize = comparison.config, DTYPES[cell.dtype].itemsize
+        lengths = [len(prompt) for prompt in comparison.prompts]
         cuda = self.device.type == "cuda"
         return {
             **asdict(cell),
@@ -196,18 +197,18 @@ def constants_record(constants: Constants, took: float) -> dict:
 class Rows:
     """The figures of one cell's impls."""
 
-    def __init__(self, bench: Bench, cell: Cell, contest: Contest, constants: Constants):
-        self.bench, self.cell, self.contest, self.constants = bench, cell, contest, constants
-        self.lengths = [len(prompt) for prompt in contest.prompts]
+    def __init__(self, bench: Bench, cell: Cell, comparison: Comparison, constants: Constants):
+        self.bench, self.cell, self.comparison, self.constants = bench, cell, comparison, constants
+        self.lengths = [len(prompt) for prompt in comparison.prompts]
         self.itemsize = DTYPES[cell.dtype].itemsize
-        self.forecast = Forecast(contest.config, self.lengths, self.itemsize, constants)
+        self.forecast = Forecast(comparison.config, self.lengths, self.itemsize, constants)
         self.routes: dict[str, Route] = {}
 
     @cached_property
     def bandwidth(self) -> dict:
         """Reading memory of this cell's working set, measured beside its runs."""
-        cache = kv_elements(self.contest.config) * self.contest.capacity * self.cell.batch
-        size = (step_weights(self.contest.config) + cache) * self.itemsize
+        cache = kv_elements(self.comparison.config) * self.comparison.capacity * self.cell.batch
+        size = (step_weights(self.comparison.config) + cache) * self.itemsize
         samples = machine.read_bandwidth(size, self.bench.device)
         gpu = self.bench.environment["gpu"]
         limit, limit_is = machine.limit(samples, gpu and gpu["datasheet_gb_per_s"])
@@ -221,9 +222,9 @@ class Rows:
     def row(self, impl: str, before, after, runs: Sequence[Run], everyone: dict[str, list[Run]]) -> dict:
         """The schema's entry for an impl; without runs its figures are null."""
         cached = impl != "naive" and impl not in peers.UNCACHED_PEERS
-        dtype = self.contest.dtype_of(impl)
+        dtype = self.comparison.dtype_of(impl)
         live = float(np.mean([sum(self.lengths) + i * self.cell.batch for i in range(1, self.cell.new_tokens)]))
-        elements = step_weights(self.contest.config) + (kv_elements(self.contest.config) * live if cached else 0)
+        elements = step_weights(self.comparison.config) + (kv_elements(self.comparison.config) * live if cached else 0)
         row = {
             "impl": impl,
             "cached": cached,
@@ -233,7 +234,7 @@ class Rows:
             "parity_before": before.record(),
             "parity_after": after and after.record(),
             "runs": [{"prefill_s": run.prefill, "steps_s": run.steps} for run in runs],
-            "text": self.contest.text(runs[0].ids[0]) if runs else None,
+            "text": self.comparison.text(runs[0].ids[0]) if runs else None,
             **dict.fromkeys(SUMMARIES),
             "bytes_per_step": elements * DTYPES[dtype].itemsize,
             **dict.fromkeys(("gb_per_s", "bandwidth_share", "refused", "launches", "predicted")),
@@ -243,13 +244,13 @@ class Rows:
             if after and not after.green:
                 row["refused"] = "parity was red after timing: " + "; ".join(after.faults)
         if runs and not row["emulated"] and impl not in ("numpy", "onnx"):
-            self.routes[impl] = Route(cached, *self.contest.launches(impl))
+            self.routes[impl] = Route(cached, *self.comparison.launches(impl))
             row["launches"] = self.routes[impl].step_launches
             row["predicted"] = self.forecast.record(self.routes[impl], self.cell.new_tokens)
         return row
 
     def figures(self, runs: Sequence[Run], naive: Sequence[Run]) -> dict:
-        """Summaries of the runs; the speedup pairs each with naive's run of the same turn."""
+        """Summaries of the runs; the speedup pairs each with naive's run of the same round."""
         totals = [run.total for run in runs]
         tokens = self.cell.batch * self.cell.new_tokens
         return {
@@ -265,11 +266,11 @@ class Rows:
         speed = row["bytes_per_step"] / float(np.median([run.steps for run in runs])) / 1e9
         limit = self.bandwidth["limit_gb_per_s"]
         refused = None
-        if speed > TOO_FAST * limit:
-            refused = f"{speed:.1f} GB/s is above {TOO_FAST} x {limit:.1f} GB/s ({self.bandwidth['limit_is']})"
+        if speed > machine.TOO_FAST * limit:
+            refused = f"{speed:.1f} GB/s is above {machine.TOO_FAST} x {limit:.1f} GB/s ({self.bandwidth['limit_is']})"
         return {"gb_per_s": speed, "bandwidth_share": speed / self.bandwidth["gb_per_s"], "refused": refused}
 
-    def verdict(self, rows: Sequence[dict]) -> dict:
+    def break_even(self, rows: Sequence[dict]) -> dict:
         """Where the best cached impl begins to pay, and the paragraph about it."""
         believed = [row for row in rows if row["runs"] and not row["refused"] and not row["emulated"]]
         cached = [row for row in believed if row["cached"]]
@@ -284,8 +285,8 @@ class Rows:
             routes = self.routes[best["impl"]], self.routes["naive"]
             found["predicted_context"] = self.forecast.break_even_context(*routes)
             found["predicted_new_tokens"] = self.forecast.break_even_new_tokens(*routes)
-        told = words(self.contest.steps, max(self.lengths), believed, found, self.constants)
-        return {"break_even": found, "explanation": told}
+        text = words(self.comparison.steps, max(self.lengths), believed, found, self.constants)
+        return {"break_even": found, "explanation": text}
 
 
 def computes(impl: str) -> str:

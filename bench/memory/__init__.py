@@ -1,1 +1,1 @@
-"""What a KV cache takes: bytes by arithmetic, tables, a picture, and the peak of a real run."""
+"""`python -m kvproof.bench.memory`: bytes of a KV cache by arithmetic, pictures, and the peak of a real run."""

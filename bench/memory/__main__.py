@@ -1,13 +1,13 @@
-"""What a KV cache costs: by model, length, batch, dtype and page size, and what fits a GPU.
+"""Bytes of a KV cache: by model, length, batch, dtype and page size, and the contexts and batches that fit a GPU.
 
     python -m kvproof.bench.memory
     python -m kvproof.bench.memory --model gpt2-xl --batch 1,8 --page 16 --gpu 16,24,80
     python -m kvproof.bench.memory --model path/to/config.json --context 4096,131072 --plot cache.png
     python -m kvproof.bench.memory --measure --model random:gpt2 --batch 8
 
-The figures are arithmetic, equal to the nbytes of the real caches; --measure generates and holds the peak against
+The figures are arithmetic and equal the nbytes of the real caches; --measure generates text and compares the peak with
 their sum. MB and GB are 10^6 and 10^9 bytes, MiB and GiB 2^20 and 2^30.
-Exit codes: 0 fine, 1 the measured peak is above the bar, 2 the command or the machine does not allow it.
+Exit codes: 0 fine, 1 the measured peak is above the bar, 2 wrong usage, or this machine lacks something.
 """
 
 if __name__ == "__main__":
@@ -17,33 +17,31 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import sys
 from itertools import product
 from pathlib import Path
 
 from kvproof.bench.memory.peak import BAR, FLOOR, measure
 from kvproof.bench.memory.sizes import ITEMSIZE, Shape, read_shape
 from kvproof.bench.memory.tables import MB, OVERVIEW, default_contexts, describe, overview, record
-from kvproof.bench.program import ends, numbers, words
+from kvproof.bench.program import ends, numbers, parser_for, refuses, write_figure
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", help=f"{', '.join(OVERVIEW)}, tiny, a folder or a config.json; several by commas")
-    parser.add_argument("--context", type=numbers, help="tokens per sequence (default: powers of two)")
-    parser.add_argument("--batch", type=numbers, help="sequences (default 1; with --gpu 1,8,32,128)")
-    dtypes = f"of {', '.join(ITEMSIZE)} (default float32,bfloat16,int8; with --measure float32)"
-    parser.add_argument("--dtype", help=dtypes)
-    parser.add_argument("--page", type=numbers, default=[16], help="slots per page (default 16)")
-    parser.add_argument("--gpu", type=numbers, default=[], metavar="GB", help="what fits a GPU of so many 10^9 bytes")
-    parser.add_argument("--parameters", type=float, help="of the model, where its config.json does not tell: 46.7e9")
-    parser.add_argument("--json", action="store_true", help="print records instead of tables")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sizes into a .png or .svg")
-    parser.add_argument("--measure", action="store_true", help="generate, and compare the peak with the arithmetic")
-    parser.add_argument("--new-tokens", type=int, default=64, help="with --measure (default %(default)s)")
-    parser.add_argument("--device", default="cpu", help="with --measure (default %(default)s)")
+    parser = parser_for("python -m kvproof.bench.memory", __doc__)
+    add = parser.add_argument
+    add("--model", help=f"{', '.join(OVERVIEW)}, tiny, a folder or a config.json; separated by commas")
+    add("--context", type=numbers, help="tokens per sequence (default: powers of two)")
+    add("--batch", type=numbers, help="sequences per batch (default 1; with --gpu 1,8,32,128)")
+    dtypes = f"dtypes of the cache: {', '.join(ITEMSIZE)} (default float32,bfloat16,int8; with --measure float32)"
+    add("--dtype", help=dtypes)
+    add("--page", type=numbers, default=[16], help="slots per page (default 16)")
+    add("--gpu", type=numbers, default=[], metavar="GB", help="GPUs of so many 10^9 bytes: what fits them")
+    add("--parameters", type=float, help="parameters of a model whose config.json does not give them: 46.7e9")
+    add("--json", action="store_true", help="records instead of tables")
+    add("--plot", type=Path, metavar="FILE", help="picture of the sizes, a .png or .svg")
+    add("--measure", action="store_true", help="measured peak of a generation beside the arithmetic")
+    add("--new-tokens", type=int, default=64, help="new tokens of --measure (default %(default)s)")
+    add("--device", default="cpu", help="device of --measure (default %(default)s)")
     args = parser.parse_args(argv)
     args.dtype = args.dtype or ("float32" if args.measure else "float32,bfloat16,int8")
     args.dtype = list(dict.fromkeys(args.dtype.split(",")))
@@ -58,32 +56,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+@refuses("bench/memory")
 def main(argv: list[str] | None = None) -> int:
     """Print the tables, the records or the comparison.  Returns the exit code."""
     args = parse(argv)
-    try:
-        if args.measure:
-            return compare(args)
-        names = args.model.split(",") if args.model else ["gpt2", "gpt3"]
-        shapes = [known(read_shape(name), args.parameters) for name in names]
-        contexts = [args.context or default_contexts(shape) for shape in shapes]
-        if args.plot:
-            from kvproof.gpt2.cli.output_file import check_writable  # brings torch
+    if args.measure:
+        return compare(args)
+    names = args.model.split(",") if args.model else ["gpt2", "gpt3"]
+    shapes = [known(read_shape(name), args.parameters) for name in names]
+    contexts = [args.context or default_contexts(shape) for shape in shapes]
+    if args.plot:
+        from kvproof.gpt2.cli.output_file import check_writable  # brings torch
 
-            check_writable(args.plot)
-        say(shapes, contexts, args)
-        if args.plot:
-            from kvproof.bench.memory.picture import draw
+        check_writable(args.plot)
+    say(shapes, contexts, args)
+    if args.plot:
+        from kvproof.bench.memory.picture import draw
 
-            draw(args.plot, shapes, contexts, args.dtype, args.batch[0])
-    except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        print(f"bench/memory: {error}; python -m pip install -e '.[plots]'", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"bench/memory: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 2
+        write_figure(args.plot, draw(shapes, contexts, args.dtype, args.batch[0]))
     return 0
 
 
@@ -99,7 +89,7 @@ def say(shapes: list[Shape], contexts: list[list[int]], args: argparse.Namespace
 
 
 def known(shape: Shape, parameters: float | None) -> Shape:
-    """The shape, with the number of parameters that --parameters gives where its config tells none."""
+    """The shape, with the number of parameters that --parameters gives where its config gives none."""
     if parameters is None or shape.parameters is not None:
         return shape
     return Shape(**(vars(shape) | {"parameters": int(parameters)}))
@@ -117,13 +107,13 @@ def compare(args: argparse.Namespace) -> int:
         print(json.dumps(results, indent=1))
     for r in [] if args.json else results:
         larger = "prefill" if r["prefill"] >= r["decode"] else "decode step"
-        verdict = "within" if r["alive"] <= r["bar"] else "ABOVE"
+        held = "within" if r["alive"] <= r["bar"] else "ABOVE"
         print("{model}, {dtype}, {device}: batch {batch}, prompt {prompt}, {new} new tokens".format(**r))
         print(f"  weights                  {r['weights'] / MB:12.2f} MB")
         print(f"  cache                    {r['cache'] / MB:12.2f} MB")
         print(f"  activations              {r['activations'] / MB:12.2f} MB, {larger} (decode {r['decode'] / MB:.2f})")
         print(f"  sum                      {r['sum'] / MB:12.2f} MB")
-        print(f"  measured peak, alive     {r['alive'] / MB:12.2f} MB, {r['ratio']:.4f} times the sum: {verdict} "
+        print(f"  measured peak, alive     {r['alive'] / MB:12.2f} MB, {r['ratio']:.4f} times the sum: {held} "
               f"{BAR} times and {FLOOR / MB:.0f} MB")  # fmt: skip
         print(
             f"  held with freed memory   {r['held'] / MB:12.2f} MB, {r['held'] / r['sum']:.4f} times: by the allocator"

@@ -57,7 +57,7 @@ def layers_of(raw: dict) -> list[Rows | None]:
     """
     refuse_other_caches(raw)
     names = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers")
-    blocks = raw.get("layers_block_type")  # Nemotron-H tells its layers by these alone
+    blocks = raw.get("layers_block_type")  # Nemotron-H gives its layers by these alone
     L = whole(raw, *names, default=len(blocks) if isinstance(blocks, list) else None)
     heads, width = heads_of(raw, L), head_dim_of(raw)
     rows = [Rows(n, width, width) if n and keeps else None for n, keeps in zip(heads, schedule(raw, L), strict=True)]
@@ -162,7 +162,7 @@ def schedule(raw: dict, L: int) -> list[bool]:
             said[name] = [kind == mark for kind in raw[name]]
     for name, which in said.items():
         if len(which) != L:
-            raise ValueError(f"{name} tells of {len(which)} layers; the model has {L}")
+            raise ValueError(f"{name} has {len(which)} layers; the model has {L}")
     if len(set(map(tuple, said.values()))) > 1:
         raise ValueError(f"{' and '.join(said)} name different layers for attention; one of them is wrong")
     kind = raw.get("model_type")

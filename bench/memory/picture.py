@@ -1,11 +1,10 @@
 """A picture of what a KV cache takes by length, from arithmetic alone."""
 
-import io
-from pathlib import Path
+from matplotlib.figure import Figure
 
 from .sizes import Shape
 
-# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind can distinguish; dashes and markers differ in grey.
 LOOKS = {
     "float64": ("#000000", (0, (5, 1, 1, 1, 1, 1)), "D"),
     "float32": ("#D55E00", "-", "o"),
@@ -16,30 +15,18 @@ LOOKS = {
 UNITS = {"MB": 1e6, "GB": 1e9}
 
 
-def draw(path: Path, shapes: list[Shape], contexts: list[list[int]], dtypes: list[str], batch: int):
-    """Write one panel per shape: bytes of K, V and scales against tokens, both axes logarithmic, a line per dtype.
+def draw(shapes: list[Shape], contexts: list[list[int]], dtypes: list[str], batch: int) -> Figure:
+    """One panel per shape: bytes of K, V and scales against tokens, both axes logarithmic, a line per dtype.
 
     contexts  the lengths of each shape, ascending
-
-    Raises ImportError without matplotlib, ValueError for a file type that it does not write.
     """
-    import matplotlib
-
-    from ...gpt2.cli import output_file  # brings torch
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    size = (6 * len(shapes), 4.4)
-    figure, grid = pyplot.subplots(1, len(shapes), figsize=size, layout="constrained", squeeze=False)
+    figure = Figure(figsize=(6 * len(shapes), 4.4), layout="constrained")
+    grid = figure.subplots(1, len(shapes), squeeze=False)
     for axes, shape, lengths in zip(grid[0], shapes, contexts, strict=True):
         panel(axes, shape, lengths, dtypes, batch)
     formula = "K + V = 2·layers·KV heads·head_dim·bytes per number·tokens·batch; int8 with float32 scales"
     figure.supxlabel(f"{formula}. MB = 10⁶, GB = 10⁹ bytes. Arithmetic, no measurement.", fontsize=7, color="0.3")
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
-    output_file.write(path, picture.getvalue())
-    pyplot.close(figure)
+    return figure
 
 
 def panel(axes, shape: Shape, lengths: list[int], dtypes: list[str], batch: int):

@@ -178,7 +178,7 @@ def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, 
     elif kind in ("static", "triton"):
         parts["rows"] = 8 * batch
     if kind == "triton":
-        from ...kernels.attention.workspace import max_splits  # imports torch
+        from ...kernels.attention import max_splits  # imports torch
 
         sums, queries = 8 if dtype == "float64" else 4, batch * shape.n_head
         tags = 2 * 4 * queries * max_splits(capacity) + 4 * queries + 4  # and a counter per query, and the fault flag

@@ -74,11 +74,11 @@ def fit(shape: Shape, gb: int, contexts: list[int], args: argparse.Namespace) ->
     heads = ["contiguous" if page is None else f"page {page}" for page in layouts]
     for dtype in args.dtype:
         room = gb * 10**9 - shape.weight_bytes(dtype)
-        told = "bfloat16" if dtype == "int8" else dtype
+        beside = "bfloat16" if dtype == "int8" else dtype
         if room <= 0:
-            lines.append(f"  {dtype}: nothing; the weights in {told} take {shape.weight_bytes(dtype) / 1e9:,.2f} GB")
+            lines.append(f"  {dtype}: nothing; the weights in {beside} take {shape.weight_bytes(dtype) / 1e9:,.2f} GB")
             continue
-        lines.append(f"  {dtype}, {room / 1e9:.2f} GB ({room / 2**30:.2f} GiB) left by the weights in {told}")
+        lines.append(f"  {dtype}, {room / 1e9:.2f} GB ({room / 2**30:.2f} GiB) left by the weights in {beside}")
         lines.append(f"  {'':20}" + "".join(f"{head:>16}" for head in heads))
         for batch in args.gpu_batch:
             longest = [longest_context(shape, room, batch, dtype, page) for page in layouts]

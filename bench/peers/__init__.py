@@ -1,1 +1,1 @@
-"""Instructions that other projects' decode kernels execute, counted on the PTX machine."""
+"""`python -m kvproof.bench.peers`: instructions of other projects' decode kernels, counted by the PTX machine."""

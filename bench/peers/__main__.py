@@ -1,19 +1,19 @@
-"""How many instructions other projects' decode kernels execute for what ours does: the PTX machine counts them.
+"""Instructions that our decode kernel and other projects' execute for the same call, counted by the PTX machine.
 
-    python -m kvproof.bench.peers                                             ours alone
+    python -m kvproof.bench.peers                                             our kernel alone
     python -m kvproof.bench.peers --sources FOLDER --results bench/results/peer-kernels.json
     python -m kvproof.bench.peers --keep bench/results/peer-kernels.json --results bench/results/peer-kernels.json
 
-The last measures ours anew and keeps the peers' rows.
+The last command counts our kernel again and keeps the peers' rows.
 
 Each peer's own launcher runs on CPU tensors, routed to the machine, so its grid, tile, warps and splits are its own
 choice for an H100; where the choice is its caller's or an autotuner's, `configuration` says what was chosen, and
 `default` is false where the peer takes it only when asked. fp16, head_dim 64, one query head per KV head, B = 1, H = 4,
 every launch of the call counted, epilogue and combine included. `gates` is the error against the float64 formula in
-multiples of what honest rounding explains: peers that multiply in fp16 lie above 1, and above WRONG none counts.
+multiples of what rounding explains: peers that multiply in fp16 lie above 1, and above WRONG none counts.
 
-`load` is what a split heuristic is told: "alone", the four heads that run, or "full", 32 sequences of 12 heads, at
-which a heuristic that looks at the batch splits less. "any" stands where the batch changes nothing.
+`load` is what a split heuristic sees: "alone", the four heads that run, or "full", 32 sequences of 12 heads, at which
+a heuristic that looks at the batch splits less. "any" stands where the batch changes nothing.
 
 FOLDER holds packages, of which only FILES (bench/peers/stubs.py) are read; the rest is stubbed:
 
@@ -25,7 +25,7 @@ FOLDER holds packages, of which only FILES (bench/peers/stubs.py) are read; the 
 Not measured: FlexDecode, which torch's inductor writes for a GPU that is there.
 Counted are PTX instructions, which ptxas merges and adds to for everybody alike. Nothing here is a time.
 
-Exit codes: 0 measured; 1 ours is wrong; 2 the command does not fit.
+Exit codes: 0 counted; 1 our kernel is wrong; 2 wrong usage.
 """
 
 if __name__ == "__main__":
@@ -33,13 +33,9 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import hashlib
 import importlib
 import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -53,14 +49,14 @@ import torch
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.peers.launches import PEERS, Call, Inputs
 from kvproof.bench.peers.stubs import FILES, file_of, sources
-from kvproof.bench.program import ends, words
+from kvproof.bench.program import ends, parser_for, words
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.progress import Progress
 from kvproof.reference.judge.rounding import attention, attention_error
 
-OURS = {"kvproof": "vector", "kvproof tensor": "tensor"}  # by the engine that is asked for
+OURS = {"kvproof": "simt", "kvproof tensor": "mma"}  # by the engine that is asked for
 LENGTHS, TARGETS, HEADS, HEAD_DIM = (128, 1024, 8192), ("sm_90", "sm_80"), 4, 64
-WRONG = 64  # multiples of the honest gate: a peer that multiplies or rounds in fp16 lies between 1 and it
+WRONG = 64  # multiples of the gate: a peer that multiplies or rounds in fp16 lies between 1 and it
 SOURCES = {
     "sglang": "PyPI sglang 0.5.23",
     "vllm": "PyPI vllm 0.33.0",
@@ -79,11 +75,11 @@ def draw(n: int) -> Inputs:
 
 
 def ours(engine: str, x: Inputs, load: str) -> Call:
-    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the vector engine."""
-    from kvproof.kernels.attention.op import decode_attention
+    """decode_attention as a caller has it, capacity n; for one query per KV head it chooses the simt engine."""
+    from kvproof.kernels.attention import decode_attention
 
     splits = 1 if x.sizes[1] <= 128 else min(64, x.sizes[1] // 128)
-    if engine == "vector":
+    if engine == "simt":
         return Call(lambda: decode_attention(*x), splits, "decode_attention's defaults")
     return Call(lambda: decode_attention(*x, engine=engine), splits, f'engine="{engine}"', default=False)
 
@@ -106,25 +102,14 @@ def compiled() -> Iterator[list]:
         launch.compile = usual
 
 
-def usage(cubin: bytes) -> dict[str, int]:
-    """REG, STACK and LOCAL of a cubin, for each thread, as cuobjdump reads them."""
-    from kvproof.kernels.aot.targets import TOOLS
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        words = [TOOLS / "cuobjdump", "-res-usage", file.name]
-        told = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    return {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", told)}
-
-
 def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[str, Any]:
     """Run one call on the machine, hold it to the float64 formula and count what its launches did.
 
     bytes_moved counts sectors of 32 bytes, read or written, once for each warp that touches one; bytes_distinct the
-    bytes that each launch read; classes tells instructions by kind. Raises what the machine raises.
+    bytes that each launch read; classes counts instructions by kind. Raises what the machine raises.
     """
     from kvproof.kernels import ptx
+    from kvproof.kernels.ptx.compiled import usage
     from kvproof.kernels.ptx.counters import CLASSES
 
     with ptx.route(target, keep=None) as reports, compiled() as kernels:
@@ -147,7 +132,7 @@ def measure(attend: Callable[[], torch.Tensor], x: Inputs, target: str) -> dict[
         "bytes_distinct": int(sum(sum(r.unique.values()) for r in reports)),
         "launches": [
             {"kernel": r.name, "grid": list(r.grid), "num_warps": r.num_warps, "instructions": t.instructions}
-            | {"registers": used["REG"], "stack_and_local": used["STACK"] + used["LOCAL"]}
+            | {"registers": used.registers, "stack_and_local": used.stack + used.local}
             for r, t, used in zip(reports, totals, uses, strict=True)
         ],
     }
@@ -158,8 +143,8 @@ def row(name: str, prepare: Callable[[Inputs, str], Call], load: str, target: st
     found: dict[str, Any] = {"peer": name, "load": load, "target": target, "n": n}
     x = draw(n)
     try:
-        attend, *told = prepare(x, load)
-        return found | dict(zip(Call._fields[1:], told, strict=True)) | measure(attend, x, target)
+        attend, *chosen = prepare(x, load)
+        return found | dict(zip(Call._fields[1:], chosen, strict=True)) | measure(attend, x, target)
     except Exception as error:  # whatever foreign code fails with is its record
         if name in OURS:
             raise
@@ -200,16 +185,13 @@ def about(folder: Path | None, kept: dict[str, Any] | None) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the benchmark.  Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sources", type=Path, metavar="FOLDER", help="the peers' packages; without it, ours alone")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FILE", help="a record whose peers' rows are kept; needs no FOLDER"
-    )
-    parser.add_argument("--results", type=Path, metavar="FILE", help="write the figures into a JSON file")
-    parser.add_argument("--n", type=int, nargs="+", default=LENGTHS, help="context lengths, multiples of 16")
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="these only")
+    parser = parser_for("python -m kvproof.bench.peers", __doc__)
+    add = parser.add_argument
+    add("--sources", type=Path, metavar="FOLDER", help="folder of the peers' packages; without it, our kernel alone")
+    add("--keep", type=Path, metavar="FILE", help="record whose peers' rows are kept; needs no FOLDER")
+    add("--results", type=Path, metavar="FILE", help="JSON file for the figures")
+    add("--n", type=int, nargs="+", default=LENGTHS, help="context lengths, multiples of 16")
+    add("--peers", nargs="+", default=list(PEERS), choices=PEERS, help="peers to count (default: all)")
     args = parser.parse_args(argv)
     lengths: list[int] = args.n
     if args.sources and (missing := [f for f in FILES if not file_of(args.sources, f).exists()]):

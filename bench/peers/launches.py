@@ -13,7 +13,7 @@ import torch
 
 PAGE = 16  # slots: vLLM's default
 SMS = 132  # of an H100, which some launchers ask for
-SERVED = {"alone": (1, 4), "full": (32, 12)}  # load -> the sequences and heads a heuristic is told of
+SERVED = {"alone": (1, 4), "full": (32, 12)}  # load -> the sequences and heads a heuristic sees
 
 
 class Inputs(NamedTuple):
@@ -70,8 +70,8 @@ def sglang(x: Inputs, load: str) -> Call:
     metadata = importlib.import_module("sglang.kernels.ops.attention.metadata")
     (H, n, D), (sequences, heads), most = x.sizes, SERVED[load], 8
     splits, lens = torch.zeros(sequences, dtype=torch.int32), torch.full((sequences,), n)
-    told = (splits, lens, sequences, 1, heads, heads, most, SMS)
-    ptx.run(metadata.get_num_kv_splits_triton, 1, *told, MAX_NUM_SEQ=256)  # once a step, for all layers: not counted
+    served = (splits, lens, sequences, 1, heads, heads, most, SMS)
+    ptx.run(metadata.get_num_kv_splits_triton, 1, *served, MAX_NUM_SEQ=256)  # once a step, for all layers: not counted
     splits, (k, v), o = splits[:1].clone(), by_token(x), torch.empty_like(x.q)
     parts, lse = torch.empty(1, H, most, D), torch.empty(1, H, most)
     indptr, indices = torch.tensor([0, n], dtype=torch.int32), torch.arange(n)
@@ -139,8 +139,8 @@ def mslk(x: Inputs, load: str, tuned: bool = False) -> Call:
     inputs.get_output_dtype, inputs.get_qkv_in_bmghk = lambda: q.dtype, lambda: (q, k, v)
     choices = {"NUM_WARPS": 1, "NUM_STAGES": 3} if tuned else {}
     operator = type("Operator", (splitk.FwOp,), {"SPLIT_K": splits, **choices})
-    told = f"BLOCK_N 64, w{operator.NUM_WARPS} s{operator.NUM_STAGES}, no autotuning, a mask of padded keys"
-    return Call(lambda: operator.apply(inputs, needs_gradient=False)[0], splits, told, not tuned)
+    chosen = f"BLOCK_N 64, w{operator.NUM_WARPS} s{operator.NUM_STAGES}, no autotuning, a mask of padded keys"
+    return Call(lambda: operator.apply(inputs, needs_gradient=False)[0], splits, chosen, not tuned)
 
 
 def fla(x: Inputs, load: str, num_warps: int) -> Call:

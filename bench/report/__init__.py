@@ -1,1 +1,1 @@
-"""How results are shown: sentences, a table, pictures, and one self-contained page."""
+"""`python -m kvproof.bench.report`: results of bench/decode.py as sentences, tables, pictures and one HTML page."""

@@ -1,10 +1,9 @@
-"""One page to send to a colleague: what bench/decode.py measured, as a single HTML file that needs nothing else.
+"""Report of a results file of bench/decode.py: one HTML page that loads nothing, or tables in Markdown.
 
     python -m kvproof.bench.report RESULTS [--out FILE.html]
-    python -m kvproof.bench.report RESULTS --markdown         its tables for a README, on standard output
+    python -m kvproof.bench.report RESULTS --markdown         tables for a README, on standard output
 
-RESULTS is the JSONL file of `bench/decode.py --results`; the page is written beside it unless --out says where.
-Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is absent.
+Exit codes: 0 written, 2 the file cannot be read or drawn, or matplotlib is missing.
 """
 
 if __name__ == "__main__":
@@ -12,19 +11,17 @@ if __name__ == "__main__":
 
     starts()
 
-import argparse
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from kvproof.bench.measure.explain import close
 from kvproof.bench.measure.records import read
-from kvproof.bench.program import ends, words
-from kvproof.bench.report import page, verdict
+from kvproof.bench.program import ends, parser_for, refuses
+from kvproof.bench.report import page, summary
 from kvproof.bench.report.markdown import markdown
 from kvproof.bench.report.page import Html, tag
-from kvproof.bench.report.verdict import NONE, TIMES, cell_name, interval, number
+from kvproof.bench.report.summary import NONE, TIMES, cell_name, interval, number
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.progress import Progress
 
@@ -47,7 +44,7 @@ def report(records: Sequence[dict]) -> str:
     return page.page(
         f"GPT-2 decoding with and without a KV cache: {models}",
         page.prose(f"{len(records)} cells on {devices}; the last finished {max(r['written'] for r in records)}."),
-        *summary(records),
+        *in_words(records),
         page.section("Every time", results(records)),
         page.section("Pictures", page.prose(HOW_TO_READ), *pictures(records)),
         page.section("Why: the cost model", *cost_model(records)),
@@ -58,12 +55,12 @@ def report(records: Sequence[dict]) -> str:
     )
 
 
-def summary(records: Sequence[dict]) -> Iterable[Html]:
-    """The verdict in words."""
+def in_words(records: Sequence[dict]) -> Iterable[Html]:
+    """The results in words."""
     yield page.section(
         "Verdict",
-        *(page.prose(tag("strong", where), text, class_="lead") for where, text in verdict.headlines(records)),
-        page.bullets([*verdict.parity(records), *verdict.losses(records), *verdict.caveats(records)]),
+        *(page.prose(tag("strong", where), text, class_="lead") for where, text in summary.headlines(records)),
+        page.bullets([*summary.parity(records), *summary.losses(records), *summary.caveats(records)]),
     )
 
 
@@ -74,7 +71,7 @@ def results(records: Sequence[dict]) -> Html:
         cell = record["cell"]
         how = [f"{cell['repeats']} runs", cell["clock"]] + ["L2 flushed"] * cell["flushed"]
         rows.append(f"{cell_name(record)} ({', '.join(how)})")
-        best = verdict.quickest(record["impls"])
+        best = summary.quickest(record["impls"])
         rows += [row(impl, impl is best) for impl in record["impls"]]
     caption = (
         "Medians; small print: 95 % confidence interval by bootstrap. Prefill is the time to the first new token, "
@@ -88,7 +85,7 @@ def row(impl: dict, best: bool) -> list[object]:
     """An impl's row of the table; where there is no figure to believe, the reason."""
     name = tag("strong" if best else "span", impl["impl"])
     name += tag("small", f" {impl['emulated']}" if impl["emulated"] else "")
-    red = verdict.faults(impl)
+    red = summary.faults(impl)
     if red:
         return [name, f"parity is red {'; '.join(red)}"]
     if impl["refused"]:
@@ -137,7 +134,7 @@ def pictures(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def cost_model(records: Sequence[dict]) -> Iterable[Html]:
-    """Its constants, what it foretold beside what was measured, and where it was wrong."""
+    """Its constants, what it predicted beside what was measured, and where it was wrong."""
     yield page.prose(
         f"Time of a step = launches {TIMES} overhead + bytes / bandwidth + flops / rate, from constants alone:"
     )
@@ -151,14 +148,14 @@ def cost_model(records: Sequence[dict]) -> Iterable[Html]:
                 "Measured in": f"{number(constants['measured_in_s'])} s",
             }
         )
-    first, *wrong = verdict.misses(records)
+    first, *wrong = summary.misses(records)
     yield page.prose(first, "Where it was wrong:" if wrong else "")
     yield page.bullets(wrong) if wrong else Html("")
     rows = []
     for record in records:
-        told = verdict.predictions(record)
-        rows += [cell_name(record)] * bool(told)
-        rows += [predicted_row(impl, ratios) for impl, ratios in told]
+        found = summary.predictions(record)
+        rows += [cell_name(record)] * bool(found)
+        rows += [predicted_row(impl, ratios) for impl, ratios in found]
     yield page.table(
         MODEL, rows, "Predicted and measured. A ratio is predicted over measured; below 1 the model is too fast."
     )
@@ -168,12 +165,12 @@ def cost_model(records: Sequence[dict]) -> Iterable[Html]:
 
 def predicted_row(impl: dict, ratios: dict[str, float]) -> list[object]:
     """An impl's row of the cost model's table."""
-    told = impl["predicted"]
-    parts = [number(told[f"{part}_ms"]) for part in ("overhead", "bytes", "flops", "step")]
+    predicted = impl["predicted"]
+    parts = [number(predicted[f"{part}_ms"]) for part in ("overhead", "bytes", "flops", "step")]
     return [
         impl["impl"], NONE if impl["launches"] is None else str(impl["launches"]), *parts,
         number(impl["step_ms"]["median"]), number(ratios["step"]),
-        number(told["total_ms"]), number(impl["total_ms"]["median"]), number(ratios["total"]),
+        number(predicted["total_ms"]), number(impl["total_ms"]["median"]), number(ratios["total"]),
         "" if close(ratios["total"]) else "wrong",
     ]  # fmt: skip
 
@@ -235,34 +232,25 @@ def unique(items: Iterable) -> list:
     return list({json.dumps(item, sort_keys=True): item for item in items}.values())
 
 
+@refuses("bench/report")
 def main(argv: list[str] | None = None) -> int:
     """Write the page.  Returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m kvproof.bench.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("results", type=Path, help="JSONL written by bench/decode.py --results")
-    parser.add_argument("--out", type=Path, help="the page (default: beside RESULTS, with .html for its suffix)")
-    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown instead")
+    parser = parser_for("python -m kvproof.bench.report", __doc__)
+    parser.add_argument("results", type=Path, help="file of bench/decode.py --results")
+    parser.add_argument("--out", type=Path, help="the page (default: RESULTS with the suffix .html)")
+    parser.add_argument("--markdown", action="store_true", help="tables in Markdown instead of the page")
     args = parser.parse_args(argv)
     out = args.out or args.results.with_suffix(".html")
-    try:
-        records = read(args.results)
-        if not records:
-            raise ValueError(f"{args.results} holds no record; write some with bench/decode.py --results")
-        if args.markdown:
-            print("\n".join(markdown(records)))
-            return 0
-        output_file.check_writable(out)
-        with Progress("drawing the page"):
-            text = report(records)
-        output_file.write(out, text)
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError, ImportError) as error:
-        hint = "; python -m pip install -e '.[plots]'" if isinstance(error, ImportError) else ""
-        what = words(error) if isinstance(error, OSError) else error
-        print(f"bench/report: {what}{hint}", file=sys.stderr)
-        return 2
+    records = read(args.results)
+    if not records:
+        raise ValueError(f"{args.results} holds no record; write some with bench/decode.py --results")
+    if args.markdown:
+        print("\n".join(markdown(records)))
+        return 0
+    output_file.check_writable(out)
+    with Progress("drawing the page"):
+        text = report(records)
+    output_file.write(out, text)
     print(out)
     return 0
 

@@ -15,7 +15,7 @@ from .cells import absences, impls
 
 Values = Sequence[float] | np.ndarray
 
-# Okabe and Ito's colours, told apart by the colour-blind; markers, dashes and hatches tell them apart in grey. Impls
+# Okabe and Ito's colours, which the colour-blind can distinguish; markers, dashes and hatches differ in grey. Impls
 # outnumber the colours, so those that rarely meet share one, and no two share a marker.
 LOOKS = {
     "numpy": {"color": "#999999", "linestyle": ":", "marker": "p", "hatch": "...."},

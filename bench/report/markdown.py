@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from .verdict import TIMES, cell_name, faults, interval, number, quickest
+from .summary import TIMES, cell_name, faults, interval, number, quickest
 
 CAPTION = f"Tokens per second, prefill included: median (95 % interval), {TIMES} naive; in bold the quickest of a cell."
 

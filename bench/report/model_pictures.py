@@ -1,4 +1,4 @@
-"""What the machine allows, and what the cost model foretells, against what was measured."""
+"""What the machine allows, and what the cost model predicts, against what was measured."""
 
 from collections.abc import Sequence
 
@@ -48,7 +48,7 @@ def roofline(records: Sequence[dict]) -> Picture:
     """Achieved bandwidth against arithmetic intensity, under what reading memory and multiplying allow here.
 
     The roof is the measured read bandwidth up to the intensity where the measured rate of products takes over
-    (Williams, Waterman & Patterson 2009), told in bytes because a decode step moves bytes.
+    (Williams, Waterman & Patterson 2009), in bytes because a decode step moves bytes.
     """
     usable = [record for record in records if any(row["gb_per_s"] for row in drawn(record).values())]
     groups = by_setting(usable, "no row has an achieved bandwidth that is believed")

@@ -1,1 +1,1 @@
-"""What a GPU allows: a model of one layer's decode attention from bytes, instructions, latency and waves; not run."""
+"""`python -m kvproof.bench.roofline`: a model of one layer's decode attention on a GPU; and bench/'s table of GPUs."""

@@ -1,12 +1,12 @@
-"""The limit: what decode attention of one layer must move, and how long a model says that takes on a GPU.
+"""Roofline of decode attention: the bytes one layer moves, and its time on a GPU by a model.
 
     python -m kvproof.bench.roofline                T4, A100, H100, H200, B200, RTX 4090; GPT-2's 12 heads
     python -m kvproof.bench.roofline --gpu H100 --batch 1,8,32 --context 4096,131072 --heads 32 --kv-heads 8
     python -m kvproof.bench.roofline --gpu-spec "name=My GPU,bandwidth=900,sms=80,clock=1530" --plot limit.png
 
-No figure here was run: bytes and programs are counted, times are modelled from the constants that the last table
-lists with their sources, and hold to ±30 % at best. `python -m kvproof.bench.gpu` measures.
-Exit codes: 0 fine, 2 the command does not allow it.
+No figure is measured: bytes and programs are counted, engine, registers and instructions are those of the compiled
+kernel (kernels/aot/targets.txt), times are modelled from the constants of the last table and hold to ±30 % at best.
+`python -m kvproof.bench.gpu` measures. Exit codes: 0 fine, 2 wrong usage.
 """
 
 if __name__ == "__main__":
@@ -16,17 +16,18 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
-from kvproof.bench.program import ends, numbers, words
+from kvproof.bench.program import ends, numbers, refuses, write_figure
 from kvproof.bench.roofline.gpus import GPU, GPUS, find, parse_spec
 from kvproof.bench.roofline.model import Prediction, predict
 from kvproof.bench.roofline.tables import LEGEND, constants, describe, record
-from kvproof.bench.roofline.work import ITEMSIZE, MOST_TOKENS, Shape
+from kvproof.bench.roofline.work import ITEMSIZE, Shape
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,20 +44,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--gpu", nargs="+", default=[], metavar="NAME", help=f"of {', '.join(GPUS)} (default: all)")
-    add("--gpu-spec", action="append", default=[], metavar="SPEC", help='your own: "name=..,bandwidth=..,sms=..,'
-        'clock=.." in GB/s and MHz; also l2 in MB, warps, programs, share, launch and latency in µs')  # fmt: skip
-    add("--batch", type=numbers, default=[1, 8, 64, 256], help="sequences (default 1,8,64,256)")
-    add("--context", type=numbers, default=[128, 512, 1024], help="visible tokens (default 128,512,1024)")
+    add("--gpu", nargs="+", default=[], metavar="NAME", help=f"GPUs of the table: {', '.join(GPUS)} (default: all)")
+    add("--gpu-spec", action="append", default=[], metavar="SPEC", help='your GPU: "name=..,bandwidth=..,sms=..,'
+        'clock=.." in GB/s and MHz; also l2 in MB, arch (86 for sm_86), share, launch and latency in µs')  # fmt: skip
+    add("--batch", type=numbers, default=[1, 8, 64, 256], help="sequences per batch (default 1,8,64,256)")
+    add("--context", type=numbers, default=[128, 512, 1024], help="tokens per sequence (default 128,512,1024)")
     add("--heads", type=numbers, default=[12], help="query heads (default 12)")
-    add("--kv-heads", type=int, help="KV heads that they share (default: one each)")
-    add("--head-dim", type=int, default=64, help="default %(default)s")
-    add("--dtype", default="float16", help=f"of the cache: {', '.join(ITEMSIZE)} (default %(default)s)")
-    add("--new-tokens", type=int, default=1, help=f"per sequence, 1..{MOST_TOKENS} (default %(default)s)")
-    add("--capacity", type=int, help="slots per sequence; splits beyond the context are dead (default: the context)")
-    add("--append", action="store_true", help="count writing the new rows into the cache")
-    add("--json", type=Path, metavar="FILE", help="also write the predictions as JSON")
-    add("--plot", type=Path, metavar="FILE", help="also draw them into a .png or .svg; needs matplotlib")
+    add("--kv-heads", type=int, help="KV heads (default: as many as query heads)")
+    add("--head-dim", type=int, default=64, help="numbers in a row of K (default %(default)s)")
+    add("--dtype", default="float16", help=f"dtype of the cache: {', '.join(ITEMSIZE)} (default %(default)s)")
+    add("--new-tokens", type=int, default=1, help="new tokens per sequence (default %(default)s)")
+    add("--capacity", type=int, help="slots per sequence; splits past the context do nothing (default: the context)")
+    add("--append", action="store_true", help="the launch also writes the new rows into the cache")
+    add("--json", type=Path, metavar="FILE", help="JSON file for the predictions")
+    add("--plot", type=Path, metavar="FILE", help="picture of the predictions, a .png or .svg; needs matplotlib")
     return parser.parse_args(argv)
 
 
@@ -71,9 +72,11 @@ def predictions(args: argparse.Namespace) -> Iterator[tuple[GPU, list[Prediction
         yield gpu, [predict(gpu, shape) for shape in shapes]
 
 
-def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]]) -> Iterator[str]:
-    """The tables, Markdown."""
+def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]], words: Sequence[str]) -> Iterator[str]:
+    """The tables, Markdown; `words` are the command's."""
     yield "# Decode attention of one layer: the limit, modelled, not run"
+    yield ""
+    yield f"By `{shlex.join(['python', '-m', 'kvproof.bench.roofline', *words])}`."
     yield ""
     yield LEGEND
     yield ""
@@ -83,32 +86,22 @@ def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]]) -> Iterator[str]:
     yield from constants([gpu for gpu, _ in by_gpu])
 
 
+@refuses("bench/roofline")
 def main(argv: list[str] | None = None) -> int:
     """Print the tables, then write what was asked for.  Returns the exit code."""
     args = parse(argv)
-    try:
-        by_gpu = list(predictions(args))
-        for path in filter(None, (args.plot, args.json)):
-            from kvproof.gpt2.cli.output_file import check_writable  # brings torch, which the tables do not need
+    by_gpu = list(predictions(args))
+    from kvproof.gpt2.cli import output_file  # brings torch, for which --help does not wait
 
-            check_writable(path)
-        print("\n".join(lines(by_gpu)))
-        if args.plot:
-            from kvproof.bench.roofline.picture import draw
+    for path in filter(None, (args.plot, args.json)):
+        output_file.check_writable(path)
+    print("\n".join(lines(by_gpu, sys.argv[1:] if argv is None else argv)))
+    if args.plot:
+        from kvproof.bench.roofline.picture import draw
 
-            draw(args.plot, by_gpu)
-        if args.json:
-            from kvproof.gpt2.cli import output_file
-
-            output_file.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
-    except BrokenPipeError:
-        raise
-    except ModuleNotFoundError as error:
-        print(f"bench/roofline: {error.name} is not here; python -m pip install -e '.[plots]'", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"bench/roofline: {words(error) if isinstance(error, OSError) else error}", file=sys.stderr)
-        return 2
+        write_figure(args.plot, draw(by_gpu))
+    if args.json:
+        output_file.write(args.json, json.dumps([record(p) for _, found in by_gpu for p in found], indent=1) + "\n")
     return 0
 
 

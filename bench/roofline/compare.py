@@ -9,7 +9,7 @@ from .work import Shape
 
 
 def compare(measured: Sequence[dict]) -> list[dict]:
-    """What the model says of measured shapes, beside what they took.
+    """The modelled time of measured shapes, beside the measured one.
 
     measured  {"gpu": the table's or torch's name, "shape": {"B", "T", "H", "D", "dtype", maybe "H_kv" and "M"},
               "seconds"} each, every sequence T long
@@ -37,8 +37,8 @@ def shape_of(B: int, T: int, H: int, D: int, dtype: str, H_kv: int | None = None
     return Shape((T,) * B, H, H_kv, D, dtype, M)
 
 
-def measured_by_kit(records: Sequence[dict], gpu: str, peer: str = "kernel") -> list[dict]:
-    """What bench/gpu/attention.py's records say of one peer, ours by default, where its figure stands."""
+def measured_on_gpu(records: Sequence[dict], gpu: str, peer: str = "kernel") -> list[dict]:
+    """The times of one peer, ours by default, in bench/gpu/attention.py's records, where its figure stands."""
     rows = [(record["shape"], record["peers"].get(peer, {})) for record in records]
     return [
         {"gpu": gpu, "shape": shape, "seconds": row["median_us"] * 1e-6}

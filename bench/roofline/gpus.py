@@ -1,25 +1,48 @@
-"""The GPUs of the model: every constant in one table, with its source in words; and a user's own GPU."""
+"""The GPUs that bench/ knows: memory bandwidth by torch's name, the model's constants with sources, a user's own."""
 
 import difflib
 import math
 import re
 from typing import Any, NamedTuple
 
+from . import kernel
+
+ISSUE_SLOTS = 4  # warp schedulers of an SM, one instruction a clock each, from Volta on: CUDA programming guide
+
+# Datasheet memory bandwidth in 10^9 bytes a second, by the words the device's name ends with: a slice of a GPU (MIG), a
+# laptop's or a Ti of the same number goes on, and matches none.
+# Source: NVIDIA's datasheets.
+BANDWIDTH = {
+    r"T4": 320,
+    r"A10G": 600,
+    r"L4": 300,
+    r"Tesla V100-(SXM2|SXM3|PCIE)-\d+GB": 900,
+    r"A100-(SXM4|PCIE)-40GB": 1555,
+    r"A100-SXM4-80GB": 2039,
+    r"A100 80GB PCIe": 1935,
+    r"H100 80GB HBM3": 3350,
+    r"H100 PCIe": 2039,
+    r"H200": 4800,
+    r"H200 NVL": 4800,
+    r"B200": 8000,
+    r"GeForce RTX 3090": 936,
+    r"GeForce RTX 4090": 1008,
+    r"GeForce RTX 5090": 1792,
+}
+
 
 class GPU(NamedTuple):
-    """What the model knows of a GPU; SOURCES says what each constant is, in which unit, and where it is from."""
+    """The model's constants of a GPU; SOURCES gives each one's meaning, unit and origin."""
 
     name: str
     bandwidth: float
     sms: float
     clock: float
     l2: float
-    warps: float
-    programs: float
+    arch: int
     share: float
     launch: float
     latency: float
-    device: str = r"(?!)"  # the end of the name by which torch knows it, a regular expression; by default no name's
 
     @property
     def achievable(self) -> float:
@@ -32,18 +55,16 @@ class GPU(NamedTuple):
         return self.sms * ISSUE_SLOTS * self.clock * 1e6
 
 
-ISSUE_SLOTS = 4  # warp schedulers of an SM, one instruction a clock each, from Volta on: CUDA programming guide
-REGISTERS = 65536  # 32-bit registers of an SM, from Kepler on: CUDA programming guide
-
-# The order is GPU's: bandwidth sms clock l2 warps programs share launch latency.
-GPUS = {
-    "T4": GPU("T4", 320, 40, 1590, 4, 32, 16, 0.75, 2.0, 0.4, r"T4"),
-    "A100": GPU("A100 (80GB SXM)", 2039, 108, 1410, 40, 64, 32, 0.88, 2.0, 0.4, r"A100-SXM4-80GB"),
-    "H100": GPU("H100 (SXM)", 3350, 132, 1980, 50, 64, 32, 0.92, 2.0, 0.4, r"H100 80GB HBM3"),
-    "H200": GPU("H200", 4800, 132, 1980, 50, 64, 32, 0.90, 2.0, 0.4, r"H200"),
-    "B200": GPU("B200", 8000, 148, 1980, 126, 64, 32, 0.90, 2.0, 0.5, r"B200"),
-    "RTX 4090": GPU("RTX 4090", 1008, 128, 2520, 72, 48, 24, 0.92, 2.0, 0.35, r"GeForce RTX 4090"),
+# By key of BANDWIDTH. The order is GPU's: name bandwidth sms clock l2 arch share launch latency.
+DEVICES = {
+    "T4": GPU("T4", BANDWIDTH["T4"], 40, 1590, 4, 75, 0.75, 2.0, 0.4),
+    "A100-SXM4-80GB": GPU("A100 (80GB SXM)", BANDWIDTH["A100-SXM4-80GB"], 108, 1410, 40, 80, 0.88, 2.0, 0.4),
+    "H100 80GB HBM3": GPU("H100 (SXM)", BANDWIDTH["H100 80GB HBM3"], 132, 1980, 50, 90, 0.92, 2.0, 0.4),
+    "H200": GPU("H200", BANDWIDTH["H200"], 132, 1980, 50, 90, 0.90, 2.0, 0.4),
+    "B200": GPU("B200", BANDWIDTH["B200"], 148, 1980, 126, 100, 0.90, 2.0, 0.5),
+    "GeForce RTX 4090": GPU("RTX 4090", BANDWIDTH["GeForce RTX 4090"], 128, 2520, 72, 89, 0.92, 2.0, 0.35),
 }
+GPUS = {gpu.name.partition(" (")[0]: gpu for gpu in DEVICES.values()}
 
 # (what it is and its unit, where it is from); "assumption" leads where nobody vouches for the figure.
 SOURCES = {
@@ -55,15 +76,14 @@ SOURCES = {
         "assumed to be H100's; that a kernel holds it is an assumption",
     ),
     "l2": ("L2 cache, MB", "NVIDIA's whitepapers; B200: chipsandcheese.com. The model reads a cold L2"),
-    "warps": ("warps an SM holds", "CUDA programming guide, compute capabilities 7.5, 8.0, 8.9, 9.0, 10.0"),
-    "programs": ("programs an SM holds", "CUDA programming guide, as above"),
+    "arch": ("architecture, sm_", "CUDA programming guide; its code is in kernels/aot/targets.txt"),
     "share": ("achievable share of bandwidth", "assumption, of what plain copies reach; T4's GDDR6 with ECC less"),
     "launch": ("launch, µs", "assumption: an empty kernel between two events, the host ahead"),
     "latency": ("trip to memory, µs", "assumption: an idle memory's, rounded"),
 }
 NEEDED, DEFAULTS = (
     ("name", "bandwidth", "sms", "clock"),
-    {"l2": 0.0, "warps": 48.0, "programs": 16.0, "share": 0.9, "launch": 2.0, "latency": 0.4},
+    {"l2": 0.0, "arch": 86, "share": 0.9, "launch": 2.0, "latency": 0.4},
 )
 SPELLING = '"name=My GPU,bandwidth=900,sms=80,clock=1530" (GB/s, MHz)'
 
@@ -84,9 +104,19 @@ def find(name: str) -> GPU:
     raise ValueError(f"no GPU {name!r} in the table; {guess}it holds {', '.join(GPUS)}; describe others by --gpu-spec")
 
 
+def device_of(name: str) -> str | None:
+    """The key of BANDWIDTH that a device's name ends with; None for a slice, a laptop's GPU or one not in the table."""
+    return next((device for device in BANDWIDTH if re.search(rf"\b{device}$", name)), None)
+
+
 def of_device(name: str) -> GPU | None:
-    """The GPU of the table that torch calls `name`; None for one not in it: a slice or a laptop's is another GPU."""
-    return next((gpu for gpu in GPUS.values() if re.search(rf"\b{gpu.device}$", name)), None)
+    """The model's GPU that torch calls `name`; None for one that the model does not know."""
+    return DEVICES.get(device_of(name) or "")
+
+
+def datasheet_gb_per_s(name: str) -> float | None:
+    """The memory bandwidth of a GPU by torch's name of it, 10^9 bytes a second; None for one not in the table."""
+    return BANDWIDTH.get(device_of(name) or "")
 
 
 def parse_spec(text: str) -> GPU:
@@ -100,7 +130,7 @@ def parse_spec(text: str) -> GPU:
         raise ValueError(f"the GPU lacks {', '.join(missing)}; write {SPELLING}")
     name = given.pop("name")
     values: dict[str, Any] = DEFAULTS | {key: number(key, value) for key, value in given.items()}
-    return GPU(name, **values)
+    return GPU(name, **values | {"arch": int(values["arch"])})
 
 
 def number(key: str, text: str) -> float:
@@ -116,6 +146,8 @@ def number(key: str, text: str) -> float:
         raise ValueError(f"{key} is {text}; it must be more than 0")
     if key == "share" and value > 1:
         raise ValueError(f"share is {text}; no kernel reaches more than all of the bandwidth, 1")
-    if key in ("sms", "warps", "programs") and value != int(value):
+    if key in ("sms", "arch") and value != int(value):
         raise ValueError(f"{key} is {text}; it must be a whole number")
+    if key == "arch" and value not in kernel.targets():
+        raise ValueError(f"arch is {text}; the kernel is compiled for {', '.join(map(str, kernel.targets()))}")
     return value

@@ -9,26 +9,24 @@ It is kept this small so that it explains; nothing here was run on a GPU, and it
 import math
 from typing import NamedTuple
 
-from .gpus import GPU, REGISTERS
-from .work import FIRST, ITEMSIZE, Engine, Shape, doublings, instructions, moved, splits
+from .gpus import GPU
+from .kernel import Program, limits, split_len, splits
+from .work import ITEMSIZE, Shape, instructions, moved
 
 UNCERTAINTY = 0.3  # of every modelled time, either way; assumption
 NOT_RUN, SPREAD = "not run", f"±{UNCERTAINTY * 100:.0f} %"
-CHUNK = 8  # splits that the combine reads in one trip
 TRIPS = 4  # that a program takes one after the other beside its loop: lengths, q, its partial, the counter
 L2_TRIP = 0.5  # of a trip to memory, a trip to L2, where those four and the combine's mostly end; assumption
-
-
-def resident(gpu: GPU, engine: Engine) -> int:
-    """Programs that an SM holds at once, by registers (given out to warps, 8 a thread at a time), warps and slots."""
-    registers = -(-engine.registers // 8) * 8 * 32 * engine.warps
-    return int(min(REGISTERS // registers, gpu.warps // engine.warps, gpu.programs))
+L2_RATE = (
+    2.0  # of the achievable bandwidth, what L2 gives to programs that read again what another has read; assumption
+)
 
 
 class Prediction(NamedTuple):
     """What the model says of a shape on a GPU, NOT RUN: bytes, programs, and seconds by cause.
 
-    minimal    bytes that must move, partials apart; ideal  those over the datasheet's bandwidth
+    program    one program of the kernel on this GPU
+    minimal    bytes that must move, each once; ideal  those over the datasheet's bandwidth
     floor      launch and trips to memory, which even the smallest call pays; dead  what empty splits cost
     bound      the largest of floor and of what overlaps after it: "latency", "bytes", "issue" or "waves"
     latency_until  bytes of K and V below which the floor is longer than moving them
@@ -36,12 +34,12 @@ class Prediction(NamedTuple):
 
     gpu: GPU
     shape: Shape
+    program: Program
     parts: dict[str, int]
     minimal: int
     ideal: float
     programs: int
     dead_programs: int
-    resident: int
     waves: float
     floor: float
     dead: float
@@ -69,34 +67,31 @@ class Prediction(NamedTuple):
 
 
 def predict(gpu: GPU, shape: Shape) -> Prediction:
-    """What the model says of a shape on a GPU.  Raises ValueError if no program of its engine fits an SM."""
-    parts, longest = moved(shape), max(shape.lengths)
-    minimal = sum(size for name, size in parts.items() if not name.startswith("partials"))
-    live = shape.columns * sum(splits(n) for n in shape.lengths)
-    dead = shape.columns * splits(shape.slots) * len(shape.lengths) - live
-    held = resident(gpu, shape.engine)
-    if not held:
-        raise ValueError(f"{gpu.name}: {gpu.warps:g} warps hold no program of {shape.engine.warps}; give more warps")
-    split = min(longest, FIRST << doublings(longest))  # the largest
-    blocks = -(-split * shape.head_dim * ITEMSIZE[shape.dtype] // shape.engine.in_flight)
-    latency, seats = gpu.latency * 1e-6, gpu.sms * held
-    program = (TRIPS * L2_TRIP + blocks) * latency
-    combine = -(-splits(longest) // CHUNK) * L2_TRIP * latency if splits(longest) > 1 else 0.0
-    floor = gpu.launch * 1e-6 + program + combine
+    """The model's figures for a shape on a GPU."""
+    program, columns, parts = shape.program(gpu.arch), shape.columns(gpu.arch), moved(shape, gpu.arch)
+    minimal = sum(size for name, size in parts.items() if not name.startswith(("kv_again", "partials")))
+    live = columns * sum(map(splits, shape.lengths))
+    dead = columns * splits(shape.slots) * len(shape.lengths) - live
+    longest = max(shape.lengths)
+    loads = -(-2 * split_len(longest) * shape.head_dim * ITEMSIZE[shape.dtype] // program.in_flight)
+    latency, seats = gpu.latency * 1e-6, gpu.sms * program.resident
+    trips = (TRIPS * L2_TRIP + loads) * latency
+    combine = -(-splits(longest) // limits()["chunk"]) * L2_TRIP * latency if splits(longest) > 1 else 0.0
+    floor = gpu.launch * 1e-6 + trips + combine
     return Prediction(
         gpu=gpu,
         shape=shape,
+        program=program,
         parts=parts,
         minimal=minimal,
         ideal=minimal / (gpu.bandwidth * 1e9),
         programs=live,
         dead_programs=dead,
-        resident=held,
         waves=live / seats,
         floor=floor,
         dead=dead / seats * L2_TRIP * latency,  # each reads its length and leaves
-        bytes=sum(parts.values()) / gpu.achievable,
-        issue=instructions(shape) / gpu.issue,
-        wave=(math.ceil(live / seats) - 1) * program,
+        bytes=(sum(parts.values()) - parts["kv_again"] * (1 - 1 / L2_RATE)) / gpu.achievable,
+        issue=instructions(shape, gpu.arch) / gpu.issue,
+        wave=(math.ceil(live / seats) - 1) * trips,
         latency_until=floor * gpu.achievable,
     )

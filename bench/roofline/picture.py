@@ -1,13 +1,13 @@
 """A picture of the model: ideal and modelled time by the bytes of K and V, a panel per GPU."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from .gpus import GPU
 from .model import NOT_RUN, SPREAD, Prediction
 
-# Okabe and Ito's colours, told apart by the colour-blind; dashes and markers tell them apart in grey.
+# Okabe and Ito's colours, which the colour-blind can distinguish; dashes and markers differ in grey.
 LOOKS = (
     ("#0072B2", "-", "o"),
     ("#D55E00", "--", "s"),
@@ -22,24 +22,12 @@ NOTE = (
 )
 
 
-def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None:
-    """Write a panel per GPU, both axes logarithmic, a line per context, number of heads and KV heads over the batches.
-
-    Raises ImportError without matplotlib, ValueError for a file type that it does not write.
-    """
-    import matplotlib
-
-    from ...gpt2.cli import output_file  # brings torch
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def draw(by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> Figure:
+    """A panel per GPU, both axes logarithmic, a line per context, number of heads and KV heads over the batches."""
     columns = min(3, len(by_gpu))
     rows = -(-len(by_gpu) // columns)
-    figure, grid = pyplot.subplots(
-        rows, columns, figsize=(max(6.5, 4.2 * columns), 0.7 + 3.4 * rows), layout="constrained", squeeze=False,
-        sharey=True,
-    )  # fmt: skip
+    figure = Figure(figsize=(max(6.5, 4.2 * columns), 0.7 + 3.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
     for axes in grid.flat[len(by_gpu) :]:
         axes.remove()
     for axes, (gpu, predictions) in zip(grid.flat, by_gpu, strict=False):
@@ -51,10 +39,7 @@ def draw(path: Path, by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> None
     head = f"Decode attention of one layer, {shape.dtype}, head_dim {shape.head_dim}: modelled, {NOT_RUN}"
     figure.suptitle(head, fontsize=11)
     figure.supxlabel(NOTE, fontsize=7, color="0.3")
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, format=path.suffix[1:] or "png")
-    output_file.write(path, picture.getvalue())
-    pyplot.close(figure)
+    return figure
 
 
 def panel(axes, gpu: GPU, predictions: Sequence[Prediction]) -> None:

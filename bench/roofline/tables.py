@@ -1,10 +1,11 @@
 """The model in words: a table per GPU, one row taken apart, the constants; all Markdown, and as records."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
-from .gpus import GPU, ISSUE_SLOTS, REGISTERS, SOURCES
-from .model import CHUNK, L2_TRIP, NOT_RUN, SPREAD, TRIPS, Prediction
-from .work import EPILOGUE, ITEMSIZE, TENSOR, VECTOR
+from .gpus import GPU, ISSUE_SLOTS, SOURCES
+from .kernel import limits
+from .model import L2_RATE, L2_TRIP, NOT_RUN, SPREAD, TRIPS, Prediction
 
 HEADER = (
     "batch", "context", "heads", "K and V, MB", "q + out, MB", "partials, MB w + r", "ideal, µs", "programs",
@@ -12,7 +13,7 @@ HEADER = (
 )  # fmt: skip
 LEGEND = (
     "Ideal: K, V, scales, q, out, lengths and rows appended over the datasheet's bandwidth. Partials: what splits "
-    "write and read, told apart; L2 may keep them. Waves: programs over the seats of all SMs. Latency-bound: below so "
+    "write and read; L2 may keep them. Waves: programs over the seats of all SMs. Latency-bound: below so "
     f"much K and V, launch and trips to memory take longer than moving it. Every modelled time is {NOT_RUN} on a GPU "
     f"and holds to {SPREAD} at best. MB are 10^6 bytes; L2 is cold."
 )
@@ -27,20 +28,12 @@ def pipes(header: Sequence[str], rows: Sequence[Sequence[str]], first: str = ">"
     """A Markdown table whose columns also line up in a terminal; `first` and `last` align the outer columns."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     sides = [first, *">" * (len(widths) - 2), last]
-    yield (
-        "|" + "|".join(f" {cell:{side}{width}} " for cell, side, width in zip(header, sides, widths, strict=True)) + "|"
-    )
-    yield (
-        "|"
-        + "|".join("-" * (w + 1) + (":" if side == ">" else "-") for w, side in zip(widths, sides, strict=True))
-        + "|"
-    )
-    for row in rows:
-        yield (
-            "|"
-            + "|".join(f" {cell:{side}{width}} " for cell, side, width in zip(row, sides, widths, strict=True))
-            + "|"
-        )
+    rule = ["-" * (width + 1) + ("-:"[side == ">"]) for width, side in zip(widths, sides, strict=True)]
+    for cells in (header, *rows):
+        padded = (f" {cell:{side}{width}} " for cell, side, width in zip(cells, sides, widths, strict=True))
+        yield "|" + "|".join(padded) + "|"
+        if cells is header:
+            yield "|" + "|".join(rule) + "|"
 
 
 def row(p: Prediction) -> tuple[str, ...]:
@@ -51,7 +44,7 @@ def row(p: Prediction) -> tuple[str, ...]:
     return (
         str(len(s.lengths)), str(max(s.lengths)), heads, short((parts["kv"] + parts["scales"]) / 1e6),
         short((parts["q"] + parts["out"]) / 1e6), short((parts["partials_written"] + parts["partials_read"]) / 1e6),
-        short(p.ideal * 1e6), str(p.programs), str(p.resident), f"{p.waves:.2f}", f"{middle} ({low} - {high})",
+        short(p.ideal * 1e6), str(p.programs), str(p.program.resident), f"{p.waves:.2f}", f"{middle} ({low} - {high})",
         p.bound, short(p.latency_until / 1e6), NOT_RUN,
     )  # fmt: skip
 
@@ -59,13 +52,14 @@ def row(p: Prediction) -> tuple[str, ...]:
 def taken_apart(p: Prediction) -> str:
     """One shape's modelled time, summand by summand."""
     us = lambda size: short(size / p.gpu.achievable * 1e6)  # noqa: E731
-    kv, others = p.parts["kv"] + p.parts["scales"], sum(p.parts.values())
+    kv, again, others = p.parts["kv"] + p.parts["scales"], p.parts["kv_again"], sum(p.parts.values())
     partials = p.parts["partials_written"] + p.parts["partials_read"]
+    more = f"again from L2 {us(again / L2_RATE)}, " if again else ""
     dead = f", {p.dead_programs} dead programs {short(p.dead * 1e6)}" if p.dead_programs else ""
     return (
-        f"Batch {len(p.shape.lengths)}, context {max(p.shape.lengths)}, {p.shape.engine.name} engine, taken apart "
+        f"Batch {len(p.shape.lengths)}, context {max(p.shape.lengths)}, {p.program.engine} engine, taken apart "
         f"({NOT_RUN}): bytes {short(p.bytes * 1e6)} µs at {p.gpu.share:.0%} of {p.gpu.bandwidth:g} GB/s (K and V "
-        f"{us(kv)}, partials {us(partials)}, the rest {us(others - kv - partials)}), instructions "
+        f"{us(kv)}, {more}partials {us(partials)}, the rest {us(others - kv - again - partials)}), instructions "
         f"{short(p.issue * 1e6)}, waves {short(p.wave * 1e6)}; the largest of the three, and launch and trips to "
         f"memory {short(p.floor * 1e6)}{dead}: {short(p.seconds * 1e6)} µs, ideal {short(p.ideal * 1e6)}."
     )
@@ -78,8 +72,8 @@ def describe(gpu: GPU, predictions: Sequence[Prediction]) -> Iterator[str]:
     yield ""
     more = f", {first.new_tokens} new tokens" if first.new_tokens > 1 else ""
     appended = ", appended by the same launch" if first.append else ""
-    engines = " or ".join(dict.fromkeys(p.shape.engine.name for p in predictions))
-    yield f"{first.dtype}, head_dim {first.head_dim}{more}{appended}; {engines} engine."
+    yield f"{first.dtype}, head_dim {first.head_dim}{more}{appended}."
+    yield from dict.fromkeys(compiled(gpu, p) for p in predictions)
     yield ""
     yield from pipes(HEADER, [row(p) for p in predictions])
     yield ""
@@ -88,6 +82,17 @@ def describe(gpu: GPU, predictions: Sequence[Prediction]) -> Iterator[str]:
         yield f"{len(held)} of {len(predictions)} shapes fit L2 ({gpu.l2:g} MB): warm, they may beat the ideal time."
         yield ""
     yield taken_apart(predictions[-1])
+
+
+def compiled(gpu: GPU, p: Prediction) -> str:
+    """The machine code that the model takes a prediction's programs to be."""
+    x = p.program
+    like = "" if x.exact else ", the row of the table that is most like this call, by head_dim"
+    return (
+        f"{x.engine} engine, {x.variant} on sm_{gpu.arch}{like}: {x.registers} registers a thread, {x.warps} warp"
+        f"{'s' * (x.warps > 1)} a program, {x.resident} programs per SM, {x.in_flight:,.0f} bytes of K and V in flight "
+        f"per program; {short(x.loop)} warp instructions per slot, {short(x.beside)} beside them per split of 128."
+    )
 
 
 def constants(gpus: Sequence[GPU]) -> Iterator[str]:
@@ -103,36 +108,29 @@ def constants(gpus: Sequence[GPU]) -> Iterator[str]:
 
 def shared() -> Iterator[tuple[str, str, str]]:
     """(constant, value, source) of what the model takes to be the same on every GPU."""
-    yield "registers of an SM", str(REGISTERS), "CUDA programming guide"
     yield "issue slots of an SM", str(ISSUE_SLOTS), "CUDA programming guide; that all are busy, an assumption: at best"
-    gate = "the gate of the compiled code, sm_90"
-    tile, third = "the launch: 4 loads of 16 bytes of 128 threads", "a third of half the gate, 96 KB per SM"
-    for engine, flight in ((VECTOR, tile), (TENSOR, third)):
-        yield f"{engine.name}: registers of a thread", str(engine.registers), gate
-        yield f"{engine.name}: warps of a program", str(engine.warps), "the launch"
-        yield f"{engine.name}: bytes of K in flight per program", str(engine.in_flight), flight
-        for dtype, count in engine.instructions.items():
-            source = gate if ITEMSIZE[dtype] == 2 else "assumption: as in 16 bits"
-            yield f"{engine.name}, {dtype}: instructions per token, KV head and tile, D=64", f"{count:g}", source
-    yield "instructions of a program beside its loop", str(EPILOGUE), "assumption: 13 per token of a split of 128"
     yield "trips to L2 of a program beside its loop", str(TRIPS), "assumption: lengths, q, partial, counter"
     yield "a trip to L2, of one to memory", f"{L2_TRIP:g}", "assumption"
-    yield "splits combined per trip", str(CHUNK), "the kernel's"
+    yield (
+        "what L2 gives, of the achievable bandwidth",
+        f"{L2_RATE:g}",
+        "assumption, for programs that read K and V again",
+    )
+    yield "splits combined per trip", str(limits()["chunk"]), "the kernel's"
     yield "uncertainty of a modelled time", SPREAD, "assumption"
 
 
 def record(p: Prediction) -> dict:
     """A prediction as a JSON object: bytes, seconds, and the words that nothing was run."""
     lengths = p.shape.lengths
-    shape = vars(p.shape) | {"lengths": list(lengths), "kv_heads": p.shape.n_kv, "capacity": p.shape.slots}
+    shape = asdict(p.shape) | {"lengths": list(lengths), "kv_heads": p.shape.n_kv, "capacity": p.shape.slots}
     return {
         "gpu": p.gpu.name,
         "shape": shape,
-        "engine": p.shape.engine.name,
+        "program": p.program._asdict(),
         "bytes": p.parts | {"minimal": p.minimal},
         "programs": p.programs,
         "dead_programs": p.dead_programs,
-        "programs_per_sm": p.resident,
         "waves": p.waves,
         "ideal_s": p.ideal,
         "modelled_s": {"low": p.low, "middle": p.seconds, "high": p.high},

@@ -1,6 +1,6 @@
 """What a compiler made of a kernel: its instructions, its main loop, and how many programs an SM holds.
 
-cuobjdump tells the registers and the memory of each thread; the rest is counted in nvdisasm's listing of the cubin.
+cuobjdump gives the registers and the memory of each thread; the rest is counted in nvdisasm's listing of the cubin.
 Both come with Triton.
 """
 

@@ -1,6 +1,13 @@
 """What each compiler made of a variant, and what one call of it executes: the rows of the committed table."""
 
+import multiprocessing
 import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import torch
@@ -9,12 +16,11 @@ from triton.backends.compiler import GPUTarget
 from ..attention.launch import Launch
 from ..ptx.compile import _compile, _seen, compile  # pyright: ignore[reportPrivateUsage]
 from ..ptx.launch import route
-from .gates import Row
+from ..ptx.limits import LIMITS
 from .machine_code import (
     ATOMIC,
     BARRIER,
     FENCE,
-    LIMITS,
     LOCAL,
     ahead,
     count,
@@ -23,6 +29,7 @@ from .machine_code import (
     packed,
     programs_per_sm,
 )
+from .table import Row
 from .variants import VARIANTS, Variant, launches_of
 
 LENGTHS = (128, 1024, 8192)
@@ -37,26 +44,26 @@ def example_launches(dtype: torch.dtype, head_dim: int, T: int = 1024) -> list[L
 def compile_launch(launch: Launch, sm: int) -> dict[str, Any]:
     """One launch compiled for compute capability sm / 10: its "ttir", "ttgir", "llir" and "ptx" texts and its "cubin".
 
-    Raises BackendError under the interpreter, which has nothing to compile.
+    Raises Refused under the interpreter, which has nothing to compile.
     """
     return compile(launch.kernel, (), launch.arguments | launch.options, f"sm_{sm}").asm
 
 
 def block_bytes(launch: Launch) -> int:
     """Bytes of keys and values in one block of a launch that attends."""
-    how = launch.arguments["HOW"]
-    return 2 * how.R * how.ROWS * how.D_POW2 * launch.arguments["cache"].k.element_size()
+    cfg = launch.arguments["CFG"]
+    return 2 * cfg.UNROLL * cfg.BLOCK_N * cfg.D_POW2 * launch.arguments["cache"].k.element_size()
 
 
 def read_cuda(name: str, sm: int) -> Row:
     """Compile a variant for one of NVIDIA's GPUs and read its machine code."""
     (launch,) = found = launches_of(VARIANTS[name], sm)
     compiled = compile(launch.kernel, (), launch.arguments | launch.options, f"sm_{sm}")
-    warps, how = compiled.num_warps, launch.arguments["HOW"]
+    warps, cfg = compiled.num_warps, launch.arguments["CFG"]
     wide = block_bytes(launch) // (16 * 32 * warps)
     code = disassemble(compiled.asm["cubin"], wide)
     programs = programs_per_sm(sm, code.registers, warps, compiled.shared)
-    blocks = max(1, how.STAGES - 1) if count("LDGSTS", code.loop) else 1
+    blocks = max(1, cfg.STAGES - 1) if count("LDGSTS", code.loop) else 1
     flight = min(ahead(code.loop) * 16 * 32 * warps, block_bytes(launch)) * blocks * programs
     return Row(
         variant=name,
@@ -71,7 +78,7 @@ def read_cuda(name: str, sm: int) -> Row:
         occupancy=100 * programs * warps // LIMITS[sm].warps,
         flight=flight // 1024,
         loop=len(code.loop),
-        per_slot=len(code.loop) * warps / (how.R * how.ROWS),
+        per_slot=len(code.loop) * warps / (cfg.UNROLL * cfg.BLOCK_N),
         barriers=count(BARRIER, code.loop),
         wide=min(100, 100 * sum(bits >= 128 for bits in loads(code.loop)) // wide),
         packed=packed(code.loop),
@@ -90,22 +97,22 @@ def compile_for_amd(launch: Launch) -> Any:
 
 def read_amd(name: str) -> Row:
     """Compile a variant's launches for AMD's MI300, in the form that fuses nothing: the largest number of each."""
-    told: dict[str, int] = {}
+    largest: dict[str, int] = {}
     found = launches_of(VARIANTS[name], fused=False)
     for launch in found:
         out = compile_for_amd(launch)
         facts = re.findall(r"\.(\w+):\s+(\d+)", out.asm["amdgcn"])
         for fact, value in [*facts, ("lds", out.metadata.shared)]:
-            told[fact] = max(told.get(fact, 0), int(value))
+            largest[fact] = max(largest.get(fact, 0), int(value))
     none = dict.fromkeys(("programs", "occupancy", "flight", "loop", "per_slot", "barriers", "wide", "packed"))
     return Row(
         variant=name,
         target=AMD,
-        registers=told["vgpr_count"],
-        spills=told["vgpr_spill_count"],
-        stack=told["private_segment_fixed_size"],
+        registers=largest["vgpr_count"],
+        spills=largest["vgpr_spill_count"],
+        stack=largest["private_segment_fixed_size"],
         local=0,
-        shared=told["lds"],
+        shared=largest["lds"],
         warps=max(launch.options["num_warps"] for launch in found),
         atomics=None,
         fences=None,
@@ -120,10 +127,47 @@ def count_executed(name: str, n: int) -> dict[str, float]:
     (launch,) = launches_of(x, B=1, H_kv=1, T=n, device="cpu")
     with route("sm_90", checks=n == LENGTHS[1]) as reports:  # only with checks does the machine know what was read
         launch.kernel[launch.grid](**launch.arguments, **launch.options)
-    told = {f"n{n}": reports[-1].total.instructions / (x.G * x.M * n)}
+    found = {f"n{n}": reports[-1].total.instructions / (x.G * x.M * n)}
     if n == LENGTHS[1] and x.window is None:
         k = launch.arguments["cache"].k
         least = 2 * n * (x.D * k.element_size() + 4 * x.int8)
-        parts = {f"parts.{field}" for field in launch.arguments["parts"]._fields}
-        told["read"] = sum(size for at, size in reports[-1].unique.items() if at not in parts) / least
-    return told
+        partials = {f"partials.{field}" for field in launch.arguments["partials"]._fields}
+        found["read"] = sum(size for at, size in reports[-1].unique.items() if at not in partials) / least
+    return found
+
+
+def task(work: tuple[str, str]) -> tuple[str, str, Any]:
+    """A row of the table, or figures for one: what a process of its own does. "n=128" stands for a target."""
+    name, target = work
+    torch.set_num_threads(1)
+    if target.startswith("n="):
+        return name, target, count_executed(name, int(target[2:]))
+    return name, target, read_amd(name) if target == AMD else read_cuda(name, int(target[3:]))
+
+
+def measure(variants: list[str], targets: list[str], processes: int = 2) -> list[Row]:
+    """The rows of these variants on these targets, in their order; with one process, measured in this one."""
+    executed = [f"n={n}" for n in reversed(LENGTHS)] if "sm_90" in targets else []
+    work = [(name, target) for target, name in product([*executed, *targets], variants)]
+    with ExitStack() as stack:
+        each: Any = map
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")
+            each = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context)).map
+        found = {(name, target): x for name, target, x in counted(each(task, work), len(work))}
+    rows = [found[name, target] for name in variants for target in targets]
+    return [
+        row._replace(**{k: x for n in executed for k, x in found[row.variant, n].items()})
+        if row.target == "sm_90"
+        else row
+        for row in rows
+    ]
+
+
+def counted(items: Iterable, total: int) -> Iterator:
+    """The items; after five seconds a terminal shows how many there have been, on standard error."""
+    start = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        if sys.stderr.isatty() and time.monotonic() - start > 5:
+            print(f"\r{done} of {total} compiled", end="\n" if done == total else "", file=sys.stderr, flush=True)

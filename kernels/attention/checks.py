@@ -1,9 +1,10 @@
-"""What decode attention takes, said before any launch."""
+"""What decode attention takes: each check names what came, what fits and what to do."""
 
 import torch
 from torch import Tensor
 
-from .workspace import FIRST, doublings
+from .arguments import Inputs, Options
+from .workspace import doublings
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 256
@@ -15,9 +16,9 @@ def describe(x: Tensor) -> str:
     return f"{x.dtype} {list(x.shape)} on {x.device}"
 
 
-def check_inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale) -> None:
-    """Raise ValueError unless q (B, M, H, D) and the rest, as `decode_attention` names them, belong together."""
-    pages = block_table is not None
+def check_inputs(x: Inputs) -> None:
+    """Raise ValueError unless q (B, M, H, D) and the other tensors belong together."""
+    q, k, v, pages = x.q, x.k, x.v, x.block_table is not None
     layout = "(pages, H_kv, page, D)" if pages else "(B, H_kv, T, D)"
     if q.dim() != 4 or k.dim() != 4 or k.shape != v.shape or q.shape[3] != k.shape[3] or 0 in k.shape[1:2]:
         raise ValueError(
@@ -37,21 +38,22 @@ def check_inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale) 
         raise ValueError(f'k has head_dim {D}; the kernel takes 1..{MAX_HEAD_DIM}; use impl="sdpa"')
     if max(B, H * M) > MAX_GRID:
         raise ValueError(f"q has B={B}, H * M={H * M}; the kernel takes up to {MAX_GRID} of each; split the batch")
-    check_dtypes(q, k, v, k_new, v_new, k_scale, v_scale)
-    shapes = {"lengths": (lengths, (B,), torch.int32), "block_table": (block_table, None, torch.int32)}
-    shapes |= {"k_new": (k_new, (B, M, H_kv, D), q.dtype), "v_new": (v_new, (B, M, H_kv, D), q.dtype)}
-    shapes |= {"k_scale": (k_scale, k.shape[:3], torch.float32), "v_scale": (v_scale, k.shape[:3], torch.float32)}
-    for name, (x, shape, dtype) in shapes.items():
-        if x is not None and (x.dtype != dtype or (shape is not None and x.shape != shape)):
-            raise ValueError(f"{name} is {describe(x)}; it must be {dtype} {list(shape or ())}".rstrip(" []"))
-    if pages and (block_table.dim() != 2 or block_table.shape[0] != B):
-        raise ValueError(f"block_table is {describe(block_table)}; it must be int32 [{B}, pages of a sequence]")
-    check_memory(q=q, k=k, v=v, lengths=lengths, k_new=k_new, v_new=v_new, block_table=block_table)
-    check_memory(q=q, k_scale=k_scale, v_scale=v_scale)
+    check_dtypes(x)
+    new, scales = ((B, M, H_kv, D), q.dtype), (k.shape[:3], torch.float32)
+    shapes: dict[str, tuple] = {"lengths": ((B,), torch.int32), "block_table": (None, torch.int32)}
+    shapes |= {"k_new": new, "v_new": new, "k_scale": scales, "v_scale": scales}
+    for name, (shape, dtype) in shapes.items():
+        t = getattr(x, name)
+        if t is not None and (t.dtype != dtype or (shape is not None and t.shape != shape)):
+            raise ValueError(f"{name} is {describe(t)}; it must be {dtype} {list(shape or ())}".rstrip(" []"))
+    if x.block_table is not None and (x.block_table.dim() != 2 or x.block_table.shape[0] != B):
+        raise ValueError(f"block_table is {describe(x.block_table)}; it must be int32 [{B}, pages of a sequence]")
+    check_memory(x)
 
 
-def check_dtypes(q, k, v, k_new, v_new, k_scale, v_scale) -> None:
+def check_dtypes(x: Inputs) -> None:
     """Raise ValueError unless the cache has q's dtype, or is int8 with scales."""
+    q, k, v, k_new, v_new, k_scale, v_scale = x.q, x.k, x.v, x.k_new, x.v_new, x.k_scale, x.v_scale
     int8 = k.dtype == torch.int8
     if q.dtype not in DTYPES or k.dtype != v.dtype or not (int8 or k.dtype == q.dtype):
         raise ValueError(
@@ -64,32 +66,32 @@ def check_dtypes(q, k, v, k_new, v_new, k_scale, v_scale) -> None:
         raise ValueError("of k_new and v_new one came; pass both, to append, or neither")
 
 
-def check_memory(**tensors: Tensor | None) -> None:
+def check_memory(x: Inputs) -> None:
     """Raise ValueError unless all are on one device, with a contiguous last axis where that is head_dim."""
-    q = tensors["q"]
-    assert q is not None
-    for name, x in tensors.items():
-        if x is None:
+    for name, t in x._asdict().items():
+        if t is None:
             continue
-        if x.device != q.device:
-            raise ValueError(f"q is on {q.device}, {name} on {x.device}; they must share one")
-        if x.dim() and x.shape[-1] > 1 and x.stride(-1) != 1 and name not in ("k_scale", "v_scale"):
+        if t.device != x.q.device:
+            raise ValueError(f"q is on {x.q.device}, {name} on {t.device}; they must share one")
+        if t.dim() and t.shape[-1] > 1 and t.stride(-1) != 1 and name not in ("k_scale", "v_scale"):
             raise ValueError(
-                f"{name} has strides {list(x.stride())}; the last axis must be contiguous (stride 1); "
+                f"{name} has strides {list(t.stride())}; the last axis must be contiguous (stride 1); "
                 f"store it with that axis last, or call {name}.contiguous()"
             )
-    a, b = tensors.get("k_scale"), tensors.get("v_scale")
+    a, b = x.k_scale, x.v_scale
     if a is not None and b is not None and a.stride() != b.stride():
         raise ValueError(f"k_scale has strides {list(a.stride())}, v_scale {list(b.stride())}; they must be the same")
 
 
-def check_options(H, window, sinks, softcap, slopes, causal, B) -> None:
+def check_options(x: Inputs, options: Options) -> None:
     """Raise ValueError for a window, sinks, softcap or slopes that mean nothing."""
+    window, sinks, softcap, slopes = options.window, options.sinks, options.softcap, x.alibi_slopes
+    B, _, H, _ = x.q.shape
     if window is not None and window < 1:
         raise ValueError(f"window is {window}; it must be 1 slot or more, or None")
     if sinks < 0 or (sinks and window is None):
         raise ValueError(f"sinks is {sinks}, window {window}; sinks are the 0 or more first slots beside a window")
-    if window is not None and not causal:
+    if window is not None and not options.causal:
         raise ValueError("a window came with causal=False; a window ends at its own token: pass causal=True")
     if softcap is not None and not softcap > 0:
         raise ValueError(f"softcap is {softcap}; it must be above 0, or None")
@@ -98,7 +100,7 @@ def check_options(H, window, sinks, softcap, slopes, causal, B) -> None:
 
 
 def check_slots(lengths: Tensor, T: int) -> None:
-    """Raise ValueError if lengths, on the CPU, leave the T slots of the cache; a GPU's numbers are not read back."""
+    """Raise ValueError if lengths, on the CPU, are not 0..T, the slots of the cache; a GPU's are not read back."""
     if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > T)).any():
         raise ValueError(f"lengths are {lengths.tolist()}; the cache has {T} slots, so each must be 0..{T}")
 
@@ -108,8 +110,8 @@ def check_pages(table: Tensor, lengths: Tensor, pages: int, page: int, first: Te
 
     table    (B, pages of a sequence) int32, on the CPU; a GPU's numbers are not read back
     lengths  (B,) slots of each sequence, within the table
-    pages    that the cache has, each of `page` slots
-    first    (B,) slot from which on each sequence is seen; from 0 if None
+    pages    number of pages of the cache, each of `page` slots
+    first    (B,) first visible slot of each sequence; 0 if None
     """
     if "cpu" != table.device.type or "cpu" != lengths.device.type:
         return
@@ -126,13 +128,13 @@ def check_pages(table: Tensor, lengths: Tensor, pages: int, page: int, first: Te
         )
 
 
-def check_span(k: Tensor, v: Tensor, T: int, first: int = FIRST) -> None:
-    """Raise ValueError unless 32-bit offsets reach every slot of a split, the longest that T slots have."""
-    slots = first << doublings(T, first)
-    for name, x in (("k", k), ("v", v)):
-        if x.stride(2) * slots >= 2**31:
+def check_offsets(x: Inputs, split_len: int) -> None:
+    """Raise ValueError unless 32-bit offsets reach every slot of the longest split that the cache has."""
+    slots = split_len << doublings(x.capacity, split_len)
+    for name, t in (("k", x.k), ("v", x.v)):
+        if t.stride(2) * slots >= 2**31:
             raise ValueError(
-                f"{name} has {x.stride(2)} elements from one slot to the next, up to {slots} slots to a split; "
+                f"{name} has {t.stride(2)} elements from one slot to the next, up to {slots} slots to a split; "
                 "together they must stay below 2**31; lay the cache out as (B, H, T, D) or (B, T, H, D)"
             )
 

@@ -100,36 +100,38 @@ def flash_attn_with_kvcache(
     new = {"k_new": k, "v_new": v} if k is not None and N == M and one else {}
     if k is not None and not new:
         write_rows(cache, n - N, k, v)
-    asked = {"scale": softmax_scale, "softcap": softcap or None, "alibi_slopes": alibi_slopes}
+    options = {"scale": softmax_scale, "softcap": softcap or None, "alibi_slopes": alibi_slopes}
     window = None if left is None else left + 1
     if right == 0 or everything:
-        o, lse = look_back(q, cache, n, window=window, causal=right == 0, **new, **asked)
+        o, lse = look_back(q, cache, n, window=window, causal=right == 0, **new, **options)
     elif alibi_slopes is None:
-        o, lse = look_around(q, cache, n, window, right, **asked)
+        o, lse = look_around(q, cache, n, window, right, **options)
     else:
-        o, lse = bias_both_ways(q, cache, n, window, right, **asked)
+        o, lse = bias_both_ways(q, cache, n, window, right, **options)
     return (o, lse.transpose(1, 2).contiguous()) if return_softmax_lse else o
 
 
-def look_back(q, cache: View, n, *, causal=True, **asked) -> tuple[Tensor, Tensor]:
+def look_back(q, cache: View, n, *, causal=True, **options) -> tuple[Tensor, Tensor]:
     """Attention of q (B, M, H, D), the last tokens of n (B,), 16 at a time: o and lse (B, M, H)."""
     M = q.shape[1]
-    parts = []
+    pieces = []
     for i in range(0, M, MAX_NEW):
         end = min(i + MAX_NEW, M)
         lengths = (n - (M - end)).clamp(min=0) if causal and end < M else n
-        call: dict[str, Any] = {"block_table": cache.table, "causal": causal, "return_lse": True, **asked}
-        parts.append(decode_attention(q[:, i:end], cache.k, cache.v, lengths, **call))
-    return parts[0] if len(parts) == 1 else joined(parts)
+        call: dict[str, Any] = {"block_table": cache.table, "causal": causal, "return_lse": True, **options}
+        pieces.append(decode_attention(q[:, i:end], cache.k, cache.v, lengths, **call))
+    return pieces[0] if len(pieces) == 1 else joined(pieces)
 
 
-def joined(parts) -> tuple[Tensor, Tensor]:
+def joined(pieces) -> tuple[Tensor, Tensor]:
     """o (B, M, H, D) and lse (B, M, H) of tokens that follow each other."""
-    o, lse = zip(*parts, strict=True)
+    o, lse = zip(*pieces, strict=True)
     return torch.cat(o, 1), torch.cat(lse, 1)
 
 
-def look_around(q, cache: View, n, window, right, ahead=False, *, alibi_slopes=None, **asked) -> tuple[Tensor, Tensor]:
+def look_around(
+    q, cache: View, n, window, right, ahead=False, *, alibi_slopes=None, **options
+) -> tuple[Tensor, Tensor]:
     """The same, with `right` < M slots to the right in sight: each token stands at the last slot that it sees.
 
     Tokens become sequences of their own, B to a token, that share the cache through a table. Those near the end see
@@ -142,33 +144,33 @@ def look_around(q, cache: View, n, window, right, ahead=False, *, alibi_slopes=N
         table = torch.arange(B, dtype=torch.int32, device=q.device)[:, None]
     one_by_one = ahead or window is not None
     edges = [0, *range(max(M - right, 1), M + 1)] if one_by_one else [0, M]
-    parts = []
+    pieces = []
     for i, end in pairwise(edges):
         more = (M - 1 - torch.arange(i, end, dtype=torch.int32, device=q.device)).clamp(max=right)  # slots ahead
         position = n[:, None] - M + torch.arange(i, end, dtype=torch.int32, device=q.device)
         seen = min(right, M - 1 - i)
         if ahead and not seen:  # the last token
             break
-        call: dict[str, Any] = {**asked, "window": seen if ahead else window if window is None else window + seen}
+        call: dict[str, Any] = {**options, "window": seen if ahead else window if window is None else window + seen}
         if alibi_slopes is not None:
             call["alibi_slopes"] = alibi_slopes.expand(B, H).repeat_interleave(end - i, 0)
         lengths = (position + more + 1).clamp(min=0).flatten().int()
         rows = table.repeat_interleave(end - i, 0)
         tokens = q[:, i:end].reshape(-1, H, D)
         o, lse = decode_attention(tokens, cache.k, cache.v, lengths, block_table=rows, return_lse=True, **call)
-        parts.append((o.view(B, end - i, H, D), lse.view(B, end - i, H)))
-    return joined(parts)
+        pieces.append((o.view(B, end - i, H, D), lse.view(B, end - i, H)))
+    return joined(pieces)
 
 
-def bias_both_ways(q, cache: View, n, window, right, *, alibi_slopes, **asked) -> tuple[Tensor, Tensor]:
+def bias_both_ways(q, cache: View, n, window, right, *, alibi_slopes, **options) -> tuple[Tensor, Tensor]:
     """The same, with scores lowered by the slope times |p - t|: the slots up to p and those ahead, merged.
 
     Seen from the last slot in sight, e ahead of p, a slope of the other sign gives slope * (p + e - t): too high by
     slope * e for every slot ahead, which their log-sum-exp gives back.
     """
     M = q.shape[1]
-    o, lse = look_back(q, cache, n, window=window, alibi_slopes=alibi_slopes, **asked)
-    o_ahead, lse_ahead = look_around(q, cache, n, window, right, ahead=True, alibi_slopes=-alibi_slopes, **asked)
+    o, lse = look_back(q, cache, n, window=window, alibi_slopes=alibi_slopes, **options)
+    o_ahead, lse_ahead = look_around(q, cache, n, window, right, ahead=True, alibi_slopes=-alibi_slopes, **options)
     more = (M - 1 - torch.arange(M - 1, device=q.device)).clamp(max=right).to(lse.dtype)
     lse_ahead = lse_ahead - more[:, None] * alibi_slopes.to(lse.dtype).view(-1, 1, q.shape[2])
     merged = merge_state(o[:, :-1], lse[:, :-1], o_ahead, lse_ahead)

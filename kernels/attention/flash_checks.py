@@ -1,4 +1,4 @@
-"""What flash_attn_with_kvcache takes, said in its own names before decode attention sees it."""
+"""What flash_attn_with_kvcache takes, checked by its own names before decode attention sees it."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ def check_call(q, k_cache, k, v, filled, cos, sin, block_table, cache_batch_idx,
     if (cos is None) != (sin is None) or (cos is not None and k is None):
         raise ValueError("rotary_cos came without rotary_sin, or without k; they rotate q and the new k; pass all")
     if block_table is not None and (cache_batch_idx is not None or cache_leftpad is not None):
-        raise ValueError("block_table came with cache_batch_idx or cache_leftpad; say in the table where rows lie")
+        raise ValueError("block_table came with cache_batch_idx or cache_leftpad; let the table name the rows")
     B, D, H_kv = q.shape[0], q.shape[3], k_cache.shape[2]
     N = 0 if k is None else k.shape[1]
     for name, x in (("k", k), ("v", v)):
@@ -30,7 +30,7 @@ def check_call(q, k_cache, k, v, filled, cos, sin, block_table, cache_batch_idx,
     if read is not None and read.device.type == "cpu" and ((read < 0) | (read >= rows)).any():
         raise ValueError(f"cache_batch_idx is {read.tolist()}; k_cache has rows 0..{rows - 1}")
     if cache_batch_idx is None and block_table is None and k_cache.shape[0] != B:
-        raise ValueError(f"q has {B} sequences, k_cache {k_cache.shape[0]}; say which in cache_batch_idx")
+        raise ValueError(f"q has {B} sequences, k_cache {k_cache.shape[0]}; name their rows in cache_batch_idx")
 
 
 def check_rotary(q, cos, sin, T: int) -> None:

@@ -20,13 +20,13 @@ LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def merge_rows(o_a, lse_a, o_b, lse_b, o, lse, n, D: tl.constexpr, D_POW2: tl.constexpr, ROWS: tl.constexpr):
-    """Program i merges rows i * ROWS .. of n: o_a, o_b, o (n, D), lse_a, lse_b, lse (n,)."""
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+def merge_rows(o_a, lse_a, o_b, lse_b, o, lse, n, D: tl.constexpr, D_POW2: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Program i merges rows i * BLOCK_M .. of n: o_a, o_b, o (n, D), lse_a, lse_b, lse (n,)."""
+    row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     is_row = row < n
     a = tl.load(lse_a + row, mask=is_row, other=0.0)
     b = tl.load(lse_b + row, mask=is_row, other=0.0)
-    a = tl.where(a == float("inf"), float("-inf"), a)  # flash-attn 2's word for a part that saw nothing
+    a = tl.where(a == float("inf"), float("-inf"), a)  # flash-attn 2's lse of a part that saw nothing
     b = tl.where(b == float("inf"), float("-inf"), b)
     m = tl.maximum(a, b)
     m = tl.where(m == float("-inf"), 0.0, m)  # nothing on either side: -inf - -inf would be NaN
@@ -57,7 +57,7 @@ def _merge(o_a: Tensor, lse_a: Tensor, o_b: Tensor, lse_b: Tensor) -> tuple[Tens
         grid = (triton.cdiv(lse.numel(), rows),)
         with torch.cuda.device_of(o):  # Triton launches on the current GPU, whichever the tensors are on
             # Not fused: a multiplication contracted with the sum would round one side's part and not the other's.
-            compiling = {"D": D, "D_POW2": D_POW2, "ROWS": rows, "num_warps": 1, "enable_fp_fusion": False}
+            compiling = {"D": D, "D_POW2": D_POW2, "BLOCK_M": rows, "num_warps": 1, "enable_fp_fusion": False}
             merge_rows[grid](o_a, lse_a, o_b, lse_b, o, lse, lse.numel(), **compiling)
     return o.to(o_a.dtype), lse
 
@@ -75,7 +75,7 @@ def merge_state(o_a: Tensor, lse_a: Tensor, o_b: Tensor, lse_b: Tensor) -> tuple
     o_a, o_b      (..., D)  float16 | bfloat16 | float32 | float64, any strides, the same shape
     lse_a, lse_b  (...)  float32 (float64 for float64): natural log of each part's sum of exponentials, as
                   `decode_attention(..., return_lse=True)` gives it; -inf where nothing was seen, or +inf, as
-                  flash-attn 2 says it
+                  flash-attn 2 has it
     returns       o (..., D) in o_a's dtype and lse (...), new and contiguous. Sums are float32, float64 for float64.
                   Traffic: 3 * numel(o) * itemsize + 3 * numel(lse) * 4 bytes.
 

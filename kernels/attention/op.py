@@ -1,69 +1,90 @@
 """The decode step's attention, as a function and as two operators of torch.
 
 One launch per call: it appends the new rows, attends to the cache where it lies, and combines the splits. Two engines
-do it, vector_engine.py and tensor_engine.py; each is read beside its twin of the same name in reference/.
+do it, simt.py and mma.py; each is read beside its twin of the same name in reference/attention/.
 """
 
+import inspect
 import itertools
 import sys
-from types import ModuleType
+import warnings
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 
-from ..aot.gates import check_compiled
 from ..backend import check_device, interpreting
-from .checks import check_inputs, check_options, check_out, check_pages, check_slots, check_span
-from .launch import ENGINES, Options, choose_engine, launches, slots_of, throughput_first
-from .workspace import FIRST, Workspace, fitting_workspace
+from ..requires_triton import triton
+from .arguments import Inputs, Options, Result
+from .checks import check_inputs, check_offsets, check_options, check_out, check_pages, check_slots
+from .launch import ENGINES, choose_engine, launches, throughput_split_len
+from .workspace import SPLIT_LEN, Workspace, fitting_workspace
 
-_tickets = itertools.count(1)  # one per launch of this process: what a part in a workspace is known by
+GROUPS = (Inputs, Options, Result, Workspace)  # whose fields, in a row, are the operators' arguments
+_tickets = itertools.count(1)  # one per launch of this process: its partials carry it in the workspace
+_spilling: set[str] = set()  # kernels that were warned of
 
 
-def launch(
-    q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale, slopes, scale, window, sinks, softcap, causal, fused,
-    engine, first, out, lse, m, l, acc, begun, done, counters, fault,
-) -> None:  # fmt: skip
-    """Run the kernels; the body of both operators."""
-    T = slots_of(k, block_table)
-    check_device(q.device)
-    check_slots(lengths, T)
-    if block_table is not None:
-        behind_window = None if window is None or sinks else lengths - q.shape[1] - window + 1
-        check_pages(block_table, lengths, k.shape[0], k.shape[2], behind_window)
-    if out.numel() == 0:
+def run(*arguments: Any) -> None:
+    """Launch the kernels: the body of both operators, whose arguments are the fields of GROUPS in a row."""
+    groups = []
+    for group in GROUPS:
+        n = len(group._fields)
+        groups, arguments = [*groups, group(*arguments[:n])], arguments[n:]
+    x, options, result, partials = groups
+    check_device(x.q.device)
+    check_slots(x.lengths, x.capacity)
+    if x.block_table is not None:
+        whole = options.window is None or options.sinks
+        first = None if whole else x.lengths - x.q.shape[1] - options.window + 1
+        check_pages(x.block_table, x.lengths, x.k.shape[0], x.k.shape[2], first)
+    if result.out.numel() == 0:
         return
     # The interpreter's stores truncate to 16 bits, where a GPU's round to nearest: there, torch rounds.
-    truncates = interpreting() and out.element_size() == 2
-    o = torch.empty_like(out, dtype=torch.float32) if truncates else out
-    parts = Workspace(m, l, acc, begun, done, counters, fault)
-    capability = capability_of(q)
-    options = Options(scale, window, sinks, softcap, causal, fused, engine, first, capability)
+    truncates = interpreting() and result.out.element_size() == 2
+    out = torch.empty_like(result.out, dtype=torch.float32) if truncates else result.out
     ticket = next(_tickets) % 0x7FFFFFFF + 1
-    tensors = (q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale, slopes, o, lse)
-    with torch.cuda.device_of(q):  # Triton launches on the current GPU, whichever the tensors are on
-        for work in launches(*tensors, parts, options, ticket):
-            compiled = work.kernel[work.grid](**work.arguments, **work.options)
-            if q.is_cuda:
-                check_compiled(compiled, work, 10 * capability[0] + capability[1])
+    with torch.cuda.device_of(x.q):  # Triton launches on the current GPU, whichever the tensors are on
+        for launch in launches(x, options, Result(out, result.lse), partials, ticket, capability_of(x.q)):
+            compiled = launch.kernel[launch.grid](**launch.arguments, **launch.options)
+            if x.q.is_cuda:
+                warn_of_spills(compiled, launch.kernel.__name__)
     if truncates:
-        out.copy_(o)
+        result.out.copy_(out)
+
+
+def warn_of_spills(compiled: Any, name: str) -> None:
+    """Warn, once for each kernel, if the GPU's driver loaded it with registers spilled to memory.
+
+    compiled  Triton's CompiledKernel, as a launch returns it
+    """
+    if compiled.n_spills and compiled.hash not in _spilling:
+        _spilling.add(compiled.hash)
+        warnings.warn(
+            f"{name} has {compiled.n_regs} registers and {compiled.n_spills} spills on this GPU. Results are the same, "
+            f"times may not be: Triton {triton.__version__} brings its own compiler; see python -m kvproof.kernels.aot",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _run_on_cpu(*arguments: Any) -> None:
+    """`run`, hidden from torch._dynamo only once something has imported that, which takes more than a second."""
+    (torch.compiler.disable(run) if "torch._dynamo" in sys.modules else run)(*arguments)
 
 
 def _register(name: str, appends: bool):
-    """The operator that reads the cache, or the one that writes to it as well: a schema tells what is mutated."""
-    schema = (
-        f"(Tensor q, Tensor{'(a!)' if appends else ''} k, Tensor{'(b!)' if appends else ''} v, Tensor lengths, "
-        "Tensor? k_new, Tensor? v_new, Tensor? block_table, "
-        f"Tensor{'(c!)' if appends else ''}? k_scale, Tensor{'(d!)' if appends else ''}? v_scale, Tensor? slopes, "
-        "float scale, int? window, int sinks, float? softcap, bool causal, bool fused, str engine, int first, "
-        "Tensor(e!) out, Tensor(f!)? lse, Tensor(g!) m, Tensor(h!) l, Tensor(i!) acc, Tensor(j!) begun, "
-        "Tensor(k!) done, Tensor(l!) counters, Tensor(m!) fault) -> ()"
-    )
+    """The operator that reads the cache, or the one that writes to it as well: a schema lists what is mutated."""
+    fields = {k: t for group in GROUPS for k, t in get_type_hints(group).items()}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(k, kind, annotation=t) for k, t in fields.items()]
     cache = ("k", "v", "k_scale", "v_scale") if appends else ()
-    mutated = (*cache, "out", "lse", *Workspace._fields)
-    op = torch.library.custom_op(f"kvproof::{name}", launch, mutates_args=mutated, schema=schema)
-    op.register_fake(lambda *args: None)
+    mutated = (*cache, *Result._fields, *Workspace._fields)
+    run.__signature__ = inspect.Signature(parameters, return_annotation=None)  # pyright: ignore
+    schema = torch.library.infer_schema(run, mutates_args=mutated).replace("SymInt", "int")  # ints are compiled in
+    op = torch.library.custom_op(f"kvproof::{name}", run, mutates_args=mutated, schema=schema)
+    op.register_fake(lambda *arguments: None)
+    torch.library.impl(f"kvproof::{name}", "CPU", _run_on_cpu)
     return op
 
 
@@ -108,20 +129,20 @@ def decode_attention(
                The caller advances lengths. None if the rows are in the cache already
     block_table  (B, pages) int32  makes k, v pages (P, H_kv, page, D): slot t of sequence b is row t % page of page
                block_table[b, t // page]. Entries past the length are never looked at
-    k_scale, v_scale  (B, H_kv, T), or (P, H_kv, page), float32  for int8: what a whole number in a row is worth.
-               Appended rows are quantised by their largest number, and attended to as they read from the cache
+    k_scale, v_scale  (B, H_kv, T), or (P, H_kv, page), float32  of an int8 cache: a value is its number * its row's
+               scale. Appended rows are quantised by their largest number, and attended to as the cache then holds them
     window, sinks  a token sees the last `window` slots up to its own, and the first `sinks`
     softcap    s -> softcap * tanh(s / softcap) of the scaled scores
     alibi_slopes  (H,) or (B, H) float32  s -> s - slope * distance, after softcap
     causal     False: every token sees all lengths[b] slots
     fused      False: append, attention and combination in launches of their own
     batch_invariant  False: splits may be cut longer for large batches, so that a row's bits depend on the batch
-    engine     "vector" or "tensor"; None chooses, see `choose_engine`
-    workspace  made once by `workspace(...)`, for launches that do not overlap; allocated by every call if None
+    engine     "simt" or "mma"; None chooses, see `choose_engine`
+    workspace  made once by `make_workspace(...)`, for launches that do not overlap; allocated by every call if None
     out        like q, contiguous, written and returned; allocated if None
     returns    like q and, with return_lse, the scores' log-sum-exp (B, H) or (B, M, H): natural log, float32. Sums are
-               float32; all of it is float64 for float64. K and V are read once per 16 queries of a KV head, on the
-               vector engine once per query.
+               float32; all of it is float64 for float64. K and V are read once per 16 queries of a KV head, in simt
+               once per query.
 
     A query's bits do not depend on the batch, on the other tokens, or on the pages' order. Raises ValueError if shapes,
     dtypes, strides or devices do not fit, or if lengths or pages on the CPU are not the cache's (a GPU's are not read
@@ -134,25 +155,25 @@ def decode_attention(
         q = q.unsqueeze(1)
         k_new = k_new if k_new is None else k_new.unsqueeze(1)
         v_new = v_new if v_new is None else v_new.unsqueeze(1)
-    check_inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale)
+    x = Inputs(q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale, alibi_slopes)
+    check_inputs(x)
     B, M, H, D = q.shape
-    check_options(H, window, sinks, softcap, alibi_slopes, causal, B)
-    T = slots_of(k, block_table)
-    engine = check_engine(engine, q, k_scale is not None, M * H // k.shape[1])
-    first = FIRST if batch_invariant else throughput_first(B * H * M, T)
-    check_span(k, v, T, first)
+    engine = check_engine(engine, q, x.int8, x.queries)
+    split_len = SPLIT_LEN if batch_invariant else throughput_split_len(B * H * M, x.capacity)
+    options = Options(
+        D**-0.5 if scale is None else float(scale), window, sinks, softcap, causal, fused, engine, split_len
+    )
+    check_options(x, options)
+    check_offsets(x, split_len)
     if out is None:
         out = torch.empty(shape, dtype=q.dtype, device=q.device)
     check_out(out, given)
-    parts = fitting_workspace(workspace, q, T)
-    lse = torch.empty(shape[:-1], dtype=parts.m.dtype, device=q.device) if return_lse else None
-    options = (D**-0.5 if scale is None else float(scale), window, sinks, softcap, causal, fused, engine, first)
+    partials = fitting_workspace(workspace, q, x.capacity)
+    lse = torch.empty(shape[:-1], dtype=partials.m.dtype, device=q.device) if return_lse else None
+    result = Result(out.view(B, M, H, D), lse if lse is None else lse.view(B, M, H))
     op = _attend if k_new is None else _append
-    op(
-        q, k, v, lengths, k_new, v_new, block_table, k_scale, v_scale, alibi_slopes, *options,
-        out.view(B, M, H, D), lse if lse is None else lse.view(B, M, H), *parts,
-    )  # fmt: skip
-    return (out, lse) if lse is not None else out
+    op(*x, *options, *result, *partials)
+    return out if lse is None else (out, lse)
 
 
 def capability_of(q: Tensor) -> tuple[int, int]:
@@ -168,19 +189,9 @@ def check_engine(engine: str | None, q: Tensor, int8: bool, queries: int) -> str
         return choose_engine(q.dtype, int8, queries, D, capability)
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is not known; choose one of {', '.join(ENGINES)}, or None")
-    if engine == "tensor" and choose_engine(q.dtype, True, 2, D, capability) != "tensor":
+    if engine == "mma" and choose_engine(q.dtype, True, 2, D, capability) != "mma":
         raise ValueError(
-            f'engine "tensor" takes float16 and bfloat16 queries of head_dim up to 128 on GPUs from sm_80 on; q is '
-            f'{q.dtype} with head_dim {D} on {q.device}; use "vector"'
+            f'engine "mma" takes float16 and bfloat16 queries of head_dim up to 128 on GPUs from sm_80 on; q is '
+            f'{q.dtype} with head_dim {D} on {q.device}; use "simt"'
         )
     return engine
-
-
-class _Callable(ModuleType):
-    """kvproof.kernels.attention.op is this module's name and the function's: calling it calls the function."""
-
-    def __call__(self, *args, **kwargs):
-        return decode_attention(*args, **kwargs)
-
-
-sys.modules[__name__].__class__ = _Callable

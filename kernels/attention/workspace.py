@@ -1,11 +1,14 @@
-"""The memory in which the splits of a long context wait to be combined, and by which their programs meet."""
+"""The memory in which the splits of a long context wait to be combined, and how many splits there are.
+
+Nothing here needs Triton: a cache makes its workspace, and a table counts its bytes, where there is none.
+"""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-FIRST = 128  # slots of a split, at the beginning of the context
+SPLIT_LEN = 128  # slots of a split, at the beginning of the context
 
 
 class WorkspaceFault(RuntimeError):
@@ -40,15 +43,15 @@ class Workspace(NamedTuple):
             )
 
 
-def doublings(T: int, first: int = FIRST) -> int:
+def doublings(T: int, split_len: int = SPLIT_LEN) -> int:
     """How many times the last split of T slots is doubled, as `split_of` in steps.py counts."""
-    return min(max((max(T - 1, 0) // (32 * first)).bit_length() - 1, 0), 5)
+    return min(max((max(T - 1, 0) // (32 * split_len)).bit_length() - 1, 0), 5)
 
 
-def max_splits(T: int, first: int = FIRST) -> int:
-    """The splits of T slots."""
-    e = doublings(T, first)
-    return max(T - 1, 0) // (first << e) + 32 * e + 1
+def max_splits(T: int, split_len: int = SPLIT_LEN) -> int:
+    """The splits of T slots, the first 64 of `split_len`: see `split_start` in steps.py."""
+    e = doublings(T, split_len)
+    return max(T - 1, 0) // (split_len << e) + 32 * e + 1
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -58,11 +61,11 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 def sizes(B: int, H: int, T: int, D: int, M: int) -> tuple[int, ...]:
     """Elements of m, l, acc, begun, done, counters and fault."""
-    queries, parts = B * M * H, B * M * H * max_splits(T)
-    return parts, parts, parts * D, parts, parts, queries, 1
+    queries, partials = B * M * H, B * M * H * max_splits(T)
+    return partials, partials, partials * D, partials, partials, queries, 1
 
 
-def workspace(
+def make_workspace(
     B: int, H: int, T: int, D: int, dtype: torch.dtype, device: torch.device | str, M: int = 1
 ) -> Workspace:  # fmt: skip
     """Memory for B sequences of M new tokens, H query heads, caches of T slots, head_dim D and queries of `dtype`.
@@ -79,17 +82,17 @@ def workspace(
     )
 
 
-def fitting_workspace(parts: Workspace | None, q: Tensor, T: int) -> Workspace:
-    """`parts` if it has room for q (B, M, H, D) over T slots, or a fresh one if it is None; ValueError otherwise."""
+def fitting_workspace(partials: Workspace | None, q: Tensor, T: int) -> Workspace:
+    """`partials` if it has room for q (B, M, H, D) over T slots, or a new one if it is None; ValueError otherwise."""
     B, M, H, D = q.shape
-    if parts is None:
-        return workspace(B, H, T, D, q.dtype, q.device, M)
-    wide = all(x.numel() >= n for x, n in zip(parts, sizes(B, H, T, D, M), strict=True))
-    if not wide or parts.acc.dtype != accumulator(q.dtype) or parts.acc.device != q.device:
+    if partials is None:
+        return make_workspace(B, H, T, D, q.dtype, q.device, M)
+    needed = sizes(B, H, T, D, M)
+    wide = all(x.numel() >= n for x, n in zip(partials, needed, strict=True))
+    if not wide or partials.acc.dtype != accumulator(q.dtype) or partials.acc.device != q.device:
         raise ValueError(
-            f"the workspace holds {parts.m.numel()} parts, {parts.acc.numel()} sums of {parts.acc.dtype} on "
-            f"{parts.acc.device}; this call needs {sizes(B, H, T, D, M)[0]}, {sizes(B, H, T, D, M)[2]} of "
-            f"{accumulator(q.dtype)} on {q.device}; make it with workspace({B}, {H}, {T}, {D}, {q.dtype}, device, "
-            f"M={M})"
+            f"the workspace holds {partials.m.numel()} partials, {partials.acc.numel()} sums of {partials.acc.dtype} "
+            f"on {partials.acc.device}; this call needs {needed[0]}, {needed[2]} of {accumulator(q.dtype)} on "
+            f"{q.device}; make it with make_workspace({B}, {H}, {T}, {D}, {q.dtype}, device, M={M})"
         )
-    return parts
+    return partials

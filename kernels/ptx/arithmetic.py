@@ -12,29 +12,42 @@ from .opcode import BITS, NUMPY, UNSIGNED, Opcode, Semantics, elementwise, packe
 
 def flushed(op: Opcode, x: np.ndarray) -> np.ndarray:
     """Numbers as they enter and leave an instruction: with .ftz, which concerns f32 alone, none is subnormal."""
-    return fl.flush(x) if "ftz" in op.modifiers and x.dtype == np.float32 else x
+    return fl.flush(x) if op.flushes and x.dtype == np.float32 else x
 
 
 def numbers(op: Opcode, kind: str, bits: tuple[np.ndarray, ...]) -> list[np.ndarray]:
     """The sources' values."""
-    return [flushed(op, fl.decode(x, kind)) for x in bits]
+    values = [fl.decode(x, kind) for x in bits]
+    return [flushed(op, x) for x in values] if op.flushes else values
 
 
 def result(op: Opcode, bits: np.ndarray) -> np.ndarray:
     """Patterns of the result, flushed."""
-    return flushed(op, bits.view(np.float32)).view(np.uint32) if bits.dtype == np.uint32 else bits
+    return fl.flush(bits.view(np.float32)).view(np.uint32) if op.flushes and bits.dtype == np.uint32 else bits
 
 
 def arithmetic(op: Opcode) -> Semantics:
     """add, sub, mul, fma; of two types, f32 and a half, the half belongs to all sources but the last."""
     kind, other = op.types[0].removesuffix("x2"), op.types[-1].removesuffix("x2")
-    n = 3 if op.name == "fma" else 2
+    n, mode, name = 3 if op.name == "fma" else 2, op.mode, op.name
 
     def function(*x):
-        v = [*numbers(op, other, x[:-1]), *numbers(op, kind, x[-1:])]
-        a, b, c = {"add": (v[0], None, v[1]), "sub": (v[0], None, -v[1]), "mul": (v[0], v[1], None)}.get(op.name, v)
-        return result(op, ex.fma(a, b, c, kind, op.mode))
+        v = numbers(op, kind, x) if kind == other else [*numbers(op, other, x[:-1]), *numbers(op, kind, x[-1:])]
+        if name == "fma":
+            a, b, c = v
+        elif name == "mul":
+            a, b, c = v[0], v[1], None
+        else:
+            a, b, c = v[0], None, v[1] if name == "add" else -v[1]
+        return result(op, ex.fma(a, b, c, kind, mode))
 
+    def single(a, b):
+        """The common case, f32 to nearest, in no more steps than it takes."""
+        return fl.canonical(native(a.view(np.float32), b.view(np.float32)))
+
+    if (op.types, mode, op.flushes) == (("f32",), "rn", False) and name != "fma":
+        native = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[name]
+        return Semantics(single, ("f32", "f32"), ("f32",))
     if kind != other:
         return Semantics(function, (other,) * (n - 1) + (kind,), (kind,))
     return elementwise(op, function, n)
@@ -49,10 +62,10 @@ def extreme(op: Opcode) -> Semantics:
     def two(a, b):
         r = choose(a, b)
         nan = r != r
-        if not strict and nan.any():  # libm's fmin takes a signalling NaN for an answer, PTX does not
+        if not strict and np.count_nonzero(nan):  # libm's fmin takes a signalling NaN for an answer, PTX does not
             r = np.where(nan, np.where(a == a, a, b), r)
         zero = (a == 0) & (b == 0)
-        return np.where(zero, -(-a - b) if least else a + b, r) if zero.any() else r
+        return np.where(zero, -(-a - b) if least else a + b, r) if np.count_nonzero(zero) else r
 
     def magnitudes(a, b):
         r = two(np.abs(a), np.abs(b))
@@ -149,7 +162,7 @@ def comparison(op: Opcode) -> Callable:
     t, relation = op.types[-1].removesuffix("x2"), op.modifiers[0]
     if "f" not in t:
         compare, view = COMPARE["neu" if relation == "ne" else relation], NUMPY[t]
-        return lambda x, y: compare(x.view(view), y.view(view))
+        return compare if view is UNSIGNED[t] else lambda x, y: compare(x.view(view), y.view(view))
     if relation in UNORDERED:
         opposite = COMPARE[UNORDERED[relation]]
         return lambda *x: ~opposite(*numbers(op, t, x))
@@ -164,12 +177,15 @@ def compare(op: Opcode) -> Semantics:
         p = test(x, y)
         return p, ~p
 
+    if not t.endswith("x2"):
+        return Semantics(one, (t, t), ("pred", "pred"), first=test)
+
     def two(x, y):
         return tuple(
             test((x >> n).astype(np.uint16), (y >> n).astype(np.uint16)) for n in (np.uint32(0), np.uint32(16))
         )
 
-    return Semantics(two if t.endswith("x2") else one, (t, t), ("pred", "pred"))
+    return Semantics(two, (t, t), ("pred", "pred"))
 
 
 def compare_pair(op: Opcode) -> Semantics:
@@ -190,8 +206,10 @@ def convert(op: Opcode) -> Semantics:
     to, source = op.types
     whole = any(m in ("rni", "rzi", "rmi", "rpi") for m in op.modifiers)
 
+    view, cast, pattern = NUMPY[source], NUMPY[to], UNSIGNED[to]
+
     def resize(x):
-        return x.view(NUMPY[source]).astype(NUMPY[to]).view(UNSIGNED[to])
+        return x.view(view).astype(cast).view(pattern)
 
     def to_integer(x):
         """A NaN is 0, except where f64 or a 64-bit integer takes part: there the top bit alone is set."""

@@ -1,11 +1,13 @@
 """PTX text -> Decoded: every instruction bound, and the ways that control may take between them."""
 
 from functools import lru_cache, reduce
+from typing import Any
 
 import numpy as np
 
 from . import access, atomics, calls, collective, isa
 from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
+from .endless import weights
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
@@ -31,15 +33,20 @@ def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | N
     return None, 0
 
 
+def builder(i: Instruction, families: dict[str, Any]) -> Any:
+    """What a table of families has for an instruction, by the first two parts of its opcode or the first; or None."""
+    name, *parts = i.opcode.split(".")
+    return families.get(".".join([name, *parts[:1]])) or families.get(name)
+
+
 def bind(d: Decoder, i: Instruction) -> Run:
-    parts = i.opcode.split(".")
     for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES, calls.FAMILIES):
-        for name in (".".join(parts[:2]), parts[0]):
-            if name in families:
-                return families[name](d, i)
-    if parts[0] == "mov" and len(i.operands) == 2:
+        if found := builder(i, families):
+            return found(d, i)
+    name = i.opcode.split(".")[0]
+    if name == "mov" and len(i.operands) == 2:
         return d.move(i)
-    if parts[0] in ("nanosleep", "pmevent"):
+    if name in ("nanosleep", "pmevent"):
         return nothing
     return d.pure(i)
 
@@ -58,9 +65,9 @@ def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) ->
 
     def chosen(block, active):
         on = ~block.R[slot] if negated else block.R[slot]
-        if not on.all():
+        if np.count_nonzero(on) < on.size:
             active = on if active is None else active & on
-            if not active.any():
+            if not np.count_nonzero(active):
                 return nobody(block)
         return run(block, active)
 
@@ -110,19 +117,32 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     starts = set(program.labels.values()) | {
         n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode
     }
-    end = [len(steps)] * (len(steps) + 1)
+    end = straight(steps, starts)
+    # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
+    waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)
+    until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
+    stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):
-        end[n] = n if steps[n].control else n + 1 if n + 1 in starts else end[n + 1]
+        stretches[n] = 1 if end[n] == until[n] else 1 + stretches[end[n]]
     always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
     blank = reduce(lambda bits, s: bits | s.reads, steps, 0) & ~reduce(lambda bits, s: bits | s.writes, steps, always)
     undefined = {d.slots[name]: dtype(kind) for name, kind in program.registers.items() if name in d.slots}
     undefined = {slot: kind for slot, kind in undefined.items() if blank >> slot & 1}
     index = {id(s.instruction): n for n, s in enumerate(steps)}
+    given = {x: slot for x, slot in d.slots.items() if x not in program.registers and slot not in d.fixed}
+    shared = sum(-(-size // 16) * 16 for size in program.shared.values())
     return Decoded(
-        steps, d.slots, d.fixed, program.parameters, program.constants, index, end, liveness(steps), always, d.granule,
-        program.local, sum(-(-size // 16) * 16 for size in program.shared.values()),
-        undefined,
+        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, undefined,
     )  # fmt: skip
+
+
+def straight(steps: list[Step], starts: set[int]) -> list[int]:
+    """Where straight code ends, from each instruction on: at the next control, at one of `starts`, or at the end."""
+    end = [len(steps)] * (len(steps) + 1)
+    for n in range(len(steps) - 1, -1, -1):
+        end[n] = n if steps[n].control else n + 1 if n + 1 in starts else end[n + 1]
+    return end
 
 
 def liveness(steps: list[Step]) -> list[int]:

@@ -34,11 +34,15 @@ class Step(NamedTuple):
 class Decoded(NamedTuple):
     steps: list[Step]
     slots: dict[str, int]
+    given: dict[str, int]  # of these, what a launch fills in: parameters, variables, special registers
     fixed: dict[int, np.ndarray]  # immediates
     parameters: list[tuple[str, str]]
     constants: dict[str, bytes]
     index: dict[int, int]  # id of an instruction -> where it stands
     end: list[int]  # of straight code from each instruction on: the next control, label, or the end
+    until: list[int]  # the same, past labels that nothing jumps to
+    stretches: list[int]  # how many of `end` there are from each instruction to its `until`
+    weights: list[int]  # of all instructions before each, see endless.py
     live: list[int]  # the slots that may be read from each instruction on, as bits
     always: int  # the slots that are filled in before the start
     granule: int  # the least bytes that an access to shared memory takes
@@ -56,7 +60,7 @@ class Decoded(NamedTuple):
         for slot, value in self.fixed.items():
             R[slot] = value
         thread = np.arange(T, dtype=np.uint32)[None]
-        for name, slot in self.slots.items():
+        for name, slot in self.given.items():
             kind, _, axis = name.partition(".")
             if kind == "%tid":
                 R[slot] = thread if axis == "x" else thread[:, :1]
@@ -89,7 +93,7 @@ def immediate(bits: int, kind: str) -> str:
 
 
 def any_bits(kind: np.dtype, bits: int = 0xA5A5A5A5A5A5A5A5) -> np.ndarray:
-    """A register that holds what nobody knows."""
+    """A register of unspecified bits."""
     return np.full((1, 1), bits & ((1 << (1 if kind.kind == "b" else 8 * kind.itemsize)) - 1), kind)
 
 
@@ -194,7 +198,8 @@ class Decoder:
         if s.carry:
             return self.carrying(s, results[0], sources)
         if len(results) == 1 and all(narrow is None for _, narrow in sources):
-            return self.plain(function, results[0], [slot for slot, _ in sources], len(s.results) > 1)
+            slots = [slot for slot, _ in sources]
+            return self.plain(s.first or function, results[0], slots, len(s.results) > 1 and not s.first)
 
         def run(block, active):
             R = block.R

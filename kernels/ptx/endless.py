@@ -1,20 +1,21 @@
-"""Whether a launch ends: what can be said of loops that do not, and of those that show no end.
+"""Loops that never end, and loops that show no end.
 
 Certain: a loop that comes back to its head with the same registers and the same memory goes round for ever. Brent's
 method finds it at any period: each state at a jump back is compared with one that was kept, and the kept one is
 replaced at the 1st, 2nd, 4th, 8th ... jump. Where the loop stores, the bytes of memory are compared, too.
 
 Not certain, since no machine can know: a launch that has done much, in loops that show no end. A loop counts if some
-comparison of whole numbers that can end it comes closer to equality from round to round; its end can be foretold, and
-it may go on. How much "much" is does not depend on the clock: each instruction weighs about as it takes.
+comparison of whole numbers that can end it comes closer to equality from round to round; its end can be predicted, and
+it goes on. "Much" does not depend on the clock: each instruction weighs about as much as it takes.
 """
 
 import re
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .decode import Decoded, immediate
+from .decode import Decoded, Step, immediate
 from .parse import Immediate
 
 BUDGET = 4_000_000  # of weights, each about a microsecond on a core of a server
@@ -114,14 +115,12 @@ class Budget:
 
     def __init__(self, decoded: Decoded):
         self.decoded, self.work, self.allowed = decoded, 0.0, float(BUDGET)
-        each = [next(w for kind, w in WEIGHTS if kind.match(s.instruction.opcode)) for s in decoded.steps]
-        self.weights = np.concatenate([[0], np.cumsum(each)]).tolist()  # of all instructions before each
         self.loops: dict[tuple[int, int, int], Loop] | None = None  # by (program, head, jump), once work is much
 
-    def spend(self, start: int, end: int, threads: int) -> bool:
-        """Whether instructions start..end of so many threads are still within the budget."""
-        self.work += STRETCH + (self.weights[end] - self.weights[start]) * (1 + threads / WIDE / 2)
-        return self.work <= self.allowed
+    def cost(self, start: int, end: int, stretches: int, threads: int) -> float:
+        """The weight of instructions start..end of so many threads."""
+        weights = self.decoded.weights
+        return STRETCH * stretches + (weights[end] - weights[start]) * (1 + threads / WIDE / 2)
 
     def look(self, block: Any, head: int, jump: int) -> None:
         """A fragment of a block jumps back."""
@@ -165,6 +164,12 @@ class Budget:
             return []
         parts = [slot_of(self.decoded, x, "pred") for x in i.operands[1:]]
         return [e for x in parts if x is not None for e in self.comparisons(x, head, at, depth - 1)]
+
+
+def weights(steps: list[Step]) -> list[int]:
+    """What all instructions before each weigh."""
+    each = (next(w for kind, w in WEIGHTS if kind.match(s.instruction.opcode)) for s in steps)
+    return list(accumulate(each, initial=0))
 
 
 def slot_of(decoded: Decoded, operand: Any, kind: str) -> int | None:

@@ -11,7 +11,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from .floats import FORMATS, Format, encode, has_subnormal
+from .arrays import broadcast
+from .floats import FORMATS, Format, canonical, encode, has_subnormal
 
 TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
 ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
@@ -26,7 +27,11 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b (float64) rounded to odd: where inexact, the neighbour whose last bit is 1."""
-    s, error = two_sum(a, b)
+    return to_odd(*two_sum(a, b))
+
+
+def to_odd(s: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """A sum and its error as two_sum gives them -> the sum rounded to odd."""
     bits = s.view(np.uint64)
     step = np.where(np.signbit(error) == np.signbit(s), 1, -1)
     move = (error != 0) & ((bits & np.uint64(1)) == 0) & np.isfinite(s)
@@ -40,12 +45,12 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
     a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
     returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
     """
-    if mode == "rn" and kind in ("f32", "f64") and (b is None or c is None):
-        return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
-    if kind == "f32" and mode == "rn":
-        return encode(_fma32(a, b, c), kind)
+    if mode == "rn" and kind in ("f32", "f64"):
+        if b is None or c is None:
+            return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
+        return canonical(_fma32(a, b, c)) if kind == "f32" else _fma64(a, b, c).view(np.uint64)
     if kind == "f64":
-        return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
+        return encode(_exact_fma(a, b, c, mode), kind)
     if kind in TIES:
         return _fma_half(a, b, c, kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
@@ -61,10 +66,12 @@ def _fma32(a, b, c) -> np.ndarray:
     s = p + c
     r = s.astype(np.float32)
     doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
-    if doubtful.any() or has_subnormal(r):
+    if np.count_nonzero(doubtful) or has_subnormal(r):
         doubtful |= (np.abs(r) < np.float32(2.0**-126)) & (r != 0)
-        p, c = np.broadcast_to(p, s.shape)[doubtful], np.broadcast_to(c, s.shape)[doubtful]
-        r[doubtful] = odd_sum(p, c.astype(np.float64)).astype(np.float32)
+        p, c = broadcast(p, s.shape)[doubtful], broadcast(c, s.shape)[doubtful]
+        s, error = two_sum(p, c.astype(np.float64))
+        if np.count_nonzero(error):  # else the first rounding was none
+            r[doubtful] = to_odd(s, error).astype(np.float32)
     return r
 
 
@@ -106,12 +113,13 @@ def _fma64(a, b, c) -> np.ndarray:
     r = s + odd_sum(error, ((ah * bh - p) + ah * bl + al * bh) + al * bl)
     size = np.abs(p)
     plain = (size > 2.0**-900) & (size < 2.0**1000) & np.isfinite(r)
-    if not plain.all():
-        zero = ((a == 0) | (b == 0)) & (p == 0)
-        todo = ~(plain | np.broadcast_to(zero, plain.shape))
-        r = np.where(zero, p + c, r)
-        a, b, c = (np.broadcast_to(x, r.shape)[todo] for x in (a, b, c))
-        r[todo] = _exact_fma(a, b, c)
+    if np.count_nonzero(plain) < plain.size:
+        infinite = ~np.isfinite(a) | ~np.isfinite(b) | (np.isfinite(p) & ~np.isfinite(c))
+        native = infinite | (((a == 0) | (b == 0)) & (p == 0))
+        r, todo = np.where(native, s, r), ~(plain | native)
+        if np.count_nonzero(todo):
+            a, b, c = (broadcast(x, r.shape)[todo] for x in (a, b, c))
+            r[todo] = _exact_fma(a, b, c)
     return r
 
 
@@ -130,7 +138,8 @@ def exactly(operation: Callable, native: np.ndarray, kind: str, mode: str, *valu
     """
     result = np.array(native, np.float64)
     values = [np.broadcast_to(x, result.shape) for x in values]
-    for index in np.ndindex(result.shape):
+    finite = np.logical_and.reduce([np.isfinite(x) for x in values])
+    for index in zip(*finite.nonzero(), strict=True):
         try:
             exact = operation(*(Fraction(float(x[index])) for x in values))
         except (ArithmeticError, ValueError):

@@ -39,6 +39,7 @@ FORMATS = {
 }
 
 
+CANONICAL = np.uint32(FORMATS["f32"].nan)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
 
 
@@ -69,8 +70,8 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
     if kind == "f64":
         return x.astype(np.float64, copy=False).view(np.uint64)
     if kind == "f32" and mode == "rn":
-        bits = x.astype(np.float32, copy=False).view(np.uint32)
-    elif kind == "bf16" and mode == "rn" and x.dtype == np.float32:
+        return canonical(x.astype(np.float32, copy=False))
+    if kind == "bf16" and mode == "rn" and x.dtype == np.float32:
         wide = x.view(np.uint32)
         bits = ((wide + np.uint32(0x7FFF) + (wide >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     elif kind == "f16" and mode == "rn":
@@ -78,7 +79,13 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
     else:
         bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode), kind)
     nan = x != x
-    return np.where(nan, bits.dtype.type(form.nan), bits) if nan.any() else bits
+    return np.where(nan, bits.dtype.type(form.nan), bits) if np.count_nonzero(nan) else bits
+
+
+def canonical(x: np.ndarray) -> np.ndarray:
+    """float32 numbers -> their patterns, NaN as arithmetic makes it."""
+    bits, nan = x.view(np.uint32), x != x
+    return np.where(nan, CANONICAL, bits) if np.count_nonzero(nan) else bits
 
 
 def _half(x: np.ndarray) -> np.ndarray:
@@ -129,7 +136,8 @@ def flush(x: np.ndarray) -> np.ndarray:
 
 def has_subnormal(x: np.ndarray) -> bool:
     """Whether any float32 is subnormal: shifted left by its sign and less one, a zero wraps round to the largest."""
-    return bool(x.size) and bool(((x.view(np.uint32) << np.uint32(1)) - np.uint32(1)).min() < 0x00FFFFFF)
+    shifted = (x.view(np.uint32) << np.uint32(1)) - np.uint32(1)
+    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF)
 
 
 def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:

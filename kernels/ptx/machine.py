@@ -1,4 +1,4 @@
-"""The machine: programs in lockstep where they can be, apart where they must be, until each has returned.
+"""The scheduler: programs run in lockstep where they can and apart where they must, until each has returned.
 
 A Block holds programs that execute together, with one register file whose values are (programs, threads) arrays. Where
 a branch sends whole programs two ways the block splits; where it parts the threads of one program the block gets two
@@ -99,13 +99,14 @@ class Machine:
         """Run one fragment through straight code and one jump, barrier or return."""
         decoded, pc, active = self.decoded, fragment.pc, fragment.active
         block.running = active
-        end = decoded.end[pc]
         warps = len(block.programs) * (self.world.T // 32)
         if active is not None:
             warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
-        self.limit -= end - pc + 1
-        if self.limit < 0 or (self.budget and not self.budget.spend(pc, end, len(block.programs) * self.world.T)):
-            self.interrupt(block, fragment)
+        end = decoded.until[pc]
+        if active is not None or not self.alone(block, fragment, end) or not self.spend(block, pc, end, False):
+            end = decoded.end[pc]
+            if not self.spend(block, pc, end, True):
+                self.interrupt(block, fragment)
         try:
             for step in decoded.steps[pc:end]:
                 step.run(block, active)
@@ -130,6 +131,25 @@ class Machine:
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
         getattr(self, step.control)(block, fragment, step)
+
+    def alone(self, block: Block, fragment: Fragment, end: int) -> bool:
+        """Whether no other fragment can run or join before an instruction: one stretch then does for several.
+
+        With a seed chance decides at each stretch, so `until` is `end`.
+        """
+        return all(f is fragment or f.barrier is not None or f.pc >= end for b in self.blocks for f in b.fragments)
+
+    def spend(self, block: Block, pc: int, end: int, anyhow: bool) -> bool:
+        """Whether instructions pc..end are within what may be done; those that are, or `anyhow`, count as done."""
+        stretches = self.decoded.stretches[pc] if end != self.decoded.end[pc] else 1
+        limit, budget = self.limit - (end - pc) - stretches, self.budget
+        work = budget.work + budget.cost(pc, end, stretches, len(block.programs) * self.world.T) if budget else 0.0
+        within = limit >= 0 and (not budget or work <= budget.allowed)
+        if within or anyhow:
+            self.limit = limit
+            if budget:
+                budget.work = work
+        return within
 
     def interrupt(self, block: Block, fragment: Fragment) -> None:
         """Raise Unfinished if the launch may not go on, having done as much as it may."""
@@ -249,7 +269,7 @@ class Machine:
         return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
 
     def stuck(self) -> tuple[Block, Fragment]:
-        """Nobody can go on: part the programs of each block, if that may set some free, or say who waits for what."""
+        """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""
         together = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
         if not together:
             raise self.diagnosis()
@@ -262,7 +282,7 @@ class Machine:
         return self.choose()
 
     def diagnosis(self) -> PtxError:
-        """Why nobody can go on, told of a thread that spins, or else of one that waits at a barrier or for its warp."""
+        """Why no thread can go on: of one that spins, or else of one that waits at a barrier or for its warp."""
         waits = [(b, f) for b in self.blocks for f in b.fragments]
         spins = [(b, f) for b, f in waits if f.barrier is None and f.looped]
         block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]

@@ -1,4 +1,4 @@
-"""What one spelling of an instruction is made of, and what it means: the words of the instruction table."""
+"""The parts of an opcode, and the semantics of an instruction: what the rows of the instruction table are made of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ class Semantics(NamedTuple):
     results: tuple[str, ...]
     section: str = ""
     carry: str = ""
+    first: Callable | None = None  # the first result alone, where that is less work
 
 
 class Opcode(NamedTuple):
@@ -32,6 +33,11 @@ class Opcode(NamedTuple):
     modifiers: tuple[str, ...]
     approximation: Approximation | None
     operands: int
+
+    @property
+    def flushes(self) -> bool:
+        """.ftz: numbers of f32 that are subnormal become zeros."""
+        return "ftz" in self.modifiers
 
     @property
     def mode(self) -> str:
@@ -53,6 +59,9 @@ UNSIGNED = {kind: integer(kind, "u") for kind in BITS}
 NUMPY = {kind: integer(kind, "i" if kind[0] == "s" else "u") for kind in BITS}
 
 
+SIGNLESS = (np.add, np.subtract, np.multiply)  # of whole numbers: the same bits whether they have a sign or not
+
+
 def typed(function: Callable, sources: int | tuple[str, ...], result: str = "") -> Callable[[Opcode], Semantics]:
     """A builder for a function of NumPy integers.
 
@@ -64,11 +73,19 @@ def typed(function: Callable, sources: int | tuple[str, ...], result: str = "") 
         t = op.types[-1]
         kinds = (t,) * sources if isinstance(sources, int) else tuple(kind or t for kind in sources)
         views, to = [NUMPY[kind] for kind in kinds], result or t
+        pattern = UNSIGNED[to]
 
         def patterns(*x):
-            return function(*(v.view(view) for v, view in zip(x, views, strict=True))).view(UNSIGNED[to])
+            return function(*(v.view(view) for v, view in zip(x, views, strict=True))).view(pattern)
 
-        return Semantics(packed(patterns, kinds, to) if to.endswith("x2") else patterns, kinds, (to,))
+        def two(a, b):
+            return function(a.view(views[0]), b.view(views[1])).view(pattern)
+
+        if to.endswith("x2"):
+            return Semantics(packed(patterns, kinds, to), kinds, (to,))
+        if function in SIGNLESS or (views == [UNSIGNED[kind] for kind in kinds] and NUMPY[to] is pattern):
+            return Semantics(function, kinds, (to,))
+        return Semantics(two if len(views) == 2 else patterns, kinds, (to,))
 
     return build
 

@@ -2,7 +2,8 @@
 
 What orders two accesses is happens-before: the program order of a thread, the barriers of a program and of a warp, and
 between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Arrays drop every byte that
-one thread alone touches, or nobody writes, or only atomics do: mostly nothing is left. happens.py judges the rest.
+one thread alone touches, or that is only read, or that only atomics touch: mostly nothing is left. happens.py judges
+the rest.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 Two deviations: synchronisation of cta scope orders nothing here, and a location is its first bytes, whatever its width.
@@ -152,8 +153,8 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
     low_bits = [log[k].size | int(np.bitwise_or.reduce(address)) for k, (*_, address) in near.items()]
     granule = int(np.gcd.reduce([8, *low_bits]))
     places = {k: near[k][2][:, None] // granule + np.arange(log[k].size // granule) for k in near}
-    contested, handed_on = _sharing(log, near, places)
-    stand_in = _stand_ins(log, near, places, contested | handed_on)
+    contested, handed_on = shared = _sharing(log, near, places)
+    stand_in = _stand_ins(log, near, places, shared)
     turn = np.zeros((max(int(access.programs.max()) for access in log) + 1) * log[0].threads, np.int64)
     parts, seen = [], set()
     for k, access in enumerate(log):
@@ -168,7 +169,7 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
         if here.any():
             value = _stored(access, flat, who, granule) * contested[place]
             rows = _rows_of(k, access, flat, who, np.where(place < 0, -1, place * granule), value, here, turn)
-            # What a loop repeats with no synchronisation between tells nothing new.
+            # What a loop repeats with no synchronisation between adds nothing.
             what = hash((id(access.instruction), *access[1:4], *(column.tobytes() for column in rows[1:])))
             if what not in seen:
                 parts.append(rows)
@@ -197,9 +198,10 @@ def _stand_ins(log: Sequence[Access], near: dict[int, tuple], places: dict[int, 
     Programs that never synchronise are unordered, all of them. So where thousands of threads meet, the first two
     programs of these that come there, and the first two that write there, race if any do; the others are left out.
     """
-    count = {k: int(np.count_nonzero(shared[place])) for k, place in places.items()}
-    if sum(count.values()) <= MANY:
+    count = {k: int(np.count_nonzero(shared[0, place] | shared[1, place])) for k, place in places.items()}
+    if sum(count.values()) <= MANY:  # before anything is made of all granules: of buffers far apart there are billions
         return lambda program, place: np.True_
+    shared = shared[0] | shared[1]
     threads, slot = log[0].threads, np.cumsum(shared, dtype=np.int32) - 1
     met = np.zeros(int(slot[-1]) + 1, np.int64)
     synced = np.zeros(max(int(access.programs.max()) for access in log) + 1, bool)

@@ -1,7 +1,7 @@
-"""How the splits of one query become its attention: the last steps of both engines.
+"""The splits of one query become its attention: the last steps of both engines.
 
-A program whose query has several splits leaves its part in the workspace and counts itself in; whichever arrives last
-combines them all, in the order of the splits. The kernel also tags each part with its launch, lest two be mixed up.
+A program whose query has several splits stores its partial sums in the workspace and counts itself in; the last one to
+arrive combines them all, in the order of the splits. The kernel also tags each partial with the ticket of its launch.
 """
 
 import numpy as np
@@ -16,17 +16,17 @@ def store_result(result, row, m, l, acc):
     result.lse[row] = -np.inf if l == 0 else (m + np.log2(total)) / LOG2E
 
 
-def combine(row, splits, parts, HOW):
-    """The parts of one row -> its m, l and acc, CHUNK splits at a time, in their order."""
-    m = np.finfo(parts.acc.dtype).min
-    l = parts.l.dtype.type(0)
-    acc = np.zeros(parts.acc.shape[-1], parts.acc.dtype)
-    for chunk in sorted({split // HOW.CHUNK for split in splits}):
+def combine(row, splits, partials, CFG):
+    """The partials of one row -> its m, l and acc, CHUNK splits at a time, in their order."""
+    m = np.finfo(partials.acc.dtype).min
+    l = partials.l.dtype.type(0)
+    acc = np.zeros(partials.acc.shape[-1], partials.acc.dtype)
+    for chunk in sorted({split // CFG.CHUNK for split in splits}):
         # 8. the splits of this chunk
-        split = [split for split in splits if split // HOW.CHUNK == chunk]
-        mc = parts.m[row][split]
-        lc = parts.l[row][split]
-        accc = parts.acc[row][split]
+        split = [split for split in splits if split // CFG.CHUNK == chunk]
+        mc = partials.m[row][split]
+        lc = partials.l[row][split]
+        accc = partials.acc[row][split]
         # 9. new max; shrink the past
         m_new = np.maximum(m, np.max(mc, 0))
         a = np.exp2(m - m_new)
@@ -38,22 +38,22 @@ def combine(row, splits, parts, HOW):
     return m, l, acc
 
 
-def hand_over(b, i, head, program, splits, result, parts, HOW):
-    """This split's part of some queries is stored: count it in, and after the last one combine them all."""
-    arrived = parts.counters[b, program]
-    parts.counters[b, program] += 1
+def hand_over(b, i, head, program, splits, result, partials, CFG):
+    """This split's partials of some queries are stored: count it in; the last one to arrive combines all."""
+    arrived = partials.counters[b, program]
+    partials.counters[b, program] += 1
     if arrived == len(splits) - 1:
         for row in zip([b] * len(i), i, head, strict=True):
-            store_result(result, row, *combine(row, splits, parts, HOW))
-        parts.counters[b, program] = 0
+            store_result(result, row, *combine(row, splits, partials, CFG))
+        partials.counters[b, program] = 0
 
 
-def finish_tile(b, i, head, program, split, splits, m, l, acc, result, parts, HOW):
-    """m, l and acc (D,) of queries (b, i, head) over one split: the result if there is no other, else a part of it."""
+def finish_tile(b, i, head, program, split, splits, m, l, acc, result, partials, CFG):
+    """m, l and acc (D,) of queries (b, i, head) over one split: the result if there is no other, else a partial."""
     for j, row in enumerate(zip([b] * len(i), i, head, strict=True)):
         if len(splits) == 1:
             store_result(result, row, m[j], l[j], acc[j])
         else:
-            parts.m[row][split], parts.l[row][split], parts.acc[row][split] = m[j], l[j], acc[j]
+            partials.m[row][split], partials.l[row][split], partials.acc[row][split] = m[j], l[j], acc[j]
     if len(splits) > 1:
-        hand_over(b, i, head, program, splits, result, parts, HOW)
+        hand_over(b, i, head, program, splits, result, partials, CFG)

@@ -1,19 +1,20 @@
-"""The vector engine: one query per program, R x ROWS slots at a time.
+"""The simt engine: one query per program, UNROLL x BLOCK_N slots at a time.
 
-Each of the ROWS keeps its own m, l and acc and meets the others once, after the loop: on a GPU a row belongs to a few
-lanes of one warp, so nothing in the loop waits for another row. Source: kernels/attention/simt.py.
+Each of the BLOCK_N rows keeps its own m, l and acc and meets the others once, after the loop: on a GPU a row belongs to
+a few lanes of one warp, so nothing in the loop waits for another row. Source: kernels/attention/simt.py.
 """
 
 import numpy as np
 
+from .append import append_token
 from .combine import finish_tile
-from .steps import LOG2E, append_token, load_rows, score, span_of
+from .steps import LOG2E, load_rows, score, split_slots
 
 
-def scores(qh, k, k_scale, visible, distance, slope, HOW):
+def scores(qh, k, k_scale, visible, distance, slope, CFG):
     # 3. scores of these slots, as powers of two
-    s = np.sum(k * qh, 2)  # (R, ROWS)
-    s = score(s * k_scale, distance, slope, HOW)
+    s = np.sum(k * qh, 2)  # (UNROLL, BLOCK_N)
+    s = score(s * k_scale, distance, slope, CFG)
     return np.where(visible, s, -np.inf)
 
 
@@ -32,37 +33,37 @@ def absorb(s, v, v_scale, m, l, acc):
     return m_new, l, acc
 
 
-def attend_block(qh, cache, new, b, h, span, start, slope, position, m, l, acc, HOW):
+def attend_block(qh, cache, new, b, h, slots, start, slope, position, m, l, acc, CFG):
     """A block of slots; those out of sight or new are not read from the cache, as in the kernel's attend_edge."""
     # 2. the rows of this block
-    slot = span.lo + start + np.arange(HOW.R)[:, None] * HOW.ROWS + np.arange(HOW.ROWS)[None, :]
-    visible = (slot < span.hi) & ((slot >= span.first) | (slot < HOW.SINKS))
-    k, k_scale = load_rows(cache.k, cache.k_scale, new.k, cache, b, h, slot, visible, span.old, qh.dtype)
-    v, v_scale = load_rows(cache.v, cache.v_scale, new.v, cache, b, h, slot, visible, span.old, qh.dtype)
-    s = scores(qh, k, k_scale, visible, np.abs(position - slot), slope, HOW)
+    slot = slots.lo + start + np.arange(CFG.UNROLL)[:, None] * CFG.BLOCK_N + np.arange(CFG.BLOCK_N)[None, :]
+    visible = (slot < slots.hi) & ((slot >= slots.window) | (slot < CFG.SINKS))
+    k, k_scale = load_rows(cache.k, cache.k_scale, new.k, cache, b, h, slot, visible, slots.new, qh.dtype)
+    v, v_scale = load_rows(cache.v, cache.v_scale, new.v, cache, b, h, slot, visible, slots.new, qh.dtype)
+    s = scores(qh, k, k_scale, visible, np.abs(position - slot), slope, CFG)
     return absorb(s, v, v_scale, m, l, acc)
 
 
-def attend_vector(split, program, b, q, cache, new, lengths, slopes, result, parts, HOW):
+def attend_simt(split, program, b, q, cache, new, lengths, slopes, result, partials, CFG):
     """Program (split, program, b) attends query program % (M * G) of a KV head to its slots lo..hi."""
     _, M, _, D = q.shape
-    h, r = program // (M * HOW.G), program % (M * HOW.G)
-    i, head = r // HOW.G, h * HOW.G + r % HOW.G
-    ACC = parts.acc.dtype
+    h, r = program // (M * CFG.G), program % (M * CFG.G)
+    i, head = r // CFG.G, h * CFG.G + r % CFG.G
+    ACC = partials.acc.dtype
     # 1. the slots of this split
-    span = span_of(lengths, b, split, i, i + 1, M, HOW)
-    if split not in span.splits:
+    slots = split_slots(lengths, b, split, i, i + 1, M, CFG)
+    if split not in slots.splits:
         return
 
     qh = q[b, i, head].astype(ACC)
-    qh *= HOW.SCALE * LOG2E if HOW.SOFTCAP is None else HOW.SCALE / HOW.SOFTCAP
-    if r % HOW.G == 0:
-        append_token(cache, new, b, h, i, span)
-    m = np.full(HOW.ROWS, np.finfo(ACC).min)
-    l = np.zeros(HOW.ROWS, ACC)
-    acc = np.zeros((HOW.ROWS, D), ACC)
-    for start in range(0, span.hi - span.lo, HOW.R * HOW.ROWS):
-        m, l, acc = attend_block(qh, cache, new, b, h, span, start, slopes[b, head], span.old + i, m, l, acc, HOW)
+    qh *= CFG.SCALE * LOG2E if CFG.SOFTCAP is None else CFG.SCALE / CFG.SOFTCAP
+    if r % CFG.G == 0:
+        append_token(cache, new, b, h, i, slots)
+    m = np.full(CFG.BLOCK_N, np.finfo(ACC).min)
+    l = np.zeros(CFG.BLOCK_N, ACC)
+    acc = np.zeros((CFG.BLOCK_N, D), ACC)
+    for start in range(0, slots.hi - slots.lo, CFG.UNROLL * CFG.BLOCK_N):
+        m, l, acc = attend_block(qh, cache, new, b, h, slots, start, slopes[b, head], slots.new + i, m, l, acc, CFG)
     # 6. merge the rows
     m_new = np.max(m, 0, keepdims=True)
     a = np.exp2(m - m_new)
@@ -70,4 +71,4 @@ def attend_vector(split, program, b, q, cache, new, lengths, slopes, result, par
     l = np.sum(l * a, 0, keepdims=True)
     acc = np.sum(acc * a[:, None], 0, keepdims=True)  # (1, D)
     # 7. a lone split is the result; the others wait to be combined
-    finish_tile(b, [i], [head], program, split, span.splits, m, l, acc, result, parts, HOW)
+    finish_tile(b, [i], [head], program, split, slots.splits, m, l, acc, result, partials, CFG)

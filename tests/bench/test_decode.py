@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from kvproof.bench.decode import main
-from kvproof.bench.measure import gate, machine, records, timing
-from kvproof.bench.measure import interleaved as contest
+from kvproof.bench.measure import gate, interleaved, machine, records, timing
 from kvproof.gpt2 import StaticCache, attention, generate, load
 from kvproof.gpt2.generate import Cached
 from kvproof.reference.config import Config
@@ -31,7 +30,7 @@ def test_the_report_comes_in_order_and_all_is_green(capsys):
     order = ["device", "commit", "versions", "NO GPU", "parity", "wrote:", "prefill", "A cached step reads", "At 4 new"]
     places = [out.index(word) for word in order]
     assert places == sorted(places)
-    for impl in contest.IMPLS:
+    for impl in interleaved.IMPLS:
         assert out.count(f"\n  {impl} ".ljust(14)) == 1, "its parity line"
         assert out[places[-3] :].count(f"\n{impl} ".ljust(13)) == 1, "its row"
     assert out.count("(PTX machine)") == 1
@@ -84,7 +83,7 @@ def one_head_twice(q, cache, layer):
 @pytest.mark.parametrize("fault", [unscaled, one_head_twice])
 def test_a_wrong_decode_step_is_red_in_every_dtype_and_is_not_timed(monkeypatch, capsys, fault, dtype):
     monkeypatch.setitem(attention.DECODE_STEP, "eager", fault)
-    monkeypatch.setattr(contest, "timed_greedy", None)
+    monkeypatch.setattr(interleaved, "timed_greedy", None)
     assert main(["--impl", "eager", "--dtype", dtype, *QUICK]) == 1
     out = capsys.readouterr().out
     assert "eager       RED" in out
@@ -94,14 +93,14 @@ def test_a_wrong_decode_step_is_red_in_every_dtype_and_is_not_timed(monkeypatch,
 
 
 def test_an_impl_made_wrong_while_it_is_timed_is_caught_after_it(monkeypatch, capsys):
-    timed = contest.timed_greedy
+    timed = interleaved.timed_greedy
 
     def and_then_spoilt(source, *how):
         if isinstance(source, Cached):  # right when it was judged, wrong from its first timed run on
             monkeypatch.setitem(attention.DECODE_STEP, "sdpa", unscaled)
         return timed(source, *how)
 
-    monkeypatch.setattr(contest, "timed_greedy", and_then_spoilt)
+    monkeypatch.setattr(interleaved, "timed_greedy", and_then_spoilt)
     assert main(["--impl", "sdpa", *QUICK]) == 1
     out = capsys.readouterr().out
     assert "sdpa        ok" in out
@@ -156,13 +155,15 @@ def test_a_source_of_noise_is_red_in_half_precision():
     logits = rng.normal(size=(2, 5, 30))
     top = np.sort(logits, -1)
     truth = gate.Truth(logits.argmax(-1), logits, top[..., -1] - top[..., -2])
-    assert gate.judge(logits + 1e-3 * rng.normal(size=logits.shape), truth, 1e-2, half=True).green
-    noise = gate.judge(rng.normal(size=logits.shape), truth, 1e-2, half=True)
+    assert gate.compare_logits(logits + 1e-3 * rng.normal(size=logits.shape), truth, 1e-2, half=True).green
+    noise = gate.compare_logits(rng.normal(size=logits.shape), truth, 1e-2, half=True)
     assert len(noise.faults) == 2
-    assert not gate.judge(logits * np.nan, truth, 1e-2, half=True).green
+    assert not gate.compare_logits(logits * np.nan, truth, 1e-2, half=True).green
     flipped = logits.copy()
     flipped[0, 0, truth.ids[0, 0]] -= truth.margin[0, 0] + 1e-9
-    assert gate.judge(flipped, truth, np.inf, half=False).faults, "no flip is forgiven where rounding cannot reach"
+    assert gate.compare_logits(flipped, truth, np.inf, half=False).faults, (
+        "no flip is forgiven where rounding cannot reach"
+    )
 
 
 def test_a_wrong_attention_that_final_logits_in_half_precision_hide_is_found_in_the_op(monkeypatch):
@@ -170,7 +171,7 @@ def test_a_wrong_attention_that_final_logits_in_half_precision_hide_is_found_in_
     assert gate.attention_faults(model, 2, 40) == []
     monkeypatch.setitem(attention.DECODE_STEP, "eager", short_by_one)
     (fault,) = gate.attention_faults(model, 2, 40)
-    assert "what honest rounding explains" in fault
+    assert "what rounding explains" in fault
 
 
 @pytest.mark.parametrize(
@@ -213,7 +214,7 @@ def test_cuda_without_a_gpu_is_one_line_and_exit_code_2(capsys, monkeypatch):
 
 
 class FakeSource:
-    """A source whose steps cost what they are told to, on a clock of its own."""
+    """A source whose steps cost what a list says, on a clock of its own."""
 
     def __init__(self, clock, costs):
         self.clock, self.costs = clock, list(costs)
@@ -236,19 +237,19 @@ def test_the_stopwatch_recovers_injected_costs(monkeypatch):
     assert (run.prefill, run.steps, run.total) == (5.0, [1.0, 2.0, 6.0], 14.0)
 
 
-def test_impls_take_turns_each_in_an_order_of_its_own(monkeypatch):
+def test_rounds_are_interleaved_each_in_an_order_of_its_own(monkeypatch):
     order = []
-    slow = {"a": 1.0, "b": 1.0, "c": 1.0, "d": contest.PATIENCE}
+    slow = {"a": 1.0, "b": 1.0, "c": 1.0, "d": interleaved.PATIENCE}
 
     def timed(source, *_):
         order.append(source)
         return timing.Run(slow[source], [], [])
 
-    monkeypatch.setattr(contest, "timed_greedy", timed)
-    race = object.__new__(contest.Contest)
-    race.models, race.prompts, race.steps = contest.Models("tiny", torch.device("cpu")), [[1]], 9
-    race.device, race.sources = torch.device("cpu"), {name: name for name in slow}
-    runs = race.race({"a": 2, "b": 3, "c": 1, "d": 9})
+    monkeypatch.setattr(interleaved, "timed_greedy", timed)
+    comparison = object.__new__(interleaved.Comparison)
+    comparison.models, comparison.prompts, comparison.steps = interleaved.Models("tiny", torch.device("cpu")), [[1]], 9
+    comparison.device, comparison.sources = torch.device("cpu"), {name: name for name in slow}
+    runs = comparison.time_interleaved({"a": 2, "b": 3, "c": 1, "d": 9})
     warm, first, second, third = order[:3], order[3:7], order[7:10], order[10:]
     assert warm == ["a", "b", "d"], "c has but one run"
     assert (set(first), set(second), third) == (set("abcd"), set("abd"), ["b"]), "two of d's runs are enough"
@@ -291,17 +292,18 @@ def test_a_results_file_that_is_none_is_refused_and_kept(tmp_path, capsys):
 @pytest.mark.parametrize("delay", [3.5, *(pytest.param(delay, marks=pytest.mark.exhaustive) for delay in (2.0, 5.0))])
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(tmp_path, delay):
     results = tmp_path / "run.jsonl"
-    command = [sys.executable, str(ROOT / "bench" / "decode.py"), "--impl", "eager", "--device", "cpu"]
-    command += ["--repeats", "1", "--new-tokens", "2,3,4,5,6,7,8,9", "--results", str(results)]
+    options = ["--impl", "eager", "--device", "cpu", "--repeats", "1", "--new-tokens", "2,3,4,5,6"]
+    options += ["--results", str(results)]
+    command = [sys.executable, str(ROOT / "bench" / "decode.py"), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not results.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(delay / 50)
         run.send_signal(signal.SIGKILL)
     kept = results.read_bytes()
     assert kept.endswith(b"\n")
-    assert 1 <= len(records.read(results)) <= 8
-    subprocess.run(command, check=True, capture_output=True)
+    assert 1 <= len(records.read(results)) <= 5
+    assert main(options) == 0
     assert results.read_bytes().startswith(kept)
-    assert [r["cell"]["new_tokens"] for r in records.read(results)] == list(range(2, 10))
+    assert [r["cell"]["new_tokens"] for r in records.read(results)] == list(range(2, 7))

@@ -220,20 +220,20 @@ def unwatched(watch, monkeypatch):
 
     Memory it may take only from the workspace, which the cache made before.
     """
-    from kvproof.kernels.attention import op as decode_attention
+    from kvproof.kernels import attention
     from kvproof.kernels.attention import workspace
 
-    launch = decode_attention.decode_attention
+    launch = attention.decode_attention
 
     def quiet(*args, **kwargs):
         with monkeypatch.context() as patch:
-            patch.setattr(workspace, "workspace", None)
+            patch.setattr(workspace, "make_workspace", None)
             made, looks = list(watch.made), list(watch.looks)
             o = launch(*args, **kwargs)
             watch.made, watch.looks = made, looks
             return o
 
-    monkeypatch.setattr(decode_attention, "decode_attention", quiet)
+    monkeypatch.setattr(attention, "decode_attention", quiet)
 
 
 def test_the_watch_sees_copies_and_looks(monkeypatch):

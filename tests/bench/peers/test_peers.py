@@ -130,7 +130,7 @@ def test_ours_executes_no_more_than_the_record_says(name, n, target):
 
 def test_a_wrong_result_is_recorded_as_wrong_and_what_fails_as_refused():
     x = draw(128)
-    attend = ours("vector", x, "any").attend
+    attend = ours("simt", x, "any").attend
     assert not measure(attend, x, "sm_90")["wrong"]
     assert measure(lambda: attend() * 1.5, x, "sm_90")["wrong"]
     assert measure(lambda: attend() * float("nan"), x, "sm_90")["wrong"]

@@ -11,15 +11,18 @@ import pytest
 from kvproof.bench.gpu import attention_peers
 from kvproof.bench.measure.environment import datasheet_gb_per_s
 from kvproof.bench.roofline.__main__ import main
-from kvproof.bench.roofline.compare import compare, in_words, measured_by_kit
+from kvproof.bench.roofline.compare import compare, in_words, measured_on_gpu
 from kvproof.bench.roofline.gpus import GPU, GPUS, SOURCES, find, of_device, parse_spec
-from kvproof.bench.roofline.model import predict, resident
-from kvproof.bench.roofline.work import TENSOR, VECTOR, Shape, doublings, instructions, moved, splits
+from kvproof.bench.roofline.kernel import Call, program, split_len, splits, targets, variants
+from kvproof.bench.roofline.model import predict
+from kvproof.bench.roofline.work import Shape, instructions, moved
+from kvproof.kernels.aot.table import TABLE, read_table
+from kvproof.kernels.aot.variants import VARIANTS, launches_of
 
 COMMITTED = Path(__file__).parents[3] / "bench" / "results" / "roofline.md"
 H100 = GPUS["H100"]
 # Constants that make arithmetic easy: 1000 bytes and 4 * 10 * 100 = 4000 warp instructions a µs at half the bandwidth.
-TOY = GPU("toy", bandwidth=2, sms=10, clock=100, l2=1, warps=8, programs=16, share=0.5, launch=3, latency=1)
+TOY = GPU("toy", bandwidth=2, sms=10, clock=100, l2=1, arch=80, share=0.5, launch=3, latency=1)
 
 
 def test_splits_are_those_that_walking_the_boundaries_counts():
@@ -31,44 +34,62 @@ def test_splits_are_those_that_walking_the_boundaries_counts():
         if n < 600_000:
             assert splits(n) == max(1, sum(start < n for start in starts)), n
     assert [splits(n) for n in (0, 128, 129, 8192, 8193, 16385, 262144, 262145)] == [1, 1, 2, 64, 65, 97, 224, 225]
-    assert [doublings(n) for n in (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)] == [0, 0, 0, 1, 1, 2, 5, 5]
+    assert [split_len(n) for n in (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)] == [
+        0,
+        1,
+        128,
+        256,
+        256,
+        512,
+        4096,
+        4096,
+    ]
 
 
 def test_bytes_by_hand():
-    parts = moved(Shape((0, 300), heads=4, kv_heads=2, head_dim=32, new_tokens=2, append=True))
+    shape = Shape((0, 300), heads=4, kv_heads=2, head_dim=32, new_tokens=2, append=True)
+    parts = moved(shape, 90)
     assert parts == {
         "kv": 2 * 2 * 32 * 2 * 300,
         "scales": 0,
+        "kv_again": 0,  # 4 query rows of a KV head are one tile of the tensor cores
         "q": 2 * 2 * 4 * 32 * 2,
         "out": 2 * 2 * 4 * 32 * 2,
         "lengths": 8,
         "append": 2 * 2 * 32 * 2 * 2,  # of the second sequence alone: the first has no slot for them
-        "partials_written": 4 * 3 * (4 * 2 * 34 + 2),  # 3 splits of 300 slots; 2 tags, one tile per KV head
-        "partials_read": 4 * 3 * (4 * 2 * 34 + 2),
+        "partials_written": 4 * 3 * (4 * 2 * 34 + 2 * 2),  # 3 splits of 300 slots; 2 tags, one tile per KV head
+        "partials_read": 4 * 3 * (4 * 2 * 34 + 2 * 2),
     }
-    int8 = moved(Shape((100,), heads=4, kv_heads=2, head_dim=32, dtype="int8", append=True))
+    simt = {"kv_again": 3 * parts["kv"]} | dict.fromkeys(("partials_written", "partials_read"), 4 * 3 * 4 * 2 * 36)
+    assert moved(shape, 75) == parts | simt  # a program per query
+    int8 = moved(Shape((100,), heads=4, kv_heads=2, head_dim=32, dtype="int8", append=True), 90)
     assert (int8["kv"], int8["scales"], int8["q"], int8["append"]) == (12800, 1600, 256, 2 * 2 * (32 + 4))
     assert int8["partials_written"] == 0  # a lone split is the result
 
 
 def test_a_modelled_time_by_hand():
-    p = predict(TOY, Shape((256,) * 10, heads=12, head_dim=32, dtype="float16"))
-    assert (p.programs, p.resident, p.waves) == (2 * 12 * 10, 2, 12.0)
-    kv, q_out, partials = 2 * 12 * 32 * 2 * 2560, 2 * 10 * 12 * 32 * 2, 2 * 4 * 20 * (12 * 34 + 12)
-    assert p.minimal == kv + q_out + 40
+    p = predict(TOY, Shape((256,) * 40, heads=12, head_dim=32, dtype="float16"))
+    assert (p.programs, p.program.resident, p.waves) == (2 * 12 * 40, 28, 960 / 280)
+    kv, q_out, partials = 2 * 12 * 32 * 2 * 10240, 2 * 40 * 12 * 32 * 2, 2 * 4 * 80 * (12 * 34 + 2 * 12)
+    assert p.minimal == kv + q_out + 160
     assert p.ideal == pytest.approx(p.minimal / 2e9)
     assert p.bytes == pytest.approx((p.minimal + partials) / 1e9)
-    assert p.issue == pytest.approx((8 * 12 * 2560 + 1664 * 240) / 4e9)  # 16 instructions at D=64 are 8 at 32
-    assert p.wave == pytest.approx(11 * 3e-6)  # 128 rows of 64 bytes are one block; 4 trips to L2 are 2 to memory
-    assert p.floor == pytest.approx(3e-6 + 3e-6 + 0.5e-6)
+    assert p.issue == pytest.approx((p.program.loop * 12 * 10240 + p.program.beside * 960) / 4e9)
+    assert p.program.in_flight == 2048  # so that K and V of 128 rows of 64 bytes take 8 trips; 4 to L2 are 2 to memory
+    assert p.wave == pytest.approx(3 * 10e-6)
+    assert p.floor == pytest.approx(3e-6 + 10e-6 + 0.5e-6)
     assert p.seconds == pytest.approx(p.floor + p.bytes)
     assert (p.low, p.high) == pytest.approx((0.7 * p.seconds, 1.3 * p.seconds))
-    assert p.latency_until == pytest.approx(6500)
+    assert p.latency_until == pytest.approx(13500)
     roomy = predict(TOY, replace(p.shape, capacity=1100))
-    assert roomy.dead_programs == (9 - 2) * 12 * 10
-    assert roomy.seconds - p.seconds == pytest.approx(840 / 20 * 0.5e-6)
+    assert roomy.dead_programs == (9 - 2) * 12 * 40
+    assert roomy.seconds - p.seconds == pytest.approx(3360 / 280 * 0.5e-6)
     longer = predict(TOY, Shape((1100,), head_dim=128))
-    assert longer.floor == pytest.approx(3e-6 + (2 + 4) * 1e-6 + 2 * 0.5e-6)  # 4 blocks of 32 rows, 9 splits in 2 reads
+    assert longer.program.in_flight == 2048
+    assert longer.floor == pytest.approx(3e-6 + (2 + 32) * 1e-6 + 2 * 0.5e-6)  # 64 KiB, 9 splits in 2 reads
+    again = predict(TOY, Shape((256,), heads=12, kv_heads=3, dtype="float32"))
+    assert again.parts["kv_again"] == 3 * again.parts["kv"]
+    assert again.bytes == pytest.approx((sum(again.parts.values()) - 1.5 * again.parts["kv"]) / 1e9)
 
 
 def test_designs_figure_for_an_h100_is_the_models_byte_time():
@@ -122,28 +143,68 @@ def test_more_work_is_never_faster_and_a_better_gpu_never_slower(gpu):
         assert p.seconds > p.ideal > 0
 
 
-def test_residency_is_what_registers_warps_and_slots_leave():
-    assert resident(H100, VECTOR) == 8  # 65536 / (64 * 128): half of 64 warps
-    assert resident(H100, TENSOR) == 3  # 65536 / (136 * 128) = 3.8: 12 warps of 64, 19 %
-    assert resident(H100._replace(warps=12), VECTOR) == 3
-    assert resident(H100._replace(programs=5), VECTOR) == 5
-    with pytest.raises(ValueError, match="2 warps hold no program of 4; give more warps"):
-        predict(H100._replace(warps=2), Shape((1,)))
+@pytest.mark.parametrize("name", variants())
+def test_a_modelled_program_is_the_one_that_the_kernel_launches(name):
+    """Engine, tile, warps, grid and the row of the table, of each plain variant on each target."""
+    call, rows = variants()[name], {(row.variant, row.target): row for row in read_table(TABLE.read_text("utf-8"))}
+    for sm in targets():
+        (launch,) = launches_of(VARIANTS[name], sm, B=3, H_kv=2, T=1000)
+        shape = Shape((1000, 700, 0), 2 * call.G, 2, call.D, call.dtype, call.M)
+        p, row = predict(TOY._replace(arch=sm), shape), rows[name, f"sm_{sm}"]
+        assert launch.kernel.__name__ == f"attend_{p.program.engine}"
+        assert math.prod(launch.grid) == p.programs + p.dead_programs
+        assert p.program.block_m == launch.arguments["CFG"].BLOCK_M
+        assert p.program.warps == launch.options["num_warps"] == row.warps
+        assert p.program.exact
+        assert (p.program.variant, p.program.registers, p.program.resident) == (name, row.registers, row.programs)
+        assert p.program.loop == row.per_slot
+    for n, rel in ((8192, 1e-6), (1024, 0.2), (128, 0.2)):  # beside what the PTX machine counted; the first fixes them
+        executed = getattr(rows[name, "sm_90"], f"n{n}") * 2 * call.G * call.M * n
+        shape = Shape((n,), 2 * call.G, 2, call.D, call.dtype, call.M)
+        assert instructions(shape, 90) == pytest.approx(executed, rel=rel)
+
+
+def test_the_programs_that_figures_are_quoted_of():
+    simt, mma = (program(Call("float16", 64, G, 1), 90) for G in (1, 4))
+    assert (simt.registers, simt.warps, simt.resident) == (64, 1, 32)
+    assert (mma.registers, mma.warps, mma.resident) == (130, 1, 15)
+    assert simt.engine != mma.engine
+
+
+def test_where_the_table_has_no_such_call_the_nearest_is_scaled():
+    near = {
+        ("float16", 80, 1, 1): "simt-fp16-d128",
+        ("bfloat16", 64, 12, 1): "mma-bf16",
+        ("float16", 64, 2, 8): "mma-fp16-tokens",
+        ("float32", 64, 8, 4): "simt-fp32-grouped",
+        ("float16", 256, 4, 1): "simt-fp16-d128",  # the tensor cores take no head_dim above 128
+        ("int8", 128, 4, 1): "mma-int8",
+    }
+    for call, name in near.items():
+        found = program(Call(*call), 90)
+        assert (found.variant, found.exact) == (name, False)
+    wide, d128 = (program(Call("float16", D, 1, 1), 90) for D in (256, 128))
+    assert (wide.engine, wide.loop, wide.resident) == (d128.engine, 2 * d128.loop, d128.resident)
+    int8 = program(Call("int8", 128, 1, 1), 90)  # of two warps, where the row has one
+    assert (int8.warps, int8.resident) == (2, program(Call("int8", 64, 1, 1), 90).resident // 2)
 
 
 def test_engines_and_tiles():
-    assert Shape((1,)).engine is VECTOR
-    for other in (Shape((1,), kv_heads=4), Shape((1,), dtype="int8"), Shape((1,), new_tokens=2)):
-        assert other.engine is TENSOR
+    simt, mma = (Shape((1,), kv_heads=n).program(90).engine for n in (12, 4))
+    assert simt != mma
+    for other in (Shape((1,), dtype="int8"), Shape((1,), new_tokens=2)):
+        assert other.program(90).engine == mma
+        assert other.program(75).engine == simt  # Triton gives no tensor cores there
+    for other in (Shape((1,), kv_heads=4, dtype="float32"), Shape((1,), kv_heads=4, head_dim=256)):
+        assert other.program(90).engine == simt
     # 8 query heads of a KV head times 5 tokens are 40 rows: 3 tiles
     grouped = Shape((128,), heads=32, kv_heads=4, new_tokens=5)
-    assert grouped.columns == 12
-    assert instructions(grouped) == 12 * (9.5 * 128 + 1664)
+    assert (grouped.columns(90), grouped.columns(75)) == (12, 160)
 
 
-def test_bytes_are_what_the_gpu_kit_counts():
-    kit = attention_peers.Shape(7, 1000, 25, 64, "bfloat16")
-    assert predict(H100, Shape((1000,) * 7, 25, dtype="bfloat16")).minimal == kit.bytes
+def test_bytes_are_what_bench_gpu_counts():
+    timed = attention_peers.Shape(7, 1000, 25, 64, "bfloat16")
+    assert predict(H100, Shape((1000,) * 7, 25, dtype="bfloat16")).minimal == timed.bytes
 
 
 def test_the_tables_bandwidths_are_those_that_timings_are_held_to():
@@ -157,7 +218,7 @@ def test_the_tables_bandwidths_are_those_that_timings_are_held_to():
 
 
 def test_every_constant_has_a_source_and_guesses_are_called_assumptions():
-    assert [*SOURCES] == [field for field in GPU._fields if field not in ("name", "device")]
+    assert [*SOURCES] == [field for field in GPU._fields if field != "name"]
     for name in ("share", "launch", "latency"):
         assert SOURCES[name][1].startswith("assumption")
     assert all(words and source for words, source in SOURCES.values())
@@ -185,12 +246,12 @@ def test_without_arguments_it_prints_what_is_committed_and_every_row_says_not_ru
         if "µs (" in line or "modelled time" in line:
             assert "±30 %" in line
     (h100,) = [row for row in rows if row[0] == "256" and row[1] == "1024" and row[6] == "241"]
-    assert h100[3:11] == ["805", "0.786", "13.2", "241", "24576", "8", "23.27", "270 (189 - 351)"]
+    assert h100[3:11] == ["805", "0.786", "13.4", "241", "24576", "32", "5.82", "274 (192 - 356)"]
 
 
 def test_a_gpu_of_ones_own_and_every_option_reach_the_records(tmp_path, capsys):
     file = tmp_path / "limit.json"
-    spec = "name=Mine,bandwidth=900,sms=80,clock=1530,share=0.8,launch=4"
+    spec = "name=Mine,bandwidth=900,sms=80,clock=1530,arch=80,share=0.8,launch=4"
     words = ["--gpu", "h-100", "--gpu-spec", spec, "--batch", "2,1", "--context", "300", "--heads", "32,64"]
     words += ["--kv-heads", "8", "--head-dim", "128", "--dtype", "int8", "--new-tokens", "3", "--capacity", "1000"]
     assert main([*words, "--append", "--json", str(file)]) == 0
@@ -215,6 +276,10 @@ def test_a_gpu_of_ones_own_and_every_option_reach_the_records(tmp_path, capsys):
         ("--gpu-spec name=x,bandwidth=fast,sms=8,clock=1000", "bandwidth is 'fast'; it must be a number"),
         ("--gpu-spec name=x,bandwidth=9,sms=8.5,clock=1000", "sms is 8.5; it must be a whole number"),
         ("--gpu-spec name=x,bandwidth=9,sms=8,clock=1000,share=1.1", "share is 1.1; no kernel reaches more"),
+        (
+            "--gpu-spec name=x,bandwidth=9,sms=8,clock=9,arch=70",
+            "arch is 70; the kernel is compiled for 75, 80, 86, 89",
+        ),
         ("--gpu-spec name=x,sms=8", "the GPU lacks bandwidth, clock"),
         ("--gpu-spec name=x,speed=8", "a GPU has no 'speed'"),
         ("--batch 0", "each must be 1 or more"),
@@ -271,7 +336,7 @@ def test_prediction_beside_measurement():
             compare([{"gpu": "H100", "shape": shape, "seconds": seconds}])
 
 
-def test_the_kits_own_records_are_compared_where_their_figures_stand():
+def test_records_of_bench_gpu_are_compared_where_their_figures_stand():
     shape = vars(attention_peers.Shape(8, 1024, 12, 64, "float16"))
     row = {"median_us": 13.0, "refused": None}
     records = [
@@ -280,10 +345,10 @@ def test_the_kits_own_records_are_compared_where_their_figures_stand():
         {"shape": shape, "skipped": "needs 90 GB", "peers": {}},
         {"shape": shape, "peers": {"kernel": {"skipped": "absent", "refused": None}}},
     ]
-    measured = measured_by_kit(records, "NVIDIA H100 80GB HBM3")
+    measured = measured_on_gpu(records, "NVIDIA H100 80GB HBM3")
     assert [m["seconds"] for m in measured] == pytest.approx([13e-6])
     assert compare(measured)[0]["within"]
-    assert measured_by_kit(records, "x", "sdpa")[0]["seconds"] == pytest.approx(26e-6)
+    assert measured_on_gpu(records, "x", "sdpa")[0]["seconds"] == pytest.approx(26e-6)
 
 
 def test_the_picture_has_a_panel_per_gpu_and_says_that_nothing_was_run(tmp_path, capsys):

@@ -8,26 +8,26 @@ import numpy as np
 import torch
 
 from kvproof.kernels import ptx
+from kvproof.kernels.attention import Workspace, make_workspace
 from kvproof.kernels.attention import launch as ours
-from kvproof.kernels.attention.workspace import Workspace, workspace
 from kvproof.kernels.ptx.machine import Machine
 from kvproof.reference.judge.rounding import attention_error
 
 # All but the counters: what a launch reads, it has written.
-UNREADABLE = {f"parts.{name}": False for name in ("m", "l", "acc", "begun", "done")}
+UNREADABLE = {f"partials.{name}": False for name in ("m", "l", "acc", "begun", "done")}
 
 
 class Call:
     """One call's inputs, its result on a fresh workspace, and any number of launches of it on others.
 
-    engine   "vector" has float32, one query per KV head; "tensor" float16, four of them
+    engine   "simt" has float32, one query per KV head; "mma" float16, four of them
     lengths  of the sequences, in a cache of T slots
     M        new tokens of each
     """
 
     def __init__(self, engine: str, lengths: list[int], T: int, M: int = 1, kernels: Any = ours, poison: float = 0.0):
-        B, H, D, G = len(lengths), 2, 16, 1 if engine == "vector" else 4
-        dtype = torch.float32 if engine == "vector" else torch.float16
+        B, H, D, G = len(lengths), 2, 16, 1 if engine == "simt" else 4
+        dtype = torch.float32 if engine == "simt" else torch.float16
         random = torch.Generator().manual_seed(0)
         self.q = torch.randn(B, M, H * G, D, generator=random).to(dtype)
         self.k, self.v = torch.randn(2, B, H, T, D, generator=random).to(dtype)
@@ -37,20 +37,20 @@ class Call:
         self.exact = self.launch(self.workspace())
 
     def workspace(self) -> Workspace:
-        """A fresh one, its parts NaN."""
+        """A fresh one, its partials NaN."""
         B, M, H, D = self.q.shape
-        made = workspace(B, H, self.T, D, self.q.dtype, "cpu", M)
+        made = make_workspace(B, H, self.T, D, self.q.dtype, "cpu", M)
         for x in made[:3]:
             x.fill_(torch.nan)
         return made
 
-    def launches(self, parts: Workspace, out, lse, ticket: int, **options) -> list[Any]:
-        options = {"scale": 0.25, "engine": self.engine, **options}
-        return self.kernels.launches(self.q, self.k, self.v, self.lengths, None, None, None, None, None, None, out, lse,
-                                     parts, self.kernels.Options(**options), ticket)  # fmt: skip
+    def launches(self, partials: Workspace, out, lse, ticket: int, **options) -> list[Any]:
+        kernels, options = self.kernels, {"scale": 0.25, "engine": self.engine, **options}
+        inputs = kernels.Inputs(self.q, self.k, self.v, self.lengths)
+        return kernels.launches(inputs, kernels.Options(**options), kernels.Result(out, lse), partials, ticket)
 
     def launch(
-        self, parts: Workspace, ticket: int | None = None, *, limit: int | None = None, without=None, checks=True,
+        self, partials: Workspace, ticket: int | None = None, *, limit: int | None = None, without=None, checks=True,
         seed: int | None = None, readable: dict[str, bool] | None = None, **options,
     ) -> torch.Tensor:  # fmt: skip
         """Run it, and return out with lse in its last column (B, M, H, D + 1), 77 where nothing was written.
@@ -69,7 +69,7 @@ class Call:
                 stack.enter_context(mock.patch.object(Machine, "teams", rest))
             stack.enter_context(ptx.route("sm_90", checks=checks, seed=seed, readable=readable))
             for kernel, grid, arguments, compiling in self.launches(
-                parts, out, lse, next(self.tickets) if ticket is None else ticket, **options
+                partials, out, lse, next(self.tickets) if ticket is None else ticket, **options
             ):
                 kernel[grid](**arguments, **compiling)
         return torch.cat([out.float(), lse[..., None]], -1)
@@ -82,10 +82,10 @@ class Call:
         return whole - left[0]
 
     def error(self) -> float:
-        """Of the result on a fresh workspace, in multiples of what honest rounding explains."""
+        """Of the result on a fresh workspace, in multiples of what rounding explains."""
         dtype = self.q.numpy().dtype
         arrays = [x.numpy() for x in (self.q, self.k, self.v, self.lengths)]
-        rounded = None if self.engine == "vector" else dtype
+        rounded = None if self.engine == "simt" else dtype
         out = self.exact[..., :-1].numpy().astype(dtype)
         return attention_error(out, *arrays, scale=0.25, rounded_weights=rounded)
 
@@ -95,9 +95,9 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.numpy().tobytes() == b.numpy().tobytes()
 
 
-def is_clean(parts: Workspace) -> bool:
+def is_clean(partials: Workspace) -> bool:
     """Whether a workspace is as between launches: nothing counted, nothing left to be combined, no fault."""
-    return not any(x.any() for x in (parts.counters, parts.done, parts.fault))
+    return not any(x.any() for x in (partials.counters, partials.done, partials.fault))
 
 
 def rows_of(call: Call, found: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,18 +21,17 @@ from hypothesis import HealthCheck, given, settings
 
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels import ptx
-from kvproof.kernels.attention.op import decode_attention
+from kvproof.kernels.attention import decode_attention
+from kvproof.reference.judge.cases import DTYPES, Case, check
 from kvproof.reference.judge.probes import ROUNDING, probe
-from kvproof.reference.judge.questions import SHAPES, Shape
+from kvproof.reference.judge.questions import SHAPES
 
 from ... import _child
-from ..._attention_battery import DTYPES
-from ..._attention_cases import Case, check
 from ..._attention_grid import ALONE, CASES, PAIRS, cases
 
 TARGETS = ("sm_90", "sm_80", "sm_100")
-ENGINES = {"vector": tuple(DTYPES), "tensor": ("float16", "bfloat16")}
-PROBED = (Shape(2, 16, 40, (0, 1, 17, 33, 40)),)
+ENGINES = {"simt": tuple(DTYPES), "mma": ("float16", "bfloat16")}
+PROBED = (Case(lengths=(0, 1, 17, 33, 40), T=40),)
 FAR = 2**31 + 2**12  # elements: more than a signed 32-bit offset can name
 any_call = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -63,7 +62,7 @@ def numpy_op(**options):
 
 def hold(case: Case, engine: str, fused=True, batch_invariant=True):
     """Hold one engine to the formula, however this process runs kernels."""
-    if engine == "tensor":
+    if engine == "mma":
         case = Multiplied(**{field.name: getattr(case, field.name) for field in fields(case)})
     check(numpy_op(engine=engine, fused=fused, batch_invariant=batch_invariant), case)
 
@@ -81,7 +80,7 @@ def compiled(case: Case, engine: str, fused=True, target="sm_90", seed=None):
         hold(case, engine, fused)
     assert [report.name for report in reports] == launches(case, engine, fused)
     # The columns that pad a tile's rows name the next row's addresses; the machine takes them for copies.
-    padded = engine == "tensor" and case.D & (case.D - 1)
+    padded = engine == "mma" and case.D & (case.D - 1)
     assert padded or not any(report.disagreeing for report in reports), case
 
 
@@ -171,7 +170,7 @@ def far_apart(x: torch.Tensor, axis: int, storage: torch.Tensor, start: int) -> 
 
 
 FARTHEST = {"batch": (0, None), "head": (1, None), "page": (0, 16)}
-IN_CI = [("head", "vector"), ("page", "tensor")]  # five seconds each
+IN_CI = [("head", "simt"), ("page", "mma")]  # five seconds each
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kvproof.kernels.attention import flash as flash_attention
-from kvproof.kernels.attention.flash import flash_attn_with_kvcache
+from kvproof.kernels.attention import flash_attn_with_kvcache
 from kvproof.reference.judge.faults.decode_op import decode_op
 
 from ._flash_grid import FACTORS, allowed, check, covering, pairs_of

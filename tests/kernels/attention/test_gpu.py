@@ -2,20 +2,18 @@
 
     pytest -m gpu tests/kernels/attention/test_gpu.py
 
-What runs on the CPU shows that these tests work, and says nothing of a GPU.
+What runs on the CPU shows that these tests work, and nothing of a GPU.
 """
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.attention.merge import merge_state
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import workspace
+from kvproof.bench.judge.contract.op import to_numpy, to_torch
+from kvproof.kernels.attention import decode_attention, make_workspace, merge_state
 from kvproof.kernels.ptx import route
+from kvproof.reference.judge.cases import check
 
-from ..._attention_cases import check
 from ..._attention_grid import CASES
 from .test_features import Multiplied
 
@@ -24,24 +22,12 @@ DEVICES = [GPU, "cpu"]
 FEW = (4,)  # cases that are rehearsed on the CPU
 
 
-def to_device(x, device):
-    if not isinstance(x, np.ndarray):
-        return x
-    bits = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == ml_dtypes.bfloat16 else None
-    return (torch.from_numpy(x) if bits is None else bits).to(device)
-
-
-def to_numpy(x):
-    x = x.cpu()
-    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
-
-
-def on(device, **how):
+def on(device, **options):
     """decode_attention on a device, for `check`: arrays in and out, what it appends in the arrays that came."""
 
     def op(**arrays):
-        tensors = {name: to_device(x, device) for name, x in arrays.items()}
-        o, lse = decode_attention(**tensors, **how)
+        tensors = {k: to_torch(x).to(device) if isinstance(x, np.ndarray) else x for k, x in arrays.items()}
+        o, lse = decode_attention(**tensors, **options)
         for name in ("k", "v", "k_scale", "v_scale"):
             if arrays.get(name) is not None:
                 arrays[name][...] = to_numpy(tensors[name])
@@ -51,13 +37,13 @@ def on(device, **how):
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("engine", ["vector", "tensor"])
+@pytest.mark.parametrize("engine", ["simt", "mma"])
 @pytest.mark.parametrize(("device", "number"), [
     *(pytest.param("cuda", i, marks=pytest.mark.gpu) for i in range(len(CASES))), *(("cpu", i) for i in FEW)
 ])  # fmt: skip
 def test_every_feature_agrees_with_the_formula(device, number, engine, fused):
     case = CASES[number]
-    if engine == "tensor":
+    if engine == "mma":
         if case.dtype not in ("float16", "bfloat16"):
             pytest.skip("the tensor cores take 16 bits")
         case = Multiplied(**{name: getattr(case, name) for name in case.__dataclass_fields__})
@@ -85,11 +71,11 @@ def test_a_step_that_is_replayed_reads_lengths_anew_and_leaves_its_workspace_cle
     steps = 64 if device == "cuda" else 3
     q, k, v, lengths = call(device, 2, n=200)
     lengths.fill_(100)
-    parts, out = workspace(2, 4, 200, 64, q.dtype, q.device), torch.empty_like(q)
+    partials, out = make_workspace(2, 4, 200, 64, q.dtype, q.device), torch.empty_like(q)
     k_new, v_new = torch.empty_like(q), torch.empty_like(q)
 
     def step():
-        decode_attention(q, k, v, lengths, k_new=k_new, v_new=v_new, workspace=parts, out=out)
+        decode_attention(q, k, v, lengths, k_new=k_new, v_new=v_new, workspace=partials, out=out)
 
     replay = step
     if device == "cuda":
@@ -104,21 +90,21 @@ def test_a_step_that_is_replayed_reads_lengths_anew_and_leaves_its_workspace_cle
         v_new.normal_()
         replay()
         assert torch.equal(out, decode_attention(q, k, v, lengths, fused=False))
-    parts.check()
-    assert not parts.counters.any()
+    partials.check()
+    assert not partials.counters.any()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_workspace_left_in_disorder_is_reported(device):
     q, k, v, lengths = call(device, 1)
-    parts = workspace(1, 4, 300, 64, q.dtype, q.device)
-    parts.counters.fill_(2**30)
+    partials = make_workspace(1, 4, 300, 64, q.dtype, q.device)
+    partials.counters.fill_(2**30)
     with route(checks=False):  # the machine would stop at the first read of a part that is not there yet
-        assert decode_attention(q, k, v, lengths, workspace=parts).isnan().all()
+        assert decode_attention(q, k, v, lengths, workspace=partials).isnan().all()
     with pytest.raises(RuntimeError, match=r"reset\(\)"):
-        parts.check()
-    parts.reset()
-    assert torch.equal(decode_attention(q, k, v, lengths, workspace=parts), decode_attention(q, k, v, lengths))
+        partials.check()
+    partials.reset()
+    assert torch.equal(decode_attention(q, k, v, lengths, workspace=partials), decode_attention(q, k, v, lengths))
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -1,16 +1,19 @@
 """What the kernel refuses, what it promises torch, and how it finds a machine to run on."""
 
-import importlib
+import inspect
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from kvproof.kernels.attention.launch import Options, launches
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import FIRST, Workspace, workspace
+from kvproof.kernels import attention
+from kvproof.kernels.attention import Workspace, decode_attention, make_workspace
+from kvproof.kernels.attention.arguments import Inputs, Options, Result
+from kvproof.kernels.attention.launch import launches
+from kvproof.kernels.attention.op import GROUPS
 
 
 def drawn(device="cpu", dtype=torch.float32, B=2, H=2, T=140, D=16):
@@ -32,10 +35,10 @@ def op_arguments(device, appends=False, int8=False, paged=False, fused=True):
         scales = tuple(torch.ones(k.shape[:3], device=device) for _ in range(2))
     if appends:
         new = tuple(torch.full((2, 1, 2, 16), x, device=device) for x in (2.0, 3.0))
-    options = (0.25, None, 0, None, True, fused, "vector", FIRST)
+    options = Options(0.25, fused=fused)
     out, lse = torch.empty(2, 1, 2, 16, device=device), torch.empty(2, 1, 2, device=device)
-    parts = workspace(2, 2, 144, 16, torch.float32, device)
-    return q[:, None], k, v, lengths, *new, table, *scales, None, *options, out, lse, *parts
+    partials = make_workspace(2, 2, 144, 16, torch.float32, device)
+    return *Inputs(q[:, None], k, v, lengths, *new, table, *scales), *options, out, lse, *partials
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -78,11 +81,20 @@ def test_the_op_compiles_into_one_graph(device):
         assert torch.equal(x, y)
 
 
-def test_calling_the_module_calls_the_function(device):
-    module = importlib.import_module("kvproof.kernels.attention.op")
-    q, k, v, lengths = drawn(device)
-    o = module(q, k, v, lengths)  # pyright: ignore[reportCallIssue]
-    assert torch.equal(o, decode_attention(q, k, v, lengths))
+def test_the_door_has_each_name_from_its_file_and_no_file_is_named_like_a_function():
+    for name in attention.__all__:
+        assert getattr(attention, name) is not None
+        assert not (Path(attention.__file__).parent / f"{name}.py").exists(), name
+    with pytest.raises(AttributeError, match=r"no attribute 'decode'; it has .*decode_attention"):
+        attention.decode  # noqa: B018
+
+
+def test_each_argument_of_the_operators_is_a_field_listed_once():
+    fields = [field for group in GROUPS for field in group._fields]
+    for name in ("decode_attention", "append_attention"):
+        assert [x.name for x in getattr(torch.ops.kvproof, name).default._schema.arguments] == fields
+    public = inspect.signature(decode_attention).parameters
+    assert {*Inputs._fields, *Options._fields} - {*public} == {"split_len"}
 
 
 def changed(changes):
@@ -128,8 +140,11 @@ REFUSED = [
     ({name: lambda x: x.repeat_interleave(17, -1) for name in "qkv"}, 'has head_dim 272.*1..256; use impl="sdpa"'),
     (given(out=torch.empty(2, 2, 8)), r"out is torch.float32 \[2, 2, 8\]"),
     (given(out=torch.empty(2, 2, 32)[:, :, ::2]), "strides.*it must be contiguous"),
-    (given(workspace=workspace(2, 2, 128, 16, torch.float32, "cpu")), "holds 4 parts.*needs 8.*make it with workspace"),
-    (given(workspace=workspace(2, 2, 140, 16, torch.float64, "cpu")), "sums of torch.float64.*torch.float32"),
+    (
+        given(workspace=make_workspace(2, 2, 128, 16, torch.float32, "cpu")),
+        "holds 4 partials.*needs 8.*make it with make_workspace",
+    ),
+    (given(workspace=make_workspace(2, 2, 140, 16, torch.float64, "cpu")), "sums of torch.float64.*torch.float32"),
     (given(k_new=NEW), "of k_new and v_new one came; pass both, to append, or neither"),
     (given(k_new=NEW, v_new=NEW[:1]), r"v_new is torch.float32 \[1, 1, 2, 16\].*must be torch.float32 \[2, 1, 2, 16"),
     (given(k_new=NEW.half(), v_new=NEW), r"k_new is torch.float16.*it must be torch.float32"),
@@ -152,9 +167,10 @@ REFUSED = [
     (given(sinks=-1, window=3), "sinks is -1, window 3"),
     (given(window=3, causal=False), "a window came with causal=False.*pass causal=True"),
     (given(softcap=0.0), "softcap is 0.0; it must be above 0, or None"),
+    (given(alibi_slopes=torch.ones(4)[::2]), r"alibi_slopes has strides \[2\]; the last axis must be contiguous"),
     (given(alibi_slopes=torch.ones(3)), r"alibi_slopes is torch.float32 \[3\].*must be float32 \[2\] or \[2, 2\]"),
-    (given(engine="fast"), "engine 'fast' is not known; choose one of vector, tensor, or None"),
-    (given(engine="tensor"), 'engine "tensor" takes float16 and bfloat16.*q is torch.float32.*use "vector"'),
+    (given(engine="fast"), "engine 'fast' is not known; choose one of simt, mma, or None"),
+    (given(engine="mma"), 'engine "mma" takes float16 and bfloat16.*q is torch.float32.*use "simt"'),
 ]
 
 
@@ -187,12 +203,12 @@ def test_more_sequences_than_a_grid_holds_are_refused():
 
 def test_a_workspace_made_for_more_serves_smaller_calls(device):
     q, k, v, lengths = drawn(device)
-    parts = workspace(4, 3, 900, 32, torch.float32, device, M=2)
+    partials = make_workspace(4, 3, 900, 32, torch.float32, device, M=2)
     for _ in range(2):
-        o = decode_attention(q, k, v, lengths, workspace=parts)
+        o = decode_attention(q, k, v, lengths, workspace=partials)
         assert torch.equal(o, decode_attention(q, k, v, lengths))
-    assert not parts.counters.any()
-    parts.check()
+    assert not partials.counters.any()
+    partials.check()
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -203,10 +219,10 @@ def test_a_bad_length_that_the_host_cannot_see_answers_nan_for_its_row_alone(bad
     new = [torch.full((2, 1, 2, 16), torch.inf)] * 2
     out, before = torch.empty(2, 1, 2, 16), (k[0].clone(), v[0].clone())
     wrong = torch.tensor([bad, 3], dtype=torch.int32)
-    options, parts = Options(0.25, fused=fused), workspace(2, 2, 140, 16, torch.float32, "cpu")
+    options, partials = Options(0.25, fused=fused), make_workspace(2, 2, 140, 16, torch.float32, "cpu")
     for appended in ((None, None), new):
-        call = launches(q[:, None], k, v, wrong, *appended, None, None, None, None, out, None, parts, options)
-        for kernel, grid, arguments, compiling in call:
+        inputs = Inputs(q[:, None], k, v, wrong, *appended)
+        for kernel, grid, arguments, compiling in launches(inputs, options, Result(out, None), partials):
             kernel[grid](**arguments, **compiling)
         assert out[0].isnan().all()
         if appended is not new:
@@ -240,31 +256,25 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_cpu_tensors_without_a_route_or_the_interpreter_are_refused_with_four_ways_out():
-    done = python(
-        "import torch; from kvproof.kernels.attention.op import decode_attention as f\n"
-        "x = torch.ones(1, 1, 1, 4); f(x[0], x, x, torch.ones(1, dtype=torch.int32))"
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert all(way in last for way in ("TRITON_INTERPRET=1", "ptx.route()", 'impl="sdpa"', "cuda"))
-
-
-def test_importing_the_kernels_sets_nothing_and_the_interpreter_can_come_too_late():
+def test_importing_the_kernels_sets_nothing_and_cpu_tensors_are_refused_with_four_ways_out():
     done = python(
         "import os, torch\n"
         "from kvproof.kernels.backend import interpreting, use_interpreter\n"
-        "import kvproof.kernels.attention.op\n"
+        "from kvproof.kernels.attention import decode_attention\n"
         "assert 'TRITON_INTERPRET' not in os.environ and not interpreting()\n"
         "try: use_interpreter()\n"
         "except ValueError as error: assert 'already imported' in str(error)\n"
-        "else: raise SystemExit('use_interpreter said nothing')\n"
-        "assert 'TRITON_INTERPRET' not in os.environ"
+        "else: raise SystemExit('use_interpreter came too late and raised nothing')\n"
+        "assert 'TRITON_INTERPRET' not in os.environ\n"
+        "x = torch.ones(1, 1, 1, 4)\n"
+        "try: decode_attention(x[0], x, x, torch.ones(1, dtype=torch.int32))\n"
+        "except ValueError as error: print(error)"
     )
     assert done.returncode == 0, done.stderr
+    assert all(way in done.stdout for way in ("TRITON_INTERPRET=1", "ptx.route()", 'impl="sdpa"', "cuda"))
 
 
-DOORS = ("decode_attention", "flash_attention", "merge", "ptx", "ptx.__main__", "targets", "ladder.naive")
+DOORS = ("attention.op", "attention.flash", "attention.merge", "ptx", "ptx.__main__", "aot.__main__", "ladder.naive")
 
 
 def test_a_machine_without_triton_is_told_at_every_door_what_to_use_instead():

@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from kvproof.kernels import ptx
-from kvproof.kernels.attention.launch import throughput_first
-from kvproof.kernels.attention.op import decode_attention
-from kvproof.kernels.attention.workspace import FIRST
+from kvproof.kernels.attention import SPLIT_LEN, decode_attention
+from kvproof.kernels.attention.launch import throughput_split_len
 
 ENGINES = [
-    ("vector", "float16"), ("vector", "float32"), ("tensor", "float16"),
-    pytest.param("vector", "float64", marks=pytest.mark.exhaustive),
+    ("simt", "float16"), ("simt", "float32"), ("mma", "float16"),
+    pytest.param("simt", "float64", marks=pytest.mark.exhaustive),
 ]  # fmt: skip
 each_engine = pytest.mark.parametrize(("engine", "dtype"), ENGINES)
 H, H_KV, D, PAGE = 2, 1, 16, 48
@@ -124,7 +123,7 @@ def test_a_prompt_s_tokens_have_the_same_bits_in_chunks_and_one_by_one(engine, d
             x[0, :, 120:] = x[1, :, 110:] = torch.nan
         call = on_pages(prompt | cache, 0) if page else prompt | cache
         streams[chunk] = [decoded(call, prompt, at, min(chunk, n - at), engine) for at in range(0, n, chunk)]
-    joined = {chunk: np.concatenate(parts, 1) for chunk, parts in streams.items()}
+    joined = {chunk: np.concatenate(partials, 1) for chunk, partials in streams.items()}
     assert joined[7].tobytes() == joined[16].tobytes() == joined[1].tobytes()
     assert np.isfinite(joined[1]).all()
 
@@ -141,24 +140,24 @@ def decoded(call, prompt, at, M, engine):
 @each_engine
 def test_the_last_token_s_bits_do_not_depend_on_the_tokens_before_it(engine, dtype):
     call = drawn(dtype, (300, 129, 16), M=16)
-    many = decode_attention(**call, engine=engine)
+    many = decode_attention(**call, engine=engine, return_lse=True)
     for M in (1, 3):
-        last = call | {"q": call["q"][:, -M:].contiguous()}
-        assert torch.equal(decode_attention(**last, engine=engine), many[:, -M:])
+        last = decode_attention(**call | {"q": call["q"][:, -M:].contiguous()}, engine=engine, return_lse=True)
+        assert all(torch.equal(x, every[:, -M:]) for x, every in zip(last, many, strict=True))
 
 
 def test_throughput_mode_cuts_longer_splits_for_large_batches_alone():
-    firsts = [throughput_first(programs, 8192) for programs in (1, 12, 12 * 64, 12 * 256, 12 * 4096)]
-    assert firsts[:2] == [FIRST, FIRST]
+    firsts = [throughput_split_len(programs, 8192) for programs in (1, 12, 12 * 64, 12 * 256, 12 * 4096)]
+    assert firsts[:2] == [SPLIT_LEN, SPLIT_LEN]
     assert firsts == sorted(firsts)
-    assert firsts[-1] > FIRST
+    assert firsts[-1] > SPLIT_LEN
 
 
 def test_throughput_mode_may_change_a_row_s_bits_in_a_large_batch_and_in_no_other():
     call = drawn("float32", (300, 299, 1, 0, 257), M=16)
     for name in ("k", "v"):
         call[name] = torch.nn.functional.pad(call[name], (0, 0, 0, 16384 - 300), value=torch.nan)
-    alone = attend(rows(call, [0]), "vector")
-    assert attend(rows(call, [0]), "vector", batch_invariant=False) == alone
-    assert attend(call, "vector")[:1] == alone
-    assert attend(call, "vector", batch_invariant=False)[:1] != alone
+    alone = attend(rows(call, [0]), "simt")
+    assert attend(rows(call, [0]), "simt", batch_invariant=False) == alone
+    assert attend(call, "simt")[:1] == alone
+    assert attend(call, "simt", batch_invariant=False)[:1] != alone

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from kvproof.kernels import ptx
+from kvproof.kernels.attention import Workspace, WorkspaceFault
 from kvproof.kernels.attention import launch as ours
-from kvproof.kernels.attention.workspace import Workspace, WorkspaceFault
 from kvproof.kernels.ptx import PtxError
 
 from ._planted_kernels import load_kernels
 from ._protocol_calls import UNREADABLE, Call, is_clean, same
 
-ENGINES = ("vector", "tensor")
+ENGINES = ("simt", "mma")
 EDGES = sorted({e + d for e in (0, 16, 32, 128, 144, 160, 256, 288, 384) for d in (-1, 0, 1, 2)} - {-1})
 DIRTY = (0, 1, 2, 3, 4, 2**30, 2**31 - 1, -1, -2, -3, -(2**31))
 both_engines = pytest.mark.parametrize("engine", ENGINES)
@@ -30,29 +30,29 @@ def of_three_splits(engine: str, **how) -> Call:
 
 def assert_in_order(call: Call, seeds) -> None:
     """Launched again and again on one workspace, under any schedule, the bits and a clean workspace are the same."""
-    parts = call.workspace()
+    partials = call.workspace()
     for seed in seeds:
-        assert same(call.launch(parts, seed=seed, readable=UNREADABLE), call.exact), seed
-        assert is_clean(parts)
-    parts.check()
+        assert same(call.launch(partials, seed=seed, readable=UNREADABLE), call.exact), seed
+        assert is_clean(partials)
+    partials.check()
 
 
-def assert_none_is_wrong(call: Call, found: torch.Tensor, parts: Workspace) -> torch.Tensor:
+def assert_none_is_wrong(call: Call, found: torch.Tensor, partials: Workspace) -> torch.Tensor:
     """Every number is exact, or NaN with the flag raised; returns which rows have NaN (two programs may answer)."""
     nan = found.isnan()
     assert (nan | (found == call.exact)).all()
-    assert bool(parts.fault) >= bool(nan.any())
+    assert bool(partials.fault) >= bool(nan.any())
     return nan.any(-1)
 
 
-def assert_sticky(call: Call, parts: Workspace) -> None:
+def assert_sticky(call: Call, partials: Workspace) -> None:
     """Until reset the flag is up and nothing wrong comes out; then all is exact."""
-    assert_none_is_wrong(call, call.launch(parts, checks=False, seed=0), parts)
+    assert_none_is_wrong(call, call.launch(partials, checks=False, seed=0), partials)
     with pytest.raises(WorkspaceFault, match=re.escape("call reset()")):
-        parts.check()
-    parts.reset()
-    assert same(call.launch(parts), call.exact)
-    assert is_clean(parts)
+        partials.check()
+    partials.reset()
+    assert same(call.launch(partials), call.exact)
+    assert is_clean(partials)
 
 
 def assert_dirty_counters_are_noticed(engine: str, kernels=ours, seeds=(None,)) -> None:
@@ -60,13 +60,13 @@ def assert_dirty_counters_are_noticed(engine: str, kernels=ours, seeds=(None,)) 
     call = Call(engine, [384] * len(DIRTY), 384, kernels=kernels)
     B = len(DIRTY)
     for seed in seeds:
-        parts = call.workspace()
-        used = parts.counters[: 2 * B].view(B, 2)
+        partials = call.workspace()
+        used = partials.counters[: 2 * B].view(B, 2)
         used[:] = torch.tensor(DIRTY)[:, None]
-        nan = assert_none_is_wrong(call, call.launch(parts, checks=False, seed=seed), parts)
+        nan = assert_none_is_wrong(call, call.launch(partials, checks=False, seed=seed), partials)
         for value, found in zip(DIRTY, nan, strict=True):
             assert found.any() == (value != 0) or value == 1  # all may be there if the last but one passes for the last
-        assert_sticky(call, parts)
+        assert_sticky(call, partials)
 
 
 def assert_a_launch_after_an_aborted_one_is_not_wrong(call: Call, shares, seeds=(0,)) -> list[bool]:
@@ -74,30 +74,30 @@ def assert_a_launch_after_an_aborted_one_is_not_wrong(call: Call, shares, seeds=
     found = []
     for share in shares:
         for seed in seeds:
-            parts = call.workspace()
+            partials = call.workspace()
             with pytest.raises(ptx.Unfinished):
-                call.launch(parts, limit=int(share * call.instructions(seed)), seed=seed)
-            nan = assert_none_is_wrong(call, call.launch(parts, checks=False, seed=seed + 1), parts)
+                call.launch(partials, limit=int(share * call.instructions(seed)), seed=seed)
+            nan = assert_none_is_wrong(call, call.launch(partials, checks=False, seed=seed + 1), partials)
             found += nan.flatten().tolist()
             if nan.any():
-                assert_sticky(call, parts)
+                assert_sticky(call, partials)
     return found
 
 
 def assert_a_part_in_other_hands_is_not_combined(call: Call) -> None:
     """Of three splits the first two did not run and seem to be done; one of them is being written by another launch."""
     for others in ("begun", "done"):
-        parts = call.workspace()
-        for x in parts[:3]:
+        partials = call.workspace()
+        for x in partials[:3]:
             x.fill_(1.0)
-        parts.begun.fill_(3)
-        parts.done.fill_(3)
-        getattr(parts, others)[1::3] = 2
-        parts.counters.fill_(2)
-        found = call.launch(parts, 3, without=[n for n in range(9 * call.q.shape[2]) if n % 3 < 2], checks=False)
+        partials.begun.fill_(3)
+        partials.done.fill_(3)
+        getattr(partials, others)[1::3] = 2
+        partials.counters.fill_(2)
+        found = call.launch(partials, 3, without=[n for n in range(9 * call.q.shape[2]) if n % 3 < 2], checks=False)
         assert found.isnan().all()
-        assert parts.fault
-        assert (parts.counters[:2] == 3).all()
+        assert partials.fault
+        assert (partials.counters[:2] == 3).all()
 
 
 def battery(kernels) -> None:
@@ -112,7 +112,7 @@ def battery(kernels) -> None:
 
 @both_engines
 @pytest.mark.parametrize("M", [1, pytest.param(6, marks=pytest.mark.exhaustive)], ids=["one token", "two tiles"])
-def test_any_schedule_gives_the_honest_bits_and_leaves_the_workspace_clean(engine, M):
+def test_any_schedule_gives_the_same_bits_and_leaves_the_workspace_clean(engine, M):
     call = Call(engine, EDGES, 400, M)
     assert call.error() <= 1
     assert_in_order(call, (None, 0, 1))
@@ -139,19 +139,19 @@ def test_many_splits_are_combined_chunk_by_chunk(engine):
 @both_engines
 def test_a_captured_launch_brings_its_ticket_again(engine):
     call = of_three_splits(engine)
-    parts = call.workspace()
+    partials = call.workspace()
     for seed in range(3):
-        assert same(call.launch(parts, 5, seed=seed, readable=UNREADABLE), call.exact)
-        assert is_clean(parts)
+        assert same(call.launch(partials, 5, seed=seed, readable=UNREADABLE), call.exact)
+        assert is_clean(partials)
 
 
 @both_engines
 def test_launches_of_their_own_combine_the_same_bits_and_count_nothing(engine):
     call = of_three_splits(engine)
-    parts = call.workspace()
-    parts.counters.fill_(2)
-    assert same(call.launch(parts, fused=False), call.exact)
-    assert (parts.counters == 2).all()
+    partials = call.workspace()
+    partials.counters.fill_(2)
+    assert same(call.launch(partials, fused=False), call.exact)
+    assert (partials.counters == 2).all()
 
 
 @both_engines
@@ -159,9 +159,9 @@ def test_infinite_values_are_no_fault(engine):
     call = of_three_splits(engine, poison=torch.inf)
     assert call.exact[[0, 2, 3, 4], ..., 1].isinf().all()
     call.v[0, :, 0] = -torch.inf
-    parts = call.workspace()
-    assert call.launch(parts)[0, ..., 0].isnan().all()
-    assert is_clean(parts)
+    partials = call.workspace()
+    assert call.launch(partials)[0, ..., 0].isnan().all()
+    assert is_clean(partials)
 
 
 @both_engines
@@ -197,22 +197,23 @@ DEFECTS = {  # the barrier before arrival, which Triton has for its own sake too
     "others' writing unnoticed": ("tl.minimum(ours, all_are(begun, splits, ticket, False))", "ours"),
     "tags of any launch": ("(tag == ticket)", "(tag != 0)"),
     "tags kept": ("            tl.store(tags + split, 0, mask=live)\n", "            pass\n"),
-    "counter kept": ("tl.store(parts.counters + counter, 0)", "pass"),
+    "counter kept": ("tl.store(partials.counters + counter, 0)", "pass"),
     "counter reset in any case": (
-        "        if ours > 0:\n            tl.store(parts.c",
-        "        if ours >= 0:\n            tl.store(parts.c",
+        "        if ours > 0:\n            tl.store(partials.c",
+        "        if ours >= 0:\n            tl.store(partials.c",
     ),
-    "fault not flagged": ("tl.store(parts.fault, 1)", "pass"),
+    "fault not flagged": ("tl.store(partials.fault, 1)", "pass"),
     "negative counters trusted": (" | (arrived < 0)", ""),
     "counters above trusted": ("if (arrived >= before)", "if (arrived == before)"),
-    "one too early": ("before = others(splits)", "before = others(splits) - 1"),
-    "one too late": ("before = others(splits)", "before = others(splits) + 1"),
+    "one too early": ("before = other_splits(splits)", "before = other_splits(splits) - 1"),
+    "one too late": ("before = other_splits(splits)", "before = other_splits(splits) + 1"),
     "one counter for all": (
         "counter = b * tl.num_programs(1) + tl.program_id(1)\n    begun",
         "counter = b * tl.num_programs(1)\n    begun",
     ),
     "not marked as begun": (
-        "        begin_part(b, split, parts, ticket, HOW)\n        at = row * tl.num_programs(0) + split\n        d =",
+        "        begin_partial(b, split, partials, ticket, CFG)\n"
+        "        at = row * tl.num_programs(0) + split\n        d =",
         "        at = row * tl.num_programs(0) + split\n        d =",
     ),
 }

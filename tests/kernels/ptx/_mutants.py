@@ -12,16 +12,17 @@ from unittest import mock
 import numpy as np
 import torch
 
-from kvproof.kernels.attention.launch import Options, launches
-from kvproof.kernels.attention.workspace import workspace
+from kvproof.kernels.attention import make_workspace
+from kvproof.kernels.attention.arguments import Inputs, Options, Result
+from kvproof.kernels.attention.launch import launches
 from kvproof.kernels.ptx import PtxError, execute
 from kvproof.kernels.ptx.compile import Compiled, compile
 from kvproof.kernels.ptx.launch import buffer, grid_shape
 from kvproof.kernels.ptx.machine import Machine
+from kvproof.reference.judge.cases import Case as Attention
+from kvproof.reference.judge.cases import draw_qkv
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_gate
 
-from ..._attention_battery import Case as Attention
-from ..._attention_battery import draw
 from ._kernels import Case, check
 
 LIMIT = 40_000  # instructions: several times what any launch here runs, so that a mutant's endless loop ends soon
@@ -83,23 +84,23 @@ def one_launch(case: Case, target: str) -> Subject:
 
 
 def decode_attention(case: Attention, target: str) -> Subject:
-    """Our own kernel: nothing may be read but live slots, the counters, and parts that the launch has written."""
-    q, k, v, lengths = draw(case)
+    """Our own kernel: nothing may be read but live slots, the counters, and partials that the launch has written."""
+    q, k, v, lengths = draw_qkv(case)
     q = q[:, None]
     tensors = [torch.from_numpy(x) for x in (q, k, v, lengths)]
     B, H, T, D = k.shape
-    parts = workspace(B, H, T, D, tensors[0].dtype, "cpu")
-    out, lse = torch.empty_like(tensors[0]), torch.empty(q.shape[:3], dtype=parts.m.dtype)
-    for x in (out, lse, *parts[:3]):
+    partials = make_workspace(B, H, T, D, tensors[0].dtype, "cpu")
+    out, lse = torch.empty_like(tensors[0]), torch.empty(q.shape[:3], dtype=partials.m.dtype)
+    for x in (out, lse, *partials[:3]):
         x.fill_(torch.nan)
-    results = {"out": out, "lse": lse} | parts._asdict()
+    results = {"out": out, "lse": lse} | partials._asdict()
     arrays = {"q": q, "k": k, "v": v, "lengths": lengths} | {name: x.numpy() for name, x in results.items()}
     scale = case.scale or case.D**-0.5
-    (x,) = launches(*tensors, *[None] * 6, out, lse, parts, Options(scale))
+    (x,) = launches(Inputs(*tensors), Options(scale), Result(out, lse), partials)
     compiled = compile(x.kernel, (), x.arguments | x.options, target)
     live = np.broadcast_to((np.arange(T) < lengths[:, None])[:, None, :, None], k.shape)
     readable: dict[str, Any] = {"cache.k": live, "cache.v": live, "result.out": False, "result.lse": False}
-    readable |= {f"parts.{name}": False for name in parts._fields if name != "counters"}
+    readable |= {f"partials.{name}": False for name in partials._fields if name != "counters"}
     steps = [(compiled, grid_shape(x.grid, {}), readable)]
     return Subject(steps, arrays, {name: x.copy() for name, x in arrays.items()}, honest_judge(arrays, scale))
 

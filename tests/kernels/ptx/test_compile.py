@@ -11,7 +11,7 @@ import triton.language as tl
 from triton.compiler.errors import CompilationError
 
 from kvproof.kernels.aot.readings import example_launches
-from kvproof.kernels.attention.workspace import Workspace
+from kvproof.kernels.attention import Workspace
 from kvproof.kernels.ptx.compile import compile
 
 from ._compiled_claims import Claims, raised
@@ -76,11 +76,11 @@ def test_arguments_are_those_of_the_ptx_in_its_order():
     compiled = compile(launch.kernel, (), launch.arguments | launch.options)
     entry = compiled.ptx[compiled.ptx.index(".entry") :]
     found = [name for name, x in compiled.arguments if hasattr(x, "data_ptr")]
-    parts = [f"parts.{name}" for name in Workspace._fields]
-    assert found == ["q.q", "cache.k", "cache.v", "new.k", "new.v", "lengths", "result.out", *parts]
+    partials = [f"partials.{name}" for name in Workspace._fields]
+    assert found == ["q.q", "cache.k", "cache.v", "new.k", "new.v", "lengths", "result.out", *partials]
     assert names(compiled)[-5:] == ["T", "M", "ticket", "global_scratch", "profile_scratch"]
-    assert f"attend_vector_param_{len(compiled.arguments) - 1}\n)" in entry
-    assert compiled.name == "attend_vector"
+    assert f"attend_simt_param_{len(compiled.arguments) - 1}\n)" in entry
+    assert compiled.name == "attend_simt"
 
 
 @claim

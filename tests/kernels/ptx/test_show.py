@@ -91,7 +91,7 @@ def example():
 @claim
 def test_the_example_s_attention_reads_each_live_byte_and_no_other():
     (attend,) = example()[0]
-    assert attend["kernel"] == "attend_vector"
+    assert attend["kernel"] == "attend_simt"
     (k, v) = (array for array in attend["arrays"] if array["array"] in ("cache.k", "cache.v"))
     for array in (k, v):
         assert array["asked"] == array["moved"] == array["distinct"] == (1000 + 200) * 3 * 64 * 2

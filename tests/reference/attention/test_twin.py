@@ -1,4 +1,4 @@
-"""The kernel's NumPy twin: right in every feature and order of its programs, told in the kernel's steps and words."""
+"""The kernel's NumPy twin: right in every feature and order of its programs, in the kernel's steps and words."""
 
 import ast
 import re
@@ -13,15 +13,15 @@ import triton.language as tl
 from hypothesis import HealthCheck, given, settings
 
 from kvproof.kernels.attention.steps import split_of, split_start
+from kvproof.reference.attention import decode_attention
 from kvproof.reference.attention import steps as twin
-from kvproof.reference.attention.op import decode_attention
+from kvproof.reference.judge.cases import Case, check, draw
 
 from ..._attention_battery import check_attention
-from ..._attention_cases import Case, check, draw
 from ..._attention_grid import CASES, cases
 
 ROOT = Path(__file__).parents[3]
-FILES = ("op.py", "steps.py", "combine.py", "simt.py", "mma.py")
+FILES = ("op.py", "steps.py", "append.py", "combine.py", "simt.py", "mma.py")
 MULTIPLIED = [case for case in CASES if case.rounded_weights]  # what a tensor core may do to them, the judge allows
 LONG = (
     Case("float64", (700, 129, 5), 700, H_kv=1, group=3, M=3, append=True),
@@ -33,12 +33,12 @@ LONG = (
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))
 def test_the_twin_is_right_in_every_feature(case):
     check(decode_attention, case)
-    check(partial(decode_attention, engine="vector", order=1), case)
+    check(partial(decode_attention, engine="simt", order=1), case)
 
 
 @pytest.mark.parametrize("case", MULTIPLIED, ids=range(len(MULTIPLIED)))
-def test_the_twins_tensor_engine_is_right_in_every_feature(case):
-    check(partial(decode_attention, engine="tensor", order=1), case)
+def test_the_twins_mma_engine_is_right_in_every_feature(case):
+    check(partial(decode_attention, engine="mma", order=1), case)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
@@ -51,7 +51,7 @@ def test_the_twin_passes_the_battery():
     check_attention(decode_attention)
 
 
-@pytest.mark.parametrize(("case", "engine"), [*((case, "vector") for case in LONG), (LONG[1], "tensor")])
+@pytest.mark.parametrize(("case", "engine"), [*((case, "simt") for case in LONG), (LONG[1], "mma")])
 def test_whichever_program_arrives_last_the_bits_are_the_same(case, engine):
     results = set()
     for order in (None, 0, 1, 2):
@@ -64,17 +64,17 @@ def test_whichever_program_arrives_last_the_bits_are_the_same(case, engine):
 @pytest.mark.parametrize("case", LONG, ids=["contiguous", "paged", "very long"])
 def test_a_tokens_bits_depend_on_no_other_token_and_no_other_sequence(case):
     call = draw(case)
-    together = decode_attention(**call, engine="vector")  # which also fills the cache
+    together = decode_attention(**call, engine="simt")  # which also fills the cache
     kept = {name: call[name] for name in ("k", "v", "k_scale", "v_scale", "window", "sinks") if name in call}
     for b, n in enumerate(case.lengths):
         own = {"block_table": call["block_table"][b : b + 1]} if case.page else {x: call[x][b : b + 1] for x in "kv"}
         for i in range(max(case.new - n, 0), case.new):
             lengths = [n - case.new + i + 1]
-            alone = decode_attention(call["q"][b : b + 1, i], lengths=lengths, engine="vector", **kept | own)
+            alone = decode_attention(call["q"][b : b + 1, i], lengths=lengths, engine="simt", **kept | own)
             assert alone[0].tobytes() == together[b, i].tobytes(), (b, i)
 
 
-@pytest.mark.parametrize(("engine", "dtype"), [("tensor", np.float32), ("tensor", np.float64), ("cuda", np.float16)])
+@pytest.mark.parametrize(("engine", "dtype"), [("mma", np.float32), ("mma", np.float64), ("cuda", np.float16)])
 def test_an_engine_that_does_not_take_the_dtype_is_refused(engine, dtype):
     q, k = np.ones((1, 1, 16), dtype), np.ones((1, 1, 8, 16), dtype)
     with pytest.raises(ValueError, match=rf"engine is '{engine}', q {np.dtype(dtype)}; \"vector\" takes every dtype"):
@@ -112,21 +112,21 @@ def test_the_kernel_splits_where_its_twin_does(split, device):
 
 
 def steps(folder, *files):
-    """The numbered comments of files in order, each number once; told again, it must start with the same words."""
-    told: dict[int, str] = {}
+    """The numbered comments of files in order, each number once; repeated, it must start with the same words."""
+    found: dict[int, str] = {}
     for name in files:
         text = (ROOT / folder / "attention" / name).read_text(encoding="utf-8")
         for number, words in re.findall(r"^ *# (\d+)\. (.*)$", text, re.MULTILINE):
-            first = told.setdefault(int(number), words)
+            first = found.setdefault(int(number), words)
             assert words.startswith(first), f"{folder}/{name}: step {number} is {first!r}, and again {words!r}"
-    return list(told.items())
+    return list(found.items())
 
 
 @pytest.mark.parametrize("engine", ["simt.py", "mma.py"])
 def test_each_engine_takes_the_steps_of_its_twin(engine):
-    told = steps("kernels", engine, "combine.py")
-    assert sorted(number for number, _ in told) == list(range(1, 11))
-    assert told == steps("reference", engine, "combine.py")
+    found = steps("kernels", engine, "combine.py")
+    assert sorted(number for number, _ in found) == list(range(1, 11))
+    assert found == steps("reference", engine, "combine.py")
 
 
 def functions(folder, name):

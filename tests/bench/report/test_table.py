@@ -1,0 +1,26 @@
+"""The lines of a record that a terminal shows."""
+
+import pytest
+
+from kvproof.bench.report.table import row_line, short, span, texts
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.01234, "0.0123"), (1.5, "1.5"), (999.4, "999"), (12345.6, "12346")])
+def test_a_figure_has_three_digits_that_count_and_no_exponent(value, text):
+    assert short(value) == text
+
+
+def test_an_interval_without_an_end_is_blank():
+    assert span(1, 2.5, 9) == "  1 - 2.5"
+    assert span(1, None, 9) == " " * 9
+
+
+def test_a_refused_row_gives_the_reason_and_no_figure():
+    assert row_line({"impl": "triton", "refused": "too fast"}).split() == ["triton", "REFUSED:", "too", "fast"]
+
+
+def test_impls_that_wrote_the_same_text_share_it():
+    rows = [{"impl": impl, "text": text, "runs": [1]} for impl, text in (("naive", "a"), ("sdpa", "b"), ("eager", "a"))]
+    assert list(texts({"impls": [*rows, {"impl": "triton", "text": "c", "runs": []}]})) == [
+        "naive, eager wrote:\na\n", "sdpa wrote:\nb\n",
+    ]  # fmt: skip
