@@ -124,7 +124,7 @@ def begin(out: Path, rehearse: bool) -> dict:
         identity = [[s["schema"], s["rehearsed"], s["environment"]["device"], s["environment"]["commit"]]
                     for s in (old, state)]  # fmt: skip
     except (ValueError, LookupError, TypeError):
-        raise ValueError(f"{path} is not a state of this kit; name another folder with --out") from None
+        raise ValueError(f"{path} is no state of bench/gpu; name another folder with --out") from None
     if identity[0] != identity[1]:
         raise ValueError(f"{path} holds {identity[0]}, this run is {identity[1]}; name another folder with --out")
     return old

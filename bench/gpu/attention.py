@@ -28,7 +28,7 @@ from ..measure.timing import time_calls
 from ..program import parser_for
 from .attention_peers import PEERS, Absent, Call, Peer, Problem, Shape, draw
 
-ROUNDS, CALLS = 3, 20  # the peers take turns, so that a clock that drops hits them all
+ROUNDS, CALLS = 3, 20  # interleaved, so that a clock that drops hits all peers
 CHECKED = 2**21  # elements of K that one check brings to the judge, in float64: about 0.1 s
 LOST = 3  # exit code
 BANDWIDTH_BYTES = 2**30  # a larger read is no faster
@@ -135,7 +135,7 @@ def figures(seconds: list[float], shape: Shape, bandwidth: dict) -> dict:
 
 
 def measure(shape: Shape, device: torch.device, bandwidth: dict, calls: int, deaths: Deaths) -> dict:
-    """Every peer at one shape: all checked, then timed by turns, then all checked again."""
+    """Every peer at one shape: all checked, then timed in rounds, then all checked again."""
     record = {"key": shape.key, "shape": vars(shape), "bytes": shape.bytes, "bandwidth": bandwidth, "peers": {}}
     problem = draw(shape, device)
     record["heads_checked"] = len(heads_to_check(*problem.k.shape))
@@ -146,12 +146,12 @@ def measure(shape: Shape, device: torch.device, bandwidth: dict, calls: int, dea
         if call is not None:
             running[name] = call
     samples: dict[str, list[float]] = {name: [] for name in running}
-    for turn in range(1 + ROUNDS):  # the first warms up, and has the flush's buffer allocated, which may make GPUs wait
+    for n in range(1 + ROUNDS):  # the first warms up, and has the flush's buffer allocated, which may make GPUs wait
         for name, call in running.items():
             deaths.begin(name)
             run_ahead(device)
-            seconds = time_calls(call, device, calls if turn else 1, flush=True)
-            samples[name] += seconds if turn else []
+            seconds = time_calls(call, device, calls if n else 1, flush=True)
+            samples[name] += seconds if n else []
     for name, call in running.items():
         row = record["peers"][name]
         row |= figures(samples[name], shape, bandwidth)

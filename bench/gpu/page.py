@@ -9,7 +9,7 @@ from ..report.page import bullets, code, details, page, prose, section, table
 from ..roofline.compare import compare, in_words, measured_on_gpu
 
 QUANTILES = ("median_us", "p20_us", "p80_us")
-REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that the kit runs, and no figure here is a GPU's."
+REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that bench/gpu runs, and no figure here is a GPU's."
 
 
 def render(state: dict) -> str:

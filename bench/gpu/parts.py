@@ -25,7 +25,7 @@ TEST_END = re.compile(r"\[gw\d+\] \[ *\d+%\] ([A-Z]+) |tests/.*::.* ([A-Z]+)(?: 
 class Part(NamedTuple):
     """One subprocess.
 
-    share    of the time left when its turn comes, relative to the shares of the parts after it
+    share    of the time left when the part starts, relative to the shares of the parts after it
     command  for this Python: "-m pytest …" or "bench/….py …", run where the repository's root is
     results  the JSONL it appends to, or none
     skip     why it is not run here, or none
@@ -88,7 +88,7 @@ def decode(out: Path, rehearse: bool, model: str, graph: bool) -> Part:
 
 
 def seconds_for(parts: list[Part], at: int, left: float) -> float:
-    """The time of the part whose turn it is: what is left, by shares; what others leave over passes on."""
+    """The time of the part that starts: what is left, by shares; what others leave over passes on."""
     return left * parts[at].share / sum(part.share for part in parts[at:] if not part.skip or part is parts[at])
 
 

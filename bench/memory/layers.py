@@ -162,7 +162,7 @@ def schedule(raw: dict, L: int) -> list[bool]:
             said[name] = [kind == mark for kind in raw[name]]
     for name, which in said.items():
         if len(which) != L:
-            raise ValueError(f"{name} tells of {len(which)} layers; the model has {L}")
+            raise ValueError(f"{name} has {len(which)} layers; the model has {L}")
     if len(set(map(tuple, said.values()))) > 1:
         raise ValueError(f"{' and '.join(said)} name different layers for attention; one of them is wrong")
     kind = raw.get("model_type")

@@ -4,7 +4,7 @@ A fresh process warms up on one layer of the model, so that modules, thread pool
 MKL and oneDNN keep for products this wide are in its baseline; then it loads the model and generates. On the CPU the
 peak is the kernel's own (VmHWM, reset through /proc/self/clear_refs), less what files held; on CUDA torch's
 max_memory_allocated. The C library keeps freed memory for its next request, how much depends on the order of requests;
-so a second process runs with an allocator told to return each block of 64 KB at once. That one shows what is alive and
+so a second process runs with an allocator set to return each block of 64 KB at once. That one shows what is alive and
 is held to the bar; the first shows what the machine must have.
 """
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from ..measure.explain import CLOSE, close
+from .cells import left_out
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 OURS = ("numpy", "eager", "sdpa", "triton")  # of interleaved.IMPLS those with a cache
@@ -36,7 +37,7 @@ def cell_name(record: dict, new: bool = True) -> str:
 
 def believed(impl: dict) -> bool:
     """Whether an impl's times are of the device and of the right computation."""
-    return impl["total_ms"] is not None and not impl["refused"] and not impl["emulated"] and not faults(impl)
+    return impl["total_ms"] is not None and left_out(impl) is None
 
 
 def faults(impl: dict) -> list[str]:

@@ -28,7 +28,6 @@ from kvproof.bench.roofline.gpus import GPU, GPUS, find, parse_spec
 from kvproof.bench.roofline.model import Prediction, predict
 from kvproof.bench.roofline.tables import LEGEND, constants, describe, record
 from kvproof.bench.roofline.work import ITEMSIZE, Shape
-from kvproof.gpt2.cli import output_file
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     """Print the tables, then write what was asked for.  Returns the exit code."""
     args = parse(argv)
     by_gpu = list(predictions(args))
+    from kvproof.gpt2.cli import output_file  # brings torch, for which --help does not wait
+
     for path in filter(None, (args.plot, args.json)):
         output_file.check_writable(path)
     print("\n".join(lines(by_gpu, sys.argv[1:] if argv is None else argv)))

@@ -292,17 +292,18 @@ def test_a_results_file_that_is_none_is_refused_and_kept(tmp_path, capsys):
 @pytest.mark.parametrize("delay", [3.5, *(pytest.param(delay, marks=pytest.mark.exhaustive) for delay in (2.0, 5.0))])
 def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(tmp_path, delay):
     results = tmp_path / "run.jsonl"
-    command = [sys.executable, str(ROOT / "bench" / "decode.py"), "--impl", "eager", "--device", "cpu"]
-    command += ["--repeats", "1", "--new-tokens", "2,3,4,5,6,7,8,9", "--results", str(results)]
+    options = ["--impl", "eager", "--device", "cpu", "--repeats", "1", "--new-tokens", "2,3,4,5,6"]
+    options += ["--results", str(results)]
+    command = [sys.executable, str(ROOT / "bench" / "decode.py"), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not results.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(delay / 50)
         run.send_signal(signal.SIGKILL)
     kept = results.read_bytes()
     assert kept.endswith(b"\n")
-    assert 1 <= len(records.read(results)) <= 8
-    subprocess.run(command, check=True, capture_output=True)
+    assert 1 <= len(records.read(results)) <= 5
+    assert main(options) == 0
     assert results.read_bytes().startswith(kept)
-    assert [r["cell"]["new_tokens"] for r in records.read(results)] == list(range(2, 10))
+    assert [r["cell"]["new_tokens"] for r in records.read(results)] == list(range(2, 7))

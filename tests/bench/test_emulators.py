@@ -9,7 +9,7 @@ from kvproof.bench.emulators import Timed, compare, holds, main, texts, workers
 from kvproof.bench.measure import environment as measured
 
 
-class Told:
+class Answers:
     """Stands in for the workers: gives calls from a list for each backend, the last one for ever."""
 
     def __init__(self, **calls):
@@ -28,7 +28,7 @@ def test_each_worker_runs_its_own_backend_and_both_are_right(tmp_path, monkeypat
     monkeypatch.setattr(emulators, "BAR", float("inf"))
     monkeypatch.setattr(emulators, "DTYPES", ("float16",))
     monkeypatch.setattr(measured, "collect_env", str)  # it takes seconds
-    assert main(["--repeats", "2", "--results", str(results)]) == 0
+    assert main(["--repeats", "1", "--results", str(results)]) == 0
     (record,) = json.loads(results.read_text())["found"]
     assert 0 < record["parity"]["ptx"]["gates"] <= 1
     assert 0 < record["parity"]["interpret"]["gates"] <= 1
@@ -38,7 +38,7 @@ def test_each_worker_runs_its_own_backend_and_both_are_right(tmp_path, monkeypat
 
 
 def test_parity_red_no_timing():
-    ask = Told(ptx=[Timed(1, 1.5, 0.1)], interpret=[Timed(100, 0.5, 0.01)])
+    ask = Answers(ptx=[Timed(1, 1.5, 0.1)], interpret=[Timed(100, 0.5, 0.01)])
     record = compare(ask, "float32", 5)
     assert ask.asked == ["ptx", "interpret"]
     assert record["ms"] is record["ratio"] is None
@@ -47,13 +47,15 @@ def test_parity_red_no_timing():
     assert "PTX machine  RED 1.5" in texts(record)[1]
 
 
-def test_a_turn_that_goes_wrong_later_is_red_too():
-    ask = Told(ptx=[Timed(1, 0.5, 0.1), Timed(1, float("inf"), 0.1), Timed(1, 0.5, 0.1)], interpret=[Timed(100, 0, 0)])
+def test_a_call_that_goes_wrong_later_is_red_too():
+    ask = Answers(
+        ptx=[Timed(1, 0.5, 0.1), Timed(1, float("inf"), 0.1), Timed(1, 0.5, 0.1)], interpret=[Timed(100, 0, 0)]
+    )
     assert not holds(compare(ask, "float32", 3))
 
 
-def test_they_run_by_turns_and_the_first_call_is_not_in_the_median():
-    ask = Told(ptx=[Timed(5000, 0, 0), Timed(20, 0, 0)], interpret=[Timed(9000, 0, 0), Timed(100, 0, 0)])
+def test_calls_are_interleaved_and_the_first_is_not_in_the_median():
+    ask = Answers(ptx=[Timed(5000, 0, 0), Timed(20, 0, 0)], interpret=[Timed(9000, 0, 0), Timed(100, 0, 0)])
     record = compare(ask, "float16", 3)
     assert ask.asked == ["ptx", "interpret"] * 4
     assert record["ms"]["ptx"]["median"] == 20
@@ -64,12 +66,12 @@ def test_they_run_by_turns_and_the_first_call_is_not_in_the_median():
 
 
 def test_above_a_quarter_the_claim_fails():
-    record = compare(Told(ptx=[Timed(26, 0, 0)], interpret=[Timed(100, 0, 0)]), "float32", 2)
+    record = compare(Answers(ptx=[Timed(26, 0, 0)], interpret=[Timed(100, 0, 0)]), "float32", 2)
     assert not holds(record)
     assert "FAILS: at most 0.25" in texts(record)[-1]
 
 
-def test_no_turns_are_refused():
+def test_no_repeats_are_refused():
     with pytest.raises(SystemExit) as end:
         main(["--repeats", "0"])
     assert end.value.code == 2

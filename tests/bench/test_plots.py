@@ -17,7 +17,7 @@ from kvproof.bench import plots
 from kvproof.bench.report.canvas import LOOKS, value_axis
 from kvproof.bench.report.pictures import PICTURES, pictures
 
-from ._plot_records import SWEEP, caption, named, of, record
+from ._records import SWEEP, caption, named, noisy, of
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_cumulative_time_starts_with_the_prefill_and_ends_with_the_total(drawn):
 
 
 def test_the_cut_panel_says_how_many_points_lie_outside():
-    found = record(new=30)
+    found = noisy(new=30)
     of(found, "sdpa")["runs"][1]["steps_s"][3] = 0.5
     of(found, "naive")["runs"][2]["steps_s"][7] = 0.4
     figure = PICTURES["outliers"]([found])
@@ -108,7 +108,7 @@ def test_an_axis_starts_at_zero_or_says_that_it_is_logarithmic(values, scale, la
 
 
 def test_throughput_counts_every_sequence_of_the_batch():
-    cells = [record(batch=8, context=c, impls=("sdpa",)) for c in (5, 60)]
+    cells = [noisy(batch=8, context=c, impls=("sdpa",)) for c in (5, 60)]
     (line,) = [x for x in PICTURES["throughput-context"](cells).axes[0].lines if x.get_label() == "sdpa"]
     np.testing.assert_allclose(line.get_ydata(), [8e3 / of(r, "sdpa")["step_ms"]["median"] for r in cells])
 
@@ -158,7 +158,7 @@ def test_the_predicted_speedup_is_of_one_impl_also_where_another_was_quicker():
 
 
 def test_without_naive_there_is_no_speedup_to_draw():
-    found = [record(new=new, impls=("eager", "sdpa")) for new in (5, 10)]
+    found = [noisy(new=new, impls=("eager", "sdpa")) for new in (5, 10)]
     for r in found:
         for each in r["impls"]:
             each["speedup"] = None
@@ -185,19 +185,19 @@ def test_a_model_that_is_wrong_about_either_time_marks_no_break_even(impl, times
 
 
 def test_the_roofline_shows_achieved_bandwidth_over_flops_per_byte():
-    figure = PICTURES["roofline"]([record()])
+    figure = PICTURES["roofline"]([noisy()])
     ((point, (text,)),) = named(figure, "sdpa, ")
     weights, head, live = 6_320_000 / 4, 2049 * 128, 10
     flops = 2 * (weights - head) + 4 * 128 * 6 * live + 2 * head
     assert point.get_xdata()[0] == pytest.approx(flops / 6.5e6)
-    assert point.get_ydata()[0] == of(record(), "sdpa")["gb_per_s"]
+    assert point.get_ydata()[0] == of(noisy(), "sdpa")["gb_per_s"]
     assert "20% of reading" in text
     roof = next(line for line in figure.axes[0].lines if line.get_color() == "k")
     np.testing.assert_allclose(roof.get_ydata(), np.minimum(35, 80 / roof.get_xdata()))
 
 
 def test_predictions_count_the_cells_within_thirty_percent():
-    found = record(impls=("naive", "sdpa"))
+    found = noisy(impls=("naive", "sdpa"))
     for impl, factor in (("naive", 1.29), ("sdpa", 1.31)):
         measured, predicted = of(found, impl), of(found, impl)["predicted"]
         predicted["step_ms"] = measured["step_ms"]["median"] * factor
@@ -221,14 +221,14 @@ def test_no_text_leaves_the_picture_and_no_title_meets_its_neighbour():
             assert box is boxes[0] or not box.overlaps(boxes[0]), name
 
 
-def test_looks_are_told_apart_without_colour():
+def test_looks_differ_without_colour():
     marks = [look["marker"] for look in LOOKS.values()]
     assert len(set(marks)) == len(marks)
 
 
 def test_the_command_draws_beside_the_file_and_names_what_it_leaves_out(tmp_path, capsys):
     path = tmp_path / "run.jsonl"
-    found = record(new=4, impls=("sdpa",))
+    found = noisy(new=4, impls=("sdpa",))
     found["impls"][0].update({"predicted": None, "speedup": None, "gb_per_s": None})
     path.write_text(json.dumps(found) + "\n")
     assert plots.main([str(path)]) == 0

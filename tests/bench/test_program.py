@@ -22,7 +22,8 @@ def test_there_are_commands_to_try():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(tmp_path, command):
     trap = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass\nraise SystemError\n"
-    (tmp_path / "argparse.py").write_text(trap)  # the first thing that every one imports
+    for name in ("argparse", "json"):  # the first thing that each imports
+        (tmp_path / f"{name}.py").write_text(trap)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     run = subprocess.run(
         [sys.executable, *COMMANDS[command]], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True

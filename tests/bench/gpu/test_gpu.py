@@ -1,4 +1,4 @@
-"""The GPU kit: its rehearsal, its clock, its refusals, what a killed run keeps, and the notebook that runs it."""
+"""bench/gpu: its rehearsal, its clock, its refusals, what a killed run keeps, and the notebook that runs it."""
 
 import ast
 import importlib.metadata
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def stage(monkeypatch, tmp_path):
-    """Runs the kit on parts that cost nothing: stage(parts, *options) -> exit code, state."""
+    """Runs the command on parts that cost nothing: stage(parts, *options) -> exit code, state."""
     monkeypatch.setattr(gpu, "environment", lambda device: {"device": "cpu: x", "commit": "abc", "gpu": None})
 
     def run(parts, *options):
@@ -42,11 +42,7 @@ def says(word: str, code: int = 0) -> list[str]:
 
 
 def test_the_rehearsal_runs_every_part_and_reports(tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "kvproof.bench.gpu", "--rehearse", "--out", str(tmp_path), "--minutes", "4"],
-        cwd=ROOT, capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert gpu.main(["--rehearse", "--out", str(tmp_path), "--minutes", "4"]) == 0
     state = json.loads((tmp_path / "gpu.json").read_text())
     ended = {name: entry["status"] for name, entry in state["parts"].items()}
     assert ended.pop("tests that need a GPU") == ended.pop("decode tiny as a CUDA graph") == "skipped"
@@ -176,7 +172,7 @@ def test_no_time_left_starts_nothing(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends the children of a killed parent")
-def test_a_killed_kit_leaves_no_child_on_the_gpu(tmp_path):
+def test_a_killed_run_leaves_no_child_on_the_gpu(tmp_path):
     program = (
         "from pathlib import Path; from kvproof.bench.gpu import parts as g\n"
         "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
@@ -234,9 +230,9 @@ def test_the_notebook_s_commands_exist():
     commands = [line.strip()[1:] for text in code for line in text.splitlines() if line.strip().startswith("!")]
     for text in code:
         ast.parse(re.sub(r"^( *)[!%].*$", r"\1pass", text, flags=re.MULTILINE))
-    (kit,) = [shlex.split(line) for line in commands if "kvproof.bench" in line]
-    assert kit[:3] == ["python", "-m", "kvproof.bench.gpu"]
-    args = gpu.parse(kit[3:])
+    (command,) = [shlex.split(line) for line in commands if "kvproof.bench" in line]
+    assert command[:3] == ["python", "-m", "kvproof.bench.gpu"]
+    args = gpu.parse(command[3:])
     assert not args.rehearse
     assert f'Path("{args.out}/gpu.html")' in "".join(code)
     assert f'"zip", "{args.out}"' in "".join(code)

@@ -147,14 +147,14 @@ def row(impl, step_ms, predicted_ms, speedup):
 
 def test_the_words_say_whether_the_cache_pays_why_and_where_the_model_errs():
     found = {"cached": "sdpa", "predicted_context": 7, "predicted_new_tokens": 15, "measured_new_tokens": None}
-    told = words(12, 6, [row("naive", 1.0, 1.1, 1.0), row("sdpa", 2.0, 1.2, 0.8)], found, MACHINE)
-    assert told.startswith("At 12 new tokens after a context of 6 the cache cannot pay here: sdpa takes 1.25 times")
-    assert "70% launching 66 operations at 9.0 us" in told
-    assert "from 15 new tokens on; measured: it had not within this run" in told
-    assert "wrong by more than 30% here: sdpa is 1.7 times slower than predicted." in told
-    told = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found, MACHINE)
-    assert "the cache pays: sdpa is 2.50 times as fast" in told
-    assert "wrong" not in told
+    text = words(12, 6, [row("naive", 1.0, 1.1, 1.0), row("sdpa", 2.0, 1.2, 0.8)], found, MACHINE)
+    assert text.startswith("At 12 new tokens after a context of 6 the cache cannot pay here: sdpa takes 1.25 times")
+    assert "70% launching 66 operations at 9.0 us" in text
+    assert "from 15 new tokens on; measured: it had not within this run" in text
+    assert "wrong by more than 30% here: sdpa is 1.7 times slower than predicted." in text
+    text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found, MACHINE)
+    assert "the cache pays: sdpa is 2.50 times as fast" in text
+    assert "wrong" not in text
 
 
 def test_work_adds_up():

@@ -1,4 +1,4 @@
-"""A record says truly where it was measured: the machine, the GPU as its driver tells, the commit and its changes."""
+"""A record says truly where it was measured: the machine, the GPU as its driver shows it, commit and its changes."""
 
 import json
 import os
@@ -127,9 +127,9 @@ def test_what_nvidia_smi_does_not_tell_is_null(cuda, answer, code, driver, clock
         fake_smi(cuda, answer, code)
     here = environment(torch.device("cuda", 0))
     check(here)
-    told = here["gpu"]
-    assert (told["driver"], told["sm_clock_mhz"], told["power_limit_w"]) == (driver, clock, None)
-    assert (told["memory_bytes"], told["datasheet_gb_per_s"]) == (T4.total_memory, 320)
+    shown = here["gpu"]
+    assert (shown["driver"], shown["sm_clock_mhz"], shown["power_limit_w"]) == (driver, clock, None)
+    assert (shown["memory_bytes"], shown["datasheet_gb_per_s"]) == (T4.total_memory, 320)
     assert here["commit"] is None, "git is not on this PATH"
 
 

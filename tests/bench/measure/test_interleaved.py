@@ -1,4 +1,4 @@
-"""What the impls that are timed by turns share."""
+"""What the impls of a cell share."""
 
 import numpy as np
 import torch

@@ -95,7 +95,11 @@ def test_no_file_is_exit_code_2(tmp_path, capsys):
     assert "none.jsonl" in capsys.readouterr().err
 
 
-APPENDING = (
+WITHOUT_TORCH = (  # gpt2's own __init__ brings it, and takes seconds
+    "import sys, types, kvproof\ngpt2 = sys.modules['kvproof.gpt2'] = types.ModuleType('kvproof.gpt2')\n"
+    "gpt2.__path__ = [f'{kvproof.__path__[0]}/gpt2']\n"
+)
+APPENDING = WITHOUT_TORCH + (
     "import json, sys\nfrom kvproof.bench.measure import records\n"
     "path, who = sys.argv[1:]\nrecord = json.load(sys.stdin)\n"
     "print('ready', flush=True)\n"
@@ -125,7 +129,7 @@ def test_runs_that_append_to_one_file_lose_nothing(record, tmp_path):
 def test_a_run_that_is_killed_lets_its_lock_go(record, tmp_path, sent):
     path = tmp_path / "run.jsonl"
     records.append(path, record)
-    holding = (
+    holding = WITHOUT_TORCH + (
         "import sys, time\nfrom pathlib import Path\nfrom kvproof.gpt2.cli.lock import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )

@@ -23,6 +23,7 @@ from kvproof.bench.memory.sizes import (
     read_shape,
     waste,
 )
+from kvproof.bench.program import write_figure
 from kvproof.gpt2 import StaticCache, load
 from kvproof.gpt2.weights import DTYPES
 from kvproof.reference.cache import ContiguousCache, Int8Cache, PagedCache
@@ -151,7 +152,7 @@ def test_a_window_is_named_and_counted_in_full():
         ({"num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
         ({"hidden_size": 4095}, "no multiple of 32 heads"),
         ({"kv_lora_rank": 512}, "kv_lora_rank is 512"),
-        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types tells of 2 layers; the model has 32"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has 2 layers; the model has 32"),
         ({"layer_types": ["full_attention"] * 31 + ["spiral"]}, "layer_types has spiral; only attention layers"),
         ({"layer_types": ["full_attention"] * 32, "attn_layer_period": 2}, "name different layers for attention"),
         ({"layer_types": ["conv"] * 32}, "none of its 32 layers keeps K and V"),
@@ -244,11 +245,12 @@ def test_the_picture_draws_every_byte_on_log_axes(tmp_path, monkeypatch):
     seen = []
     panel = memory_picture.panel
     monkeypatch.setattr(memory_picture, "panel", lambda axes, *rest: (panel(axes, *rest), seen.append(axes)))
-    memory_picture.draw(tmp_path / "x.png", [read_shape("gpt2")], [[128, 8192]], ["float32", "int8"], 2)
+    figure = memory_picture.draw([read_shape("gpt2")], [[128, 8192]], ["float32", "int8"], 2)
     (axes,) = seen
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     drawn = [line.get_ydata() for line in axes.lines[:2]]
     np.testing.assert_allclose(drawn, [[18.874368, 1207.959552], [5.013504, 320.864256]], rtol=1e-12)
+    write_figure(tmp_path / "x.png", figure)
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -272,13 +274,13 @@ def test_activations_are_what_torch_has_alive_at_the_worst_moment():
     cache = model.new_cache(8, 100)
     model.prefill(prompts, cache)
     cache.reset()
-    told = memory_peak.activations(model.config, 8, 64, 4)
+    counted = memory_peak.activations(model.config, 8, 64, 4)
     made = peak_of_tensors(lambda: model.prefill(prompts, cache))
-    assert told["prefill"] <= made <= told["prefill"] * 1.005  # the ids make the difference
+    assert counted["prefill"] <= made <= counted["prefill"] * 1.005  # the ids make the difference
     logits = [model.decode(ids, cache)]
     made = peak_of_tensors(lambda: logits.append(model.decode(ids, cache)))
     made += logits[0].nbytes  # generate keeps a step's logits until the next has its own
-    assert told["decode"] <= made <= told["decode"] + 2**19  # the scratch of oneDNN's products
+    assert counted["decode"] <= made <= counted["decode"] + 2**19  # the scratch of oneDNN's products
 
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")

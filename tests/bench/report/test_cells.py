@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip 
 
 from kvproof.bench.report.pictures import PICTURES, pictures
 
-from .._plot_records import GREEN, SWEEP, caption, named, of, record, row
+from .._records import GREEN, SWEEP, caption, named, noisy, noisy_row, of
 
 
 @pytest.mark.parametrize(
@@ -22,29 +22,29 @@ from .._plot_records import GREEN, SWEEP, caption, named, of, record, row
     ],
 )
 def test_what_is_not_believed_is_left_out_of_every_picture_and_said(change, reason):
-    found = copy.deepcopy([SWEEP[0], SWEEP[1], record(batch=2), record(context=60)])
+    found = copy.deepcopy([SWEEP[0], SWEEP[1], noisy(batch=2), noisy(context=60)])
     for r in found:
         of(r, "eager").update(change)
     for name, figure in pictures(found):
         assert not named(figure, "eager"), name
         assert "eager" not in [text.get_text() for text in figure.legends[0].get_texts()], name
         assert reason.split(":")[0] in caption(figure), name
-    of(found[0], "eager").update(row("eager", found[0]["cell"], np.random.default_rng(0)))
+    of(found[0], "eager").update(noisy_row("eager", found[0]["cell"], np.random.default_rng(0)))
     assert named(PICTURES["generation-lengths"](found), "eager"), "the other cells' rows are still drawn"
 
 
 def test_a_refused_figure_s_reason_stands_in_the_caption():
-    found = record()
+    found = noisy()
     of(found, "eager")["refused"] = "40 GB/s is above 1.1 x 35 GB/s"
     assert "Left out: eager (refused: 40 GB/s is above 1.1 x 35 GB/s)." in caption(PICTURES["roofline"]([found]))
 
 
 def test_what_one_cell_cannot_fill_is_named_with_the_option_that_would():
-    reasons = {name: figure for name, figure in pictures([record()]) if isinstance(figure, str)}
+    reasons = {name: figure for name, figure in pictures([noisy()]) if isinstance(figure, str)}
     assert set(reasons) == {"throughput-context", "break-even", "batches"}
     assert "sweep --batch" in reasons["batches"]
     assert "sweep --new-tokens" in reasons["break-even"]
-    red = record()
+    red = noisy()
     for r in red["impls"]:
         r["emulated"] = "PTX machine"
     assert all(isinstance(figure, str) for _, figure in pictures([red]))

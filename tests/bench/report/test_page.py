@@ -1,11 +1,11 @@
-"""The renderer: hostile text stays text, pictures are legible on both papers, and each mark tells its own value."""
+"""The renderer: hostile text stays text, pictures are legible on both papers, and each mark has its value in words."""
 
 import html
 import re
 
 import pytest
 
-from ._records import EVIL
+from .._records import EVIL
 
 pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip install -e '.[plots]'")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..._browser import Visit, needs_browser
-from ._records import EVIL, record
+from .._records import EVIL, steady
 
 pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip install -e '.[plots]'")
 
@@ -24,10 +24,10 @@ from kvproof.bench.report import pictures
 def records() -> list[dict]:
     emulated = {"emulated": "PTX machine", "predicted": None}
     return [
-        record({"naive": 3.0, "sdpa": 1.5, "triton": 300.0, "hf-dynamic": 1.2}, new, triton=emulated,
+        steady({"naive": 3.0, "sdpa": 1.5, "triton": 300.0, "hf-dynamic": 1.2}, new, triton=emulated,
                hf_dynamic={"predicted": None}, model=f"tiny{EVIL}")
         for new in (4, 8)
-    ] + [record({"naive": 3.0, "sdpa": 0.1}, 8, sdpa={"refused": f"64 GB/s is above 1.1 x 35 {EVIL}"})]  # fmt: skip
+    ] + [steady({"naive": 3.0, "sdpa": 0.1}, 8, sdpa={"refused": f"64 GB/s is above 1.1 x 35 {EVIL}"})]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,10 @@ def test_the_page_is_one_file_without_an_address(written):
 
 
 def test_the_markdown_has_every_figure_the_quickest_bold_and_a_reason_for_what_is_refused(tmp_path, capsys):
-    one = record({"naive": 2.0, "eager": 1.5, "sdpa": 1.0})
+    one = steady({"naive": 2.0, "eager": 1.5, "sdpa": 1.0})
     one["impls"][0]["refused"] = "41.0 GB/s | above 1.1 x 35.0"
     path = tmp_path / "run.jsonl"
-    path.write_text("".join(json.dumps(r) + "\n" for r in (one, record({"naive": 2.0, "numpy": 1.0}, new=20))))
+    path.write_text("".join(json.dumps(r) + "\n" for r in (one, steady({"naive": 2.0, "numpy": 1.0}, new=20))))
     assert report.main([str(path), "--markdown"]) == 0
     head, _, first, second, *_ = capsys.readouterr().out.splitlines()
     assert head == "| cell | `naive` | `eager` | `sdpa` | `numpy` |"
@@ -117,9 +117,9 @@ def test_a_file_that_is_no_result_gets_one_line(content, tmp_path, capsys):
     if content is not None:
         path.write_text(content, encoding="utf-8")
     assert report.main([str(path)]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("bench/report: ")
-    assert told.count("\n") == 1
+    err = capsys.readouterr().err
+    assert err.startswith("bench/report: ")
+    assert err.count("\n") == 1
     assert not path.with_suffix(".html").exists()
 
 

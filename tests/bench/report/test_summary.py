@@ -1,4 +1,4 @@
-"""The verdict in words: true to the intervals, red parity and losses first, nothing unbelieved in a comparison."""
+"""The results in words: true to the intervals, red parity and losses first, nothing unbelieved in a comparison."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.report import summary
 from kvproof.bench.report.summary import TIMES as X
 
-from ._records import RED, record
+from .._records import RED, steady
 
 CELL = "tiny, float32, batch 1, 5 prompt tokens, 10 new"
 
@@ -19,7 +19,7 @@ def test_numbers_have_three_digits_that_count(value, text):
     assert summary.number(value) == text
 
 
-def test_our_impls_are_the_contest_s():
+def test_our_impls_are_those_that_are_timed():
     assert {*summary.OURS, "naive"} == set(IMPLS)
 
 
@@ -30,7 +30,7 @@ def test_our_impls_are_the_contest_s():
            "recomputing."),
 ])  # fmt: skip
 def test_the_verdict_says_whether_the_cache_pays(naive, said):
-    assert summary.speed(record({"naive": naive, "sdpa": 1.0})) == said
+    assert summary.speed(steady({"naive": naive, "sdpa": 1.0})) == said
 
 
 @pytest.mark.parametrize(("measured", "said"), [
@@ -39,7 +39,7 @@ def test_the_verdict_says_whether_the_cache_pays(naive, said):
     (18, "Below 18 new tokens the cache does not pay here (the cost model said 12)."),
 ])  # fmt: skip
 def test_the_verdict_says_where_the_cache_begins_to_pay(measured, said):
-    short, long = record({"naive": 3, "sdpa": 1}, 4), record({"naive": 3, "sdpa": 1}, 20)
+    short, long = steady({"naive": 3, "sdpa": 1}, 4), steady({"naive": 3, "sdpa": 1}, 20)
     long["break_even"]["measured_new_tokens"] = measured
     assert summary.break_even([short, long]) == said
     ((where, text),) = summary.headlines([long, short])
@@ -50,8 +50,8 @@ def test_the_verdict_says_where_the_cache_begins_to_pay(measured, said):
 
 def test_where_we_lose_is_said_first_to_last():
     lost, won = (
-        record({"naive": 3, "sdpa": 2, "hf-dynamic": 1}),
-        record({"naive": 1, "sdpa": 2, "hf-static": 3}, batch=8),
+        steady({"naive": 3, "sdpa": 2, "hf-dynamic": 1}),
+        steady({"naive": 1, "sdpa": 2, "hf-static": 3}, batch=8),
     )
     assert summary.losses([lost, won]) == [
         "Of 2 cells with another library, our quickest is faster in 1, as fast in 0, slower in 1.",
@@ -61,13 +61,13 @@ def test_where_we_lose_is_said_first_to_last():
 
 
 def test_red_parity_is_named_and_its_times_are_in_no_comparison():
-    wrong = record({"naive": 3, "sdpa": 1}, sdpa={"parity_after": RED})
+    wrong = steady({"naive": 3, "sdpa": 1}, sdpa={"parity_after": RED})
     assert summary.parity([wrong])[0] == (f"PARITY RED: sdpa in {CELL}: after timing: the logits err by 0.3.")
     assert "1 of 2 timings" in summary.parity([wrong])[1]
     assert summary.speed(wrong).startswith("No impl with a cache")
     assert summary.predictions(wrong)[0][0]["impl"] == "naive"
     assert len(summary.predictions(wrong)) == 1
-    fine = record({"naive": 3, "sdpa": 1}, sdpa={"parity_after": None})
+    fine = steady({"naive": 3, "sdpa": 1}, sdpa={"parity_after": None})
     assert summary.parity([fine])[1] == (f"Not judged both before and after: sdpa in {CELL}.")
 
 
@@ -79,15 +79,15 @@ def test_red_parity_is_named_and_its_times_are_in_no_comparison():
     (lambda r: r["impls"][1].update(emulated="PTX machine"), "ran on the PTX machine: those times are no GPU's."),
     (lambda r: r["impls"][1].update(refused="too fast"), "Refused as too fast to be true: 1 timings, of sdpa"),
 ])  # fmt: skip
-def test_a_sceptic_is_told(change, said):
-    calm, changed = record({"naive": 3, "sdpa": 1}), record({"naive": 3, "sdpa": 1})
+def test_what_a_sceptic_must_know_is_said(change, said):
+    calm, changed = steady({"naive": 3, "sdpa": 1}), steady({"naive": 3, "sdpa": 1})
     assert summary.caveats([calm]) == ["No GPU: every time here is a CPU's."]
     change(changed)
     assert said in " ".join(summary.caveats([calm, changed]))
 
 
 def test_where_the_cost_model_was_wrong_is_said_worst_first():
-    first, *wrong = summary.misses([record({"naive": 3.1, "sdpa": 1.0, "eager": 2.1})])
+    first, *wrong = summary.misses([steady({"naive": 3.1, "sdpa": 1.0, "eager": 2.1})])
     assert first == "Within a factor of 1.3 of the measured total: 1 of 3 predictions."
     assert wrong == [
         f"sdpa in {CELL}: predicted 19.0 ms, measured 10.0 ms, 1.90{X} too slow; off in the step (2.00{X}).",
@@ -97,7 +97,7 @@ def test_where_the_cost_model_was_wrong_is_said_worst_first():
 
 @pytest.mark.parametrize("change", [{"refused": "64 GB/s is too much"}, {"emulated": "PTX machine"}])
 def test_what_is_not_believed_is_in_no_comparison(change):
-    cell = record({"naive": 3, "sdpa": 0.1, "hf-dynamic": 0.2}, sdpa=change)
+    cell = steady({"naive": 3, "sdpa": 0.1, "hf-dynamic": 0.2}, sdpa=change)
     assert summary.speed(cell).startswith("No impl with a cache")
     assert summary.losses([cell]) == []
     assert [impl["impl"] for impl, _ in summary.predictions(cell)] == ["naive", "hf-dynamic"]

@@ -202,9 +202,9 @@ def test_engines_and_tiles():
     assert (grouped.columns(90), grouped.columns(75)) == (12, 160)
 
 
-def test_bytes_are_what_the_gpu_kit_counts():
-    kit = attention_peers.Shape(7, 1000, 25, 64, "bfloat16")
-    assert predict(H100, Shape((1000,) * 7, 25, dtype="bfloat16")).minimal == kit.bytes
+def test_bytes_are_what_bench_gpu_counts():
+    timed = attention_peers.Shape(7, 1000, 25, 64, "bfloat16")
+    assert predict(H100, Shape((1000,) * 7, 25, dtype="bfloat16")).minimal == timed.bytes
 
 
 def test_the_tables_bandwidths_are_those_that_timings_are_held_to():
@@ -336,7 +336,7 @@ def test_prediction_beside_measurement():
             compare([{"gpu": "H100", "shape": shape, "seconds": seconds}])
 
 
-def test_the_kits_own_records_are_compared_where_their_figures_stand():
+def test_records_of_bench_gpu_are_compared_where_their_figures_stand():
     shape = vars(attention_peers.Shape(8, 1024, 12, 64, "float16"))
     row = {"median_us": 13.0, "refused": None}
     records = [

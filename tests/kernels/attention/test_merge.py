@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from kvproof.kernels.attention import decode_attention, merge_state
+from kvproof.reference.judge.cases import DTYPES
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_error, roundoff
-
-from ..._attention_battery import DTYPES
 
 LENGTHS, PREFIX = (3, 140, 0), 150  # of the suffixes; and the prefix that all of them share
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
