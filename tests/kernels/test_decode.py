@@ -73,11 +73,6 @@ def test_the_kernel_is_right_and_writes_only_the_new_rows(case):
     check(decode_op(decode), case)
 
 
-@pytest.mark.parametrize("case", [*CASES, *MORE], ids=str)
-def test_the_twin_is_right_and_writes_only_the_new_rows(case):
-    check(decode_op(twin), case)
-
-
 @on_the_ptx_machine
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernel_and_twin_agree_and_write_the_same_cache(case):
@@ -87,12 +82,6 @@ def test_kernel_and_twin_agree_and_write_the_same_cache(case):
     assert ours["v"].tobytes() == theirs["v"].tobytes()
     q, (k, v) = ours["q"], plain_cache(ours["k"], ours["v"], ours.get("block_table"))
     assert in_gates(o, expected.astype(np.float64), 2 * attention_gate(q, k, v, ours["lengths"])) <= 1  # one for each
-
-
-def test_the_twin_passes_the_battery():
-    check_attention(
-        lambda q, k, v, lengths: twin.decode_attention(q, k, v, lengths), [x for x in BATTERY if not x.scale]
-    )
 
 
 @on_the_ptx_machine
@@ -252,10 +241,3 @@ def test_what_does_not_fit_is_refused_in_words(changes, message):
     call = {"q": q, "k": k, "v": k, "lengths": torch.tensor([8, 1], dtype=torch.int32)}
     with pytest.raises(ValueError, match=message):
         decode.decode_attention(**(call | changes))
-
-
-@pytest.mark.parametrize("n", [-1, 9])
-def test_the_twin_refuses_a_length_outside_the_cache(n):
-    q, k = np.ones((1, 1, 4)), np.ones((1, 1, 8, 4))
-    with pytest.raises(ValueError, match=rf"lengths are \[{n}\]; the cache has 8 slots, so each must be from 0 to 8"):
-        twin.decode_attention(q, k, k, [n])
