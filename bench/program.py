@@ -13,6 +13,7 @@
 Importing it imports nothing but the standard library, since it must be there before torch is.
 """
 
+import gc
 import io
 import os
 import signal
@@ -30,6 +31,7 @@ INTERRUPTED = 130  # the exit code that shells give a program ended by Ctrl-C
 
 def starts():
     """Ctrl-C ends the process without a word until `ends` begins: thrown into an import it would be a traceback."""
+    gc.disable()  # until then too: an import makes no garbage, and looking for it takes a tenth of torch's import
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where Ctrl-C is ignored
         signal.signal(signal.SIGINT, leave)
 
@@ -47,6 +49,8 @@ def ends(main: Callable[[], int], failed: int = 2) -> NoReturn:
     """
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()  # what was imported
+    gc.enable()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a narrow encoding shows what it lacks as an escape
         sys.stdout.reconfigure(errors="backslashreplace")
     code = None
@@ -68,6 +72,7 @@ def ends(main: Callable[[], int], failed: int = 2) -> NoReturn:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # all is said; torch is torn down for a while
         signal.signal(signal.SIGINT, leave)
     abandon_output()
+    gc.freeze()  # or Python searches all that torch left for garbage, which takes half a second
     sys.exit(code)
 
 

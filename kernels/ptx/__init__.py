@@ -10,21 +10,21 @@
 Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
 and raises what is wrong with it: see errors.py. In the order of a launch's life:
 
-    settings, options, limits    what is asked for, and whether the machine and a GPU take it
+    settings, options, limits    settings and options, and whether the machine and a GPU take them
     launch, tuned, compile       arguments and a Triton kernel -> PTX; compiled is what a launch returns
     reach                        the arrays that it may touch
-    advice                       where else a kernel runs that uses what the machine does not execute
+    advice                       another target for a kernel with instructions that the machine does not execute
     syntax, parse, inline        PTX -> instructions
     assemble, decode             instructions -> steps that can be run, bound to registers
     isa, and what it names       what each instruction computes that touches neither memory nor another thread
     access, atomics, collective  those that do; warp and mma are the arithmetic of the latter
     calls                        what device_print and device_assert call
-    machine, block, endless      who runs next; divergence, barriers, deadlock, loops without end
-    segments, places             addresses, and what they are called
-    memory, shared, local        the bytes, who may touch them, and who has
-    empties, unwritten           what torch.empty gave and nobody wrote, and whether it matters that it is read
-    races, happens               what the log of a launch says of the accesses afterwards
-    counters, execute            what it all cost: the report
+    machine, block, endless      scheduling, divergence, barriers, deadlock, endless loops
+    segments, places             addresses, and the array and element at each
+    memory, shared, local        bytes, with what may be accessed and what was
+    empties, unwritten           memory of torch.empty that is still unwritten, and whether a read of it changes results
+    races, happens               races in global memory, by happens-before over the log of a launch
+    counters, execute            instructions, bytes and bank conflicts: the report
 """
 
 try:

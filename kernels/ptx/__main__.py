@@ -48,7 +48,7 @@ class BadUsage(ValueError):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line."""
+    """A parser whose errors take one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; see --help\n")
@@ -66,7 +66,7 @@ def parser() -> Parser:
         "which stops loops that show no end")  # fmt: skip
     add("--approximation-ulps", type=int, default=0, metavar="N", help="move exp2, division and their like by up to N "
         "last places; default %(default)s")  # fmt: skip
-    add("--no-checks", action="store_true", help="look for no faults; bytes are not told apart by array then")
+    add("--no-checks", action="store_true", help="check nothing; bytes are then not counted by array")
     add("--lines", action="store_true", help="count per Python source line, too")
     add("--json", action="store_true", help="print the counters as a list of launches; the driver prints to stderr")
     add("--html", metavar="FILE", help="write a page with each launch's picture and counters")

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from .arrays import broadcast
 from .decode import Decoder, Run, dtype, width
 from .errors import UnknownOpcode
 from .forms import Form, address, form, parts_of
@@ -65,7 +66,7 @@ def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> No
     order = f.order or ("relaxed" if kind == "atomic" else "")
     scope = f.scope or ("gpu" if order else "")
     T = block.world.T
-    waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
+    waited = broadcast(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
     who = (block.programs, at, f.size, active, T, block.epoch, waited)
     block.world.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
 
@@ -104,7 +105,8 @@ def store_global(block, at, words, f: Form, active) -> None:
         on = True if active is None else active if f.size <= 8 else active[..., None]
         stays = np.where(on, world.memory.stored(at, f.size), words)
         # Copies of one value that differ in their last bits are counted and are no race.
-        value = stays if near(stays, words, width(f.kind)) else words
+        same = stays.shape == words.shape and not np.count_nonzero(stays != words)
+        value = stays if same or near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
         world.counters.replicas(block, address, words, f.size)  # of threads that store nothing, too
     world.counters.accessed(block, "store", at, f.size, active)

@@ -1,4 +1,4 @@
-"""Where else a kernel runs that uses what the machine does not execute."""
+"""Another target for a kernel with instructions that the machine does not execute."""
 
 from typing import Any
 

@@ -34,15 +34,15 @@ def arithmetic(op: Opcode) -> Semantics:
     def function(*x):
         v = numbers(op, kind, x) if kind == other else [*numbers(op, other, x[:-1]), *numbers(op, kind, x[-1:])]
         if name == "fma":
-            bits = ex.fma(*v, kind, mode)
+            a, b, c = v
         elif name == "mul":
-            bits = ex.fma(*v, None, kind, mode)
+            a, b, c = v[0], v[1], None
         else:
-            bits = ex.fma(v[0], None, v[1] if name == "add" else -v[1], kind, mode)
-        return result(op, bits)
+            a, b, c = v[0], None, v[1] if name == "add" else -v[1]
+        return result(op, ex.fma(a, b, c, kind, mode))
 
     def single(a, b):
-        """The common case, of f32 to nearest, with no step more than it takes."""
+        """The common case, f32 to nearest, in no more steps than it takes."""
         return fl.canonical(native(a.view(np.float32), b.view(np.float32)))
 
     if (op.types, mode, op.flushes) == (("f32",), "rn", False) and name != "fma":

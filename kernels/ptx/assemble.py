@@ -65,9 +65,9 @@ def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) ->
 
     def chosen(block, active):
         on = ~block.R[slot] if negated else block.R[slot]
-        if not on.all():
+        if np.count_nonzero(on) < on.size:
             active = on if active is None else active & on
-            if not active.any():
+            if not np.count_nonzero(active):
                 return nobody(block)
         return run(block, active)
 
@@ -130,10 +130,10 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     undefined = {slot: kind for slot, kind in undefined.items() if blank >> slot & 1}
     index = {id(s.instruction): n for n, s in enumerate(steps)}
     given = {x: slot for x, slot in d.slots.items() if x not in program.registers and slot not in d.fixed}
+    shared = sum(-(-size // 16) * 16 for size in program.shared.values())
     return Decoded(
-        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until,
-        stretches, weights(steps), liveness(steps), always, d.granule, program.local, sum(-(-size // 16) * 16 for size in program.shared.values()),
-        undefined,
+        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, undefined,
     )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np
 
 
 def fence(d: Decoder, i: Instruction) -> Run:
-    """fence, membar: orders a thread's accesses around it, for whoever synchronises with it."""
+    """fence, membar: orders a thread's accesses around it, for the threads that synchronise with it."""
     parts = i.opcode.split(".")[1:]
     scopes = [{"gl": "gpu"}.get(p, p) for p in parts if p not in ("sc", "acq_rel")]
     if len(scopes) != 1 or scopes[0] not in SCOPES:

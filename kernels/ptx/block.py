@@ -124,7 +124,7 @@ class Block:
         other = object.__new__(Block)
         other.world, other.programs, other.instruction = self.world, self.programs[rows], self.instruction
         live = self.live()
-        # What nobody will read goes: an old value with other programs' rows would meet those written under a mask.
+        # Dead registers go: an old value with other programs' rows would meet those written under a mask.
         other.R = [x if x is None or len(x) == 1 else x[rows] if live >> i & 1 else None for i, x in enumerate(self.R)]
         other.shared = self.shared.take(rows)
         other.local = None if self.local is None else self.local.take(rows)

@@ -35,7 +35,7 @@ class Printed:
             sys.stdout.write("".join(lines))
 
     def close(self) -> None:
-        """The launch is over: say what is missing."""
+        """At the end of the launch: print how many lines are left out."""
         if self.shows and self.left_out:
             sys.stdout.write(f"... and {self.left_out:,} more lines of device_print, left out after {LINES:,}\n")
 

@@ -36,7 +36,7 @@ def shfl(d: Decoder, i: Instruction) -> Run:
         R = block.R
         converge(block, R[members], active, i)
         *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
-        if inactive.any():
+        if active is not None and inactive.any():
             row, thread = (int(n) for n in np.argwhere(inactive)[0])
             raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
         for put, result in zip(puts, results, strict=False):
@@ -128,7 +128,7 @@ def matrix_form(i: Instruction) -> tuple[int, bool]:
 
 
 def row_lanes(block, num: int, active) -> tuple[np.ndarray, np.ndarray]:
-    """The threads whose addresses count, and who is told of the access: the whole warp."""
+    """The threads whose addresses count, and the tags of the access: the whole warp's."""
     T = block.world.T
     on = (np.arange(T) % 32 < 8 * num)[None]
     return on if active is None else on & active, (block.tags & ~WHO) | (SEVERAL + np.arange(T) // 32)

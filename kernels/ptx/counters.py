@@ -2,10 +2,12 @@
 
 import re
 from functools import cache
+from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import broadcast
 from .decode import Decoded
 
 SECTOR = 32  # bytes that global memory moves at least
@@ -53,30 +55,31 @@ class Counters:
         self.disagreeing = 0  # threads whose copy of a replicated value is not that which was stored
 
     @staticmethod
-    def add(counts: dict[int, Traffic], block: Any, traffic: Traffic) -> None:
-        counts[block.number] = counts.get(block.number, Traffic()).plus(traffic)
+    def add(counts: dict[int, Traffic], block: Any, traffic: tuple[int, ...]) -> None:
+        before = counts.get(block.number)
+        counts[block.number] = Traffic(*(traffic if before is None else map(add, before, traffic)))
 
     def by_warp(self, block: Any, x: np.ndarray, active: np.ndarray | None):
         """x and active as (rows, warps, 32), and how many programs each row stands for."""
         rows = max(len(x), 1 if active is None else len(active))
         times = len(block.programs) // rows
-        x = np.broadcast_to(x, (rows, self.T)).reshape(rows, -1, 32)
-        return x, None if active is None else np.broadcast_to(active, (rows, self.T)).reshape(rows, -1, 32), times
+        x = broadcast(x, (rows, self.T)).reshape(rows, -1, 32)
+        return x, None if active is None else broadcast(active, (rows, self.T)).reshape(rows, -1, 32), times
 
     def accessed(self, block: Any, kind: str, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""
-        sector, on, times = self.by_warp(block, at // SECTOR, active)
+        sector, on, times = self.by_warp(block, at >> SECTOR.bit_length() - 1, active)
         if at.shape[1] == 1 and on is None:  # a whole warp at one place
             threads = sector.size * times
-            self.add(self.memory, block, Traffic(threads * size, threads // 32, operations=threads))
+            self.add(self.memory, block, (threads * size, threads // 32, 0, 0, threads))
             return
         if on is not None:  # threads that are off look like a neighbour that is on, and add no sector
             sector = np.where(on, sector, -1)
-        if on is not None or (sector[..., 1:] < sector[..., :-1]).any():
+        if on is not None or np.count_nonzero(sector[..., 1:] < sector[..., :-1]):
             sector = np.sort(sector, axis=-1)
-        new = (sector[..., 1:] != sector[..., :-1]).sum() + np.count_nonzero(sector[..., 0] >= 0)
-        threads = (sector.size if on is None else int(on.sum())) * times
-        self.add(self.memory, block, Traffic(threads * size, int(new) * times, operations=threads))
+        new = np.count_nonzero(sector[..., 1:] != sector[..., :-1]) + np.count_nonzero(sector[..., 0] >= 0)
+        threads = (sector.size if on is None else int(np.count_nonzero(on))) * times
+        self.add(self.memory, block, (threads * size, int(new) * times, 0, 0, threads))
 
     def banks(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to shared memory.
@@ -84,9 +87,9 @@ class Counters:
         8 bytes go by half warps, 16 by quarters; each of these takes as many passes as its fullest bank has words.
         """
         at, on, times = self.by_warp(block, at.astype(np.int64), active)
-        threads = (at.size if on is None else int(on.sum())) * times
+        threads = (at.size if on is None else int(np.count_nonzero(on))) * times
         lanes = 32 // max(size // 4, 1)
-        words = (at[..., None] // 4 + np.arange(max(size // 4, 1))).reshape(-1, lanes * max(size // 4, 1))
+        words = ((at[..., None] >> 2) + np.arange(max(size // 4, 1))).reshape(-1, lanes * max(size // 4, 1))
         if on is not None:
             words = np.where(np.repeat(on.reshape(-1, lanes), max(size // 4, 1), axis=1), words, -1)
         words = np.sort(words, axis=-1)
@@ -96,7 +99,7 @@ class Counters:
         passes = load.reshape(-1, BANKS).max(axis=1)
         least = int((passes > 0).sum())
         total = int(passes.sum())
-        self.add(self.shared, block, Traffic(threads * size, 0, total * times, (total - least) * times, threads))
+        self.add(self.shared, block, (threads * size, 0, total * times, (total - least) * times, threads))
 
     def replicas(self, block: Any, at: np.ndarray, words: np.ndarray, size: int) -> None:
         """Count the threads that hold another value than the first thread of their program with the same address.
@@ -107,6 +110,8 @@ class Counters:
         P, T = max(len(at), len(words), len(here)), self.T
         if at.shape[1] == 1 and words.shape[1] == 1:
             return
+        if block.running is None and at.shape[1] > 1 and not np.count_nonzero(at[:, 1:] <= at[:, :-1]):
+            return  # no place has two
         keys = np.broadcast_to(np.where(here, at, -1 - np.arange(T)), (P, T))
         words = np.broadcast_to(words if size > 8 else words[..., None], (P, T, max(size // 8, 1)))
         order = np.argsort(keys, axis=1, kind="stable")

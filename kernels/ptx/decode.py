@@ -93,7 +93,7 @@ def immediate(bits: int, kind: str) -> str:
 
 
 def any_bits(kind: np.dtype, bits: int = 0xA5A5A5A5A5A5A5A5) -> np.ndarray:
-    """A register that holds what nobody knows."""
+    """A register of unspecified bits."""
     return np.full((1, 1), bits & ((1 << (1 if kind.kind == "b" else 8 * kind.itemsize)) - 1), kind)
 
 

@@ -1,7 +1,7 @@
-"""Memory that torch.empty gave while a route is open, and that nobody has written since.
+"""Memory of torch.empty, allocated while a route is open and still unwritten.
 
-It is filled with a NaN that no arithmetic makes: an element that still holds it is unwritten, whoever may have written
-the others, torch, NumPy or a kernel. Of types of 8 and 16 bits that are no float16 or bfloat16 any pattern is a likely
+It is filled with a NaN that no arithmetic makes: an element that still holds it is unwritten, whether torch, NumPy or a
+kernel wrote the others. Of types of 8 and 16 bits that are no float16 or bfloat16 any pattern is a likely
 number: there one byte that differs makes the whole tensor count as written.
 """
 
@@ -27,7 +27,7 @@ class Storage(NamedTuple):
 
     low: int
     high: int
-    exact: bool  # whether each element tells for itself
+    exact: bool  # whether unwritten elements are known one by one
     weak: Any
 
     def words(self) -> np.ndarray:
@@ -107,7 +107,7 @@ def note(tensor: Any) -> None:
 
 
 def unwritten(buffer: Buffer) -> np.ndarray | None:
-    """Which elements of an array nobody has written, bool of its shape; None: all may count as written."""
+    """The unwritten elements of an array, bool of its shape; None: all may count as written."""
     array = buffer.array
     if not array.size or not _storages:
         return None

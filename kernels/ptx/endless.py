@@ -1,12 +1,12 @@
-"""Whether a launch ends: what can be said of loops that do not, and of those that show no end.
+"""Loops that never end, and loops that show no end.
 
 Certain: a loop that comes back to its head with the same registers and the same memory goes round for ever. Brent's
 method finds it at any period: each state at a jump back is compared with one that was kept, and the kept one is
 replaced at the 1st, 2nd, 4th, 8th ... jump. Where the loop stores, the bytes of memory are compared, too.
 
 Not certain, since no machine can know: a launch that has done much, in loops that show no end. A loop counts if some
-comparison of whole numbers that can end it comes closer to equality from round to round; its end can be foretold, and
-it may go on. How much "much" is does not depend on the clock: each instruction weighs about as it takes.
+comparison of whole numbers that can end it comes closer to equality from round to round; its end can be predicted, and
+it goes on. "Much" does not depend on the clock: each instruction weighs about as much as it takes.
 """
 
 import re

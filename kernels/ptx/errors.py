@@ -1,4 +1,4 @@
-"""What the machine reports: each error says what happened, which program and thread did it, and in which line."""
+"""The machine's errors: each has what happened, the program and thread, and the line."""
 
 from typing import Any
 
@@ -87,7 +87,7 @@ class DivergentBarrier(PtxError):
 
 
 class Deadlock(PtxError):
-    """Every thread that is left waits for something that nobody will do."""
+    """Every thread that is left waits, and no thread is left to end the wait."""
 
 
 class Unfinished(PtxError):

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from .arrays import broadcast
 from .floats import FORMATS, Format, canonical, encode, has_subnormal
 
 TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
@@ -26,7 +27,11 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b (float64) rounded to odd: where inexact, the neighbour whose last bit is 1."""
-    s, error = two_sum(a, b)
+    return to_odd(*two_sum(a, b))
+
+
+def to_odd(s: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """A sum and its error as two_sum gives them -> the sum rounded to odd."""
     bits = s.view(np.uint64)
     step = np.where(np.signbit(error) == np.signbit(s), 1, -1)
     move = (error != 0) & ((bits & np.uint64(1)) == 0) & np.isfinite(s)
@@ -63,8 +68,10 @@ def _fma32(a, b, c) -> np.ndarray:
     doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
     if np.count_nonzero(doubtful) or has_subnormal(r):
         doubtful |= (np.abs(r) < np.float32(2.0**-126)) & (r != 0)
-        p, c = np.broadcast_to(p, s.shape)[doubtful], np.broadcast_to(c, s.shape)[doubtful]
-        r[doubtful] = odd_sum(p, c.astype(np.float64)).astype(np.float32)
+        p, c = broadcast(p, s.shape)[doubtful], broadcast(c, s.shape)[doubtful]
+        s, error = two_sum(p, c.astype(np.float64))
+        if np.count_nonzero(error):  # else the first rounding was none
+            r[doubtful] = to_odd(s, error).astype(np.float32)
     return r
 
 
@@ -106,12 +113,13 @@ def _fma64(a, b, c) -> np.ndarray:
     r = s + odd_sum(error, ((ah * bh - p) + ah * bl + al * bh) + al * bl)
     size = np.abs(p)
     plain = (size > 2.0**-900) & (size < 2.0**1000) & np.isfinite(r)
-    if not plain.all():
-        zero = ((a == 0) | (b == 0)) & (p == 0)
-        todo = ~(plain | np.broadcast_to(zero, plain.shape))
-        r = np.where(zero, p + c, r)
-        a, b, c = (np.broadcast_to(x, r.shape)[todo] for x in (a, b, c))
-        r[todo] = _exact_fma(a, b, c)
+    if np.count_nonzero(plain) < plain.size:
+        infinite = ~np.isfinite(a) | ~np.isfinite(b) | (np.isfinite(p) & ~np.isfinite(c))
+        native = infinite | (((a == 0) | (b == 0)) & (p == 0))
+        r, todo = np.where(native, s, r), ~(plain | native)
+        if np.count_nonzero(todo):
+            a, b, c = (broadcast(x, r.shape)[todo] for x in (a, b, c))
+            r[todo] = _exact_fma(a, b, c)
     return r
 
 

@@ -135,7 +135,7 @@ def execute(
 
     arguments  (name, Buffer or number) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
-    blank      by array, which elements nobody has written: see unwritten.py
+    blank      by array, which elements are unwritten: see unwritten.py
     shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
@@ -186,7 +186,7 @@ def ended(world: World, max_steps: int | None) -> PtxError | None:
 
 
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
-    """A race that races.py found, told of its second access."""
+    """A race of races.py as an error at its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
     warp, place = race.level == "warp", memory.describe(address)
     if warp and one is two and first == second == "store":

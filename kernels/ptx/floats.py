@@ -136,7 +136,8 @@ def flush(x: np.ndarray) -> np.ndarray:
 
 def has_subnormal(x: np.ndarray) -> bool:
     """Whether any float32 is subnormal: shifted left by its sign and less one, a zero wraps round to the largest."""
-    return bool(x.size) and bool(((x.view(np.uint32) << np.uint32(1)) - np.uint32(1)).min() < 0x00FFFFFF)
+    shifted = (x.view(np.uint32) << np.uint32(1)) - np.uint32(1)
+    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF)
 
 
 def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:

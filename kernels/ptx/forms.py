@@ -1,4 +1,4 @@
-"""What the opcodes of memory instructions say, and what their operands mean."""
+"""Opcodes and operands of memory instructions."""
 
 import re
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
 """Happens-before in a launch: suspected accesses are replayed in order of execution, with what synchronises them.
 
 Knowledge is a bit set, a Python integer with one bit per stretch: all that a thread does between two of its
-synchronisations. Threads of a warp that wait for nothing but barriers share theirs: nobody can learn of one without the
+synchronisations. Threads of a warp that wait for nothing but barriers share theirs: none can learn of one without the
 others. A program or warp that passes a barrier merges what its threads did and learned.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
@@ -17,7 +17,7 @@ import numpy as np
 
 WRITES = ("store", "atomic")
 LEVELS = ("launch", "program", "warp")  # two programs, two warps of one, two lanes of one warp: the gravest first
-EXAMPLES = 256  # places looked at where one set of instructions collides within programs: thousands tell no more
+EXAMPLES = 256  # places looked at where one set of instructions collides within programs: thousands show nothing new
 
 
 class Rows(NamedTuple):
@@ -149,7 +149,7 @@ def _meeting(flags: _Log, rows: Rows, group: np.ndarray) -> np.ndarray:
 
 def _distinct(place, instruction, crowded, *what: np.ndarray) -> np.ndarray:
     """Indices of rows: what an instruction does in a place once, and one place for each set of that (if crowded,
-    EXAMPLES for each set of instructions). Sets are told apart by sums of random numbers."""
+    EXAMPLES for each set of instructions). Sets are compared by sums of random numbers."""
     item = number(instruction, *what)
     _, first = np.unique(number(place, item), return_index=True)
     _, start = np.unique(place[first], return_index=True)
@@ -165,7 +165,7 @@ def _distinct(place, instruction, crowded, *what: np.ndarray) -> np.ndarray:
 
 
 def _two_of_each(rows: Rows, copies: np.ndarray, value: np.ndarray, synced: np.ndarray) -> np.ndarray:
-    """Rows (bool) without those that say nothing new: of lanes of a warp that do the same in one place at once, and do
+    """Rows (bool) without those that add nothing: of lanes of a warp that do the same in one place at once, and do
     not synchronise by themselves, two race with whomever any of them races with."""
     group = number(rows.access, rows.place, rows.who // 32, value, copies)
     group = np.where(synced, group.max() + 1 + np.arange(len(group)), group)

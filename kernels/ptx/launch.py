@@ -87,7 +87,7 @@ def route(
     each      is called with every report
     settings  the fields of `Settings`
 
-    What torch.empty and its like give inside counts as unwritten until somebody writes it.
+    What torch.empty and its like give inside counts as unwritten until it is written.
     Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch. What it returns is
     its report, which has all that Triton's CompiledKernel has, such as n_regs and asm: see compiled.py.
     Raises ValueError for settings that do not fit, Refused under Triton's interpreter, which would run the kernels

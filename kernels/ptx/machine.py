@@ -1,4 +1,4 @@
-"""The machine: programs in lockstep where they can be, apart where they must be, until each has returned.
+"""The scheduler: programs run in lockstep where they can and apart where they must, until each has returned.
 
 A Block holds programs that execute together, with one register file whose values are (programs, threads) arrays. Where
 a branch sends whole programs two ways the block splits; where it parts the threads of one program the block gets two
@@ -133,9 +133,9 @@ class Machine:
         getattr(self, step.control)(block, fragment, step)
 
     def alone(self, block: Block, fragment: Fragment, end: int) -> bool:
-        """Whether nobody runs, wakes or waits to be joined before an instruction: one stretch is then as good as many.
+        """Whether no other fragment can run or join before an instruction: one stretch then does for several.
 
-        By chance anyone may run, so that with a seed `until` is `end`.
+        With a seed chance decides at each stretch, so `until` is `end`.
         """
         return all(f is fragment or f.barrier is not None or f.pc >= end for b in self.blocks for f in b.fragments)
 
@@ -269,7 +269,7 @@ class Machine:
         return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
 
     def stuck(self) -> tuple[Block, Fragment]:
-        """Nobody can go on: part the programs of each block, if that may set some free, or say who waits for what."""
+        """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""
         together = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
         if not together:
             raise self.diagnosis()
@@ -282,7 +282,7 @@ class Machine:
         return self.choose()
 
     def diagnosis(self) -> PtxError:
-        """Why nobody can go on, told of a thread that spins, or else of one that waits at a barrier or for its warp."""
+        """Why no thread can go on: of one that spins, or else of one that waits at a barrier or for its warp."""
         waits = [(b, f) for b in self.blocks for f in b.fragments]
         spins = [(b, f) for b, f in waits if f.barrier is None and f.looped]
         block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]

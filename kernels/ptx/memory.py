@@ -1,21 +1,23 @@
 """Global memory: the arguments' arrays in one arena, with what may be touched and what was written, byte by byte.
 
-segments.py says which address leads where. Around each array lie guard bytes that belong to nobody, so an access out of
-bounds is one that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
+segments.py maps addresses to bytes. Around each array lie guard bytes of no array, so an access out of bounds is one
+that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from .arrays import broadcast
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from .places import described, stray
 from .races import Access
 from .segments import MIDDLE, Buffer, Region, Segments
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
-BLANK = 8  # nobody has written it, and whether reading it matters is to be found out; see unwritten.py
-SAFE = 256  # where threads that are switched off pretend to read: bytes of nobody's
+BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see unwritten.py
+SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 
 def pattern(bit: int) -> int:
@@ -24,7 +26,12 @@ def pattern(bit: int) -> int:
 
 
 def word(bit: int, like: np.ndarray) -> np.ndarray:
-    return np.array(pattern(bit), "u8").astype(like.dtype)
+    return _word(bit, like.dtype)
+
+
+@cache
+def _word(bit: int, dtype: np.dtype) -> np.ndarray:
+    return np.array(pattern(bit), "u8").astype(dtype)
 
 
 def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
@@ -63,7 +70,7 @@ class GlobalMemory:
     buffers    the array arguments
     constants  the module's .global variables
     readable   per argument: False if nothing is written there yet, or bools of its shape, True where it may be read
-    blank      per argument: bools of its shape, True where nobody has written, which may be read and is to be noted
+    blank      per argument: bools of its shape, True where unwritten, which may be read and is noted
     filler     what each byte there holds; None: what the array does
     """
 
@@ -76,7 +83,7 @@ class GlobalMemory:
         self.written: list[tuple[int, int]] = []  # spans of bytes within which something was written
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
-        self.bytes = np.zeros(segments.size, np.uint8)  # pages that nobody touches cost nothing
+        self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
         self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         self.pointers = {
@@ -107,18 +114,18 @@ class GlobalMemory:
             raise ValueError(f"readable names {', '.join(unknown)}; the array arguments are {', '.join(names)}")
         for region in self.regions:
             name, array = region.buffer
+            region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
+            state = region.of(self.state)
+            if name not in readable:
+                state |= word(MAPPED | READABLE, state)
+                continue
             try:
-                may_read = np.broadcast_to(np.asarray(readable.get(name, True), bool), array.shape)
+                may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
             except ValueError:
                 shape = list(np.shape(readable[name]))
                 raise ValueError(f"readable[{name!r}] has shape {shape}; {name} has {list(array.shape)}") from None
-            region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
-            state = region.of(self.state)
             state |= word(MAPPED, state)
-            if may_read.all():
-                state |= word(READABLE, state)
-            else:
-                np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
+            np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
 
     def blank(self, blank: dict[str, np.ndarray], filler: int | None) -> None:
         self.blanks = bool(blank)
@@ -142,7 +149,7 @@ class GlobalMemory:
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.
 
-        Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, nobody's.
+        Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, of no array.
         """
         at = self.segments.located(address, active, SAFE)
         if not self.checks:
@@ -169,7 +176,7 @@ class GlobalMemory:
             raise self.fault(kind, index * size, size, bad.any(-1) if size > 8 else bad, site)
 
     def doubts(self, found: np.ndarray, index: np.ndarray, size: int, site) -> None:
-        """Note a read of what nobody has written."""
+        """Note a read of unwritten bytes."""
         bad = found & word(BLANK, found) != 0
         if not bad.any():
             return
@@ -185,20 +192,22 @@ class GlobalMemory:
         axis = None if size <= 8 else 0
         if self.checks:
             found = self.states[size].take(index, axis, mode="clip")
-            self.check(found, index, size, MAPPED | READABLE, site)
             if self.blanks:
+                self.check(found, index, size, MAPPED | READABLE, site)
                 self.doubts(found, index, size, site)
-            if not self.has(found, size, READ):
+            if not self.has(found, size, MAPPED | READABLE | READ):
+                self.check(found, index, size, MAPPED | READABLE, site)
                 self.states[size][index] = found | word(READ, found)
         return self.words[size].take(index, axis, mode="clip")
 
     def store(self, at: np.ndarray, words: np.ndarray, size: int, active, site) -> None:
         """Write each thread's words at a byte of `located`."""
         whole = at >> (size.bit_length() - 1)
-        shape = np.broadcast_shapes(whole.shape, words.shape[:2], () if active is None else active.shape)
-        on = slice(None) if active is None else np.broadcast_to(active, shape)
-        index = np.broadcast_to(whole, shape)[on]
-        words = np.broadcast_to(words, (*shape, *words.shape[2:]))[on]
+        shapes = whole.shape, words.shape, (1, 1) if active is None else active.shape
+        shape = tuple(max(lengths) for lengths in zip(*(shape[:2] for shape in shapes), strict=True))
+        on = slice(None) if active is None else broadcast(active, shape)
+        index = broadcast(whole, shape)[on]
+        words = broadcast(words, (*shape, *words.shape[2:]))[on]
         if self.checks:
             axis = None if size <= 8 else 0
             found = self.states[size].take(index, axis, mode="clip")

@@ -1,4 +1,4 @@
-"""What one spelling of an instruction is made of, and what it means: the words of the instruction table."""
+"""The parts of an opcode, and the semantics of an instruction: what the rows of the instruction table are made of."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Where an access went, in words: which array, which element, how far outside, and whether an overflow explains it."""
+"""The place of an access in words: array, element, how far outside, and whether an overflow explains it."""
 
 from .segments import BITS, Region, Segments
 

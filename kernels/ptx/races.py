@@ -2,7 +2,8 @@
 
 What orders two accesses is happens-before: the program order of a thread, the barriers of a program and of a warp, and
 between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Arrays drop every byte that
-one thread alone touches, or nobody writes, or only atomics do: mostly nothing is left. happens.py judges the rest.
+one thread alone touches, or that is only read, or that only atomics touch: mostly nothing is left. happens.py judges
+the rest.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 Two deviations: synchronisation of cta scope orders nothing here, and a location is its first bytes, whatever its width.
@@ -168,7 +169,7 @@ def _shared_rows(log: Sequence[Access], near: dict[int, tuple]) -> Rows | None:
         if here.any():
             value = _stored(access, flat, who, granule) * contested[place]
             rows = _rows_of(k, access, flat, who, np.where(place < 0, -1, place * granule), value, here, turn)
-            # What a loop repeats with no synchronisation between tells nothing new.
+            # What a loop repeats with no synchronisation between adds nothing.
             what = hash((id(access.instruction), *access[1:4], *(column.tobytes() for column in rows[1:])))
             if what not in seen:
                 parts.append(rows)

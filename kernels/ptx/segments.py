@@ -1,9 +1,9 @@
-"""Addresses: which number a kernel sees for each byte of the caller's arrays, and where the machine keeps that byte.
+"""Addresses: what a kernel sees for each byte of the caller's arrays, and where the machine keeps that byte.
 
 Every piece of the caller's memory has a segment of 2**48 addresses to itself, with the piece in its middle. So an
 address says by its upper bits which array's pointer it was derived from, however far an offset has led it astray.
 Addresses below 2**48 are those of this process: a kernel has them from tables of pointers, as of `tensor.data_ptr()`.
-The machine keeps all pieces in one arena, with guard bytes between them that belong to nobody.
+The machine keeps all pieces in one arena, with guard bytes between them that belong to no array.
 """
 
 from typing import Any, NamedTuple
@@ -43,8 +43,10 @@ def address_of(array: np.ndarray) -> int:
 
 def span(array: np.ndarray) -> tuple[int, int]:
     """First byte of an array's memory, and one past its last."""
-    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
     first = address_of(array)
+    if array.flags.c_contiguous:
+        return first, first + array.nbytes
+    reach = [(n - 1) * stride for n, stride in zip(array.shape, array.strides, strict=True)]
     return first + sum(r for r in reach if r < 0), first + sum(r for r in reach if r > 0) + array.itemsize
 
 
@@ -71,7 +73,7 @@ class Segments:
     def __init__(self, buffers: list[Buffer], constants: dict[str, bytes]):
         pieces = joined([span(b.array) for b in buffers if b.array.size])
         if len(pieces) + len(constants) >= 1 << 63 - BITS:
-            raise ValueError(f"{len(pieces)} arrays; the machine tells {(1 << 63 - BITS) - 1} apart: pass fewer")
+            raise ValueError(f"{len(pieces)} arrays came; the machine takes {(1 << 63 - BITS) - 1}: pass fewer")
         sizes = [(low, high - low) for low, high in pieces] + [(0, len(data)) for data in constants.values()]
         self.arrays = len(pieces)
         self.real, self.length = np.array(sizes, np.int64).reshape(-1, 2).T

@@ -4,7 +4,7 @@ Programs that run the same code touch the same offsets, so what is known of a by
 block, (1, bytes), until an address differs between them, then per program, (P, bytes).
 
 A tag says who touched a byte last and when: barriers of the program passed << 40 | of the warp << 20 | who, where who
-is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: nobody yet.
+is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: none yet.
 """
 
 from typing import Any, NamedTuple
@@ -29,6 +29,11 @@ def unordered(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
     together = (warp_of(tag) == warp_of(mine)) & (tag >> WARP < mine >> WARP)
     same_thread = ((tag & WHO) == (mine & WHO)) & ((tag & WHO) < SEVERAL)
     return (tag >= 0) & (tag >> PROGRAM == mine >> PROGRAM) & ~same_thread & ~together
+
+
+def earlier(tag: np.ndarray, mine: np.ndarray) -> bool:
+    """Whether a barrier of the program orders all accesses of `tag` before mine: mostly that is so."""
+    return not mine.size or int(tag.max()) < int(mine.min()) >> PROGRAM << PROGRAM
 
 
 def both(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
@@ -120,7 +125,9 @@ class SharedMemory:
             )
             self.ordered("writer", cells, "read", size, site)
             reader = self.known("reader")
-            for _ in range(4):  # several threads read one byte at once: until all of them are told of
+            if earlier(reader[cells.at], cells.mine):
+                reader[cells.at] = cells.mine
+            for _ in range(4):  # several threads read one byte at once: until all are noted
                 before = reader[cells.at]
                 new = both(before, cells.mine)
                 more = new != before
@@ -167,7 +174,8 @@ class SharedMemory:
         self.check(at, size, active, site)
         cells = self.cells(at, size, active, tags)
         same = self.known("by")[cells.at] == site.number
-        again = unordered(self.known("writer")[cells.at], cells.mine) & same
+        tag = self.known("writer")[cells.at]
+        again = np.zeros(len(tag), bool) if earlier(tag, cells.mine) else unordered(tag, cells.mine) & same
         self.ordered("writer", cells, "written", size, site, ~same)
         self.ordered("reader", cells, "written", size, site)
         for name, value in (("writer", cells.mine), ("written", True), ("by", site.number)):
@@ -202,6 +210,8 @@ class SharedMemory:
 
     def ordered(self, name: str, cells: "Cells", verb: str, size: int, site, matters: Any = True) -> None:
         tag = self.known(name)[cells.at]
+        if earlier(tag, cells.mine):
+            return
         bad = unordered(tag, cells.mine) & matters
         if not bad.any():
             return

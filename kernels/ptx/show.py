@@ -1,7 +1,7 @@
 """What a launch did, in words: its counters as data, and as the tables that a profiler would print.
 
 A byte is asked for by a thread; it is moved with its sector of 32 bytes, once for each load of each warp; it is
-distinct if nobody asked for it before. The useful share of what is moved is what is distinct.
+distinct at its first access. The useful share of what is moved is what is distinct.
 """
 
 import linecache

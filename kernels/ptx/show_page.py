@@ -129,7 +129,7 @@ class Picture:
         return made
 
     def sentence(self, bands: list[Band]) -> str:
-        """What is seen, for somebody who sees such a picture for the first time."""
+        """How to read the picture."""
         never, _, _, more = np.bincount(self.times.ravel(), minlength=4).tolist()
         size, several = self.times.size, max(band.several for band in bands)
         what = f"Left to right lie the {self.slots:,} slots of {self.name}, axis {self.axis} of {self.shape}. Each "

@@ -1,4 +1,4 @@
-"""Whether it matters that a launch reads what nobody has written: it is run again with other bytes there.
+"""Whether reads of unwritten memory change a launch's results: it is run again with other bytes there.
 
 Many a correct kernel loads a whole block of which a part was never written and masks what it makes of it. So such a
 read is a fault only if the launch ends otherwise, in its results or its errors, with other numbers in those places.
@@ -19,7 +19,7 @@ Outcome = tuple[GlobalMemory, PtxError | None]
 
 
 def verdict(usual: Outcome, again: Callable[[int], Outcome]) -> PtxError | None:
-    """The error that a launch ends in: its own, or Uninitialised if what nobody has written decides how it ends.
+    """The error that a launch ends in: its own, or Uninitialised if unwritten bytes decide how it ends.
 
     usual  the launch
     again  runs it once more, with this byte wherever nothing is written

@@ -1,10 +1,10 @@
-"""A word on standard error from a launch that takes long, where somebody looks: on a terminal."""
+"""Progress of a launch that takes long, on standard error where that is a terminal."""
 
 import sys
 import time
 from collections.abc import Callable
 
-PATIENCE, EVERY = 5.0, 1.0  # seconds until the first word, and between two
+PATIENCE, EVERY = 5.0, 1.0  # seconds until the first line, and between two
 
 
 class Waiting:

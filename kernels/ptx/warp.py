@@ -2,7 +2,7 @@
 
 A register's value holds bits, (P or 1, T or 1), an axis of 1 where the value does not vary along it; thread t is lane
 t % 32 of warp t // 32. `active` (P or 1, T or 1) bool says which threads execute, None that all do; what a result holds
-for the others means nothing. `threads` is T, where axes of 1 do not tell it. Sources: the sections of the PTX ISA 8.7
+for the others means nothing. `threads` is T, where axes of 1 do not show it. Sources: the sections of the PTX ISA 8.7
 that bear the instructions' names.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 from .errors import UnknownOpcode
 
 NAN = np.uint32(0x7FFFFFFF)  # what PTX writes for a NaN of f32
-EVERYBODY = np.ones((1, 1), bool)
+EVERYBODY, NOBODY = np.ones((1, 1), bool), np.zeros((1, 1), bool)
 
 
 def by_warp(*values: np.ndarray) -> list[np.ndarray]:
@@ -75,8 +75,7 @@ def shfl(
             return x
         return x.take(thread[0], axis=1) if len(thread) == 1 else np.take_along_axis(x, thread, axis=1)
 
-    active = _mask(active)
-    return read(value), in_range, active & ~read(active)
+    return read(value), in_range, NOBODY if active is None else active & ~read(active)
 
 
 def vote(mode: str, pred: np.ndarray, active: np.ndarray | None) -> np.ndarray:
@@ -100,7 +99,7 @@ def absent(membermask: np.ndarray, active: np.ndarray | None, threads: int) -> n
     Every .sync instruction waits for ever for the first, and is undefined for the second.
     """
     if active is None and (membermask == 0xFFFFFFFF).all():
-        return np.zeros((1, 1), bool)
+        return NOBODY
     own = (membermask >> (np.arange(threads, dtype=np.uint32)[None] % 32) & 1) != 0
     return _mask(active) & (((membermask & ~activemask(active)) != 0) | ~own)
 
