@@ -54,7 +54,7 @@ class Cached:
         chunk: int | None = None,
         step: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ):
-        """step: how to decode, ids (B,) -> logits (B, V); None takes the model's default."""
+        """step: the decode step, ids (B,) -> logits (B, V); None takes the model's default."""
         self.model, self.cache, self.chunk = model, cache, chunk
         self._step = default_step(model, cache) if step is None else step
 

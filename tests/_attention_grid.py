@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from ._attention_cases import Case
+from kvproof.reference.judge.cases import Case
 
 # One call a line. heads is KV heads x query heads per KV head, lengths ends in the capacity, window in the sinks.
 GRID = """

@@ -21,7 +21,7 @@ FOLDERS = ("reference", "kernels", "gpt2", "bench")
 # What a folder may import beside the standard library: packages, and our other folders.
 ALLOWED = {
     "reference": {"numpy", "ml_dtypes", "safetensors", "reference"},
-    "kernels": {"numpy", "torch", "triton", "kernels"},
+    "kernels": {"numpy", "torch", "triton", "pytest", "kernels"},  # pytest: the plugin of the PTX machine
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
         *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "matplotlib", "pytest"),

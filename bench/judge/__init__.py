@@ -1,1 +1,1 @@
-"""Two ways to compute the same logits, held against each other: who they are, where they part, and why."""
+"""Two paths to the same logits: the verdict, where they part, and why."""

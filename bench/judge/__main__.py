@@ -1,4 +1,4 @@
-"""Rounding or bug? Two paths to the same logits are judged, and the place where they part is named.
+"""Rounding or bug? A verdict on two paths to the same logits, and the place where they part.
 
     kvproof verify --impl sdpa                           our cached decode against recomputing everything
     kvproof verify --impl triton --against numpy --dtype bfloat16
@@ -31,7 +31,7 @@ from typing import Any, NoReturn
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, TorchFault
 from kvproof.bench.judge.investigation import Investigation, investigate
-from kvproof.bench.judge.options import settle
+from kvproof.bench.judge.options import apply_defaults
 from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.causal_lm import CACHES
 from kvproof.bench.judge.subjects.checkpoint import attention_named, read_prompts
@@ -47,7 +47,7 @@ from kvproof.gpt2.generate import to_ids
 from kvproof.gpt2.weights import DTYPES, as_device, load
 from kvproof.kernels.backend import without_gpu
 from kvproof.reference.judge.faults import FAULTS, describe
-from kvproof.reference.judge.parity import BUG, INCONCLUSIVE, ROUNDING
+from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
 USAGE, OURS = 3, 4
@@ -101,7 +101,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = options()
     args = parser.parse_args(argv)
     try:
-        settle(args)
+        apply_defaults(args)
     except ValueError as error:
         parser.error(str(error))
     args.command = shlex.join(["kvproof", "verify", *(sys.argv[1:] if argv is None else argv)])
@@ -204,8 +204,8 @@ def say(found: Investigation):
         print(f"\nstarts at {found.start}")
     if found.origin:
         print(f"seen: {found.origin.seen}")
-    if found.origin and found.origin.guess:
-        print(f"explains it: {found.origin.guess}")
+    if found.origin and found.origin.explanation:
+        print(f"explains it: {found.origin.explanation}")
     for reason in found.unknown:
         print(f"not known: {reason}")
     if found.slots:

@@ -1,4 +1,4 @@
-"""The judge's exam: every bug of the corpus, and runs without one, beside what tolerances say of the same numbers."""
+"""The judge's exam: every bug of the corpus and runs without one, before the judge and two usual tolerances."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,8 +11,9 @@ import torch
 
 from ...gpt2.cli import output_file
 from ...reference.judge.faults import FAULTS
-from ...reference.judge.parity import BUG, ORACLE, judge
+from ...reference.judge.parity import judge
 from ...reference.judge.probes import probe
+from ...reference.judge.verdict import BUG, ORACLE
 from ..measure.interleaved import Models
 from .contract.adapters import small_model
 from .explain.origin import place_of
@@ -34,7 +35,7 @@ class Sitting:
     probes        the exact probes' word on the attention by itself, from 16-bit numbers alone; None where not asked
     assert_close  torch.testing.assert_close, at its defaults, calls the bfloat16 logits different
     allclose      so does torch.allclose(atol=1e-2)
-    place, found  (layer, operation) where the bug is, and where the report says that the paths part
+    place, found  (layer, operation) where the bug is, and where the report places it
     """
 
     name: str
@@ -61,7 +62,7 @@ def differ(check: Callable[[], Any]) -> bool:
 
 
 def tolerances(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
-    """What two usual tolerances say of logits in bfloat16: (assert_close, allclose) call them different."""
+    """Whether (assert_close, allclose) call logits different in bfloat16."""
     x, y = (torch.from_numpy(np.asarray(z, np.float64)).bfloat16() for z in (a, b))
     return (
         differ(lambda: torch.testing.assert_close(x, y)),
@@ -70,7 +71,7 @@ def tolerances(a: np.ndarray, b: np.ndarray) -> tuple[bool, bool]:
 
 
 def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str = DTYPE, op=None, alone=None) -> Sitting:
-    """Judge a subject and note what everybody says.  alone: the attention by itself, for the probes."""
+    """Judge a subject and compare with the tolerances.  alone: the attention by itself, for the probes."""
     word = judge(subject.paths, dtype, question=subject.question, op=op).verdict
     parted = place_of(subject) if word == BUG and kind != "clean" else None
     found = [parted.layer, parted.operation] if parted else None
@@ -95,7 +96,9 @@ def in_numpy(fault: Any) -> NumpySubject:
     """A wrong path of the corpus in NumPy, on a small random model, against what it should have given."""
     _, config = small_model()
     ids = np.arange(48).reshape(2, 24)  # among them tokens after which the last logit is negative: a padded one may win
-    return NumpySubject(fault.name, fault.apply, lambda dtype: small_model(dtype)[0], config, ids, trusted=fault.honest)
+    return NumpySubject(
+        fault.name, fault.apply, lambda dtype: small_model(dtype)[0], config, ids, trusted=fault.correct
+    )
 
 
 def exam(clean: int = 50, most: int | None = None) -> Iterator[Sitting]:

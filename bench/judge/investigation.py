@@ -1,4 +1,4 @@
-"""All that can be said of two paths: the verdict, where they part, what explains it, and what it can cost."""
+"""The full report on two paths: the verdict, where they part, what explains it, and which tokens are at risk."""
 
 import traceback
 from collections.abc import Callable, Sequence
@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ...reference.judge.difference import finite
-from ...reference.judge.parity import BUG, Verdict, judge
+from ...reference.judge.parity import judge
+from ...reference.judge.verdict import BUG, Verdict
 from ..measure.gate import replayed_attention
-from .contract.foreign import said
-from .contract.functions import Rungs
-from .explain.divergence import Divergence, TokenMargins, error_in_ulps, token_margins
+from .contract.functions import DtypeRefusals
+from .contract.user_errors import said
+from .explain.divergence import TokenMargins, error_in_ulps, token_margins
 from .explain.origin import Origin, logit_origin, origin
 from .subjects.callables import CallableSubject
 from .subjects.ours import OurSubject
@@ -65,7 +66,7 @@ class Investigation:
                 **self.verdict.record(),
                 "starts": at and at.divergence.record(),
                 "seen": at and at.seen,
-                "explained": at and at.guess and at.guess.record(),
+                "explained": at and at.explanation and at.explanation.record(),
                 "ulps": None if self.ulps is None else self.ulps.tolist(),
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
@@ -77,10 +78,10 @@ class Investigation:
 def investigate(subject: Any, dtype: str) -> Investigation:
     """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
 
-    Raises what the paths raise before there is a verdict. What fails after that is told as not known, and why.
+    Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
-    rungs = Rungs(subject.paths, dtype)
-    verdict = rungs.said(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    rungs = DtypeRefusals(subject.paths, dtype)
+    verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
@@ -108,9 +109,9 @@ def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
 def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | None:
     """Where the paths part that a verdict calls a bug, on the widest rung that shows it; None of another verdict.
 
-    unknown  is told why no operation is named
+    unknown  gets the reason where no operation is named
     """
-    red = [rung for rung in verdict.rungs if not rung.green and not rung.aside]
+    red = [rung for rung in verdict.rungs if not rung.green and not rung.excluded]
     red = sorted(red, key=lambda rung: not np.isfinite(rung.error))
     if verdict.verdict != BUG or not red:
         return None
@@ -120,12 +121,6 @@ def origin_of(subject: Any, verdict: Verdict, unknown: list[str]) -> Origin | No
         if fine:
             unknown.append(f"{PLACE}: no operation that is traced differs by more than rounding explains")
     return found or attempt(unknown, PLACE, lambda: logit_origin(subject, red[0]))
-
-
-def starts(subject: Any) -> tuple[Divergence | None, Origin | None]:
-    """Where the paths part in float64 and what is known of it; None where they agree there or do not run in it."""
-    found = origin(subject)
-    return found and found.divergence, found
 
 
 def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:

@@ -36,7 +36,7 @@ def mode_of(args: argparse.Namespace) -> str:
     return next(mode for mode in MODES if getattr(args, mode) not in (None, False))
 
 
-def settle(args: argparse.Namespace) -> None:
+def apply_defaults(args: argparse.Namespace) -> None:
     """Put the defaults where no option came.
 
     Raises ValueError for an option that the mode has no use for, and for options that contradict each other.

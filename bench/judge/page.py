@@ -29,12 +29,12 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
     at = found.origin
     starts = [page.prose(f"{found.start}.")] if found.start else []
     starts += [page.prose(f"Seen: {at.seen}.")] if at else []
-    guess = [page.prose(f"Explains it: {at.guess}.")] if at and at.guess else []
+    explanation = [page.prose(f"Explains it: {at.explanation}.")] if at and at.explanation else []
     unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
     return page.page(
         f"{v.verdict}: {found.name_a} against {found.name_b}, {found.dtype}",
         page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),
-        *([page.section("Where it starts", *starts, *guess)] if starts else []),
+        *([page.section("Where it starts", *starts, *explanation)] if starts else []),
         page.section("The ladder", ladder(found)),
         page.section("Pictures", *pictures(found)),
         page.section("Where and how", page.definitions(environment), page.code(command)),
@@ -60,7 +60,7 @@ def difference(found: Investigation) -> Iterator[Html]:
     facts = {
         f"Largest difference in {d.dtype}": f"{number(d.largest)} logits, {number(d.relative)} of their rms, "
         f"{number(d.ulps)} ulps",
-        "Against the honest error": "not measured" if d.honest is None else f"{number(d.honest)} times",
+        "In units of rounding": "not measured" if d.rounding is None else f"{number(d.rounding)} times",
         "KL divergence": f"{number(d.kl_mean)} nats on average, {number(d.kl_max)} at most",
         "Most probable tokens": f"{d.agree} of {d.of} agree{risk}",
     }

@@ -10,7 +10,7 @@ from ...reference.files import stand_in
 
 ENDOFTEXT = "<|endoftext|>"
 PUBLISHED = Path(__file__).parents[1] / "data" / "vocab.bpe"
-SPECIAL_SHAPE = re.compile(r"<.*\w.*>|\[.*\w.*\]", re.DOTALL)  # how a token is written that stands for no text
+SPECIAL_SHAPE = re.compile(r"<.*\w.*>|\[.*\w.*\]", re.DOTALL)  # the form of a token that stands for no text
 
 
 class TokenizerError(ValueError):

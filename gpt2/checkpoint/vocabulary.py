@@ -3,7 +3,7 @@
     tokenizer.json                  everything, as `tokenizers` writes it; first choice, as transformers has it
     merges.txt or vocab.bpe         merges; with vocab.json their ids, else in the order of the merges
     added_tokens.json               tokens that were added later, and their ids
-    tokenizer_config.json           added_tokens_decoder, the same with flags; eos_token; how text is cut
+    tokenizer_config.json           added_tokens_decoder, the same with flags; eos_token; settings of text
     special_tokens_map.json         which tokens are special, eos_token
 
 Settings under which Tokenizer would give other ids are refused by name.

@@ -1,1 +1,1 @@
-"""The command line: what it takes, what each command does, and how a run ends."""
+"""The command line: the parser, the commands, files and the terminal, and exit codes."""

@@ -28,10 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     all_targets = [*(f"sm_{sm}" for sm in TARGETS), AMD]
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
-    parser.add_argument("--targets", nargs="+", default=all_targets, choices=all_targets)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--write", action="store_true", help=f"write {TABLE.name}; needs every variant and target")
+    names, targets = ", ".join(VARIANTS), ", ".join(all_targets)
+    add = parser.add_argument
+    add("--variants", nargs="+", default=[*VARIANTS], choices=VARIANTS, metavar="NAME", help=f"of {names}")
+    add("--targets", nargs="+", default=all_targets, choices=all_targets, metavar="GPU", help=f"of {targets}")
+    add("--processes", type=int, default=2, help="that compile at a time; 1 compiles in this one")
+    add("--write", action="store_true", help=f"write {TABLE.name}; needs every variant and target")
     args = parser.parse_args(argv)
     if args.write and (set(args.variants), set(args.targets)) != (set(VARIANTS), set(all_targets)):
         parser.error("--write replaces the whole table; leave --variants and --targets out")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from typing import Any
 
@@ -145,12 +146,15 @@ def task(work: tuple[str, str]) -> tuple[str, str, Any]:
 
 
 def measure(variants: list[str], targets: list[str], processes: int = 2) -> list[Row]:
-    """The rows of these variants on these targets, in their order."""
+    """The rows of these variants on these targets, in their order; with one process, measured in this one."""
     executed = [f"n={n}" for n in reversed(LENGTHS)] if "sm_90" in targets else []
     work = [(name, target) for target, name in product([*executed, *targets], variants)]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        found = {(name, target): x for name, target, x in counted(pool.map(task, work), len(work))}
+    with ExitStack() as stack:
+        each: Any = map
+        if processes > 1:
+            context = multiprocessing.get_context("spawn")
+            each = stack.enter_context(ProcessPoolExecutor(processes, mp_context=context)).map
+        found = {(name, target): x for name, target, x in counted(each(task, work), len(work))}
     rows = [found[name, target] for name in variants for target in targets]
     return [
         row._replace(**{k: x for n in executed for k, x in found[row.variant, n].items()})

@@ -15,26 +15,13 @@ Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); FlashAtte
 from ..requires_triton import tl, triton
 from .append import append_token, new_rows, quantise
 from .combine import finish_tile
-from .steps import Rows, at_head, is_live, locate, offset, score, shift, skipped_blocks, split_slots
-
-
-@triton.jit
-def load_block(at, live, AXIS: tl.constexpr, CFG: tl.constexpr):
-    """Rows at pointers (BLOCK_N,), along AXIS of a (BLOCK_N, D_POW2) or (D_POW2, BLOCK_N) tile; zero where not live."""
-    d = tl.expand_dims(tl.arange(0, CFG.D_POW2), AXIS)
-    at = tl.expand_dims(at, 1 - AXIS) + d
-    if live is not None:
-        return tl.load(at, mask=tl.expand_dims(live, 1 - AXIS) & (d < CFG.D), other=0)
-    elif CFG.D == CFG.D_POW2:
-        return tl.load(at)
-    else:
-        return tl.load(at, mask=d < CFG.D, other=0)
+from .steps import Rows, at_head, is_live, load_rows, locate, offset, score, shift, skipped_blocks, split_slots
 
 
 @triton.jit
 def load_new(x, scale, at, is_new, AXIS: tl.constexpr, CFG: tl.constexpr):
     """A tile x of int8 rows and its scales, with the new rows, quantised here, in their places."""
-    rows, new_scale = quantise(load_block(at, is_new, AXIS, CFG), 1 - AXIS)
+    rows, new_scale = quantise(load_rows(at, is_new, AXIS, CFG), 1 - AXIS)
     return tl.where(tl.expand_dims(is_new, 1 - AXIS), rows, x.to(tl.float32)), tl.where(is_new, new_scale, scale)
 
 
@@ -44,8 +31,8 @@ def edge_rows(at, slot, live, end, slots, new, new_ptrs, CFG: tl.constexpr):
     i = slot - slots.new  # the new token of a slot
     if CFG.INT8:
         cached = live & (slot < end)
-        k, k_scale = load_block(at.k, cached, 1, CFG), tl.load(at.k_scale, mask=cached, other=0.0)
-        v, v_scale = load_block(at.v, cached, 0, CFG), tl.load(at.v_scale, mask=cached, other=0.0)
+        k, k_scale = load_rows(at.k, cached, 1, CFG), tl.load(at.k_scale, mask=cached, other=0.0)
+        v, v_scale = load_rows(at.v, cached, 0, CFG), tl.load(at.v_scale, mask=cached, other=0.0)
         if new is not None:
             is_new = (i >= 0) & (slot < slots.hi)
             k, k_scale = load_new(k, k_scale, new_ptrs.k + offset(i, new.km, new_ptrs.k, CFG), is_new, 1, CFG)
@@ -58,7 +45,7 @@ def edge_rows(at, slot, live, end, slots, new, new_ptrs, CFG: tl.constexpr):
             v_at = tl.where(i < 0, v_at, new_ptrs.v + offset(i, new.vm, new_ptrs.v, CFG))
             if CFG.ALIGNED:  # which the compiler loses sight of in the choice
                 k_at, v_at = tl.multiple_of(k_at, 16), tl.multiple_of(v_at, 16)
-        return Rows(load_block(k_at, live, 1, CFG), load_block(v_at, live, 0, CFG), 0.0, 0.0)
+        return Rows(load_rows(k_at, live, 1, CFG), load_rows(v_at, live, 0, CFG), 0.0, 0.0)
 
 
 @triton.jit
@@ -96,8 +83,8 @@ def attend_block(qt, kv_ptrs, slots, start, slope, position, m, l, acc, CFG: tl.
     k_scale = tl.load(at.k_scale) if CFG.INT8 else 0.0
     v_scale = tl.load(at.v_scale) if CFG.INT8 else 0.0
     distance = tl.abs(position[:, None] - (slots.lo + start + rows)[None, :])
-    s = scores(qt, load_block(at.k, None, 1, CFG), k_scale, None, distance, slope, CFG)
-    return absorb(s, load_block(at.v, None, 0, CFG), v_scale, m, l, acc, qt.dtype, CFG)
+    s = scores(qt, load_rows(at.k, None, 1, CFG), k_scale, None, distance, slope, CFG)
+    return absorb(s, load_rows(at.v, None, 0, CFG), v_scale, m, l, acc, qt.dtype, CFG)
 
 
 @triton.jit

@@ -20,14 +20,15 @@ from .checks import check_inputs, check_offsets, check_options, check_out, check
 from .launch import ENGINES, choose_engine, launches, throughput_split_len
 from .workspace import SPLIT_LEN, Workspace, fitting_workspace
 
+GROUPS = (Inputs, Options, Result, Workspace)  # whose fields, in a row, are the operators' arguments
 _tickets = itertools.count(1)  # one per launch of this process: its partials carry it in the workspace
 _spilling: set[str] = set()  # kernels that were warned of
 
 
 def run(*arguments: Any) -> None:
-    """Launch the kernels: the body of both operators, whose arguments are the fields of all four groups in a row."""
+    """Launch the kernels: the body of both operators, whose arguments are the fields of GROUPS in a row."""
     groups = []
-    for group in (Inputs, Options, Result, Workspace):
+    for group in GROUPS:
         n = len(group._fields)
         groups, arguments = [*groups, group(*arguments[:n])], arguments[n:]
     x, options, result, partials = groups
@@ -67,24 +68,21 @@ def warn_of_spills(compiled: Any, name: str) -> None:
         )
 
 
-def _run_on_cpu(*arguments) -> None:
+def _run_on_cpu(*arguments: Any) -> None:
     """`run`, hidden from torch._dynamo only once something has imported that, which takes more than a second."""
     (torch.compiler.disable(run) if "torch._dynamo" in sys.modules else run)(*arguments)
 
 
 def _register(name: str, appends: bool):
     """The operator that reads the cache, or the one that writes to it as well: a schema lists what is mutated."""
-    fields = {k: t for group in (Inputs, Options, Result, Workspace) for k, t in get_type_hints(group).items()}
-
-    def body(*arguments):
-        run(*arguments)
-
-    body.__signature__ = inspect.Signature(  # pyright: ignore[reportFunctionMemberAccess]
-        [inspect.Parameter(k, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=t) for k, t in fields.items()],
-        return_annotation=None,
-    )
+    fields = {k: t for group in GROUPS for k, t in get_type_hints(group).items()}
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(k, kind, annotation=t) for k, t in fields.items()]
     cache = ("k", "v", "k_scale", "v_scale") if appends else ()
-    op = torch.library.custom_op(f"kvproof::{name}", body, mutates_args=(*cache, *Result._fields, *Workspace._fields))
+    mutated = (*cache, *Result._fields, *Workspace._fields)
+    run.__signature__ = inspect.Signature(parameters, return_annotation=None)  # pyright: ignore
+    schema = torch.library.infer_schema(run, mutates_args=mutated).replace("SymInt", "int")  # ints are compiled in
+    op = torch.library.custom_op(f"kvproof::{name}", run, mutates_args=mutated, schema=schema)
     op.register_fake(lambda *arguments: None)
     torch.library.impl(f"kvproof::{name}", "CPU", _run_on_cpu)
     return op

@@ -14,20 +14,7 @@ Source: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867).
 from ..requires_triton import tl, triton
 from .append import append_token, new_rows, quantise
 from .combine import finish
-from .steps import at_head, is_live, locate, offset, score, shift, skipped_blocks, split_slots
-
-
-@triton.jit
-def load_row(at, live, CFG: tl.constexpr):
-    """Rows at pointers (BLOCK_N,) -> (BLOCK_N, D_POW2), zero where not live; live is None where all are."""
-    d = tl.arange(0, CFG.D_POW2)[None, :]
-    at = at[:, None] + d
-    if live is not None:
-        return tl.load(at, mask=live[:, None] & (d < CFG.D), other=0)
-    elif CFG.D == CFG.D_POW2:
-        return tl.load(at)
-    else:
-        return tl.load(at, mask=d < CFG.D, other=0)
+from .steps import at_head, is_live, load_rows, locate, offset, score, shift, skipped_blocks, split_slots
 
 
 @triton.jit
@@ -99,11 +86,11 @@ def attend_block(qh, kv_ptrs, slots, start, slope, position, m, l, acc, CFG: tl.
     for j in tl.static_range(UNROLL):
         row = start + j * CFG.BLOCK_N + rows
         at = shift(block, j * CFG.BLOCK_N, CFG) if NEAR else locate(kv_ptrs, slots.lo, row, None, CFG)
-        v += (load_row(at.v, None, CFG),)
+        v += (load_rows(at.v, None, 0, CFG),)
         v_scale += (tl.load(at.v_scale),) if CFG.INT8 else ()
         k_scale = tl.load(at.k_scale) if CFG.INT8 else 0.0
         distance = tl.abs(position - slots.lo - row)
-        s += (scores(qh, load_row(at.k, None, CFG), k_scale, None, distance, slope, CFG),)
+        s += (scores(qh, load_rows(at.k, None, 0, CFG), k_scale, None, distance, slope, CFG),)
     return absorb(s, v, v_scale, m, l, acc, CFG)
 
 
@@ -124,8 +111,8 @@ def attend_edge(qh, kv_ptrs, slots, start, slope, position, new, new_ptrs, m, l,
         visible = visible if CFG.WINDOW is None else visible & ((slot >= slots.window) | (slot < CFG.SINKS))
         live = visible & (slot < end)
         at = shift(block, j * CFG.BLOCK_N, CFG) if NEAR else locate(kv_ptrs, slots.lo, row, live, CFG)
-        k, k_scale = load_row(at.k, live, CFG), tl.load(at.k_scale, mask=live, other=0.0) if CFG.INT8 else 0.0
-        v += (load_row(at.v, live, CFG),)
+        k, k_scale = load_rows(at.k, live, 0, CFG), tl.load(at.k_scale, mask=live, other=0.0) if CFG.INT8 else 0.0
+        v += (load_rows(at.v, live, 0, CFG),)
         v_scale += (tl.load(at.v_scale, mask=live, other=0.0),) if CFG.INT8 else ()
         if new is not None:
             k, k_scale = with_new(k, k_scale, new_ptrs.k, new.km, slot, slots, CFG)

@@ -157,6 +157,22 @@ def shift(at, rows, CFG: tl.constexpr):
 
 
 @triton.jit
+def load_rows(at, live, AXIS: tl.constexpr, CFG: tl.constexpr):
+    """Rows at pointers (BLOCK_N,) -> (BLOCK_N, D_POW2) for AXIS 0, (D_POW2, BLOCK_N) for 1; zero where not live.
+
+    live  (BLOCK_N,), or None where all are
+    """
+    d = tl.expand_dims(tl.arange(0, CFG.D_POW2), AXIS)
+    at = tl.expand_dims(at, 1 - AXIS) + d
+    if live is not None:
+        return tl.load(at, mask=tl.expand_dims(live, 1 - AXIS) & (d < CFG.D), other=0)
+    elif CFG.D == CFG.D_POW2:
+        return tl.load(at)
+    else:
+        return tl.load(at, mask=d < CFG.D, other=0)
+
+
+@triton.jit
 def tanh(x):
     """By a power of two, and near zero, where that cancels, by its series."""
     e = tl.exp2(tl.abs(x) * 2.8853900817779268)  # 2 / ln 2

@@ -25,40 +25,57 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     empties, unwritten           memory of torch.empty that is still unwritten, and whether a read of it changes results
     races, happens               races in global memory, by happens-before over the log of a launch
     counters, execute            instructions, bytes and bank conflicts: the report
+
+The machine, and with it triton, is imported when one of its names is first asked for: pytest loads pytest_plugin.py,
+and so this file, in every run.
 """
 
-try:
-    import triton as triton
-except ModuleNotFoundError as error:
-    raise ImportError(
-        f'the PTX machine needs triton, which is published for Linux only ({error}); GPT-2 runs without: impl="sdpa"'
-    ) from error
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .check import check
-from .errors import (
-    AssertionFailed,
-    Deadlock,
-    DivergentBarrier,
-    Endless,
-    Misaligned,
-    OutOfBounds,
-    ParseError,
-    PtxError,
-    Race,
-    Refused,
-    ScheduleDependent,
-    Trap,
-    Unfinished,
-    Uninitialised,
-    UnknownOpcode,
-    WarpRace,
-)
-from .execute import Report
-from .launch import route, routing, run
-from .limits import OutOfResources
+if TYPE_CHECKING:
+    from .check import check
+    from .errors import (
+        AssertionFailed,
+        Deadlock,
+        DivergentBarrier,
+        Endless,
+        Misaligned,
+        OutOfBounds,
+        ParseError,
+        PtxError,
+        Race,
+        Refused,
+        ScheduleDependent,
+        Trap,
+        Unfinished,
+        Uninitialised,
+        UnknownOpcode,
+        WarpRace,
+    )
+    from .execute import Report
+    from .launch import route, routing, run
+    from .limits import OutOfResources
 
 __all__ = [
     "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "OutOfResources",
     "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Unfinished", "Uninitialised",
     "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
 ]  # fmt: skip
+
+HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
+HOMES |= {"OutOfResources": "limits"}  # all others are errors
+
+
+def __getattr__(name: str) -> Any:
+    """A name of __all__, all of which are bound on first use.  Raises ImportError without triton."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        found = {x: vars(importlib.import_module(f".{HOMES.get(x, 'errors')}", __name__))[x] for x in __all__}
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ImportError(f"the PTX machine needs triton, which is published for Linux only ({error})") from error
+    globals().update(found)  # the function `check` in place of its module
+    return found[name]

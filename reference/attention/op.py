@@ -1,9 +1,8 @@
 """The Triton kernel's twin: the same splits, blocks and numbered steps, slow and plain.
 
 It explains, it does not judge: sharing the kernel's ideas, it would share its mistakes. The judge is the plain formula,
-`attention` in reference/judge/rounding.py. The kernel's programs are the iterations of a loop here, its tiles are
-arrays. The steps start in one of the engines' files and end in combine.py; kernels/attention/arguments.py lists the
-arguments.
+`attention` in judge/rounding.py. The kernel's programs are the iterations of a loop here, its tiles are arrays. The
+steps start in one of the engines' files and end in combine.py; kernels/attention/arguments.py describes the arguments.
 """
 
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""How far two sets of logits lie apart, in units that a person can weigh, and how much of it a path's own noise is."""
+"""The difference of two sets of logits in several units, and the rounding noise of one path."""
 
 import math
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ class Difference:
     largest   largest |a - b|, in logits (nats); infinite where one is NaN or infinite and the other differs
     relative  that, in units of the root mean square of b
     ulps      that, in units in the last place of `dtype` at b there (never smaller than at b's root mean square)
-    honest    that, in multiples of the honest error, where one was given
+    rounding  that, in multiples of the rounding error, where one was given
     where     the index of the largest: (sequence, position, token) for logits (B, n, V)
     kl_mean, kl_max   KL divergence of a's next-token distribution from b's, in nats, over positions
     agree, of         positions with the same most probable token, of so many
@@ -93,7 +93,7 @@ class Difference:
     largest: float
     relative: float
     ulps: float
-    honest: float | None
+    rounding: float | None
     where: tuple[int, ...]
     kl_mean: float
     kl_max: float
@@ -148,11 +148,11 @@ def divergence(a, b) -> np.ndarray:
     return np.maximum(terms.sum(-1), 0.0)
 
 
-def compare(a, b, dtype="float64", honest: float | None = None) -> Difference:
-    """Weigh logits a against trusted logits b, (..., V) both; see `as_array` for what may be handed in.
+def compare(a, b, dtype="float64", rounding: float | None = None) -> Difference:
+    """Compare logits a with trusted logits b, (..., V) both, in any form that `as_array` takes.
 
     dtype   the dtype they were computed in, whose ulps are counted: "float64", "float32", "bfloat16", "float16", ...
-    honest  the honest error, in logits, if it is known
+    rounding  the root mean square of their rounding, in logits, if it is known
 
     Raises ValueError where the shapes differ, are empty or hold no numbers.
     """
@@ -172,7 +172,7 @@ def compare(a, b, dtype="float64", honest: float | None = None) -> Difference:
         largest,
         largest / scale if scale else (math.inf if largest else 0.0),
         largest / ulp(max(at_b, scale), dtype),
-        None if honest is None else largest / honest if honest else (math.inf if largest else 0.0),
+        None if rounding is None else largest / rounding if rounding else (math.inf if largest else 0.0),
         where,
         float(kl.mean()) if kl.size else math.nan,
         float(kl.max()) if kl.size else math.nan,

@@ -1,7 +1,7 @@
 """What a call of decode attention may ask for beyond softmax(q k^T) v, each as a plain function on arrays.
 
 Which slots a token sees, what its scores become, where a new row goes, and how paged and 8-bit caches read as plain
-ones. The judge is made of these (honest.py), so they are written to be checked by eye: no blocks, no splits, loops.
+ones. The judge is made of these (rounding.py), so they are written to be checked by eye: no blocks, no splits, loops.
 """
 
 from typing import Any

@@ -1,14 +1,17 @@
 """The rungs of the judge's ladder: both paths in one dtype, how much each rounds there, and the gate that follows.
 
-A gate is a multiple of rounding that was measured on these very paths. Two things are told apart from smooth rounding:
-parts that stay in float32 whatever dtype is asked for, and steps, to which an 8-bit cache rounds and across which
-logits jump.
+A gate is a multiple of rounding that was measured on these very paths. Two kinds of error are kept apart from smooth
+rounding: parts that stay in float32 whatever dtype is asked for, and steps, to which an 8-bit cache rounds and across
+which logits jump.
+
+A rung that is no number where the dtype in question has numbers does not decide. An example: a softmax in float32 turns
+float64's most negative number into -inf, and a padded row into NaN (transformers#17437), which says nothing of float32.
 """
 
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -52,35 +55,35 @@ JUMP = 0.15
 class Run:
     """Both paths' logits in one dtype, and the noise of each where it was measured.
 
-    aside  why some logits of it are not compared, or ""; path A's are path B's there
+    excluded  why some logits are not compared, or ""; path A's are path B's there
     """
 
     dtype: str
     a: np.ndarray
     b: np.ndarray
     noise: tuple[float, float] | None = None
-    aside: str = ""
+    excluded: str = ""
 
     @property
-    def rounded(self) -> float:
+    def one_rounding(self) -> float:
         """What one rounding of the logits does."""
         return roundoff(self.dtype) * rms(self.b)
 
     @cached_property
-    def numbers(self) -> np.ndarray:
-        """Where both paths give numbers; -inf in both is one, since a vocabulary is masked with it."""
+    def comparable(self) -> np.ndarray:
+        """Where both paths are finite, or both -inf, with which a vocabulary is masked."""
         return (np.isfinite(self.a) & np.isfinite(self.b)) | (np.isneginf(self.a) & np.isneginf(self.b))
 
     @property
     def trusted(self) -> bool:
-        """Whether the trusted path gives numbers everywhere, so that rounding can be measured on it."""
-        return not (~self.numbers & ~np.isfinite(self.b)).any()
+        """Whether rounding can be measured on path B: it has no NaN or infinity of its own."""
+        return not (~self.comparable & ~np.isfinite(self.b)).any()
 
-    def whose(self) -> str:
-        """Which path gives what is no number, what it is and in how many logits."""
+    def nonfinite(self) -> str:
+        """Which path has NaN or infinity, and in how many logits."""
         words = []
         for name, x in (("path A", self.a), ("path B", self.b)):
-            odd = ~self.numbers & ~np.isfinite(x)
+            odd = ~self.comparable & ~np.isfinite(x)
             kinds = ["NaN"] * bool((odd & np.isnan(x)).any()) + ["infinity"] * bool((odd & np.isinf(x)).any())
             rows = sorted(set(np.nonzero(odd)[0].tolist())) if odd.ndim > 1 else []
             where = f" (sequence {', '.join(map(str, rows))})" if 0 < len(rows) < len(odd) else ""
@@ -90,7 +93,7 @@ class Run:
 
 
 def run(paths, dtype, shifts: int) -> Run | None:
-    """Both paths in dtype; None if they cannot. Their noise too, from as many shifts, if they take any."""
+    """Both paths in dtype, with their noise from so many shifts, if they take any; None where they do not run in it."""
     step = HALF_SHIFT if roundoff(dtype) > roundoff("float32") else SHIFT
     try:
         pairs = [paths(dtype)]
@@ -103,16 +106,32 @@ def run(paths, dtype, shifts: int) -> Run | None:
         raise ValueError(f"path A gives logits {a[0].shape}, path B {b[0].shape}; both must give the same positions")
     if len(pairs) <= ORDER:
         return Run(dtype, a[0], b[0])
-    of_a, of_b = (rms(np.array(windows(noise, f))) for f in (a, b))
+    of_a, of_b = (rms(np.array(sliding(noise, f))) for f in (a, b))
     return Run(dtype, a[0], b[0], (of_a, of_b))
 
 
-def windows(of: Callable[..., float], results: Sequence) -> list[float]:
+def exclude_nonfinite(runs: Sequence[Run], dtype: str) -> list[Run]:
+    """The runs, without logits that are NaN or infinite where `dtype`, the one in question, has neither."""
+    asked = next((now for now in runs if now.dtype == dtype), None)
+    if asked is None or not asked.comparable.all():
+        return list(runs)
+    kept = []
+    for now in runs:
+        if not now.comparable.all():
+            # NaN where path B has none to give: path A's logits are path B's wherever either is not finite.
+            b = np.where(now.comparable | np.isfinite(now.b), now.b, np.nan)
+            why = f"{now.nonfinite()}; {dtype} has numbers everywhere"
+            now = replace(now, a=np.where(now.comparable, now.a, b), b=b, excluded=why)
+        kept.append(now)
+    return kept
+
+
+def sliding(of: Callable[..., float], results: Sequence) -> list[float]:
     """of(ORDER + 1 results in a row), for each such row."""
     return [of(*results[i : i + ORDER + 1]) for i in range(len(results) - ORDER)]
 
 
-def jump(paths, base: Run | None) -> float:
+def step_jump(paths, base: Run | None) -> float:
     """How far the trusted path's logits jump where rounding carries numbers across steps; 0 where no shift is taken.
 
     base  the run that rounding was measured on; a path that has no steps is smooth in its dtype, and jumps by nothing
@@ -126,37 +145,37 @@ def jump(paths, base: Run | None) -> float:
             moved = np.abs(f[0] - 3 * f[1] + 3 * f[2] - f[3])
         return float(moved[np.isfinite(moved)].max(initial=0))
 
-    return JUMP * max(windows(third, results))
+    return JUMP * max(sliding(third, results))
 
 
-def measure(top: Run, below: Run | None) -> tuple[float, str]:
+def widest_noise(top: Run, below: Run | None) -> tuple[float, str]:
     """(root mean square of the rounding, a note) of the widest rung; below is the one under it."""
     size = rms(top.b)
     if top.noise is None:
         narrow = max(roundoff(top.dtype), roundoff("float32"))
         return UNSHIFTED * narrow * size, "the paths take no shift, so their noise was not measured but assumed"
     of_a, of_b = top.noise
-    least = max(of_b, top.rounded)
+    least = max(of_b, top.one_rounding)
     if below is not None and of_a > (excused := NARROW * max(rms(below.b - top.b), least)):
         return excused, f"path A's own noise is {of_a:.1e}: it computes in less than {below.dtype} inside"
     measured = max(of_a, least)
-    return measured, coarse(top, measured)
+    return measured, coarse_note(top, measured)
 
 
-def coarse(top: Run, measured: float) -> str:
+def coarse_note(top: Run, measured: float) -> str:
     """A note where paths that were asked for float64 round as float32 does, or more coarsely; else none."""
     size = rms(top.b)
     if top.dtype != "float64" or measured <= math.sqrt(roundoff("float64") * roundoff("float32")) * size:
         return ""
-    told = f"differences below {GATE * measured:.0e} cannot be told from rounding"
+    floor = f"differences below {GATE * measured:.0e} cannot be told from rounding"
     if measured <= UNSHIFTED * roundoff("float32") * size:
-        return f"this model computes in float32 inside: {told}"
-    return f"these paths compute in half precision inside or round to steps, as an 8-bit cache does: {told}"
+        return f"this model computes in float32 inside: {floor}"
+    return f"these paths compute in half precision inside or round to steps, as an 8-bit cache does: {floor}"
 
 
-def settle(top: Run, below: Run | None, error: float) -> tuple[float, str]:
-    """`measure`, mended where the difference itself says on which side of float32 the paths part."""
-    measured, note = measure(top, below)
+def widest_rounding(top: Run, below: Run | None, error: float) -> tuple[float, str]:
+    """`widest_noise`, corrected where the size of the difference shows whether the paths part in float64 or float32."""
+    measured, note = widest_noise(top, below)
     if top.dtype != "float64" or top.noise is None:
         return measured, note
     size = rms(top.b)
@@ -186,10 +205,10 @@ def climb(runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0)
     for now, below in zip(runs, [*runs[1:], None], strict=False):
         error = float(gaps(now.a, now.b).max())
         if alone:  # nothing wider to be measured by
-            measured, note = settle(now, below, error)
-            floor, alone = measure(now, below)[0], now is not base
+            measured, note = widest_rounding(now, below, error)
+            floor, alone = widest_noise(now, below)[0], now is not base
         else:
-            measured, note = max(rms(now.b - base.b), floor, now.rounded), ""
+            measured, note = max(rms(now.b - base.b), floor, now.one_rounding), ""
         gate = GATE * measured
         if not red and now.dtype != "float64" and gate < error < math.inf and (far := jumps(base)) > gate:
             gate, note = far, f"rounding carries numbers across steps here, which moves logits by up to {far:.0e}"
@@ -201,10 +220,10 @@ def climb(runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0)
 def rung_of(now: Run, measured: float, gate: float, note: str, assumed: bool) -> tuple[Rung, Difference]:
     """What is reported of a run held to its gate."""
     found = compare(now.a, now.b, now.dtype, measured)
-    note = now.whose() if found.largest == math.inf else now.aside or note
+    note = now.nonfinite() if found.largest == math.inf else now.excluded or note
     undefined = bool((np.isnan(now.b) | np.isposinf(now.b)).any())
     green, size = found.largest <= gate, rms(now.b)
     rung = Rung(
-        now.dtype, found.largest, gate, measured, green, note, found.where, size, undefined, bool(now.aside), assumed
+        now.dtype, found.largest, gate, measured, green, note, found.where, size, undefined, bool(now.excluded), assumed
     )
     return rung, found

@@ -2,26 +2,18 @@
 
 Rounding shrinks with precision, a bug does not. So both paths climb a ladder, float64, float32, then the dtype in
 question, and on each rung their difference is held to what rounding does there to these very paths, which is measured:
-by third differences where nothing wider exists, by the trusted path's distance from its wider self below. No tolerance
-is chosen, and no path need be right: a fault that both share is not what this question asks about. The other rungs
-serve the dtype in question: what is wrong on one of them alone is reported and does not decide.
+by third differences on the widest rung, by the trusted path's distance from its wider self below. No tolerance is
+chosen, and no path need be right: a fault that both share is outside the question. The other rungs serve the dtype in
+question: a fault on one of them alone is reported and does not decide.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from .aside import set_aside, unasked
-from .difference import Difference, compare, noise
-from .ladder import GATE, HALF_SHIFT, NARROW, ORDER, SHIFT, UNSHIFTED, climb, jump, run
+from .ladder import ORDER, climb, exclude_nonfinite, run, step_jump
 from .rounding import roundoff
-from .verdict import BUG, CACHED, INCONCLUSIVE, ORACLE, ROUNDING, Rung, Verdict, asked, decide
-
-__all__ = [
-    "BUG", "CACHED", "GATE", "HALF_SHIFT", "INCONCLUSIVE", "NARROW", "ORACLE", "ORDER", "ROUNDING", "SHIFT",
-    "UNSHIFTED",
-    "Difference", "Rung", "Verdict", "compare", "judge", "logit_error", "noise", "run",
-]  # fmt: skip
+from .verdict import CACHED, Verdict, decide, exclude_contradicted, scope
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")  # the first two are rungs of every ladder
 
@@ -46,7 +38,7 @@ def judge(
     op: Callable[[str], float] | None = None,
     draws: int = 1,
 ) -> Verdict:
-    """Say whether two paths to the same logits differ by rounding or by a bug.
+    """Whether two paths to the same logits differ by rounding or by a bug.
 
     paths     paths(dtype, shift=0.0) -> (a, b), logits (B, n, V) of path A, under test, and of B, trusted, both run in
               dtype "float64", "float32", "bfloat16" or "float16"; shift multiplies both token embeddings by 1 + shift.
@@ -54,7 +46,7 @@ def judge(
     dtype     the dtype in question
     question  what B is, for the reason: CACHED or ORACLE or words of your own
     op        op(dtype) -> the error of A's attention alone on given inputs, in multiples of its gate; see
-              `attention_error`. Replayed in half precision, where final logits cannot tell; above 1 is a bug
+              `attention_error`. Replayed in half precision, where final logits do not decide; above 1 is a bug
     draws     noise measurements per path
 
     Raises ValueError for a dtype that is no float, and where the paths' shapes differ.
@@ -66,9 +58,9 @@ def judge(
     for rung in dict.fromkeys((*DTYPES[:2], dtype)):
         measured = any(now.trusted for now in runs)
         runs += [found] if (found := run(paths, rung, 0 if measured else ORDER + draws - 1)) else []
-    climbed = climb(set_aside(runs, dtype), lambda base: jump(paths, base))
-    rungs = tuple(unasked([rung for rung, _ in climbed], dtype))
+    climbed = climb(exclude_nonfinite(runs, dtype), lambda base: step_jump(paths, base))
+    rungs = tuple(exclude_contradicted([rung for rung, _ in climbed], dtype))
     difference = next((found for rung, found in climbed if rung.dtype == dtype), None)
     replayed = float(op(dtype)) if op is not None and roundoff(dtype) > roundoff("float32") else None
-    verdict, why = decide(dtype, rungs, replayed)
-    return Verdict(verdict, f"{why} {asked(question)}", question, rungs, difference, replayed)
+    word, reason = decide(dtype, rungs, replayed)
+    return Verdict(word, f"{reason} {scope(question)}", question, rungs, difference, replayed)

@@ -1,17 +1,18 @@
 """Exact probes: is a closed decode attention right? Decided from its inputs and outputs alone, 16 bits wide.
 
-A kernel that takes 16 bits and gives 16 bits cannot be climbed down to from float64. But there are questions whose
-answer every honest kernel shares; see questions.py. What even they cannot decide is INCONCLUSIVE.
+A kernel that takes 16 bits and gives 16 bits cannot be climbed down to from float64. But there are questions with
+one right answer for every correct kernel; see questions.py. Where they do not decide, the verdict is INCONCLUSIVE.
 """
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from .cases import Case
 from .difference import as_array, finite
-from .questions import GROUPED, SHAPES, Question, Shape, questions
+from .questions import GROUPED, SHAPES, Question, questions
 from .verdict import BUG, INCONCLUSIVE, ROUNDING
 
 # The gate of the probes that round: see `attention_gate`. Between it and so many times it nothing is certain.
@@ -20,7 +21,7 @@ DOUBT = 2.0
 
 @dataclass(frozen=True)
 class Failure:
-    """A wrong answer: the probe, a sentence that tells what came instead, and the error in multiples of the gate."""
+    """A wrong answer: the probe, a sentence on what came instead, and the error in multiples of the gate."""
 
     probe: str
     sentence: str
@@ -52,7 +53,7 @@ class ProbeReport:
         return finite(asdict(self))
 
 
-def weigh(o, question: Question) -> tuple[float, str]:
+def error_of(o, question: Question) -> tuple[float, str]:
     """The error of an answer o (B, H, D), in multiples of the gate, and a sentence on where it is largest."""
     if o.shape != question.answer.shape:
         return np.inf, f"{question.name}: the answer has shape {o.shape}; it must be {question.answer.shape}."
@@ -69,7 +70,7 @@ def weigh(o, question: Question) -> tuple[float, str]:
 
 
 def recognise(row, question: Question) -> str:
-    """In words, whose row (D,) came back instead: NaN, or the value or key of some slot."""
+    """What row (D,) came instead, in words: NaN, or the value or key of some slot."""
     if np.isnan(row).any():
         return ", a NaN: a dead slot was read, a sum overflowed, or 0 was divided by 0"
     for name, cache in (("value", question.v), ("key", question.k)):
@@ -81,9 +82,9 @@ def recognise(row, question: Question) -> str:
 
 
 def probe(
-    fn: Callable, dtype="bfloat16", shapes: Sequence[Shape] = (*SHAPES, *GROUPED), scale=None, patience=3
+    fn: Callable, dtype="bfloat16", shapes: Sequence[Case] = (*SHAPES, *GROUPED), scale=None, patience=3
 ) -> ProbeReport:
-    """Ask a decode attention for answers that are known, and say whether rounding explains what comes.
+    """Ask a decode attention questions with known answers: does rounding explain the differences?
 
     fn        fn(q, k, v, lengths) -> o: NumPy q (B, H, D), k and v (B, H_kv, T, D) in dtype, bfloat16 by ml_dtypes, and
               lengths (B,) int32 -> o (B, H, D), an array or a torch tensor on the CPU. Dead slots may hold anything;
@@ -96,19 +97,20 @@ def probe(
     """
     failures, refused, worst, asked = [], [], 0.0, 0
     for shape in shapes:
-        for question in questions(shape, dtype, scale):
+        H = shape.H_kv * shape.group
+        for question in questions(replace(shape, dtype=dtype, scale=scale)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", RuntimeWarning)  # a wrong op may overflow; its answer counts
                     o = as_array(fn(question.q, question.k, question.v, question.lengths), "the answer")
             except Exception as error:
-                if shape.H_kv is None and not isinstance(error, ValueError | NotImplementedError):
+                if shape.group == 1 and not isinstance(error, ValueError | NotImplementedError):
                     raise
-                groups = "" if shape.H_kv is None else f", H_kv={shape.H_kv}"
-                refused.append(f"H={shape.H}{groups}, D={shape.D}, T={shape.T}: {error}")
+                groups = "" if shape.group == 1 else f", H_kv={shape.H_kv}"
+                refused.append(f"H={H}{groups}, D={shape.D}, T={shape.T}: {error}")
                 break
             asked += 1
-            error, sentence = weigh(o, question)
+            error, sentence = error_of(o, question)
             if error > DOUBT:
                 failures.append(Failure(question.name, sentence, error))
                 if len(failures) >= patience:

@@ -1,6 +1,6 @@
 """Questions to a decode attention whose answers are known without computing an attention.
 
-Where one weight is 1 and all others vanish, every honest kernel returns that value bit for bit, in whatever dtype it
+Where one weight is 1 and all others vanish, every correct kernel returns that value bit for bit, in whatever dtype it
 sums; where all weights are equal, it returns a mean, chosen to be exact; where scores lie multiples of ln 2 apart, the
 weights are powers of two.
 """
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from .cases import DTYPES, Case
 from .rounding import attention_gate
 
-DTYPES = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "float32": np.float32, "float64": np.float64}
 # Scores this far apart: e^-1024 is zero in float64, too; the products stay below float16's 65504 up to head_dim 256.
 GAP = 1024.0
 # All live scores between these: below every finite stand-in for -inf but the least numbers of a dtype. In float16 the
@@ -21,32 +21,15 @@ GAP = 1024.0
 LOW = {"bfloat16": (-(2.0**41), -(2.0**40)), "float16": (-45056.0, -36864.0)}
 LOW |= dict.fromkeys(("float32", "float64"), LOW["bfloat16"])
 
-
-@dataclass(frozen=True)
-class Shape:
-    """One layout to probe: H heads of D columns, T slots, how many of them are live in each sequence, and KV heads.
-
-    Head h reads KV head h // (H / H_kv); H_kv None is one for each.
-    """
-
-    H: int
-    D: int
-    T: int
-    lengths: tuple[int, ...]
-    H_kv: int | None = None
-
-
 # Either side of blocks and splits of 16, 32, 64, 128, 256; full and not; sums of 300 that overflow float16.
 SHAPES = (
-    Shape(3, 16, 80, (0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 79, 80)),
-    Shape(2, 64, 325, (127, 128, 129, 65, 256, 257, 300, 319, 320)),
+    Case(lengths=(0, 1, 2, 15, 16, 17, 31, 32, 33, 64, 79, 80), T=80, H_kv=3),
+    Case(lengths=(127, 128, 129, 65, 256, 257, 300, 319, 320), T=325, D=64),
 )
 # Groups of 2, 3, 4 and 7, none of as many heads as there are groups.
-GROUPED = (
-    Shape(6, 16, 24, (0, 1, 17, 24), 3),
-    Shape(6, 16, 24, (0, 1, 17, 24), 2),
-    Shape(12, 16, 24, (0, 1, 17, 24), 3),
-    Shape(14, 32, 24, (0, 1, 17, 24), 2),
+GROUPED = tuple(
+    Case(lengths=(0, 1, 17, 24), T=24, D=D, H_kv=H_kv, group=group)
+    for D, H_kv, group in ((16, 3, 2), (16, 2, 3), (16, 3, 4), (32, 2, 7))
 )
 
 
@@ -67,25 +50,21 @@ class Question:
 
 
 class Layout:
-    """One shape's inputs: the same random keys and values for each question, K and V laid out differently."""
+    """One case's inputs: the same random keys and values for each question, K and V laid out differently."""
 
-    def __init__(self, shape: Shape, dtype: str, scale: float | None, rng):
-        H, D, T, lengths = shape.H, shape.D, shape.T, shape.lengths
-        self.H_kv = H if shape.H_kv is None else shape.H_kv
-        self.group, rest = divmod(H, self.H_kv)
-        if rest or max(4, 3 * self.group) > D:
+    def __init__(self, case: Case, rng):
+        B, H, D, group = len(case.lengths), case.H_kv * case.group, case.D, case.group
+        if max(4, 3 * group) > D:
             raise ValueError(
-                f"{H} heads on {self.H_kv} with head_dim {D}; the probes need whole groups, 3 columns for each head of "
-                "one, and at least 4 columns"
+                f"head_dim is {D}; with {group} query heads per KV head the probes need {max(4, 3 * group)} or more"
             )
-        self.low = LOW[dtype]
-        self.dtype, self.rng, self.D = DTYPES[dtype], rng, D
-        self.scale = D**-0.5 if scale is None else scale
-        self.lengths = np.array(lengths, np.int32)
-        self.size = len(lengths), H, T, D
-        self.noise = [rng.standard_normal((len(lengths), self.H_kv, T, D)).astype(self.dtype) for _ in range(2)]
-        columns = np.argsort(rng.random((len(lengths), self.H_kv, D)), axis=-1)[..., : 3 * self.group]
-        self.axes = columns.reshape(len(lengths), H, 3)  # which columns carry a head's scores, its own within its group
+        self.low, self.dtype, self.rng, self.D, self.group = LOW[case.dtype], DTYPES[case.dtype], rng, D, group
+        self.scale = D**-0.5 if case.scale is None else case.scale
+        self.lengths = np.array(case.lengths, np.int32)
+        self.size = B, H, case.T, D
+        self.noise = [rng.standard_normal((B, case.H_kv, case.T, D)).astype(self.dtype) for _ in range(2)]
+        columns = np.argsort(rng.random((B, case.H_kv, D)), axis=-1)[..., : 3 * group]
+        self.axes = columns.reshape(B, H, 3)  # which columns carry a head's scores, its own within its group
 
     def fresh(self):
         """q of zeros, and k, v of noise, to be written to; v lies over (B, T, H, D) memory."""
@@ -176,8 +155,8 @@ def powers(layout: Layout) -> Iterator[Question]:
         yield layout.question(f"powers of two, {kind}", q, k, v, answer)
 
 
-def questions(shape: Shape, dtype: str, scale: float | None = None, seed=0) -> Iterator[Question]:
-    """Everything that is asked of one shape."""
-    layout = Layout(shape, dtype, scale, np.random.default_rng(seed))
+def questions(case: Case) -> Iterator[Question]:
+    """Everything that is asked of one case: of its dtype, lengths, T, D, H_kv, group, scale and seed."""
+    layout = Layout(case, np.random.default_rng(case.seed))
     for ask in (means, powers, needles):
         yield from ask(layout)

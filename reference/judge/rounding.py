@@ -1,11 +1,11 @@
-"""Attention in float64, and how far an honest computation of it may stray.
+"""Attention in float64, and the largest error that rounding explains.
 
-Honest means exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose on
-top, because it sums in float32 or multiplies rounded weights, is measured and not chosen: see SUM_ERROR, WEIGHT_ERROR.
+Exact-rounded: exact mathematics on the rounded inputs, the output rounded once to its dtype. What a kernel may lose
+besides, since it sums in float32 or multiplies rounded weights, is measured and not chosen: SUM_ERROR, WEIGHT_ERROR.
 
 All functions take q (B, H, D), or (B, M, H, D) for M tokens, the last ones of their sequences; k and v (B, H_kv, T, D),
 head h reading KV head h // (H / H_kv); lengths (B,), M new tokens included; and as `features` any of causal, window,
-sinks, softcap and alibi_slopes ((H,) or (B, H)), told in features.py, where paged and 8-bit caches become plain ones.
+sinks, softcap and alibi_slopes ((H,) or (B, H)), see features.py, where paged and 8-bit caches become plain ones.
 """
 
 from collections.abc import Iterator
@@ -100,7 +100,7 @@ def log_sum_exp(q, k, lengths, scale=None, **features):
     return lse
 
 
-def honest_attention(q, k, v, lengths, scale=None, **features):
+def exact_rounded_attention(q, k, v, lengths, scale=None, **features):
     """`attention`, rounded once to q's dtype: the best any kernel with that output can do."""
     return attention(q, k, v, lengths, scale, **features).astype(q.dtype)
 
@@ -129,7 +129,7 @@ def sums(dtype):
 
 
 def attention_gate(q, k, v, lengths, scale=None, inner=None, rounded_weights=None, **features):
-    """The largest |o - attention(...)| that honest rounding explains, for each output: float64, q's shape.
+    """The largest |o - attention(...)| that rounding explains, for each output: float64, q's shape.
 
     One rounding of the output to q's dtype, and sums in float32 (float64 for float64) as measured in SUM_ERROR. It
     shrinks with the output, like 1 / sqrt(T) on random data, where a fixed tolerance would forgive ever more.
@@ -157,7 +157,7 @@ def gate_around(exact, q, k, v, lengths, scale=None, inner=None, rounded_weights
 
 
 def lse_gate(q, k, lengths, scale=None, **features):
-    """The largest |lse - log_sum_exp(...)| that honest rounding explains: (B, H) or (B, M, H), float64.
+    """The largest |lse - log_sum_exp(...)| that rounding explains: (B, H) or (B, M, H), float64.
 
     lse is kept in float32 (float64 for float64), and so is all it is made of; SUM_ERROR holds for it too. An error in
     a score moves it by that slot's weight; the maximum, the sum's logarithm and their total are rounded each.
@@ -171,7 +171,7 @@ def lse_gate(q, k, lengths, scale=None, **features):
 
 
 def attention_error(o, q, k, v, lengths, scale=None, inner=None, rounded_weights=None, **features) -> float:
-    """The largest error of an attention output o, in multiples of the gate: honest up to 1, NaN is infinite.
+    """The largest error of an attention output o, in multiples of the gate: rounding up to 1, NaN is infinite.
 
     Where the gate is zero (no slot seen, zero values) o must be exact.
     """

@@ -1,7 +1,8 @@
-"""What the judge says: the rungs it climbed, one of three words, and the sentence that justifies it."""
+"""The verdict on two paths to the same logits: the rungs that were run, one of three words, and the reason."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -28,12 +29,12 @@ class Rung:
     gate       the largest that rounding explains
     noise      the measured root mean square of rounding; the gate is a multiple of it, or what steps explain
     green      error <= gate
-    note       what else was found: a float32 floor, steps, a path narrower than it says, whose the NaN is
+    note       what else was found: a float32 floor, steps, a path in a narrower dtype than asked, which path has NaN
     where      the index of the largest difference
     size       the root mean square of the trusted path's logits
     undefined  both paths hold NaN or +inf at the same places; -inf is how a vocabulary is masked
-    aside      it does not decide: only the judge asked for this dtype, and what is wrong here is not wrong in the dtype
-               in question; the note says what, and the other fields describe the numbers that are left
+    excluded   it does not decide, since its fault is not one of the dtype in question; the note names the fault, and
+               the other fields describe the numbers that are left
     assumed    the paths take no shift, so their noise was not measured
     """
 
@@ -46,13 +47,18 @@ class Rung:
     where: tuple[int, ...]
     size: float
     undefined: bool
-    aside: bool = False
+    excluded: bool = False
     assumed: bool = False
+
+    @property
+    def resolution(self) -> float:
+        """What rounding explains, as a part of the logits' root mean square."""
+        return self.gate / max(self.size, np.finfo(float).tiny)
 
     @property
     def word(self) -> str:
         """ "green", "RED" or "aside"."""
-        return "aside" if self.aside else "green" if self.green else "RED"
+        return "aside" if self.excluded else "green" if self.green else "RED"
 
 
 @dataclass(frozen=True)
@@ -77,22 +83,38 @@ class Verdict:
         return finite(asdict(self))
 
 
+def exclude_contradicted(rungs: Sequence[Rung], dtype: str) -> list[Rung]:
+    """The rungs, a red one excluded where a green one nearer to `dtype` would show a fault of its size."""
+    names = [rung.dtype for rung in rungs]
+    if dtype not in names:
+        return list(rungs)
+    at, kept = names.index(dtype), []
+    for i, rung in enumerate(rungs):
+        nearer = rungs[i + 1 : at + 1] if i < at else rungs[at:i]
+        sound = [other for other in nearer if other.green and not other.excluded and not other.undefined]
+        witness = next((other for other in sound if math.inf > rung.error > 2 * other.gate), None)
+        if not rung.green and not rung.excluded and witness:
+            shown = f"{witness.dtype} would show a fault of this size (gate {witness.gate:.1e}) and does not"
+            rung = replace(rung, excluded=True, note="; ".join(filter(None, (shown, rung.note))))
+        kept.append(rung)
+    return kept
+
+
 def decide(dtype: str, rungs: Sequence[Rung], op: float | None = None) -> tuple[str, str]:
-    """The verdict on paths compared on these rungs, and the sentences that justify it."""
-    sound = [rung for rung in rungs if not rung.aside]
-    verdict, why = weigh(dtype, sound, op, [rung for rung in rungs if rung.aside])
-    return verdict, " ".join(
-        [why, *(f"{told(rung)}, so {rung.dtype} does not decide." for rung in rungs if rung.aside)]
-    )
+    """The word for paths compared on these rungs, and the sentences that justify it."""
+    excluded = [rung for rung in rungs if rung.excluded]
+    word, reason = by_counted_rungs(dtype, [rung for rung in rungs if not rung.excluded], op, excluded)
+    return word, " ".join([reason, *(exclusion(rung) for rung in excluded)])
 
 
-def told(rung: Rung) -> str:
-    """What a rung that was set aside has found."""
-    return f"In {rung.dtype} " + (f"the paths differ by {rung.error:.2g}; " if not rung.green else "") + rung.note
+def exclusion(rung: Rung) -> str:
+    """Why a rung does not decide."""
+    size = "" if rung.green else f"the paths differ by {rung.error:.2g}; "
+    return f"In {rung.dtype} {size}{rung.note}, so {rung.dtype} does not decide."
 
 
-def weigh(dtype: str, rungs: Sequence[Rung], op: float | None, aside: Sequence[Rung]) -> tuple[str, str]:
-    """The verdict by the rungs that count."""
+def by_counted_rungs(dtype: str, rungs: Sequence[Rung], op: float | None, excluded: Sequence[Rung]) -> tuple[str, str]:
+    """`decide` by the rungs that count."""
     red = next((rung for rung in rungs if not rung.green), None)
     if red and red.assumed and rungs[0].green and red.error <= STEPS * red.size:
         return INCONCLUSIVE, (
@@ -101,7 +123,7 @@ def weigh(dtype: str, rungs: Sequence[Rung], op: float | None, aside: Sequence[R
             "shift, f(dtype, shift), and it can be measured which."
         )
     if red:
-        return BUG, accusation(red, rungs)
+        return BUG, bug_reason(red, rungs)
     if op is not None and not op <= 1:
         return BUG, f"In {dtype} the attention alone errs by {op:.3g} times what rounding explains on its inputs."
     if dtype not in [rung.dtype for rung in rungs]:
@@ -112,12 +134,12 @@ def weigh(dtype: str, rungs: Sequence[Rung], op: float | None, aside: Sequence[R
     errors = ", ".join(f"{rung.error:.2g} in {rung.dtype}" for rung in rungs)
     if not any(rung.error for rung in rungs):
         return ROUNDING, f"The paths agree bit for bit ({errors})."
-    finest = min(rungs, key=part)
-    if part(finest) > RESOLUTION:
+    finest = min(rungs, key=lambda rung: rung.resolution)
+    if finest.resolution > RESOLUTION:
         return INCONCLUSIVE, (
             f"The paths differ by {errors}; rounding explains up to {finest.gate:.1e} in {finest.dtype}, the finest "
-            f"rung there was, but that is {100 * part(finest):.1g} % of the logits and bugs hide below it: "
-            f"{advice(rungs, aside)}."
+            f"rung there was, but that is {100 * finest.resolution:.1g} % of the logits and bugs hide below it: "
+            f"{advice(rungs, excluded)}."
         )
     shrunk = rungs[0].error < 0.1 * rungs[-1].error
     shrinks = ": they part less with each wider dtype, as rounding does and a bug does not" if shrunk else ""
@@ -126,14 +148,9 @@ def weigh(dtype: str, rungs: Sequence[Rung], op: float | None, aside: Sequence[R
     return ROUNDING, f"The paths differ by {errors}; {explained}{shrinks}."
 
 
-def part(rung: Rung) -> float:
-    """What rounding explains, as a part of the logits."""
-    return rung.gate / max(rung.size, np.finfo(float).tiny)
-
-
-def advice(rungs: Sequence[Rung], aside: Sequence[Rung]) -> str:
-    """What would let the judge tell; never what it has done."""
-    if any(rung.dtype == "float64" for rung in aside):
+def advice(rungs: Sequence[Rung], excluded: Sequence[Rung]) -> str:
+    """What would make the verdict conclusive, and has not been done."""
+    if any(rung.dtype == "float64" for rung in excluded):
         return "float64 would tell, but gives no answer here; let both paths compute in it"
     if any(rung.dtype == "float64" for rung in rungs):
         return (
@@ -143,8 +160,8 @@ def advice(rungs: Sequence[Rung], aside: Sequence[Rung]) -> str:
     return "run them in float64"
 
 
-def accusation(red: Rung, rungs: Sequence[Rung]) -> str:
-    """Why this rung calls a bug."""
+def bug_reason(red: Rung, rungs: Sequence[Rung]) -> str:
+    """The place and size of a bug on this rung."""
     place = ", ".join(f"{name} {i}" for name, i in zip(AXES, red.where, strict=False))
     if not np.isfinite(red.error):
         return f"In {red.dtype} {red.note}; first at {place}."
@@ -158,8 +175,8 @@ def accusation(red: Rung, rungs: Sequence[Rung]) -> str:
     )
 
 
-def asked(question: str) -> str:
-    """What the verdict is about, and what it cannot see."""
+def scope(question: str) -> str:
+    """The question that was answered, and what it cannot show."""
     if question == CACHED:
         return "Asked: cached against uncached; what both share (GELU, LayerNorm's eps, the head) it cannot see."
     return f"Asked: {question}."

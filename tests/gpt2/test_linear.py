@@ -1,4 +1,4 @@
-"""Batch-invariant linear layers: a row's bits are its own, whatever rows come with it, in which order and how many."""
+"""Batch-invariant linear layers: a row's bits are its own, whatever the number, content and order of the others."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def weights(n_in, n_out, dtype, head=False):
 
 
 def in_company(f, x):
-    """How many rows of f, over batches of ROW_COUNTS rows of x and those in reverse, have other bits than alone."""
+    """The number of rows whose bits differ from alone, over batches of ROW_COUNTS rows of x and those in reverse."""
     alone = torch.cat([f(row) for row in x.split(1)])
     forth = sum(int((f(x[:n]) != alone[:n]).any(1).sum()) for n in ROW_COUNTS)
     return forth + sum(int((f(x[:n].flip(0)).flip(0) != alone[:n]).any(1).sum()) for n in ROW_COUNTS)

@@ -258,8 +258,8 @@ def test_the_kernel_refuses_a_cache_without_a_workspace(device):
 
 @pytest.mark.parametrize("page", [None, 2])
 @pytest.mark.parametrize("work", ["prefill", "decode"])
-@pytest.mark.parametrize("how", [KeyboardInterrupt, RuntimeError])
-def test_what_ends_a_pass_early_leaves_the_cache_as_it_was(how, work, page, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_what_ends_a_pass_early_leaves_the_cache_as_it_was(error, work, page, monkeypatch):
     model = small_model(2, 16)[0].with_impl("triton")
     cache = model.new_cache(2, 8, page)
     cache.set_lengths([4, 4])
@@ -267,12 +267,12 @@ def test_what_ends_a_pass_early_leaves_the_cache_as_it_was(how, work, page, monk
     def end(*args, **kwargs):
         cache.workspace.counters.fill_(1)
         cache.workspace.fault.fill_(1)
-        raise how
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(model.blocks[1].mlp, "forward", end)
         patch.setitem(DECODE_STEP, "triton", lambda q, *rest: q)
-        with pytest.raises(how):
+        with pytest.raises(error):
             model.decode(torch.tensor([1, 2]), cache) if work == "decode" else model.prefill([[1], [2]], cache)
     assert cache.host_lengths == cache.lengths.tolist() == [4, 4]
     assert not any(x.any() for x in (cache.workspace.counters, cache.workspace.fault, cache.workspace.begun))
@@ -304,7 +304,7 @@ def test_half_precision_decodes_in_that_precision(impl, dtype, device):
     prompts, tokens = random_prompts(61, [9, 4]), np.array(random_prompts(61, [2, 2], seed=1))
     logits = forced(model, prompts, tokens)
     assert logits.dtype == model.new_cache(1).k[0].dtype == getattr(torch, dtype)
-    # The honest error is that of the same model recomputing everything in the same dtype, which no cache can spoil.
+    # The rounding error is that of the same model recomputing everything in the same dtype, without a cache.
     full = torch.stack(
         [model(torch.tensor([p + list(t)], device=device))[0, -3:] for p, t in zip(prompts, tokens, strict=True)]
     )

@@ -42,12 +42,12 @@ def test_greedy_ids_are_the_goldens(small, impl, steps):
     assert done.ids == golden["greedy_A_out"][:steps].tolist()
 
 
-@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 1}], ids=["greedy", "seeded"])
-def test_four_prompts_batched_and_alone_become_the_same_texts(small, how):
+@pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "seed": 1}], ids=["greedy", "seeded"])
+def test_four_prompts_batched_and_alone_become_the_same_texts(small, settings):
     prompts = ["Once", "The king said", "ROMEO: What light through yonder window breaks?", "In a hole"]
-    together = generate(small, prompts, max_new_tokens=10, **how)
+    together = generate(small, prompts, max_new_tokens=10, **settings)
     for row, prompt in enumerate(prompts):
-        assert generate(small, prompt, max_new_tokens=10, first_row=row, **how) == [together[row]]
+        assert generate(small, prompt, max_new_tokens=10, first_row=row, **settings) == [together[row]]
 
 
 def test_loss_is_the_goldens(small, device):

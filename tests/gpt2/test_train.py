@@ -48,7 +48,7 @@ def test_the_last_positions_are_trained_too(tiny):
     untrained = copy.deepcopy(tiny)
     torch.nn.init.normal_(untrained.wpe.weight[896:], std=0.02, generator=torch.Generator().manual_seed(0))
     late, without = (model.loss(ids, "none")[:, -128:].mean() for model in (tiny, untrained))
-    assert late < without - 0.03, "what was learnt about these positions must be worth something"
+    assert late < without - 0.03, "training on these positions lowers the loss"
 
 
 def test_it_writes_the_words_of_its_corpora(tiny):
@@ -61,7 +61,7 @@ def test_it_writes_the_words_of_its_corpora(tiny):
     assert sum(word in known for word in words) / len(words) > 0.9
     noise = tiny.tokenizer.decode(torch.randint(2048, (900,), generator=torch.Generator().manual_seed(0)).tolist())
     words = re.findall(r"[a-z]+", noise.lower())
-    assert sum(word in known for word in words) / len(words) < 0.5, "the measure must tell text from noise"
+    assert sum(word in known for word in words) / len(words) < 0.5, "noise has fewer known words"
 
 
 def test_the_script_makes_a_checkpoint_that_loads(tmp_path, capsys):

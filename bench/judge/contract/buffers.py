@@ -1,11 +1,30 @@
-"""A cache's own memory as its adapter shows it: which numbers are whose, and how to change them in place."""
+"""What a cache's adapter shows: its logits as float64, the methods it has, and its memory, to be read and changed."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from .under_test import capability
+from .report import NotChecked
+
+
+def as_float64(logits, rows: int) -> np.ndarray:
+    """Logits (B, V), NumPy or torch of any dtype, as float64; every float of up to 64 bits keeps its value."""
+    if hasattr(logits, "detach"):
+        logits = logits.detach().double().cpu().numpy()
+    logits = np.array(logits, np.float64)
+    if logits.ndim != 2 or len(logits) != rows:
+        raise ValueError(f"logits are {logits.shape}; give (B, V) with B = {rows}, those after each row's last token")
+    return logits
+
+
+def capability(cache, name: str) -> Callable[..., Any]:
+    """The cache's method of that name; raises NotChecked if it has none."""
+    method = getattr(cache, name, None)
+    if not callable(method):
+        raise NotChecked(f"no {name}()")
+    return method
 
 
 class Buffer(NamedTuple):
@@ -13,7 +32,7 @@ class Buffer(NamedTuple):
 
     live   bool: a token's that the next step may read
     dead   bool: no token's, so that it may hold anything; what is neither is a token's that is out of reach
-    place  int: its token's place in the row, counted from 0; None where buffers() tells live from dead only
+    place  int: its token's place in the row, counted from 0; None where buffers() gives live or dead alone
     """
 
     array: Any
@@ -47,36 +66,32 @@ def memory(cache) -> list[Buffer]:
     return found
 
 
+def limits(array) -> torch.finfo | torch.iinfo:
+    """The largest and smallest numbers of an array's dtype, bfloat16 included."""
+    dtype = array.dtype if isinstance(array, torch.Tensor) else getattr(torch, array.dtype.name)
+    return torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+
+
+def mask_of(array, where: np.ndarray) -> Any:
+    """`where` as the array indexes by it."""
+    return torch.from_numpy(where.copy()).to(array.device) if isinstance(array, torch.Tensor) else where
+
+
 def put(array, where: np.ndarray, value: float):
     """array[where] = value, in place, for NumPy and torch; where the dtype has no such number, its nearest."""
-    if isinstance(array, torch.Tensor):
-        floats = array.dtype.is_floating_point
-        limits = torch.finfo(array.dtype) if floats else torch.iinfo(array.dtype)
-    else:
-        floats = array.dtype.kind not in "iu"
-        limits = None if floats else np.iinfo(array.dtype)
-    if limits and (not floats or np.isfinite(value)):
-        value = limits.max if np.isnan(value) else min(max(value, limits.min), limits.max)
-    if isinstance(array, torch.Tensor):
-        array.masked_fill_(torch.from_numpy(where.copy()).to(array.device), value)
-    else:
-        array[where] = value
+    info = limits(array)
+    if isinstance(info, torch.iinfo) or np.isfinite(value):
+        value = info.max if np.isnan(value) else min(max(value, info.min), info.max)
+    array[mask_of(array, where)] = value
 
 
 def nudge(array, where: np.ndarray, by: float):
     """Change every number of array[where], in place: floats by `by`, integers by 8 towards zero or to an end."""
-    if isinstance(array, torch.Tensor):
-        there = array[torch.from_numpy(where.copy()).to(array.device)].double().cpu().numpy()
-        limits = torch.finfo(array.dtype) if array.dtype.is_floating_point else torch.iinfo(array.dtype)
+    info, mask = limits(array), mask_of(array, where)
+    there = array[mask]
+    there = there.double().cpu().numpy() if isinstance(there, torch.Tensor) else there.astype(np.float64)
+    if isinstance(info, torch.iinfo):
+        new = np.where(there > 0, there - 8, there + 8) if by == 1 else np.full_like(there, np.sign(by) * info.max)
     else:
-        there = array[where].astype(np.float64)
-        dtype = getattr(torch, array.dtype.name)  # which knows bfloat16's limits, too
-        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
-    if isinstance(limits, torch.iinfo):
-        new = np.where(there > 0, there - 8, there + 8) if by == 1 else np.full_like(there, np.sign(by) * limits.max)
-    else:
-        new = there + np.clip(by, float(limits.min) / 4, float(limits.max) / 4)
-    if isinstance(array, torch.Tensor):
-        array[torch.from_numpy(where.copy()).to(array.device)] = torch.from_numpy(new).to(array)
-    else:
-        array[where] = new.astype(array.dtype)
+        new = there + np.clip(by, float(info.min) / 4, float(info.max) / 4)
+    array[mask] = torch.from_numpy(new).to(array) if isinstance(array, torch.Tensor) else new.astype(array.dtype)

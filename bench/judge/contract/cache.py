@@ -24,10 +24,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ....reference.judge.parity import LOGIT_BARS
-from . import memory, runs
+from . import call_checks, memory_checks
+from .buffers import as_float64
 from .report import ContractReport, Finding, run_checks
 from .trial import Trial
-from .under_test import exact
 
 
 class CacheUnderTest(Protocol):
@@ -63,18 +63,18 @@ class CacheUnderTest(Protocol):
 
 
 CHECKS: dict[str, Callable[[Trial], Finding]] = {
-    "dead slots": memory.dead_slots,
-    "last slot": memory.last_slot,
-    "one past": memory.one_past,
-    "rows apart": runs.rows_apart,
-    "rows permuted": runs.rows_permuted,
-    "rows reordered": runs.rows_reordered,
-    "pages permuted": runs.pages_permuted,
-    "reset": runs.reset,
-    "chunks": runs.chunks,
-    "growing": runs.growing,
-    "crop": runs.crop,
-    "ragged": runs.ragged,
+    "dead slots": memory_checks.dead_slots,
+    "last slot": memory_checks.last_slot,
+    "one past": memory_checks.one_past,
+    "rows apart": call_checks.rows_apart,
+    "rows permuted": call_checks.rows_permuted,
+    "rows reordered": call_checks.rows_reordered,
+    "pages permuted": call_checks.pages_permuted,
+    "reset": call_checks.reset,
+    "chunks": call_checks.chunks,
+    "growing": call_checks.growing,
+    "crop": call_checks.crop,
+    "ragged": call_checks.ragged,
 }
 
 
@@ -100,14 +100,14 @@ def check_cache(
     only           names of CHECKS to make; empty: all of them
     require        names of CHECKS that must be held, where otherwise a missing capability is only reported
 
-    Raises ValueError for sizes too small to tell anything and for unknown names. What the cache raises is reported.
+    Raises ValueError for sizes too small for a check and for unknown names. What the cache raises is reported.
     """
     if batch < 2 or prompt < 4 or steps < 3:
         raise ValueError(f"batch {batch}, prompt {prompt}, steps {steps}; give at least 2, 4 and 3")
     rng = np.random.default_rng(seed)
     probe = make_cache()
     logits = probe.prefill(np.zeros((batch, 1), np.int64))
-    below = vocab or exact(logits, batch).shape[1]
+    below = vocab or as_float64(logits, batch).shape[1]
     dtype = str(getattr(probe, "dtype", None) or logits.dtype).removeprefix("torch.")
     ids = rng.integers(below, size=(batch, prompt + steps))
     other = (ids + rng.integers(1, below, size=ids.shape)) % below

@@ -1,10 +1,13 @@
-"""Functions of anybody's as paths to logits: what they may take and return, one adapter for every door of the judge.
+"""Any functions as paths to logits: what they may take and return, for the command and for pytest alike.
 
     f(dtype, shift), f(dtype, *, shift) or f(dtype) -> logits, dtype "float64", "float32", "bfloat16" or "float16"
 
 They return logits (B, n, V) as a NumPy array or a torch tensor of any float dtype, with or without a gradient, on any
 device, or as lists of them or of numbers; (n, V) is one sequence. NotImplementedError says that they do not run in a
 dtype. Arrays stand for functions too: they exist in one dtype only.
+
+The judge measures rounding by the shift, a small change of the embeddings. Paths without one are held to a multiple of
+what one rounding of the logits does.
 """
 
 import inspect
@@ -15,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from ....reference.judge.parity import DTYPES, judge
 from ....reference.judge.verdict import Verdict
-from .foreign import refusal
+from .user_errors import refusal
 
 COARSE = ("bfloat16", "float16")  # which hold no other dtype's numbers
 SIGNATURE = "write it as f(dtype, shift) or f(dtype)"
@@ -26,7 +30,7 @@ class Path:
     """One way to logits, given as a function or as an array of `dtype`: path(dtype, shift) -> (B, n, V) float64.
 
     name    what messages call it
-    guard   opened around each call of the function, such as `theirs`
+    guard   opened around each call of the function, such as `user_code`
 
     Raises ValueError for a function of other arguments and for what holds no logits; TypeError never.
     """
@@ -134,8 +138,8 @@ def numbers(x: Any) -> np.ndarray:
     return np.array(x, np.float64)
 
 
-class Rungs:
-    """paths(dtype, shift) for the judge, which keeps in mind in what dtypes they do not run, and why.
+class DtypeRefusals:
+    """paths(dtype, shift) for the judge; records the dtypes that they do not run in, and why.
 
     dtype   the dtype in question: in another one also a clash of dtypes inside counts as "does not run"
     absent  dtype -> the reason
@@ -156,7 +160,29 @@ class Rungs:
                 self.absent[dtype] = why
             raise NotImplementedError(why) from error
 
-    def said(self, verdict: Verdict) -> Verdict:
+    def with_refusals(self, verdict: Verdict) -> Verdict:
         """The verdict, whose reason names the rungs that there were not."""
         missing = " ".join(f"Not run in {dtype}: {why}." for dtype, why in self.absent.items())
         return replace(verdict, reason=f"{verdict.reason} {missing}") if missing else verdict
+
+
+def check_decode(a: Any, b: Any, dtype: str | None = None, question: str = "cached against uncached") -> Verdict:
+    """Whether path a is the same computation as the trusted path b.
+
+    a, b      functions f(dtype, shift) or f(dtype) -> logits (B, n, V) of the same positions, computed in "float64",
+              "float32", "bfloat16" or "float16", NotImplementedError where they cannot; shift multiplies the embedding
+              table by 1 + shift. Or arrays of logits, which exist in one dtype only. See above
+    dtype     the one in question; by default float32, or that of the arrays
+    question  what b is, in words, as in `judge`
+
+    Raises ValueError for a dtype that is no float, for what is no logits, and for shapes that differ; and what the
+    functions raise.
+    """
+    if dtype is None:
+        dtype = next((name for name in (dtype_of(a), dtype_of(b)) if name), "float32")
+    dtype = str(dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+    path_a, path_b = Path(a, "path A", dtype), Path(b, "path B", dtype)
+    rungs = DtypeRefusals(lambda name, shift: (path_a(name, shift), path_b(name, shift)), dtype)
+    return rungs.with_refusals(judge(rungs, dtype, question=question))

@@ -6,13 +6,13 @@ holds and whether crop() can go back is asked of each layer.
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from ...measure.peers import cache_name
+from .positions import positions_of
 
 
 class HuggingFace:
@@ -89,17 +89,20 @@ class HuggingFace:
     def position_of(self, ids) -> int | None:
         """The position_id of a sequence's first token, found by asking the model; None if it takes none.
 
-        Raises NotImplementedError if it cannot be told where padding is: then no cache of its can be blamed.
+        Raises NotImplementedError if the model takes no padding, with a cache or without.
         """
-        plain, slots = self.recompute(ids), np.arange(ids.shape[1])
-        close = partial(torch.allclose, plain, rtol=0, atol=1e-3 * float(plain.abs().max()))
+
+        def forward(ids, **given):
+            return self.recompute(ids, **{name: x.to(self.model.device) for name, x in given.items()})
+
+        start = positions_of(self.model, forward, torch.from_numpy(ids)).start
+        if start is not None:
+            return start
         if "position_ids" in self.takes:
-            for start in (0, (getattr(self.config, "pad_token_id", None) or 0) + 1):
-                if close(self.recompute(ids, position_ids=self.tensor(start + slots[None]))):
-                    return start
             raise NotImplementedError("no position_ids give this model's own logits, so padding cannot be told to it")
-        mask = (np.arange(ids.shape[1] + 3) >= 3).astype(np.int64)[None]
-        if close(self.recompute(np.pad(ids, ((0, 0), (3, 0))), attention_mask=self.tensor(mask))):
+        plain, mask = self.recompute(ids), torch.arange(ids.shape[1] + 3)[None] >= 3
+        padded = forward(np.pad(ids, ((0, 0), (3, 0))), attention_mask=mask.long())
+        if torch.allclose(plain, padded, rtol=0, atol=1e-3 * float(plain.abs().max())):
             return None
         raise NotImplementedError("without a cache, too, a padded row gives other logits: the model counts columns")
 

@@ -1,4 +1,4 @@
-"""One decode attention on trial: what it is called with, and when its answer is right."""
+"""One decode attention under test: its inputs, and whether its answers are right."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ....reference.judge.cases import Case, draw_qkv
 from ....reference.judge.rounding import attention_error, attention_gate
 from .report import BROKEN, HELD, Finding
 
@@ -15,7 +16,7 @@ from .report import BROKEN, HELD, Finding
 class Op:
     """The function under test and the sizes it is called with.
 
-    inner   dtype to which honest rounding inside may go, see honest.attention_gate; None: float32 inside
+    inner   dtype to which scores and weights may be rounded, see rounding.attention_gate; None: float32 inside
     device  None gives NumPy arrays, else torch tensors on that device
     grouped  (heads, KV heads) to draw where heads are grouped, which all other draws leave ungrouped
     """
@@ -30,23 +31,16 @@ class Op:
     batch_invariant: bool
     grouped: Sequence[tuple[int, int]] = ()
 
-    def draw(self, q_scale=1.0, v_mean=0.0, rising=False, room=0, kv_heads: int | None = None):
-        """q (B, H, D), k and v (B, H_kv, T, D), random; T is `room` above the longest length, dead slots 0."""
-        rng = np.random.default_rng(0)
-        B, H, T, D = len(self.lengths), self.heads, int(self.lengths.max()) + room, self.head_dim
-        q = q_scale * rng.standard_normal((B, H, D))
-        k, v = (rng.standard_normal((B, kv_heads or H, T, D)) for _ in range(2))
-        if rising:
-            order = np.argsort(np.einsum("bhd,bhtd->bht", q, k), axis=2)
-            k = np.take_along_axis(k, order[..., None], axis=2)
-        q, k, v = (x.astype(self.dtype) for x in (q, k, v + v_mean))
-        self.poison(k, v, 0.0)
-        return q, k, v
+    def draw(self, room: int = 0, kv_heads: int | None = None, **how) -> tuple[np.ndarray, ...]:
+        """q (B, H, D), k and v (B, H_kv, T, D), contiguous, T `room` above the longest length; dead slots hold 0.
 
-    def poison(self, k, v, value):
-        """Fill the dead slots of k and v, in place."""
-        for b, n in enumerate(self.lengths):
-            k[b, :, n:] = v[b, :, n:] = value
+        how  fields of a `Case` that shape the numbers
+        """
+        H_kv = kv_heads or self.heads
+        T = int(self.lengths.max()) + room
+        case = Case(self.dtype, tuple(self.lengths), T, self.head_dim, H_kv, self.heads // H_kv, needles=False, **how)
+        q, k, v, _ = draw_qkv(case, dead=0.0)
+        return q, k, np.ascontiguousarray(v)
 
     def __call__(self, q, k, v, lengths=None) -> np.ndarray:
         """o (B, H, D) as the function gives it; raises TypeError for another shape or dtype."""
@@ -64,20 +58,21 @@ class Op:
         return self.fn(*arrays)
 
     def hold(self, o, q, k, v, held: str, broken: str, lengths=None, **rounded) -> Finding:
-        """Hold o to the plain formula; `rounded` as honest.attention_gate takes it."""
+        """Hold o to the plain formula; `rounded` as rounding.attention_gate takes it."""
         lengths = self.lengths if lengths is None else lengths
-        error = attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded))
-        if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+        return graded(attention_error(o, q, k, v, lengths, **({"inner": self.inner} | rounded)), held, broken)
 
     def alike(self, got, own, q, k, v, lengths, held: str, broken: str) -> Finding:
         """Hold two results of the same inputs to each other, right or wrong: each may stray by the gate."""
         gate = 2 * attention_gate(q, k, v, lengths, inner=self.inner)
-        error = float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate))
-        if error <= 1:
-            return Finding(HELD, f"{held}, {error:.2f} of what honest rounding explains", {"error": error})
-        return Finding(BROKEN, f"{broken}: {error:.3g} times what honest rounding explains", {"error": error})
+        return graded(float(np.max(np.abs(got.astype(np.float64) - own.astype(np.float64)) / gate)), held, broken)
+
+
+def graded(error: float, held: str, broken: str) -> Finding:
+    """The finding for an error in multiples of its gate."""
+    if error <= 1:
+        return Finding(HELD, f"{held}, {error:.2f} of what rounding explains", {"error": error})
+    return Finding(BROKEN, f"{broken}: {error:.3g} times what rounding explains", {"error": error})
 
 
 def to_torch(x: np.ndarray) -> torch.Tensor:

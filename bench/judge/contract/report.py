@@ -1,47 +1,38 @@
 """What a contract's checks found: one line each, a record for machines, and a failure that a person understands."""
 
-import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+
+from ....reference.judge.difference import finite
 
 HELD, BROKEN, NOT_CHECKED = "held", "broken", "not checked"
 
 
 class Finding(NamedTuple):
-    """What one check answers: its outcome, a sentence, and the numbers behind it."""
+    """One promise and whether it was kept.
+
+    outcome   "held" | "broken" | "not checked"
+    sentence  how it went; where it is broken, what was seen and what that usually means
+    numbers   what was measured, such as "error" beside its "bar"
+    name      what is promised, in a few words
+    """
 
     outcome: str
     sentence: str
     numbers: dict[str, float] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+    name: str = ""
+
+    def record(self) -> dict:
+        """JSON-able; a number that is not finite is null."""
+        return {"name": self.name, "outcome": self.outcome, "sentence": self.sentence, "numbers": finite(self.numbers)}
 
 
 class NotChecked(NotImplementedError):
     """Raised by a check that has nothing to go by; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One promise and whether it was kept.
-
-    name      what is promised, in a few words
-    outcome   "held" | "broken" | "not checked"
-    sentence  how it went; where it is broken, what was seen and what that usually means
-    numbers   what was measured, such as "error" beside its "bar"
-    """
-
-    name: str
-    outcome: str
-    sentence: str
-    numbers: dict[str, float] = field(default_factory=dict)
-
-    def record(self) -> dict:
-        """JSON-able; a number that is not finite is null."""
-        numbers = {key: x if math.isfinite(x) else None for key, x in self.numbers.items()}
-        return {"name": self.name, "outcome": self.outcome, "sentence": self.sentence, "numbers": numbers}
 
 
 class ContractBroken(AssertionError):
@@ -60,7 +51,7 @@ class ContractReport:
     """
 
     subject: str
-    checks: Sequence[Check]
+    checks: Sequence[Finding]
     required: Sequence[str] = ()
 
     def named(self, outcome: str) -> list[str]:
@@ -120,7 +111,7 @@ def run_checks(
         if name not in checks or name not in names:
             known = ", ".join(checks if name not in checks else names)
             raise ValueError(f"there is no check {name!r} to make; choose from {known}")
-    return ContractReport(subject, [Check(name, *answer(checks[name])) for name in names], tuple(required))
+    return ContractReport(subject, [answer(checks[name])._replace(name=name) for name in names], tuple(required))
 
 
 def answer(check: Callable[[], Finding]) -> Finding:

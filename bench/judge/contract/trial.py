@@ -1,4 +1,4 @@
-"""One cache on trial: the tokens it is run on, and when two of its answers count as the same."""
+"""One cache under test: the tokens it is run on, and when two of its answers count as the same."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from ....reference.judge.parity import logit_error
+from .buffers import as_float64
+from .quantisation import step_effect
 from .report import BROKEN, HELD, NOT_CHECKED, Finding
-from .steps import moved_by_steps
-from .under_test import exact
 
 # How far rounding may move logits where a cache stores steps, in the largest move that one step made. Of 300 draws of
 # Int8NumpyGPT2 in float32 (5 head layouts, 1 to 4 layers) 37 had a number carried across one; the worst moved logits by
@@ -54,10 +54,10 @@ class Trial:
             logits = cache.prefill(ids[:, low : low + size])
             low += size
         assert low == self.prompt
-        rows = [exact(logits, len(ids))]
+        rows = [as_float64(logits, len(ids))]
         for t in range(self.prompt, ids.shape[1]):
             before(cache)
-            rows.append(exact(cache.step(ids[:, t]), len(ids)))
+            rows.append(as_float64(cache.step(ids[:, t]), len(ids)))
         return np.stack(rows)
 
     @cached_property
@@ -76,7 +76,7 @@ class Trial:
 
         0 in float64, whose rounding is so small that it carries no number across one.
         """
-        return 0.0 if self.dtype == "float64" else moved_by_steps(self.make, self.ids, self.prompt, self.dtype)
+        return 0.0 if self.dtype == "float64" else step_effect(self.make, self.ids, self.prompt, self.dtype)
 
     def compare(self, got, want, held: str, broken: str, bits=False, step=0) -> Finding:
         """Hold logits got (n, B, V) to want: by bits where that is promised, else within the bar.

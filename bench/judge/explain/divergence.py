@@ -12,7 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ....reference.judge.parity import UNSHIFTED
+from ....reference.judge.difference import finite, gaps, rms
+from ....reference.judge.ladder import UNSHIFTED
 from ....reference.judge.rounding import roundoff
 from ..tracing.tape import Activation
 
@@ -55,8 +56,8 @@ class Divergence:
     token: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """JSON-able: what is not finite becomes None."""
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+        """JSON-able; what is not finite is null."""
+        return finite(asdict(self))
 
     def __str__(self) -> str:
         where = self.operation if self.layer is None else f"layer {self.layer}, {self.operation}"
@@ -72,12 +73,7 @@ def difference(a: Activation, b: Activation) -> np.ndarray:
     """|a - b| / rms(b), of their common shape; where one has NaN or infinity and the other has not, infinity."""
     if a.value.shape != b.value.shape:
         raise ValueError(f"{b.operation} is {a.value.shape} in one path and {b.value.shape} in the other")
-    fine = np.isfinite(b.value)
-    rms = np.sqrt(np.mean(np.square(b.value[fine]))) if fine.any() else 1.0
-    with np.errstate(invalid="ignore"):
-        error = np.abs(a.value - b.value) / (rms or 1.0)
-    same = (a.value == b.value) | (np.isnan(a.value) & np.isnan(b.value))
-    return np.where(same, 0.0, np.where(np.isnan(error), np.inf, error))
+    return gaps(a.value, b.value) / (rms(b.value) or 1.0)
 
 
 def paired(trace_a: Sequence[Activation], trace_b: Sequence[Activation]) -> list[tuple[Activation, Activation]]:
@@ -134,13 +130,16 @@ def measured_gates(subject: Any, dtype: str = "float64") -> dict[tuple[int | Non
     traces = [subject.trace_one("b", dtype, times * SHIFT) for times in (0, 1, 2)]
     gates, reached = {}, FLOOR
     for f0, f1, f2 in zip(*traces, strict=True):
-        finite = np.isfinite(f0.value)
-        rms = np.sqrt(np.mean(np.square(f0.value[finite]))) if finite.any() else 1.0
-        bend = np.abs(f0.value - 2 * f1.value + f2.value)[finite]
         # What comes later reads what came before: an operation that hides its rounding still passes it on.
-        reached = max(reached, float(bend.max(initial=0.0)) / np.sqrt(6) / (rms or 1.0))
+        reached = max(reached, bend(f0.value, f1.value, f2.value))
         gates[f0.layer, f0.operation] = GATE * reached
     return gates
+
+
+def bend(f0: np.ndarray, f1: np.ndarray, f2: np.ndarray) -> float:
+    """The largest second difference / sqrt(6), relative to f0's rms, of what is finite in f0."""
+    fine = np.isfinite(f0)
+    return float(np.abs(f0 - 2 * f1 + f2)[fine].max(initial=0.0)) / np.sqrt(6) / (rms(f0) or 1.0)
 
 
 def gates_in(subject: Any, dtype: str) -> dict[tuple[int | None, str], float]:

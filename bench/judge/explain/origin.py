@@ -1,22 +1,23 @@
-"""Where two paths part first, how the difference goes on from there, and what explains it, if anything does."""
+"""Where two paths part first, the extent of the difference, and its explanation, if there is one."""
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from ....reference.judge.difference import gaps
+from ....reference.judge.difference import gaps, rms
 from ..tracing.tape import Activation
-from .attended import Attended, by_place, of_prompts, of_traces
-from .cached import explain_cache, seen_in_cache
+from .attention_trace import AttentionTrace, by_place, from_prompts, from_traces
+from .cache_contents import cache_extent, explain_cache
 from .divergence import FLOOR, Divergence, Gates, difference, first_divergence, gates_in, locate
-from .guess import Guess, explain
-from .interface import interface_gates, of_interface
-from .operations import explain_operation
-from .seen import course, heads_seen
+from .explanation import Explanation, explain
+from .extent import extent, head_extent
+from .hf_attention import from_interface, interface_gates
+from .operation_hypotheses import explain_operation
 
 ORDER = ("embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head")
 
@@ -26,18 +27,25 @@ class Origin:
     """Where a bug starts.
 
     divergence  the place and the size there
-    seen        how the difference goes over positions, sequences and heads, and which slots of the cache differ
-    guess       what explains it and was held against its rivals; None where nothing does
+    seen        its extent: positions, sequences, heads, and which slots of the cache differ
+    explanation what explains it and was held against its rivals; None where nothing does
     """
 
     divergence: Divergence
     seen: str
-    guess: Guess | None = None
+    explanation: Explanation | None = None
 
 
 def origin(subject: Any, dtype: str = "float64") -> Origin | None:
     """Where a subject's paths part in `dtype`, by all that is recorded on the way; None where none of it parts."""
-    return with_token(subject, by_operations(subject, dtype))
+    place = first_place(subject, dtype)
+    return with_token(subject, place and place.describe())
+
+
+def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
+    """The place alone, without an explanation."""
+    place = first_place(subject, dtype)
+    return place and place.found
 
 
 def logit_origin(subject: Any, rung: Any) -> Origin | None:
@@ -64,24 +72,12 @@ def token_at(subject: Any, sequence: int, position: int) -> int | None:
     return int(row[position]) if 0 <= position < len(row) else None
 
 
-def by_operations(subject: Any, dtype: str) -> Origin | None:
-    """By everything that was recorded on the way."""
-    place = first_place(subject, dtype)
-    return place and place.tell()
-
-
-def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
-    """The place alone, for which nothing need be explained."""
-    place = first_place(subject, dtype)
-    return place and place.found
-
-
 @dataclass(frozen=True)
 class Place:
-    """A place where paths part, and how to tell of it."""
+    """A place where paths part; describe() gives its extent and explanation."""
 
     found: Divergence
-    tell: Callable[[], Origin]
+    describe: Callable[[], Origin]
 
 
 def first_place(subject: Any, dtype: str) -> Place | None:
@@ -91,7 +87,7 @@ def first_place(subject: Any, dtype: str) -> Place | None:
         gates, a, b = traced
         found = first_divergence(a, b, gates, getattr(subject, "positions", None))
         if found:
-            places.append(Place(found, partial(of_operation, found, a, b, gates, subject, dtype)))
+            places.append(Place(found, partial(operation_origin, found, a, b, gates, subject, dtype)))
         if dtype == "float64" and hasattr(subject, "trace_prompts"):
             places += in_prompts(subject, gates)
     if dtype == "float64" and hasattr(subject, "attn_implementation"):
@@ -101,25 +97,19 @@ def first_place(subject: Any, dtype: str) -> Place | None:
 
 
 def traces(subject: Any, dtype: str) -> tuple[Gates, Sequence[Activation], Sequence[Activation]] | None:
-    """Gates and both traces; None where `traced` has none."""
-    both = traced(subject, dtype)
-    return both and (gates_in(subject, dtype), *both)
+    """Gates and both traces; None where the paths do not run in the dtype or their model cannot be traced.
 
-
-def traced(subject: Any, dtype: str) -> tuple[Sequence[Activation], Sequence[Activation]] | None:
-    """Both traces; None where the paths do not run in the dtype or their model is not one that can be traced.
-
-    By then the judge has run both paths, so that what is refused here with a ValueError is the tracing alone.
+    By then the judge has run both paths, so that a ValueError here is one of the tracing alone.
     """
     if not hasattr(subject, "trace"):
         return None
     try:
         a, b = subject.trace(dtype)
-        shapes = {(x.layer, x.operation): x.value.shape for x in a}
-        alike = all(shapes.get((x.layer, x.operation), x.value.shape) == x.value.shape for x in b)
     except (NotImplementedError, ValueError):
         return None
-    return (a, b) if alike else None
+    shapes = {(x.layer, x.operation): x.value.shape for x in a}
+    alike = all(shapes.get((x.layer, x.operation), x.value.shape) == x.value.shape for x in b)
+    return (gates_in(subject, dtype), a, b) if alike else None
 
 
 def rank(found: Divergence) -> tuple[float, float]:
@@ -133,8 +123,8 @@ def rank(found: Divergence) -> tuple[float, float]:
     return (-1 if "emb" in found.operation else np.inf), 0
 
 
-def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
-    """What there is to say of a place in two traces."""
+def operation_origin(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
+    """Extent and explanation of a place in two traces."""
     a, b = by_place(a), by_place(b)
     place = found.layer, found.operation
     gate = max(gates.get(place, 0.0), FLOOR)
@@ -142,44 +132,44 @@ def of_operation(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str
     positions, decode = compared(subject, error.shape[:2])
     if found.operation == "attention" and dtype == "float64":
         held = max(gates.get((found.layer, "cache"), 0.0), gate)
-        attended = of_traces(found.layer or 0, a, b, positions, getattr(subject, "prefilled", 1))
+        attended = from_traces(found.layer or 0, a, b, positions, getattr(subject, "prefilled", 1))
         if attended:
-            return of_attention(found, attended, gate, held, decode)
+            return attention_origin(found, attended, gate, held, decode)
     flat = error.reshape(*error.shape[:2], -1).max(-1)
-    seen = course(flat, flat > gate, positions, decode)
-    seen += heads_seen(error.max(-1), gate) if error.ndim == 4 else ""
-    guess = None
+    seen = extent(flat, flat > gate, positions, decode)
+    seen += head_extent(error.max(-1), gate) if error.ndim == 4 else ""
+    explanation = None
     if dtype == "float64" and found.operation != "attention":
-        guess = explain_operation(found.layer, found.operation, a, b, subject, flat > gate)
-    return Origin(found, seen, guess)
+        explanation = explain_operation(found.layer, found.operation, a, b, subject, flat > gate)
+    return Origin(found, seen, explanation)
 
 
-def of_attention(found: Divergence, x: Attended, gate: float, held: float, decode: np.ndarray) -> Origin:
-    """What there is to say where the attention's queries agree and its outputs do not."""
+def attention_origin(found: Divergence, x: AttentionTrace, gate: float, held: float, decode: np.ndarray) -> Origin:
+    """Extent and explanation where the attention's queries agree and its outputs do not."""
     error = outputs_apart(x)
     parted = error.max((2, 3)) > gate
-    seen = course(error.max((2, 3)), parted, x.positions, decode) + heads_seen(error.max(3), gate)
+    seen = extent(error.max((2, 3)), parted, x.positions, decode) + head_extent(error.max(3), gate)
     kept = slots_apart(x)
     if kept is not None and (kept > held).any():
         assert x.held is not None
-        seen += f"; {seen_in_cache(kept > held, float(kept.max()))}"
+        seen += f"; {cache_extent(kept > held, float(kept.max()))}"
         right = np.concatenate([x.k, x.v], 1).swapaxes(1, 2)
-        if guess := explain_cache(x.held, right, kept > held):
-            return Origin(found, seen, guess)
-    if x.how is None or not np.isfinite(error).all():
+        if explanation := explain_cache(x.held, right, kept > held):
+            return Origin(found, seen, explanation)
+    if x.formula is None or not np.isfinite(error).all():
         return Origin(found, seen)
     wrong, fine = x.split(parted)
-    rms = np.sqrt(np.nanmean(np.square(x.b)))
-    return Origin(found, seen, explain(wrong, fine, x.how, noise=float(gate * rms)))
+    size = np.sqrt(np.nanmean(np.square(x.b)))
+    return Origin(found, seen, explain(wrong, fine, x.formula, noise=float(gate * size)))
 
 
-def outputs_apart(x: Attended) -> np.ndarray:
+def outputs_apart(x: AttentionTrace) -> np.ndarray:
     """|a - b| / rms(b) of an attention's outputs (B, n, H, D), 0 where a sequence has no such token."""
     a = np.where(x.positions[..., None, None] >= 0, x.a, x.b)
     return difference(Activation(None, "attention", a), Activation(None, "attention", x.b))
 
 
-def slots_apart(x: Attended) -> np.ndarray | None:
+def slots_apart(x: AttentionTrace) -> np.ndarray | None:
     """The same of the cache's slots, (B, T, 2 H_kv), where the path under suspicion has any."""
     if x.held is None:
         return None
@@ -193,46 +183,38 @@ def in_prompts(subject: Any, gates: Gates) -> list[Place]:
     a, b = subject.trace_prompts()
     lengths = np.array([len(prompt) for prompt in subject.prompts])
     live = np.arange(int(lengths.max())) < lengths[:, None]  # (B, M)
-    same = [Activation(x.layer, x.operation, alike(x.value, y.value, live)) for x, y in zip(a, b, strict=True)]
+    same = [
+        Activation(
+            x.layer, x.operation, np.where(live.reshape(*live.shape, *[1] * (x.value.ndim - 2)), x.value, y.value)
+        )
+        for x, y in zip(a, b, strict=True)
+    ]
     found = first_divergence(same, b, gates)
     if found is None:
         return []
 
-    def tell() -> Origin:
+    def describe() -> Origin:
         place = found.layer, found.operation
         gate = max(gates.get(place, 0.0), FLOOR)
         places, right = by_place(same), by_place(b)
         decode = np.zeros(live.shape, bool)
         if found.operation == "attention":
-            attended = of_prompts(found.layer or 0, by_place(a), right, lengths)
-            return of_attention(found, attended, gate, gate, decode)
+            attended = from_prompts(found.layer or 0, by_place(a), right, lengths)
+            return attention_origin(found, attended, gate, gate, decode)
         error = difference(places[place], right[place])
         flat = error.reshape(*live.shape, -1).max(-1)
         positions = np.where(live, np.arange(live.shape[1]), -1)
-        view = Seen(subject, np.where(live, positions, 0))
-        guess = explain_operation(found.layer, found.operation, places, right, view, flat > gate)
-        return Origin(found, course(flat, flat > gate, positions, decode), guess)
+        view = SimpleNamespace(models=subject.models, positions=np.where(live, positions, 0))
+        explanation = explain_operation(found.layer, found.operation, places, right, view, flat > gate)
+        return Origin(found, extent(flat, flat > gate, positions, decode), explanation)
 
-    return [Place(found, tell)]
-
-
-class Seen:
-    """A subject's model at other positions than those that it compares."""
-
-    def __init__(self, subject: Any, positions: np.ndarray):
-        self.positions = positions
-        self.models = subject.models
-
-
-def alike(x: np.ndarray, y: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """x where live (B, M), y elsewhere."""
-    return np.where(live.reshape(*live.shape, *[1] * (x.ndim - 2)), x, y)
+    return [Place(found, describe)]
 
 
 def in_interface(subject: Any, gates: Gates) -> list[Place]:
     """The first layer whose attention gives other outputs for the same queries, at any token."""
     try:
-        layers = of_interface(subject)
+        layers = from_interface(subject)
         own = interface_gates(subject) if layers else {}
     except NotImplementedError:
         return []
@@ -246,8 +228,8 @@ def in_interface(subject: Any, gates: Gates) -> list[Place]:
         asked = difference(*(Activation(layer, "c_attn", np.nan_to_num(q[:, : found.step + 1])) for q in (x.qa, x.qb)))
         if asked.max() > gate:
             return []  # turned or computed otherwise before the attention: the hooks say where
-        tell = partial(of_attention, found, x, gate, gate, x.positions >= x.prompts[:, None])
-        return [Place(found, tell)]
+        describe = partial(attention_origin, found, x, gate, gate, x.positions >= x.prompts[:, None])
+        return [Place(found, describe)]
     return []
 
 
@@ -264,18 +246,11 @@ def by_logits(subject: Any, rung: Any) -> Origin | None:
     a, b = (np.asarray(x, np.float64) for x in subject.paths(rung.dtype))
     if a.ndim != 3:
         return None
-    gap = gaps(a, b)
-    size, gate = gap.max(-1), max(rung.gate, np.finfo(float).tiny)
-    positions, decode = compared(subject, size.shape)
-    parted = size > rung.gate
+    unit = rms(b) or 1.0
+    error, gate = gaps(a, b) / unit, rung.gate / unit
+    positions, decode = compared(subject, error.shape[:2])
+    parted = error.max(-1) > gate
     if not parted.any():
         return None
-    fine = b[np.isfinite(b)]
-    rms = float(np.sqrt(np.mean(np.square(fine)))) if fine.size else 1.0
-    step = int(np.argmax(parted.any(0)))
-    sequence = int(np.argmax(size[:, step]))
-    found = Divergence(
-        None, "logits", None, step, int(positions[sequence, step]), sequence,
-        float(size[sequence, step] / (rms or 1.0)), float(size[sequence, step] / gate),
-    )  # fmt: skip
-    return Origin(found, course(size / (rms or 1.0), parted, positions, decode))
+    found = locate(Activation(None, "logits", b), error, max(gate, np.finfo(float).tiny), positions)
+    return Origin(found, extent(error.max(-1), parted, positions, decode))

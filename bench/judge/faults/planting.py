@@ -1,4 +1,4 @@
-"""How a bug is planted in a running torch model and taken out again: what catalogue.py is made of."""
+"""Planting a bug in a running torch model, and taking it out again."""
 
 import copy
 from collections.abc import Callable, Iterator, MutableMapping
@@ -20,7 +20,7 @@ ABSENT = object()
 
 @dataclass(frozen=True)
 class TorchFault:
-    """The record of reference/faults' Fault, with `inject(model)`, a context manager, in place of `apply`."""
+    """The record of reference/judge/faults' Fault, with `inject(model)`, a context manager, in place of `apply`."""
 
     name: str
     kind: str
@@ -83,7 +83,7 @@ def decode_of(attn: Attention, around):
     return decode
 
 
-def honest(attn, q, k, v, cache, layer, slots, attend):
+def correct_step(attn, q, k, v, cache, layer, slots, attend):
     """The step as it should be: write, then attend."""
     cache.write(layer, slots, k, v)
     return attend(q, cache, layer)
@@ -103,7 +103,7 @@ def with_lengths(cache: StaticCache, lengths: list[int]) -> StaticCache:
 
 
 def decoding_at(positions: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[GPT2], Changes]:
-    """`GPT2.decode` with new tokens standing at positions(slots (B,) int64); honest if it returns the slots."""
+    """`GPT2.decode` with new tokens standing at positions(slots (B,) int64); correct if it returns the slots."""
 
     def changes(model: GPT2) -> Changes:
         @torch.no_grad()

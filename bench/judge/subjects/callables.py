@@ -1,4 +1,4 @@
-"""Two paths of anybody's as a subject (see subjects.py), named on a command line as "module:attribute"."""
+"""Two paths of anybody's as a subject (see __init__.py), named on a command line as "module:attribute"."""
 
 import difflib
 import importlib
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..contract.foreign import theirs
 from ..contract.functions import SIGNATURE, Path
+from ..contract.user_errors import user_code
 from ..tracing.module_tape import ModuleTape, align, capture_modules
 from ..tracing.tape import Activation
 
@@ -37,7 +37,7 @@ class CallableSubject:
         self.n = 0
 
     def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-        """What both give. NotImplementedError for a dtype they do not run in; ForeignError for what they raise."""
+        """What both give. NotImplementedError for a dtype they do not run in; UserCodeError for what they raise."""
         return self.a(dtype, shift), self.b(dtype, shift)
 
     def trace(self, dtype: str = "float64") -> tuple[list[Activation], list[Activation]]:
@@ -80,7 +80,7 @@ def as_path(name: str, dtype: str) -> Path:
     found = find(name)
     if not callable(found) and not hasattr(found, "__array__") and not isinstance(found, (list, tuple)):
         raise ValueError(f"{name!r} is a {type(found).__name__}; it must be a function: {SIGNATURE}")
-    return Path(found, name, dtype, partial(theirs, name))
+    return Path(found, name, dtype, partial(user_code, name))
 
 
 def find_function(name: str) -> Callable[..., Any]:
@@ -100,7 +100,7 @@ def find(name: str) -> Any:
         raise ValueError(f"{name!r} names a file; write its module as an import does, without .py: module:function")
     found, at = imported(module, name), module
     for part in attribute.split("."):
-        with theirs(f"{name!r}: reading {part!r} of {at}", refusals=False):
+        with user_code(f"{name!r}: reading {part!r} of {at}", refusals=False):
             there = hasattr(found, part)
         if not there:
             near = difflib.get_close_matches(part, dir(found), 1)
@@ -113,7 +113,7 @@ def find(name: str) -> Any:
 def imported(module: str, name: str) -> Any:
     """The module; what its own code raises on the way is reported as its own."""
     try:
-        with theirs(f"{name!r}: module {module!r}", "it must import without an error", refusals=False):
+        with user_code(f"{name!r}: module {module!r}", "it must import without an error", refusals=False):
             return importlib.import_module(module)
     except ValueError as error:
         cause = error.__cause__

@@ -10,9 +10,9 @@ import torch
 
 from ....gpt2.weights import as_dtype
 from ...measure.peers import CACHE_NAMES, cache_name
-from ..contract.foreign import ForeignError, refusal, theirs
+from ..contract.positions import Positions, padding_id, positions_of, same
+from ..contract.user_errors import UserCodeError, refusal, user_code
 from .checkpoint import read_model
-from .positions import Positions, padding_id, positions_of, same
 
 CACHES = ("dynamic", "static")
 COLUMNS = 3  # of padding, to see what a decode step makes of the mask
@@ -21,7 +21,7 @@ COLUMNS = 3  # of padding, to see what a decode step makes of the mask
 class CausalLM:
     """The model in every dtype that is asked for, each loaded once, or copied where it came in memory.
 
-    Raises ValueError for a model that takes no cache; ForeignError, a ValueError, for what the model itself raises.
+    Raises ValueError for a model that takes no cache; UserCodeError, a ValueError, for what the model itself raises.
     """
 
     def __init__(self, source: str | Path | Any, device: torch.device):
@@ -55,7 +55,7 @@ class CausalLM:
         given = {name: value for name, value in given.items() if self.takes_any or name in self.wants}
         given = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
         static = type(cache).__name__ == "StaticCache"
-        with theirs(self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static):
+        with user_code(self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static):
             return model(ids.to(model.device), **given).logits
 
     @cached_property
@@ -92,7 +92,7 @@ class CausalLM:
             more = more if masked else {name: x for name, x in more.items() if name != "attention_mask"}
             try:
                 agree.append(same(self.forward(model, padded[:, -1:], cache, **more)[:, -1:], alone))
-            except ForeignError:
+            except UserCodeError:
                 agree.append(False)
         return agree != [False, True]
 
@@ -145,7 +145,7 @@ class CausalLM:
         from transformers import DynamicCache, StaticCache
 
         advice = "--cache dynamic may suit it" * (kind == "static")
-        with theirs(f"a {kind} cache for {self.name}", advice, refusals=False):
+        with user_code(f"a {kind} cache for {self.name}", advice, refusals=False):
             if kind == "dynamic":
                 return DynamicCache(config=self.config)
             return StaticCache(config=self.config, max_cache_len=slots)

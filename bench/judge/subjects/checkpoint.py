@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..contract.foreign import theirs
+from ..contract.user_errors import user_code
 from .callables import find_function
 
 ABSENT = "transformers is not here; python -m pip install -e '.[peers]'"
@@ -21,7 +21,7 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
     ImportError without transformers.
     """
     if isinstance(source, torch.nn.Module):
-        with theirs(f"copying the {type(source).__name__}", refusals=False):
+        with user_code(f"copying the {type(source).__name__}", refusals=False):
             twin = copy.deepcopy(source).eval().requires_grad_(False)
         for parameter in twin.parameters():  # buffers stay: rotary frequencies are float32 in every checkpoint's dtype
             parameter.data = parameter.data.to(dtype)
@@ -33,7 +33,7 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
     except ImportError as error:
         raise ImportError(ABSENT) from error
 
-    with theirs(
+    with user_code(
         f"transformers, reading {source},", "it must be a folder that AutoModelForCausalLM loads", refusals=False
     ):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -47,7 +47,7 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
             f"{source} has no {', '.join(lacking[:3])}{more}; transformers would draw these weights at random, so save "
             f"it from a {type(model).__name__}"
         )
-    with theirs(f"moving the {type(model).__name__} to {device}", refusals=False):
+    with user_code(f"moving the {type(model).__name__} to {device}", refusals=False):
         return widened(model.eval().requires_grad_(False).to(device), dtype)
 
 
@@ -64,7 +64,7 @@ def read_prompts(folder: str | Path, texts: Sequence[str]) -> list[list[int]]:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise ImportError(ABSENT) from error
-    with theirs(f"the tokenizer of {folder}", "leave --prompt out, or give --context N instead", refusals=False):
+    with user_code(f"the tokenizer of {folder}", "leave --prompt out, or give --context N instead", refusals=False):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         prompts = [list(tokenizer(text)["input_ids"]) for text in texts]
     for text, ids in zip(texts, prompts, strict=True):
@@ -94,7 +94,7 @@ def attending(model: Any, name: str | None) -> Iterator[None]:
         yield
         return
     before = model.config._attn_implementation
-    with theirs(f"{type(model).__name__}, asked to attend by {name!r},", refusals=False):
+    with user_code(f"{type(model).__name__}, asked to attend by {name!r},", refusals=False):
         model.set_attn_implementation(name)
     try:
         yield

@@ -1,4 +1,4 @@
-"""A Hugging Face causal LM as a subject (see subjects.py): its cached forward against its uncached one."""
+"""A Hugging Face causal LM as a subject (see __init__.py): its cached forward against its uncached one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -10,21 +10,21 @@ import numpy as np
 import torch
 
 from ....gpt2.weights import as_device
-from ..contract.foreign import ForeignError
+from ..contract.positions import same
+from ..contract.user_errors import UserCodeError
 from ..tracing.module_tape import Columns, capture_modules
 from ..tracing.tape import Activation, TracingError, capture, is_known
 from .causal_lm import CACHES, CausalLM
 from .checkpoint import attending
 from .oracle import live_slots
 from .ours import TorchSubject, scaled, stack_rows
-from .positions import same
 
 
 class HuggingFaceSubject(TorchSubject):
     """Prefill and decode steps of a padded batch, against each sequence by itself, whole, unpadded and without a cache.
 
-    Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that cannot be
-    told where padding is (see positions.py) decodes its sequences one at a time, unpadded.
+    Both are fed the same tokens, the uncached path's greedy ones in the widest dtype it runs in. A model that takes no
+    padding (see contract/positions.py) decodes its sequences one at a time, unpadded.
 
     model                a local folder, or a causal LM in memory, copied for each dtype and left as it is
     prompts              ids of each sequence; shorter ones are padded on the left, with an attention mask. A number
@@ -32,14 +32,14 @@ class HuggingFaceSubject(TorchSubject):
     steps                logits per sequence that are compared, at least 1
     cache                "dynamic" | "static"
     left_padded          columns of padding beyond what the prompts' lengths ask for
-    position_ids         give positions counted from each sequence's own first token; False leaves the model to guess,
-                         which for padded rows is the classical bug
+    position_ids         give positions counted from each sequence's own first token; False leaves them to the
+                         model, which for padded rows is the classical bug
     attn_implementation  what the cached path attends with: any name transformers knows, registered ones included; the
                          uncached path then runs under "sdpa", or "eager" where the model has no other
     device               for a model from a folder; one in memory stays where it is
 
     Raises ImportError where transformers is absent, ValueError for a folder that is none and arguments that do not fit,
-    ForeignError, a ValueError, for what the model itself raises.
+    UserCodeError, a ValueError, for what the model itself raises.
     """
 
     question = "cached against uncached"
@@ -75,7 +75,7 @@ class HuggingFaceSubject(TorchSubject):
         self._check_prompts()
         self.lm.check_causal()
         self.padding = self.width - self.lengths + steps - 1
-        # Left to the model, padding is what is asked about, whether the model can be told of it or not.
+        # Without position_ids padding itself is in question, whether or not the model takes it.
         self.together = not self.padding.any() or not position_ids or self._bears_padding()
         self.padded = self.together and bool(self.padding.any())
         if left_padded and not self.together:
@@ -115,7 +115,7 @@ class HuggingFaceSubject(TorchSubject):
         fed = torch.cat([self._columns(range(len(self.prompts))), torch.from_numpy(self.forced[:, :-1])], 1)
         try:
             batch = self.lm.forward(model, fed, **self.lm.ragged(self.padding, fed.shape[1], fed.shape[1]))
-        except ForeignError:
+        except UserCodeError:
             return False
         return all(same(batch[b : b + 1, -self.steps :], self._alone(model, b)) for b in range(len(batch)))
 
@@ -135,7 +135,7 @@ class HuggingFaceSubject(TorchSubject):
 
     @cached_property
     def forced(self) -> np.ndarray:
-        """The tokens that both are fed, (B, n) ids; the last of them is only foretold."""
+        """The tokens that both are fed, (B, n) ids; the last of them is fed to neither."""
         model, rows = self.lm.model(self.lm.widest), []
         for prompt in self.prompts:
             ids = list(prompt)

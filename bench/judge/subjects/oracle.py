@@ -57,7 +57,7 @@ class NumpyTape:
     def activations(self, logits: np.ndarray, head: np.ndarray) -> list[Activation]:
         """The tokens that logits (B, n, V) were read off, of each operation, in order of computation.
 
-        A wrong path may run other tokens too, in any order and sequence by sequence, so its tokens are told by their
+        A wrong path may run other tokens too, in any order and sequence by sequence, so its tokens are found by their
         logits, the last LayerNorm's output times head (V, E). Where none fits, they are the last n of each call's.
         """
         flat = {key: np.concatenate([x.reshape(-1, *x.shape[2:]) for x in calls]) for key, calls in self.calls.items()}
@@ -172,7 +172,7 @@ class NumpySubject:
     apply      (ids (B, T), params, config) -> logits (B, T, V)
     params_of  dtype -> the model's params in it
     ids        (B, T) tokens that both are fed; all T positions are compared
-    trusted    like apply, what the path should give, for caches that round: such as a fault's `honest`
+    trusted    like apply, what the path should give, for caches that round: such as a fault's `correct`
     """
 
     question = "against the oracle"

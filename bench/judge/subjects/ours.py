@@ -1,15 +1,4 @@
-"""What the judge compares: two ways to the same logits, in any dtype, and what each computes on the way.
-
-A subject has
-    name_a, name_b, question       who is under test, who is trusted, and what their agreement would prove
-    paths(dtype, shift=0.0)        logits (B, n, V) of both at the same positions; `shift` multiplies the embedding by
-                                   1 + shift in both. NotImplementedError for a dtype it cannot run in
-    trace(dtype)                   the activations of both, see tracing/tape.py, at the same positions (B, n, ...); then
-                                   ("cache"): each layer's live slots at the end, (B, T, 2 H_kv, D), keys before values.
-                                   Those of tracing/module_tape.py where the operations have no names we know
-    trace_one(which, dtype, shift) those of "a" or "b" alone
-    positions                      (B, n) what positions these are; the first `prefilled` of them come from the prefill
-"""
+"""Our impls as a subject, one against another; and what every subject with a torch model shares."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,10 +13,11 @@ import torch
 from .... import reference
 from ....gpt2 import GPT2
 from ....gpt2.cache import StaticCache
-from ....gpt2.generate import check_fit, decode_loop
+from ....gpt2.generate import check_fit
 from ....gpt2.model import pad
 from ...measure.impls import Oracle, Source, forced_logits, torch_source
 from ...measure.interleaved import IMPLS, Models
+from ...measure.timing import timed_greedy
 from ..tracing.tape import Activation, Tape, capture
 from .oracle import NUMPY_DTYPES, capture_numpy, live_slots, shifted
 from .oracle import traced as numpy_trace
@@ -101,8 +91,9 @@ class OurSubject(TorchSubject):
 
     @cached_property
     def forced(self) -> np.ndarray:
-        """The tokens that both are fed, (B, n) ids; the last of them is only foretold."""
-        return greedy(self._source(self.models.torch("float64").with_impl("sdpa")), self.prompts, self.steps)
+        """The tokens that both are fed, (B, n) ids; the last of them is fed to neither."""
+        source = self._source(self.models.torch("float64").with_impl("sdpa"))
+        return np.array(timed_greedy(source, self.prompts, self.steps, self.models.device).ids)
 
     @cached_property
     def ids(self) -> torch.Tensor:
@@ -182,7 +173,7 @@ class OurSubject(TorchSubject):
 
 
 class Watched:
-    """A cached source that tells a tape, if there is one, which of a prefill's tokens count: each sequence's last."""
+    """A cached source whose tape, if there is one, keeps of a prefill each sequence's last token."""
 
     def __init__(self, source: Any, tape: Tape | None, prompts: Sequence[Sequence[int]]):
         self.source, self.tape = source, tape
@@ -191,7 +182,7 @@ class Watched:
     def prefill(self, prompts):
         logits = self.source.prefill(prompts)
         if self.tape:
-            self.tape.settle(max(map(len, prompts)), self.last)
+            self.tape.keep_last(max(map(len, prompts)), self.last)
         return logits
 
     def step(self, ids):
@@ -206,12 +197,6 @@ def recompute(model: GPT2, ids: torch.Tensor, positions: np.ndarray, tape: Tape 
         tape.positions, tape.keep_kv = where, True
     x = model.hidden(ids)  # (B, T, E)
     return model.logits(x[torch.arange(len(ids), device=ids.device)[:, None], where]).double().cpu().numpy()
-
-
-def greedy(source: Source, prompts: Sequence[Sequence[int]], steps: int) -> np.ndarray:
-    """The most probable tokens, one after another: (B, steps) ids."""
-    loop = decode_loop(source, prompts, steps, lambda step, logits: logits.argmax(-1))
-    return torch.stack([ids for ids, _ in loop], 1).cpu().numpy()
 
 
 @contextmanager

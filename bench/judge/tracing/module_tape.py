@@ -1,4 +1,4 @@
-"""What torch modules of anybody's give, recorded by hooks on all modules, under the names they have in their model.
+"""The results of any torch modules, recorded by hooks on all modules, by their names in the model.
 
 tape.py knows the operations of two families by name; here an operation is a module, and its name its path. A
 module counts whose result holds one row per token, (B, M, ...), whenever the model is run.

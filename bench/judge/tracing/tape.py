@@ -1,4 +1,4 @@
-"""What a model computes on its way to the logits, recorded by hooks: the model's code and its bits stay as they are.
+"""The results of a model's operations, recorded by hooks; the model's code and its bits stay as they are.
 
 The operations, in order of computation, under one set of names for every model:
     embed        (B, n, E)         input of the first block
@@ -99,7 +99,7 @@ class Tape:
         copy = value.detach().to("cpu", torch.float64, copy=True).numpy()
         self.calls.setdefault((layer, operation), []).append(copy)
 
-    def settle(self, width: int, positions: torch.Tensor):
+    def keep_last(self, width: int, positions: torch.Tensor):
         """Of all recorded so far, the calls of a prefill, keep the tokens at positions (B, n) of its last `width`.
 
         However many passes it took, and whatever ran before it. What was recorded of fewer tokens is the model's own

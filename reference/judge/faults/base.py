@@ -1,4 +1,4 @@
-"""What every fault is made of: its record, and the honest paths that it goes wrong beside."""
+"""The record of a fault, and the correct paths that faults are made from."""
 
 import math
 from collections.abc import Callable
@@ -22,10 +22,10 @@ class Fault:
     kind      "attention": apply(q, k, v, lengths, scale=None) -> o (B, H, D), wrong where `decode` is right
               "cache": apply(ids, params, config) -> logits (B, T, V), a wrong cached path
               "model": apply likewise, wrong without a cache too
-    honest    of the same signature as apply, what it should have given: `decode`, or a forward without a decode step
+    correct    of the same signature as apply, what it should have given: `decode`, or a forward without a decode step
     imitates  the mistake in words, and where it is invisible
-    link      a thread that tells of it; None where none was found
-    closest   the thread tells of a relative, not of this very mistake
+    link      a thread that reports it; None where none was found
+    closest   the thread reports a relative of this mistake
     place     (layer, operation) where a run with it first differs; the operation is "embed", "ln_1", "c_attn",
               "attention", "c_proj", "ln_2", "mlp", "ln_f" or "head"; None where no operation is wrong
     seen_by   the question that finds it: "cached against uncached" or "against the oracle"
@@ -34,7 +34,7 @@ class Fault:
     name: str
     kind: str
     apply: Callable[..., np.ndarray]
-    honest: Callable[..., np.ndarray]
+    correct: Callable[..., np.ndarray]
     imitates: str
     link: str | None
     closest: bool
@@ -47,7 +47,7 @@ def describe(fault: Any) -> dict:
     return {key: value for key, value in asdict(fault).items() if not callable(value)}
 
 
-def fault(kind: str, link: str | None, place: Place | None, *, closest=False, honest=None):
+def fault(kind: str, link: str | None, place: Place | None, *, closest=False, correct=None):
     """Turn the wrong path below into a Fault of its name; its docstring is what the fault imitates.
 
     link  OWNER/NAME/issues/N or OWNER/NAME/pull/N on GitHub
@@ -55,7 +55,7 @@ def fault(kind: str, link: str | None, place: Place | None, *, closest=False, ho
 
     def record(apply: Callable[..., np.ndarray]) -> Fault:
         url = link and f"https://github.com/{link}"
-        right = honest or (decode if kind == "attention" else forward)
+        right = correct or (decode if kind == "attention" else forward)
         seen_by = ORACLE if kind == "model" else CACHED
         words = " ".join((apply.__doc__ or "").split())
         return Fault(apply.__name__, kind, apply, right, words, url, closest, place, seen_by)
@@ -63,8 +63,27 @@ def fault(kind: str, link: str | None, place: Place | None, *, closest=False, ho
     return record
 
 
+def cache_fault(name: str, link: str | None, *, run: Callable[..., np.ndarray] | None = None, **more):
+    """Turn the wrong cache below into a Fault of that name; its docstring is what the fault imitates.
+
+    run   run(ids, params, config, make) -> logits, by a cache of the class `make`; by default from an empty one
+    more  as `fault` takes it
+    """
+
+    def record(make: type) -> Fault:
+        def apply(ids, params, config):
+            if run:
+                return run(ids, params, config, make)
+            return cached_logits(ids, params, config, fresh(ids, params, config, make))
+
+        apply.__name__, apply.__doc__ = name, make.__doc__
+        return fault("cache", link, (0, "attention"), **more)(apply)
+
+    return record
+
+
 def decode(q, k, v, lengths, scale=None, attend=attention):
-    """The honest op: one new token per sequence attends to its live slots, in float64, rounded once.
+    """The correct op: one new token per sequence attends to its live slots, in float64, rounded once.
 
     q (B, H, D); k, v (B, H_kv, T, D), head h reads KV head h // (H / H_kv); lengths (B,), 0 gives zeros; returns
     (B, H, D) in q's dtype. Raises ValueError if H_kv does not divide H.
@@ -97,7 +116,7 @@ def fresh(ids, params, config, make: Any = ContiguousCache, **more) -> Any:
 
 
 def cached_logits(ids, params, config, cache=None, decode_params=None, step=forward, passes=1, spoil=None):
-    """The honest cached path: the first half of ids (B, T) as a prompt, the rest token by token; logits (B, T, V).
+    """The correct cached path: the first half of ids (B, T) as a prompt, the rest token by token; logits (B, T, V).
 
     decode_params  replace params once the prompt has been read
     step           one pass, with the signature of `forward`

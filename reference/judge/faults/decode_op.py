@@ -1,7 +1,7 @@
 """Wrong decode attention, where it is asked for more than one token, one head per head, and a plain cache.
 
 A fault here is a whole call gone wrong, op(q, k, v, lengths, **keywords) -> (o, lse), in the interface of
-kernels.decode_attention; `decode_op` is the honest one. They are no paths of a model, so they have a list of their own.
+kernels.decode_attention; `decode_op` is the correct one. They are no paths of a model, so they have their own list.
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def decode_op(
     q, k, v, lengths, *, k_new=None, v_new=None, block_table=None, k_scale=None, v_scale=None, return_lse=True,
     store=store, load=load, attend=attend, **asked,
 ):  # fmt: skip
-    """The honest op: append in place, attend in float64, round once; with other steps, a fault.
+    """The correct op: append in place, attend in float64, round once; with other steps, a fault.
 
     q (B, H, D) or (B, M, H, D), and all else, as kernels.decode_attention takes them; asked are the formula's scale and
     features. Returns o in q's shape and dtype and lse, float32 or, for float64, float64.

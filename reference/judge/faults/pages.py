@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ...cache import Int8Cache, PagedCache
-from .base import cached_logits, fault, fresh, int8_logits, prompt_length, used
+from .base import cache_fault, cached_logits, fault, int8_logits, prompt_length, used
 
 ATTENTION = (0, "attention")
 PAGE = 4  # slots of a page
@@ -18,8 +18,14 @@ def paged(ids, params, config, make: Any = PagedCache) -> Any:
     return used(cache, ids, params, config)
 
 
+def in_used_pages(ids, params, config, make):
+    """Cached logits by a paged cache of the class `make`."""
+    return cached_logits(ids, params, config, paged(ids, params, config, make))
+
+
+@cache_fault("page_size_mismatch", "vllm-project/vllm/pull/47056", run=in_used_pages)
 class OtherPageSize(PagedCache):
-    """The reader takes a page for half as long as the writer."""
+    """a slot is written by one page size and read by another; invisible within half a page"""
 
     def read(self, layer, b):
         t = np.arange(int(self.lengths[b]))
@@ -27,22 +33,16 @@ class OtherPageSize(PagedCache):
         return tuple(a[:, t] for a in super().read(layer, b))
 
 
-@fault("cache", "vllm-project/vllm/pull/47056", ATTENTION)
-def page_size_mismatch(ids, params, config):
-    """a slot is written by one page size and read by another; invisible within half a page"""
-    return cached_logits(ids, params, config, paged(ids, params, config, OtherPageSize))
-
-
 class ElsewhereInThePool(PagedCache):
     """Reads the pages that pages(b, count) names instead of the table's."""
 
-    honest = True  # while the pool is being used for the first time
+    correct = True  # while the pool is being used for the first time
 
     def pages(self, b, count):
         raise NotImplementedError
 
     def read(self, layer, b):
-        if self.honest:
+        if self.correct:
             return super().read(layer, b)
         table = self.block_table
         self.block_table = table.copy()
@@ -52,62 +52,51 @@ class ElsewhereInThePool(PagedCache):
         self.block_table = table
         return rows
 
-    @classmethod
-    def logits(cls, ids, params, config):
-        cache = paged(ids, params, config, cls)
-        cache.honest = False
-        return cached_logits(ids, params, config, cache)
+
+def reading_elsewhere(ids, params, config, make):
+    """Cached logits by a cache of a subclass of ElsewhereInThePool."""
+    cache = paged(ids, params, config, make)
+    cache.correct = False
+    return cached_logits(ids, params, config, cache)
 
 
+@cache_fault("pages_taken_as_neighbours", "hw-native-sys/pypto/pull/470", run=reading_elsewhere)
 class Neighbours(ElsewhereInThePool):
+    """only the first page is looked up, the others are taken from behind it; invisible within one page"""
+
     def pages(self, b, count):
         return (self.block_table[b, 0] + np.arange(count)) % self.k.shape[1]
 
 
-@fault("cache", "hw-native-sys/pypto/pull/470", ATTENTION)
-def pages_taken_as_neighbours(ids, params, config):
-    """only the first page is looked up, the others are taken from behind it; invisible within one page"""
-    return Neighbours.logits(ids, params, config)
-
-
+@cache_fault("page_id_truncated", "ROCm/ATOM/issues/702", run=reading_elsewhere)
 class ShortIds(ElsewhereInThePool):
+    """the upper bits of a page's number are lost (in miniature: all ids lie in half of the pool); invisible in small
+    pools"""
+
     def pages(self, b, count):
         return self.block_table[b, :count] % max(1, self.k.shape[1] // 2)
 
 
-@fault("cache", "ROCm/ATOM/issues/702", ATTENTION)
-def page_id_truncated(ids, params, config):
-    """the upper bits of a page's number are lost (in miniature: all ids lie in half of the pool); invisible in small
-    pools"""
-    return ShortIds.logits(ids, params, config)
-
-
+@cache_fault("page_table_stuck", "ericcurtin/vllm-vulkan/pull/78", closest=True, run=reading_elsewhere)
 class FirstTable(ElsewhereInThePool):
+    """the index into the block table does not move on, every page is the first; invisible within one page"""
+
     def pages(self, b, count):
         pages = self.block_table[b, :count].copy()
         pages[1:] = pages[:1]
         return pages
 
 
-@fault("cache", "ericcurtin/vllm-vulkan/pull/78", ATTENTION, closest=True)
-def page_table_stuck(ids, params, config):
-    """the index into the block table does not move on, every page is the first; invisible within one page"""
-    return FirstTable.logits(ids, params, config)
-
-
+@cache_fault("block_table_stale", "gittensor-ai-lab/sparkinfer/pull/146", run=reading_elsewhere)
 class StaleTable(ElsewhereInThePool):
+    """a row of the block table keeps an earlier run's pages past the first; invisible within one page"""
+
     def reset(self):
         self.stale = self.block_table.copy()
         super().reset()
 
     def pages(self, b, count):
         return np.concatenate([self.block_table[b, :1], self.stale[b, 1:count]])
-
-
-@fault("cache", "gittensor-ai-lab/sparkinfer/pull/146", ATTENTION)
-def block_table_stale(ids, params, config):
-    """a row of the block table keeps an earlier run's pages past the first; invisible within one page"""
-    return StaleTable.logits(ids, params, config)
 
 
 @fault("cache", "raullenchai/Rapid-MLX/issues/196", ATTENTION)
@@ -134,7 +123,10 @@ def page_shared_without_copy(ids, params, config):
     return cached_logits(ids, params, config, cache)
 
 
+@cache_fault("scale_of_head_zero", "sgl-project/sgl-kernel-xpu/pull/252", correct=int8_logits)
 class ScaleOfHeadZero(Int8Cache):
+    """one 8-bit scale is read for all heads; invisible at H = 1"""
+
     def append(self, layer, k, v):
         super().append(layer, k, v)
         self.true = self.k_scale, self.v_scale
@@ -146,13 +138,10 @@ class ScaleOfHeadZero(Int8Cache):
         return rows
 
 
-@fault("cache", "sgl-project/sgl-kernel-xpu/pull/252", ATTENTION, honest=int8_logits)
-def scale_of_head_zero(ids, params, config):
-    """one 8-bit scale is read for all heads; invisible at H = 1"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, ScaleOfHeadZero))
-
-
+@cache_fault("scale_of_wrong_row", "ovg-project/kvcached/issues/424", closest=True, correct=int8_logits)
 class ScaleOfNextRow(Int8Cache):
+    """a row of 8-bit numbers is read with the scale of the row before it"""
+
     def read(self, layer, b):
         k, v = super().read(layer, b)
         live = (layer, b, slice(None), slice(self.lengths[b]))
@@ -162,24 +151,18 @@ class ScaleOfNextRow(Int8Cache):
         )
 
 
-@fault("cache", "ovg-project/kvcached/issues/424", ATTENTION, closest=True, honest=int8_logits)
-def scale_of_wrong_row(ids, params, config):
-    """a row of 8-bit numbers is read with the scale of the row before it"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, ScaleOfNextRow))
-
-
+@cache_fault("scale_ignored", "sgl-project/sglang/pull/20705", correct=int8_logits)
 class NoScale(Int8Cache):
+    """the scales are not loaded and 1 stands in for them"""
+
     def append(self, layer, k, v):
         super().append(layer, *(np.clip(np.rint(a), -127, 127) for a in (k, v)))
 
 
-@fault("cache", "sgl-project/sglang/pull/20705", ATTENTION, honest=int8_logits)
-def scale_ignored(ids, params, config):
-    """the scales are not loaded and 1 stands in for them"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, NoScale))
-
-
+@cache_fault("newest_row_unquantised", "rajveer43/VeloxQuant-MLX/issues/86", closest=True, correct=int8_logits)
 class NewestUnrounded(Int8Cache):
+    """new rows are attended to as they are and rounded to 8 bits for later, so that no recomputation can agree"""
+
     def append(self, layer, k, v):
         super().append(layer, k, v)
         self.new = k, v
@@ -189,9 +172,3 @@ class NewestUnrounded(Int8Cache):
         M = self.new[0].shape[2]
         k[:, -M:], v[:, -M:] = self.new[0][b], self.new[1][b]
         return k, v
-
-
-@fault("cache", "rajveer43/VeloxQuant-MLX/issues/86", ATTENTION, closest=True, honest=int8_logits)
-def newest_row_unquantised(ids, params, config):
-    """new rows are attended to as they are and rounded to 8 bits for later, so that no recomputation can agree"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, NewestUnrounded))

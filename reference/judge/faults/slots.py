@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 
 from ...cache import ContiguousCache
-from .base import cached_logits, fault, fresh, prompt_length, used
+from .base import cache_fault, cached_logits, fault, fresh, prompt_length, used
 
 ATTENTION = (0, "attention")
 
@@ -51,8 +51,9 @@ def read_before_write(ids, params, config):
     return cached_logits(ids, params, config, cache)
 
 
+@cache_fault("slots_left_zero", "tenstorrent/tt-metal/issues/54413")
 class LeavesZeros(ContiguousCache):
-    """A prompt's last slots stay zero in the last head."""
+    """the prefill's work is cut so that half of one head's slots are written elsewhere"""
 
     def append(self, layer, k, v):
         super().append(layer, k, v)
@@ -62,38 +63,22 @@ class LeavesZeros(ContiguousCache):
             self.k[empty] = self.v[empty] = 0
 
 
-@fault("cache", "tenstorrent/tt-metal/issues/54413", ATTENTION)
-def slots_left_zero(ids, params, config):
-    """the prefill's work is cut so that half of one head's slots are written elsewhere"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, LeavesZeros))
-
-
+@cache_fault("v_overwrites_k", "vllm-project/vllm-ascend/pull/11021")
 class OneBuffer(ContiguousCache):
-    """V is written where K was."""
+    """keys and values resolve to one base address"""
 
     def read(self, layer, b):
         _, v = super().read(layer, b)
         return v, v
 
 
-@fault("cache", "vllm-project/vllm-ascend/pull/11021", ATTENTION)
-def v_overwrites_k(ids, params, config):
-    """keys and values resolve to one base address"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, OneBuffer))
-
-
+@cache_fault("values_one_slot_late", "LMCache/LMCache/issues/4921", closest=True)
 class ValuesLate(ContiguousCache):
-    """Of K and V, the slots of V are one off; the last one comes round to slot 0."""
+    """a value goes to the slot of the next token"""
 
     def read(self, layer, b):
         k, v = super().read(layer, b)
         return k, np.roll(v, 1, axis=1)
-
-
-@fault("cache", "LMCache/LMCache/issues/4921", ATTENTION, closest=True)
-def values_one_slot_late(ids, params, config):
-    """a value goes to the slot of the next token"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, ValuesLate))
 
 
 class Decodes(ContiguousCache):
@@ -112,59 +97,49 @@ class Decodes(ContiguousCache):
     def rows(self, layer, a):
         raise NotImplementedError
 
-    @classmethod
-    def logits(cls, ids, params, config):
-        cache = fresh(ids, params, config, cls)
-        cache.prompt = prompt_length(ids)
-        return cached_logits(ids, params, config, cache)
+
+def reading_rows(ids, params, config, make):
+    """Cached logits by a cache of a subclass of Decodes."""
+    cache = fresh(ids, params, config, make)
+    cache.prompt = prompt_length(ids)
+    return cached_logits(ids, params, config, cache)
 
 
+@cache_fault("dropped_slot", "huggingface/transformers/issues/37574", closest=True, run=reading_rows)
 class Drops(Decodes):
+    """one live slot is never read again"""
+
     def rows(self, layer, a):
         return np.delete(a, self.prompt // 2, axis=1)
 
 
-@fault("cache", "huggingface/transformers/issues/37574", ATTENTION, closest=True)
-def dropped_slot(ids, params, config):
-    """one live slot is never read again"""
-    return Drops.logits(ids, params, config)
-
-
+@cache_fault("oldest_evicted", "huggingface/transformers/issues/37574", closest=True, run=reading_rows)
 class Evicts(Decodes):
+    """a buffer of the prompt's size rolls, and with it the oldest slots go; invisible until it is full"""
+
     def rows(self, layer, a):
         return a[:, -self.prompt :]
 
 
-@fault("cache", "huggingface/transformers/issues/37574", ATTENTION, closest=True)
-def oldest_evicted(ids, params, config):
-    """a buffer of the prompt's size rolls, and with it the oldest slots go; invisible until it is full"""
-    return Evicts.logits(ids, params, config)
-
-
+@cache_fault("length_frozen", "paiml/aprender/pull/2030", run=reading_rows)
 class Freezes(Decodes):
+    """a captured graph replays the length of the first decode step; invisible in that step"""
+
     def rows(self, layer, a):
         return a[:, : self.prompt + 1]
 
 
-@fault("cache", "paiml/aprender/pull/2030", ATTENTION)
-def length_frozen(ids, params, config):
-    """a captured graph replays the length of the first decode step; invisible in that step"""
-    return Freezes.logits(ids, params, config)
-
-
+@cache_fault("layer_caches_twice", "pkunlp-icler/FastV/issues/46", run=reading_rows)
 class Doubles(Decodes):
+    """one layer runs twice over the prompt and caches it twice"""
+
     def rows(self, layer, a):
         return np.concatenate([a[:, : self.prompt], a], axis=1) if layer == 0 else a
 
 
-@fault("cache", "pkunlp-icler/FastV/issues/46", ATTENTION)
-def layer_caches_twice(ids, params, config):
-    """one layer runs twice over the prompt and caches it twice"""
-    return Doubles.logits(ids, params, config)
-
-
+@cache_fault("layers_share_a_cache", "vllm-project/vllm-ascend/pull/11791")
 class OneLayer(ContiguousCache):
-    """The layer's index is lost: all write to layer 0 and read from it."""
+    """every layer overwrites one cache; invisible in a model of one layer and in a prompt of one pass"""
 
     def append(self, layer, k, v):
         super().append(0, k, v)
@@ -173,33 +148,17 @@ class OneLayer(ContiguousCache):
         return super().read(0, b)
 
 
-@fault("cache", "vllm-project/vllm-ascend/pull/11791", ATTENTION)
-def layers_share_a_cache(ids, params, config):
-    """every layer overwrites one cache; invisible in a model of one layer and in a prompt of one pass"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, OneLayer))
-
-
+@cache_fault("cache_narrowed", "apple/axlearn/pull/1049")
 class Narrow(ContiguousCache):
-    """What is cached is rounded to bfloat16."""
+    """the cache is bfloat16 under a model of a wider dtype; invisible in a bfloat16 model"""
 
     def append(self, layer, k, v):
         super().append(layer, *(a.astype(ml_dtypes.bfloat16).astype(a.dtype) for a in (k, v)))
 
 
-@fault("cache", "apple/axlearn/pull/1049", ATTENTION)
-def cache_narrowed(ids, params, config):
-    """the cache is bfloat16 under a model of a wider dtype; invisible in a bfloat16 model"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, Narrow))
-
-
+@cache_fault("bits_reinterpreted", "vllm-project/vllm/pull/54338")
 class Reinterprets(ContiguousCache):
-    """bfloat16 is stored and its bits are read as float16's."""
+    """the cache's dtype is not the one its bits were written in"""
 
     def append(self, layer, k, v):
         super().append(layer, *(a.astype(ml_dtypes.bfloat16).view(np.float16).astype(a.dtype) for a in (k, v)))
-
-
-@fault("cache", "vllm-project/vllm/pull/54338", ATTENTION)
-def bits_reinterpreted(ids, params, config):
-    """the cache's dtype is not the one its bits were written in"""
-    return cached_logits(ids, params, config, fresh(ids, params, config, Reinterprets))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ...cache import ContiguousCache
 from ...model import attention
-from .base import cached_logits, fault, forward_with, fresh, masked
+from .base import cache_fault, cached_logits, fault, forward_with, fresh, masked
 
 ATTENTION = (0, "attention")
 WINDOW = 5  # slots that a token sees, its own among them
@@ -67,41 +67,38 @@ class Ring(ContiguousCache):
 
 
 def ring_logits(ids, params, config, kind=Ring, window=WINDOW, spoil=None):
-    """The cached path through a ring: the honest one, for windows of WINDOW, unless told otherwise."""
+    """The cached path through a ring: the correct one, for windows of WINDOW, by default."""
     ring = kind(config, len(ids), window, params["wte"]["weight"].dtype)
     return cached_logits(ids, params, config, ring, step=partial(forward_with, attend=in_window()), spoil=spoil)
 
 
-@fault("cache", "huggingface/transformers/issues/39408", ATTENTION, honest=windowed_logits)
+@fault("cache", "huggingface/transformers/issues/39408", ATTENTION, correct=windowed_logits)
 def ring_too_long(ids, params, config):
     """the ring has a slot too many, and a decode step reads it whole; invisible until the window is full"""
     return ring_logits(ids, params, config, window=WINDOW + 1)
 
 
-@fault("cache", "sgl-project/sglang/pull/32087", ATTENTION, honest=windowed_logits)
+@fault("cache", "sgl-project/sglang/pull/32087", ATTENTION, correct=windowed_logits)
 def ring_too_short(ids, params, config):
     """the ring has a slot too few; invisible until it is full"""
     return ring_logits(ids, params, config, window=WINDOW - 1)
 
 
-@fault("cache", "rajveer43/VeloxQuant-MLX/issues/274", ATTENTION, honest=windowed_logits)
+@fault("cache", "rajveer43/VeloxQuant-MLX/issues/274", ATTENTION, correct=windowed_logits)
 def window_never_slides(ids, params, config):
     """nothing is evicted, and a decode step reads all there is; invisible until the window is full"""
     return cached_logits(ids, params, config, step=partial(forward_with, attend=in_window()))
 
 
+@cache_fault(
+    "ring_start_mistaken", "huggingface/transformers/pull/47708", closest=True, correct=windowed_logits, run=ring_logits
+)
 class StartsAtZero(Ring):
-    """What a prompt leaves is stored from slot 0 on."""
+    """the last tokens of a prompt lie from the ring's first slot on, and a decode step takes the slot of its position;
+    invisible in a prompt that fits the window or is a multiple of it"""
 
     def store(self, ring, rows, positions, M):
         super().store(ring, rows, positions if len(positions) == 1 else np.arange(len(positions)), M)
-
-
-@fault("cache", "huggingface/transformers/pull/47708", ATTENTION, closest=True, honest=windowed_logits)
-def ring_start_mistaken(ids, params, config):
-    """the last tokens of a prompt lie from the ring's first slot on, and a decode step takes the slot of its position;
-    invisible in a prompt that fits the window or is a multiple of it"""
-    return ring_logits(ids, params, config, StartsAtZero)
 
 
 class Rolls(Ring):
@@ -119,19 +116,19 @@ class Rolls(Ring):
         super().store(ring, rows, positions, M)
 
 
+@cache_fault(
+    "ring_rolled_back", "huggingface/transformers/issues/37574", closest=True, correct=windowed_logits, run=ring_logits
+)
 class RollsBack(Rolls):
+    """a full buffer is rolled the wrong way, so that the newest token but one is overwritten; invisible until it is
+    full"""
+
     way = 1
 
 
-@fault("cache", "huggingface/transformers/issues/37574", ATTENTION, closest=True, honest=windowed_logits)
-def ring_rolled_back(ids, params, config):
-    """a full buffer is rolled the wrong way, so that the newest token but one is overwritten; invisible until it is
-    full"""
-    return ring_logits(ids, params, config, RollsBack)
-
-
+@cache_fault("ring_slot_stale", None, correct=windowed_logits, run=ring_logits)
 class LosesTheWrap(Ring):
-    """In the first layer a decode step does not write the slot 0 it comes back to."""
+    """the write that wraps is lost, and the slot is read with a key that has left the window; invisible until then"""
 
     def store(self, ring, rows, positions, M):
         wraps = len(positions) == 1 and positions[0] and positions[0] % self.capacity == 0
@@ -139,13 +136,7 @@ class LosesTheWrap(Ring):
             super().store(ring, rows, positions, M)
 
 
-@fault("cache", None, ATTENTION, honest=windowed_logits)
-def ring_slot_stale(ids, params, config):
-    """the write that wraps is lost, and the slot is read with a key that has left the window; invisible until then"""
-    return ring_logits(ids, params, config, LosesTheWrap)
-
-
-@fault("cache", "ml-explore/mlx-swift-lm/pull/584", ATTENTION, honest=windowed_logits)
+@fault("cache", "ml-explore/mlx-swift-lm/pull/584", ATTENTION, correct=windowed_logits)
 def ring_trimmed(ids, params, config):
     """rejected drafts are trimmed off a full ring by counting back, and lie where older tokens were; invisible until it
     is full"""

@@ -8,6 +8,7 @@ from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.interleaved import Models
 
 from ..._gpt2_models import random_prompts, small_model
+from ...reference.judge._paths import cast
 
 RAGGED = (21, 30, 5)
 STEPS = 6
@@ -24,13 +25,7 @@ class SmallModels(Models):
 
     def numpy(self, dtype):
         model, params = small_model(4, 8)
-
-        def cast(p):
-            if isinstance(p, dict):
-                return {key: cast(value) for key, value in p.items()}
-            return [cast(x) for x in p] if isinstance(p, list) else p.astype(dtype)
-
-        return cast(params), model.config
+        return cast(params, dtype), model.config
 
 
 def subject(a="eager", b="naive", lengths=RAGGED, steps=STEPS, inject=None):

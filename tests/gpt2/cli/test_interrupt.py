@@ -84,7 +84,7 @@ def test_ctrl_c_while_the_package_is_imported_is_exit_code_130_and_silent(tmp_pa
 @pytest.mark.parametrize("lines", [2, 100, 500, 900, 1100])
 def test_ctrl_c_at_any_moment_of_a_start_shows_no_traceback(program, lines):
     words = ["generate", "--prompt", "A", "--max-tokens", "2"]
-    command = [program[0], "-X", "importtime", *program[1:], *words]  # tells each module it has imported
+    command = [program[0], "-X", "importtime", *program[1:], *words]  # prints each module it has imported
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stderr
         err = iter(run.stderr)

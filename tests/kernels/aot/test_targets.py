@@ -1,6 +1,6 @@
 """The kernels compiled ahead of time for GPUs that are not here, and what their machine code holds.
 
-Processes without the interpreter and with an empty Triton cache compile them.
+A process without the interpreter and with an empty Triton cache compiles them.
 """
 
 import json
@@ -26,16 +26,12 @@ from kvproof.kernels.aot.variants import VARIANTS, kind, launches_of
 from kvproof.kernels.attention import op
 
 MEASURE = """
-import json, sys
-from kvproof.kernels.aot.readings import measure
+import json, sys, torch
+from kvproof.kernels.aot.readings import compile_launch, example_launches, measure
 if __name__ == "__main__":
-    print(json.dumps([row._asdict() for row in measure(*json.loads(sys.argv[1]))]))
-"""
-FLOAT64 = """
-import torch
-from kvproof.kernels.aot.readings import compile_launch, example_launches
-for launch in example_launches(torch.float64, 32):
-    print(compile_launch(launch, 90)["ttir"])
+    rows = [row._asdict() for row in measure(*json.loads(sys.argv[1]))]
+    float64 = [compile_launch(launch, 90)["ttir"] for launch in example_launches(torch.float64, 32)]
+    print(json.dumps([rows, float64]))
 """
 NVIDIA = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 TARGETS = ("sm_90",)  # measured anew; the others are held to their bounds as the table has them
@@ -44,18 +40,17 @@ OF_THE_TABLE = pytest.mark.skipif(triton.__version__ != "3.8.0", reason="the tab
 COMMITTED = read_table(TABLE.read_text())
 
 
-def compiled(code, cache, *arguments):
+def measured(cache, variants, targets, processes):
+    """The rows of these variants on these targets, and the Triton IR of a call in float64."""
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(cache)
     path = Path(cache) / "program.py"  # a file, which the processes that it starts can import again
-    path.write_text(code)
-    done = subprocess.run([sys.executable, str(path), *arguments], env=environment, capture_output=True, text=True)
+    path.write_text(MEASURE)
+    command = [sys.executable, str(path), json.dumps([variants, targets, processes])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def measured(cache, variants, targets):
-    return [Row(**row) for row in json.loads(compiled(MEASURE, cache, json.dumps([variants, targets, 2])))]
+    rows, float64 = json.loads(done.stdout)
+    return [Row(**row) for row in rows], float64
 
 
 def committed(variant, target="sm_90"):
@@ -65,14 +60,15 @@ def committed(variant, target="sm_90"):
 
 @pytest.fixture(scope="module")
 def binding(tmp_path_factory):
-    return measured(tmp_path_factory.mktemp("triton"), BINDING, [*TARGETS])
+    return measured(tmp_path_factory.mktemp("triton"), BINDING, [*TARGETS], 1)
 
 
 @OF_THE_TABLE
 def test_the_binding_variants_are_what_the_table_says(binding):
-    assert [(row.variant, row.target) for row in binding] == [(v, t) for v in BINDING for t in TARGETS]
-    assert changes(binding, COMMITTED) == []
-    assert broken(binding) == []
+    rows, _ = binding
+    assert [(row.variant, row.target) for row in rows] == [(v, t) for v in BINDING for t in TARGETS]
+    assert changes(rows, COMMITTED) == []
+    assert broken(rows) == []
 
 
 def test_the_table_has_every_variant_and_target_and_keeps_every_gate():
@@ -184,16 +180,17 @@ def test_what_a_gpu_loads_spills_nothing_and_is_not_beyond_the_table(monkeypatch
         assert beyond_the_table(compiled, launch, 10 * major + minor) is None
 
 
-def test_a_float64_cache_is_summed_in_float64_from_end_to_end(tmp_path):
-    ttir = compiled(FLOAT64, tmp_path)
-    assert "f64" in ttir
-    assert not re.findall(r"\bf32\b|xf32\b", ttir)
+def test_a_float64_cache_is_summed_in_float64_from_end_to_end(binding):
+    _, ttirs = binding
+    for ttir in ttirs:
+        assert "f64" in ttir
+        assert not re.findall(r"\bf32\b|xf32\b", ttir)
 
 
 @OF_THE_TABLE
 @pytest.mark.exhaustive
 def test_the_whole_table_is_what_the_compiler_gives(tmp_path):
-    rows = measured(tmp_path, [*VARIANTS], [*NVIDIA, "gfx942"])
+    rows, _ = measured(tmp_path, [*VARIANTS], [*NVIDIA, "gfx942"], 2)
     assert changes(rows, COMMITTED) == []
     assert broken(rows) == []
 

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 
 from kvproof.kernels.attention import flash_attn_with_kvcache
+from kvproof.reference.judge.cases import DTYPES
 from kvproof.reference.judge.rounding import SUM_ERROR, Row, in_gates, roundoff, softmax, sums
-
-from ..._attention_battery import DTYPES
 
 FACTORS: dict[str, tuple[Any, ...]] = {
     "dtype": ("float16", "float64"),

@@ -3,7 +3,7 @@ a call that shows it. None but a few reads outside its buffers, so that a GPU wo
 
 from typing import NamedTuple
 
-from ..._attention_cases import Case
+from kvproof.reference.judge.cases import Case
 
 PLAIN = Case(lengths=(300, 129, 33, 1, 0), T=320)
 LONG = Case(lengths=(1100, 1030), T=1100, H_kv=1)  # nine splits: more than are combined at a time
@@ -77,7 +77,7 @@ PLACES = {
     "keys_of_the_first_sequence": of(PLAIN, "steps", "k += offset(b, cache.kb, k, CFG) + lo", "k += lo"),
     "values_of_the_first_head": of(PLAIN, "steps", "cache.v + offset(h, cache.vh, cache.v, CFG)", "cache.v + 0 * h"),
     "values_by_the_strides_of_keys": of(PLAIN, "steps", "at.v + rows * CFG.STRIDE_VT", "at.v + rows * CFG.STRIDE_KT"),
-    "values_from_keys": of(PLAIN, "simt", "load_row(at.v, None, CFG)", "load_row(at.k, None, CFG)"),
+    "values_from_keys": of(PLAIN, "simt", "load_rows(at.v, None, 0, CFG)", "load_rows(at.k, None, 0, CFG)"),
     "groups_interleaved": of(SHARED, "simt", "at_head(cache, b, h, ", "at_head(cache, b, head % CFG.H_KV, "),
     "tile_head_by_head": of(SEVERAL, "combine", ROW, "(b * M + r % M) * (CFG.H_KV * CFG.G) + h * CFG.G + r // M"),
     "tile_without_its_last_row": of(CORES, "combine", "query < r_end\n", "query < r_end - 1\n"),
@@ -140,4 +140,55 @@ SUMS = {
     "combine_does_not_rescale_the_sum": of(LONG, "combine", "l = l * a + tl.sum", "l = l + tl.sum"),
     "combine_mixes_sequences": of(LONG, "combine", "at = row * S + split", "at = row % CFG.G * S + split"),
 }  # fmt: skip
-FAULTS = SLOTS | PLACES | APPENDS | SUMS
+GENERAL = SLOTS | PLACES | APPENDS | SUMS
+LAST = "tl.load(lengths + b) - 1\n"
+KEYS, VALUES = "stride_kb, stride_kh, STRIDE_KT, PAGE", "stride_vb, stride_vh, STRIDE_VT, PAGE"
+# The same faults in kernels/decode.py, by the same names, where it has what they break, and faults of its own.
+DECODE = {
+    "length_short": of(PLAIN, "decode", "SPLIT_LEN, tl.load(lengths + b))\n", "SPLIT_LEN, tl.load(lengths + b) - 1)\n"),
+    "length_long": of(PLAIN, "decode", "SPLIT_LEN, tl.load(lengths + b))\n", "SPLIT_LEN, tl.load(lengths + b) + 1)\n"),
+    "length_of_the_first_sequence": of(PLAIN, "decode", "SPLIT_LEN, tl.load(lengths + b))\n",
+        "SPLIT_LEN, tl.load(lengths))\n"),
+    "tail_counted_as_zeros": of(PLAIN, "decode", 'tl.where(live, tl.sum(kb * qh[None, :], 1), float("-inf"))',
+        "tl.sum(kb * qh[None, :], 1)"),
+    "tail_counted_once_more": of(PLAIN, "decode", "live = slot < hi\n", "live = slot <= hi\n"),
+    "splits_after_the_last_live": of(PLAIN, "decode", "split < used,", "split < used + 1,"),
+    "split_left_out": of(PLAIN, "decode", "tl.cdiv(tl.load(lengths + b), SPLIT_LEN)",
+        "tl.load(lengths + b) // SPLIT_LEN"),
+    "query_of_the_first_sequence": of(PLAIN, "decode", "q + b * stride_qb + h", "q + h"),
+    "query_of_the_first_head": of(PLAIN, "decode", "+ h * stride_qh + d", "+ d"),
+    "keys_of_the_first_sequence": of(PLAIN, "decode", KEYS, KEYS.replace("stride_kb", "0")),
+    "values_of_the_first_head": of(PLAIN, "decode", VALUES, VALUES.replace("stride_vh", "0")),
+    "values_by_the_strides_of_keys": of(PLAIN, "decode", VALUES, KEYS),
+    "values_from_keys": of(PLAIN, "decode", "at_v = rows_at(v, ", "at_v = rows_at(k, "),
+    "page_of_the_neighbour": of(PAGES, "decode", "slot // PAGE, mask", "slot // PAGE + 1, mask"),
+    "table_of_the_first_sequence": of(PAGES, "decode", "block_table + b * stride_tb", "block_table + b * 0"),
+    "row_of_a_page_from_the_split": of(PAGES, "decode", "row = slot % PAGE", "row = slot % 128 % PAGE"),
+    "new_row_not_attended": of(APPEND, "decode", "tl.store(at + d, row, mask=d < D)",
+        "tl.store(at + d, row, mask=d < 0)"),
+    "append_one_slot_late": of(APPEND, "decode", LAST, "tl.minimum(tl.load(lengths + b), 159)\n"),
+    "append_the_first_head": of(APPEND, "decode", "b * stride_nb + h * stride_nh + d", "b * stride_nb + d"),
+    "append_keys_as_values": of(APPEND, "decode", "(v, v_new)", "(v, k_new)"),
+    "append_after_attending": of(APPEND, "decode", "tl.minimum((split + 1) * SPLIT_LEN, tl.load(lengths + b))",
+        "tl.minimum((split + 1) * SPLIT_LEN, tl.load(lengths + b) - 1)"),
+    "no_scale": of(PLAIN, "decode", "(D**-0.5 * LOG2E)", "LOG2E"),
+    "natural_scores_as_powers_of_two": of(PLAIN, "decode", "(D**-0.5 * LOG2E)", "D**-0.5"),
+    "max_starts_at_zero": of(PEAKED, "decode", "tl.full([BLOCK_N], LOWEST, ACC)", "tl.zeros([BLOCK_N], ACC)"),
+    "values_not_rescaled": of(PLAIN, "decode", "l * a, acc * a[:, None]\n", "l * a, acc\n"),
+    "sum_not_rescaled": of(PLAIN, "decode", "l * a, acc * a[:, None]\n", "l, acc * a[:, None]\n"),
+    "weights_in_half_precision": of(PLAIN, "decode", "p = tl.exp2(s[r] - m)",
+        "p = tl.exp2(s[r] - m).to(tl.float16).to(ACC)"),
+    "scores_in_half_precision": of(PLAIN, "decode", "tl.sum(kb * qh[None, :], 1)",
+        "tl.sum((kb * qh[None, :]).to(tl.float16).to(ACC), 1)"),
+    "rows_merged_without_rescale": of(PLAIN, "decode", "tl.sum(acc * a[:, None], 0)", "tl.sum(acc, 0)"),
+    "nothing_attended_divides_by_zero": of(PLAIN, "decode", "tl.where(l == 0, 1.0, l)", "l"),
+    "parts_of_all_sequences_in_one_place": of(PLAIN, "decode", "* tl.num_programs(0) + split\n",
+        "* tl.num_programs(0) + split * 0\n"),
+    "combine_stops_after_a_chunk": of(LONG, "decode", "range(0, used, CHUNK)", "range(0, CHUNK, CHUNK)"),
+    "combine_does_not_rescale": of(LONG, "decode", "l * a, acc * a\n", "l * a, acc\n"),
+    "combine_does_not_rescale_the_sum": of(LONG, "decode", "l * a, acc * a\n", "l, acc * a\n"),
+    "combine_mixes_sequences": of(LONG, "decode", "query * splits + split", "query * 0 * splits + split"),
+}  # fmt: skip
+# What decode.py has not: one length of split, no log-sum-exp, no launch that appends while it attends.
+NOT_IN_DECODE = {"long_splits_begin_as_short_ones", "long_splits_counted_as_short_ones", "lse_as_a_power_of_two"}
+FAULTS = GENERAL | {f"decode: {name}": fault for name, fault in DECODE.items()}

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels import ptx
 from kvproof.kernels.attention import decode_attention, make_workspace
+from kvproof.reference.judge.cases import DTYPES, Case, draw_qkv
 from kvproof.reference.judge.rounding import attention_error, weights
-
-from ..._attention_battery import DTYPES, Case, draw
-from .test_op import to_numpy, to_torch
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 HEAD_DIMS = (1, 3, 4, 8, 16, 32, 64, 80, 96, 128, 256)
@@ -32,8 +31,8 @@ def readable(kernel: str, arguments: dict):
 
 def run(case: Case, target: str, seed: int | None = None, fused=True, **settings):
     """The kernel's output for a case, its error in multiples of its bound, and the reports of its launches."""
-    q, k, v, lengths = draw(case)
-    inputs = [to_torch(x, "cpu") for x in (q, k, v, lengths)]
+    q, k, v, lengths = draw_qkv(case)
+    inputs = [to_torch(x) for x in (q, k, v, lengths)]
     partials = make_workspace(*inputs[1].shape, inputs[0].dtype, "cpu")
     for x in (partials.m, partials.l, partials.acc):
         x.fill_(torch.nan)
@@ -43,7 +42,7 @@ def run(case: Case, target: str, seed: int | None = None, fused=True, **settings
 
 
 def agrees(dtype: str, D: int, target: str, seed: int | None):
-    case = Case("targets", dtype, 2, 300, D, RAGGED)
+    case = Case(dtype, RAGGED, 300, D, 2)
     o, error, reports = run(case, target, seed, fused=seed is None or seed % 2 == 0)
     names = ["attend_simt"] if seed is None or seed % 2 == 0 else ["attend_simt", "combine_splits"]
     assert [report.name for report in reports] == names
@@ -52,7 +51,7 @@ def agrees(dtype: str, D: int, target: str, seed: int | None):
     # Threads that add up the same rows must get the same bits: which of their copies is stored is anyone's guess.
     assert [report.disagreeing for report in reports] == [0] * len(names)
     if dtype == "float64":
-        q, k, v, lengths = draw(case)
+        q, k, v, lengths = draw_qkv(case)
         for b, h in np.ndindex(len(RAGGED) - 1, 2):
             p, _ = weights(q[b, h], k[b, h], lengths[b], D**-0.5)
             exact = p @ v[b, h, : lengths[b]]
@@ -78,7 +77,7 @@ def test_every_head_dim_and_dtype_agrees_with_the_formula_on_every_target(D, tar
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_no_byte_of_the_cache_is_read_but_the_live_ones_and_none_left_out(dtype):
-    case = Case("bytes", dtype, 2, 1024, 64, (1024, 777, 512))
+    case = Case(dtype, (1024, 777, 512), 1024, 64, 2)
     _, _, (attend,) = run(case, "sm_90")
     least = 2 * 64 * np.dtype(DTYPES[dtype]).itemsize * sum(case.lengths)
     for name in ("cache.k", "cache.v"):
@@ -86,12 +85,12 @@ def test_no_byte_of_the_cache_is_read_but_the_live_ones_and_none_left_out(dtype)
 
 
 def test_a_schedule_changes_no_bit():
-    case = Case("schedules", "float32", 2, 300, 64, RAGGED)
+    case = Case("float32", RAGGED, 300, 64, 2)
     assert len({run(case, "sm_90", seed)[0].tobytes() for seed in (None, 0, 1, 2, 3)}) == 1
 
 
 def test_approximate_functions_two_ulps_off_stay_within_the_gate():
-    case = Case("approximate", "float32", 2, 300, 64, RAGGED)
+    case = Case("float32", RAGGED, 300, 64, 2)
     exact, _, _ = run(case, "sm_90")
     moved, error, _ = run(case, "sm_90", seed=3, approximation_ulps=2)
     assert moved.tobytes() != exact.tobytes()

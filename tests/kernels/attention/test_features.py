@@ -22,17 +22,16 @@ from hypothesis import HealthCheck, given, settings
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels import ptx
 from kvproof.kernels.attention import decode_attention
+from kvproof.reference.judge.cases import DTYPES, Case, check
 from kvproof.reference.judge.probes import ROUNDING, probe
-from kvproof.reference.judge.questions import SHAPES, Shape
+from kvproof.reference.judge.questions import SHAPES
 
 from ... import _child
-from ..._attention_battery import DTYPES
-from ..._attention_cases import Case, check
 from ..._attention_grid import ALONE, CASES, PAIRS, cases
 
 TARGETS = ("sm_90", "sm_80", "sm_100")
 ENGINES = {"simt": tuple(DTYPES), "mma": ("float16", "bfloat16")}
-PROBED = (Shape(2, 16, 40, (0, 1, 17, 33, 40)),)
+PROBED = (Case(lengths=(0, 1, 17, 33, 40), T=40),)
 FAR = 2**31 + 2**12  # elements: more than a signed 32-bit offset can name
 any_call = settings(deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
 

@@ -5,15 +5,15 @@
 What runs on the CPU shows that these tests work, and nothing of a GPU.
 """
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
 
+from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.kernels.attention import decode_attention, make_workspace, merge_state
 from kvproof.kernels.ptx import route
+from kvproof.reference.judge.cases import check
 
-from ..._attention_cases import check
 from ..._attention_grid import CASES
 from .test_features import Multiplied
 
@@ -22,23 +22,11 @@ DEVICES = [GPU, "cpu"]
 FEW = (4,)  # cases that are rehearsed on the CPU
 
 
-def to_device(x, device):
-    if not isinstance(x, np.ndarray):
-        return x
-    bits = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16) if x.dtype == ml_dtypes.bfloat16 else None
-    return (torch.from_numpy(x) if bits is None else bits).to(device)
-
-
-def to_numpy(x):
-    x = x.cpu()
-    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()
-
-
 def on(device, **options):
     """decode_attention on a device, for `check`: arrays in and out, what it appends in the arrays that came."""
 
     def op(**arrays):
-        tensors = {name: to_device(x, device) for name, x in arrays.items()}
+        tensors = {k: to_torch(x).to(device) if isinstance(x, np.ndarray) else x for k, x in arrays.items()}
         o, lse = decode_attention(**tensors, **options)
         for name in ("k", "v", "k_scale", "v_scale"):
             if arrays.get(name) is not None:

@@ -13,6 +13,7 @@ from kvproof.kernels import attention
 from kvproof.kernels.attention import Workspace, decode_attention, make_workspace
 from kvproof.kernels.attention.arguments import Inputs, Options, Result
 from kvproof.kernels.attention.launch import launches
+from kvproof.kernels.attention.op import GROUPS
 
 
 def drawn(device="cpu", dtype=torch.float32, B=2, H=2, T=140, D=16):
@@ -89,7 +90,7 @@ def test_the_door_has_each_name_from_its_file_and_no_file_is_named_like_a_functi
 
 
 def test_each_argument_of_the_operators_is_a_field_listed_once():
-    fields = [field for group in (Inputs, Options, Result, Workspace) for field in group._fields]
+    fields = [field for group in GROUPS for field in group._fields]
     for name in ("decode_attention", "append_attention"):
         assert [x.name for x in getattr(torch.ops.kvproof, name).default._schema.arguments] == fields
     public = inspect.signature(decode_attention).parameters
@@ -255,28 +256,22 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
-def test_cpu_tensors_without_a_route_or_the_interpreter_are_refused_with_four_ways_out():
-    done = python(
-        "import torch; from kvproof.kernels.attention import decode_attention as f\n"
-        "x = torch.ones(1, 1, 1, 4); f(x[0], x, x, torch.ones(1, dtype=torch.int32))"
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert all(way in last for way in ("TRITON_INTERPRET=1", "ptx.route()", 'impl="sdpa"', "cuda"))
-
-
-def test_importing_the_kernels_sets_nothing_and_the_interpreter_can_come_too_late():
+def test_importing_the_kernels_sets_nothing_and_cpu_tensors_are_refused_with_four_ways_out():
     done = python(
         "import os, torch\n"
         "from kvproof.kernels.backend import interpreting, use_interpreter\n"
-        "import kvproof.kernels.attention.op\n"
+        "from kvproof.kernels.attention import decode_attention\n"
         "assert 'TRITON_INTERPRET' not in os.environ and not interpreting()\n"
         "try: use_interpreter()\n"
         "except ValueError as error: assert 'already imported' in str(error)\n"
-        "else: raise SystemExit('use_interpreter said nothing')\n"
-        "assert 'TRITON_INTERPRET' not in os.environ"
+        "else: raise SystemExit('use_interpreter came too late and raised nothing')\n"
+        "assert 'TRITON_INTERPRET' not in os.environ\n"
+        "x = torch.ones(1, 1, 1, 4)\n"
+        "try: decode_attention(x[0], x, x, torch.ones(1, dtype=torch.int32))\n"
+        "except ValueError as error: print(error)"
     )
     assert done.returncode == 0, done.stderr
+    assert all(way in done.stdout for way in ("TRITON_INTERPRET=1", "ptx.route()", 'impl="sdpa"', "cuda"))
 
 
 DOORS = ("attention.op", "attention.flash", "attention.merge", "ptx", "ptx.__main__", "aot.__main__", "ladder.naive")

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from kvproof.kernels.attention import decode_attention, merge_state
+from kvproof.reference.judge.cases import DTYPES
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_error, roundoff
-
-from ..._attention_battery import DTYPES
 
 LENGTHS, PREFIX = (3, 140, 0), 150  # of the suffixes; and the prefix that all of them share
 each_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -152,7 +151,7 @@ def formula(o_a, a, o_b, b):
 
 @each_dtype
 def test_parts_are_weighed_as_the_formula_says_and_rounded_once(dtype, device):
-    a, b = (states(device, getattr(torch, dtype), (40, 33), seed) for seed in (0, 1))
+    a, b = (states(device, getattr(torch, dtype), (40, 48), seed) for seed in (0, 1))
     (o, lse), (want, want_lse) = merge_state(*a, *b), formula(*a, *b)
     kept = roundoff(np.float64 if dtype == "float64" else np.float32)
     inside = 32 * kept * (1 + a[1].double().abs() + b[1].double().abs())  # of a few sums, and of exponents as large

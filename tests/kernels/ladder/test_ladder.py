@@ -3,7 +3,6 @@
 import importlib.util
 import re
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ import triton
 from kvproof.kernels import ptx
 from kvproof.kernels.backend import interpreting
 from kvproof.kernels.ladder import __main__ as ladder
-from kvproof.kernels.ladder.__main__ import RUNGS, call, counted, inputs, truth
+from kvproof.kernels.ladder.__main__ import RUNGS, WAY, call, counted, inputs, kv_heads, load, truth
 
 FOLDER = Path(ladder.__file__).parent
 RAGGED = (1, 127, 128, 129, 1000, 0)
@@ -21,12 +20,8 @@ COUNTED_WITH = "3.8.0"  # the Triton of every count that is stated
 EARLIER = pytest.mark.skipif(
     tuple(map(int, triton.__version__.split(".")[:2])) < (3, 8), reason="earlier Tritons make other loops: VERSIONS.md"
 )
-TENSOR = ("grouped", "paged", "fused")  # weights are rounded to float16 there
+TENSOR = ("grouped", "fused")  # weights are rounded to float16 there
 pytestmark = pytest.mark.skipif(interpreting(), reason="the ladder is counted and judged on what Triton compiles")
-
-
-def rung(name):
-    return import_module(f"kvproof.kernels.ladder.{name}")
 
 
 @cache
@@ -36,9 +31,10 @@ def count(name):
 
 def readable(kernel, parameters):
     """What may be read before a program has written it: no dead slot, no result, no partial but the second kernel's."""
-    new = dict.fromkeys(("out", "scores", *(("o", "lse") if "k" in parameters else ())), False)
+    partials = ("o", "lse", "part_m", "part_l", "part_acc") if "k" in parameters else ()
+    new = dict.fromkeys(("out", "scores", *partials), False)
     live = {name: ~parameters[name].isnan().numpy() for name in ("k", "v") if name in parameters}
-    entries = {"table": parameters["table"].numpy() >= 0} if "table" in parameters else {}
+    entries = {name: parameters[name].numpy() >= 0 for name in ("table", "block_table") if name in parameters}
     return {name: may for name, may in {**new, **live, **entries}.items() if name in parameters}
 
 
@@ -63,30 +59,29 @@ def check(name, arrays, out):
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_a_rung_computes_the_formula_and_reads_no_dead_slot(name):
-    arrays = ragged()
+    arrays = ragged(H_kv=kv_heads(name))
     with ptx.route(target="sm_90", readable=readable) as reports:
-        out = call(rung(name), *arrays)
+        out = call(load(name), *arrays)
     check(name, arrays, out)
     assert [report.disagreeing for report in reports] == [0] * len(reports)
 
 
 @pytest.mark.parametrize("name", ["row_private", "fused"])
 def test_a_rung_computes_the_formula_on_an_older_gpu_and_at_another_head_size(name):
-    arrays = ragged((129, 0), H=6, T=256, D=128)
+    arrays = ragged((129, 0), H=6, H_kv=2 if name == "fused" else 6, T=256, D=128)
     with ptx.route(target="sm_80", readable=readable):
-        check(name, arrays, call(rung(name), *arrays))
+        check(name, arrays, call(load(name), *arrays))
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_fused_programs_may_finish_in_any_order_and_leave_the_workspace_as_it_was(seed):
-    q, k, v, n = arrays = ragged((500, 129, 0), T=512)
+    q, k, v, n = arrays = ragged((500, 129, 0), H_kv=2, T=512)
     work = torch.empty(3 * 8, 4, 64), torch.empty(3 * 8, 4), torch.zeros(3 * 2, dtype=torch.int32)
-    fused, table = rung("fused"), torch.arange(3 * 32, dtype=torch.int32).view(3, 32)
-    pages = [ladder.into_pages(x, 16, table) for x in (k, v)]
+    fused = load("fused")
     with ptx.route(target="sm_90"):
-        first = fused.attention(q, *pages, n, table, work)
+        first = fused.attention(q, k, v, n, work)
     with ptx.route(target="sm_90", seed=seed):
-        second = fused.attention(q, *pages, n, table, work)
+        second = fused.attention(q, k, v, n, work)
     check("fused", arrays, first)
     assert torch.equal(first, second)
     assert not work[2].any()
@@ -94,19 +89,20 @@ def test_fused_programs_may_finish_in_any_order_and_leave_the_workspace_as_it_wa
 
 @pytest.mark.parametrize("name", ["split", "fused"])
 def test_a_row_has_the_bits_that_it_has_alone(name):
-    q, k, v, n = ragged((129, 500), T=512)
+    q, k, v, n = ragged((129, 500), H_kv=kv_heads(name), T=512)
     with ptx.route(target="sm_90"):
-        together = call(rung(name), q, k, v, n)
-        alone = call(rung(name), q[1:], k[1:], v[1:], n[1:])
+        together = call(load(name), q, k, v, n)
+        alone = call(load(name), q[1:], k[1:], v[1:], n[1:])
     assert torch.equal(together[1:], alone)
 
 
 @pytest.mark.skipif(triton.__version__ != COUNTED_WITH, reason=f"the docstrings are counted with triton {COUNTED_WITH}")
 @pytest.mark.parametrize("name", RUNGS)
 def test_a_docstring_states_what_the_machine_counts(name):
-    stated = re.search(r"^Counted: (.*)", str(rung(name).__doc__), re.M)
-    assert stated
-    assert stated[1] == counted(count(name))
+    if name != "decode":  # which says nothing of the ladder
+        stated = re.search(r"^Counted: (.*)", str(load(name).__doc__), re.M)
+        assert stated
+        assert stated[1] == counted(count(name))
     assert ladder.row(name, count(name)) in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
@@ -115,15 +111,16 @@ def loop(name):
     cost = []
     for n in (64, 128):
         with ptx.route(target="sm_90") as reports:
-            call(rung(name), *inputs([n]))
-        total, programs = reports[0].total, 8 if reports[0].name == "attend" and name not in TENSOR else 2
-        cost.append((total.instructions / (64 * 8), total.barriers / (4 * programs)))
+            call(load(name), *inputs([n], H_kv=kv_heads(name)))
+        total, warps = reports[0].total, kv_heads(name) * (1 if name == "decode" else 4)
+        cost.append((total.instructions / (64 * 8), total.barriers / warps))
     return tuple(b - a for a, b in zip(*cost, strict=True))
 
 
 @EARLIER
 @pytest.mark.parametrize(
-    ("name", "barriers"), [("online", 8), ("split", 8), ("row_private", 0), ("grouped", 2), ("paged", 2), ("fused", 2)]
+    ("name", "barriers"),
+    [("online", 8), ("split", 8), ("row_private", 0), ("paged", 0), ("decode", 0), ("grouped", 2), ("fused", 2)],
 )
 def test_a_block_costs_the_barriers_that_are_claimed(name, barriers):
     assert loop(name)[1] == barriers
@@ -134,22 +131,24 @@ def test_the_loop_without_reductions_is_shorter_by_what_is_claimed():
     before, after = loop("split")[0], loop("row_private")[0]
     assert after < 0.8 * before
     if triton.__version__ == COUNTED_WITH:
-        assert f"{after:.1f} instructions" in str(rung("row_private").__doc__)
+        assert f"{after:.1f} instructions" in str(load("row_private").__doc__)
 
 
 def test_each_rung_gains_what_its_headline_says():
     c = {name: count(name) for name in RUNGS}
-    cache, scores = 2 * 2 * 1024 * 64 * 2, 8 * 1024 * 4  # bytes of K and V, and of the scores, once
+    cache = {name: 2 * kv_heads(name) * 1024 * 64 * 2 for name in RUNGS}  # bytes of K and V, once
+    scores = 8 * 1024 * 4
     assert c["naive"].moved - c["online"].moved > 4 * scores  # written, read, written, read: and by several warps
     assert c["naive"].distinct - c["online"].distinct == scores
-    for name in ("naive", "online", "split", "row_private"):
-        assert c[name].moved > 4 * cache  # each of the 4 query heads of a group on its own
+    for name in WAY:
+        assert c[name].moved > 4 * cache["grouped"]  # each of the 4 query heads of a group on its own
     for name in TENSOR:
-        assert c[name].moved < 1.25 * cache
+        assert c[name].moved < 1.25 * cache[name]
         assert c[name].instructions < c["row_private"].instructions / 2
     for name in RUNGS:
-        assert cache <= c[name].distinct < 1.07 * cache
-    assert [c[name].launches for name in RUNGS] == [1, 1, 2, 2, 2, 2, 1]
+        assert cache[name] <= c[name].distinct < 1.07 * cache[name]
+    assert c["decode"].instructions == min(c[name].instructions for name in WAY)
+    assert [c[name].launches for name in RUNGS] == [1, 1, 2, 2, 2, 2, 2, 1]
 
 
 @pytest.mark.parametrize(
@@ -171,16 +170,31 @@ def test_a_rung_without_what_its_comments_insist_on_is_caught(name, right, wrong
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    arrays = ragged((200, 70), T=256)
+    arrays = ragged((200, 70), H_kv=kv_heads(name), T=256)
     with pytest.raises(error), ptx.route(target="sm_90", readable=readable):
         check(name, arrays, call(module, *arrays))
 
 
+def steps(path):
+    return re.findall(r"^ *# (\d+)\. (.*)$", path.read_text(encoding="utf-8"), re.M)
+
+
+def test_a_rungs_steps_have_the_numbers_and_words_of_decode():
+    final = steps(FOLDER.parent / "decode.py")
+    taken = {name: steps(FOLDER / f"{name}.py") for name in RUNGS if name != "decode"}
+    for name, found in taken.items():
+        assert [step for step in final if step in found] == found, name
+    assert [len(taken[name]) for name in ("naive", "online", "split", "row_private", "paged")] == [0, 4, 8, 7, 7]
+    assert set(taken["paged"]) | set(taken["split"]) >= set(final) - {final[7]}
+
+
 def test_every_rung_fits_a_page_and_runs_by_its_name(capsys):
-    for name in RUNGS:
-        text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 60, name
-        assert text.endswith(f'if __name__ == "__main__":\n    from .__main__ import show\n\n    show("{name}")\n')
-    assert {path.stem for path in FOLDER.glob("*.py")} == {*RUNGS, "__init__", "__main__"}
-    ladder.show("online")
+    for name in set(RUNGS) - {"decode"}:
+        assert len((FOLDER / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 60, name
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*RUNGS, "__init__", "__main__"} - {"decode"}
+    assert load(WAY[-1]).__file__ == str(FOLDER.parent / "decode.py")
+    ladder.main(["online"])
     assert capsys.readouterr().out.splitlines()[1] == ladder.row("online", count("online"))
+    with pytest.raises(SystemExit):
+        ladder.main(["offline"])
+    assert "there is no rung offline; choose from naive, online" in capsys.readouterr().err

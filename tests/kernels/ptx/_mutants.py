@@ -19,10 +19,10 @@ from kvproof.kernels.ptx import PtxError, execute
 from kvproof.kernels.ptx.compile import Compiled, compile
 from kvproof.kernels.ptx.launch import buffer, grid_shape
 from kvproof.kernels.ptx.machine import Machine
+from kvproof.reference.judge.cases import Case as Attention
+from kvproof.reference.judge.cases import draw_qkv
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_gate
 
-from ..._attention_battery import Case as Attention
-from ..._attention_battery import draw
 from ._kernels import Case, check
 
 LIMIT = 40_000  # instructions: several times what any launch here runs, so that a mutant's endless loop ends soon
@@ -85,7 +85,7 @@ def one_launch(case: Case, target: str) -> Subject:
 
 def decode_attention(case: Attention, target: str) -> Subject:
     """Our own kernel: nothing may be read but live slots, the counters, and partials that the launch has written."""
-    q, k, v, lengths = draw(case)
+    q, k, v, lengths = draw_qkv(case)
     q = q[:, None]
     tensors = [torch.from_numpy(x) for x in (q, k, v, lengths)]
     B, H, T, D = k.shape

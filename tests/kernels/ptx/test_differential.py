@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from kvproof.kernels import ptx
+from kvproof.reference.judge.cases import Case, draw_qkv
 from kvproof.reference.judge.rounding import attention, gate_around
 
 from ... import _child
-from ..._attention_battery import Case, draw
 from . import _random as ptx_random
 from ._mutants import decode_attention
 
@@ -84,8 +84,8 @@ def test_the_bound_is_too_small_for_most_wrong_operations():
 
 SHAPES = np.random.default_rng(6)
 OURS = [
-    Case(f"{dtype} {n}", dtype, int(SHAPES.integers(1, 3)), T, int(SHAPES.integers(1, 100)),
-         (T, int(SHAPES.integers(0, T + 1))))
+    Case(dtype, H_kv=int(SHAPES.integers(1, 3)), T=T, D=int(SHAPES.integers(1, 100)),
+         lengths=(T, int(SHAPES.integers(0, T + 1))))
     for n, (dtype, T) in enumerate((d, int(SHAPES.integers(90, 200))) for d in ("float32", "float64") for _ in range(2))
 ]  # fmt: skip
 
@@ -95,7 +95,7 @@ def interpret_ours(out: str) -> None:
 
     from kvproof.kernels.attention.op import decode_attention as ours
 
-    np.savez(out, *(ours(*map(torch.from_numpy, draw(case))).numpy() for case in OURS))
+    np.savez(out, *(ours(*map(torch.from_numpy, draw_qkv(case))).numpy() for case in OURS))
 
 
 def test_our_kernels_agree(tmp_path):
@@ -103,7 +103,7 @@ def test_our_kernels_agree(tmp_path):
     interpreted(*_child.words(__file__), out)
     with np.load(out) as theirs:
         for i, case in enumerate(OURS):
-            q, k, v, lengths = draw(case)
+            q, k, v, lengths = draw_qkv(case)
             subject = decode_attention(case, TARGETS[i])
             subject.run()
             subject.check()

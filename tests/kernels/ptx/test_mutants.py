@@ -6,7 +6,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from ..._attention_battery import Case
+from kvproof.reference.judge.cases import Case
+
 from ._mutants import Mutant, Subject, decode_attention, mutants, one_launch
 from .test_kernels import TARGETS, made
 
@@ -14,8 +15,8 @@ from .test_kernels import TARGETS, made
 # in each of a thread's four rows once.
 SPLITS = (18, 27, 128, 300, 257, 0)
 OURS = {
-    "ours float32 64": (Case("splits", "float32", 2, 300, 64, SPLITS), "sm_90"),
-    "ours float16 80": (Case("splits", "float16", 2, 300, 80, SPLITS), "sm_80"),
+    "ours float32 64": (Case("float32", SPLITS, 300, 64, 2), "sm_90"),
+    "ours float16 80": (Case("float16", SPLITS, 300, 80, 2), "sm_80"),
 }
 REDUCTIONS = ["total float32", "softmax float32", "softmax of 1025", "layer_norm bfloat16"]
 TOGETHER = ["histogram", "locked", "relay", "decode"]

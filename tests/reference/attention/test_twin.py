@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from kvproof.kernels.attention.steps import split_of, split_start
 from kvproof.reference.attention import decode_attention
 from kvproof.reference.attention import steps as twin
+from kvproof.reference.judge.cases import Case, check, draw
 
 from ..._attention_battery import check_attention
-from ..._attention_cases import Case, check, draw
 from ..._attention_grid import CASES, cases
 
 ROOT = Path(__file__).parents[3]

@@ -8,9 +8,10 @@ import pytest
 
 from kvproof.reference.judge.difference import rms
 from kvproof.reference.judge.faults import FAULTS, cached_logits
-from kvproof.reference.judge.parity import BUG, GATE, INCONCLUSIVE, NARROW, ORACLE, ROUNDING, UNSHIFTED, judge, run
+from kvproof.reference.judge.ladder import GATE, NARROW, UNSHIFTED, run
+from kvproof.reference.judge.parity import judge
 from kvproof.reference.judge.rounding import roundoff
-from kvproof.reference.judge.verdict import RESOLUTION
+from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ORACLE, RESOLUTION, ROUNDING
 
 from ._paths import HEADS, Float32Inside, NumpyPaths, TorchPaths, paged, small_config
 

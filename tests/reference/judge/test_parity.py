@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.reference.judge.difference import as_array, ulp
-from kvproof.reference.judge.parity import HALF_SHIFT, LOGIT_BARS, ORDER, SHIFT, compare, logit_error, noise
+from kvproof.reference.judge.difference import as_array, compare, noise, ulp
+from kvproof.reference.judge.ladder import HALF_SHIFT, ORDER, SHIFT
+from kvproof.reference.judge.parity import LOGIT_BARS, logit_error
 
 B = np.array([[[0.0, 1.0, 3.0], [2.0, 1.5, -1.0]]])  # (1, 2, 3): leads of 2 and 0.5
 
@@ -21,15 +22,15 @@ def moved(position, token, by):
 
 
 def test_equal_logits_differ_by_nothing_and_can_flip_nothing():
-    found = compare(B, B, "float32", honest=1e-6)
-    assert (found.largest, found.relative, found.ulps, found.honest) == (0, 0, 0, 0)
+    found = compare(B, B, "float32", rounding=1e-6)
+    assert (found.largest, found.relative, found.ulps, found.rounding) == (0, 0, 0, 0)
     assert (found.kl_mean, found.kl_max, found.agree, found.of) == (0, 0, 2, 2)
     assert (found.margin, found.can_flip, found.flips) == (0.5, False, ())
 
 
 def test_the_largest_difference_is_placed_and_weighed_in_every_unit():
-    found = compare(moved(0, 2, 0.125), B, "float16", honest=0.25)
-    assert (found.where, found.largest, found.honest) == ((0, 0, 2), 0.125, 0.5)
+    found = compare(moved(0, 2, 0.125), B, "float16", rounding=0.25)
+    assert (found.where, found.largest, found.rounding) == ((0, 0, 2), 0.125, 0.5)
     assert math.isclose(found.relative, 0.125 / math.sqrt((1 + 9 + 4 + 2.25 + 1) / 6))
     assert found.ulps == 0.125 / 2**-9  # float16 numbers near 3 lie 2^-9 apart
 

@@ -1,4 +1,4 @@
-"""The exact probes: honest attentions of every kind pass, planted faults are named, and doubt is rare."""
+"""The exact probes: correct attentions of every kind pass, planted faults are named, and doubt is rare."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from kvproof.reference.attention.op import decode_attention
+from kvproof.reference.judge.cases import Case
 from kvproof.reference.judge.faults import FAULTS, decode
 from kvproof.reference.judge.probes import BUG, INCONCLUSIVE, ROUNDING, probe
-from kvproof.reference.judge.questions import SHAPES, Shape, questions
+from kvproof.reference.judge.questions import SHAPES, questions
 from kvproof.reference.judge.rounding import attention
 
 SIXTEEN_BITS = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 FAULTY = [fault for fault in FAULTS if fault.kind == "attention"]
-SMALL = (Shape(2, 16, 40, (0, 1, 17, 33, 40)),)
+SMALL = (Case(lengths=(0, 1, 17, 33, 40), T=40),)
 
 
 def one_by_one(terms):
@@ -38,7 +39,7 @@ def in_blocks(terms):
 SUMS = (one_by_one, pairwise, backwards, in_blocks)
 
 
-def honest(add, weights, scores="float32", fold=False, divide_last=False):
+def correct(add, weights, scores="float32", fold=False, divide_last=False):
     """A correct decode attention in float32: how it adds, and to what its weights and scores are rounded in between.
 
     fold         the scale goes into q, in q's dtype, before the product
@@ -65,7 +66,7 @@ def honest(add, weights, scores="float32", fold=False, divide_last=False):
 
 
 def clean():
-    """(name, op) of 100 / 4 honest attentions, every way to add beside every way to round."""
+    """(name, op) of 100 / 4 correct attentions, every way to add beside every way to round."""
     yield "the plain formula in float64", decode
     for add in SUMS:
         rounded: list[dict[str, Any]] = [
@@ -77,7 +78,7 @@ def clean():
             {"weights": "float32", "divide_last": True},
         ]
         for words in rounded:
-            yield f"{add.__name__}, {words}", honest(add, **words)
+            yield f"{add.__name__}, {words}", correct(add, **words)
 
 
 def test_there_are_a_hundred_clean_runs():
@@ -85,7 +86,7 @@ def test_there_are_a_hundred_clean_runs():
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
-def test_honest_attentions_pass(dtype):
+def test_exact_rounded_attentions_pass(dtype):
     ops = [op for i, (_, op) in enumerate(clean()) if i % 5 == 0]
     for op in (*ops, decode_attention):
         found = probe(op, dtype, SMALL)
@@ -130,18 +131,18 @@ def test_every_attention_fault_is_called_from_16_bits(fault, dtype):
 def test_every_head_sees_a_needle_in_every_slot_of_the_longest_context(dtype):
     for shape in SHAPES:
         longest, seen = max(shape.lengths), set()
-        for question in questions(shape, dtype):
+        for question in questions(replace(shape, dtype=dtype)):
             if question.name.startswith("needle"):
                 for b, h in np.ndindex(question.q.shape[:2]):
                     if n := question.lengths[b]:
                         column = np.flatnonzero(question.q[b, h] == 32)[0]
                         seen.add((h, int(np.argmax(question.k[b, h, :n, column].astype(np.float32)))))
-        assert seen == {(h, t) for h in range(shape.H) for t in range(longest)}
+        assert seen == {(h, t) for h in range(shape.H_kv) for t in range(longest)}
 
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_the_answers_are_the_plain_formula_s(dtype):
-    for question in questions(SMALL[0], dtype):
+    for question in questions(replace(SMALL[0], dtype=dtype)):
         exact = attention(question.q, question.k, question.v, question.lengths)
         slack = np.maximum(question.gate, 1e-12 * np.abs(exact))  # what a saturated float64 softmax may lose: nothing
         assert (np.abs(exact - question.answer) <= slack).all(), question.name
@@ -184,7 +185,7 @@ def test_a_callable_that_takes_no_shape_is_inconclusive_and_another_shape_of_out
 def test_an_answer_between_one_gate_and_two_is_inconclusive():
     def nudged(q, k, v, lengths):
         o = decode(q, k, v, lengths).astype(np.float64)
-        for question in questions(SMALL[0], "float16"):
+        for question in questions(replace(SMALL[0], dtype="float16")):
             if question.gate.any() and question.k.tobytes() == k.tobytes():
                 o = question.answer + 1.5 * question.gate
         return o

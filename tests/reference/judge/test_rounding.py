@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from kvproof.reference.judge.cases import Case, draw_qkv
 from kvproof.reference.judge.features import append, dequantised, seen_slots, unpaged
 from kvproof.reference.judge.rounding import (
     SUM_ERROR,
@@ -11,7 +12,7 @@ from kvproof.reference.judge.rounding import (
     attention,
     attention_error,
     attention_gate,
-    honest_attention,
+    exact_rounded_attention,
     log_sum_exp,
     lse_error,
     lse_gate,
@@ -19,8 +20,6 @@ from kvproof.reference.judge.rounding import (
     rows,
     sensitivity,
 )
-
-from ..._attention_battery import Case, draw
 
 SIXTEEN_BITS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -34,26 +33,26 @@ def test_scores_a_factor_of_two_apart_weigh_two_to_one():
 
 
 def test_the_default_scale_is_one_over_the_root_of_head_dim():
-    q, k, v, lengths = draw(Case("scale", "float64", 2, 9, 16, (9, 4)))
+    q, k, v, lengths = draw_qkv(Case("float64", (9, 4), 9, 16, 2))
     assert np.array_equal(attention(q, k, v, lengths), attention(q, k, v, lengths, scale=0.25))
     assert not np.allclose(attention(q, k, v, lengths), attention(q, k, v, lengths, scale=0.26))
 
 
 def test_a_zero_query_gets_the_mean_of_the_live_values():
-    q, k, v, lengths = draw(Case("mean", "float32", 2, 9, 4, (9, 5, 1)))
+    q, k, v, lengths = draw_qkv(Case("float32", (9, 5, 1), 9, 4, 2))
     o = attention(0 * q, k, v, lengths)
     assert all(np.allclose(o[b], v[b, :, :n].mean(1, dtype=np.float64), rtol=1e-14) for b, n in enumerate(lengths))
 
 
 def test_length_zero_gives_zeros_and_forgives_nothing_else():
-    q, k, v, lengths = draw(Case("empty", "float32", 1, 3, 4, (0,)))
+    q, k, v, lengths = draw_qkv(Case("float32", (0,), 3, 4, 1))
     assert attention_error(np.zeros((1, 1, 4)), q, k, v, lengths) == 0
     assert attention_error(np.full((1, 1, 4), 1e-30), q, k, v, lengths) == np.inf
 
 
 def test_nan_is_an_infinite_error_and_another_shape_is_refused():
-    q, k, v, lengths = draw(Case("nan", "float32", 1, 3, 4, (3,)))
-    o = honest_attention(q, k, v, lengths)
+    q, k, v, lengths = draw_qkv(Case("float32", (3,), 3, 4, 1))
+    o = exact_rounded_attention(q, k, v, lengths)
     o[0, 0, 2] = np.nan
     assert attention_error(o, q, k, v, lengths) == np.inf
     with pytest.raises(ValueError, match=r"o is \(1, 4\); attention of these inputs is \(1, 1, 4\)"):
@@ -62,8 +61,8 @@ def test_nan_is_an_infinite_error_and_another_shape_is_refused():
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_one_rounding_passes_in_16_bits_and_two_steps_further_do_not(dtype):
-    q, k, v, lengths = draw(Case("ulp", dtype, 3, 200, 64, (200, 65, 7)))
-    o = honest_attention(q, k, v, lengths)
+    q, k, v, lengths = draw_qkv(Case(dtype, (200, 65, 7), 200, 64, 3))
+    o = exact_rounded_attention(q, k, v, lengths)
     assert 0.5 < attention_error(o, q, k, v, lengths) <= 1
     further = np.nextafter(np.nextafter(o, o.dtype.type(np.inf)), o.dtype.type(np.inf))
     assert attention_error(further, q, k, v, lengths) > 1.5
@@ -169,7 +168,7 @@ def test_rounded_weights_are_forgiven_what_they_lose_and_little_more():
 
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_rounding_the_weights_alone_is_forgiven_less_than_rounding_scores_too(dtype):
-    q, k, v, lengths = draw(Case("gates", dtype, 1, 500, 64, (500, 400)))
+    q, k, v, lengths = draw_qkv(Case(dtype, (500, 400), 500, 64, 1))
     none, alone, both = (
         attention_gate(q, k, v, lengths, inner=inner, rounded_weights=alone).mean()
         for inner, alone in ((None, None), (None, q.dtype), (q.dtype, None))
@@ -178,7 +177,7 @@ def test_rounding_the_weights_alone_is_forgiven_less_than_rounding_scores_too(dt
 
 
 def test_lse_is_held_to_a_few_roundings_and_to_minus_infinity():
-    q, k, _, lengths = draw(Case("lse", "float32", 2, 300, 64, (300, 1, 0)))
+    q, k, _, lengths = draw_qkv(Case("float32", (300, 1, 0), 300, 64, 2))
     lse = log_sum_exp(q, k, lengths)
     assert lse_error(lse.astype(np.float32), q, k, lengths) <= 1
     assert lse_error(lse + 2 * lse_gate(q, k, lengths), q, k, lengths) > 1.9

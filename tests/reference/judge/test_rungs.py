@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 
-from kvproof.bench.judge.contract.decode import check_decode
+from kvproof.bench.judge.contract.functions import check_decode
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.reference.judge.difference import rms
 from kvproof.reference.judge.faults import FAULTS, int8_logits
-from kvproof.reference.judge.parity import BUG, GATE, INCONCLUSIVE, ROUNDING, judge
+from kvproof.reference.judge.ladder import GATE
+from kvproof.reference.judge.parity import judge
 from kvproof.reference.judge.rounding import roundoff
-from kvproof.reference.judge.verdict import RESOLUTION
+from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, RESOLUTION, ROUNDING
 
 from ...bench.judge._models import stranger_of
 from ._paths import HEADS, NumpyPaths, Stepping, small_config
 from .test_judge import FAULTY, USUAL, Made
 
-EIGHT_BIT = [fault for fault in FAULTS if fault.honest is int8_logits]
+EIGHT_BIT = [fault for fault in FAULTS if fault.correct is int8_logits]
 FAINT = [fault for fault in FAULTY if fault.name in ("other_gelu", "other_eps")]
 SAMPLE = [*FAINT, *FAULTY[::9]]
 REST = [pytest.param(fault, marks=pytest.mark.exhaustive) for fault in FAULTY if fault not in SAMPLE]

@@ -1,4 +1,4 @@
-"""Honest decode attentions keep the contract in every dtype; each wrong one fails the checks it should and no other."""
+"""Correct attentions keep the contract in every dtype; each wrong one fails the checks it should and no other."""
 
 import inspect
 
@@ -10,9 +10,10 @@ from kvproof.bench.judge.contract.attention import CHECKS, check_attention
 from kvproof.bench.judge.contract.op import to_numpy, to_torch
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED
 from kvproof.kernels.attention import decode_attention
+from kvproof.reference.judge.cases import Case
 from kvproof.reference.judge.faults import FAULTS, OP_FAULTS, decode, masks
 from kvproof.reference.judge.probes import probe
-from kvproof.reference.judge.questions import GROUPED, Shape
+from kvproof.reference.judge.questions import GROUPED
 
 SHORT = (1, 16, 17)
 
@@ -155,7 +156,7 @@ def test_a_finite_mask_fails_the_low_scores_and_nothing_else(fault, dtype):
 
 
 def least_number(added: bool, own: bool):
-    """An honest attention whose dead slots get the least finite number, of q's dtype or of float32."""
+    """A correct attention whose dead slots get the least finite number, of q's dtype or of float32."""
 
     def op(q, k, v, lengths):
         kept = q.dtype if own else torch.float32
@@ -174,14 +175,14 @@ def least_number(added: bool, own: bool):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("added", [False, True], ids=["filled", "added"])
 @pytest.mark.parametrize("own", [False, True], ids=["float32 scores", "scores of q's dtype"])
-def test_a_mask_of_the_least_number_is_honest(own, added, dtype):
+def test_a_mask_of_the_least_number_is_correct(own, added, dtype):
     narrow = dtype if own and dtype != "float32" else None
     report = check_attention(least_number(added, own), dtype=dtype, device="cpu", inner=narrow)
     assert report.named(HELD) == list(CHECKS), str(report)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_weights_that_tensor_cores_round_are_honest_where_heads_are_grouped(dtype):
+def test_weights_that_tensor_cores_round_are_correct_where_heads_are_grouped(dtype):
     def rounded(q, k, v, lengths):
         dead = (torch.arange(k.shape[2]) >= lengths[:, None])[:, None]
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1).float() for x in (k, v))
@@ -215,7 +216,7 @@ def test_an_attention_without_groups_says_so_in_its_own_way_and_is_not_accused()
         assert report.green
         assert report.named(NOT_CHECKED) == ["grouped heads"]
         assert "6 heads on 3 KV heads are refused" in sentence(report, "grouped heads")
-    found = probe(refuses(IndexError("2")), "float16", (Shape(2, 16, 20, (1, 20)), *GROUPED))
+    found = probe(refuses(IndexError("2")), "float16", (Case(lengths=(1, 20), T=20), *GROUPED))
     assert found.verdict == "ROUNDING"
     assert len(found.refused) == len(GROUPED)
     assert check_attention(every_other_head, grouped=(), only=["grouped heads"]).named(NOT_CHECKED) == ["grouped heads"]

@@ -12,11 +12,14 @@ from torch import nn
 
 from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge.contract.attention import CHECKS, check_attention
-from kvproof.bench.judge.contract.decode import check_decode
+from kvproof.bench.judge.contract.functions import check_decode
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED
 from kvproof.bench.judge.investigation import investigate
 from kvproof.bench.judge.subjects.callables import CallableSubject
 
+from .test_attention import torch_attention
+
+sys.modules["test_functions"] = sys.modules[__name__]  # as a user would name it
 LOGITS = torch.from_numpy(np.random.default_rng(1).normal(size=(2, 6, 20)))
 
 
@@ -337,14 +340,6 @@ def test_a_verdict_is_printed_though_the_place_is_not_known(capsys):
     out = capsys.readouterr().out
     assert out.startswith("BUG")
     assert "not known: where the paths part: the first function ran no torch module" in out
-
-
-def torch_attention(q, k, v, lengths):
-    o = torch.zeros_like(q)
-    for b, n in enumerate(lengths.tolist()):
-        if n:
-            o[b] = nn.functional.scaled_dot_product_attention(q[b, :, None], k[b, :, :n], v[b, :, :n])[:, 0]
-    return o
 
 
 def torch_by_methods(q, k, v, lengths):

@@ -85,14 +85,14 @@ def one_head(b, q, k, v, n):
 
 
 def writing(change):
-    """Plant a wrong append in LAYER: change(cache, slots, k, v, right), right(slots, k, v) being the honest append."""
+    """Plant a wrong append in LAYER: change(cache, slots, k, v, right), right(slots, k, v) being the correct append."""
 
     def plant(model):
-        honest = StaticCache.write
+        correct = StaticCache.write
 
         def write(cache, layer, slots, k, v):
             def right(slots, k, v):
-                honest(cache, layer, slots, k, v)
+                correct(cache, layer, slots, k, v)
 
             if layer == LAYER:
                 change(cache, slots, k, v, right)
@@ -172,7 +172,7 @@ def block(model):
     return model.blocks[LAYER]
 
 
-# name -> (plant, (layer, operation), the guess' name and a part of its sentence: None where nothing explains it)
+# name -> (plant, (layer, operation), the explanation's kind and a part of its sentence: None where nothing explains it)
 PLANTED = {
     "unscaled": (simple(lambda x: x, scale=1.0), ATTENTION, "scale", "not divided"),
     "scaled twice": (simple(lambda x: x, scale=1 / 8), ATTENTION, "scale", "twice"),

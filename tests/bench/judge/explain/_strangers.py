@@ -1,4 +1,4 @@
-"""Bugs planted in tiny random models of transformers: what is wrong, and what a right guess at it must say.
+"""Bugs planted in tiny random models of transformers: what is wrong, and a part of its right explanation.
 
 Both paths attend by one plain function, written here; the one under test by a wrong variant of it, or through a wrong
 cache. The models are the libraries' own, rotations, windows, softcaps and sinks included.
@@ -240,7 +240,7 @@ def other_activation(model):
 
 @dataclass(frozen=True)
 class Stranger:
-    """A bug: how to plant it and what a right guess says, a part of its sentence; None where no hypothesis is it."""
+    """A bug: how to plant it and a part of its right explanation; None where no hypothesis is it."""
 
     family: str
     says: str | None

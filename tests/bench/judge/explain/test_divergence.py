@@ -11,9 +11,8 @@ from kvproof.bench.judge.explain.divergence import (
     measured_gates,
     token_margins,
 )
-from kvproof.bench.judge.explain.origin import place_of
+from kvproof.bench.judge.explain.origin import origin, place_of
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, in_torch
-from kvproof.bench.judge.investigation import starts
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
 from kvproof.bench.judge.tracing.tape import Activation
@@ -35,13 +34,13 @@ def ratio(given):
 @pytest.mark.parametrize("impl", [*CACHED, "numpy"])
 def test_correct_paths_do_not_part(impl, lengths):
     for b in {"naive", "numpy"} - {impl}:
-        assert starts(subject(impl, b, lengths, steps=2 if impl == "triton" else STEPS)) == (None, None)
+        assert origin(subject(impl, b, lengths, steps=2 if impl == "triton" else STEPS)) is None
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_a_stranger_s_correct_paths_do_not_part_though_it_computes_in_float32_inside(family):
     theirs = HuggingFaceSubject(stranger(family), prompts=random_prompts(61, (7, 3)), steps=4)
-    assert starts(theirs) == (None, None)
+    assert origin(theirs) is None
     gates = measured_gates(theirs)
     assert gates[None, "head"] > 1e-7 if family == "llama" else gates[None, "head"] < 1e-9
 
@@ -49,20 +48,22 @@ def test_a_stranger_s_correct_paths_do_not_part_though_it_computes_in_float32_in
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_bug_is_placed_and_explained_or_described(name):
     plant, place, kind, word = PLANTED[name]
-    found, origin = starts(subject("eager", "naive", inject=plant))
+    start = origin(subject("eager", "naive", inject=plant))
+    found = start.divergence
     assert (found.layer, found.operation) == place
     if kind is None:
-        assert origin.guess is None
-        assert word in origin.seen
+        assert start.explanation is None
+        assert word in start.seen
     else:
         # Two of one kind where a slot that nobody wrote happens to hold a number that fits as well.
-        assert {x.name for x in origin.guess.candidates} == {kind}, origin.guess
-        assert word in str(origin.guess)
+        assert {x.name for x in start.explanation.candidates} == {kind}, start.explanation
+        assert word in str(start.explanation)
 
 
 def test_a_divergence_names_head_step_position_sequence_and_token():
     given = subject("eager", "naive", inject=PLANTED["one head"][0])
-    found, origin = starts(given)
+    start = origin(given)
+    found = start.divergence
     assert (found.head, found.step) == (2, 1)
     assert found.position == (21, 30, 5)[found.sequence]
     assert found.size > 1e-3
@@ -70,18 +71,20 @@ def test_a_divergence_names_head_step_position_sequence_and_token():
     assert found.token == int(given.ids[found.sequence, found.position])
     assert str(found).startswith(f"layer {LAYER}, attention, head 2, position {found.position} of sequence")
     assert f"(token {found.token})" in str(found)
-    assert "in decode steps alone" in origin.seen
-    late, origin = starts(subject("eager", "naive", inject=PLANTED["an append lost"][0]))
+    assert "in decode steps alone" in start.seen
+    start = origin(subject("eager", "naive", inject=PLANTED["an append lost"][0]))
+    late = start.divergence
     assert (late.step, late.position) == (2, (22, 31, 6)[late.sequence])
-    assert "sequence 0 from position 22 on" in origin.seen
+    assert "sequence 0 from position 22 on" in start.seen
 
 
 def test_a_left_padded_gpt2_without_positions_parts_at_the_embedding():
     lost = HuggingFaceSubject(stranger("gpt2"), prompts=random_prompts(61, (7, 3)), steps=4, position_ids=False)
-    found, origin = starts(lost)
+    start = origin(lost)
+    found = start.divergence
     assert (found.layer, found.operation, found.sequence) == (None, "embed", 1)
     assert found.token == lost.prompts[1][-1]
-    assert "positions are 4 too large in sequence 1" in str(origin.guess)
+    assert "positions are 4 too large in sequence 1" in str(start.explanation)
 
 
 def test_nan_in_one_path_is_infinitely_far_and_in_both_it_is_equal():
@@ -152,7 +155,7 @@ def test_nine_in_ten_of_the_numpy_corpus_are_placed_where_they_are():
 
     def make(fault):
         params = {dtype: models.numpy(dtype)[0] for dtype in ("float64", "float32")}
-        return NumpySubject(fault.name, fault.apply, params.get, small_model(4, 8)[0].config, ids, fault.honest)
+        return NumpySubject(fault.name, fault.apply, params.get, small_model(4, 8)[0].config, ids, fault.correct)
 
     missed, total = placed([fault for fault in FAULTS if fault.kind != "attention"], make)
     assert total >= 40

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, describe, in_torch
-from kvproof.bench.judge.faults.planting import decoding_at, honest, in_decode, planted
+from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, in_torch
+from kvproof.bench.judge.faults.planting import correct_step, decoding_at, in_decode, planted
 from kvproof.bench.judge.tracing.tape import capture
-from kvproof.reference.judge.faults import FAULTS, ORACLE, decode
+from kvproof.reference.judge.faults import FAULTS, ORACLE, decode, describe
 
 from ...._gpt2_models import CACHED, forced, random_prompts, small_model
 
@@ -118,7 +118,9 @@ def test_every_fault_moves_the_kernel_s_decode(fault, device):
 
 
 @pytest.mark.parametrize("impl", [impl for impl in CACHED if impl != "triton"])
-@pytest.mark.parametrize("plan", [in_decode(honest), decoding_at(lambda slots: slots)], ids=["decode", "positions"])
+@pytest.mark.parametrize(
+    "plan", [in_decode(correct_step), decoding_at(lambda slots: slots)], ids=["decode", "positions"]
+)
 def test_the_seams_without_a_fault_give_the_same_bits(plan, impl):
     model = model_of(impl)
     right = logits(model)

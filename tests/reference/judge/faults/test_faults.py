@@ -1,4 +1,4 @@
-"""Every planted fault is rejected, the honest path that it was made from is not, and it hides where it says so."""
+"""Every planted fault is rejected, the correct path that it was made from is not, and it hides where it says so."""
 
 import json
 import re
@@ -30,10 +30,10 @@ def some_ids(B=2, T=16):
     return np.random.default_rng(0).integers(synthetic("syn-hd32")[1].n_vocab, size=(B, T))
 
 
-def run(path, dtype, ids, honest=forward):
-    """Error of a path in `dtype` against the honest one in float64."""
+def run(path, dtype, ids, correct=forward):
+    """Error of a path in `dtype` against the correct one in float64."""
     params, config = synthetic("syn-hd32")
-    return error(path(ids, synthetic("syn-hd32", dtype)[0], config), honest(ids, params, config))
+    return error(path(ids, synthetic("syn-hd32", dtype)[0], config), correct(ids, params, config))
 
 
 def test_the_catalogue_names_each_fault_once_and_says_where_it_happened():
@@ -59,7 +59,7 @@ def test_a_fault_is_described_for_a_listing(fault):
 
 @each_dtype
 @pytest.mark.parametrize("passes", [1, 2, 8])
-def test_the_honest_cached_path_passes(passes, dtype):
+def test_the_correct_cached_path_passes(passes, dtype):
     def path(ids, params, config):
         return cached_logits(ids, params, config, passes=passes)
 
@@ -67,7 +67,7 @@ def test_the_honest_cached_path_passes(passes, dtype):
 
 
 @pytest.mark.parametrize("make", [ContiguousCache, PagedCache], ids=["contiguous", "paged"])
-def test_the_honest_path_passes_in_a_cache_that_was_used_before(make):
+def test_the_correct_path_passes_in_a_cache_that_was_used_before(make):
     def path(ids, params, config):
         return cached_logits(ids, params, config, used(make(config, len(ids), ids.shape[1]), ids, params, config))
 
@@ -95,14 +95,14 @@ def test_the_forward_with_seams_is_forward_bit_for_bit():
 @each_dtype
 @each_path
 def test_a_wrong_path_stands_above_the_bars_of_both_dtypes(fault, dtype):
-    found = run(fault.apply, dtype, some_ids(), fault.honest)
+    found = run(fault.apply, dtype, some_ids(), fault.correct)
     assert np.isfinite(found)  # a fault that shows as NaN would be found by anyone
     assert found > F32_BAR > F64_BAR
 
 
 @each_path
 def test_a_lone_row_shows_a_fault_unless_that_needs_a_batch(fault):
-    found = run(fault.apply, np.float64, some_ids(B=1), fault.honest)
+    found = run(fault.apply, np.float64, some_ids(B=1), fault.correct)
     if any(place in fault.imitates for place in LONE):
         assert found <= F64_BAR
     else:
@@ -128,20 +128,20 @@ def traced(path):
 
 
 @pytest.fixture(scope="module")
-def honest_trace():
+def correct_trace():
     return traced(cached_logits)
 
 
 @pytest.mark.parametrize("fault", [f for f in path_faults if f.place], ids=lambda fault: fault.name)
-def test_a_run_first_differs_at_the_place_that_the_fault_names(fault, honest_trace):
+def test_a_run_first_differs_at_the_place_that_the_fault_names(fault, correct_trace):
     wrong = traced(fault.apply)
     differs = [
-        place for place, value in honest_trace.items() if not np.allclose(wrong[place], value, rtol=0, atol=1e-9)
+        place for place, value in correct_trace.items() if not np.allclose(wrong[place], value, rtol=0, atol=1e-9)
     ]
     assert differs[0] == fault.place
 
 
-def test_the_honest_attention_passes_the_battery():
+def test_the_exact_rounded_attention_passes_the_battery():
     check_attention(decode)
 
 

@@ -1,4 +1,4 @@
-"""At which positions tokens stand: read off what positions add to the embedding, or off their rotations."""
+"""Positions of tokens, read off what positions add to the embedding, or off their rotations."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from ....reference.config import Config
 from ....reference.weights import nest
-from .guess import Candidate, Guess, choose
+from .explanation import Candidate, Explanation, choose
 
 BEYOND = 64  # positions past the last that a token may stand at
 
@@ -25,7 +25,7 @@ def weights_of(subject: Any) -> tuple[dict, Config] | None:
     return nest(state), Config.from_dict(model.config.to_dict())
 
 
-def explain_positions(came, right, subject: Any, parted, operation: str) -> Guess | None:
+def explain_positions(came, right, subject: Any, parted, operation: str) -> Explanation | None:
     """At which positions tokens stand, from what positions add to the embedding, or from their rotations."""
     positions = subject.positions
     table, base = (rotations if operation == "positions" else embeddings)(right, positions, subject)
@@ -37,7 +37,7 @@ def explain_positions(came, right, subject: Any, parted, operation: str) -> Gues
     size = max(np.abs(came - right)[parted].max(), 1e-300)
     stand, nearest = far.argmin(1), np.sort(far, 1)
     should = positions[parted]
-    words = positions_in_words(stand, should, places[:, 0], len(positions))
+    words = position_words(stand, should, places[:, 0], len(positions))
     tried = [
         Candidate("positions", words, float(nearest[:, 0].max() / size)),
         Candidate("positions", "another position", float(nearest[:, 1].max() / size)),
@@ -67,7 +67,7 @@ def rotations(right, positions, subject: Any):
     return np.concatenate([length * np.cos(turned), length * np.sin(turned)], 1), np.zeros_like(right)
 
 
-def positions_in_words(stand: np.ndarray, should: np.ndarray, rows: np.ndarray, batch: int) -> str:
+def position_words(stand: np.ndarray, should: np.ndarray, rows: np.ndarray, batch: int) -> str:
     """Where tokens stand, for where they should."""
     by = stand - should
     many = sorted(set(rows.tolist()))

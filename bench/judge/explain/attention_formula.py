@@ -62,14 +62,14 @@ class Hypothesis:
     op: Callable[[Query], np.ndarray]
 
 
-def scores(q: np.ndarray, k: np.ndarray, how: Formula) -> np.ndarray:
+def scores(q: np.ndarray, k: np.ndarray, formula: Formula) -> np.ndarray:
     """q (H, D), k (H, n, D) -> (H, n)"""
-    s = np.einsum("hd,hnd->hn", q, k) * how.scale
-    return s if how.softcap is None else how.softcap * np.tanh(s / how.softcap)
+    s = np.einsum("hd,hnd->hn", q, k) * formula.scale
+    return s if formula.softcap is None else formula.softcap * np.tanh(s / formula.softcap)
 
 
 def attend(
-    q, k, v, how: Formula, *, heads=None, zeros: int = 0, bias: np.ndarray | float = 0.0, rounded=None
+    q, k, v, formula: Formula, *, heads=None, zeros: int = 0, bias: np.ndarray | float = 0.0, rounded=None
 ) -> np.ndarray:
     """The plain formula for one token over all slots that are given.
 
@@ -82,28 +82,28 @@ def attend(
         return np.zeros(q.shape)
     heads = np.arange(len(q)) // (len(q) // len(k)) if heads is None else heads
     k, v, keep = k[heads], v[heads], rounded or (lambda x: x)
-    s = keep(scores(q, k, how) + bias)
+    s = keep(scores(q, k, formula) + bias)
     top = np.maximum(s.max(1, keepdims=True), 0 if zeros else -np.inf)
     p, others = np.exp(s - top), zeros * np.exp(-top)
-    if how.sinks is not None:
-        others = others + np.exp(how.sinks[:, None] - top)
+    if formula.sinks is not None:
+        others = others + np.exp(formula.sinks[:, None] - top)
     return np.einsum("hn,hnd->hd", keep(p / (p.sum(1, keepdims=True) + others)), v)
 
 
-def first_slot(x: Query, how: Formula) -> int:
+def first_slot(x: Query, formula: Formula) -> int:
     """The first slot that the token sees."""
-    return max(0, x.n - how.window) if how.window else 0
+    return max(0, x.n - formula.window) if formula.window else 0
 
 
-def live(x: Query, how: Formula) -> tuple[np.ndarray, np.ndarray]:
+def live(x: Query, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values that the token should see."""
-    seen = slice(first_slot(x, how), x.n)
+    seen = slice(first_slot(x, formula), x.n)
     return x.k[:, seen], x.v[:, seen]
 
 
-def right(x: Query, how: Formula, **more) -> np.ndarray:
+def right(x: Query, formula: Formula, **more) -> np.ndarray:
     """The trusted formula, or a variant by attend's keywords."""
-    return attend(x.q, *live(x, how), how, **more)
+    return attend(x.q, *live(x, formula), formula, **more)
 
 
 def fitted(error: Callable[[float], float], low: float, high: float) -> float:

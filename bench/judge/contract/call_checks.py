@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from .buffers import as_float64, capability
 from .report import BROKEN, HELD, Finding, NotChecked
 from .trial import Trial
-from .under_test import capability, exact
 
 
-def unless_rounded(trial: Trial, got, want, held: str, broken: str, step=0) -> Finding:
+def unless_lossy(trial: Trial, got, want, held: str, broken: str, step=0) -> Finding:
     """`trial.compare` of two ways on which tokens are prefilled and stepped in other places.
 
     Raises NotChecked where they differ and the cache is lossy: a prefill reads its own tokens before they are rounded.
@@ -53,7 +53,7 @@ def rows_reordered(trial: Trial) -> Finding:
     cache.prefill(trial.ids[:, : trial.prompt])
     reorder(order)
     steps = [cache.step(ids[order]) for ids in trial.ids.T[trial.prompt :]]
-    got = np.stack([exact(logits, len(order)) for logits in steps])
+    got = np.stack([as_float64(logits, len(order)) for logits in steps])
     broken = "after reorder_rows() rows go on from another's past"
     return trial.compare(got, trial.plain[1:, order], "rows change places and go on", broken, step=1)
 
@@ -62,10 +62,10 @@ def pages_permuted(trial: Trial) -> Finding:
     """Where the pages lie in memory changes no bit."""
     cache, rng = trial.make(), np.random.default_rng(0)
     permute = capability(cache, "permute_pages")
-    got = [exact(cache.prefill(trial.ids[:, : trial.prompt]), len(trial.ids))]
+    got = [as_float64(cache.prefill(trial.ids[:, : trial.prompt]), len(trial.ids))]
     for ids in trial.ids.T[trial.prompt :]:
         permute(rng)
-        got.append(exact(cache.step(ids), len(ids)))
+        got.append(as_float64(cache.step(ids), len(ids)))
     broken = "after permute_pages() logits change: a page is read where it no longer lies"
     return trial.compare(np.stack(got), trial.plain, "pages may lie anywhere", broken, bits=True)
 
@@ -89,7 +89,7 @@ def chunks(trial: Trial) -> Finding:
             f"a prompt prefilled as {pieces} tokens gives other logits: positions restart, or the mask is misaligned"
         )
         got = trial.run(chunks=sizes)
-        finding = unless_rounded(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
+        finding = unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
         if finding.outcome != HELD:
             return finding
     return finding
@@ -103,11 +103,11 @@ def growing(trial: Trial) -> Finding:
     def anew(n: int) -> np.ndarray:
         cache = trial.make()
         logits = cache.recompute(trial.ids[:, :n]) if how == "recompute()" else cache.prefill(trial.ids[:, :n])
-        return exact(logits, len(trial.ids))
+        return as_float64(logits, len(trial.ids))
 
     want = np.stack([anew(n) for n in range(P, T + 1)])
     broken = f"growing by one token is not {how} of all: look at positions, lengths and the slot that is written"
-    return unless_rounded(trial, trial.plain, want, f"growing by one token is {how} of all", broken)
+    return unless_lossy(trial, trial.plain, want, f"growing by one token is {how} of all", broken)
 
 
 def crop(trial: Trial) -> Finding:
@@ -123,9 +123,9 @@ def crop(trial: Trial) -> Finding:
         for ids in trial.ids.T[P:n]:
             fresh.step(ids)
         steps = trial.other.T[n : n + 3]
-        got, want = (np.stack([exact(c.step(ids), len(ids)) for ids in steps]) for c in (cache, fresh))
+        got, want = (np.stack([as_float64(c.step(ids), len(ids)) for ids in steps]) for c in (cache, fresh))
         broken = f"after crop({n}) logits are not those of a cache that read {n} tokens"
-        finding = unless_rounded(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
+        finding = unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
         if finding.outcome != HELD:
             return finding
     return finding
@@ -143,7 +143,7 @@ def ragged(trial: Trial) -> Finding:
     for b, n in enumerate(lengths):
         one = trial.make()
         logits = [one.prefill(trial.ids[b : b + 1, :n]), *(one.step(ids[b : b + 1]) for ids in steps)]
-        alone.append(np.stack([exact(row, 1)[0] for row in logits]))
+        alone.append(np.stack([as_float64(row, 1)[0] for row in logits]))
     broken = f"in a batch of lengths {lengths} a row is not what it is alone: look at padding, positions and masks"
-    got = np.stack([exact(logits, B) for logits in got])
-    return unless_rounded(trial, got, np.stack(alone, 1), "rows of different lengths are what each is alone", broken)
+    got = np.stack([as_float64(logits, B) for logits in got])
+    return unless_lossy(trial, got, np.stack(alone, 1), "rows of different lengths are what each is alone", broken)

@@ -11,14 +11,16 @@ import numpy as np
 from ....reference.config import Config
 from ....reference.model import gelu, layer_norm, linear
 from ..tracing.tape import Activation
-from .guess import Candidate, Guess, choose
-from .standing import explain_positions, weights_of
+from .explanation import Candidate, Explanation, choose
+from .token_positions import explain_positions, weights_of
 
 WIDE = 4096  # columns up to which a move of all of them is tried
 Places = Mapping[tuple[int | None, str], Activation]
 
 
-def explain_operation(layer: int | None, operation: str, a: Places, b: Places, subject: Any, parted) -> Guess | None:
+def explain_operation(
+    layer: int | None, operation: str, a: Places, b: Places, subject: Any, parted
+) -> Explanation | None:
     """What makes a's operation part from b's, all before it agreeing; None where nothing tried does, or too much.
 
     parted  (B, n) where they part
@@ -77,7 +79,7 @@ def shifts(flat: np.ndarray, wide: np.ndarray) -> list[int]:
 
 
 def operation_kind(operation: str) -> str:
-    """The kind of guess that is made at an operation."""
+    """The kind of hypothesis for an operation."""
     return {"head": "head", "mlp": "mlp", "ln_1": "norm", "ln_2": "norm", "ln_f": "norm"}.get(operation, "projection")
 
 

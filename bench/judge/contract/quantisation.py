@@ -1,4 +1,4 @@
-"""How far one step of a cache's stored numbers moves logits, where it stores them more coarsely than it computes.
+"""How far logits move with one step of a stored number, where a cache stores more coarsely than it computes.
 
 An 8-bit cache rounds keys and values to steps. Two right ways to the same tokens differ in their last bits, and where
 a number lies on the edge of a step, rounding carries it across: logits then differ by far more than float32 rounds, and
@@ -12,8 +12,7 @@ import numpy as np
 import torch
 
 from ....reference.judge.rounding import roundoff
-from .buffers import memory
-from .under_test import exact
+from .buffers import as_float64, memory
 
 # Steps that are tried; the largest move counts, each made after half of the prompt and with all that follows from it.
 TRIED = 16
@@ -44,7 +43,7 @@ def step(array: Any, at: tuple[int, ...]):
     bits[at] = now + (towards_zero if magnitude else 1)
 
 
-def moved_by_steps(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: str) -> float:
+def step_effect(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype: str) -> float:
     """The largest difference of logits that one step of a stored number makes, in units of max(1, max|logit|).
 
     0 where the cache shows no buffer that is coarser than that dtype; the arguments are Trial's.
@@ -58,7 +57,7 @@ def moved_by_steps(make: Callable[[], Any], ids: np.ndarray, prompt: int, dtype:
             buffers = stored(cache, dtype)
             array, live = buffers[i % len(buffers)]
             step(array, tuple(rng.choice(np.argwhere(live)).tolist()))
-        return np.stack([exact(cache.step(new), len(ids)) for new in ids.T[half:]])
+        return np.stack([as_float64(cache.step(new), len(ids)) for new in ids.T[half:]])
 
     probe = make()
     probe.prefill(ids[:, :half])

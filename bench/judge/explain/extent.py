@@ -1,13 +1,13 @@
-"""What is seen of a difference, without a guess at its cause: at which positions, from when on, how it goes on."""
+"""The extent of a difference, whatever its cause: sequences, positions, heads, and how it grows along them."""
 
 import numpy as np
 
-from .cached import spans
+from .cache_contents import spans
 
 MUCH = 2.0  # times as large at the end as at the start is growing
 
 
-def course(error: np.ndarray, parted: np.ndarray, positions: np.ndarray, decode: np.ndarray, unit="of the rms") -> str:
+def extent(error: np.ndarray, parted: np.ndarray, positions: np.ndarray, decode: np.ndarray, unit="of the rms") -> str:
     """How differences go over the positions.
 
     error      (B, n) the largest at each position; parted (B, n) where it is more than rounding
@@ -19,14 +19,14 @@ def course(error: np.ndarray, parted: np.ndarray, positions: np.ndarray, decode:
     parted = parted & real
     if not parted.any():
         return "no compared position differs by more than rounding"
-    words = [one_sequence(row, parted[row], positions[row]) for row in range(len(parted)) if parted[row].any()]
+    words = [sequence_extent(row, parted[row], positions[row]) for row in range(len(parted)) if parted[row].any()]
     more = f", {len(words) - 4} sequences more" if len(words) > 4 else ""
     fine = [str(row) for row in range(len(parted)) if not parted[row].any()]
     none = f", not in sequence {', '.join(fine[:4])}{', …' * (len(fine) > 4)}" if fine else ""
     return f"differs in {'; '.join(words[:4])}{more}{none}{phase(parted, real, decode)}; {growth(error, parted, unit)}"
 
 
-def one_sequence(row: int, parted: np.ndarray, positions: np.ndarray) -> str:
+def sequence_extent(row: int, parted: np.ndarray, positions: np.ndarray) -> str:
     """At which of its positions a sequence differs."""
     compared = positions[positions >= 0]
     wrong = positions[parted].tolist()
@@ -65,7 +65,7 @@ def growth(error: np.ndarray, parted: np.ndarray, unit: str) -> str:
     return f"{word}: {first:.1e} at first, {last:.1e} at last, {top:.1e} {unit} at most"
 
 
-def heads_seen(error: np.ndarray, gate: float) -> str:
+def head_extent(error: np.ndarray, gate: float) -> str:
     """Which heads of error (B, n, H) differ; nothing where all do."""
     heads = np.asarray((error > gate).any((0, 1)))
     if heads.all() or not heads.any():

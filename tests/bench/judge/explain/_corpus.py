@@ -1,4 +1,4 @@
-"""What a right guess at each fault of the corpus says, a part of it; for those that no hypothesis explains, nothing."""
+"""A part of the right explanation of each fault of the corpus; nothing for those that no hypothesis explains."""
 
 import torch
 

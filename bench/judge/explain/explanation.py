@@ -1,4 +1,4 @@
-"""A guess at a bug: what explains the numbers, held against everything else that was tried on the same numbers."""
+"""The explanation of a bug: the hypothesis that fits the numbers, if no other one fits them nearly as well."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from .attention_formula import Formula, Query, right
 from .divergence import GATE
-from .formula import Formula, Query, right
 from .hypotheses import hypotheses
 
 EXPLAINED = 1e-3  # of the difference that a hypothesis may leave over; the right one leaves rounding
 CLEARLY = 3.0  # times as much as the best must its nearest rival leave over
 SAME = 1e-9  # of the difference: what is left below this is rounding, and no reason to prefer one to another
 NOTHING = 0.99  # of the difference: what leaves more explains none of it
-MOST = 3  # guesses that are named together; more say nothing
+MOST = 3  # hypotheses that are named together; more say nothing
 SAMPLE = 16  # places on which hypotheses are tried
 NOTABLE = 1e-2  # of the largest difference: smaller ones are weighed as if they were so large
 
@@ -29,7 +29,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Guess:
+class Explanation:
     """What explains a difference, and its best rival.
 
     candidates  one, or up to MOST that the data cannot separate
@@ -56,7 +56,7 @@ class Guess:
         return f"{words} (leaves {left:.1e} of {self.size:.1e}{rival})"
 
 
-def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> Guess | None:
+def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> Explanation | None:
     """The candidate that explains the difference where no rival does; None where none explains it or too many do.
 
     noise  the part of the difference that rounding may be
@@ -73,15 +73,15 @@ def choose(candidates: Iterable[Candidate], size: float, noise: float = 0.0) -> 
     if len(alike) > MOST:
         return None
     rivals = [x for x in order[len(alike) :] if x.left < NOTHING]
-    return Guess(tuple(alike), rivals[0] if rivals else None, size)
+    return Explanation(tuple(alike), rivals[0] if rivals else None, size)
 
 
-def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: float = 0.0) -> Guess | None:
+def explain(wrong: Sequence[Query], fine: Sequence[Query], formula: Formula, noise: float = 0.0) -> Explanation | None:
     """The wrong attention that gives a's output wherever it parts from b's, and b's where it does not.
 
-    wrong  the queries whose outputs part; fine, others of the same phase, whose outputs agree
-    how    what the trusted attention computes
-    noise  how far rounding may part the outputs, in their own units
+    wrong    the queries whose outputs part; fine, others of the same phase, whose outputs agree
+    formula  what the trusted attention computes
+    noise    how far rounding may part the outputs, in their own units
 
     None where the formula does not give b's outputs, where no hypothesis or too many explain a's, or a has NaN.
     """
@@ -90,9 +90,10 @@ def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: 
         return None
     sizes = np.array([np.abs(x.a - x.b).max() for x in wrong])
     moved = sizes.max()
-    forms = (how, replace(how, softcap=None), replace(how, sinks=None))  # torch's fused attention knows no softcap
-    how = next((f for f in forms if gives(f, (*wrong, *fine), max(EXPLAINED * moved, noise))), None)  # type: ignore
-    if how is None:
+    # torch's fused attention knows no softcap
+    forms = (formula, replace(formula, softcap=None), replace(formula, sinks=None))
+    formula = next((f for f in forms if gives(f, (*wrong, *fine), max(EXPLAINED * moved, noise))), None)  # type: ignore
+    if formula is None:
         return None
 
     def left(op) -> float:
@@ -109,15 +110,15 @@ def explain(wrong: Sequence[Query], fine: Sequence[Query], how: Formula, noise: 
     pilot = wrong[int(sizes.argmax())]
     with np.errstate(all="ignore"):
         known = max(x.n for x in wrong), any(x.prefilled for x in wrong)
-        tried = [Candidate(x.name, x.sentence, left(x.op)) for x in hypotheses(pilot, how, *known)]
+        tried = [Candidate(x.name, x.sentence, left(x.op)) for x in hypotheses(pilot, formula, *known)]
     rms = np.sqrt(np.mean([np.square(x.b).mean() for x in (*wrong, *fine)]))
     return choose(tried, float(moved / (rms or 1.0)), noise / (GATE * moved))
 
 
-def gives(how: Formula, places: Sequence[Query], within: float) -> bool:
+def gives(formula: Formula, places: Sequence[Query], within: float) -> bool:
     """Whether a formula gives the trusted outputs."""
     with np.errstate(all="ignore"):
-        return all(np.abs(right(x, how) - x.b).max() <= within for x in places)
+        return all(np.abs(right(x, formula) - x.b).max() <= within for x in places)
 
 
 def spread(places: Sequence[Query]) -> list[Query]:

@@ -1,4 +1,4 @@
-"""Whose error is it? What other people's code raises is reported as theirs: what, where in their code, what to do."""
+"""Errors of the user's code and of libraries, reported as theirs: what was raised, where in their code, what to do."""
 
 import re
 import sysconfig
@@ -30,13 +30,13 @@ MIXED = re.compile(r"same dtype|scalar ?type|dtype mismatch|expected .*\bdtype|t
 LONGEST = 300  # characters of a message that are shown
 
 
-class ForeignError(ValueError):
-    """What other people's code raised, in one line; `__cause__` is the exception itself."""
+class UserCodeError(ValueError):
+    """An error of the user's code or of a library, in one line; `__cause__` is the exception itself."""
 
 
 @contextmanager
-def theirs(what: str, advice: str = "", *, refusals: bool = True) -> Iterator[None]:
-    """Whatever is raised inside, by the code of the user's or of a library that `what` names, becomes a ForeignError.
+def user_code(what: str, advice: str = "", *, refusals: bool = True) -> Iterator[None]:
+    """Turn whatever is raised inside, by the code that `what` names, into a UserCodeError.
 
     advice    what to do, added to the line
     refusals  let NotImplementedError pass, which is how a path says that it does not run in a dtype
@@ -46,12 +46,12 @@ def theirs(what: str, advice: str = "", *, refusals: bool = True) -> Iterator[No
     """
     try:
         yield
-    except (KeyboardInterrupt, ForeignError, TracingError):
+    except (KeyboardInterrupt, UserCodeError, TracingError):
         raise
     except BaseException as error:
         if refusals and isinstance(error, NotImplementedError):
             raise
-        raise ForeignError(f"{what} raised {described(error)}" + (f"; {advice}" if advice else "")) from error
+        raise UserCodeError(f"{what} raised {described(error)}" + (f"; {advice}" if advice else "")) from error
 
 
 def described(error: BaseException) -> str:
@@ -75,18 +75,18 @@ def where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{shown(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*OURS, "<frozen"))]
-    for fits in (is_the_user_s, is_a_library_s):
+    for fits in (is_user_file, is_library_file):
         for frame in reversed(frames):
             if fits(frame.filename):
                 return f"{shown(frame.filename)}:{frame.lineno}"
     return ""
 
 
-def is_the_user_s(filename: str) -> bool:
+def is_user_file(filename: str) -> bool:
     return not INSTALLED.match(filename) and not filename.startswith(STDLIB)
 
 
-def is_a_library_s(filename: str) -> bool:
+def is_library_file(filename: str) -> bool:
     found = INSTALLED.match(filename)
     return bool(found) and not ENGINES.match(filename[found.end() :])
 
@@ -107,7 +107,7 @@ def refusal(error: BaseException, dtype: str, asked: str) -> str | None:
     within one operation count too, but for `asked`, the dtype in question: a path that does not follow the judge to
     float64 has no such rung; one that mixes dtypes in its own is mistaken.
     """
-    root = error.__cause__ if isinstance(error, ForeignError) and error.__cause__ is not None else error
+    root = error.__cause__ if isinstance(error, UserCodeError) and error.__cause__ is not None else error
     if isinstance(root, NotImplementedError):
         place = where(root)
         return said(root) + (f" (at {place})" if place else "") if str(root) else described(root)

@@ -1,10 +1,10 @@
-"""What wrong slots of a cache hold: other tokens' rows, other heads', rounded ones; each compared number by number."""
+"""The contents of wrong slots: other tokens' rows, other heads', rounded ones; each compared number by number."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from .guess import EXPLAINED, Candidate, Guess, choose
+from .explanation import EXPLAINED, Candidate, Explanation, choose
 from .hypotheses import to_narrow
 
 KINDS = ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32")  # what a cache may be kept in
@@ -15,7 +15,7 @@ ROWS = 256  # wrong slots that are looked at
 FAR = 64  # slots, by which rows may have moved
 
 
-def seen_in_cache(wrong: np.ndarray, size: float) -> str:
+def cache_extent(wrong: np.ndarray, size: float) -> str:
     """What is seen of a cache whose slots (B, T, 2 H_kv) are wrong by `size` of its rms."""
     rows, slots = np.nonzero(wrong.any(2))
     half = wrong.shape[2] // 2
@@ -42,7 +42,7 @@ def spans(numbers: list[int], most: int = 4) -> str:
     return ", ".join(words) + (", …" if len(runs) > most else "")
 
 
-def explain_cache(a: np.ndarray, b: np.ndarray, wrong: np.ndarray) -> Guess | None:
+def explain_cache(a: np.ndarray, b: np.ndarray, wrong: np.ndarray) -> Explanation | None:
     """What the wrong slots of a, (B, T, 2 H_kv, D) as b, hold; wrong (B, T, 2 H_kv).
 
     None where nothing that is tried gives their numbers, where too much does, or they are not finite.

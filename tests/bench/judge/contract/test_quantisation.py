@@ -7,8 +7,8 @@ import torch
 
 from kvproof.bench.judge.contract.adapters import Int8NumpyGPT2, NumpyGPT2, small_model
 from kvproof.bench.judge.contract.cache import check_cache
+from kvproof.bench.judge.contract.quantisation import coarse, step
 from kvproof.bench.judge.contract.report import BROKEN
-from kvproof.bench.judge.contract.steps import coarse, step
 from kvproof.reference.judge.faults import pages
 
 from ....reference.judge._paths import RoundedCache

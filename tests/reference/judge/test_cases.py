@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from kvproof.reference.judge.cases import Case, check, draw
 from kvproof.reference.judge.faults import FAULTS, OP_FAULTS
 from kvproof.reference.judge.faults.decode_cache import in_splits
 from kvproof.reference.judge.faults.decode_op import decode_op
 from kvproof.reference.judge.features import seen_slots
 
-from ..._attention_cases import Case, check, draw
 from ..._attention_grid import CASES, GRID, PAIRS, cases
 
 each_case = pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))

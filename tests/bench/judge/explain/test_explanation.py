@@ -1,4 +1,4 @@
-"""A guess is given where it was held against its rivals, and then it is right; a place and a size are always given."""
+"""An explanation is given where it was held against its rivals, and is then right; place and size are always given."""
 
 from dataclasses import replace
 
@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.explain.cached import explain_cache, spans
-from kvproof.bench.judge.explain.formula import Formula, Query, attend, right
-from kvproof.bench.judge.explain.guess import Candidate, choose, explain
+from kvproof.bench.judge.explain.attention_formula import Formula, Query, attend, right
+from kvproof.bench.judge.explain.cache_contents import explain_cache, spans
+from kvproof.bench.judge.explain.explanation import Candidate, choose, explain
+from kvproof.bench.judge.explain.extent import extent
 from kvproof.bench.judge.explain.hypotheses import hypotheses
-from kvproof.bench.judge.explain.seen import course
-from kvproof.bench.judge.investigation import investigate, starts
-from kvproof.reference.judge.parity import BUG
+from kvproof.bench.judge.explain.origin import origin
+from kvproof.bench.judge.investigation import investigate
+from kvproof.reference.judge.verdict import BUG
 
-from ._guesses import CORPUS, SAYS, subject_of
+from ._corpus import CORPUS, SAYS, subject_of
 
 SAMPLE = ("left_pads_attended", "oldest_evicted", "page_table_stuck", "other_eps", "stale_slot", "rescale_inverted")
 
@@ -48,10 +49,10 @@ def test_every_hypothesis_is_found_again_among_all_the_others(name):
         wrong, fine = queries(hypothesis.op, how)
         if not wrong or not all(np.isfinite(x.a).all() for x in wrong):
             continue
-        guess = explain(wrong, fine, how)
-        if guess is None:
+        explanation = explain(wrong, fine, how)
+        if explanation is None:
             continue  # more than three hypotheses give these numbers
-        assert any(x.name == hypothesis.name for x in guess.candidates), (hypothesis.sentence, str(guess))
+        assert any(x.name == hypothesis.name for x in explanation.candidates), (hypothesis.sentence, str(explanation))
         found += 1
     assert found > 25
 
@@ -82,10 +83,10 @@ def test_a_hypothesis_that_spoils_what_is_right_explains_nothing():
 
 def test_two_that_leave_as_little_are_named_together_and_four_not_at_all():
     a, b, c, d = (Candidate(x, f"it is {x}", left) for x, left in zip("abcd", (2e-15, 5e-15, 0.4, 1.0), strict=True))
-    guess = choose([d, b, c, a], 13.0)
-    assert guess is not None
+    explanation = choose([d, b, c, a], 13.0)
+    assert explanation is not None
     words = "one of, since these numbers cannot tell them apart: it is a; or it is b"
-    assert str(guess) == f"{words} (leaves 6.5e-14 of 1.3e+01; next best, it is c, leaves 5.2e+00)"
+    assert str(explanation) == f"{words} (leaves 6.5e-14 of 1.3e+01; next best, it is c, leaves 5.2e+00)"
     assert choose([a, b, Candidate("e", "it is e", 1e-12), Candidate("f", "it is f", 1e-12)], 1.0) is None
     assert choose([c, d], 1.0) is None
     assert choose([], 1.0) is None
@@ -96,11 +97,11 @@ def test_two_that_leave_as_little_are_named_together_and_four_not_at_all():
 
 def test_a_rival_within_three_times_is_no_rival_beaten():
     near = [Candidate("a", "it is a", 2e-4), Candidate("b", "it is b", 5e-4), Candidate("c", "it is c", 7e-4)]
-    guess = choose(near, 1.0)
-    assert guess is not None
-    assert [x.name for x in guess.candidates] == ["a", "b"]
-    assert guess.rival is not None
-    assert guess.rival.name == "c"
+    explanation = choose(near, 1.0)
+    assert explanation is not None
+    assert [x.name for x in explanation.candidates] == ["a", "b"]
+    assert explanation.rival is not None
+    assert explanation.rival.name == "c"
 
 
 CACHES = {
@@ -122,9 +123,9 @@ def test_what_wrong_slots_hold_is_told_where_their_numbers_tell_it(name):
     b = np.random.default_rng(0).normal(size=(2, 24, 4, 8))
     a = b.copy()
     a[:, 6:] = spoil(b)[:, 6:]
-    guess = explain_cache(a, b, np.abs(np.nan_to_num(a, nan=9) - b).max(-1) > 1e-9)
-    assert (guess is None) == (says is None), guess
-    assert says is None or says in str(guess)
+    explanation = explain_cache(a, b, np.abs(np.nan_to_num(a, nan=9) - b).max(-1) > 1e-9)
+    assert (explanation is None) == (says is None), explanation
+    assert says is None or says in str(explanation)
 
 
 COURSES = {
@@ -146,10 +147,10 @@ def test_how_a_difference_goes_on_is_described(name):
     size, says = COURSES[name]
     rows, steps = np.indices((2, 6))
     error = np.asarray(size(rows, steps), float) + 0.0 * rows
-    words = course(error, error > 0, np.array([[5], [11]]) + np.arange(6), steps >= 1)
+    words = extent(error, error > 0, np.array([[5], [11]]) + np.arange(6), steps >= 1)
     assert says in words
-    for guess in ("stale", "mask", "padding", "dtype", "scale", "usually"):
-        assert guess not in words
+    for cause in ("stale", "mask", "padding", "dtype", "scale", "usually"):
+        assert cause not in words
 
 
 def test_numbers_in_order_are_told_as_ranges():
@@ -178,7 +179,7 @@ def test_where_only_logits_are_known_a_position_a_sequence_and_the_course_are_gi
     assert found.origin is not None
     assert "sequence 1 from position 3 on, not in sequence 0" in found.origin.seen
     assert "growing" in found.origin.seen
-    assert found.origin.guess is None
+    assert found.origin.explanation is None
     record = found.record()
     assert record["starts"]["operation"] == "logits"
     assert record["explained"] is None
@@ -202,12 +203,13 @@ def test_a_bug_of_float32_alone_has_a_place_too():
 
 def said(subject):
     """The guesses' sentences, after holding place and size to be there."""
-    found, origin = starts(subject)
-    assert origin is not None
+    start = origin(subject)
+    assert start is not None
+    found = start.divergence
     assert found.factor > 1
     assert f"position {found.position} of sequence {found.sequence}" in str(found)
-    assert origin.seen
-    return [x.sentence for x in origin.guess.candidates] if origin.guess else []
+    assert start.seen
+    return [x.sentence for x in start.explanation.candidates] if start.explanation else []
 
 
 @pytest.mark.parametrize("name", SAMPLE)
@@ -233,7 +235,7 @@ def test_no_guess_at_any_fault_of_the_corpus_is_wrong():
         given += bool(sentences)
         if bool(sentences) != (name in SAYS) or (sentences and not any(SAYS[name] in x for x in sentences)):
             wrong[name] = sentences
-    print(f"{given} of {len(CORPUS) - len(unseen)} faults have a guess")
+    print(f"{given} of {len(CORPUS) - len(unseen)} faults are explained")
     assert not wrong
     assert given == len(SAYS) == 81
 
@@ -267,6 +269,6 @@ def test_no_guess_at_any_bug_of_a_stranger_is_wrong():
         given += bool(sentences)
         if sentences and (case.says is None or not any(case.says in x for x in sentences)):
             wrong[name] = sentences
-    print(f"{given} of {len(STRANGERS)} bugs have a guess")
+    print(f"{given} of {len(STRANGERS)} bugs are explained")
     assert not wrong
     assert given >= 40

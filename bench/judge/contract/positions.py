@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ..contract.foreign import ForeignError, said
+from .user_errors import UserCodeError, said
 
 SAME = 1e-4  # of the logits' rms, float32's rounding many times over; another position moves them by more
 
@@ -35,7 +35,7 @@ class Positions:
 def positions_of(model: Any, forward: Callable[..., torch.Tensor], ids: torch.Tensor) -> Positions:
     """How the model, in float32, counts: from its logits of one sequence.
 
-    forward  forward(ids (1, M), **more) -> logits (1, M, V)
+    forward  forward(ids (1, M), **more) -> logits (1, M, V), or (1, V) of the last token
     ids      (1, M) none of which is the padding
     """
     plain = forward(ids)
@@ -44,7 +44,7 @@ def positions_of(model: Any, forward: Callable[..., torch.Tensor], ids: torch.Te
         for start in starts(model.config):
             try:
                 given = forward(ids, position_ids=count + start)
-            except ForeignError as error:
+            except UserCodeError as error:
                 why = f"raises if it is given position_ids ({said(error.__cause__ or error)})"
                 continue
             if same(given, plain):

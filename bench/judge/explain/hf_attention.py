@@ -1,4 +1,4 @@
-"""What the attention of a Hugging Face model gets and gives, of all its tokens, the prefill's too.
+"""The inputs and outputs of a Hugging Face model's attention, of all its tokens, the prefill's too.
 
 From transformers' AttentionInterface, through which its models hand query, key and value to the attention: after the
 rotation, and as the cache gives them back.
@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from .attended import Attended
-from .divergence import FLOOR, GATE, SHIFT
-from .formula import Formula
+from .attention_formula import Formula
+from .attention_trace import AttentionTrace
+from .divergence import FLOOR, GATE, SHIFT, bend
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class Call:
     v: np.ndarray
     o: np.ndarray
     mask: np.ndarray | None
-    how: dict[str, Any]
+    options: dict[str, Any]
 
 
 def number(x: torch.Tensor) -> np.ndarray:
@@ -36,7 +36,7 @@ def number(x: torch.Tensor) -> np.ndarray:
 
 
 @contextmanager
-def calls_seen() -> Iterator[list[Call]]:
+def recorded_calls() -> Iterator[list[Call]]:
     """Record every call that a transformers model makes through the AttentionInterface. Bits stay as they are."""
     from transformers import AttentionInterface
 
@@ -47,8 +47,8 @@ def calls_seen() -> Iterator[list[Call]]:
     def get_interface(self, *args, **kw):
         function = own(self, *args, **kw)
 
-        def watched(module, query, key, value, attention_mask=None, *rest, **how):
-            out = function(module, query, key, value, attention_mask, *rest, **how)
+        def watched(module, query, key, value, attention_mask=None, *rest, **options):
+            out = function(module, query, key, value, attention_mask, *rest, **options)
             mask: Any = attention_mask
             mask = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else None
             layer = getattr(module, "layer_idx", None)
@@ -57,7 +57,7 @@ def calls_seen() -> Iterator[list[Call]]:
                 before = latest.get(layer)
                 if before and before.q.shape[2] == q.shape[2] == 1:  # of decode steps the last one's cache has it all
                     before.k = before.v = before.k[:, :, :0]
-                latest[layer] = Call(layer, q, k, v, o, mask, dict(how))
+                latest[layer] = Call(layer, q, k, v, o, mask, dict(options))
                 seen.append(latest[layer])
             return out
 
@@ -70,12 +70,12 @@ def calls_seen() -> Iterator[list[Call]]:
         AttentionInterface.get_interface = own
 
 
-def of_interface(subject: Any) -> dict[int, Attended]:
+def from_interface(subject: Any) -> dict[int, AttentionTrace]:
     """Each layer of a HuggingFaceSubject in float64; nothing where its model calls no attention by the interface."""
     subject.forced  # noqa: B018  computed before anything is recorded
     runs = []
     for which in "ab":
-        with calls_seen() as seen:
+        with recorded_calls() as seen:
             subject._run(which, "float64", 0.0)
         runs.append(seen)
     B, steps, found = len(subject.prompts), subject.steps, {}
@@ -93,19 +93,18 @@ def interface_gates(subject: Any) -> dict[int, float]:
     """How far rounding may part each layer's attention outputs, relative to their rms: see `measured_gates`."""
     runs = []
     for times in range(3):
-        with calls_seen() as seen:
+        with recorded_calls() as seen:
             subject._run("b", "float64", times * SHIFT)
         runs.append(seen)
     gates, reached = {}, FLOOR
     for f0, f1, f2 in zip(*runs, strict=True):
-        for x0, x1, x2 in ((f0.k, f1.k, f2.k), (f0.o, f1.o, f2.o)):
-            bend = np.abs(x0 - 2 * x1 + x2).max() / np.sqrt(6) / (np.sqrt(np.mean(np.square(x0))) or 1.0)
-            reached = max(reached, float(np.nan_to_num(bend)))
+        for x in ((f0.k, f1.k, f2.k), (f0.o, f1.o, f2.o)):
+            reached = max(reached, bend(*x))
         gates[f0.layer] = max(gates.get(f0.layer, 0.0), GATE * reached)
     return gates
 
 
-def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Attended:
+def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> AttentionTrace:
     """The calls of one layer: a's prefill and steps, for each sequence those that it is in; b's of each by itself."""
     lengths, B, T = subject.lengths, len(b), int(max(subject.lengths))
     H, D, H_kv = b[0].q.shape[1], b[0].q.shape[3], b[0].k.shape[1]
@@ -124,8 +123,8 @@ def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Atte
         pads.append((mine[0].k[at, :, :padding], mine[0].v[at, :, :padding]))
     positions = np.where(np.arange(T) < lengths[:, None], np.arange(T), -1)
     padded = any(pad[0].shape[1] for pad in pads)
-    return Attended(
-        qa, qb, oa, ob, k, v, held, positions, prompts, formula(b, D), pads if padded else []
+    return AttentionTrace(
+        qa, qb, oa, ob, k, v, held, positions, prompts, formula_of(b, D), pads if padded else []
     )  # fmt: skip
 
 
@@ -139,16 +138,16 @@ def kept(call: Call, row: int, padding: int, n: int) -> np.ndarray:
     return np.concatenate([gone, both])[padding:]
 
 
-def formula(calls: Sequence[Call], D: int) -> Formula | None:
+def formula_of(calls: Sequence[Call], D: int) -> Formula | None:
     """What the trusted calls compute, by their arguments and masks; None for slots that no window explains."""
-    how = calls[0].how
-    scale = how.get("scaling")
-    sinks = how.get("s_aux")
+    options = calls[0].options
+    scale = options.get("scaling")
+    sinks = options.get("s_aux")
     windows = {seen_window(call) for call in calls} - {0}
     if None in windows or len(windows) > 1:
         return None
     return Formula(
-        D**-0.5 if scale is None else float(scale), how.get("softcap"), next(iter(windows), None),
+        D**-0.5 if scale is None else float(scale), options.get("softcap"), next(iter(windows), None),
         None if sinks is None else number(sinks),
     )  # fmt: skip
 

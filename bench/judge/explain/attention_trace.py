@@ -1,4 +1,4 @@
-"""What each layer's attention gets and gives, token by token, in both paths; here from traces."""
+"""The inputs and outputs of each layer's attention, token by token, in both paths; here from traces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..tracing.tape import Activation
-from .formula import Formula, Query
+from .attention_formula import Formula, Query
 
 
 @dataclass(eq=False)
-class Attended:
+class AttentionTrace:
     """One layer's attention in both paths.
 
     qa, qb     (B, n, H, D)      queries, under suspicion and trusted; NaN where a path has none
@@ -21,7 +21,7 @@ class Attended:
                let them go, infinite where they are NaN
     positions  (B, n)            each token's, -1 where a sequence has no such token
     prompts    (B,)              tokens that the prefill brought
-    how        what the trusted attention computes; None where it is none of what `Formula` can say
+    formula    what the trusted attention computes; None where it is none of what `Formula` can say
     pads       each sequence's keys and values of the padding before it, and of that after its prompt
     """
 
@@ -34,7 +34,7 @@ class Attended:
     held: np.ndarray | None
     positions: np.ndarray
     prompts: np.ndarray
-    how: Formula | None
+    formula: Formula | None
     pads: list = field(default_factory=list)
     beyond: list = field(default_factory=list)
 
@@ -58,7 +58,7 @@ class Attended:
         return wrong, [x for x in (self.query(*place) for place in others) if x.prefilled in phases]
 
 
-def of_traces(layer: int, a: Any, b: Any, positions: np.ndarray, prefilled: int) -> Attended | None:
+def from_traces(layer: int, a: Any, b: Any, positions: np.ndarray, prefilled: int) -> AttentionTrace | None:
     """From traces by (layer, operation) of models whose queries are not turned; None where they lack what it takes."""
     place, projected, held = (layer, "attention"), (layer, "c_attn"), (layer, "cache")
     if not all(key in trace for trace in (a, b) for key in (place, projected)) or held not in b:
@@ -69,13 +69,13 @@ def of_traces(layer: int, a: Any, b: Any, positions: np.ndarray, prefilled: int)
     k, v = np.split(b[held].value.swapaxes(1, 2), 2, axis=1)  # (B, H_kv, T, D)
     kept = a[held].value if held in a and a[held].value.shape == b[held].value.shape else None
     kept = None if kept is None else np.where(np.isnan(kept), np.inf, kept)
-    return Attended(
+    return AttentionTrace(
         a[projected].value[:, :, :H], b[projected].value[:, :, :H], a[place].value, b[place].value, k, v, kept,
         positions, positions[:, prefilled - 1] + 1, Formula(D**-0.5),
     )  # fmt: skip
 
 
-def of_prompts(layer: int, a: Any, b: Any, lengths: np.ndarray) -> Attended:
+def from_prompts(layer: int, a: Any, b: Any, lengths: np.ndarray) -> AttentionTrace:
     """The same of a prefill's columns (B, M), padded on the right: a's columns past a prompt are what padding gave."""
     place, projected = (layer, "attention"), (layer, "c_attn")
     H, D = b[place].value.shape[2:]
@@ -84,7 +84,7 @@ def of_prompts(layer: int, a: Any, b: Any, lengths: np.ndarray) -> Attended:
     M = k.shape[2]
     positions = np.where(np.arange(M) < lengths[:, None], np.arange(M), -1)
     beyond = [(ka[row, :, n:], va[row, :, n:]) for row, n in enumerate(lengths)]
-    return Attended(
+    return AttentionTrace(
         a[projected].value[:, :, :H], b[projected].value[:, :, :H], a[place].value, b[place].value, k, v, None,
         positions, lengths, Formula(D**-0.5), beyond=beyond,
     )  # fmt: skip

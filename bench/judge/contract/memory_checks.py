@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from .buffers import Buffer, memory, nudge, put
+from .buffers import Buffer, as_float64, memory, nudge, put
 from .report import BROKEN, HELD, Finding, NotChecked
 from .trial import Trial
-from .under_test import exact
 
 POISONS = (np.nan, np.inf, 1e4)
 # Weights may be so peaked that rounding swallows a step of 1; of the large ones, one sign makes the key outshine all.
@@ -86,7 +85,7 @@ def one_past(trial: Trial) -> Finding:
         for buffer, where in zip(memory(cache), past, strict=True):
             if where is not None:
                 put(buffer.array, where, value)
-        return exact(cache.step(trial.ids[:, trial.prompt]), len(trial.ids))[None]
+        return as_float64(cache.step(trial.ids[:, trial.prompt]), len(trial.ids))[None]
 
     clean = needled(0.0)
     for needle in (1e4, -1e4):  # a key of one sign is overlooked by queries of the other
@@ -129,7 +128,7 @@ def last_slot(trial: Trial) -> Finding:
 def rows_without_a_step(trial: Trial, ids: np.ndarray, slot: int) -> set[int]:
     """The rows whose token slot + 1 overlooks another token in `slot` without any decode step: it need not see it."""
     fresh = [trial.make().prefill(x[:, : slot + 2]) for x in (ids, trial.ids)]
-    return rows_unmoved(*(exact(logits, len(ids)) for logits in fresh))
+    return rows_unmoved(*(as_float64(logits, len(ids)) for logits in fresh))
 
 
 def newest_in_each_buffer(trial: Trial, held: str) -> Finding:
@@ -139,16 +138,16 @@ def newest_in_each_buffer(trial: Trial, held: str) -> Finding:
     """
     cache, old = filled(trial)
     newest = [new.newest(before) for new, before in zip(memory(cache), old, strict=True)]
-    told = [i for i, (where, _) in enumerate(newest) if where.any()]
-    if not told:
+    shown = [i for i, (where, _) in enumerate(newest) if where.any()]
+    if not shown:
         raise NotChecked(newest[0][1] if newest else "buffers() shows nothing")
-    want = [exact(filled(trial)[0].step(following), len(trial.ids)) for following in next_tokens(trial)]
-    for i in told:
+    want = [as_float64(filled(trial)[0].step(following), len(trial.ids)) for following in next_tokens(trial)]
+    for i in shown:
         if rows := rows_blind_to(trial, i, newest[i][0], want):
             broken = f"the newest slot of buffer {i} of {len(newest)} is not read ({named(rows)})"
             return Finding(BROKEN, f"{broken}: it is stale, or another is read in its place")
-    count = str(len(told)) if len(told) == len(newest) else f"{len(told)} of {len(newest)}"
-    return Finding(HELD, f"{held}, and its slot is read from each of {count} buffers", {"buffers": len(told)})
+    count = str(len(shown)) if len(shown) == len(newest) else f"{len(shown)} of {len(newest)}"
+    return Finding(HELD, f"{held}, and its slot is read from each of {count} buffers", {"buffers": len(shown)})
 
 
 def filled(trial: Trial) -> tuple[Any, list[Buffer]]:
@@ -173,7 +172,7 @@ def rows_blind_to(trial: Trial, i: int, where: np.ndarray, want: list[np.ndarray
             if rows:
                 cache, _ = filled(trial)
                 nudge(memory(cache)[i].array, where, by)
-                rows &= rows_unmoved(exact(cache.step(following), len(plain)), plain)
+                rows &= rows_unmoved(as_float64(cache.step(following), len(plain)), plain)
     return rows
 
 

@@ -1,0 +1,113 @@
+"""A pytest plugin: is this Triton kernel sound? Compiled for GPUs that need not be here, and run on the PTX machine.
+
+One assertion, as a function to import and as a fixture of the same name:
+
+    check_kernel(kernel, grid, *args)  one launch of a Triton kernel
+
+A whole test file, for a Triton kernel of yours in place of this one; it goes red without a mask, with a smaller BLOCK,
+or if the kernel reads `out` before it writes it:
+
+    import torch
+    import triton
+    import triton.language as tl
+
+
+    @triton.jit
+    def add_one(x, out, n, BLOCK: tl.constexpr):
+        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        tl.store(out + at, tl.load(x + at, at < n) + 1, at < n)
+
+
+    def test_add_one(check_kernel):
+        x, out = torch.arange(300.0), torch.empty(300)
+        check_kernel(add_one, (3,), x, out, 300, BLOCK=128, readable={"out": False})
+        assert torch.equal(out, x + 1)
+
+With --kvproof-json FOLDER the fixture leaves one JSON file per test that used it. pytest loads this module in every
+run, so it imports nothing of weight before a kernel is checked.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .execute import Report
+
+
+def check_kernel(kernel: Any, grid: Any, /, *args: Any, **kwargs: Any) -> "list[Report]":
+    """Raise what the PTX machine finds in `kernel[grid](*args, **kwargs)`, a PtxError naming the line; needs no GPU.
+
+    Out of bounds, misaligned, never written, raced for, deadlocked, different from schedule to schedule: check in
+    kernels/ptx/check.py has the parameters and the options (targets, seeds, tolerance, readable). The arrays hold the
+    results afterwards. Raises Refused where TRITON_INTERPRET is set, since nothing is compiled then: unset it.
+    returns  the report of each run, see Report in kernels/ptx/execute.py
+    """
+    __tracebackhide__ = True
+    from .. import ptx
+
+    try:
+        return ptx.check(kernel, grid, *args, **kwargs)
+    except ptx.PtxError as error:
+        raise error.with_traceback(None) from None  # the kernel is at fault, and the message names its line
+
+
+def pytest_addoption(parser: pytest.Parser):
+    """Add --kvproof-json, once: the judge's plugin calls this too."""
+    group = parser.getgroup("kvproof")
+    if not any("--kvproof-json" in option.names() for option in group.options):
+        help = "write what kvproof's fixtures found, one JSON file per test, into this folder"
+        group.addoption("--kvproof-json", metavar="FOLDER", help=help)
+
+
+def pytest_configure(config: pytest.Config):
+    # Made absolute here, once: workers of pytest-xdist may stand elsewhere.
+    if folder := config.getoption("kvproof_json"):
+        config.option.kvproof_json = str(Path(folder).resolve())
+
+
+@pytest.fixture
+def kvproof_records(request: pytest.FixtureRequest) -> Iterator[list[dict]]:
+    """What the assertions of this test found, as JSON-able dicts, written at its end if a folder was given."""
+    records: list[dict] = []
+    yield records
+    folder = request.config.getoption("kvproof_json")
+    if folder and records:
+        write_records(Path(folder), request.node.nodeid, records)
+
+
+def write_records(folder: Path, test: str, records: list[dict]) -> Path:
+    """Write the records of a test to a file of its own; a digest tells names apart that a file system does not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^\w.-]+", "-", test)[-120:].strip("-")
+    path = folder / f"{name}-{hashlib.sha256(test.encode()).hexdigest()[:8]}.json"
+    text = json.dumps({"test": test, "found": records}, indent=2, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(name="check_kernel")
+def check_kernel_fixture(kvproof_records: list[dict]):
+    """check_kernel, recorded: the counters of each run, or the fault."""
+
+    @wraps(check_kernel)
+    def checked(*args: Any, **options: Any):
+        __tracebackhide__ = True
+        kvproof_records.append({"assertion": "check_kernel", "passed": False})
+        try:
+            reports = check_kernel(*args, **options)
+        except Exception as error:
+            kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
+            raise
+        from .show import summary
+
+        kvproof_records[-1] |= {"passed": True, "runs": [summary(report, []) for report in reports]}
+        return reports
+
+    return checked
