@@ -5,8 +5,8 @@ number and title in both files; code that only the GPU needs has no number. As i
 values of its own (no grouped-query attention).
 
 Triton in short. `kernel[grid](arguments)` starts one program for each point of the grid, in any order; `program_id`
-gives its point. A program computes with tiles: arrays whose sizes are powers of two and fixed when the kernel is
-compiled. So are all kernel parameters in capitals (tl.constexpr): for another value Triton compiles another kernel.
+gives its point. A program computes with tiles: arrays whose sizes are powers of two, fixed when the kernel is compiled.
+All kernel parameters in capitals (tl.constexpr) are fixed then, too: for another value Triton compiles another kernel.
 Rows of D numbers are padded to D_POW2, and masks keep loads and stores within D. A tensor arrives as a pointer to its
 first element: k[b, h, t, d] is at k + b * stride_kb + h * stride_kh + t * STRIDE_KT + d; with pages, b is the page and
 t the slot in it. A stride is the distance, in elements, between neighbours along one axis, so a cache of any layout is
@@ -34,10 +34,11 @@ def rows_at(
 ):  # fmt: skip
     """Pointers into the cache x: to the rows of sequence b, head h, at slot (an integer, or a tile of them).
 
-    PAGE is the number of slots in a page. A contiguous cache (PAGE is None) is one page per sequence. ALIGN, if not
-    None, is 16 bytes in elements, and every row begins at a multiple of it. Triton knows x by its address and STRIDE_T
-    as a constant; this hint is about the rest. With it each thread loads 16 bytes at once, and Triton spreads rows over
-    threads in one way, whatever the strides: sums over a row have one order, hence the same bits.
+    PAGE is the number of slots in a page; a cache without a block table (PAGE is None) is one page per sequence. ALIGN,
+    if not None, is 16 bytes in elements, and every row begins at a multiple of it. At a launch Triton sees whether the
+    address x is such a multiple, and STRIDE_T is a constant; it cannot know this of `offset`, so the hint says so. Then
+    each thread loads up to 16 bytes at once, and Triton spreads rows over threads in one way. So sums over a row have
+    one order, and the same bits, in every aligned cache, paged or not.
     """
     if PAGE is None:
         page, slot_in_page = b, slot
@@ -59,7 +60,7 @@ def append(
     h, b = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     slot = tl.load(lengths + b) - 1
     if slot >= 0:
-        live = True  # the only slot asked for
+        live = True  # the mask that rows_at needs: this slot is in use
         at = rows_at(x, b, h, slot, live, block_table, stride_tb, stride_xb, stride_xh, STRIDE_XT, PAGE, ALIGN)
         d = tl.arange(0, D_POW2)
         row = tl.load(new + b * stride_nb + h * stride_nh + d, mask=d < D)
@@ -160,7 +161,7 @@ def check(q, k, v, lengths, k_new, v_new, block_table):
     if (k_new is None) != (v_new is None):
         raise ValueError("only one of k_new and v_new is given; pass both, to append a row, or neither")
     (B, H, D), PAGE = q.shape, k.shape[2]
-    pages, N = (B, 1) if block_table is None else (len(k), sum(block_table.shape[1:]))
+    pages, N = (B, 1) if block_table is None else (len(k), sum(block_table.shape[1:]))  # any shape comes to the check
     T = N * PAGE
     expected = {
         "k": (k, (pages, H, PAGE, D), q.dtype), "v": (v, (pages, H, PAGE, D), q.dtype), "q": (q, (B, H, D), q.dtype),
@@ -171,7 +172,9 @@ def check(q, k, v, lengths, k_new, v_new, block_table):
         if x is not None and (tuple(x.shape), x.dtype, x.device) != (shape, dtype, q.device):
             raise ValueError(
                 f"{name} is {x.dtype} {list(x.shape)} on {x.device}; with q {q.dtype} {list(q.shape)} on {q.device} it "
-                f"must be {dtype} {list(shape)} on {q.device}; pass a (B, T, H, D) cache as x.transpose(1, 2)"
+                f"must be {dtype} {list(shape)} on {q.device}"
+                + "; pass (B, T, H, D) as x.transpose(1, 2)"
+                * (name in "kv")
             )
         if x is not None and x.shape[-1] > 1 and x.stride(-1) != 1:
             raise ValueError(f"{name} has strides {x.stride()}; the last must be 1; store it with that axis last")
@@ -194,16 +197,17 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     k, v          (B, H, T, D)  the cache, in q's dtype, changed in place if rows are appended; with block_table
                                 (P, H, PAGE, D)
     lengths       (B,) int32    slots in use, the new token's included: 0 <= lengths[b] <= T, else ValueError. Lengths
-                                on a GPU are not checked, which would stall: a wrong one there reads and overwrites
+                                on a GPU are not checked, which would stall: one above T there reads and overwrites
                                 other memory
     k_new, v_new  (B, H, D)     rows to write to slot lengths[b] - 1 of k and v, if that is 0 or more; None: nothing
     block_table   (B, N) int32  slot t of sequence b is slot t % PAGE of page block_table[b, t // PAGE]; T = N * PAGE
     returns       (B, H, D)     in q's dtype, zeros for a length of 0; sums are float32, or float64 for float64
 
-    No two sequences may append to the same slot, nor one attend to a slot to which another appends. The last axis of
-    each tensor has stride 1, other strides are free. Slots past the length, and entries of the block table for them,
-    may hold anything. Raises ValueError for tensors that do not fit. The tensors are on a CUDA GPU, or on the CPU under
-    this project's GPU emulator (`with kvproof.kernels.backend.without_gpu():`).
+    No two sequences may append to the same slot, nor one attend to a slot to which another appends: a GPU appends
+    for all of them first. The last axis of each tensor has stride 1 (or size 1), other strides are free. Slots past
+    the length, and entries of the block table for them, may hold anything. Raises ValueError for tensors that do
+    not fit. The tensors are on a CUDA GPU, or on the CPU under this project's GPU emulator, which runs the compiled
+    kernels in NumPy (`kvproof.kernels.backend.without_gpu`).
     """
     check(q, k, v, lengths, k_new, v_new, block_table)
     B, H, D = q.shape
@@ -215,9 +219,9 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     distances = [stride * itemsize for x in (k, v) for stride in strides(x)]  # in bytes, as addresses are
     aligned = all(n % 16 == 0 for n in (k.data_ptr(), v.data_ptr(), *distances))
     ALIGN = 16 // itemsize if aligned else None
-    # A program is one warp, 32 threads, so it needs no barrier between warps. The threads load 16 bytes each, 512 at
-    # once: BLOCK_N rows of up to 512 bytes. float64 is for checks in the emulator, whose time goes by passes of the
-    # loop: there a block is twice as large.
+    # A program is one warp, 32 threads, so it needs no barrier between warps. If aligned, the threads load 16 bytes
+    # each, 512 at once: BLOCK_N rows; a longer row takes several loads. float64 is for checks in the emulator,
+    # whose run time grows with the number of loop passes, so it takes 8 tiles per pass instead of 4.
     UNROLL, BLOCK_N = 8 if itemsize == 8 else 4, max(1, 512 // (D_POW2 * itemsize))
     # Without fp_fusion every product and every sum is rounded by itself, and only tl.fma rounds both together. With it
     # the compiler would choose in each kernel, and the paged and the contiguous one could differ in their last bits.
@@ -227,9 +231,9 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     with torch.cuda.device_of(q):  # Triton launches on the current GPU; each launch sees what earlier ones stored
         if k_new is not None:
             for x, new in ((k, k_new), (v, v_new)):
-                layout = (*strides(x)[:2], *strides(new), stride_tb, x.stride(2), PAGE, ALIGN)
+                layout = (*strides(x)[:2], *strides(new), stride_tb, strides(x)[2], PAGE, ALIGN)
                 append[H, B](x, new, lengths, block_table, *layout, D, D_POW2, **options)
-        layout = (*strides(q), *strides(k)[:2], *strides(v)[:2], stride_tb, k.stride(2), v.stride(2), PAGE, ALIGN)
+        layout = (*strides(q), *strides(k)[:2], *strides(v)[:2], stride_tb, strides(k)[2], strides(v)[2], PAGE, ALIGN)
         attend[splits, H, B](q, k, v, lengths, block_table, *partials, *layout, D, D_POW2, UNROLL, BLOCK_N, **options)
         combine[H, B](*partials, lengths, out, splits, D, D_POW2, **options)
     return out

@@ -17,9 +17,10 @@ kept relative to the largest score so far, the running max. When a larger one co
 multiplied by exp(m - m_new); the steps below call this "shrink the past". So one pass over the rows is enough. It keeps
 three things: m, the sum of weights l, and the weighted sum of values acc.
 
-Splits. Often B * H queries are too few to keep all processors of a GPU busy. So a sequence is cut into splits of
-SPLIT_LEN slots, which a GPU attends to at the same time (steps 1 to 7; here, one after another). Each split leaves its
-m, l and acc, called partials. Then the partials of a query are combined, with a running max again (steps 8 to 10).
+Splits. Often B sequences times H heads are too few queries to keep all processors of a GPU busy. So a sequence is cut
+into splits of SPLIT_LEN slots, which a GPU attends to at the same time (steps 1 to 7; here, one after another). Each
+split leaves its m, l and acc, called partials. Then the partials of a query are combined, with a running max again
+(steps 8 to 10).
 
 This file explains, and does not test: an error in the idea would be in both files. Tests compare the kernel with the
 plain formula above in float64. Sources: online softmax, Milakov & Gimelshein 2018 (arXiv:1805.02867); splits,
@@ -115,12 +116,13 @@ def decode_attention(q, k, v, lengths, k_new=None, v_new=None, block_table=None)
     q             (B, H, D)     queries of B sequences in H heads: float64 | float32 | float16 | bfloat16 of ml_dtypes
     k, v          (B, H, T, D)  the cache, in q's dtype, changed in place if rows are appended; with block_table
                                 (P, H, PAGE, D)
-    lengths       (B,) int      slots in use, the new token's included: 0 <= lengths[b] <= T, else ValueError
+    lengths       (B,) signed   slots in use, the new token's included: 0 <= lengths[b] <= T, else ValueError
     k_new, v_new  (B, H, D)     rows to write to slot lengths[b] - 1 of k and v, if that is 0 or more; None: nothing
     block_table   (B, N) int    slot t of sequence b is slot t % PAGE of page block_table[b, t // PAGE]; T = N * PAGE
     returns       (B, H, D)     in q's dtype, zeros for a length of 0; sums are float32, or float64 for float64
 
-    No two sequences may append to the same slot, nor one attend to a slot to which another appends.
+    No two sequences may append to the same slot, nor one attend to a slot to which another appends: a GPU appends for
+    all of them first, this twin for one after another.
     """
     B, H, D = q.shape
     T = k.shape[2] * (1 if block_table is None else block_table.shape[1])
