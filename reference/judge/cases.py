@@ -107,7 +107,7 @@ def draw(case: Case, dead: float = np.nan) -> dict[str, Any]:
     return call | {name: value for name, value in case.features.items() if value != getattr(Case, name)}
 
 
-def draw_qkv(case: Case, dead: float = np.nan) -> tuple[np.ndarray, ...]:
+def draw_qkv(case: Case, dead: float = np.nan) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """q, k, v and lengths of `draw`, for an op that takes no more."""
     call = draw(case, dead)
     return call["q"], call["k"], call["v"], call["lengths"]
@@ -172,7 +172,8 @@ def check(op, case: Case, return_lse: bool = True):
     want = {name: x.copy() if isinstance(x, np.ndarray) else x for name, x in call.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a wrong op may overflow; it is the answer that counts
-        o, lse = op(**call, return_lse=True) if return_lse else (op(**call), None)
+        answer: Any = op(**call, return_lse=True) if return_lse else (op(**call), None)
+    o, lse = answer
     cache = {name: want[name] for name in ("block_table", "k_scale", "v_scale") if name in want}
     if case.append:
         append(want["k"], want["v"], want["lengths"], want["k_new"], want["v_new"], **cache)

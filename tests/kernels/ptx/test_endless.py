@@ -110,7 +110,7 @@ def launch(kernel, n=8, programs=1, **settings):
 )
 @pytest.mark.parametrize("seed", [None, 1])
 def test_a_loop_that_comes_back_to_its_state_never_ends_for_certain(kernel, seed):
-    with pytest.raises(ptx.Endless, match=r"never ends.*after [\d,]+ instructions.*test_ptx_endless\.py:\d+"):
+    with pytest.raises(ptx.Endless, match=r"never ends.*after [\d,]+ instructions.*test_endless\.py:\d+"):
         launch(kernel, 8 if kernel is not swings else 0, seed=seed)
 
 
@@ -122,10 +122,10 @@ def test_a_loop_that_waits_for_nobody_is_still_a_deadlock():
 def test_a_loop_that_shows_no_end_is_stopped_and_not_called_endless(monkeypatch):
     monkeypatch.setattr(endless, "BUDGET", 100_000)
     for kernel in (steps_over, converges):
-        words = r"did not end within [\d,]+ instructions; if it is only long, .*max_steps=\d+.*test_ptx_endless\.py:\d+"
+        words = r"did not end within [\d,]+ instructions; if it is only long, .*max_steps=\d+.*test_endless\.py:\d+"
         with pytest.raises(ptx.Unfinished, match=words) as failure:
             launch(kernel)
-        assert "endless" not in str(failure.value).split("test_ptx")[0].lower()
+        assert "endless" not in str(failure.value).split("test_endless")[0].lower()
 
 
 def test_loops_that_count_run_on_past_the_budget(monkeypatch):
