@@ -20,8 +20,8 @@ MACHINE = ("device", "python", "versions", "commit")  # lines that differ by mac
 
 
 def examples():
-    """(command, the output shown below it) of every console block."""
-    for block in re.findall(r"```console\n(.*?)```", README, re.S):
+    """(command, the output shown below it) of every console block of every page."""
+    for block in re.findall(r"```console\n(.*?)```", "".join(page.read_text(encoding="utf-8") for page in PAGES), re.S):
         for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
@@ -47,10 +47,11 @@ def test_a_command_prints_what_the_readme_shows(command, shown):
     assert re.fullmatch(".*".join(parts), stable(run.stdout)), run.stdout
 
 
-def test_the_readme_shows_the_main_job_and_the_generator():
+def test_the_pages_show_the_main_job_the_generator_and_the_judge():
     commands = [command for command, _ in examples()]
     assert "python bench/decode.py --impl triton" in commands
     assert any(command.startswith("kvproof generate") for command in commands)
+    assert any(command.startswith("kvproof verify") for command in commands)
 
 
 def test_the_readme_is_as_short_as_it_was_promised():
@@ -58,8 +59,9 @@ def test_the_readme_is_as_short_as_it_was_promised():
 
 
 def test_the_calls_from_python_run(tmp_path):
-    calls = re.findall(r"```python\n(import torch.*?)```", README, re.S)
-    (tmp_path / "calls.py").write_text("\n".join(calls), encoding="utf-8")
+    pages = [(ROOT / room / "README.md").read_text(encoding="utf-8") for room in ("kernels/attention", "gpt2")]
+    calls = [re.search(r"```python\n(.*?)```", page, re.S) for page in pages]
+    (tmp_path / "calls.py").write_text("\n".join(call[1] for call in calls if call), encoding="utf-8")
     run = subprocess.run([sys.executable, tmp_path / "calls.py"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("length") == 2
