@@ -77,7 +77,8 @@ def attend(
     """Program (split, h, b) lets q[b, h] attend to the slots of one split.
 
     It takes a block of UNROLL tiles of BLOCK_N slots at a time. Triton unrolls the loops over a block's tiles
-    (static_range), so that the compiler can start the loads of several tiles before it needs the first.
+    (static_range), so that the compiler can start the loads of several tiles before it needs the first. There are
+    BLOCK_N running sums, as in the twin. The dot product of qh and a key is score * LOG2E.
     """
     split, h, b = tl.program_id(0), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     ACC: tl.constexpr = part_acc.dtype.element_ty  # dtype of all sums: float64 if q is float64, else float32
@@ -87,7 +88,6 @@ def attend(
         return  # the grid has a program for every split of the cache, so the CPU need not read the lengths
     d = tl.arange(0, D_POW2)
     qh = tl.load(q + b * stride_qb + h * stride_qh + d, mask=d < D, other=0.0).to(ACC) * (D**-0.5 * LOG2E)
-    # The dot product of qh and a key is score * LOG2E. There are BLOCK_N running sums, as in the twin.
     m, l, acc = tl.full([BLOCK_N], LOWEST, ACC), tl.zeros([BLOCK_N], ACC), tl.zeros([BLOCK_N, D_POW2], ACC)
     for start in range(lo, hi, UNROLL * BLOCK_N):
         m_new, s, vb = m, (), ()  # each turn of static_range adds a tile to vb and its BLOCK_N scores to s
@@ -113,8 +113,7 @@ def attend(
             l += p
             acc = tl.fma(p[:, None], vb[r].to(ACC), acc)  # product and sum are rounded together
     # 6. merge the BLOCK_N sums
-    m_new = tl.max(m, 0)
-    a, m = tl.exp2(m - m_new), m_new
+    a, m = tl.exp2(m - tl.max(m, 0)), tl.max(m, 0)
     l, acc = tl.sum(l * a, 0), tl.sum(acc * a[:, None], 0)  # (), (D_POW2,)
     # 7. store this split's sums
     index = (b * tl.num_programs(1) + h) * tl.num_programs(0) + split  # of (B, H, splits): the grid is (splits, H, B)

@@ -83,8 +83,7 @@ def attend(split, h, b, q, k, v, lengths, block_table, part_m, part_l, part_acc,
             l = l + p
             acc = acc + p[:, None] * vb[r]  # a GPU rounds product and sum together
     # 6. merge the BLOCK_N sums
-    m_new = np.max(m, 0)
-    a, m = np.exp2(m - m_new), m_new
+    a, m = np.exp2(m - np.max(m, 0)), np.max(m, 0)
     l, acc = np.sum(l * a, 0), np.sum(acc * a[:, None], 0)  # (), (D,)
     # 7. store this split's sums
     part_m[b, h, split], part_l[b, h, split], part_acc[b, h, split] = m, l, acc
