@@ -1,1 +1,1 @@
-"""Triton kernels. Importing this imports neither torch nor triton: `backend` must have its say first."""
+"""Triton: decode.py, GPT-2's decode step; the ladder to it; attention, the general op; ptx, which runs them without a GPU."""
