@@ -22,9 +22,9 @@ from .compile import TARGETS, capability
 from .errors import PtxError, Refused
 from .execute import Report
 from .launch import route
+from .profile import summary, text, touches
+from .profile_page import NoPicture, Picture, chosen, page
 from .settings import Settings, check_settings
-from .show import summary, text, touches
-from .show_page import NoPicture, Picture, chosen, page
 
 PAGE = 800_000  # characters of a page, from which on no launch is added
 EXAMPLE = '''\

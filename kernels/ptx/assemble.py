@@ -7,10 +7,10 @@ import numpy as np
 
 from . import access, atomics, calls, collective, isa
 from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
-from .endless import weights
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
+from .termination import weights
 
 
 def nothing(block, active) -> None:

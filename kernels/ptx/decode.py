@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
     end: list[int]  # of straight code from each instruction on: the next control, label, or the end
     until: list[int]  # the same, past labels that nothing jumps to
     stretches: list[int]  # how many of `end` there are from each instruction to its `until`
-    weights: list[int]  # of all instructions before each, see endless.py
+    weights: list[int]  # of all instructions before each, see termination.py
     live: list[int]  # the slots that may be read from each instruction on, as bits
     always: int  # the slots that are filled in before the start
     granule: int  # the least bytes that an access to shared memory takes

@@ -17,7 +17,7 @@ from .memory import GlobalMemory
 from .parse import Instruction, Where
 from .races import Access, find_races
 from .segments import Buffer, Region, number
-from .unwritten import verdict
+from .uninitialised import verdict
 
 
 class Line(NamedTuple):
@@ -135,7 +135,7 @@ def execute(
 
     arguments  (name, Buffer or number) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
-    blank      by array, which elements are unwritten: see unwritten.py
+    blank      by array, which elements are unwritten: see uninitialised.py
     shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.

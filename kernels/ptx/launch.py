@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
-from .advice import explain
+from .autotune import chosen, run_tuned
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
-from .empties import unwritten, watching
 from .errors import Refused, UnknownOpcode
 from .execute import execute
 from .limits import grid_shape
-from .reach import buffer, reached, scratch
+from .other_targets import explain
+from .reachable import buffer, reached, scratch
 from .segments import Buffer
 from .settings import Settings, check_settings
-from .tuned import chosen, run_tuned
+from .torch_empty import unwritten, watching
 
 
 class Route(NamedTuple):

@@ -7,15 +7,14 @@ the first one they share. With a seed, chance decides instead: which programs sh
 apart, and who runs next at every access to global memory.
 """
 
-from typing import Any
-
 import numpy as np
 
 from .block import Block, Fragment, Round, World
+from .deadlock import deadlock, together
 from .decode import Step
-from .endless import READ, Budget, Kept, equal
-from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Trap, Unfinished, Uninitialised
-from .waiting import Waiting
+from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
+from .progress import Progress
+from .termination import Budget, Kept, equal
 
 NEVER = 1 << 62  # instructions
 
@@ -52,9 +51,9 @@ class Machine:
         # Having freed one large piece, glibc's malloc keeps smaller ones for reuse instead of returning each to the
         # system: the arrays of a launch come and go by the thousand, and this makes them four times as fast.
         np.empty(31 << 20, np.uint8)
-        with np.errstate(all="ignore"), Waiting(lambda: f"{self.most - self.limit:,} instructions") as waiting:
+        with np.errstate(all="ignore"), Progress(lambda: f"{self.most - self.limit:,} instructions") as progress:
             while self.blocks:
-                waiting.tick()
+                progress.tick()
                 block, fragment = self.choose()
                 self.advance(block, fragment)
                 if not block.fragments:
@@ -257,52 +256,21 @@ class Machine:
         if (here > 1).any() and len({f.pc for f in waiting}) > 1:
             row, warp = (int(n) for n in np.argwhere(here > 1)[0])
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
-        arrived, left = self.together(block, waiting), self.together(block, block.fragments)
+        arrived, left = together(block, waiting), together(block, block.fragments)
         if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():
             for f in waiting:
                 f.barrier = None
             block.barrier_passed()
 
-    @staticmethod
-    def together(block: Block, fragments: list[Fragment]) -> np.ndarray:
-        """The threads of some fragments: (P or 1, T) bool."""
-        return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
-
     def stuck(self) -> tuple[Block, Fragment]:
         """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""
-        together = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
-        if not together:
-            raise self.diagnosis()
-        for block in together:
+        parted = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
+        if not parted:
+            raise deadlock(self)
+        for block in parted:
             self.blocks.remove(block)
             parts = [block.take(np.arange(len(block.programs)) == row) for row in range(len(block.programs))]
             self.blocks += [part for part in parts if part.fragments]
         for block in self.blocks:
             self.release(block)
         return self.choose()
-
-    def diagnosis(self) -> PtxError:
-        """Why no thread can go on: of one that spins, or else of one that waits at a barrier or for its warp."""
-        waits = [(b, f) for b in self.blocks for f in b.fragments]
-        spins = [(b, f) for b, f in waits if f.barrier is None and f.looped]
-        block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]
-        place = lambda f: self.decoded.steps[f.pc - (f.barrier is not None)].instruction  # noqa: E731
-        block.instruction = place(f)
-        row, thread = (int(n) for n in np.argwhere(block.mask(f))[0])
-        if spins:
-            return self.spinning(block, f.looped, row, thread)
-        if f.barrier is None:
-            return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", row, thread)
-        others = [f"at PTX line {i.line} ({i.opcode})" for i in (place(g) for g in block.fragments if g is not f)]
-        others += [] if self.together(block, block.fragments).all() else ["returned"]
-        what = f"a barrier that not all threads reach; others are {', '.join(others)}"
-        return block.error(DivergentBarrier, what, row, thread)
-
-    def spinning(self, block: Block, loop: Any, row: int, thread: int) -> PtxError:
-        """Of a loop that comes round in one and the same state."""
-        opcodes = [s.instruction.opcode for s in self.decoded.steps[loop.head : loop.jump]]
-        if loop.found == "still" and any(map(READ.match, opcodes)):
-            what = "a loop waits for memory to change, and nobody is left to change it"
-            return block.error(Deadlock, what, row, thread)
-        what = "this loop never ends: it comes round with the same registers and the same memory"
-        return block.error(Endless, f"{what}, after {self.most - self.limit:,} instructions", row, thread)

@@ -11,12 +11,12 @@ import numpy as np
 
 from .arrays import broadcast
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
-from .places import described, stray
+from .locations import described, stray
 from .races import Access
 from .segments import MIDDLE, Buffer, Region, Segments
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
-BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see unwritten.py
+BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
 SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 

@@ -105,7 +105,7 @@ def check_kernel_fixture(kvproof_records: list[dict]):
         except Exception as error:
             kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
             raise
-        from .show import summary
+        from .profile import summary
 
         kvproof_records[-1] |= {"passed": True, "runs": [summary(report, []) for report in reports]}
         return reports

@@ -1,9 +1,8 @@
 """Races in global memory, found after a launch in the log of its accesses: two touch one byte, nothing orders them.
 
 What orders two accesses is happens-before: the program order of a thread, the barriers of a program and of a warp, and
-between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Arrays drop every byte that
-one thread alone touches, or that is only read, or that only atomics touch: mostly nothing is left. happens.py judges
-the rest.
+between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Bytes that one thread alone
+touches, that are only read, or that only atomics touch are dropped first; happens_before.py judges the rest, mostly none.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 Two deviations: synchronisation of cta scope orders nothing here, and a location is its first bytes, whatever its width.
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .happens import LEVELS, WRITES, Rows, replay
+from .happens_before import LEVELS, WRITES, Rows, replay
 
 WIDEST = 16  # bytes: no thread's access is wider
 MANY = 256  # threads at one place, from which on some of their programs stand for all

@@ -1,6 +1,6 @@
 """Triton kernels whose programs share memory, for the PTX machine: atomics, a lock, flags, a last one that combines.
 
-As in ptx_kernels.py; every atomic has the order it needs, and a barrier stands before each publication.
+As in _kernels.py; every atomic has the order it needs, and a barrier stands before each publication.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Triton kernels of the kinds that tutorials and other people's repositories hold, each as a Case of ptx_kernels.py."""
+"""Triton kernels of the kinds that tutorials and other people's repositories hold, each as a Case of _kernels.py."""
 
 import ml_dtypes
 import numpy as np

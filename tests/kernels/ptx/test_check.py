@@ -123,7 +123,7 @@ def test_a_tolerance_is_a_share_of_the_largest_value_and_forgives_no_nan():
 
 
 def test_what_a_run_finds_says_with_which_target_and_seed():
-    with pytest.raises(ptx.OutOfBounds, match=r"test_ptx_check\.py:\d+.*; with target='sm_80', seed=None$") as failure:
+    with pytest.raises(ptx.OutOfBounds, match=r"test_check\.py:\d+.*; with target='sm_80', seed=None$") as failure:
         ptx.check(double, (3,), np.ones(300, np.float32), np.ones(300, np.float32), 301, BLOCK=128)
     assert failure.value.where
     with pytest.raises(ptx.Race, match=r"with target='sm_90', seed=None$"):

@@ -9,8 +9,8 @@ import triton
 import triton.language as tl
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import empties
-from kvproof.kernels.ptx.reach import buffer
+from kvproof.kernels.ptx import torch_empty
+from kvproof.kernels.ptx.reachable import buffer
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.int8, torch.bool]
 EXACT = DTYPES[:6]
@@ -70,7 +70,7 @@ def test_an_output_that_is_read_before_it_is_written_is_reported(dtype, made):
         out = MADE[made](x)
         with pytest.raises(ptx.Uninitialised, match=r"out\[0.*holds nothing that was written") as caught:
             launch(x, out, into=True)
-        assert caught.value.where[0] == ("test_unwritten.py", add.fn.__code__.co_firstlineno + 5)
+        assert caught.value.where[0] == ("test_uninitialised.py", add.fn.__code__.co_firstlineno + 5)
 
 
 WRITTEN = {
@@ -112,9 +112,9 @@ def test_memory_that_is_given_again_is_unwritten_whatever_it_was_before(monkeypa
         x, out = torch.ones(100), torch.empty(100)
         gone = torch.empty(100)
         low = out.data_ptr()
-        stale = empties._storages[gone.data_ptr()]._replace(low=low - 64, high=low + 4096)
+        stale = torch_empty._storages[gone.data_ptr()]._replace(low=low - 64, high=low + 4096)
         del gone
-        monkeypatch.setattr(empties, "_storages", {low - 64: stale} | empties._storages)
+        monkeypatch.setattr(torch_empty, "_storages", {low - 64: stale} | torch_empty._storages)
         out[:60] = 1
         with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
             launch(x, out, into=True)
@@ -169,7 +169,7 @@ def test_what_readable_says_goes_before_and_no_checks_means_none():
 
 def test_torch_is_itself_again_afterwards():
     usual = torch.empty, torch.Tensor.new_empty
-    spec = importlib.util.find_spec(empties.__name__)
+    spec = importlib.util.find_spec(torch_empty.__name__)
     assert spec
     assert spec.loader
     own = importlib.util.module_from_spec(spec)  # for the tests run under a route already

@@ -151,7 +151,7 @@ def test_an_offset_that_leads_astray_is_told_of_the_array_it_was_added_to(offset
     past = f"{4 * offset - 400} past its end" if offset > 0 else f"{-4 * offset} before its start"
     with pytest.raises(ptx.OutOfBounds, match=re.escape(f"at x {4 * offset:+d} bytes, {past}: ")) as caught:
         ptx.run(beside, 1, x, y, z, offset)
-    assert caught.value.where[0][0] == "test_reach.py"
+    assert caught.value.where[0][0] == "test_reachable.py"
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [("u1", 1), ("u2", 2), ("u4", 4), ("u8", 8)])

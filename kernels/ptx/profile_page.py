@@ -15,7 +15,7 @@ import numpy as np
 
 from .block import coordinates
 from .execute import Report
-from .show import Touches
+from .profile import Touches
 
 # Viridis between its ends, which would drown in a dark page or a bright one.
 RAMP = ("#5346a0", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#8fd744", "#d2c21a", "#f0932b")
