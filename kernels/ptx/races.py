@@ -2,7 +2,7 @@
 
 What orders two accesses is happens-before: the program order of a thread, the barriers of a program and of a warp, and
 between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Bytes that one thread alone
-touches, that are only read, or that only atomics touch are dropped first; happens_before.py judges the rest, mostly none.
+touches, that are only read, or that only atomics touch are dropped first; happens_before.py judges the few others.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 Two deviations: synchronisation of cta scope orders nothing here, and a location is its first bytes, whatever its width.
