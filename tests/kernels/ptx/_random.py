@@ -242,8 +242,9 @@ def truth(k: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return real, bound, whole
 
 
-def write(path: Path, seeds) -> None:
-    path.write_text(HEADER + "".join(kernel(seed).source for seed in seeds), encoding="utf-8")
+def source(seeds) -> str:
+    """The text of a module of the seeds' kernels."""
+    return HEADER + "".join(kernel(seed).source for seed in seeds)
 
 
 def interpret(module: Path, out: Path, seeds) -> None:

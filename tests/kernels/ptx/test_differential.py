@@ -3,7 +3,6 @@
 Three answers to each: integers agree bit for bit, floats lie within the bound of their own expression.
 """
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from kvproof.reference.judge.rounding import attention, gate_around
 from ... import _child
 from . import _random as ptx_random
 from ._mutants import decode_attention
+from ._planted_text import load_text
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 RESULTS = {"real": False, "whole": False}  # may not be read before they are written
@@ -34,13 +34,8 @@ def interpreted(*command) -> None:
 def differences(seeds: range, folder: Path) -> list[str]:
     """What is wrong with either side, over the kernels of these seeds."""
     module, results, found = folder / f"kernels_{seeds.start}.py", folder / f"results_{seeds.start}.npz", []
-    ptx_random.write(module, seeds)
+    kernels = load_text(module, ptx_random.source(seeds), module.stem)
     interpreted(*_child.words(ptx_random.__file__), module, results, seeds.start, seeds.stop)
-    spec = importlib.util.spec_from_file_location(module.stem, module)
-    assert spec is not None
-    assert spec.loader is not None
-    kernels = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(kernels)
     for seed in seeds:
         k = ptx_random.kernel(seed)
         real, bound, whole = ptx_random.truth(k)
