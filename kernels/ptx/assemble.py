@@ -114,9 +114,8 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
-    starts = set(program.labels.values()) | {
-        n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode
-    }
+    accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)

@@ -41,10 +41,8 @@ def run_tuned(tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[
         for config in configs:
             asked = config.all_kwargs()
             if clash := sorted(set(asked) & set(given)):
-                raise Refused(
-                    f"{clash[0]}= came with a launch of {name}, whose configurations set it: leave it out, or launch "
-                    f"{name}.fn"
-                )
+                what = f"{clash[0]}= came with a launch of {name}, whose configurations set it"
+                raise Refused(f"{what}: leave it out, or launch {name}.fn")
             everything = given | asked
             if config.pre_hook is not None:
                 config.pre_hook(everything)

@@ -133,9 +133,8 @@ def lines(block: Any, text: str, given: np.ndarray, here: np.ndarray) -> None:
 
 
 def assertfail(d: Decoder, i: Instruction) -> Run:
-    message, file, line, _ = (
-        d.source(x, kind)[0] for x, kind in zip(i.operands, ("b64", "b64", "b32", "b64"), strict=True)
-    )
+    kinds = ("b64", "b64", "b32", "b64")
+    message, file, line, _ = (d.source(x, kind)[0] for x, kind in zip(i.operands, kinds, strict=True))
 
     def run(block, active):
         block.instruction = i

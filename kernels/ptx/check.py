@@ -106,9 +106,7 @@ def checked(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any]) -> Repo
     return report
 
 
-def compare(
-    name: str, like: Any, usual: np.ndarray, now: np.ndarray, tolerance: float | None, run: tuple[str, int | None]
-) -> None:
+def compare(name: str, like: Any, usual: np.ndarray, now: np.ndarray, tolerance: float | None, run: tuple) -> None:
     """Raise ScheduleDependent unless an array's bits, or values within the tolerance, are those of the default run."""
     if tolerance == math.inf or np.array_equal(usual, now):
         return

@@ -137,9 +137,7 @@ def compiling() -> bool:
     return getattr(_here, "compiling", False)
 
 
-def _compile(
-    target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None = None
-) -> Any:
+def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None) -> Any:
     with _compiling, instrumented(mode):
         try:
             true = driver.active

@@ -50,9 +50,7 @@ class Decoded(NamedTuple):
     shared: int  # bytes of shared memory that the module itself declares
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
 
-    def registers(
-        self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple[int, int, int], random: Any
-    ) -> list:
+    def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
         R: list[Any] = [None] * len(self.slots)
         for slot, kind in self.undefined.items():

@@ -19,13 +19,7 @@ class PtxError(Exception):
     program  (x, y, z) of the program at fault, thread its thread; None where the whole launch is
     """
 
-    def __init__(
-        self,
-        what: str,
-        instruction: Any = None,
-        program: tuple[int, int, int] | None = None,
-        thread: int | None = None,
-    ):
+    def __init__(self, what: str, instruction: Any = None, program: tuple | None = None, thread: int | None = None):
         self.what, self.program, self.thread = what, program, thread
         self.line: int | None = getattr(instruction, "line", None)
         self.opcode: str | None = getattr(instruction, "opcode", None)

@@ -9,13 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROUND: dict[str, Callable] = {
-    "rn": np.rint,
-    "rz": np.trunc,
-    "rm": np.floor,
-    "rp": np.ceil,
-    "rna": lambda x: np.trunc(x + np.copysign(0.5, x)),
-}
+ROUND: dict[str, Callable] = {"rn": np.rint, "rz": np.trunc, "rm": np.floor, "rp": np.ceil}
+ROUND["rna"] = lambda x: np.trunc(x + np.copysign(0.5, x))
 
 
 class Format(NamedTuple):
@@ -37,8 +32,6 @@ FORMATS = {
     "e5m2": Format(8, 2, -14, 57344.0, 0x7F),
     "e4m3": Format(8, 3, -6, 448.0, 0x7F),
 }
-
-
 CANONICAL = np.uint32(FORMATS["f32"].nan)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
 

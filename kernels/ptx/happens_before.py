@@ -46,9 +46,8 @@ class _Log:
         self.store, self.load = (np.array([a.kind == kind for a in log]) for kind in ("store", "load"))
         self.writes = np.array([a.kind in WRITES for a in log])
         self.strong, self.wide = np.array([(a.strong, a.wide) for a in log]).T
-        self.acquire, self.release = (
-            np.array([a.wide and a.order in (order, "acq_rel") for a in log]) for order in ("acquire", "release")
-        )
+        orders = [a.order if a.wide else "" for a in log]
+        self.acquire, self.release = (np.isin(orders, (order, "acq_rel")) for order in ("acquire", "release"))
 
 
 def replay(log: Sequence[Any], rows: Rows | None) -> list[tuple]:
@@ -212,9 +211,8 @@ class _Replay:
         order = np.lexsort((phase, rows.rank, rows.access))
         columns = (order, phase[order], *rows.take(order))
         held, offered, fenced, seen = {}, {}, {}, defaultdict(int)  # by place, (thread, place), thread, thread
-        for n, step, k, place, who, _, epoch, warp_epoch, _, _, value in zip(
-            *(c.tolist() for c in columns), strict=True
-        ):
+        each = zip(*(column.tolist() for column in columns), strict=True)
+        for n, step, k, place, who, _, epoch, warp_epoch, _, _, value in each:
             groups = self.passed((0, who // self.T), epoch), self.passed((1, who // 32), warp_epoch)
             known = self.own[who] | groups[0][1] | groups[1][1]
             learned = 0

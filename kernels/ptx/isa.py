@@ -56,11 +56,7 @@ TABLE = (
     ("9.7.1.13 max", f"max.{PACKED}", typed(np.maximum, 2)),
     ("9.7.1.14 popc", "popc.{b32,b64}", typed(it.count, 1, "u32")),
     ("9.7.1.15 clz", "clz.{b32,b64}", typed(it.leading, 1, "u32")),
-    (
-        "9.7.1.16 bfind",
-        "bfind.shiftamt.{u32,u64}",
-        typed(lambda x: np.where(x == 0, ~np.uint32(0), it.leading(x)), 1, "u32"),
-    ),
+    ("9.7.1.16 bfind", "bfind.shiftamt.{u32,u64}", typed(it.shift_amount, 1, "u32")),
     ("9.7.1.18 brev", "brev.{b32,b64}", typed(it.reverse, 1)),
     ("9.7.1.19 bfe", "bfe.{u32,u64,s32,s64}", typed(it.extract, ("", "u32", "u32"))),
     ("9.7.1.20 bfi", "bfi.{b32,b64}", typed(it.insert, ("", "", "u32", "u32"))),

@@ -94,10 +94,8 @@ def route(
     unseen.
     """
     check_settings({"keep": keep, "each": each, **settings})
-    with (
-        _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())) as reports,
-        watching(routing),
-    ):
+    route = Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())
+    with _routed(route) as reports, watching(routing):
         yield reports
 
 
@@ -178,17 +176,9 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         readable = {**(readable or {}), "global_scratch": False}
     blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
              and (which := unwritten(b)) is not None}  # fmt: skip
-    report = execute(
-        compiled.ptx,
-        shape,
-        arguments,
-        name=compiled.name,
-        target=compiled.target,
-        shared=compiled.shared,
-        num_warps=compiled.num_warps,
-        blank=blank,
-        **route.settings._replace(readable=readable, reachable=others)._asdict(),
-    )
+    known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
+    settings = route.settings._replace(readable=readable, reachable=others)._asdict()
+    report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
     report.compiled, report.config = kernel, chosen.get()
     route.reports.append(report)
     if route.each is not None:

@@ -61,12 +61,8 @@ class Machine:
 
     def choose(self) -> tuple[Block, Fragment]:
         """Who runs next: the lowest instruction, joined by all who are there too; or, with a seed, anyone."""
-        awake = [
-            (f.pc, i, b, f)
-            for i, b in enumerate(self.blocks)
-            for f in b.fragments
-            if f.barrier is None and not (f.asleep and f.asleep())
-        ]
+        waits = lambda f: f.barrier is not None or (f.asleep and f.asleep())  # noqa: E731
+        awake = [(f.pc, i, b, f) for i, b in enumerate(self.blocks) for f in b.fragments if not waits(f)]
         if not awake:
             return self.stuck()
         if self.random is None:
@@ -154,13 +150,11 @@ class Machine:
         """Raise Unfinished if the launch may not go on, having done as much as it may."""
         if self.limit >= 0 and self.budget and not self.budget.shows_no_end(block, fragment.pc):
             return
-        done, row = self.most - max(self.limit, 0), int(np.argwhere(block.mask(fragment))[0][0])
+        done = self.most - max(self.limit, 0)
         block.instruction = self.decoded.steps[fragment.pc].instruction
-        more = (
-            f"allow more than max_steps={self.most}" if self.most != NEVER else f"allow more by max_steps={100 * done}"
-        )
-        what = f"the launch did not end within {done:,} instructions; if it is only long, {more}"
-        raise block.error(Unfinished, what, row, int(np.argwhere(block.mask(fragment))[0][1]))
+        more = f"more than max_steps={self.most}" if self.most != NEVER else f"more by max_steps={100 * done}"
+        what = f"the launch did not end within {done:,} instructions; if it is only long, allow {more}"
+        raise block.error(Unfinished, what, *(int(n) for n in np.argwhere(block.mask(fragment))[0]))
 
     @staticmethod
     def unwritten(block: Block, steps: list[Step]) -> None:

@@ -25,12 +25,9 @@ def pattern(bit: int) -> int:
     return bit * 0x0101010101010101
 
 
-def word(bit: int, like: np.ndarray) -> np.ndarray:
-    return _word(bit, like.dtype)
-
-
 @cache
-def _word(bit: int, dtype: np.dtype) -> np.ndarray:
+def word(bit: int, dtype: np.dtype) -> np.ndarray:
+    """`bit` in each byte of a word of an unsigned type."""
     return np.array(pattern(bit), "u8").astype(dtype)
 
 
@@ -86,9 +83,7 @@ class GlobalMemory:
         self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
         self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
-        self.pointers = {
-            name: int(segments.virtual[n]) for name, n in segments.constants.items()
-        }  # as kernels see them
+        self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
             first = int(segments.arena[segments.constants[name]])
             at = slice(first, first + len(data))
@@ -117,15 +112,15 @@ class GlobalMemory:
             region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
             state = region.of(self.state)
             if name not in readable:
-                state |= word(MAPPED | READABLE, state)
+                state |= word(MAPPED | READABLE, state.dtype)
                 continue
             try:
                 may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
             except ValueError:
                 shape = list(np.shape(readable[name]))
                 raise ValueError(f"readable[{name!r}] has shape {shape}; {name} has {list(array.shape)}") from None
-            state |= word(MAPPED, state)
-            np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
+            state |= word(MAPPED, state.dtype)
+            np.bitwise_or(state, word(READABLE, state.dtype), out=state, where=may_read)
 
     def blank(self, blank: dict[str, np.ndarray], filler: int | None) -> None:
         self.blanks = bool(blank)
@@ -134,9 +129,9 @@ class GlobalMemory:
             if which is None:
                 continue
             words, state = region.of(self.bytes), region.of(self.state)
-            np.bitwise_or(state, word(BLANK, state), out=state, where=which)
+            np.bitwise_or(state, word(BLANK, state.dtype), out=state, where=which)
             if filler is not None:
-                words[which] = word(filler, words)
+                words[which] = word(filler, words.dtype)
             self.untouched += [region] if which.all() else []
 
     def write_back(self) -> None:
@@ -170,14 +165,14 @@ class GlobalMemory:
     def check(self, found: np.ndarray, index: np.ndarray, size: int, bits: int, site) -> None:
         """Raise unless each byte's state has all of `bits`."""
         if not self.has(found, size, bits):
-            lacks = lambda b: found & word(b, found) != word(b, found)  # noqa: E731
+            lacks = lambda b: found & word(b, found.dtype) != word(b, found.dtype)  # noqa: E731
             kind = OutOfBounds if lacks(MAPPED).any() else Uninitialised
             bad = lacks(MAPPED if kind is OutOfBounds else READABLE)
             raise self.fault(kind, index * size, size, bad.any(-1) if size > 8 else bad, site)
 
     def doubts(self, found: np.ndarray, index: np.ndarray, size: int, site) -> None:
         """Note a read of unwritten bytes."""
-        bad = found & word(BLANK, found) != 0
+        bad = found & word(BLANK, found.dtype) != 0
         if not bad.any():
             return
         bad = bad.any(-1) if size > 8 else bad
@@ -197,7 +192,7 @@ class GlobalMemory:
                 self.doubts(found, index, size, site)
             if not self.has(found, size, MAPPED | READABLE | READ):
                 self.check(found, index, size, MAPPED | READABLE, site)
-                self.states[size][index] = found | word(READ, found)
+                self.states[size][index] = found | word(READ, found.dtype)
         return self.words[size].take(index, axis, mode="clip")
 
     def store(self, at: np.ndarray, words: np.ndarray, size: int, active, site) -> None:
@@ -213,7 +208,7 @@ class GlobalMemory:
             found = self.states[size].take(index, axis, mode="clip")
             if not self.has(found, size, MAPPED):
                 self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
-            self.states[size][index] = (found | word(READABLE, found)) & ~word(BLANK, found)
+            self.states[size][index] = (found | word(READABLE, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
@@ -237,7 +232,7 @@ class GlobalMemory:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
         if self.blanks:
-            self.states[size][index] &= ~word(BLANK, found)
+            self.states[size][index] &= ~word(BLANK, found.dtype)
         before = words[index]
         self.wrote(index, size)
         old = in_order(words, index, values, function)
@@ -248,9 +243,8 @@ class GlobalMemory:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
         row, thread = (int(i) for i in np.argwhere(bad)[0])
         place = (describe or self.describe)(int(np.broadcast_to(at, bad.shape)[row, thread]))
-        verb = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}.get(
-            kind, "holds nothing that was written"
-        )
+        verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}
+        verb = verbs.get(kind, "holds nothing that was written")
         return site.error(kind, f"{size} bytes at {place}: the address {verb}", row, thread)
 
     def stray(self, address: int) -> str:
@@ -265,4 +259,4 @@ class GlobalMemory:
         """How many distinct bytes of an argument were read, to whole elements."""
         region = next(r for r in self.regions if r.buffer.name == name)
         state = region.of(self.state)
-        return int(np.count_nonzero(state & word(READ, state))) * state.itemsize
+        return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize

@@ -47,9 +47,7 @@ def check_options(kernel: Any, given: dict[str, Any], sm: int) -> str:
         if option in ELSEWHERE and value != DEFAULTS.get(option, ...):
             raise Refused(f"{option}= came with a launch of {name}; {ELSEWHERE[option]}: leave it out")
         if option in Settings._fields:
-            raise Refused(
-                f"{option}= came with a launch of {name}; it is a setting of the machine: route({option}=...)"
-            )
+            raise Refused(f"{option}= came with a launch of {name}; it is a machine setting: route({option}=...)")
         if option not in DEFAULTS:
             known = {*kernel.arg_names, *DEFAULTS, *Settings._fields} - {*ELSEWHERE, option}
             raise Refused(f"{option}= is no parameter of {name}, nor an option of its launch{nearest(option, known)}")
@@ -94,16 +92,13 @@ def check_mode(name: str, mode: str, sm: int) -> None:
     """Raise Refused for a sanitizer that does not exist, or that cannot run here."""
     for word in re.findall(r"\w+", mode):
         if word not in MODES:
-            raise Refused(
-                f"instrumentation_mode is {mode!r}, which Triton would ignore; the modes are {', '.join(MODES)}"
-            )
+            known = ", ".join(MODES)
+            raise Refused(f"instrumentation_mode is {mode!r}, which Triton would ignore; the modes are {known}")
         if word == "gsan":
             raise Refused(
                 f"{name} is to be instrumented with gsan, Triton's sanitizer of global memory, whose runtime keeps its "
                 "state on a GPU; the machine finds races and reads out of bounds by itself: unset instrumentation_mode"
             )
         if word == "consan" and sm < 90:
-            raise Refused(
-                f"{name} is to be instrumented with consan, whose instructions sm_{sm} has not; take target='sm_90' or "
-                "a newer GPU, or unset instrumentation_mode"
-            )
+            what = f"{name} is to be instrumented with consan, whose instructions sm_{sm} has not"
+            raise Refused(f"{what}; take target='sm_90' or a newer GPU, or unset instrumentation_mode")

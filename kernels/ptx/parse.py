@@ -233,11 +233,8 @@ def parse(text: str) -> Program:
     entry, body = function(text, code, head, files)
     bodies = {match["name"]: match for match in re.finditer(form.replace("KIND", "func"), code)}
     before = code[: head.start()]
-    shared = {
-        name: int(size or 0) for name, size in re.findall(r"\.shared\b[^;]*?\.b8\s+([$\w]+)\[(\d*)\]\s*;", before)
-    }
-    shared |= body.shared
-    known = constants(before)
+    variables = re.findall(r"\.shared\b[^;]*?\.b8\s+([$\w]+)\[(\d*)\]\s*;", before)
+    shared, known = {name: int(size or 0) for name, size in variables} | body.shared, constants(before)
 
     def called(name: str) -> Function | None:
         return function(text, code, bodies[name], files)[0] if name in bodies else None

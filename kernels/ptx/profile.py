@@ -123,10 +123,8 @@ def source_text(kernel: str, file: str, line: int) -> str:
 def summary(report: Report, found: list[Touches]) -> dict[str, Any]:
     """A launch's counters as data that JSON takes; all sizes in bytes. `found` is what `touches` found."""
     arrays = [{"array": t.region.buffer.name, **{x: getattr(t, x) for x in ARRAYS}} for t in found]
-    lines = [
-        {"file": file, "line": number, **row(line), "text": source_text(report.name, file, number)}
-        for (file, number), line in report.lines.items()
-    ]
+    lines = [{"file": file, "line": n, **row(line), "text": source_text(report.name, file, n)}
+             for (file, n), line in report.lines.items()]  # fmt: skip
     return {
         "kernel": report.name, "target": report.target, "grid": list(report.grid), "num_warps": report.num_warps,
         "total": row(report.total), "disagreeing": report.disagreeing, "classes": report.classes, "arrays": arrays,

@@ -102,9 +102,8 @@ class Picture:
         new = [n for n in range(1, len(self.rows)) if not self.alike(n - 1, n)]
         groups = list(zip([0, *new], [*(n - 1 for n in new), len(self.rows) - 1], strict=True))
         self.groups = len(groups)
-        self.drawn = [
-            groups[n] for n in np.unique(np.linspace(0, len(groups) - 1, min(len(groups), BANDS)).astype(int))
-        ]
+        chosen = np.linspace(0, len(groups) - 1, min(len(groups), BANDS)).astype(int)
+        self.drawn = [groups[n] for n in np.unique(chosen)]
         self.per = -(-self.slots // COLUMNS)  # slots that share a column
         while sum(len(b.shades) + len(b.times) for b in self.bands()) > SPANS and self.per < self.slots // 64:
             self.per *= 2

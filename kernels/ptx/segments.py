@@ -142,10 +142,8 @@ class Segments:
 
     def moved(self, words: np.ndarray, base: np.ndarray, to: np.ndarray, least: int) -> np.ndarray:
         values = words.view(np.int64)
-        if (
-            not self.arrays
-            or not ((values >= max(least, base[0])) & (values <= base[self.arrays - 1] + self.length.max())).any()
-        ):
+        low, high = (max(least, base[0]), base[self.arrays - 1] + self.length.max()) if self.arrays else (0, -1)
+        if not ((values >= low) & (values <= high)).any():
             return words
         n = np.maximum(np.searchsorted(base[: self.arrays], values, "right") - 1, 0)
         off = values - base[n]

@@ -120,9 +120,8 @@ class SharedMemory:
             self.check(at, size, active, site)
             cells = self.cells(at, size, active, tags)
             self.demand(self.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, site)
-            self.demand(
-                ~self.known("copying")[cells.at], Race, "that a cp.async may still be writing", cells, size, site
-            )
+            arrived = ~self.known("copying")[cells.at]
+            self.demand(arrived, Race, "that a cp.async may still be writing", cells, size, site)
             self.ordered("writer", cells, "read", size, site)
             reader = self.known("reader")
             if earlier(reader[cells.at], cells.mine):

@@ -133,11 +133,8 @@ class Budget:
     def shows_no_end(self, block: Any, pc: int) -> bool:
         """Whether the loop that a block is in, the outermost that goes round, is none that counts; else grant more."""
         first, self.loops = self.loops is None, self.loops or {}
-        around = [
-            (jump - head, loop)
-            for (program, head, jump), loop in self.loops.items()
-            if program == int(block.programs[0]) and head <= pc <= jump and loop.alive(self.work)
-        ]
+        mine = [(head, jump, loop) for (p, head, jump), loop in self.loops.items() if p == int(block.programs[0])]
+        around = [(jump - head, x) for head, jump, x in mine if head <= pc <= jump and x.alive(self.work)]
         self.allowed = self.work + BUDGET * (0.5 if first or not around else 1)
         return bool(around) and max(around, key=lambda x: x[0])[1].left() > LONGEST * BUDGET
 

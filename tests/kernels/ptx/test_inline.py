@@ -197,12 +197,7 @@ def test_a_generic_address_that_may_be_either_stays_unknown():
         (CALL, LEAF.replace("st.b32 [%rd1], 7;", CALL.replace("%rd2", "%rd1")), UnknownOpcode, "leaf: it calls itself"),
         (CALL.replace("leaf", "%rd1"), LEAF, UnknownOpcode, "a call of an address"),
         (CALL.replace("(param0);", "(param0, param0);"), LEAF, ParseError, "takes 2 .* and is given 3"),
-        (
-            CALL.replace("st.param", "// st.param"),
-            LEAF,
-            UnknownOpcode,
-            "a part of a parameter, or one that nothing has set",
-        ),
+        (CALL.replace("st.param", "// st.param"), LEAF, UnknownOpcode, "a parameter, or one that nothing has set"),
         (CALL.replace("ld.param.b64", "ld.param.b16"), LEAF, UnknownOpcode, "a part of a parameter"),
         ("	bra.uni nowhere;\n", LEAF, ParseError, "nothing declares nowhere"),
         ("	mov.b64 %rd1, nothing;\n", LEAF, ParseError, "nothing declares nothing"),

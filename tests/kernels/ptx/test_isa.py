@@ -212,7 +212,7 @@ def test_every_spelling_agrees_with_its_truth(family):
 
 def test_axes_of_one_stay_one():
     scalar, row, column = (np.ones(shape, np.uint32) for shape in ((1, 1), (1, 32), (5, 1)))
-    for opcode in (
+    for opcode in [
         "add.s32",
         "fma.rn.f32",
         "prmt.b32",
@@ -221,7 +221,7 @@ def test_axes_of_one_stay_one():
         "max.NaN.f32",
         "bfe.u32",
         "fma.rn.bf16x2",
-    ):
+    ]:
         function = isa.semantics(opcode).function
         n = len(isa.semantics(opcode).sources)
         mixed = [row, *[column] * (n - 1)]

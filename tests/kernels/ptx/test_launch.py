@@ -52,11 +52,8 @@ tuned = triton.autotune([triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 1
 def test_results_appear_in_the_caller_s_arrays_whatever_their_strides_and_dtypes():
     cases = [np.zeros((8, 6), np.float32)[::2, ::-3], np.zeros((), np.int8), np.zeros(4, ml_dtypes.bfloat16)]
     cases += [torch.zeros(8, 6, dtype=torch.bfloat16).t()[1:, ::2], torch.zeros((), dtype=torch.float64)]
-    cases += [
-        torch.zeros(4, dtype=torch.float8_e4m3fn),
-        torch.zeros(4, dtype=torch.bool),
-        torch.zeros(4).requires_grad_(),
-    ]
+    cases += [torch.zeros(4, dtype=dtype) for dtype in (torch.float8_e4m3fn, torch.bool)]
+    cases += [torch.zeros(4).requires_grad_()]
     for case in cases:
         run(seeded, 1, case, 1.0)
         array = executed[-1].arguments[0][1].array

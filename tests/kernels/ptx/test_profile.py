@@ -146,9 +146,8 @@ def test_a_table_has_the_counters_beside_the_source_lines(tmp_path):
 
 def test_the_axis_can_be_chosen_and_any_strides_are_undone(tmp_path):
     written = tmp_path / "page.html"
-    backwards = (
-        "copy[(1,)](np.zeros((4, 256), np.float32)[::-1, ::2], torch.zeros(64), {}, {}, BLOCK=64, num_warps=2)\n"
-    )
+    backwards = "x, out = np.zeros((4, 256), np.float32)[::-1, ::2], torch.zeros(64)\n"
+    backwards += "copy[(1,)](x, out, {}, {}, BLOCK=64, num_warps=2)\n"
     cases = (
         ((64, 2), ("--axis", 1), "64 of 512 slots", ["x[0] · program (0, 0, 0)", "x[1] to x[3] · program none"]),
         ((64, 2), ("--axis", 0), "1 of 4 slots", ["x · program (0, 0, 0)", "the n-th load of x"]),

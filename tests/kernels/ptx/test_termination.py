@@ -105,9 +105,10 @@ def launch(kernel, n=8, programs=1, **settings):
     return out[0]
 
 
-@pytest.mark.parametrize(
-    "kernel", [forgets_to_count, counts_inside_only, swings, has_a_period, writes_a_counter_round_and_round]
-)
+ENDLESS = [forgets_to_count, counts_inside_only, swings, has_a_period, writes_a_counter_round_and_round]
+
+
+@pytest.mark.parametrize("kernel", ENDLESS)
 @pytest.mark.parametrize("seed", [None, 1])
 def test_a_loop_that_comes_back_to_its_state_never_ends_for_certain(kernel, seed):
     with pytest.raises(ptx.Endless, match=r"never ends.*after [\d,]+ instructions.*test_termination\.py:\d+"):
