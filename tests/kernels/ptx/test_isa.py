@@ -210,18 +210,12 @@ def test_every_spelling_agrees_with_its_truth(family):
     assert exact or family in APPROXIMATIONS
 
 
+AXES = "add.s32 fma.rn.f32 prmt.b32 min.s32 shf.l.wrap.b32 max.NaN.f32 bfe.u32 fma.rn.bf16x2"
+
+
 def test_axes_of_one_stay_one():
     scalar, row, column = (np.ones(shape, np.uint32) for shape in ((1, 1), (1, 32), (5, 1)))
-    for opcode in [
-        "add.s32",
-        "fma.rn.f32",
-        "prmt.b32",
-        "min.s32",
-        "shf.l.wrap.b32",
-        "max.NaN.f32",
-        "bfe.u32",
-        "fma.rn.bf16x2",
-    ]:
+    for opcode in AXES.split():
         function = isa.semantics(opcode).function
         n = len(isa.semantics(opcode).sources)
         mixed = [row, *[column] * (n - 1)]
