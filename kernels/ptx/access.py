@@ -126,7 +126,7 @@ STORE: dict[str, Callable] = {
 
 
 def copy_async(d: Decoder, i: Instruction) -> Run:
-    """cp.async: from global to shared memory, there only once wait_group says so; the rest of the bytes are zeros."""
+    """cp.async: from global to shared memory, complete at wait_group; bytes that are not copied become zeros."""
     if match := re.fullmatch(r"cp\.async\.(commit_group|wait_group|wait_all)", i.opcode):
         left = i.operands[0].bits if i.operands else 0
         if match[1] == "commit_group":

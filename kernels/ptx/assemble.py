@@ -52,10 +52,9 @@ def bind(d: Decoder, i: Instruction) -> Run:
 
 
 def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) -> Run:
-    """An instruction with a guard: only where the predicate holds.
+    """Run an instruction only where its guard holds.
 
-    results  the registers that it writes. Where the guard leaves out every thread they hold any bits, as on a GPU:
-             Triton 3.6 reads such a register under the same guard only, but in a shuffle of the whole warp.
+    results  the registers that it writes; where the guard holds for no thread they get any bits, as on a GPU
     """
 
     def nobody(block):
@@ -108,7 +107,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
     program = parse(text)
-    for family, why in isa.REFUSED.items():  # what a kernel needs these for says more than the first of their helpers
+    for family, why in isa.REFUSED.items():  # names the reason better than their helpers, which come first
         for i in program.instructions:
             if i.opcode.startswith(family):
                 raise UnknownOpcode(i.opcode, why, i)

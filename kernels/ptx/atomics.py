@@ -14,7 +14,7 @@ from .errors import UnknownOpcode
 from .forms import SCOPES, Form, address, form, parts_of
 from .parse import Instruction
 
-# (old, b, c) -> new; the others do what isa.py says of the instruction of that name.
+# (old, b, c) -> new; the others are those of the instruction of that name in isa.py.
 OPERATIONS: dict[str, Callable] = {
     "exch": lambda old, b: b,
     "cas": lambda old, b, c: np.where(old == b, c, old),

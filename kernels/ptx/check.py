@@ -43,7 +43,9 @@ def check(
             "pass the kernel's own by position"
         )
     targets = (targets,) if isinstance(targets, str) else targets
-    targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)
+    targets = several(
+        "targets", targets, lambda x: isinstance(x, str), "one or more GPUs, such as ('sm_80', 'sm_90')", least=1
+    )
     seeds = several("seeds", seeds, whole(0), "a sequence of whole numbers >= 0, such as range(3)")
     check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in Settings._fields})
     for target in targets:
@@ -69,10 +71,6 @@ def check(
         if left:
             put(memory, left)
     return reports
-
-
-def named(target: Any) -> bool:
-    return isinstance(target, str)
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:

@@ -1,7 +1,7 @@
-"""A Program -> steps that can be run: instructions bound to the slots of the register file that they read and write.
+"""A Program -> steps that run: instructions bound to the slots of the register file that they read and write.
 
-Everything an instruction names has a slot: registers, but also immediates, parameters, variables and special registers
-such as %tid.x, which are filled in before a launch starts. So a step only ever indexes one list.
+Registers, immediates, parameters, variables and special registers such as %tid.x all have a slot; those that a launch
+fixes are filled in before it starts. So a step indexes one list.
 """
 
 from collections.abc import Callable
@@ -186,7 +186,7 @@ class Decoder:
         return lambda R, value, active: assign(R, slot, widened(value, kind, register), active)
 
     def pure(self, i: Instruction) -> Run:
-        """An instruction that only computes: isa.py says what."""
+        """An instruction of the table in isa.py."""
         s = isa.semantics(i.opcode, self.approximation, len(i.operands) - 1)
         first = i.operands[0]
         targets = first.parts if isinstance(first, Vector) else (first,)

@@ -61,10 +61,9 @@ class Race(PtxError):
 
 
 class WarpRace(Race):
-    """A race between lanes of one warp, so that no other thread has a part in it: graver ones are a plain Race.
+    """A race between lanes of one warp, in which no other thread has a part; every other race is a plain Race.
 
-    Of what several lanes store by one instruction one value stays, and PTX does not say whose. Between two instructions
-    the lanes need not be in step.
+    PTX leaves open which lane's value stays if one instruction stores several, and lanes need not be in step.
     """
 
 

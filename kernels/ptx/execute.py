@@ -14,10 +14,12 @@ from .decode import dtype
 from .errors import PtxError, Race, WarpRace, location
 from .machine import Machine
 from .memory import GlobalMemory
-from .parse import Instruction, Where
+from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number
 from .uninitialised import verdict
+
+LIBRARY = ("standard.py", "core.py", "math.py")
 
 
 class Line(NamedTuple):
@@ -36,7 +38,7 @@ class Line(NamedTuple):
 
 
 class Report:
-    """What a launch did: counts of warps, threads and bytes, as their names say, over all programs.
+    """What a launch did: counts of warps, threads and bytes over all programs.
 
     name, target, grid, num_warps  which launch
     total        Line of the whole launch
@@ -95,7 +97,8 @@ class Report:
     def lines(self) -> dict[tuple[str, int], Line]:
         lines: dict[tuple[str, int], Line] = {}
         for instruction, line in self.by_instruction:
-            where = source_line(instruction.where)
+            # the innermost line that is not of Triton's library
+            where = next((at for at in instruction.where if at[0] not in LIBRARY), ("?", 0))
             lines[where] = lines.get(where, Line()).plus(line)
         return dict(sorted(lines.items()))
 
@@ -192,8 +195,3 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
         what += f"this {second} and {'an' if first == 'atomic' else 'a'} {first} by thread {t} of {group}{where}, "
         what += f"PTX line {one.line}, with {missing} between them"
     return (WarpRace if warp else Race)(what, two, coordinates(q, grid), u)
-
-
-def source_line(where: Where) -> tuple[str, int]:
-    """The user's own line: the innermost one that is not of Triton's library."""
-    return next((place for place in where if place[0] not in ("standard.py", "core.py", "math.py")), ("?", 0))

@@ -151,9 +151,9 @@ class Approximation:
     def move(self, opcode: str, bits: np.ndarray, *inputs: np.ndarray, unit: int = 1) -> np.ndarray:
         """Neighbours of the results `bits` (uint32 | uint64); zeros and what is not finite stay.
 
-        unit    what counts as one last place, in the pattern's own
+        unit    one last place, in units of the pattern
 
-        A result stays, too, where an operand is zero: PTX promises ex2(0) = 1 and cos(0) = 1.
+        A result of a zero operand stays, too: PTX promises ex2(0) = 1 and cos(0) = 1.
         """
         key = np.uint64((zlib.crc32(opcode.encode()) << 32 ^ self.seed) & 0xFFFFFFFFFFFFFFFF)
         for x in inputs:

@@ -1,8 +1,7 @@
-"""Happens-before in a launch: suspected accesses are replayed in order of execution, with what synchronises them.
+"""Happens-before in a launch: a replay of the suspected accesses and their synchronisation, in order of execution.
 
-Knowledge is a bit set, a Python integer with one bit per stretch: all that a thread does between two of its
-synchronisations. Threads of a warp that wait for nothing but barriers share theirs: none can learn of one without the
-others. A program or warp that passes a barrier merges what its threads did and learned.
+What a thread knows is a bit set, a Python integer with one bit per stretch; a stretch is all that a thread does between
+two of its synchronisations. Threads of a warp that only wait at barriers share one. At a barrier the sets are merged.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 """

@@ -1,8 +1,7 @@
-"""The instruction table: what every instruction computes that touches neither memory nor another thread.
+"""The instruction table: every instruction that touches neither memory nor another thread.
 
-A row holds the section of the PTX ISA (8.8) that defines it, its spellings, braces expanded as the shell does, and a
-builder, which is given one spelling and returns its semantics. What no row spells is not executed: a modifier that the
-table does not know makes an unknown opcode and is never ignored.
+A row holds a section of the PTX ISA (8.8), spellings, whose braces expand as in a shell, and a builder: spelling ->
+semantics. An instruction or modifier in no row is an unknown opcode; none is ignored.
 """
 
 import itertools
@@ -136,12 +135,12 @@ OPCODES = {opcode: (section, build) for section, spelling, build in TABLE for op
 
 @cache
 def semantics(opcode: str, approximation: Approximation | None = None, operands: int = 0) -> Semantics:
-    """What an instruction computes, from its spelling alone.
+    """What an instruction computes, from its spelling.
 
     approximation  moves the results of approximate functions; None leaves them at the nearest number
-    operands       how many sources the instruction is written with; min and max.f32 take a third, others the one number
+    operands       number of sources as written; min and max.f32 take a third
 
-    Raises UnknownOpcode, with the reason where a whole family is refused, for whatever the table does not spell.
+    Raises UnknownOpcode for a spelling that is not in the table, with the reason if its family is refused.
     """
     if opcode not in OPCODES:
         raise UnknownOpcode(opcode, next((why for family, why in REFUSED.items() if opcode.startswith(family)), ""))

@@ -2,9 +2,9 @@
 
 A Block holds programs that execute together, with one register file whose values are (programs, threads) arrays. Where
 a branch sends whole programs two ways the block splits; where it parts the threads of one program the block gets two
-Fragments, each with a mask. Whoever is at the lowest instruction runs next, so that those who are apart meet again at
-the first one they share. With a seed, chance decides instead: which programs share a block, which of their warps go
-apart, and who runs next at every access to global memory.
+Fragments, each with a mask. The fragment at the lowest instruction runs next, so that those apart meet again at the
+first one they share. With a seed, chance decides instead: which programs share a block, which of their warps go
+apart, and which fragment runs after every access to global memory.
 """
 
 import numpy as np
@@ -20,15 +20,14 @@ NEVER = 1 << 62  # instructions
 
 
 class Machine:
-    """One launch: who runs when.
+    """The schedule of one launch.
 
-    limit  instructions, each counted once for all programs that run it together, after which the launch is stopped;
-           None stops loops that show no end
+    limit  instructions, each counted once for all programs in lockstep, that it may execute; None stops endless loops
     """
 
     def __init__(self, world: World, *, limit: int | None = None):
         self.world, self.decoded, self.memory, self.random = world, world.decoded, world.memory, world.random
-        self.most = self.limit = NEVER if limit is None else limit  # `limit` says how many are left
+        self.most = self.limit = NEVER if limit is None else limit  # `limit` is how many are left
         self.budget = Budget(self.decoded) if limit is None else None
         X, Y, Z = world.grid
         self.blocks = [Block(world, programs) for programs in self.teams(np.arange(X * Y * Z))]
@@ -60,7 +59,7 @@ class Machine:
                     self.blocks.remove(block)
 
     def choose(self) -> tuple[Block, Fragment]:
-        """Who runs next: the lowest instruction, joined by all who are there too; or, with a seed, anyone."""
+        """The next fragment to run: the one at the lowest instruction, joined by others there; with a seed, any."""
         waits = lambda f: f.barrier is not None or (f.asleep and f.asleep())  # noqa: E731
         awake = [(f.pc, i, b, f) for i, b in enumerate(self.blocks) for f in b.fragments if not waits(f)]
         if not awake:

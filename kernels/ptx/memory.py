@@ -1,7 +1,7 @@
 """Global memory: the arguments' arrays in one arena, with what may be touched and what was written, byte by byte.
 
-segments.py maps addresses to bytes. Around each array lie guard bytes of no array, so an access out of bounds is one
-that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
+segments.py maps addresses to bytes. Guard bytes surround each array: an access out of bounds meets one of them, or is
+near no array. Arrays that share memory share it here too.
 """
 
 from functools import cache
@@ -32,10 +32,9 @@ def word(bit: int, dtype: np.dtype) -> np.ndarray:
 
 
 def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    """Whether words agree, or differ as copies of floats of `width` bits do that were summed in several orders.
+    """Whether words agree, or are floats of `width` bits that differ as sums in several orders do.
 
-    The largest of them sets the scale, since a sum may cancel. Small integers are no such floats: as those they are
-    subnormal, and their differences too large.
+    The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
     """
     if width not in (16, 32, 64) or not a.size:
         return np.array_equal(a, b)

@@ -1,7 +1,6 @@
-"""What a launch asks of Triton beside its arguments: each option is honoured, named as one without effect, or refused.
+"""Triton's options of a launch: each is honoured, named as one without effect, or refused before anything runs.
 
-Triton drops some keywords in silence and answers others with an assertion or a crash, so they are asked for here, at
-the door. The options are those of the installed Triton.
+Triton ignores some keywords and crashes on others. The options are those of the installed Triton.
 """
 
 import re
@@ -36,10 +35,9 @@ IDLE = {
 
 
 def check_options(kernel: Any, given: dict[str, Any], sm: int) -> str:
-    """What `kernel`, launched with these keywords, is to be instrumented with; "" for nothing.
+    """The instrumentation mode of a launch of `kernel` with these keywords; "" for none.
 
-    Raises Refused for a keyword that is neither a parameter nor an option, and for an option that cannot be
-    honoured; warns of one that has no effect here.
+    Raises Refused for a keyword that is no parameter or option, or cannot be honoured; warns of one without effect.
     """
     # Triton takes a parameter that is called as an option for both.
     name, options = kernel.__name__, {k: v for k, v in given.items() if k in DEFAULTS or k not in kernel.arg_names}

@@ -113,11 +113,10 @@ def find_races(log: Sequence[Access]) -> list[Race]:
 
     returns one Race for each pair of instructions and each level, the gravest first; [] if all is ordered.
 
-    No races are: two atomic or strong accesses, if they are of gpu or sys scope or of the same program; and within a
-    program, from one of its barriers to the next, the copies of a value that Triton lets several threads hold:
-    stores of the same bytes through one instruction; and a weak load, if its thread writes nothing there and every
-    thread that does, by plain stores, has loaded the place before through the same instruction. What a copy is used
-    for cannot be seen: if something is made of it that reaches another place, a race stays unreported.
+    No races are: two atomic or strong accesses of gpu or sys scope or of one program; and, between two barriers of a
+    program, the copies of a value that Triton lets several of its threads hold: stores of the same bytes by one
+    instruction; and a weak load by a thread that writes nothing there, if every thread that does, by plain stores, has
+    loaded the place before by the same instruction. A race by what is made of such a copy stays unreported.
     """
     rows = _shared_rows(log, _near_writes(log))
 
@@ -192,10 +191,10 @@ def _sharing(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np
 
 
 def _stand_ins(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np.ndarray], shared: np.ndarray):
-    """Which rows are looked at: a function of programs (threads,) and their places (threads, granules of each) -> bool.
+    """A filter of rows: programs (threads,) and places (threads, granules of each) -> bool.
 
-    Programs that never synchronise are unordered, all of them. So where thousands of threads meet, the first two
-    programs of these that come there, and the first two that write there, race if any do; the others are left out.
+    Programs that never synchronise are all unordered. Where thousands of threads meet, the first two such programs, and
+    the first two that write, race if any do; the filter drops the others.
     """
     count = {k: int(np.count_nonzero(shared[0, place] | shared[1, place])) for k, place in places.items()}
     if sum(count.values()) <= MANY:  # before anything is made of all granules: of buffers far apart there are billions

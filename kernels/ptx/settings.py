@@ -50,7 +50,7 @@ def boolean(x: Any) -> bool:
 
 
 def readability(x: Any) -> bool:
-    """Whether it is what `Settings.readable` says, or a function."""
+    """Whether it fits `Settings.readable`."""
     if x is None or callable(x):
         return True
     return isinstance(x, Mapping) and all(isinstance(k, str) and mask(v) for k, v in x.items())

@@ -129,7 +129,7 @@ def extreme(a: float, b: float, least: bool, nan: bool) -> float:
 
 
 def root(x: float, kind: str, mode: str) -> int:
-    """The pattern of the square root: the last whose square is not above x, or the next, as the direction says."""
+    """The pattern of the square root: the last whose square is not above x, or the next, by the direction."""
     if x < 0 or not math.isfinite(x) or x == 0:
         return pattern(math.nan if x < 0 else x, kind)
     low = pattern(math.sqrt(x), kind, "rz")

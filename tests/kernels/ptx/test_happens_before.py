@@ -92,7 +92,7 @@ RULES = {
         (REPLICATED, set()),
         ([load("r", 0), *REPLICATED[::-1]], set()),  # copies made late are as useless
         (REPLICATED * 3, set()),
-        ([load("r", 0), *REPLICATED[::-1], *LATER], {("a", "b", "within")}),  # what else happens there has no say
+        ([load("r", 0), *REPLICATED[::-1], *LATER], {("a", "b", "within")}),  # other accesses there do not matter
         ([REPLICATED[0], atomic("w", 0, "relaxed")], COPIED),  # what an atomic writes is for others
         (REPLICATED[::-1], WITHIN),  # the writer loads what it has stored, and so do the others
         ([load("r", 0, threads=[9]), store("w", 0)], COPIED),

@@ -1,4 +1,4 @@
-"""mma against products of matrices that are put into the threads' registers element by element, as the PTX ISA says."""
+"""mma against products of matrices that are put into the threads' registers element by element, by the PTX ISA's formulas."""
 
 import itertools
 import math

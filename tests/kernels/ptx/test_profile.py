@@ -60,7 +60,7 @@ def pictures(page: str) -> list[str]:
 
 
 def letters(svg: str) -> str:
-    """What a picture says, its lines joined."""
+    """The text of a picture, its lines joined."""
     return " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter())
 
 

@@ -1,4 +1,4 @@
-"""Loops that never end are told so at once, loops that show no end within seconds, and long ones run."""
+"""Loops that never end are reported at once, loops that show no end within seconds, and long ones run."""
 
 import time
 

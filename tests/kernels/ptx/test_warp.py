@@ -93,11 +93,11 @@ def test_votes_count_the_active_lanes_only():
         pred = rng.random(shape) < often
         got = {mode: wide(warp.vote(mode, pred, active))[0] for mode in ("all", "any", "uni", "ballot")}
         got["active"] = wide(warp.activemask(active))[0]
-        for at, lanes, said in per_warp(*wide(pred, active)):
-            ballot = sum(1 << lane for lane, yes in zip(lanes, said, strict=True) if yes)
-            assert (got["all"][at] == all(said)).all()
-            assert (got["any"][at] == any(said)).all()
-            assert (got["uni"][at] == (len(set(said)) == 1)).all()
+        for at, lanes, votes in per_warp(*wide(pred, active)):
+            ballot = sum(1 << lane for lane, yes in zip(lanes, votes, strict=True) if yes)
+            assert (got["all"][at] == all(votes)).all()
+            assert (got["any"][at] == any(votes)).all()
+            assert (got["uni"][at] == (len(set(votes)) == 1)).all()
             assert (got["ballot"][at] == ballot).all()
             assert (got["active"][at] == sum(1 << lane for lane in lanes)).all()
 
