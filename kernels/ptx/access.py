@@ -48,7 +48,7 @@ def load_global(block, at, f: Form, active):
     words = world.memory.load(at, f.size, block)
     if world.checks:
         note(block, "load", f, at, active)
-    world.counters.accessed(block, "load", at, f.size, active)
+    world.counters.accessed(block, at, f.size, active)
     return words
 
 
@@ -106,7 +106,7 @@ def store_global(block, at, words, f: Form, active) -> None:
         value = stays if same or near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
         world.counters.replicas(block, address, words, f.size)  # of threads that store nothing, too
-    world.counters.accessed(block, "store", at, f.size, active)
+    world.counters.accessed(block, at, f.size, active)
 
 
 def store_shared(block, at, words, f: Form, active) -> None:

@@ -17,7 +17,7 @@ def nothing(block, active) -> None:
     pass
 
 
-def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
+def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
     """The machine's method for an instruction that steers, and where it leads."""
     parts = i.opcode.split(".")
     if parts[0] == "bra" and parts[1:] in ([], ["uni"]):
@@ -77,7 +77,7 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
     d.reads = d.writes = 0
     guard = None
     try:
-        steers, target = control(d, i, labels)
+        steers, target = control(i, labels)
         run = nothing if steers else bind(d, i)
         if i.guard is not None:
             slot = d.source(i.guard._replace(negated=False), "pred")[0]

@@ -57,7 +57,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         if f.space == "global":
             if world.checks:
                 note(block, "atomic", f, at, active, sequence=on)
-            world.counters.accessed(block, "atomic", at, f.size, active)
+            world.counters.accessed(block, at, f.size, active)
         for put, words in zip(puts, old, strict=False):
             whole = np.zeros(P * T, words.dtype)
             whole[on] = words

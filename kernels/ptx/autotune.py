@@ -33,11 +33,8 @@ def run_tuned(tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[
     tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
     try:
         configs = tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs
-        key = (
-            id(tuner),
-            *(given.get(k) for k in tuner.keys),
-            *(str(x.dtype) for x in given.values() if hasattr(x, "dtype")),
-        )
+        dtypes = (str(x.dtype) for x in given.values() if hasattr(x, "dtype"))
+        key = (id(tuner), *(given.get(k) for k in tuner.keys), *dtypes)
         first, failure = key not in seen, None
         seen.add(key)
         for config in configs:

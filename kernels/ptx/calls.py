@@ -135,9 +135,8 @@ def assertfail(d: Decoder, i: Instruction) -> Run:
         block.instruction = i
         P, T, memory = len(block.programs), block.world.T, block.world.memory
         first = int(np.argmax(np.broadcast_to(True if active is None else active, (P, T))))
-        words, name, number = (
-            int(np.broadcast_to(block.R[slot], (P, T)).flat[first]) for slot in (message, file, line)
-        )
+        lane = lambda slot: int(np.broadcast_to(block.R[slot], (P, T)).flat[first])  # noqa: E731
+        words, name, number = map(lane, (message, file, line))
         place = (Path(text_at(memory, name)).name, number)
         at = "" if place in i.where else f" ({place[0]}:{place[1]})"
         raise block.error(AssertionFailed, f"a device_assert fails: {text_at(memory, words)}{at}", *divmod(first, T))

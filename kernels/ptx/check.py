@@ -43,9 +43,8 @@ def check(
             "pass the kernel's own by position"
         )
     targets = (targets,) if isinstance(targets, str) else targets
-    targets = several(
-        "targets", targets, lambda x: isinstance(x, str), "one or more GPUs, such as ('sm_80', 'sm_90')", least=1
-    )
+    named = lambda x: isinstance(x, str)  # noqa: E731
+    targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)
     seeds = several("seeds", seeds, whole(0), "a sequence of whole numbers >= 0, such as range(3)")
     check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in Settings._fields})
     for target in targets:

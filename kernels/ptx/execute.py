@@ -12,6 +12,7 @@ from .calls import Printed
 from .counters import CLASSES, Counters, Traffic, class_of
 from .decode import dtype
 from .errors import PtxError, Race, WarpRace, location
+from .locations import described
 from .machine import Machine
 from .memory import GlobalMemory
 from .parse import Instruction
@@ -182,7 +183,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
     """A race of races.py as an error at its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
     warp = race.level == "warp"
-    what = f"a race {'within one warp ' if warp else ''}at {memory.describe(address)}: "
+    what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
     if warp and one is two and first == second == "store":
         what += f"threads {t} and {u} store two values, and PTX does not say which stays"
     else:

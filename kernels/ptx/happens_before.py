@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import turns
+
 WRITES = ("store", "atomic")
 LEVELS = ("launch", "program", "warp")  # two programs, two warps of one, two lanes of one warp: the gravest first
 EXAMPLES = 256  # places looked at where one set of instructions collides within programs: thousands show nothing new
@@ -166,13 +168,7 @@ def _two_of_each(rows: Rows, copies: np.ndarray, value: np.ndarray, synced: np.n
     """Rows (bool) without those that add nothing: of lanes of a warp that do the same in one place at once, and do
     not synchronise by themselves, two race with whomever any of them races with."""
     group = number(rows.access, rows.place, rows.who // 32, value, copies)
-    group = np.where(synced, group.max() + 1 + np.arange(len(group)), group)
-    order = np.argsort(group, kind="stable")
-    start = np.flatnonzero(np.diff(group[order], prepend=-1))
-    turn = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
-    keep = np.zeros(len(order), bool)
-    keep[order] = turn < 2
-    return keep
+    return turns(np.where(synced, group.max() + 1 + np.arange(len(group)), group)) < 2
 
 
 def _members(group: np.ndarray) -> Callable[[int], int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import broadcast
+from .arrays import broadcast, turns
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
@@ -48,10 +48,7 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
 
     All that meet for the first time go at once, then all that meet for the second time, and so on.
     """
-    order = np.argsort(index, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(index[order]) != 0])
-    turn = np.empty(len(index), np.int64)
-    turn[order] = np.arange(len(index)) - np.repeat(starts, np.diff(np.r_[starts, len(index)]))
+    turn = turns(index)
     old = np.empty(len(index), words.dtype)
     by_turn = np.argsort(turn, kind="stable")
     for now in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1):
@@ -241,7 +238,8 @@ class GlobalMemory:
     def fault(self, kind: type[PtxError], at: np.ndarray, size: int, bad: np.ndarray, site, describe=None) -> PtxError:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
         row, thread = (int(i) for i in np.argwhere(bad)[0])
-        place = (describe or self.describe)(int(np.broadcast_to(at, bad.shape)[row, thread]))
+        byte = int(np.broadcast_to(at, bad.shape)[row, thread])
+        place = describe(byte) if describe else described(byte, self.regions)
         verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}
         verb = verbs.get(kind, "holds nothing that was written")
         return site.error(kind, f"{size} bytes at {place}: the address {verb}", row, thread)
@@ -249,10 +247,6 @@ class GlobalMemory:
     def stray(self, address: int) -> str:
         """An address, as a kernel sees it, that is near no array, in words."""
         return stray(address, self.segments, self.regions)
-
-    def describe(self, at: int) -> str:
-        """A byte of the arena in the arguments' own words: 'k[0, 1, 0]', or 'k +128 bytes, 0 past its end'."""
-        return described(at, self.regions)
 
     def read_bytes(self, name: str) -> int:
         """How many distinct bytes of an argument were read, to whole elements."""

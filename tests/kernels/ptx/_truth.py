@@ -12,6 +12,10 @@ NAN = {"f64": 0x7FF8 << 48, **dict.fromkeys(("f32", "tf32"), 0x7FFFFFFF)}
 NAN |= dict.fromkeys(("bf16", "f16"), 0x7FFF) | dict.fromkeys(("e5m2", "e4m3"), 0x7F)
 
 
+def approximate(opcode: str) -> bool:
+    return "approx" in opcode or "full" in opcode
+
+
 def width(t: str) -> int:
     """Bits of a PTX type."""
     return 2 * width(t[:-2]) if t.endswith("x2") else WIDTH.get(t) or int(t.lstrip("bsuf"))

@@ -19,10 +19,6 @@ FUNCTIONS = {
 COARSE = ("rcp.approx.ftz.f64", "rsqrt.approx.ftz.f64")
 
 
-def approximate(opcode: str) -> bool:
-    return "approx" in opcode or "full" in opcode
-
-
 def last_places(bits: np.ndarray, true: np.ndarray, kind: str) -> np.ndarray:
     """Distance from the true float64 results in last places of the format; 0 where both are NaN or equal."""
     e, f = t.SHAPE[kind]
@@ -52,7 +48,7 @@ def approximated(opcode: str, approximation: floats.Approximation | None):
     return bits, error, regular, kind
 
 
-@pytest.mark.parametrize("opcode", [o for o in isa.OPCODES if approximate(o) and o not in COARSE])
+@pytest.mark.parametrize("opcode", [o for o in isa.OPCODES if t.approximate(o) and o not in COARSE])
 def test_approximate_functions_are_nearest_and_move_by_no_more_than_asked(opcode):
     bits, error, regular, kind = approximated(opcode, None)
     assert error[regular].max() <= (1.0 if kind == "f64" else 0.51)  # in f64 the truth is itself rounded

@@ -1,4 +1,4 @@
-"""mma against products of matrices that are put into the threads' registers element by element, by the PTX ISA's formulas."""
+"""mma against products of matrices, put into the threads' registers element by element by the PTX ISA's formulas."""
 
 import itertools
 import math
