@@ -1,4 +1,4 @@
-"""NumPy idioms: broadcasting a few hundred elements, where calls cost most, and numbering repeated values."""
+"""NumPy idioms: small broadcasts, the first True of a mask, numbers of repeated values."""
 
 import math
 
@@ -16,6 +16,12 @@ def broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     whole = np.empty(shape, x.dtype)
     whole[...] = x
     return whole
+
+
+def first_of(mask: np.ndarray) -> tuple[int, int]:
+    """Row and thread of the first True in (P, T)."""
+    row, thread = np.argwhere(mask)[0].tolist()
+    return row, thread
 
 
 def turns(values: np.ndarray) -> np.ndarray:

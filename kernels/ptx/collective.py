@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import mma, warp
+from .arrays import first_of
 from .decode import Decoder, Run
 from .errors import DivergentBarrier, NotConverged, UnknownOpcode
 from .forms import address, parts_of
@@ -48,8 +49,8 @@ def shfl(d: Decoder, i: Instruction) -> Run:
         R = block.R
         read, in_range, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
         if active is not None and inactive.any():
-            row, thread = (int(n) for n in np.argwhere(inactive)[0])
-            raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
+            what = "a shuffle reads a lane that does not take part"
+            raise block.error(DivergentBarrier, what, *first_of(inactive))
         return read, in_range
 
     return by_lanes(d, i, ("b32", "pred"), results)

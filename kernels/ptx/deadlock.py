@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import first_of
 from .block import Block, Fragment
 from .errors import Deadlock, DivergentBarrier, Endless, PtxError
 from .termination import READ
@@ -22,7 +23,7 @@ def deadlock(machine: Any) -> PtxError:
     steps = machine.decoded.steps
     at = lambda f: steps[f.pc - (f.barrier is not None)].instruction  # noqa: E731
     block.instruction = at(f)
-    row, thread = (int(n) for n in np.argwhere(block.mask(f))[0])
+    row, thread = first_of(block.mask(f))
     if spins:
         loop, executed = f.looped, machine.most - machine.limit
         if loop.found == "still" and any(READ.match(s.instruction.opcode) for s in steps[loop.head : loop.jump]):

@@ -34,7 +34,7 @@ class Line(NamedTuple):
     atomics: int = 0  # by threads
 
     def plus(self, other: "Line") -> "Line":
-        pairs = zip(self, other, strict=True)
+        pairs: Any = zip(self, other, strict=True)
         return Line(*(a.plus(b) if isinstance(a, Traffic) else a + b for a, b in pairs))
 
 

@@ -20,9 +20,9 @@ REFUSED = {
     "wgmma": "warp-group matrix products are not modelled",
     "tcgen05": "tensor memory of sm_100 is not modelled",
     "mbarrier": "barriers in shared memory are not modelled",
-    "cp.async.bulk": "the tensor memory accelerator is not modelled",
-    "cp.reduce.async.bulk": "the tensor memory accelerator is not modelled",
-    "tensormap": "the tensor memory accelerator is not modelled",
+    **dict.fromkeys(
+        ("cp.async.bulk", "cp.reduce.async.bulk", "tensormap"), "the tensor memory accelerator is not modelled"
+    ),
     "multimem": "memory of several GPUs is not modelled",
     "barrier.cluster": "clusters of programs are not modelled",
 }

@@ -9,6 +9,7 @@ apart, and which fragment runs after every access to global memory.
 
 import numpy as np
 
+from .arrays import first_of
 from .block import Block, Fragment, Round, World
 from .deadlock import deadlock, together
 from .decode import Step
@@ -153,7 +154,7 @@ class Machine:
         block.instruction = self.decoded.steps[fragment.pc].instruction
         more = f"more than max_steps={self.most}" if self.most != NEVER else f"more by max_steps={100 * done}"
         what = f"the launch did not end within {done:,} instructions; if it is only long, allow {more}"
-        raise block.error(Unfinished, what, *(int(n) for n in np.argwhere(block.mask(fragment))[0]))
+        raise block.error(Unfinished, what, *first_of(block.mask(fragment)))
 
     @staticmethod
     def unwritten(block: Block, steps: list[Step]) -> None:
@@ -196,7 +197,7 @@ class Machine:
         stops, _ = self.chosen(block, fragment, step)
         fragment.pc += 1
         if stops.any():
-            raise block.error(Trap, "the kernel stops itself", *(int(n) for n in np.argwhere(stops)[0]))
+            raise block.error(Trap, "the kernel stops itself", *first_of(stops))
 
     def part(self, block: Block, fragment: Fragment, goes: np.ndarray, stays: np.ndarray, target: int | None) -> None:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
@@ -232,8 +233,8 @@ class Machine:
         waits, passes = self.chosen(block, fragment, step)
         fragment.pc += 1
         if (mixed := waits.any(1, keepdims=True) & passes).any():
-            skips = (int(n) for n in np.argwhere(mixed)[0])
-            raise block.error(DivergentBarrier, "a barrier that this thread skips and others wait at", *skips)
+            what = "a barrier that this thread skips and others wait at"
+            raise block.error(DivergentBarrier, what, *first_of(mixed))
         if fragment.active is None:
             block.barrier_passed(waits[:, 0])
         else:
@@ -247,7 +248,7 @@ class Machine:
             return
         here = np.sum(np.broadcast_arrays(*(block.warps(f.active) for f in waiting)), axis=0)
         if (here > 1).any() and len({f.pc for f in waiting}) > 1:
-            row, warp = (int(n) for n in np.argwhere(here > 1)[0])
+            row, warp = first_of(here > 1)
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
         arrived, left = together(block, waiting), together(block, block.fragments)
         if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():

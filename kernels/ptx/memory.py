@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import broadcast, turns
+from .arrays import broadcast, first_of, turns
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
@@ -237,7 +237,7 @@ class GlobalMemory:
 
     def fault(self, kind: type[PtxError], at: np.ndarray, size: int, bad: np.ndarray, site, describe=None) -> PtxError:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
-        row, thread = (int(i) for i in np.argwhere(bad)[0])
+        row, thread = first_of(bad)
         byte = int(np.broadcast_to(at, bad.shape)[row, thread])
         place = describe(byte) if describe else described(byte, self.regions)
         verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import first_of
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order, near
 
@@ -83,7 +84,7 @@ class SharedMemory:
         bad = (at < 0) | (at + size > self.size) | (at & (size - 1) != 0)
         bad = bad if active is None else bad & active
         if bad.any():
-            row, thread = (int(i) for i in np.argwhere(bad)[0])
+            row, thread = first_of(bad)
             where = int(np.broadcast_to(at, bad.shape)[row, thread])
             kind = Misaligned if 0 <= where <= self.size - size else OutOfBounds
             verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {self.size} bytes"

@@ -171,8 +171,8 @@ class Language:
     @staticmethod
     def pick(x: Tile, y, op) -> Tile:
         y = x.lift(y)
-        exact = x.error is None or y.error is None
-        return Tile(op(x.value, y.value), None if exact else np.maximum(x.error, y.error), x.u)
+        error = None if x.error is None or y.error is None else np.maximum(x.error, y.error)
+        return Tile(op(x.value, y.value), error, x.u)
 
     def minimum(self, x, y) -> Tile:
         return self.pick(x, y, np.minimum)
