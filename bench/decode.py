@@ -97,22 +97,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--batch", type=counts, metavar="LIST", help="sequences per batch (default: one per prompt)")
     add("--context", type=counts, metavar="LIST", help="tokens per prompt, drawn at random (default: --prompt)")
     add("--new-tokens", type=counts, default="24", metavar="LIST", help="new tokens per sequence (default %(default)s)")
-    add(
-        "--prompt",
-        action="append",
-        help='text of a prompt, repeatable; a batch repeats them in order (default: "Once upon a time")',
-    )
+    add("--prompt", action="append", help='prompt, may be repeated; a batch cycles (default: "Once upon a time")')
     add("--repeats", type=int, default=7, help="timed runs per impl (default %(default)s)")
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--backend", choices=BACKENDS, default="ptx", help="emulator of triton's kernel without a GPU: the PTX "
         "machine runs the compiled code, the interpreter the source (default %(default)s)")  # fmt: skip
     add("--graph", action="store_true", help="CUDA graph: triton's steps are its replays")
-    add(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="file of JSON lines, one per cell; its cells are not measured again",
-    )
+    add("--results", type=Path, metavar="FILE", help="file of JSON lines, one per cell; cells in it are skipped")
     add("--json", action="store_true", help="records on standard output instead of the report")
     args = parser.parse_args(argv)
     if args.context and args.prompt:

@@ -14,7 +14,6 @@ from .checkpoint.merges import (
     PUBLISHED,
     ForeignTokenizer,
     TokenizerError,
-    byte_alphabet,
     check_vocabulary,
     read_json,
     read_merges,
@@ -31,9 +30,6 @@ from .checkpoint.vocabulary import (
     read_tokenizer_json,
     within,
 )
-
-__all__ = ["ENDOFTEXT", "PUBLISHED", "Tokenizer", "TokenizerError", "byte_alphabet", "find_tokenizer"]
-__all__ += ["gpt2_tokenizer", "read_merges"]
 
 log = logging.getLogger(__name__)
 # The pieces into which GPT-2 cuts a text before merging (OpenAI, gpt-2/src/encoder.py).

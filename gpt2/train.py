@@ -115,22 +115,11 @@ def save(model, out: Path):
     config = model.config
     tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     write(out / "model.safetensors", to_bytes(tensors, {"format": "pt"}))
-    fields = {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": config.n_vocab,
-        "n_positions": config.n_ctx,
-        "n_ctx": config.n_ctx,
-        "n_embd": config.n_embd,
-        "n_head": config.n_head,
-        "n_layer": config.n_layer,
-        "n_inner": config.n_inner,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": config.layer_norm_epsilon,
-        "tie_word_embeddings": True,
-        "bos_token_id": config.eos_token_id,
-        "eos_token_id": config.eos_token_id,
-    }
+    sizes = ("n_ctx", "n_embd", "n_head", "n_layer", "n_inner")
+    fields = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": config.n_vocab}
+    fields |= {"n_positions": config.n_ctx} | {name: getattr(config, name) for name in sizes}
+    fields |= {"activation_function": "gelu_new", "layer_norm_epsilon": config.layer_norm_epsilon}
+    fields |= {"tie_word_embeddings": True, "bos_token_id": config.eos_token_id, "eos_token_id": config.eos_token_id}
     write(out / "config.json", json.dumps(fields, indent=1) + "\n")
 
 

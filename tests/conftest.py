@@ -40,9 +40,10 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """What is imported stays: the garbage collector need not walk a million objects every few tests."""
+    """What is imported stays and is not walked again; compilers make objects by the million, few of them in circles."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(scope="session")

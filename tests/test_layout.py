@@ -52,9 +52,10 @@ ROOMS = {
 }
 
 
-def imports(path: Path):
+@cache
+def imports(path: Path) -> list[tuple[str, int, bool]]:
     """(dotted name, ours or a package's, line number, whether inside a function) of each name that a file imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found, tree = [], ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)
     }
@@ -68,8 +69,8 @@ def imports(path: Path):
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join([*base, *([node.module] if node.module else [])])
             names = [f"{module}.{alias.name}".lstrip(".") for alias in node.names]
-        for name in names:
-            yield name.removeprefix("kvproof."), node.lineno, id(node) in inside
+        found += [(name.removeprefix("kvproof."), node.lineno, id(node) in inside) for name in names]
+    return found
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -117,8 +118,7 @@ def files(names) -> set[Path]:
 def uses(path: Path) -> set[Path]:
     """The files that a file imports, at any depth, by name where it calls import_module, or runs as commands."""
     text = path.read_text(encoding="utf-8")
-    words = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
-    words = {word for word in words if isinstance(word, str)}
+    words = set(re.findall(r'"([\w./]+)"', text))
     beside = {f"{'.'.join(path.parent.relative_to(ROOT).parts)}.{word.lstrip('.')}" for word in words}
     named = {word.removeprefix("kvproof.") for word in words} | (beside if "import_module" in text else set())
     programs = {word.removesuffix(".py").replace("/", ".") for word in words if word.endswith(".py")}

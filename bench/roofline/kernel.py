@@ -122,13 +122,11 @@ def nearest(call: Call, chosen: str, sm: int) -> str:
 
 
 def sizes(call: Call, sm: int) -> Any:
-    """The kernel's Tuning of one program."""
+    """The kernel's Tuning of one program; its cap on registers is not the call's, which no figure here needs."""
     from ...kernels.attention.launch import tuning
 
-    int8 = call.dtype == "int8"
-    plain = not int8 and call.G * call.M == 1
     itemsize = 4 if call.dtype == "float32" else 2
-    return tuning(call.D, itemsize, engine(call, sm), plain, int8, capability=divmod(sm, 10))
+    return tuning(call.D, itemsize, engine(call, sm), False, call.dtype == "int8", capability=divmod(sm, 10))
 
 
 @lru_cache

@@ -46,8 +46,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"kvproof {version('kvproof')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (add_generate, add_logits, add_tokenize, add_perplexity, add_info, add_download):
-        add(commands)
+    for add_command in (add_generate, add_logits, add_tokenize, add_perplexity, add_info, add_download):
+        add_command(commands)
     for brought in entry_points(group="kvproof.commands"):  # __main__ runs these before it asks this parser
         commands.add_parser(brought.name, help=BROUGHT.get(brought.name), add_help=False)
     return top
@@ -55,29 +55,21 @@ def parser() -> argparse.ArgumentParser:
 
 def add_model(command: argparse.ArgumentParser):
     """--model, --impl, --device and --dtype."""
-    command.add_argument("--model", default="tiny", help=MODEL)
-    command.add_argument(
-        "--impl", choices=IMPLS, default="sdpa", help="attention of the decode step (default %(default)s)"
-    )
-    command.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
-    command.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="dtype of weights and cache (default %(default)s)"
-    )
+    add = command.add_argument
+    add("--model", default="tiny", help=MODEL)
+    add("--impl", choices=IMPLS, default="sdpa", help="attention of the decode step (default %(default)s)")
+    add("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="dtype of weights and cache (default %(default)s)")
 
 
 def add_sampling(gen: argparse.ArgumentParser):
     """The choice of the next token, and the end of a text."""
-    gen.add_argument("--temperature", type=float, metavar="T", default=0.0, help="0 is greedy (default %(default)s)")
-    gen.add_argument("--top-k", type=int, metavar="K", help="sample from the K most probable tokens")
-    gen.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the most probable tokens whose probabilities add up to P"
-    )
-    gen.add_argument(
-        "--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)"
-    )
-    gen.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end the text before this string; repeatable"
-    )
+    add = gen.add_argument
+    add("--temperature", type=float, metavar="T", default=0.0, help="0 is greedy (default %(default)s)")
+    add("--top-k", type=int, metavar="K", help="sample from the K most probable tokens")
+    add("--top-p", type=float, metavar="P", help="sample from the most probable tokens whose probabilities add up to P")
+    add("--seed", type=int, metavar="N", help="the same seed gives the same text (default: a new seed each time)")
+    add("--stop", action="append", default=[], metavar="TEXT", help="end the text before this string; repeatable")
 
 
 def add_generate(commands):
@@ -103,16 +95,15 @@ whatever the batch.""",
     source.add_argument("--unconditional", action="store_true", help="start from the end-of-text token alone")
     add_special(gen)
     add_model(gen)
-    gen.add_argument(
-        "--max-tokens", type=int, metavar="N", default=100, help="new tokens, at most (default %(default)s)"
-    )
+    add = gen.add_argument
+    add("--max-tokens", type=int, metavar="N", default=100, help="new tokens, at most (default %(default)s)")
     add_sampling(gen)
     switch = argparse.BooleanOptionalAction
-    gen.add_argument("--kv-cache", action=switch, default=True, help="--no-kv-cache recomputes the text for each token")
-    gen.add_argument("--batch", type=int, metavar="N", default=8, help="prompts per batch (default %(default)s)")
-    gen.add_argument("--stream", action=switch, default=True, help="--no-stream prints each text when it is complete")
-    gen.add_argument("--json", action="store_true", help="one JSON object per prompt instead of text")
-    gen.add_argument("--output", metavar="FILE", help="file for the results of --prompt-file (default standard output)")
+    add("--kv-cache", action=switch, default=True, help="--no-kv-cache recomputes the text for each token")
+    add("--batch", type=int, metavar="N", default=8, help="prompts per batch (default %(default)s)")
+    add("--stream", action=switch, default=True, help="--no-stream prints each text when it is complete")
+    add("--json", action="store_true", help="one JSON object per prompt instead of text")
+    add("--output", metavar="FILE", help="file for the results of --prompt-file (default standard output)")
 
 
 def add_special(command: argparse.ArgumentParser):
@@ -130,8 +121,9 @@ def add_logits(commands):
         "The first token is prefilled and the others decoded; --impl naive computes all at once, without a cache.",
         epilog="example:\n  kvproof logits --ids \"$(kvproof tokenize 'Once upon a time')\" --impl triton --out x.npy",
     )
-    logits.add_argument("--ids", required=True, help="token ids, separated by commas or white space")
-    logits.add_argument("--out", required=True, metavar="FILE", help=".npy file to write")
+    add = logits.add_argument
+    add("--ids", required=True, help="token ids, separated by commas or white space")
+    add("--out", required=True, metavar="FILE", help=".npy file to write")
     add_model(logits)
 
 
@@ -146,11 +138,10 @@ def add_tokenize(commands):
     source = tokenize.add_mutually_exclusive_group(required=True)
     source.add_argument("text", nargs="?", metavar="TEXT", help="the text; with --decode the ids")
     source.add_argument("--file", help='read the text from a file; "-" is standard input')
-    tokenize.add_argument(
-        "--decode", action="store_true", help="convert ids, separated by commas or white space, to text, byte for byte"
-    )
+    add = tokenize.add_argument
+    add("--decode", action="store_true", help="convert ids, separated by commas or white space, to text, byte for byte")
     add_special(tokenize)
-    tokenize.add_argument("--model", default="tiny", help="model whose tokenizer is used: " + MODEL)
+    add("--model", default="tiny", help="model whose tokenizer is used: " + MODEL)
 
 
 def add_perplexity(commands):
@@ -161,12 +152,11 @@ def add_perplexity(commands):
         epilog="example:\n  kvproof perplexity --file tale.txt --stride 512\n\n"
         "Each token is scored once, with at least window - stride tokens before it (fewer at the start of the text).",
     )
-    perplexity.add_argument("--file", required=True, help='the text, in UTF-8; "-" is standard input')
-    perplexity.add_argument(
-        "--stride", type=int, metavar="N", help="tokens from one window to the next (default half a window)"
-    )
-    perplexity.add_argument("--window", type=int, metavar="N", help="tokens in a window (default the model's context)")
-    perplexity.add_argument("--json", action="store_true", help="one JSON object instead of a line")
+    add = perplexity.add_argument
+    add("--file", required=True, help='the text, in UTF-8; "-" is standard input')
+    add("--stride", type=int, metavar="N", help="tokens from one window to the next (default half a window)")
+    add("--window", type=int, metavar="N", help="tokens in a window (default the model's context)")
+    add("--json", action="store_true", help="one JSON object instead of a line")
     add_model(perplexity)
 
 
@@ -178,9 +168,10 @@ def add_info(commands):
         "its weights, head, end tokens and vocabulary come from.",
         epilog="example:\n  kvproof info random:gpt2-xl --dtype bfloat16",
     )
-    info.add_argument("model", metavar="MODEL", help=MODEL.removesuffix(" (default %(default)s)"))
-    info.add_argument("--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)")
-    info.add_argument("--json", action="store_true", help="one JSON object instead of lines")
+    add = info.add_argument
+    add("model", metavar="MODEL", help=MODEL.removesuffix(" (default %(default)s)"))
+    add("--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)")
+    add("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def add_download(commands):
@@ -192,5 +183,6 @@ def add_download(commands):
         "  kvproof download gpt2 ./gpt2-124m && kvproof generate --model ./gpt2-124m --prompt 'Hello'\n\n"
         "Reads HF_HOME, HF_ENDPOINT and HF_HUB_OFFLINE; needs no token.",
     )
-    download.add_argument("name", metavar="NAME", help='"gpt2", "distilgpt2", "owner/name"; each may end in @REVISION')
-    download.add_argument("folder", metavar="FOLDER", nargs="?", help="folder to write (default the hub's cache)")
+    add = download.add_argument
+    add("name", metavar="NAME", help='"gpt2", "distilgpt2", "owner/name"; each may end in @REVISION')
+    add("folder", metavar="FOLDER", nargs="?", help="folder to write (default the hub's cache)")

@@ -29,11 +29,11 @@ def attend(q, k, v, lengths, o, lse, T: tl.constexpr, H: tl.constexpr, G: tl.con
     block = tl.arange(0, 4)[:, None] * 16 + tl.arange(0, 16)[None, :]
     m, l, acc = tl.full([4, 16], -1.0e30, tl.float32), tl.zeros([4, 16], tl.float32), tl.zeros([4, 16, D], tl.float32)
     for first in range(lo, hi, 64):
-        # 2. the rows of this block
+        # 2. the keys and values of this block
         t = tl.minimum(first + block, hi - 1)
         at = (b * (H // G) + j).to(tl.int64) * T * D + t[:, :, None] * D + d
         kb, vb = tl.load(k + at), tl.load(v + at)
-        # 3. scores of this block, as powers of two
+        # 3. scores of this block, as exponents of 2
         s = tl.dot(qh, tl.permute(kb, 0, 2, 1)) * (D**-0.5 * 1.4426950408889634)  # (4, 16 heads, 16 slots)
         s = tl.where((first + block < hi)[:, None, :], s, float("-inf"))
         # 4. new max; shrink the past
@@ -41,7 +41,7 @@ def attend(q, k, v, lengths, o, lse, T: tl.constexpr, H: tl.constexpr, G: tl.con
         a, p, m = tl.exp2(m - m_new), tl.exp2(s - m_new[:, :, None]), m_new
         # 5. add the weights, and the values they weigh
         l, acc = l * a + tl.sum(p, 2), tl.dot(p.to(vb.dtype), vb, acc * a[:, :, None])
-    # 6. merge the rows
+    # 6. merge the BLOCK_N sums
     a = tl.exp2(m - tl.max(m, 0))
     total, at = tl.sum(l * a, 0), row * tl.num_programs(0) + split
     # 7. store this split's sums

@@ -26,12 +26,12 @@ def attend(q, k, v, lengths, out, T: tl.constexpr, H: tl.constexpr, D: tl.conste
     l = tl.zeros([], tl.float32)
     acc = tl.zeros([D], tl.float32)
     for first in range(0, n, 64):
-        # 2. the rows of this block
+        # 2. the keys and values of this block
         t = first + block
         at = cache + t[:, None] * D + d[None, :]
         kb = tl.load(k + at, mask=t[:, None] < n, other=0.0).to(tl.float32)
         vb = tl.load(v + at, mask=t[:, None] < n, other=0.0).to(tl.float32)
-        # 3. scores of this block, as powers of two
+        # 3. scores of this block, as exponents of 2
         s = tl.sum(kb * qh[None, :], 1) * (D**-0.5 * 1.4426950408889634)
         s = tl.where(t < n, s, float("-inf"))
         # 4. new max; shrink the past

@@ -30,18 +30,18 @@ def attend(
     m, l = tl.full([BLOCK_N], -1.0e30, tl.float32), tl.zeros([BLOCK_N], tl.float32)
     acc = tl.zeros([BLOCK_N, D], tl.float32)
     for first in range(lo, hi, UNROLL * BLOCK_N):
-        # 2. the rows of this block
+        # 2. the keys and values of this block
         t = tl.minimum(first + block, hi - 1)
         at = row.to(tl.int64) * T * D + t[:, :, None] * D + d
         kb, vb = tl.load(k + at), tl.load(v + at)
-        # 3. scores of this block, as powers of two
+        # 3. scores of this block, as exponents of 2
         s = tl.where(first + block < hi, tl.sum(kb * qh, 2) * (D**-0.5 * 1.4426950408889634), float("-inf"))
         # 4. new max; shrink the past
         m_new = tl.maximum(m, tl.max(s, 0))  # (BLOCK_N,): of each row
         a, p, m = tl.exp2(m - m_new), tl.exp2(s - m_new), m_new
         # 5. add the weights, and the values they weigh
         l, acc = l * a + tl.sum(p, 0), acc * a[:, None] + tl.sum(p[:, :, None] * vb, 0)
-    # 6. merge the rows
+    # 6. merge the BLOCK_N sums
     a, at = tl.exp2(m - tl.max(m, 0)), row * tl.num_programs(0) + split
     total = tl.sum(tl.where(a > 0, l * a, 0.0), 0)  # select: a product contracted with the sum in some
     acc = tl.sum(tl.where(a[:, None] > 0, acc * (a / total)[:, None], 0.0), 0)  # threads only makes copies differ

@@ -23,10 +23,10 @@ def attend(q, k, v, lengths, o, lse, T: tl.constexpr, H: tl.constexpr, D: tl.con
     qh = tl.load(q + row * D + d).to(tl.float32)
     m, l, acc = tl.full([], -1.0e30, tl.float32), tl.zeros([], tl.float32), tl.zeros([D], tl.float32)
     for first in range(lo, hi, 64):
-        # 2. the rows of this block
+        # 2. the keys and values of this block
         at, live = row.to(tl.int64) * T * D + (first + block)[:, None] * D + d, first + block < hi
         kb, vb = tl.load(k + at, live[:, None], other=0.0), tl.load(v + at, live[:, None], other=0.0)
-        # 3. scores of this block, as powers of two
+        # 3. scores of this block, as exponents of 2
         s = tl.where(live, tl.sum(kb * qh, 1) * (D**-0.5 * 1.4426950408889634), float("-inf"))
         # 4. new max; shrink the past
         m_new = tl.maximum(m, tl.max(s, 0))

@@ -18,10 +18,8 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any, NoReturn
 
+from . import PtxError, Refused, Report, route
 from .compile import TARGETS, capability
-from .errors import PtxError, Refused
-from .execute import Report
-from .launch import route
 from .profile import summary, text, touches
 from .profile_page import NoPicture, Picture, chosen, page
 from .settings import Settings, check_settings

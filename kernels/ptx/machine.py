@@ -119,6 +119,7 @@ class Machine:
         block.moves += 1
         if end == len(decoded.steps):
             block.fragments.remove(fragment)
+            self.release(block)
             return
         step = decoded.steps[end]
         if step.control is None:  # a place where others may come in
@@ -190,6 +191,7 @@ class Machine:
         fragment.pc += 1
         if not stays.any():
             block.fragments.remove(fragment)
+            self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
         elif leaves.any():
             self.part(block, fragment, leaves, stays, None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from kvproof.gpt2.tokenizer import byte_alphabet
+from kvproof.gpt2.checkpoint.merges import byte_alphabet
 from kvproof.reference.config import Config
 
 from .._checkpoints import as_json, tensors_of

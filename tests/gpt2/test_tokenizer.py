@@ -6,16 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kvproof.gpt2.checkpoint.merges import ENDOFTEXT, PUBLISHED, TokenizerError, byte_alphabet
 from kvproof.gpt2.checkpoint.vocabulary import folder_vocabulary
-from kvproof.gpt2.tokenizer import (
-    ENDOFTEXT,
-    PUBLISHED,
-    Tokenizer,
-    TokenizerError,
-    byte_alphabet,
-    find_tokenizer,
-    gpt2_tokenizer,
-)
+from kvproof.gpt2.tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 from kvproof.gpt2.weights import EMBEDDED
 from kvproof.reference.files import CheckpointError
 from kvproof.reference.synthetic import SIZES

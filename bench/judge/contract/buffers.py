@@ -88,10 +88,11 @@ def put(array, where: np.ndarray, value: float):
 def nudge(array, where: np.ndarray, by: float):
     """Change every number of array[where], in place: floats by `by`, integers by 8 towards zero or to an end."""
     info, mask = limits(array), mask_of(array, where)
-    there = array[mask]
+    there: Any = array[mask]
     there = there.double().cpu().numpy() if isinstance(there, torch.Tensor) else there.astype(np.float64)
     if isinstance(info, torch.iinfo):
         new = np.where(there > 0, there - 8, there + 8) if by == 1 else np.full_like(there, np.sign(by) * info.max)
     else:
         new = there + np.clip(by, float(info.min) / 4, float(info.max) / 4)
-    array[mask] = torch.from_numpy(new).to(array) if isinstance(array, torch.Tensor) else new.astype(array.dtype)
+    changed: Any = torch.from_numpy(new).to(array) if isinstance(array, torch.Tensor) else new.astype(array.dtype)
+    array[mask] = changed

@@ -31,7 +31,7 @@ class Op:
     batch_invariant: bool
     grouped: Sequence[tuple[int, int]] = ()
 
-    def draw(self, room: int = 0, kv_heads: int | None = None, **how) -> tuple[np.ndarray, ...]:
+    def draw(self, room: int = 0, kv_heads: int | None = None, **how) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """q (B, H, D), k and v (B, H_kv, T, D), contiguous, T `room` above the longest length; dead slots hold 0.
 
         how  fields of a `Case` that shape the numbers

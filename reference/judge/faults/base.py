@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +29,7 @@ class Fault:
     place     (layer, operation) where a run with it first differs; the operation is "embed", "ln_1", "c_attn",
               "attention", "c_proj", "ln_2", "mlp", "ln_f" or "head"; None where no operation is wrong
     seen_by   the question that finds it: "cached against uncached" or "against the oracle"
+    cache     the class of the wrong cache, where that is the whole fault
     """
 
     name: str
@@ -40,11 +41,12 @@ class Fault:
     closest: bool
     place: Place | None
     seen_by: str
+    cache: type | None = None
 
 
 def describe(fault: Any) -> dict:
     """A fault, NumPy's or torch's, as JSON can hold it: everything but what runs."""
-    return {key: value for key, value in asdict(fault).items() if not callable(value)}
+    return {key: value for key, value in asdict(fault).items() if key != "cache" and not callable(value)}
 
 
 def fault(kind: str, link: str | None, place: Place | None, *, closest=False, correct=None):
@@ -77,7 +79,7 @@ def cache_fault(name: str, link: str | None, *, run: Callable[..., np.ndarray] |
             return cached_logits(ids, params, config, fresh(ids, params, config, make))
 
         apply.__name__, apply.__doc__ = name, make.__doc__
-        return fault("cache", link, (0, "attention"), **more)(apply)
+        return replace(fault("cache", link, (0, "attention"), **more)(apply), cache=make)
 
     return record
 

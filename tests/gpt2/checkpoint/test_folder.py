@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from kvproof.gpt2 import CheckpointError, ConfigError, generate, load
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.checkpoint.generation_config import with_end_tokens
-from kvproof.gpt2.tokenizer import PUBLISHED, Tokenizer, TokenizerError, find_tokenizer, gpt2_tokenizer
+from kvproof.gpt2.checkpoint.merges import PUBLISHED, TokenizerError
+from kvproof.gpt2.tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 from kvproof.reference.config import Config
 
 from .._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write

@@ -151,7 +151,7 @@ DECODE = {
         "SPLIT_LEN, tl.load(lengths))\n"),
     "tail_counted_as_zeros": of(PLAIN, "decode", 'tl.where(live, tl.sum(kb * qh[None, :], 1), float("-inf"))',
         "tl.sum(kb * qh[None, :], 1)"),
-    "tail_counted_once_more": of(PLAIN, "decode", "live = slot < hi\n", "live = slot <= hi\n"),
+    "tail_counted_once_more": of(PLAIN, "decode", "live = slot < hi ", "live = slot <= hi "),
     "splits_after_the_last_live": of(PLAIN, "decode", "split < used,", "split < used + 1,"),
     "split_left_out": of(PLAIN, "decode", "tl.cdiv(tl.load(lengths + b), SPLIT_LEN)",
         "tl.load(lengths + b) // SPLIT_LEN"),
@@ -163,7 +163,7 @@ DECODE = {
     "values_from_keys": of(PLAIN, "decode", "at_v = rows_at(v, ", "at_v = rows_at(k, "),
     "page_of_the_neighbour": of(PAGES, "decode", "slot // PAGE, mask", "slot // PAGE + 1, mask"),
     "table_of_the_first_sequence": of(PAGES, "decode", "block_table + b * stride_tb", "block_table + b * 0"),
-    "row_of_a_page_from_the_split": of(PAGES, "decode", "row = slot % PAGE", "row = slot % 128 % PAGE"),
+    "row_of_a_page_from_the_split": of(PAGES, "decode", "= slot % PAGE", "= slot % 128 % PAGE"),
     "new_row_not_attended": of(APPEND, "decode", "tl.store(at + d, row, mask=d < D)",
         "tl.store(at + d, row, mask=d < 0)"),
     "append_one_slot_late": of(APPEND, "decode", LAST, "tl.minimum(tl.load(lengths + b), 159)\n"),
@@ -182,12 +182,12 @@ DECODE = {
         "tl.sum((kb * qh[None, :]).to(tl.float16).to(ACC), 1)"),
     "rows_merged_without_rescale": of(PLAIN, "decode", "tl.sum(acc * a[:, None], 0)", "tl.sum(acc, 0)"),
     "nothing_attended_divides_by_zero": of(PLAIN, "decode", "tl.where(l == 0, 1.0, l)", "l"),
-    "parts_of_all_sequences_in_one_place": of(PLAIN, "decode", "* tl.num_programs(0) + split\n",
-        "* tl.num_programs(0) + split * 0\n"),
+    "partials_of_all_sequences_in_one_place": of(PLAIN, "decode", "* tl.num_programs(0) + split ",
+        "* tl.num_programs(0) + split * 0 "),
     "combine_stops_after_a_chunk": of(LONG, "decode", "range(0, used, CHUNK)", "range(0, CHUNK, CHUNK)"),
     "combine_does_not_rescale": of(LONG, "decode", "l * a, acc * a\n", "l * a, acc\n"),
     "combine_does_not_rescale_the_sum": of(LONG, "decode", "l * a, acc * a\n", "l, acc * a\n"),
-    "combine_mixes_sequences": of(LONG, "decode", "query * splits + split", "query * 0 * splits + split"),
+    "combine_mixes_sequences": of(LONG, "decode", "query * splits + split", "query * 0 + split"),
 }  # fmt: skip
 # What decode.py has not: one length of split, no log-sum-exp, no launch that appends while it attends.
 NOT_IN_DECODE = {"long_splits_begin_as_short_ones", "long_splits_counted_as_short_ones", "lse_as_a_power_of_two"}

@@ -16,7 +16,7 @@ from kvproof.reference.judge.rounding import attention_error, weights
 
 TARGETS = ("sm_80", "sm_90", "sm_100")
 HEAD_DIMS = (1, 3, 4, 8, 16, 32, 64, 80, 96, 128, 256)
-RAGGED = (300, 129, 128, 45, 1, 0)
+RAGGED = (304, 129, 128, 45, 1, 0)
 
 
 def readable(kernel: str, arguments: dict):
@@ -42,7 +42,7 @@ def run(case: Case, target: str, seed: int | None = None, fused=True, **settings
 
 
 def agrees(dtype: str, D: int, target: str, seed: int | None):
-    case = Case(dtype, RAGGED, 300, D, 2)
+    case = Case(dtype, RAGGED, 304, D, 2)
     o, error, reports = run(case, target, seed, fused=seed is None or seed % 2 == 0)
     names = ["attend_simt"] if seed is None or seed % 2 == 0 else ["attend_simt", "combine_splits"]
     assert [report.name for report in reports] == names
@@ -85,12 +85,12 @@ def test_no_byte_of_the_cache_is_read_but_the_live_ones_and_none_left_out(dtype)
 
 
 def test_a_schedule_changes_no_bit():
-    case = Case("float32", RAGGED, 300, 64, 2)
+    case = Case("float32", RAGGED, 304, 64, 2)
     assert len({run(case, "sm_90", seed)[0].tobytes() for seed in (None, 0, 1, 2, 3)}) == 1
 
 
 def test_approximate_functions_two_ulps_off_stay_within_the_gate():
-    case = Case("float32", RAGGED, 300, 64, 2)
+    case = Case("float32", RAGGED, 304, 64, 2)
     exact, _, _ = run(case, "sm_90")
     moved, error, _ = run(case, "sm_90", seed=3, approximation_ulps=2)
     assert moved.tobytes() != exact.tobytes()

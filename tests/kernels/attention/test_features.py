@@ -1,7 +1,8 @@
 """Every feature of decode attention, alone and beside every other, against the plain float64 formula.
 
 The compiled code of both engines runs on the PTX machine, fused and unfused; the same calls run under Triton's
-interpreter in a process of its own. The cases are those of attention_grid.py; what CI has no time for is `exhaustive`.
+interpreter in a process of its own. The cases are those of tests/_attention_grid.py;
+what CI has no time for is `exhaustive`.
 """
 
 import itertools

@@ -92,7 +92,8 @@ def plant(fault: Fault, path: Path, monkeypatch):
     if not fault.in_ptx:
         text = Path(inspect.getfile(module)).read_text(encoding="utf-8")
         assert text.count(fault.old) == 1, f"stale: {fault.old!r} occurs {text.count(fault.old)} times"
-        return load_text(path, text.replace(fault.old, fault.new), path.stem)
+        name = f"{module.__package__}.{path.stem}"  # whose relative imports are the original's
+        return load_text(path, text.replace(fault.old, fault.new), name)
 
     def edited(*args):
         compiled = compile(*args)

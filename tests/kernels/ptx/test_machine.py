@@ -43,6 +43,17 @@ def test_threads_that_return_early_store_nothing(seed):
 
 
 @SEEDS
+def test_programs_that_wait_go_on_when_another_one_of_their_block_has_returned(seed):
+    out = np.full(96, 99, np.uint32)
+    body = (  # program 1 leaves in two parts, so that it and the waiting ones stay in one block
+        "setp.eq.u32 %p1, %r2, 1; setp.lt.u32 %p2, %r1, 7; and.pred %p2, %p1, %p2; @%p2 bra GONE; @%p1 bra GONE; "
+        f"bar.sync 0; {OWN.format('%r1')} bra END; GONE: ret; END: "
+    )
+    run(body, out, programs=3, threads=32, seed=seed)
+    assert out.reshape(3, 32).tolist() == [list(range(32)), [99] * 32, list(range(32))]
+
+
+@SEEDS
 def test_old_values_of_parted_programs_do_not_meet_masked_ones(seed):
     # %r9 is dead where the programs part, then written by some threads alone.
     found = own(

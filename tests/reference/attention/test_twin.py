@@ -77,7 +77,7 @@ def test_a_tokens_bits_depend_on_no_other_token_and_no_other_sequence(case):
 @pytest.mark.parametrize(("engine", "dtype"), [("mma", np.float32), ("mma", np.float64), ("cuda", np.float16)])
 def test_an_engine_that_does_not_take_the_dtype_is_refused(engine, dtype):
     q, k = np.ones((1, 1, 16), dtype), np.ones((1, 1, 8, 16), dtype)
-    with pytest.raises(ValueError, match=rf"engine is '{engine}', q {np.dtype(dtype)}; \"vector\" takes every dtype"):
+    with pytest.raises(ValueError, match=rf"engine is '{engine}', q {np.dtype(dtype)}; \"simt\" takes every dtype"):
         decode_attention(q, k, k, [8], engine=engine)
 
 

@@ -111,19 +111,19 @@ class OneSlotLess(Windowed):
 class Misplaced(Windowed):
     """A prompt's last tokens lie from the first slot on."""
 
-    kind = StartsAtZero
+    kind = StartsAtZero.cache
 
 
 class Stale(Windowed):
     """The write that comes back to slot 0 is lost in the first layer: a token that has left the window is read."""
 
-    kind = LosesTheWrap
+    kind = LosesTheWrap.cache
 
 
 class Backwards(Rolled):
     """Rolled the wrong way."""
 
-    kind = RollsBack
+    kind = RollsBack.cache
 
 
 class Trims(Windowed):

@@ -40,11 +40,11 @@ class AsTensors(Int8NumpyGPT2):
 
 
 class Newest(Int8NumpyGPT2):
-    kind = pages.NewestUnrounded
+    kind = pages.NewestUnrounded.cache
 
 
 class NextRow(Int8NumpyGPT2):
-    kind = pages.ScaleOfNextRow
+    kind = pages.ScaleOfNextRow.cache
 
 
 class StaleRow(Int8NumpyGPT2):
