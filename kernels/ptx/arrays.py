@@ -18,7 +18,7 @@ def broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return whole
 
 
-def first_of(mask: np.ndarray) -> tuple[int, int]:
+def first_of(mask: np.ndarray | np.bool_) -> tuple[int, int]:
     """Row and thread of the first True in (P, T)."""
     row, thread = np.argwhere(mask)[0].tolist()
     return row, thread

@@ -35,7 +35,8 @@ class Line(NamedTuple):
 
     def plus(self, other: "Line") -> "Line":
         pairs: Any = zip(self, other, strict=True)
-        return Line(*(a.plus(b) if isinstance(a, Traffic) else a + b for a, b in pairs))
+        added: Any = (a.plus(b) if isinstance(a, Traffic) else a + b for a, b in pairs)
+        return Line(*added)
 
 
 class Report:
