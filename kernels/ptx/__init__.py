@@ -10,21 +10,23 @@
 Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
 and raises what is wrong with it: see errors.py. In the order of a launch's life:
 
-    settings, options, limits    settings and options, and whether the machine and a GPU take them
-    launch, tuned, compile       arguments and a Triton kernel -> PTX; compiled is what a launch returns
-    reach                        the arrays that it may touch
-    advice                       another target for a kernel with instructions that the machine does not execute
-    syntax, parse, inline        PTX -> instructions
-    assemble, decode             instructions -> steps that can be run, bound to registers
-    isa, and what it names       what each instruction computes that touches neither memory nor another thread
-    access, atomics, collective  those that do; warp and mma are the arithmetic of the latter
-    calls                        what device_print and device_assert call
-    machine, block, endless      scheduling, divergence, barriers, deadlock, endless loops
-    segments, places             addresses, and the array and element at each
-    memory, shared, local        bytes, with what may be accessed and what was
-    empties, unwritten           memory of torch.empty that is still unwritten, and whether a read of it changes results
-    races, happens               races in global memory, by happens-before over the log of a launch
-    counters, execute            instructions, bytes and bank conflicts: the report
+    settings, options, limits        settings and options, and whether the machine and a GPU take them
+    launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    reachable                        the arrays that it may touch
+    other_targets                    a target for a kernel with instructions that the machine does not execute
+    syntax, parse, inline            PTX -> instructions
+    assemble, decode                 instructions -> steps that can be run, bound to registers
+    isa, and what it names           what each instruction computes that touches neither memory nor another thread
+    access, atomics, collective      those that do; warp and mma are the arithmetic of the latter
+    calls                            device_print and device_assert
+    machine, block, deadlock         scheduling, divergence, barriers, deadlock
+    termination, progress            loops that never end, long launches
+    segments, locations              addresses, and the array and element at each
+    memory, shared, local            bytes, with what may be accessed and what was
+    torch_empty, uninitialised       unwritten memory of torch.empty, and whether a read of it changes results
+    races, happens_before            races in global memory, by happens-before over the log of a launch
+    counters, execute                instructions, bytes and bank conflicts: the report
+    profile, profile_page            the report as tables, and as a page of pictures
 
 The machine, and with it triton, is imported when one of its names is first asked for: pytest loads pytest_plugin.py,
 and so this file, in every run.

@@ -20,9 +20,9 @@ from typing import Any, NoReturn
 
 from . import PtxError, Refused, Report, route
 from .compile import TARGETS, capability
+from .profile import summary, text, touches
+from .profile_page import NoPicture, Picture, chosen, page
 from .settings import Settings, check_settings
-from .show import summary, text, touches
-from .show_page import NoPicture, Picture, chosen, page
 
 PAGE = 800_000  # characters of a page, from which on no launch is added
 EXAMPLE = '''\
@@ -39,10 +39,6 @@ k = torch.randn(B, H, T, D, dtype=torch.float16)
 v = torch.randn(B, H, T, D, dtype=torch.float16)
 decode_attention(q, k, v, torch.tensor([1000, 200], dtype=torch.int32))
 '''
-
-
-class BadUsage(ValueError):
-    """A setting of the command line that the machine does not take."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -124,7 +120,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
         check_settings(found)
     except Refused as error:
         name, words = str(error).split(" ", 1)
-        raise BadUsage(f"--{name.replace('_', '-')} {words}") from None
+        raise Refused(f"--{name.replace('_', '-')} {words}") from None
     return found
 
 
@@ -142,8 +138,8 @@ def drive(options: argparse.Namespace, each: Callable[[Report], None]) -> None:
     """Run the driver as Python would, on the machine."""
     sys.argv = [options.driver, *options.arguments]
     sys.path.insert(0, str(Path(options.driver).resolve().parent))
-    said = redirect_stdout(sys.stderr) if options.json else nullcontext()
-    with said, route(options.target, keep=0, each=each, **settings(options)):
+    out = redirect_stdout(sys.stderr) if options.json else nullcontext()
+    with out, route(options.target, keep=0, each=each, **settings(options)):
         try:
             runpy.run_path(options.driver, run_name="__main__")
         except SystemExit as end:
@@ -196,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
         return work(options)
     except BrokenPipeError:
         raise
-    except (Refused, BadUsage, NoPicture, OSError) as error:
+    except (Refused, NoPicture, OSError) as error:
         usage.error(str(error))
 
 

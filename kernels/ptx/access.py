@@ -1,6 +1,7 @@
 """Loads, stores and asynchronous copies. Source: PTX ISA, "Data Movement and Conversion Instructions"."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def load(d: Decoder, i: Instruction) -> Run:
         return lambda block, active: put(block.R, block.R[slot].astype(to), active)
     puts = [d.result(x, f.kind) for x in parts_of(i.operands[0])]
     where, size, part = address(d, i.operands[1], f.space), f.size, dtype(f.kind)
-    read = {"global": load_global, "shared": load_shared, "local": load_local}[f.space]
+    read = LOAD[f.space]
     if f.space == "shared":
         d.granule = min(d.granule, size)
 
@@ -47,7 +48,7 @@ def load_global(block, at, f: Form, active):
     words = world.memory.load(at, f.size, block)
     if world.checks:
         note(block, "load", f, at, active)
-    world.counters.accessed(block, "load", at, f.size, active)
+    world.counters.accessed(block, at, f.size, active)
     return words
 
 
@@ -55,10 +56,6 @@ def load_shared(block, at, f: Form, active):
     words = block.shared.load(at, f.size, active, block.tags, block)
     block.world.counters.banks(block, at, f.size, active)
     return words
-
-
-def load_local(block, at, f: Form, active):
-    return block.local_memory().load(at, f.size, active, block)
 
 
 def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> None:
@@ -77,7 +74,7 @@ def store(d: Decoder, i: Instruction) -> Run:
     sources = [d.source(x, f.kind) for x in parts_of(i.operands[1])]
     if f.space == "param":
         raise UnknownOpcode(i.opcode, "parameters are written for calls, which inline.py has replaced", i)
-    write = {"global": store_global, "shared": store_shared, "local": store_local}[f.space]
+    write = STORE[f.space]
     if f.space == "shared":
         d.granule = min(d.granule, f.size)
 
@@ -109,7 +106,7 @@ def store_global(block, at, words, f: Form, active) -> None:
         value = stays if same or near(stays, words, width(f.kind)) else words
         note(block, "store", f, at, active, value[..., None].view(np.uint8) if f.size <= 8 else value.view(np.uint8))
         world.counters.replicas(block, address, words, f.size)  # of threads that store nothing, too
-    world.counters.accessed(block, "store", at, f.size, active)
+    world.counters.accessed(block, at, f.size, active)
 
 
 def store_shared(block, at, words, f: Form, active) -> None:
@@ -118,12 +115,18 @@ def store_shared(block, at, words, f: Form, active) -> None:
     block.world.counters.banks(block, at, f.size, active)
 
 
-def store_local(block, at, words, f: Form, active) -> None:
-    block.local_memory().store(at, words, f.size, active, block)
+LOAD: dict[str, Callable] = {
+    "global": load_global, "shared": load_shared,
+    "local": lambda block, at, f, active: block.local_memory().load(at, f.size, active, block),
+}  # fmt: skip
+STORE: dict[str, Callable] = {
+    "global": store_global, "shared": store_shared,
+    "local": lambda block, at, words, f, active: block.local_memory().store(at, words, f.size, active, block),
+}  # fmt: skip
 
 
 def copy_async(d: Decoder, i: Instruction) -> Run:
-    """cp.async: from global to shared memory, there only once wait_group says so; the rest of the bytes are zeros."""
+    """cp.async: from global to shared memory, complete at wait_group; bytes that are not copied become zeros."""
     if match := re.fullmatch(r"cp\.async\.(commit_group|wait_group|wait_all)", i.opcode):
         left = i.operands[0].bits if i.operands else 0
         if match[1] == "commit_group":

@@ -180,22 +180,20 @@ def compare(op: Opcode) -> Semantics:
     if not t.endswith("x2"):
         return Semantics(one, (t, t), ("pred", "pred"), first=test)
 
-    def two(x, y):
-        return tuple(
-            test((x >> n).astype(np.uint16), (y >> n).astype(np.uint16)) for n in (np.uint32(0), np.uint32(16))
-        )
+    return Semantics(halves(test), (t, t), ("pred", "pred"))
 
-    return Semantics(two, (t, t), ("pred", "pred"))
+
+def halves(test: Callable) -> Callable:
+    """A comparison of packed numbers: that of the lower ones and that of the upper."""
+    return lambda x, y: tuple(test(*((v >> n).astype(np.uint16) for v in (x, y))) for n in map(np.uint32, (0, 16)))
 
 
 def compare_pair(op: Opcode) -> Semantics:
     """set of packed halves: 1.0 in each where the comparison holds, else 0.0."""
-    test, one = comparison(op), np.uint32(0x3C00)
+    test, one = halves(comparison(op)), np.uint32(0x3C00)
 
     def pair(x, y):
-        low, high = (
-            test((x >> n).astype(np.uint16), (y >> n).astype(np.uint16)) for n in (np.uint32(0), np.uint32(16))
-        )
+        low, high = test(x, y)
         return low * one | (high * one) << np.uint32(16)
 
     return Semantics(pair, (op.types[-1],) * 2, (op.types[0],))

@@ -1,4 +1,4 @@
-"""NumPy at the size of a launch: of a few hundred elements, where what counts is the number of calls."""
+"""NumPy idioms: small broadcasts, the first True of a mask, numbers of repeated values."""
 
 import math
 
@@ -16,3 +16,18 @@ def broadcast(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     whole = np.empty(shape, x.dtype)
     whole[...] = x
     return whole
+
+
+def first_of(mask: np.ndarray | np.bool_) -> tuple[int, int]:
+    """Row and thread of the first True in (P, T)."""
+    row, thread = np.argwhere(mask)[0].tolist()
+    return row, thread
+
+
+def turns(values: np.ndarray) -> np.ndarray:
+    """How many equal values stand before each of `values`, (N,) int64."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0])
+    turn = np.empty(len(values), np.int64)
+    turn[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
+    return turn

@@ -7,17 +7,17 @@ import numpy as np
 
 from . import access, atomics, calls, collective, isa
 from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
-from .endless import weights
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
+from .termination import weights
 
 
 def nothing(block, active) -> None:
     pass
 
 
-def control(d: Decoder, i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
+def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
     """The machine's method for an instruction that steers, and where it leads."""
     parts = i.opcode.split(".")
     if parts[0] == "bra" and parts[1:] in ([], ["uni"]):
@@ -52,10 +52,9 @@ def bind(d: Decoder, i: Instruction) -> Run:
 
 
 def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) -> Run:
-    """An instruction with a guard: only where the predicate holds.
+    """Run an instruction only where its guard holds.
 
-    results  the registers that it writes. Where the guard leaves out every thread they hold any bits, as on a GPU:
-             Triton 3.6 reads such a register under the same guard only, but in a shuffle of the whole warp.
+    results  the registers that it writes; where the guard holds for no thread they get any bits, as on a GPU
     """
 
     def nobody(block):
@@ -78,7 +77,7 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
     d.reads = d.writes = 0
     guard = None
     try:
-        steers, target = control(d, i, labels)
+        steers, target = control(i, labels)
         run = nothing if steers else bind(d, i)
         if i.guard is not None:
             slot = d.source(i.guard._replace(negated=False), "pred")[0]
@@ -108,15 +107,14 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
     program = parse(text)
-    for family, why in isa.REFUSED.items():  # what a kernel needs these for says more than the first of their helpers
+    for family, why in isa.REFUSED.items():  # names the reason better than their helpers, which come first
         for i in program.instructions:
             if i.opcode.startswith(family):
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
-    starts = set(program.labels.values()) | {
-        n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode
-    }
+    accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)

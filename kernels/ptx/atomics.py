@@ -14,21 +14,12 @@ from .errors import UnknownOpcode
 from .forms import SCOPES, Form, address, form, parts_of
 from .parse import Instruction
 
-
-def _wrap_inc(old, b):
-    return np.where(old >= b, np.zeros_like(old), old + old.dtype.type(1))
-
-
-def _wrap_dec(old, b):
-    return np.where((old == 0) | (old > b), b, old - old.dtype.type(1))
-
-
-# (old, b, c) -> new; the others do what isa.py says of the instruction of that name.
+# (old, b, c) -> new; the others are those of the instruction of that name in isa.py.
 OPERATIONS: dict[str, Callable] = {
     "exch": lambda old, b: b,
     "cas": lambda old, b, c: np.where(old == b, c, old),
-    "inc": _wrap_inc,
-    "dec": _wrap_dec,
+    "inc": lambda old, b: np.where(old >= b, np.zeros_like(old), old + old.dtype.type(1)),
+    "dec": lambda old, b: np.where((old == 0) | (old > b), b, old - old.dtype.type(1)),
 }
 
 
@@ -44,9 +35,8 @@ def atomic(d: Decoder, i: Instruction) -> Run:
     operands = i.operands[1:] if returns else i.operands
     where = address(d, operands[0], f.space)
     # By element of the vector, which the instruction takes one by one (9.7.13.5).
-    sources = list(
-        zip(*([d.source(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]), strict=True)
-    )
+    given = operands[1 : len(operands) - f.policy]
+    sources = list(zip(*([d.source(x, f.kind) for x in parts_of(y)] for y in given), strict=True))
     assert len(sources) == f.count == (len(puts) or f.count)
     d.granule = min(d.granule, f.size) if f.space == "shared" else d.granule
     f = f._replace(scope=f.scope or "gpu")
@@ -67,7 +57,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         if f.space == "global":
             if world.checks:
                 note(block, "atomic", f, at, active, sequence=on)
-            world.counters.accessed(block, "atomic", at, f.size, active)
+            world.counters.accessed(block, at, f.size, active)
         for put, words in zip(puts, old, strict=False):
             whole = np.zeros(P * T, words.dtype)
             whole[on] = words

@@ -70,7 +70,7 @@ class Fragment:
         self.asleep: Callable[[], bool] | None = None  # spins, or waits for its warp: while this is true
         self.looped: Round | None = None  # the last jump back
         self.jumps = 0  # back
-        self.kept: Any = None  # an earlier one's endless.Kept
+        self.kept: Any = None  # an earlier one, see termination.Kept
 
 
 class Block:

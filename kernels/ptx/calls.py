@@ -19,11 +19,7 @@ CONVERSION = re.compile(r"%([-+ #0]*)(\d*)(\.\d*)?(hh|h|ll|l|j|z|t)?([diouxXcsfF
 
 
 class Printed:
-    """What a launch has printed.
-
-    lines     the first LINES, each as the kernel wrote it, mostly with a line break at its end
-    left_out  how many more there were
-    """
+    """What a launch prints: the first LINES in `lines`, and in `left_out` how many more there are."""
 
     def __init__(self, shows: bool):
         self.shows, self.lines, self.left_out = shows, [], 0
@@ -101,10 +97,9 @@ def vprintf(d: Decoder, i: Instruction) -> Run:
 
 
 def lines(block: Any, text: str, given: np.ndarray, here: np.ndarray) -> None:
-    """Print a format once for each thread of `here`, and once for all threads of a program that print the same.
+    """Print a format once per thread of `here`, and once for all threads of a program that print the same.
 
-    A conversion may ask for what nobody gave, as hex=True does of a float, which Triton passes as a double: a GPU
-    prints anything there.
+    A conversion without an argument prints "(no value)": for hex=True Triton passes floats as doubles.
     """
     columns, missing, at = [block.programs[np.nonzero(here)[0]].astype(np.uint64)], set(), 0
     for n, conversion in enumerate(CONVERSION.finditer(text)):
@@ -133,18 +128,18 @@ def lines(block: Any, text: str, given: np.ndarray, here: np.ndarray) -> None:
 
 
 def assertfail(d: Decoder, i: Instruction) -> Run:
-    message, file, line, _ = (
-        d.source(x, kind)[0] for x, kind in zip(i.operands, ("b64", "b64", "b32", "b64"), strict=True)
-    )
+    kinds = ("b64", "b64", "b32", "b64")
+    message, file, line, _ = (d.source(x, kind)[0] for x, kind in zip(i.operands, kinds, strict=True))
 
     def run(block, active):
         block.instruction = i
         P, T, memory = len(block.programs), block.world.T, block.world.memory
         first = int(np.argmax(np.broadcast_to(True if active is None else active, (P, T))))
-        said, name, number = (int(np.broadcast_to(block.R[slot], (P, T)).flat[first]) for slot in (message, file, line))
+        lane = lambda slot: int(np.broadcast_to(block.R[slot], (P, T)).flat[first])  # noqa: E731
+        words, name, number = map(lane, (message, file, line))
         place = (Path(text_at(memory, name)).name, number)
         at = "" if place in i.where else f" ({place[0]}:{place[1]})"
-        raise block.error(AssertionFailed, f"a device_assert fails: {text_at(memory, said)}{at}", *divmod(first, T))
+        raise block.error(AssertionFailed, f"a device_assert fails: {text_at(memory, words)}{at}", *divmod(first, T))
 
     return run
 

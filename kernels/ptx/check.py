@@ -43,6 +43,7 @@ def check(
             "pass the kernel's own by position"
         )
     targets = (targets,) if isinstance(targets, str) else targets
+    named = lambda x: isinstance(x, str)  # noqa: E731
     targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)
     seeds = several("seeds", seeds, whole(0), "a sequence of whole numbers >= 0, such as range(3)")
     check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in Settings._fields})
@@ -69,10 +70,6 @@ def check(
         if left:
             put(memory, left)
     return reports
-
-
-def named(target: Any) -> bool:
-    return isinstance(target, str)
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -106,9 +103,7 @@ def checked(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any]) -> Repo
     return report
 
 
-def compare(
-    name: str, like: Any, usual: np.ndarray, now: np.ndarray, tolerance: float | None, run: tuple[str, int | None]
-) -> None:
+def compare(name: str, like: Any, usual: np.ndarray, now: np.ndarray, tolerance: float | None, run: tuple) -> None:
     """Raise ScheduleDependent unless an array's bits, or values within the tolerance, are those of the default run."""
     if tolerance == math.inf or np.array_equal(usual, now):
         return

@@ -2,15 +2,17 @@
 mask names must come: until they have, the machine lets others run.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from . import mma, warp
+from .arrays import first_of
 from .decode import Decoder, Run
 from .errors import DivergentBarrier, NotConverged, UnknownOpcode
 from .forms import address, parts_of
-from .parse import Instruction, Vector
+from .parse import Instruction
 from .shared import SEVERAL, WHO
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
@@ -26,75 +28,58 @@ def member_mask(d: Decoder, i: Instruction) -> int:
     return d.source(i.operands[-1], "b32")[0]
 
 
-def shfl(d: Decoder, i: Instruction) -> Run:
-    mode = i.opcode.split(".")[2]
-    targets = i.operands[0].parts if isinstance(i.operands[0], Vector) else (i.operands[0],)
-    puts = [d.result(x, kind) for x, kind in zip(targets, ("b32", "pred"), strict=False)]
-    value, b, c, members = (d.source(x, "b32")[0] for x in i.operands[1:])
-
-    def run(block, active):
-        R = block.R
-        converge(block, R[members], active, i)
-        *results, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
-        if active is not None and inactive.any():
-            row, thread = (int(n) for n in np.argwhere(inactive)[0])
-            raise block.error(DivergentBarrier, "a shuffle reads a lane that does not take part", row, thread)
-        for put, result in zip(puts, results, strict=False):
-            put(R, result, active)
-
-    return run
-
-
-def vote(d: Decoder, i: Instruction) -> Run:
-    mode = i.opcode.split(".")[2]
-    put = d.result(i.operands[0], "b32" if mode == "ballot" else "pred")
-    (pred, negate), members = d.source(i.operands[1], "pred"), member_mask(d, i)
-
-    def run(block, active):
-        converge(block, block.R[members], active, i)
-        said = warp.vote(mode, negate(block.R[pred]) if negate else block.R[pred], active)
-        put(block.R, said, active)
-
-    return run
-
-
-def redux(d: Decoder, i: Instruction) -> Run:
-    put = d.result(i.operands[0], "b32")
-    value, members = d.source(i.operands[1], "b32")[0], member_mask(d, i)
-    operation = i.opcode.removeprefix("redux.sync.")
-    warp.redux(operation, np.zeros((1, 32), np.uint32), None)  # an operation it does not know shows before the launch
-
-    def run(block, active):
-        converge(block, block.R[members], active, i)
-        put(block.R, warp.redux(operation, block.R[value], active), active)
-
-    return run
-
-
-def elect(d: Decoder, i: Instruction) -> Run:
-    puts = [d.result(x, kind) for x, kind in zip(i.operands[0].parts, ("b32", "pred"), strict=True)]
+def by_lanes(d: Decoder, i: Instruction, kinds: tuple[str, ...], results: Callable[..., Any]) -> Run:
+    """A warp-wide instruction that writes `results(block, active)`, of the types `kinds`, to as many as are named."""
+    puts = [d.result(x, kind) for x, kind in zip(parts_of(i.operands[0]), kinds, strict=False)]
     members = member_mask(d, i)
 
     def run(block, active):
         converge(block, block.R[members], active, i)
-        for put, result in zip(puts, warp.elect(active, block.world.T), strict=True):
+        for put, result in zip(puts, results(block, active), strict=False):
             put(block.R, result, active)
 
     return run
+
+
+def shfl(d: Decoder, i: Instruction) -> Run:
+    mode = i.opcode.split(".")[2]
+    value, b, c = (d.source(x, "b32")[0] for x in i.operands[1:4])
+
+    def results(block, active):
+        R = block.R
+        read, in_range, inactive = warp.shfl(mode, R[value], R[b], R[c], active, block.world.T)
+        if active is not None and inactive.any():
+            what = "a shuffle reads a lane that does not take part"
+            raise block.error(DivergentBarrier, what, *first_of(inactive))
+        return read, in_range
+
+    return by_lanes(d, i, ("b32", "pred"), results)
+
+
+def vote(d: Decoder, i: Instruction) -> Run:
+    mode = i.opcode.split(".")[2]
+    pred, negate = d.source(i.operands[1], "pred")
+
+    def results(block, active):
+        return (warp.vote(mode, negate(block.R[pred]) if negate else block.R[pred], active),)
+
+    return by_lanes(d, i, ("b32" if mode == "ballot" else "pred",), results)
+
+
+def redux(d: Decoder, i: Instruction) -> Run:
+    value, operation = d.source(i.operands[1], "b32")[0], i.opcode.removeprefix("redux.sync.")
+    warp.redux(operation, np.zeros((1, 32), np.uint32), None)  # an unknown operation raises before the launch
+    return by_lanes(d, i, ("b32",), lambda block, active: (warp.redux(operation, block.R[value], active),))
+
+
+def elect(d: Decoder, i: Instruction) -> Run:
+    return by_lanes(d, i, ("b32", "pred"), lambda block, active: warp.elect(active, block.world.T))
 
 
 def match(d: Decoder, i: Instruction) -> Run:
     _, mode, _, kind = i.opcode.split(".")
-    targets = i.operands[0].parts if isinstance(i.operands[0], Vector) else (i.operands[0],)
-    puts = [d.result(x, k) for x, k in zip(targets, ("b32", "pred"), strict=False)]
-    value, members = d.source(i.operands[1], kind)[0], member_mask(d, i)
-
-    def run(block, active):
-        converge(block, block.R[members], active, i)
-        for put, result in zip(puts, warp.match(mode, block.R[value], active), strict=False):
-            put(block.R, result, active)
-
-    return run
+    value = d.source(i.operands[1], kind)[0]
+    return by_lanes(d, i, ("b32", "pred"), lambda block, active: warp.match(mode, block.R[value], active))
 
 
 def active_mask(d: Decoder, i: Instruction) -> Run:

@@ -1,7 +1,6 @@
-"""Compile a Triton kernel for a GPU that is not here, exactly as Triton's JIT would for these arguments there.
+"""Compile a Triton kernel for a GPU that is not here, as Triton's JIT does there for the same arguments.
 
-Triton itself does it: for the length of one `JITFunction.run(warmup=True)` a stand-in answers which GPU is active.
-What the arguments are specialised on, what is folded and what is cached is Triton's own doing.
+During one `JITFunction.run(warmup=True)` a stand-in driver names the target; Triton specialises, folds and caches.
 """
 
 import re
@@ -85,16 +84,15 @@ def capability(target: str) -> int:
 
 
 def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_90") -> Compiled:
-    """Compile what `kernel[grid](*args, **kwargs)` would launch on `target`; Triton caches it, in memory and on disk.
+    """Compile what `kernel[grid](*args, **kwargs)` launches on `target`; Triton caches it, in memory and on disk.
 
     kernel  a @triton.jit function
     args    NumPy arrays, torch tensors of any device (meta, too), numbers, None, constexprs, tuples of these
     kwargs  parameters by name, and Triton's options
 
-    Raises Refused under Triton's interpreter, TypeError for what is no such kernel or argument, ValueError for
-    keywords and values that no launch has and for what the machine cannot launch: thread block clusters,
-    tensor descriptors; and what Triton raises. Whether the program fits the target a launch asks: see
-    compiled.Kernel.
+    Raises Refused under Triton's interpreter, TypeError for another kernel or argument, ValueError for keywords and
+    values that no launch has and for thread block clusters and tensor descriptors; and what Triton raises. Whether the
+    program fits the target is checked at its launch: see compiled.Kernel.
     """
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
@@ -137,9 +135,7 @@ def compiling() -> bool:
     return getattr(_here, "compiling", False)
 
 
-def _compile(
-    target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None = None
-) -> Any:
+def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None) -> Any:
     with _compiling, instrumented(mode):
         try:
             true = driver.active

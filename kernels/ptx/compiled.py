@@ -1,7 +1,6 @@
-"""What `kernel[grid](...)` and `kernel.warmup(...)` return under a route: Triton's CompiledKernel, without a driver.
+"""Triton's CompiledKernel without a driver: what `kernel[grid](...)` and `kernel.warmup(...)` return under a route.
 
-Launchers read it: how many registers a thread has, what spills, how much shared memory. ptxas has compiled the kernel
-to a cubin in any case, and cuobjdump, which Triton brings along, says what is in it.
+Registers and spills are those of Triton's cubin, as its cuobjdump prints them.
 """
 
 import re

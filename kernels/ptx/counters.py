@@ -66,7 +66,7 @@ class Counters:
         x = broadcast(x, (rows, self.T)).reshape(rows, -1, 32)
         return x, None if active is None else broadcast(active, (rows, self.T)).reshape(rows, -1, 32), times
 
-    def accessed(self, block: Any, kind: str, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
+    def accessed(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""
         sector, on, times = self.by_warp(block, at >> SECTOR.bit_length() - 1, active)
         if at.shape[1] == 1 and on is None:  # a whole warp at one place

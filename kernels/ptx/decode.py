@@ -1,7 +1,7 @@
-"""A Program -> steps that can be run: instructions bound to the slots of the register file that they read and write.
+"""A Program -> steps that run: instructions bound to the slots of the register file that they read and write.
 
-Everything an instruction names has a slot: registers, but also immediates, parameters, variables and special registers
-such as %tid.x, which are filled in before a launch starts. So a step only ever indexes one list.
+Registers, immediates, parameters, variables and special registers such as %tid.x all have a slot; those that a launch
+fixes are filled in before it starts. So a step indexes one list.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Decoded(NamedTuple):
     end: list[int]  # of straight code from each instruction on: the next control, label, or the end
     until: list[int]  # the same, past labels that nothing jumps to
     stretches: list[int]  # how many of `end` there are from each instruction to its `until`
-    weights: list[int]  # of all instructions before each, see endless.py
+    weights: list[int]  # of all instructions before each, see termination.py
     live: list[int]  # the slots that may be read from each instruction on, as bits
     always: int  # the slots that are filled in before the start
     granule: int  # the least bytes that an access to shared memory takes
@@ -50,9 +50,7 @@ class Decoded(NamedTuple):
     shared: int  # bytes of shared memory that the module itself declares
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
 
-    def registers(
-        self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple[int, int, int], random: Any
-    ) -> list:
+    def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
         R: list[Any] = [None] * len(self.slots)
         for slot, kind in self.undefined.items():
@@ -188,7 +186,7 @@ class Decoder:
         return lambda R, value, active: assign(R, slot, widened(value, kind, register), active)
 
     def pure(self, i: Instruction) -> Run:
-        """An instruction that only computes: isa.py says what."""
+        """An instruction of the table in isa.py."""
         s = isa.semantics(i.opcode, self.approximation, len(i.operands) - 1)
         first = i.operands[0]
         targets = first.parts if isinstance(first, Vector) else (first,)

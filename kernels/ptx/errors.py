@@ -19,13 +19,7 @@ class PtxError(Exception):
     program  (x, y, z) of the program at fault, thread its thread; None where the whole launch is
     """
 
-    def __init__(
-        self,
-        what: str,
-        instruction: Any = None,
-        program: tuple[int, int, int] | None = None,
-        thread: int | None = None,
-    ):
+    def __init__(self, what: str, instruction: Any = None, program: tuple | None = None, thread: int | None = None):
         self.what, self.program, self.thread = what, program, thread
         self.line: int | None = getattr(instruction, "line", None)
         self.opcode: str | None = getattr(instruction, "opcode", None)
@@ -67,10 +61,9 @@ class Race(PtxError):
 
 
 class WarpRace(Race):
-    """A race between lanes of one warp, so that no other thread has a part in it: graver ones are a plain Race.
+    """A race between lanes of one warp, in which no other thread has a part; every other race is a plain Race.
 
-    Of what several lanes store by one instruction one value stays, and PTX does not say whose. Between two instructions
-    the lanes need not be in step.
+    PTX leaves open which lane's value stays if one instruction stores several, and lanes need not be in step.
     """
 
 

@@ -1,8 +1,7 @@
-"""Sums and products rounded once: NumPy rounds to nearest and no other way, and has no fused multiply-add.
+"""Sums and products rounded once, in every direction, and fused multiply-add: NumPy has neither.
 
-What is missing is built from two facts: a sum's error is itself a float (TwoSum, Knuth), and a float64 rounded to *odd*
-can be rounded again to a format of at most 51 bits, in any direction, as if from the exact value (Boldo and Melquiond
-2008, "Emulation of an FMA and correctly rounded sums"). A "value" is as in floats.py.
+The error of a sum is a float (TwoSum, Knuth), and a float64 rounded to *odd* rounds to a format of at most 51 bits as
+the exact value does (Boldo and Melquiond 2008, "Emulation of an FMA and correctly rounded sums"). Values: floats.py.
 """
 
 import math
@@ -76,9 +75,9 @@ def _fma32(a, b, c) -> np.ndarray:
 
 
 def _fma_half(a, b, c, kind: str) -> np.ndarray:
-    """Rounded to float32, then again, which shows only at ties and in float16's subnormals: those anew.
+    """Rounded to float32, then to a half; ties and float16's subnormals, where that differs, are computed anew.
 
-    A product is exact in float32 for f16 and in float64 for bf16, which has float32's exponents.
+    The product is exact in float32 for f16, and in float64 for bf16, which has float32's exponents.
     """
     p = a if b is None else a * b if kind == "f16" else a.astype(np.float64) * b
     s = p if c is None else p + c
@@ -132,9 +131,9 @@ def _exact_fma(a, b, c, mode: str = "rn") -> np.ndarray:
 
 
 def exactly(operation: Callable, native: np.ndarray, kind: str, mode: str, *values) -> np.ndarray:
-    """An operation on Fractions rounded once, element by element, as float64; `native` stands where it has no number.
+    """An operation on Fractions rounded once, element by element, as float64; an exact zero takes native's sign.
 
-    That is where operands are not finite, a division is by zero, or a root of less; an exact zero takes native's sign.
+    `native` stands where an operand is not finite, a divisor is zero, or a root's operand is negative.
     """
     result = np.array(native, np.float64)
     values = [np.broadcast_to(x, result.shape) for x in values]

@@ -12,12 +12,15 @@ from .calls import Printed
 from .counters import CLASSES, Counters, Traffic, class_of
 from .decode import dtype
 from .errors import PtxError, Race, WarpRace, location
+from .locations import described
 from .machine import Machine
 from .memory import GlobalMemory
-from .parse import Instruction, Where
+from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number
-from .unwritten import verdict
+from .uninitialised import verdict
+
+LIBRARY = ("standard.py", "core.py", "math.py")
 
 
 class Line(NamedTuple):
@@ -31,18 +34,13 @@ class Line(NamedTuple):
     atomics: int = 0  # by threads
 
     def plus(self, other: "Line") -> "Line":
-        return Line(
-            self.instructions + other.instructions,
-            self.loaded.plus(other.loaded),
-            self.stored.plus(other.stored),
-            self.shared.plus(other.shared),
-            self.barriers + other.barriers,
-            self.atomics + other.atomics,
-        )
+        pairs: Any = zip(self, other, strict=True)
+        added: Any = (a.plus(b) if isinstance(a, Traffic) else a + b for a, b in pairs)
+        return Line(*added)
 
 
 class Report:
-    """What a launch did: counts of warps, threads and bytes, as their names say, over all programs.
+    """What a launch did: counts of warps, threads and bytes over all programs.
 
     name, target, grid, num_warps  which launch
     total        Line of the whole launch
@@ -86,14 +84,10 @@ class Report:
         for n, step in enumerate(counters.decoded.steps):
             issued, moved = int(counters.issued[n]), counters.memory.get(n, Traffic())
             kind = class_of(step.instruction.opcode)
-            line = Line(
-                issued,
-                moved if kind in ("global load", "async copy") else Traffic(),
-                moved if kind == "global store" else Traffic(),
-                counters.shared.get(n, Traffic()),
-                issued if kind == "barrier" else 0,
-                moved.operations if kind == "atomic" else 0,
-            )
+            loaded = moved if kind in ("global load", "async copy") else Traffic()
+            stored = moved if kind == "global store" else Traffic()
+            shared, atomics = counters.shared.get(n, Traffic()), moved.operations if kind == "atomic" else 0
+            line = Line(issued, loaded, stored, shared, issued if kind == "barrier" else 0, atomics)
             found += [(step.instruction, line)] if issued else []
         return found
 
@@ -105,7 +99,8 @@ class Report:
     def lines(self) -> dict[tuple[str, int], Line]:
         lines: dict[tuple[str, int], Line] = {}
         for instruction, line in self.by_instruction:
-            where = source_line(instruction.where)
+            # the innermost line that is not of Triton's library
+            where = next((at for at in instruction.where if at[0] not in LIBRARY), ("?", 0))
             lines[where] = lines.get(where, Line()).plus(line)
         return dict(sorted(lines.items()))
 
@@ -135,7 +130,7 @@ def execute(
 
     arguments  (name, Buffer or number) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
-    blank      by array, which elements are unwritten: see unwritten.py
+    blank      by array, which elements are unwritten: see uninitialised.py
     shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
@@ -188,27 +183,17 @@ def ended(world: World, max_steps: int | None) -> PtxError | None:
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
     """A race of races.py as an error at its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
-    warp, place = race.level == "warp", memory.describe(address)
+    warp = race.level == "warp"
+    what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
     if warp and one is two and first == second == "store":
-        what = (
-            f"a race within one warp at {place}: threads {t} and {u} store two values, and PTX does not say which stays"
-        )
-        return WarpRace(what, two, coordinates(q, grid), u)
-    other = {"warp": f"thread {t} of the same warp", "program": f"thread {t} of the same program"}.get(
-        race.level, f"thread {t} of program {coordinates(p, grid)}"
-    )
-    missing = {"warp": "no barrier, for lanes need not be in step,", "program": "no barrier"}.get(
-        race.level, "neither a release and acquire nor the end of a launch"
-    )
-    where = location(one.where)
-    article = "an" if first == "atomic" else "a"
-    what = (
-        f"a race {'within one warp ' if warp else ''}at {place}: this {second} and {article} {first} by {other}"
-        f"{f', {where}' if where else ''}, PTX line {one.line}, with {missing} between them"
-    )
+        what += f"threads {t} and {u} store two values, and PTX does not say which stays"
+    else:
+        group, missing = {
+            "warp": ("the same warp", "no barrier, for lanes need not be in step,"),
+            "program": ("the same program", "no barrier"),
+            "launch": (f"program {coordinates(p, grid)}", "neither a release and acquire nor the end of a launch"),
+        }[race.level]
+        where = f", {location(one.where)}" if one.where else ""
+        what += f"this {second} and {'an' if first == 'atomic' else 'a'} {first} by thread {t} of {group}{where}, "
+        what += f"PTX line {one.line}, with {missing} between them"
     return (WarpRace if warp else Race)(what, two, coordinates(q, grid), u)
-
-
-def source_line(where: Where) -> tuple[str, int]:
-    """The user's own line: the innermost one that is not of Triton's library."""
-    return next((place for place in where if place[0] not in ("standard.py", "core.py", "math.py")), ("?", 0))

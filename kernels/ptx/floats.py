@@ -9,13 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROUND: dict[str, Callable] = {
-    "rn": np.rint,
-    "rz": np.trunc,
-    "rm": np.floor,
-    "rp": np.ceil,
-    "rna": lambda x: np.trunc(x + np.copysign(0.5, x)),
-}
+ROUND: dict[str, Callable] = {"rn": np.rint, "rz": np.trunc, "rm": np.floor, "rp": np.ceil}
+ROUND["rna"] = lambda x: np.trunc(x + np.copysign(0.5, x))
 
 
 class Format(NamedTuple):
@@ -37,8 +32,6 @@ FORMATS = {
     "e5m2": Format(8, 2, -14, 57344.0, 0x7F),
     "e4m3": Format(8, 3, -6, 448.0, 0x7F),
 }
-
-
 CANONICAL = np.uint32(FORMATS["f32"].nan)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
 
@@ -158,9 +151,9 @@ class Approximation:
     def move(self, opcode: str, bits: np.ndarray, *inputs: np.ndarray, unit: int = 1) -> np.ndarray:
         """Neighbours of the results `bits` (uint32 | uint64); zeros and what is not finite stay.
 
-        unit    what counts as one last place, in the pattern's own
+        unit    one last place, in units of the pattern
 
-        A result stays, too, where an operand is zero: PTX promises ex2(0) = 1 and cos(0) = 1.
+        A result of a zero operand stays, too: PTX promises ex2(0) = 1 and cos(0) = 1.
         """
         key = np.uint64((zlib.crc32(opcode.encode()) << 32 ^ self.seed) & 0xFFFFFFFFFFFFFFFF)
         for x in inputs:

@@ -17,7 +17,7 @@ TYPE = re.compile(r"(b|u|s|f)(8|16|32|64)|f16x2|bf16|bf16x2")
 
 
 class Form(NamedTuple):
-    """What an opcode of this family says."""
+    """The parts of an opcode of this family."""
 
     space: str
     order: str  # "" is weak

@@ -14,11 +14,6 @@ from .syntax import Address, Function, Immediate, Instruction, Program, Register
 DEVICE = {"vprintf": (64, 64), "__assertfail": (64, 64, 32, 64)}  # what calls.py executes -> bits of its parameters
 
 
-def own_parameter(i: Instruction, f: Function) -> bool:
-    """Whether an instruction reads a parameter of the kernel itself."""
-    return any(isinstance(x, Address) and x.base in [Symbol(name) for name, _ in f.parameters] for x in i.operands)
-
-
 class Inliner:
     """Gathers the instructions of a kernel and of what it calls."""
 
@@ -49,12 +44,15 @@ class Inliner:
         at = defaultdict(list)
         for name, index in f.labels.items():
             at[index].append(name + mark)
+        own = [Symbol(name) for name, _ in f.parameters] if not callers else []  # of the kernel: no call's
         for n, i in enumerate(f.instructions):
             self.labels |= dict.fromkeys(at[n], len(self.instructions))
             i = i._replace(where=i.where + where, guard=renamed(i.guard, names))
             if i.opcode in ("call", "call.uni"):
                 self.call(f, i, names, mark, top, callers)
-            elif i.opcode.startswith(("ld.param", "st.param")) and (callers or not own_parameter(i, f)):
+            elif i.opcode.startswith(("ld.param", "st.param")) and not any(
+                isinstance(x, Address) and x.base in own for x in i.operands
+            ):
                 self.instructions += self.parameter(i, names, mark)
             elif callers and i.opcode in ("ret", "ret.uni"):
                 self.instructions.append(i._replace(opcode="bra", operands=(Symbol(end),)))
@@ -165,7 +163,7 @@ def space(name: str, definitions: dict[str, list[Instruction]], seen: frozenset[
         if family == "cvta" and modifiers[0] != "to":
             spaces = {modifiers[0]}
         elif family in ("add", "sub"):
-            spaces = spaces - {""} or spaces  # the one of them that is an address says where
+            spaces = spaces - {""} or spaces  # that of the operand which is an address
         elif family != "mov":
             spaces = {""}
         found |= spaces
@@ -192,10 +190,9 @@ def inline(
 ) -> Program:
     """A kernel and what it calls as one Program.
 
-    called  gives the function of a name, None where the module has no body of it
+    called  gives the function of a name; None if the module has no body of it
 
-    Raises UnknownOpcode, with the name, for a call of a function without body or of itself; ParseError for a name that
-    nothing declares.
+    Raises UnknownOpcode for a call of a function without body or of itself, ParseError for an undeclared name.
     """
     inliner = Inliner(called)
     inliner.add(entry, {}, 0)

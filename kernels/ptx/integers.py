@@ -8,14 +8,17 @@ import numpy as np
 from .opcode import BITS, NUMPY, UNSIGNED, Opcode, Semantics
 
 
+def amount(a, n):
+    """A shift of a by n: NumPy shifts by the type's bits and more to zero, so only the amount's type needs care."""
+    return np.minimum(n, n.dtype.type(a.dtype.itemsize * 8)).astype(a.dtype)
+
+
 def left(a, n):
-    """a << n; NumPy shifts by as many bits as the type has, and more, to zero, so only the amount's type needs care."""
-    return a << np.minimum(n, n.dtype.type(a.dtype.itemsize * 8)).astype(a.dtype)
+    return a << amount(a, n)
 
 
 def right(a, n):
-    """a >> n, by copies of the sign if a is signed."""
-    return a >> np.minimum(n, n.dtype.type(a.dtype.itemsize * 8)).astype(a.dtype)
+    return a >> amount(a, n)  # by copies of the sign if a is signed
 
 
 def high(a, b):
@@ -92,6 +95,11 @@ def leading(x):
         upper = leading((x >> np.uint64(32)).astype(np.uint32))
         return np.where(upper < 32, upper, np.uint32(32) + leading(x.astype(np.uint32)))
     return (32 - np.frexp(x.astype(np.float64))[1]).astype(np.uint32)
+
+
+def shift_amount(x):
+    """bfind.shiftamt: clz, and of 0 all ones."""
+    return np.where(x == 0, ~np.uint32(0), leading(x))
 
 
 def reverse(x):

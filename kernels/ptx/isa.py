@@ -1,8 +1,7 @@
-"""The instruction table: what every instruction computes that touches neither memory nor another thread.
+"""The instruction table: every instruction that touches neither memory nor another thread.
 
-A row holds the section of the PTX ISA (8.8) that defines it, its spellings, braces expanded as the shell does, and a
-builder, which is given one spelling and returns its semantics. What no row spells is not executed: a modifier that the
-table does not know makes an unknown opcode and is never ignored.
+A row holds a section of the PTX ISA (8.8), spellings, whose braces expand as in a shell, and a builder: spelling ->
+semantics. An instruction or modifier in no row is an unknown opcode; none is ignored.
 """
 
 import itertools
@@ -17,13 +16,12 @@ from .errors import UnknownOpcode
 from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
+TMA = ("cp.async.bulk", "cp.reduce.async.bulk", "tensormap")
 REFUSED = {
     "wgmma": "warp-group matrix products are not modelled",
     "tcgen05": "tensor memory of sm_100 is not modelled",
     "mbarrier": "barriers in shared memory are not modelled",
-    "cp.async.bulk": "the tensor memory accelerator is not modelled",
-    "cp.reduce.async.bulk": "the tensor memory accelerator is not modelled",
-    "tensormap": "the tensor memory accelerator is not modelled",
+    **dict.fromkeys(TMA, "the tensor memory accelerator is not modelled"),
     "multimem": "memory of several GPUs is not modelled",
     "barrier.cluster": "clusters of programs are not modelled",
 }
@@ -56,11 +54,7 @@ TABLE = (
     ("9.7.1.13 max", f"max.{PACKED}", typed(np.maximum, 2)),
     ("9.7.1.14 popc", "popc.{b32,b64}", typed(it.count, 1, "u32")),
     ("9.7.1.15 clz", "clz.{b32,b64}", typed(it.leading, 1, "u32")),
-    (
-        "9.7.1.16 bfind",
-        "bfind.shiftamt.{u32,u64}",
-        typed(lambda x: np.where(x == 0, ~np.uint32(0), it.leading(x)), 1, "u32"),
-    ),
+    ("9.7.1.16 bfind", "bfind.shiftamt.{u32,u64}", typed(it.shift_amount, 1, "u32")),
     ("9.7.1.18 brev", "brev.{b32,b64}", typed(it.reverse, 1)),
     ("9.7.1.19 bfe", "bfe.{u32,u64,s32,s64}", typed(it.extract, ("", "u32", "u32"))),
     ("9.7.1.20 bfi", "bfi.{b32,b64}", typed(it.insert, ("", "", "u32", "u32"))),
@@ -140,12 +134,12 @@ OPCODES = {opcode: (section, build) for section, spelling, build in TABLE for op
 
 @cache
 def semantics(opcode: str, approximation: Approximation | None = None, operands: int = 0) -> Semantics:
-    """What an instruction computes, from its spelling alone.
+    """What an instruction computes, from its spelling.
 
     approximation  moves the results of approximate functions; None leaves them at the nearest number
-    operands       how many sources the instruction is written with; min and max.f32 take a third, others the one number
+    operands       number of sources as written; min and max.f32 take a third
 
-    Raises UnknownOpcode, with the reason where a whole family is refused, for whatever the table does not spell.
+    Raises UnknownOpcode for a spelling that is not in the table, with the reason if its family is refused.
     """
     if opcode not in OPCODES:
         raise UnknownOpcode(opcode, next((why for family, why in REFUSED.items() if opcode.startswith(family)), ""))

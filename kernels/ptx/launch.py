@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
-from .advice import explain
+from .autotune import chosen, run_tuned
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
-from .empties import unwritten, watching
 from .errors import Refused, UnknownOpcode
 from .execute import execute
 from .limits import grid_shape
-from .reach import buffer, reached, scratch
+from .other_targets import explain
+from .reachable import buffer, reached, scratch
 from .segments import Buffer
 from .settings import Settings, check_settings
-from .tuned import chosen, run_tuned
+from .torch_empty import unwritten, watching
 
 
 class Route(NamedTuple):
@@ -55,15 +55,14 @@ _usual: dict[type, Any] = {}  # class -> its own run, while routes replace it
 def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: Any) -> Any:
     """Launch `kernel[grid](*args, **kwargs)` on the machine and return its report; None if the grid is empty.
 
-    kernel  a @triton.jit function, also under triton.heuristics and triton.autotune, whose first configuration that
-            the target takes is launched: the report's `config`
+    kernel  a @triton.jit function, also under triton.heuristics and triton.autotune: see the report's `config`
     grid    an int, a tuple of up to three, or a function of the parameters by name
     args    NumPy arrays or torch CPU tensors of any strides, numbers, None, constexprs
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
     kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings`
 
-    Raises Refused under Triton's interpreter; TypeError and ValueError for arguments, options and settings that do
-    not fit and for launches that no GPU takes, OutOfResources among them; PtxError for what the machine finds.
+    Raises Refused under Triton's interpreter; TypeError and ValueError for arguments, options, settings and launches
+    that no GPU takes, OutOfResources among them; PtxError for what the machine finds.
     """
     if not isinstance(kernel, KernelInterface):
         raise TypeError(f"the kernel is {kernel!r}; run takes a function decorated with @triton.jit")
@@ -83,21 +82,17 @@ def route(
 ) -> Iterator[deque]:
     """Inside, launches of this thread whose arrays are all on the CPU run on the machine; yields their reports.
 
-    keep      how many reports stay, the latest; None keeps all
-    each      is called with every report
+    keep      number of reports to keep, the latest; None keeps all
+    each      function, called with every report
     settings  the fields of `Settings`
 
-    What torch.empty and its like give inside counts as unwritten until it is written.
-    Launches with a tensor elsewhere go their usual way. Routes nest: the innermost takes the launch. What it returns is
-    its report, which has all that Triton's CompiledKernel has, such as n_regs and asm: see compiled.py.
-    Raises ValueError for settings that do not fit, Refused under Triton's interpreter, which would run the kernels
-    unseen.
+    Memory of torch.empty and its like counts as unwritten until it is written. Launches with a tensor elsewhere go
+    their usual way. Of nested routes the innermost takes the launch. A launch returns its report: see compiled.py.
+    Raises ValueError for settings that do not fit, Refused under Triton's interpreter.
     """
     check_settings({"keep": keep, "each": each, **settings})
-    with (
-        _routed(Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())) as reports,
-        watching(routing),
-    ):
+    route = Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())
+    with _routed(route) as reports, watching(routing):
         yield reports
 
 
@@ -146,7 +141,7 @@ def _run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> 
 
 
 def _run_tuned(tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Autotuner.run, while any thread has a route: it would time a machine that says nothing about time."""
+    """Autotuner.run, while any thread has a route: nothing is timed, since the machine is no GPU."""
     route = _route.get()
     if route is None or compiling() or not route.takes(args, kwargs):
         return _usual[Autotuner](tuner, *args, **kwargs)
@@ -178,17 +173,9 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         readable = {**(readable or {}), "global_scratch": False}
     blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
              and (which := unwritten(b)) is not None}  # fmt: skip
-    report = execute(
-        compiled.ptx,
-        shape,
-        arguments,
-        name=compiled.name,
-        target=compiled.target,
-        shared=compiled.shared,
-        num_warps=compiled.num_warps,
-        blank=blank,
-        **route.settings._replace(readable=readable, reachable=others)._asdict(),
-    )
+    known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
+    settings = route.settings._replace(readable=readable, reachable=others)._asdict()
+    report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
     report.compiled, report.config = kernel, chosen.get()
     route.reports.append(report)
     if route.each is not None:

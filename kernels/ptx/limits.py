@@ -78,11 +78,8 @@ def grid_shape(grid: Any, parameters: dict[str, Any]) -> tuple[int, int, int]:
         raise Refused(f"the grid is {shape}; give one to three numbers of programs, each an int >= 0")
     for axis, n, most in zip("xyz", numbers, GRID, strict=False):
         if n > most:
-            where = ", or lay the programs along x" if axis != "x" else ""
-            raise Refused(
-                f"the grid is {shape}, {n:,} programs along {axis}; a GPU takes up to {most:,}: let a program do "
-                f"more{where}"
-            )
+            advice = "let a program do more" + (", or lay the programs along x" if axis != "x" else "")
+            raise Refused(f"the grid is {shape}, {n:,} programs along {axis}; a GPU takes up to {most:,}: {advice}")
     x, y, z = (*numbers, 1, 1)[:3]
     return x, y, z
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .arrays import first_of
 from .errors import Misaligned, OutOfBounds, Uninitialised
 
 
@@ -34,7 +35,7 @@ class LocalMemory:
         at = np.broadcast_to(at if active is None else np.where(active, at, 0), (P, T))
         for kind, bad in ((OutOfBounds, (at < 0) | (at + size > limit)), (Misaligned, at % size != 0)):
             if bad.any():
-                row, thread = (int(i) for i in np.argwhere(bad)[0])
+                row, thread = first_of(bad)
                 what = f"{size} bytes at {at[row, thread]} of the thread's {limit} bytes of local memory"
                 raise site.error(kind, what, row, thread)
         rows, threads = np.broadcast_arrays(np.arange(P)[:, None], np.arange(T)[None])
@@ -46,7 +47,7 @@ class LocalMemory:
         each = (rows[..., None], threads[..., None], at[..., None] + np.arange(size))
         blank = ~self.written[each].all(-1) & (True if active is None else active)
         if blank.any():
-            row, thread = (int(i) for i in np.argwhere(blank)[0])
+            row, thread = first_of(blank)
             what = f"{size} bytes at {at[row, thread]} of local memory hold nothing that was written"
             raise site.error(Uninitialised, what, row, thread)
         words = self.bytes[each].view(f"u{min(size, 8)}")

@@ -2,34 +2,33 @@
 
 A Block holds programs that execute together, with one register file whose values are (programs, threads) arrays. Where
 a branch sends whole programs two ways the block splits; where it parts the threads of one program the block gets two
-Fragments, each with a mask. Whoever is at the lowest instruction runs next, so that those who are apart meet again at
-the first one they share. With a seed, chance decides instead: which programs share a block, which of their warps go
-apart, and who runs next at every access to global memory.
+Fragments, each with a mask. The fragment at the lowest instruction runs next, so that those apart meet again at the
+first one they share. With a seed, chance decides instead: which programs share a block, which of their warps go
+apart, and which fragment runs after every access to global memory.
 """
-
-from typing import Any
 
 import numpy as np
 
+from .arrays import first_of
 from .block import Block, Fragment, Round, World
+from .deadlock import deadlock, together
 from .decode import Step
-from .endless import READ, Budget, Kept, equal
-from .errors import Deadlock, DivergentBarrier, Endless, NotConverged, PtxError, Trap, Unfinished, Uninitialised
-from .waiting import Waiting
+from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
+from .progress import Progress
+from .termination import Budget, Kept, equal
 
 NEVER = 1 << 62  # instructions
 
 
 class Machine:
-    """One launch: who runs when.
+    """The schedule of one launch.
 
-    limit  instructions, each counted once for all programs that run it together, after which the launch is stopped;
-           None stops loops that show no end
+    limit  instructions, each counted once for all programs in lockstep, that it may execute; None stops endless loops
     """
 
     def __init__(self, world: World, *, limit: int | None = None):
         self.world, self.decoded, self.memory, self.random = world, world.decoded, world.memory, world.random
-        self.most = self.limit = NEVER if limit is None else limit  # `limit` says how many are left
+        self.most = self.limit = NEVER if limit is None else limit  # `limit` is how many are left
         self.budget = Budget(self.decoded) if limit is None else None
         X, Y, Z = world.grid
         self.blocks = [Block(world, programs) for programs in self.teams(np.arange(X * Y * Z))]
@@ -52,22 +51,18 @@ class Machine:
         # Having freed one large piece, glibc's malloc keeps smaller ones for reuse instead of returning each to the
         # system: the arrays of a launch come and go by the thousand, and this makes them four times as fast.
         np.empty(31 << 20, np.uint8)
-        with np.errstate(all="ignore"), Waiting(lambda: f"{self.most - self.limit:,} instructions") as waiting:
+        with np.errstate(all="ignore"), Progress(lambda: f"{self.most - self.limit:,} instructions") as progress:
             while self.blocks:
-                waiting.tick()
+                progress.tick()
                 block, fragment = self.choose()
                 self.advance(block, fragment)
                 if not block.fragments:
                     self.blocks.remove(block)
 
     def choose(self) -> tuple[Block, Fragment]:
-        """Who runs next: the lowest instruction, joined by all who are there too; or, with a seed, anyone."""
-        awake = [
-            (f.pc, i, b, f)
-            for i, b in enumerate(self.blocks)
-            for f in b.fragments
-            if f.barrier is None and not (f.asleep and f.asleep())
-        ]
+        """The next fragment to run: the one at the lowest instruction, joined by others there; with a seed, any."""
+        waits = lambda f: f.barrier is not None or (f.asleep and f.asleep())  # noqa: E731
+        awake = [(f.pc, i, b, f) for i, b in enumerate(self.blocks) for f in b.fragments if not waits(f)]
         if not awake:
             return self.stuck()
         if self.random is None:
@@ -156,13 +151,11 @@ class Machine:
         """Raise Unfinished if the launch may not go on, having done as much as it may."""
         if self.limit >= 0 and self.budget and not self.budget.shows_no_end(block, fragment.pc):
             return
-        done, row = self.most - max(self.limit, 0), int(np.argwhere(block.mask(fragment))[0][0])
+        done = self.most - max(self.limit, 0)
         block.instruction = self.decoded.steps[fragment.pc].instruction
-        more = (
-            f"allow more than max_steps={self.most}" if self.most != NEVER else f"allow more by max_steps={100 * done}"
-        )
-        what = f"the launch did not end within {done:,} instructions; if it is only long, {more}"
-        raise block.error(Unfinished, what, row, int(np.argwhere(block.mask(fragment))[0][1]))
+        more = f"more than max_steps={self.most}" if self.most != NEVER else f"more by max_steps={100 * done}"
+        what = f"the launch did not end within {done:,} instructions; if it is only long, allow {more}"
+        raise block.error(Unfinished, what, *first_of(block.mask(fragment)))
 
     @staticmethod
     def unwritten(block: Block, steps: list[Step]) -> None:
@@ -206,7 +199,7 @@ class Machine:
         stops, _ = self.chosen(block, fragment, step)
         fragment.pc += 1
         if stops.any():
-            raise block.error(Trap, "the kernel stops itself", *(int(n) for n in np.argwhere(stops)[0]))
+            raise block.error(Trap, "the kernel stops itself", *first_of(stops))
 
     def part(self, block: Block, fragment: Fragment, goes: np.ndarray, stays: np.ndarray, target: int | None) -> None:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
@@ -242,8 +235,8 @@ class Machine:
         waits, passes = self.chosen(block, fragment, step)
         fragment.pc += 1
         if (mixed := waits.any(1, keepdims=True) & passes).any():
-            skips = (int(n) for n in np.argwhere(mixed)[0])
-            raise block.error(DivergentBarrier, "a barrier that this thread skips and others wait at", *skips)
+            what = "a barrier that this thread skips and others wait at"
+            raise block.error(DivergentBarrier, what, *first_of(mixed))
         if fragment.active is None:
             block.barrier_passed(waits[:, 0])
         else:
@@ -257,54 +250,23 @@ class Machine:
             return
         here = np.sum(np.broadcast_arrays(*(block.warps(f.active) for f in waiting)), axis=0)
         if (here > 1).any() and len({f.pc for f in waiting}) > 1:
-            row, warp = (int(n) for n in np.argwhere(here > 1)[0])
+            row, warp = first_of(here > 1)
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
-        arrived, left = self.together(block, waiting), self.together(block, block.fragments)
+        arrived, left = together(block, waiting), together(block, block.fragments)
         if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():
             for f in waiting:
                 f.barrier = None
             block.barrier_passed()
 
-    @staticmethod
-    def together(block: Block, fragments: list[Fragment]) -> np.ndarray:
-        """The threads of some fragments: (P or 1, T) bool."""
-        return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
-
     def stuck(self) -> tuple[Block, Fragment]:
         """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""
-        together = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
-        if not together:
-            raise self.diagnosis()
-        for block in together:
+        parted = [b for b in self.blocks if len(b.programs) > 1 and len(b.fragments) > 1]
+        if not parted:
+            raise deadlock(self)
+        for block in parted:
             self.blocks.remove(block)
             parts = [block.take(np.arange(len(block.programs)) == row) for row in range(len(block.programs))]
             self.blocks += [part for part in parts if part.fragments]
         for block in self.blocks:
             self.release(block)
         return self.choose()
-
-    def diagnosis(self) -> PtxError:
-        """Why no thread can go on: of one that spins, or else of one that waits at a barrier or for its warp."""
-        waits = [(b, f) for b in self.blocks for f in b.fragments]
-        spins = [(b, f) for b, f in waits if f.barrier is None and f.looped]
-        block, f = (spins or [(b, f) for b, f in waits if f.barrier is not None] or waits)[0]
-        place = lambda f: self.decoded.steps[f.pc - (f.barrier is not None)].instruction  # noqa: E731
-        block.instruction = place(f)
-        row, thread = (int(n) for n in np.argwhere(block.mask(f))[0])
-        if spins:
-            return self.spinning(block, f.looped, row, thread)
-        if f.barrier is None:
-            return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", row, thread)
-        others = [f"at PTX line {i.line} ({i.opcode})" for i in (place(g) for g in block.fragments if g is not f)]
-        others += [] if self.together(block, block.fragments).all() else ["returned"]
-        what = f"a barrier that not all threads reach; others are {', '.join(others)}"
-        return block.error(DivergentBarrier, what, row, thread)
-
-    def spinning(self, block: Block, loop: Any, row: int, thread: int) -> PtxError:
-        """Of a loop that comes round in one and the same state."""
-        opcodes = [s.instruction.opcode for s in self.decoded.steps[loop.head : loop.jump]]
-        if loop.found == "still" and any(map(READ.match, opcodes)):
-            what = "a loop waits for memory to change, and nobody is left to change it"
-            return block.error(Deadlock, what, row, thread)
-        what = "this loop never ends: it comes round with the same registers and the same memory"
-        return block.error(Endless, f"{what}, after {self.most - self.limit:,} instructions", row, thread)

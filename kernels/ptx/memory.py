@@ -1,7 +1,7 @@
 """Global memory: the arguments' arrays in one arena, with what may be touched and what was written, byte by byte.
 
-segments.py maps addresses to bytes. Around each array lie guard bytes of no array, so an access out of bounds is one
-that meets an unmapped byte, or comes near no array. Arrays that share memory share it here too.
+segments.py maps addresses to bytes. Guard bytes surround each array: an access out of bounds meets one of them, or is
+near no array. Arrays that share memory share it here too.
 """
 
 from functools import cache
@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import broadcast
+from .arrays import broadcast, first_of, turns
 from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
-from .places import described, stray
+from .locations import described, stray
 from .races import Access
 from .segments import MIDDLE, Buffer, Region, Segments
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
-BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see unwritten.py
+BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
 SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 
@@ -25,20 +25,16 @@ def pattern(bit: int) -> int:
     return bit * 0x0101010101010101
 
 
-def word(bit: int, like: np.ndarray) -> np.ndarray:
-    return _word(bit, like.dtype)
-
-
 @cache
-def _word(bit: int, dtype: np.dtype) -> np.ndarray:
+def word(bit: int, dtype: np.dtype) -> np.ndarray:
+    """`bit` in each byte of a word of an unsigned type."""
     return np.array(pattern(bit), "u8").astype(dtype)
 
 
 def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    """Whether words agree, or differ as copies of floats of `width` bits do that were summed in several orders.
+    """Whether words agree, or are floats of `width` bits that differ as sums in several orders do.
 
-    The largest of them sets the scale, since a sum may cancel. Small integers are no such floats: as those they are
-    subnormal, and their differences too large.
+    The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
     """
     if width not in (16, 32, 64) or not a.size:
         return np.array_equal(a, b)
@@ -52,10 +48,7 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
 
     All that meet for the first time go at once, then all that meet for the second time, and so on.
     """
-    order = np.argsort(index, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(index[order]) != 0])
-    turn = np.empty(len(index), np.int64)
-    turn[order] = np.arange(len(index)) - np.repeat(starts, np.diff(np.r_[starts, len(index)]))
+    turn = turns(index)
     old = np.empty(len(index), words.dtype)
     by_turn = np.argsort(turn, kind="stable")
     for now in np.split(by_turn, np.flatnonzero(np.diff(turn[by_turn])) + 1):
@@ -86,9 +79,7 @@ class GlobalMemory:
         self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
         self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
-        self.pointers = {
-            name: int(segments.virtual[n]) for name, n in segments.constants.items()
-        }  # as kernels see them
+        self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
             first = int(segments.arena[segments.constants[name]])
             at = slice(first, first + len(data))
@@ -117,15 +108,15 @@ class GlobalMemory:
             region.of(self.bytes)[...] = self.segments.seen(array) if array.itemsize == 8 else array
             state = region.of(self.state)
             if name not in readable:
-                state |= word(MAPPED | READABLE, state)
+                state |= word(MAPPED | READABLE, state.dtype)
                 continue
             try:
                 may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
             except ValueError:
                 shape = list(np.shape(readable[name]))
                 raise ValueError(f"readable[{name!r}] has shape {shape}; {name} has {list(array.shape)}") from None
-            state |= word(MAPPED, state)
-            np.bitwise_or(state, word(READABLE, state), out=state, where=may_read)
+            state |= word(MAPPED, state.dtype)
+            np.bitwise_or(state, word(READABLE, state.dtype), out=state, where=may_read)
 
     def blank(self, blank: dict[str, np.ndarray], filler: int | None) -> None:
         self.blanks = bool(blank)
@@ -134,9 +125,9 @@ class GlobalMemory:
             if which is None:
                 continue
             words, state = region.of(self.bytes), region.of(self.state)
-            np.bitwise_or(state, word(BLANK, state), out=state, where=which)
+            np.bitwise_or(state, word(BLANK, state.dtype), out=state, where=which)
             if filler is not None:
-                words[which] = word(filler, words)
+                words[which] = word(filler, words.dtype)
             self.untouched += [region] if which.all() else []
 
     def write_back(self) -> None:
@@ -170,14 +161,14 @@ class GlobalMemory:
     def check(self, found: np.ndarray, index: np.ndarray, size: int, bits: int, site) -> None:
         """Raise unless each byte's state has all of `bits`."""
         if not self.has(found, size, bits):
-            lacks = lambda b: found & word(b, found) != word(b, found)  # noqa: E731
+            lacks = lambda b: found & word(b, found.dtype) != word(b, found.dtype)  # noqa: E731
             kind = OutOfBounds if lacks(MAPPED).any() else Uninitialised
             bad = lacks(MAPPED if kind is OutOfBounds else READABLE)
             raise self.fault(kind, index * size, size, bad.any(-1) if size > 8 else bad, site)
 
     def doubts(self, found: np.ndarray, index: np.ndarray, size: int, site) -> None:
         """Note a read of unwritten bytes."""
-        bad = found & word(BLANK, found) != 0
+        bad = found & word(BLANK, found.dtype) != 0
         if not bad.any():
             return
         bad = bad.any(-1) if size > 8 else bad
@@ -197,7 +188,7 @@ class GlobalMemory:
                 self.doubts(found, index, size, site)
             if not self.has(found, size, MAPPED | READABLE | READ):
                 self.check(found, index, size, MAPPED | READABLE, site)
-                self.states[size][index] = found | word(READ, found)
+                self.states[size][index] = found | word(READ, found.dtype)
         return self.words[size].take(index, axis, mode="clip")
 
     def store(self, at: np.ndarray, words: np.ndarray, size: int, active, site) -> None:
@@ -213,7 +204,7 @@ class GlobalMemory:
             found = self.states[size].take(index, axis, mode="clip")
             if not self.has(found, size, MAPPED):
                 self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
-            self.states[size][index] = (found | word(READABLE, found)) & ~word(BLANK, found)
+            self.states[size][index] = (found | word(READABLE, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
@@ -237,7 +228,7 @@ class GlobalMemory:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
         if self.blanks:
-            self.states[size][index] &= ~word(BLANK, found)
+            self.states[size][index] &= ~word(BLANK, found.dtype)
         before = words[index]
         self.wrote(index, size)
         old = in_order(words, index, values, function)
@@ -246,23 +237,19 @@ class GlobalMemory:
 
     def fault(self, kind: type[PtxError], at: np.ndarray, size: int, bad: np.ndarray, site, describe=None) -> PtxError:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
-        row, thread = (int(i) for i in np.argwhere(bad)[0])
-        place = (describe or self.describe)(int(np.broadcast_to(at, bad.shape)[row, thread]))
-        verb = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}.get(
-            kind, "holds nothing that was written"
-        )
+        row, thread = first_of(bad)
+        byte = int(np.broadcast_to(at, bad.shape)[row, thread])
+        place = describe(byte) if describe else described(byte, self.regions)
+        verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}
+        verb = verbs.get(kind, "holds nothing that was written")
         return site.error(kind, f"{size} bytes at {place}: the address {verb}", row, thread)
 
     def stray(self, address: int) -> str:
         """An address, as a kernel sees it, that is near no array, in words."""
         return stray(address, self.segments, self.regions)
 
-    def describe(self, at: int) -> str:
-        """A byte of the arena in the arguments' own words: 'k[0, 1, 0]', or 'k +128 bytes, 0 past its end'."""
-        return described(at, self.regions)
-
     def read_bytes(self, name: str) -> int:
         """How many distinct bytes of an argument were read, to whole elements."""
         region = next(r for r in self.regions if r.buffer.name == name)
         state = region.of(self.state)
-        return int(np.count_nonzero(state & word(READ, state))) * state.itemsize
+        return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize

@@ -1,7 +1,6 @@
-"""What a launch asks of Triton beside its arguments: each option is honoured, named as one without effect, or refused.
+"""Triton's options of a launch: each is honoured, named as one without effect, or refused before anything runs.
 
-Triton drops some keywords in silence and answers others with an assertion or a crash, so they are asked for here, at
-the door. The options are those of the installed Triton.
+Triton ignores some keywords and crashes on others. The options are those of the installed Triton.
 """
 
 import re
@@ -21,8 +20,7 @@ ELSEWHERE = {
     "arch": "the machine compiles for target=",
     "backend_name": "the machine runs what Triton compiles for CUDA",
     "max_num_imprecise_acc_default": "Triton overwrites it: pass max_num_imprecise_acc= to tl.dot",
-    "device": "the machine takes the place of any device",
-    "device_type": "the machine takes the place of any device",
+    **dict.fromkeys(("device", "device_type"), "the machine takes the place of any device"),
     "stream": "the machine runs a launch at once, on no stream",
     "grid": "it stands in kernel[grid], or before the arguments of run",
     "warmup": "call kernel.warmup(..., grid=grid) within route",
@@ -36,10 +34,9 @@ IDLE = {
 
 
 def check_options(kernel: Any, given: dict[str, Any], sm: int) -> str:
-    """What `kernel`, launched with these keywords, is to be instrumented with; "" for nothing.
+    """The instrumentation mode of a launch of `kernel` with these keywords; "" for none.
 
-    Raises Refused for a keyword that is neither a parameter nor an option, and for an option that cannot be
-    honoured; warns of one that has no effect here.
+    Raises Refused for a keyword that is no parameter or option, or cannot be honoured; warns of one without effect.
     """
     # Triton takes a parameter that is called as an option for both.
     name, options = kernel.__name__, {k: v for k, v in given.items() if k in DEFAULTS or k not in kernel.arg_names}
@@ -47,9 +44,7 @@ def check_options(kernel: Any, given: dict[str, Any], sm: int) -> str:
         if option in ELSEWHERE and value != DEFAULTS.get(option, ...):
             raise Refused(f"{option}= came with a launch of {name}; {ELSEWHERE[option]}: leave it out")
         if option in Settings._fields:
-            raise Refused(
-                f"{option}= came with a launch of {name}; it is a setting of the machine: route({option}=...)"
-            )
+            raise Refused(f"{option}= came with a launch of {name}; it is a machine setting: route({option}=...)")
         if option not in DEFAULTS:
             known = {*kernel.arg_names, *DEFAULTS, *Settings._fields} - {*ELSEWHERE, option}
             raise Refused(f"{option}= is no parameter of {name}, nor an option of its launch{nearest(option, known)}")
@@ -94,16 +89,13 @@ def check_mode(name: str, mode: str, sm: int) -> None:
     """Raise Refused for a sanitizer that does not exist, or that cannot run here."""
     for word in re.findall(r"\w+", mode):
         if word not in MODES:
-            raise Refused(
-                f"instrumentation_mode is {mode!r}, which Triton would ignore; the modes are {', '.join(MODES)}"
-            )
+            known = ", ".join(MODES)
+            raise Refused(f"instrumentation_mode is {mode!r}, which Triton would ignore; the modes are {known}")
         if word == "gsan":
             raise Refused(
                 f"{name} is to be instrumented with gsan, Triton's sanitizer of global memory, whose runtime keeps its "
                 "state on a GPU; the machine finds races and reads out of bounds by itself: unset instrumentation_mode"
             )
         if word == "consan" and sm < 90:
-            raise Refused(
-                f"{name} is to be instrumented with consan, whose instructions sm_{sm} has not; take target='sm_90' or "
-                "a newer GPU, or unset instrumentation_mode"
-            )
+            what = f"{name} is to be instrumented with consan, whose instructions sm_{sm} has not"
+            raise Refused(f"{what}; take target='sm_90' or a newer GPU, or unset instrumentation_mode")

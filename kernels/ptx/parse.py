@@ -1,7 +1,6 @@
-"""PTX text -> a Program: its instructions, registers and memory, and the Python line each instruction comes from.
+"""PTX text -> a Program: its instructions, registers and memory, and the Python line of each instruction.
 
-Source: PTX ISA, sections 4 (syntax), 5 (state spaces) and 11 (directives). Only what Triton emits is known; anything
-else is a ParseError that names its line.
+Source: PTX ISA, sections 4 (syntax), 5 (state spaces) and 11 (directives). What Triton does not emit is a ParseError.
 """
 
 import re
@@ -75,7 +74,7 @@ class Body:
         self.shared: dict[str, int] = {}
         self.local: dict[str, int] = {}
         self.where: Where = ()
-        self.known: dict[tuple[int, ...], Where] = {}  # what .loc said of each place, for the calls from it
+        self.known: dict[tuple[int, ...], Where] = {}  # each place -> its lines, for the calls from it
         self.in_asm = False
         self.scopes = [Scope({}, 0)]
         self.pending = ""
@@ -129,7 +128,7 @@ class Body:
     def locate(self, text: str, comment: str, number: int) -> None:
         """.loc file line column [, function_name ..., inlined_at file line column] (11.5.2)
 
-        Triton 3.6 says where a call stands in the comment alone: file:line:column @[ file:line:column @[ ... ] ].
+        Triton 3.6 gives the place of a call in the comment alone: file:line:column @[ file:line:column @[ ... ] ].
         """
         if self.in_asm:
             return
@@ -233,11 +232,8 @@ def parse(text: str) -> Program:
     entry, body = function(text, code, head, files)
     bodies = {match["name"]: match for match in re.finditer(form.replace("KIND", "func"), code)}
     before = code[: head.start()]
-    shared = {
-        name: int(size or 0) for name, size in re.findall(r"\.shared\b[^;]*?\.b8\s+([$\w]+)\[(\d*)\]\s*;", before)
-    }
-    shared |= body.shared
-    known = constants(before)
+    variables = re.findall(r"\.shared\b[^;]*?\.b8\s+([$\w]+)\[(\d*)\]\s*;", before)
+    shared, known = {name: int(size or 0) for name, size in variables} | body.shared, constants(before)
 
     def called(name: str) -> Function | None:
         return function(text, code, bodies[name], files)[0] if name in bodies else None

@@ -44,9 +44,8 @@ if TYPE_CHECKING:
 def check_kernel(kernel: Any, grid: Any, /, *args: Any, **kwargs: Any) -> "list[Report]":
     """Raise what the PTX machine finds in `kernel[grid](*args, **kwargs)`, a PtxError naming the line; needs no GPU.
 
-    Out of bounds, misaligned, never written, raced for, deadlocked, different from schedule to schedule: check in
-    kernels/ptx/check.py has the parameters and the options (targets, seeds, tolerance, readable). The arrays hold the
-    results afterwards. Raises Refused where TRITON_INTERPRET is set, since nothing is compiled then: unset it.
+    Parameters, options (targets, seeds, tolerance, readable) and errors: check in kernels/ptx/check.py. The arrays hold
+    the results afterwards. Raises Refused where TRITON_INTERPRET is set: unset it.
     returns  the report of each run, see Report in kernels/ptx/execute.py
     """
     __tracebackhide__ = True
@@ -83,7 +82,7 @@ def kvproof_records(request: pytest.FixtureRequest) -> Iterator[list[dict]]:
 
 
 def write_records(folder: Path, test: str, records: list[dict]) -> Path:
-    """Write the records of a test to a file of its own; a digest tells names apart that a file system does not."""
+    """Write the records of a test to a file of its own; a digest keeps apart names that a file system does not."""
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^\w.-]+", "-", test)[-120:].strip("-")
     path = folder / f"{name}-{hashlib.sha256(test.encode()).hexdigest()[:8]}.json"
@@ -105,7 +104,7 @@ def check_kernel_fixture(kvproof_records: list[dict]):
         except Exception as error:
             kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
             raise
-        from .show import summary
+        from .profile import summary
 
         kvproof_records[-1] |= {"passed": True, "runs": [summary(report, []) for report in reports]}
         return reports

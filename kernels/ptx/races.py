@@ -1,9 +1,8 @@
 """Races in global memory, found after a launch in the log of its accesses: two touch one byte, nothing orders them.
 
 What orders two accesses is happens-before: the program order of a thread, the barriers of a program and of a warp, and
-between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Arrays drop every byte that
-one thread alone touches, or that is only read, or that only atomics touch: mostly nothing is left. happens.py judges
-the rest.
+between threads anywhere a release of gpu or sys scope that an acquire of such scope reads. Bytes that one thread alone
+touches, that are only read, or that only atomics touch are dropped first; happens_before.py judges the few others.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 Two deviations: synchronisation of cta scope orders nothing here, and a location is its first bytes, whatever its width.
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .happens import LEVELS, WRITES, Rows, replay
+from .happens_before import LEVELS, WRITES, Rows, replay
 
 WIDEST = 16  # bytes: no thread's access is wider
 MANY = 256  # threads at one place, from which on some of their programs stand for all
@@ -114,11 +113,10 @@ def find_races(log: Sequence[Access]) -> list[Race]:
 
     returns one Race for each pair of instructions and each level, the gravest first; [] if all is ordered.
 
-    No races are: two atomic or strong accesses, if they are of gpu or sys scope or of the same program; and within a
-    program, from one of its barriers to the next, the copies of a value that Triton lets several threads hold:
-    stores of the same bytes through one instruction; and a weak load, if its thread writes nothing there and every
-    thread that does, by plain stores, has loaded the place before through the same instruction. What a copy is used
-    for cannot be seen: if something is made of it that reaches another place, a race stays unreported.
+    No races are: two atomic or strong accesses of gpu or sys scope or of one program; and, between two barriers of a
+    program, the copies of a value that Triton lets several of its threads hold: stores of the same bytes by one
+    instruction; and a weak load by a thread that writes nothing there, if every thread that does, by plain stores, has
+    loaded the place before by the same instruction. A race by what is made of such a copy stays unreported.
     """
     rows = _shared_rows(log, _near_writes(log))
 
@@ -193,10 +191,10 @@ def _sharing(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np
 
 
 def _stand_ins(log: Sequence[Access], near: dict[int, tuple], places: dict[int, np.ndarray], shared: np.ndarray):
-    """Which rows are looked at: a function of programs (threads,) and their places (threads, granules of each) -> bool.
+    """A filter of rows: programs (threads,) and places (threads, granules of each) -> bool.
 
-    Programs that never synchronise are unordered, all of them. So where thousands of threads meet, the first two
-    programs of these that come there, and the first two that write there, race if any do; the others are left out.
+    Programs that never synchronise are all unordered. Where thousands of threads meet, the first two such programs, and
+    the first two that write, race if any do; the filter drops the others.
     """
     count = {k: int(np.count_nonzero(shared[0, place] | shared[1, place])) for k, place in places.items()}
     if sum(count.values()) <= MANY:  # before anything is made of all granules: of buffers far apart there are billions

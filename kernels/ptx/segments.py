@@ -1,9 +1,8 @@
 """Addresses: what a kernel sees for each byte of the caller's arrays, and where the machine keeps that byte.
 
-Every piece of the caller's memory has a segment of 2**48 addresses to itself, with the piece in its middle. So an
-address says by its upper bits which array's pointer it was derived from, however far an offset has led it astray.
-Addresses below 2**48 are those of this process: a kernel has them from tables of pointers, as of `tensor.data_ptr()`.
-The machine keeps all pieces in one arena, with guard bytes between them that belong to no array.
+Each piece of the caller's memory lies in the middle of its own segment of 2**48 addresses, so the upper bits of an
+address name the array whose pointer it was derived from, whatever the offset. Addresses below 2**48 are those of this
+process, from tables of pointers. All pieces lie in one arena, with guard bytes between them that belong to no array.
 """
 
 from typing import Any, NamedTuple
@@ -142,10 +141,8 @@ class Segments:
 
     def moved(self, words: np.ndarray, base: np.ndarray, to: np.ndarray, least: int) -> np.ndarray:
         values = words.view(np.int64)
-        if (
-            not self.arrays
-            or not ((values >= max(least, base[0])) & (values <= base[self.arrays - 1] + self.length.max())).any()
-        ):
+        low, high = (max(least, base[0]), base[self.arrays - 1] + self.length.max()) if self.arrays else (0, -1)
+        if not ((values >= low) & (values <= high)).any():
             return words
         n = np.maximum(np.searchsorted(base[: self.arrays], values, "right") - 1, 0)
         off = values - base[n]

@@ -23,7 +23,7 @@ class Settings(NamedTuple):
     approximation_ulps  by how many units in the last place approximate functions are perturbed
     trace     whether the report keeps every access to global memory
     max_steps  after how many instructions, each counted once for all programs that run it together, a launch is
-              stopped; None stops loops that show no end, after about ten seconds: see endless.py
+              stopped; None stops loops that show no end, after about ten seconds: see termination.py
     reachable  arrays that the kernel reaches by addresses it loads, as from a table of pointers: one, several, or by
               name. Live tensors whose address stands in an int64 argument are found without it
     warp_races  "raise", or "warn" for a RuntimeWarning where lanes of one warp race; see errors.WarpRace
@@ -50,7 +50,7 @@ def boolean(x: Any) -> bool:
 
 
 def readability(x: Any) -> bool:
-    """Whether it is what `Settings.readable` says, or a function."""
+    """Whether it fits `Settings.readable`."""
     if x is None or callable(x):
         return True
     return isinstance(x, Mapping) and all(isinstance(k, str) and mask(v) for k, v in x.items())
@@ -76,7 +76,7 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "approximation_ulps": (whole(0, MOST_ULPS), f"a whole number of last places, 0 to {MOST_ULPS}"),
     "trace": (boolean, "True or False"),
     "max_steps": (lambda x: x is None or whole(1)(x), "None or a whole number of instructions, 1 or more"),
-    "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reach.py asks each
+    "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reachable.py asks each
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
     "prints": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),

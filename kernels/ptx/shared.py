@@ -1,9 +1,8 @@
 """Shared memory of programs in lockstep, and who touched each byte of it since the last barrier.
 
-Programs that run the same code touch the same offsets, so what is known of a byte is kept once for all programs of a
-block, (1, bytes), until an address differs between them, then per program, (P, bytes).
+What is known of a byte is (1, bytes) while the programs of a block use the same addresses, then (P, bytes).
 
-A tag says who touched a byte last and when: barriers of the program passed << 40 | of the warp << 20 | who, where who
+A tag is the last access to a byte: barriers of the program passed << 40 | of the warp << 20 | who, where who
 is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: none yet.
 """
 
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import first_of
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order, near
 
@@ -84,7 +84,7 @@ class SharedMemory:
         bad = (at < 0) | (at + size > self.size) | (at & (size - 1) != 0)
         bad = bad if active is None else bad & active
         if bad.any():
-            row, thread = (int(i) for i in np.argwhere(bad)[0])
+            row, thread = first_of(bad)
             where = int(np.broadcast_to(at, bad.shape)[row, thread])
             kind = Misaligned if 0 <= where <= self.size - size else OutOfBounds
             verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {self.size} bytes"
@@ -120,9 +120,8 @@ class SharedMemory:
             self.check(at, size, active, site)
             cells = self.cells(at, size, active, tags)
             self.demand(self.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, site)
-            self.demand(
-                ~self.known("copying")[cells.at], Race, "that a cp.async may still be writing", cells, size, site
-            )
+            arrived = ~self.known("copying")[cells.at]
+            self.demand(arrived, Race, "that a cp.async may still be writing", cells, size, site)
             self.ordered("writer", cells, "read", size, site)
             reader = self.known("reader")
             if earlier(reader[cells.at], cells.mine):
@@ -143,8 +142,8 @@ class SharedMemory:
     def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int, active, tags, site) -> int:
         """Write the words that `load` would give, of elements of `width` bits.
 
-        Threads may store copies of one value through one instruction. Returns how many copies differ in their last
-        bits from the one that stays; threads that store different numbers at one place are a Race.
+        Returns how many copies of one value, stored by one instruction, differ in their last bits from the one that
+        stays; threads that store different numbers at one place are a Race.
         """
         at = address.astype(np.int64)
         P, T, table = len(self.bytes), tags.shape[1], self.table(size)

@@ -1,9 +1,8 @@
 """What the 32 lanes of a warp do together: shuffles, votes, reductions, elections, and moving 8x8 matrices.
 
-A register's value holds bits, (P or 1, T or 1), an axis of 1 where the value does not vary along it; thread t is lane
-t % 32 of warp t // 32. `active` (P or 1, T or 1) bool says which threads execute, None that all do; what a result holds
-for the others means nothing. `threads` is T, where axes of 1 do not show it. Sources: the sections of the PTX ISA 8.7
-that bear the instructions' names.
+Values are bits, (P or 1, T or 1), an axis of 1 where they do not vary; thread t is lane t % 32 of warp t // 32.
+`active` (P or 1, T or 1) bool are the threads that execute, None is all; results of the others mean nothing.
+`threads` is T. Sources: the sections of the PTX ISA 8.7 that bear the instructions' names.
 """
 
 from functools import lru_cache
@@ -62,8 +61,8 @@ def shfl(
 
     mode     "up" | "down" | "bfly" | "idx"
     value    the bits to read; b uint32 the lane or distance, c uint32 the clamp and, from bit 8 on, the segment mask
-    returns  the bits read, a lane's own where its source is out of range; bool, whether the source is in range; bool,
-             whether an active lane reads an inactive one, whose value is undefined
+    returns  the bits read, the lane's own if its source is out of range; bool, source in range; bool, an active lane
+             reads an inactive one, whose value is undefined
     """
     if b.size == c.size == 1:
         thread, in_range = _fixed_source(mode, int(b.item()), int(c.item()), threads)
@@ -81,10 +80,10 @@ def shfl(
 def vote(mode: str, pred: np.ndarray, active: np.ndarray | None) -> np.ndarray:
     """vote.sync: what the active lanes of a warp hold. pred bool; "all", "any", "uni" -> bool, "ballot" -> uint32."""
     preds, actives = by_warp(pred, _mask(active))
-    said, everybody = _ballot(preds & actives), _ballot(actives)
+    votes, everybody = _ballot(preds & actives), _ballot(actives)
     if mode == "ballot":
-        return _to_lanes(said)
-    yes, no = said == everybody, said == 0
+        return _to_lanes(votes)
+    yes, no = votes == everybody, votes == 0
     return _to_lanes({"all": yes, "any": ~no, "uni": yes | no}[mode])
 
 

@@ -1,7 +1,6 @@
-"""Tests of the PTX machine's compiled side, in a process of their own.
+"""Tests that need Triton to compile, no GPU and no open route: the tests of a file run together in a child process.
 
-Triton decides once per process whether it interprets, and the one pytest runs in may. So a file's claims are checked
-together in a child, where Triton compiles and sees no GPU; in pytest, each test answers for its claim.
+pytest's own process may have a GPU, and conftest.py opens a route in it.
 """
 
 import json
@@ -10,49 +9,45 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache
+from typing import Any
 
 import pytest
 
 from ... import _child
 
 
-class Claims:
-    """Decorates the tests of one file, which ends with: if __name__ == "__main__": claim.main()."""
+@cache
+def outcomes(file: str) -> dict[str, str]:
+    """Every test of the file -> the traceback of its failure, or nothing."""
+    environment = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "error", *_child.words(file)]
+    child = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert child.returncode == 0, child.stderr
+    return json.loads(child.stdout.splitlines()[-1])
 
-    def __init__(self, file: str):
-        self.file = file
-        self.functions: dict[str, Callable[[], None]] = {}
 
-    def __call__(self, function: Callable[[], None]) -> Callable[[], None]:
-        name = function.__name__
-        self.functions[name] = function
+def in_child(module: dict[str, Any]) -> None:
+    """The last line of a test file, in_child(globals()): in pytest its tests report what the child found."""
+    tests = {name: x for name, x in module.items() if name.startswith("test_")}
+    if module["__name__"] != "__main__":
+        module |= {name: reporter(module["__file__"], name) for name in tests}
+        return
+    found = dict.fromkeys(tests, "")
+    for name, test in tests.items():
+        try:
+            test()
+        except BaseException:
+            found[name] = traceback.format_exc()
+    print(json.dumps(found))
 
-        def test():
-            if self.outcomes[name]:
-                pytest.fail(self.outcomes[name], pytrace=False)
 
-        test.__name__ = name
-        return test
+def reporter(file: str, name: str) -> Callable[[], None]:
+    def test():
+        if failure := outcomes(file)[name]:
+            pytest.fail(failure, pytrace=False)
 
-    @cached_property
-    def outcomes(self) -> dict[str, str]:
-        """Every claim of the file -> the traceback of its failure, or nothing."""
-        environment = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, "-W", "error", *_child.words(self.file)]
-        child = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert child.returncode == 0, child.stderr
-        return json.loads(child.stdout.splitlines()[-1])
-
-    def main(self) -> None:
-        """Check every claim, here, and print the outcomes."""
-        outcomes = dict.fromkeys(self.functions, "")
-        for name, function in self.functions.items():
-            try:
-                function()
-            except BaseException:
-                outcomes[name] = traceback.format_exc()
-        print(json.dumps(outcomes))
+    return test
 
 
 def raised(kind: type[BaseException], words: str, function: Callable, *args, **kwargs) -> None:

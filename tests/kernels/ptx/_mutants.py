@@ -63,7 +63,7 @@ class Subject(NamedTuple):
     def bits(self) -> dict[str, bytes]:
         return {name: array.tobytes() for name, array in self.arrays.items()}
 
-    def outcome(self, n: int, text: str, honest: dict[str, bytes], seed: int | None = None) -> str:
+    def outcome(self, n: int, text: str, expected: dict[str, bytes], seed: int | None = None) -> str:
         """What launch n's mutant comes to: the name of an error, "wrong", "other bits" or "survived"."""
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
@@ -74,7 +74,7 @@ class Subject(NamedTuple):
             return type(error).__name__
         except AssertionError:
             return "wrong"
-        return "survived" if self.bits() == honest else "other bits"
+        return "survived" if self.bits() == expected else "other bits"
 
 
 def one_launch(case: Case, target: str) -> Subject:
@@ -102,11 +102,11 @@ def decode_attention(case: Attention, target: str) -> Subject:
     readable: dict[str, Any] = {"cache.k": live, "cache.v": live, "result.out": False, "result.lse": False}
     readable |= {f"partials.{name}": False for name in partials._fields if name != "counters"}
     steps = [(compiled, grid_shape(x.grid, {}), readable)]
-    return Subject(steps, arrays, {name: x.copy() for name, x in arrays.items()}, honest_judge(arrays, scale))
+    return Subject(steps, arrays, {name: x.copy() for name, x in arrays.items()}, judge_of(arrays, scale))
 
 
-def honest_judge(arrays: dict[str, np.ndarray], scale: float) -> Callable[[], None]:
-    """The honest gates for out and lse."""
+def judge_of(arrays: dict[str, np.ndarray], scale: float) -> Callable[[], None]:
+    """The exact-rounded gates for out and lse."""
     inputs = [arrays[name].copy() for name in ("q", "k", "v", "lengths")]
     q, k, _, lengths = inputs
     exact, gate = attention(*inputs, scale), gate_around(attention(*inputs, scale), *inputs, scale)

@@ -1,6 +1,6 @@
 """Triton kernels whose programs share memory, for the PTX machine: atomics, a lock, flags, a last one that combines.
 
-As in ptx_kernels.py; every atomic has the order it needs, and a barrier stands before each publication.
+As in _kernels.py; every atomic has the order it needs, and a barrier stands before each publication.
 """
 
 import numpy as np
@@ -130,8 +130,7 @@ def decode_case(dtype="float32", T=100, D=32) -> Case:
     shapes = {"part_m": (B, SPLITS), "part_l": (B, SPLITS), "part_acc": (B, SPLITS, D), "out": (B, D)}
     arrays = {"q": q, "k": k, "v": v, "lengths": lengths, "done": np.zeros(B, np.int32)}
     arrays |= {name: unwritten(shape) for name, shape in shapes.items()}
-    case = launch(
-        decode, (SPLITS, B), {"out": (truth, error)}, " ".join(shapes), T=T, SPLITS=SPLITS, N=32, D=D, **arrays
-    )
+    results = {"out": (truth, error)}
+    case = launch(decode, (SPLITS, B), results, " ".join(shapes), T=T, SPLITS=SPLITS, N=32, D=D, **arrays)
     slots = np.repeat(live[:, :, None], D, 2)
     return case._replace(readable=case.readable | {"k": slots, "v": slots})

@@ -46,11 +46,7 @@ WHOLE = (
     *("(({x} + tl.sum({y} & 1023, {over})) & 65535)", "(({x} - tl.cumsum({y} & 1023, {axis})) & 65535)"),
 )
 WHEN = (
-    "({p} < {q})",
-    "({p} >= {q})",
-    "({p} == {q})",
-    "(a < b)",
-    "((a > b) & ({p} != {q}))",
+    *("({p} < {q})", "({p} >= {q})", "({p} == {q})", "(a < b)", "((a > b) & ({p} != {q}))"),
     "((a <= b) | ({p} > {q}))",
 )
 
@@ -93,12 +89,8 @@ def kernel(seed: int) -> Kernel:
     F, I, rank = str(rng.choice(["float32", "float64"])), str(rng.choice(["int32", "int64"])), int(rng.integers(1, 3))
     M, N, R = int(rng.integers(1, 12)), int(rng.integers(1, 300 if rank == 1 else 70)), int(rng.choice([1, 2, 8, 16]))
     R, C = R if rank == 2 else 1, 1 << (N - 1).bit_length()
-    types = {
-        "F": f"tl.{F}",
-        "OTHER": "tl.float64" if F == "float32" else "tl.float32",
-        "I": f"tl.{I}",
-        "rank": str(rank),
-    }
+    other = "tl.float64" if F == "float32" else "tl.float32"
+    types = {"F": f"tl.{F}", "OTHER": other, "I": f"tl.{I}", "rank": str(rank)}
     real, whole = (tree(rng, forms, int(rng.integers(2, 4)), types) for forms in (REAL, WHOLE))
     arrays = {name: strided(rng, np.clip(rng.normal(0, 1.5, (M, N)), -4, 4).astype(F)) for name in "ab"}
     largest = np.iinfo(I).max >> int(rng.integers(0, 24))
@@ -155,10 +147,10 @@ class Tile:
         return Tile(np.fmod(self.value, self.lift(x).value))
 
     def over(self, op, axis) -> "Tile":
-        error = (
-            None if self.error is None else np.max(np.broadcast_to(self.error, self.value.shape), axis, keepdims=True)
-        )
-        return Tile(op(self.value, axis=axis, keepdims=True), error, self.u)
+        value = op(self.value, axis=axis, keepdims=True)
+        if self.error is None:
+            return Tile(value, None, self.u)
+        return Tile(value, np.max(np.broadcast_to(self.error, self.value.shape), axis, keepdims=True), self.u)
 
 
 def method(name: str, op, how):
@@ -179,9 +171,8 @@ class Language:
     @staticmethod
     def pick(x: Tile, y, op) -> Tile:
         y = x.lift(y)
-        return Tile(
-            op(x.value, y.value), None if x.error is None or y.error is None else np.maximum(x.error, y.error), x.u
-        )
+        error = None if x.error is None or y.error is None else np.maximum(x.error, y.error)
+        return Tile(op(x.value, y.value), error, x.u)
 
     def minimum(self, x, y) -> Tile:
         return self.pick(x, y, np.minimum)
@@ -242,8 +233,9 @@ def truth(k: Kernel) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return real, bound, whole
 
 
-def write(path: Path, seeds) -> None:
-    path.write_text(HEADER + "".join(kernel(seed).source for seed in seeds), encoding="utf-8")
+def source(seeds) -> str:
+    """The text of a module of the seeds' kernels."""
+    return HEADER + "".join(kernel(seed).source for seed in seeds)
 
 
 def interpret(module: Path, out: Path, seeds) -> None:

@@ -33,9 +33,8 @@ def run(body: str, *arrays: np.ndarray, programs=1, threads=32, shared=1024, **s
     loads = "\n".join(f"ld.param.b64 %rd{n + 1}, [{name}];" for n, name in enumerate(names))
     text = HEAD.format(parameters=parameters, loads=loads) + body.replace("; ", ";\n") + "\n}\n"
     arguments = [("abc"[n], Buffer("abc"[n], array.view(f"u{array.itemsize}"))) for n, array in enumerate(arrays)]
-    return execute(
-        text, (programs, 1, 1), arguments, name="k", target="sm_80", shared=shared, num_warps=threads // 32, **settings
-    )
+    settings |= {"name": "k", "target": "sm_80", "shared": shared, "num_warps": threads // 32}
+    return execute(text, (programs, 1, 1), arguments, **settings)
 
 
 def own(body: str, result="%r9", programs=1, threads=32, **settings) -> np.ndarray:

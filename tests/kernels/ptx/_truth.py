@@ -6,24 +6,14 @@ from fractions import Fraction
 import numpy as np
 
 WIDTH = {"pred": 1, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8}
-SHAPE = {  # bits of exponent and of fraction
-    "f64": (11, 52),
-    "f32": (8, 23),
-    "tf32": (8, 10),
-    "bf16": (8, 7),
-    "f16": (5, 10),
-    "e5m2": (5, 2),
-    "e4m3": (4, 3),
-}
-NAN = {
-    "f64": 0x7FF8 << 48,
-    "f32": 0x7FFFFFFF,
-    "tf32": 0x7FFFFFFF,
-    "bf16": 0x7FFF,
-    "f16": 0x7FFF,
-    "e5m2": 0x7F,
-    "e4m3": 0x7F,
-}
+SHAPE = {"f64": (11, 52), "f32": (8, 23), "tf32": (8, 10)}  # bits of exponent and of fraction
+SHAPE |= {"bf16": (8, 7), "f16": (5, 10), "e5m2": (5, 2), "e4m3": (4, 3)}
+NAN = {"f64": 0x7FF8 << 48, **dict.fromkeys(("f32", "tf32"), 0x7FFFFFFF)}
+NAN |= dict.fromkeys(("bf16", "f16"), 0x7FFF) | dict.fromkeys(("e5m2", "e4m3"), 0x7F)
+
+
+def approximate(opcode: str) -> bool:
+    return "approx" in opcode or "full" in opcode
 
 
 def width(t: str) -> int:
@@ -91,20 +81,8 @@ def samples(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
         e, f = SHAPE[kind]
         one = (1 << e - 1) - 1 << f
         inf = (1 << e) - 1 << f
-        plain = [
-            0,
-            1,
-            (1 << f) - 1,
-            1 << f,
-            one,
-            one + 1,
-            one - 1,
-            one + (3 << f - 1),
-            inf - 1,
-            inf,
-            inf + 1,
-            one + (20 << f - 2),
-        ]
+        plain = [0, 1, (1 << f) - 1, 1 << f, one, one + 1, one - 1, one + (3 << f - 1)]
+        plain += [inf - 1, inf, inf + 1, one + (20 << f - 2)]
         sign = 1 << size - 1
         near = [one + int(x) - (1 << f) for x in rng.integers(0, 3 << f, 30)]
         edges = [x | s for x in plain for s in (0, sign)] + near + [x | sign for x in near]
@@ -155,7 +133,7 @@ def extreme(a: float, b: float, least: bool, nan: bool) -> float:
 
 
 def root(x: float, kind: str, mode: str) -> int:
-    """The pattern of the square root: the last whose square is not above x, or the next, as the direction says."""
+    """The pattern of the square root: the last whose square is not above x, or the next, by the direction."""
     if x < 0 or not math.isfinite(x) or x == 0:
         return pattern(math.nan if x < 0 else x, kind)
     low = pattern(math.sqrt(x), kind, "rz")

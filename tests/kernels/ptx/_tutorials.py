@@ -1,4 +1,4 @@
-"""Triton kernels of the kinds that tutorials and other people's repositories hold, each as a Case of ptx_kernels.py."""
+"""Triton kernels of the kinds that tutorials and other people's repositories hold, each as a Case of _kernels.py."""
 
 import ml_dtypes
 import numpy as np
@@ -131,7 +131,5 @@ def scan_and_sort_case(rows=2, n=256) -> Case:
     return launch(scan_and_sort, (rows,), results, "states ordered", **arrays, N=n)
 
 
-TUTORIALS = {
-    case.__name__.removesuffix("_case"): case
-    for case in (dropout_case, add_rows_case, stream_k_case, through_fp8_case, scan_and_sort_case)
-}
+CASES = (dropout_case, add_rows_case, stream_k_case, through_fp8_case, scan_and_sort_case)
+TUTORIALS = {case.__name__.removesuffix("_case"): case for case in CASES}

@@ -131,7 +131,7 @@ def test_what_a_run_finds_says_with_which_target_and_seed():
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"targets": "sm_91"}, "target is 'sm_91'"),
         ({"tolerance": {"y": 1e-6}}, r"tolerance names \['y'\]; the arrays are \['x', 'out'\]"),
@@ -140,9 +140,9 @@ def test_what_a_run_finds_says_with_which_target_and_seed():
         ({"grid": (0,)}, "the grid is empty"),
     ],
 )
-def test_mistakes_are_answered_with_what_to_do(options, says):
+def test_mistakes_are_answered_with_what_to_do(options, message):
     x, out = np.ones(4, np.float32), np.zeros(4, np.float32)
-    with pytest.raises((TypeError, ValueError), match=says):
+    with pytest.raises((TypeError, ValueError), match=message):
         ptx.check(double, options.pop("grid", 1), x, out, 4, BLOCK=4, **(ONE | options))
 
 

@@ -14,19 +14,12 @@ from kvproof.kernels.aot.readings import example_launches
 from kvproof.kernels.attention import Workspace
 from kvproof.kernels.ptx.compile import compile
 
-from ._compiled_claims import Claims, raised
-
-claim = Claims(__file__)
+from ._compiled_claims import in_child, raised
+from ._kernels import scale
 
 
 def names(compiled):
     return [name for name, _ in compiled.arguments]
-
-
-@triton.jit
-def scale(x, out, n, factor, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + at, tl.load(x + at, mask=at < n) * factor, mask=at < n)
 
 
 @triton.jit
@@ -58,7 +51,6 @@ def watched(x, n):
     tl.store(x, n)
 
 
-@claim
 def test_our_kernels_compile_for_the_gpu_that_is_named():
     texts = set()
     for sm, dtype, D, T in ((80, "bfloat16", 64, 300), (90, "float16", 80, 300), (100, "float32", 3, 1)):
@@ -70,7 +62,6 @@ def test_our_kernels_compile_for_the_gpu_that_is_named():
     assert len(texts) == 3
 
 
-@claim
 def test_arguments_are_those_of_the_ptx_in_its_order():
     (launch,) = example_launches(torch.float16, 64)
     compiled = compile(launch.kernel, (), launch.arguments | launch.options)
@@ -83,7 +74,6 @@ def test_arguments_are_those_of_the_ptx_in_its_order():
     assert compiled.name == "attend_simt"
 
 
-@claim
 def test_arguments_that_triton_folds_have_no_parameter():
     x = np.zeros(64, np.float32)
     compiled = compile(options, (x, None, True, (x, np.float32(2.5)), 1), {})
@@ -94,7 +84,6 @@ def test_arguments_that_triton_folds_have_no_parameter():
     assert "n" in names(compile(unspecialised, (x, 1), {}))
 
 
-@claim
 def test_the_alignment_that_an_array_has_decides_its_specialisation():
     x, out = np.zeros(80, np.float16), np.zeros(80, np.float16)
     assert x.ctypes.data % 16 == out.ctypes.data % 16 == 0
@@ -105,7 +94,6 @@ def test_the_alignment_that_an_array_has_decides_its_specialisation():
     assert "ld.global.v2.b32" not in compile(scale, (x[1:65], out[:64], 64, 2.0, 512), {}).ptx
 
 
-@claim
 def test_numpy_torch_and_ml_dtypes_arrays_of_one_dtype_compile_alike():
     dtypes = {"bfloat16": ml_dtypes.bfloat16, "float8_e5m2": ml_dtypes.float8_e5m2, "int64": np.int64, "bool": np.bool_}
     out, texts = np.zeros(64, np.float32), []
@@ -117,7 +105,6 @@ def test_numpy_torch_and_ml_dtypes_arrays_of_one_dtype_compile_alike():
     assert len(set(texts)) == len(dtypes)
 
 
-@claim
 def test_compiling_again_takes_less_than_a_millisecond():
     launch = example_launches(torch.float16, 64)[0]
     times = []
@@ -135,7 +122,6 @@ def active_driver():
         return str(error)
 
 
-@claim
 def test_threads_compile_for_their_own_targets_and_leave_the_driver_as_it_was():
     x, texts, before = np.zeros(4), {}, active_driver()
 
@@ -154,7 +140,6 @@ def test_threads_compile_for_their_own_targets_and_leave_the_driver_as_it_was():
     assert active_driver() == before
 
 
-@claim
 def test_other_threads_do_not_see_the_target():
     seen = []
 
@@ -173,7 +158,6 @@ def test_other_threads_do_not_see_the_target():
     assert seen[1] is None
 
 
-@claim
 def test_the_driver_is_left_as_it_was_when_compiling_fails():
     before = active_driver()
     fp8, out = torch.zeros(64, dtype=torch.float8_e4m3fn), np.zeros(64, np.float32)  # which sm_80 has not
@@ -181,5 +165,4 @@ def test_the_driver_is_left_as_it_was_when_compiling_fails():
     assert active_driver() == before
 
 
-if __name__ == "__main__":
-    claim.main()
+in_child(globals())

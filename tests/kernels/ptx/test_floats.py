@@ -13,23 +13,10 @@ from kvproof.kernels.ptx import floats, isa
 from . import _truth as t
 
 FUNCTIONS = {
-    "ex2": np.exp2,
-    "lg2": np.log2,
-    "sin": np.sin,
-    "cos": np.cos,
-    "tanh": np.tanh,
-    "sqrt": np.sqrt,
-    "rcp": np.reciprocal,
-    "rsqrt": lambda x: 1 / np.sqrt(x),
-    "div": np.divide,
-}
-
-
+    "ex2": np.exp2, "lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "sqrt": np.sqrt,
+    "rcp": np.reciprocal, "rsqrt": lambda x: 1 / np.sqrt(x), "div": np.divide,
+}  # fmt: skip
 COARSE = ("rcp.approx.ftz.f64", "rsqrt.approx.ftz.f64")
-
-
-def approximate(opcode: str) -> bool:
-    return "approx" in opcode or "full" in opcode
 
 
 def last_places(bits: np.ndarray, true: np.ndarray, kind: str) -> np.ndarray:
@@ -61,7 +48,7 @@ def approximated(opcode: str, approximation: floats.Approximation | None):
     return bits, error, regular, kind
 
 
-@pytest.mark.parametrize("opcode", [o for o in isa.OPCODES if approximate(o) and o not in COARSE])
+@pytest.mark.parametrize("opcode", [o for o in isa.OPCODES if t.approximate(o) and o not in COARSE])
 def test_approximate_functions_are_nearest_and_move_by_no_more_than_asked(opcode):
     bits, error, regular, kind = approximated(opcode, None)
     assert error[regular].max() <= (1.0 if kind == "f64" else 0.51)  # in f64 the truth is itself rounded
@@ -116,13 +103,8 @@ def test_conversions_are_torch_s(kind, dtype):
     want = torch.from_numpy(x).to(dtype)
     assert (bits == want.view(torch.uint8 if bits.dtype == np.uint8 else torch.uint16).numpy()).all()
     every = np.arange(1 << min(16, 8 * bits.dtype.itemsize)).astype(bits.dtype)
-    as_ml = {
-        "f16": np.float16,
-        "bf16": ml_dtypes.bfloat16,
-        "e5m2": ml_dtypes.float8_e5m2,
-        "e4m3": ml_dtypes.float8_e4m3fn,
-    }
-    assert np.array_equal(floats.decode(every, kind), every.view(as_ml[kind]).astype(np.float32), equal_nan=True)
+    numbers = every.view(getattr(ml_dtypes, f"{dtype}".removeprefix("torch."), np.float16)).astype(np.float32)
+    assert np.array_equal(floats.decode(every, kind), numbers, equal_nan=True)
 
 
 def test_div_approx_by_what_has_a_subnormal_reciprocal_is_zero_and_div_full_is_not():

@@ -85,13 +85,8 @@ def test_a_sine_in_float64_is_right_to_two_ulps_up_to_the_largest_numbers(target
     true[1, np.abs(x) == NEAREST] = -4.68716592425462761112e-19  # where glibc is wrong by eight ulps
     assert (np.abs(out - true) <= 2 * np.spacing(np.abs(true))).all()
     assert np.array_equal(np.signbit(out), np.signbit(true))
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_what_is_no_number_has_no_sine(target):
-    x, out = np.array([np.inf, -np.inf, np.nan]), np.zeros((2, 3))
-    ptx.run(turns, (1,), x, out[0], out[1], 3, BLOCK=128, target=target)
-    assert np.isnan(out).all()
+    ptx.run(turns, (1,), np.array([np.inf, -np.inf, np.nan]), out[0], out[1], 3, BLOCK=128, target=target)
+    assert np.isnan(out[:, :3]).all()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -197,12 +192,7 @@ def test_a_generic_address_that_may_be_either_stays_unknown():
         (CALL, LEAF.replace("st.b32 [%rd1], 7;", CALL.replace("%rd2", "%rd1")), UnknownOpcode, "leaf: it calls itself"),
         (CALL.replace("leaf", "%rd1"), LEAF, UnknownOpcode, "a call of an address"),
         (CALL.replace("(param0);", "(param0, param0);"), LEAF, ParseError, "takes 2 .* and is given 3"),
-        (
-            CALL.replace("st.param", "// st.param"),
-            LEAF,
-            UnknownOpcode,
-            "a part of a parameter, or one that nothing has set",
-        ),
+        (CALL.replace("st.param", "// st.param"), LEAF, UnknownOpcode, "a parameter, or one that nothing has set"),
         (CALL.replace("ld.param.b64", "ld.param.b16"), LEAF, UnknownOpcode, "a part of a parameter"),
         ("	bra.uni nowhere;\n", LEAF, ParseError, "nothing declares nowhere"),
         ("	mov.b64 %rd1, nothing;\n", LEAF, ParseError, "nothing declares nothing"),

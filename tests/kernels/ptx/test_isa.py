@@ -17,16 +17,9 @@ FAMILIES = sorted({opcode.split(".")[0] for opcode in isa.OPCODES})
 APPROXIMATIONS = {"ex2", "lg2", "sin", "cos", "tanh", "rsqrt"}  # test_floats.py has their truth
 DIRECTIONS = ("rn", "rz", "rm", "rp")
 INTEGERS = {
-    "add": lambda op, a, b: a + b,
-    "sub": lambda op, a, b: a - b,
     "mul": lambda op, a, b: a * b >> (t.width(op[-1]) if "hi" in op else 0),
     "mad": lambda op, a, b, c: (a * b >> (t.width(op[-1]) if "hi" in op else 0)) + c,
-    "div": lambda op, a, b: t.towards_zero(a, b),
     "rem": lambda op, a, b: a - b * t.towards_zero(a, b),
-    "abs": lambda op, a: abs(a),
-    "neg": lambda op, a: -a,
-    "min": lambda op, a, b: min(a, b),
-    "max": lambda op, a, b: max(a, b),
     "popc": lambda op, a: bin(a).count("1"),
     "bfind": lambda op, a: t.width(op[-1]) - a.bit_length() if a else -1,
     "clz": lambda op, a: t.width(op[-1]) - a.bit_length(),
@@ -34,22 +27,22 @@ INTEGERS = {
     "bfe": lambda op, a, p, n: t.field(a, p, n, op[-1]),
     "bfi": lambda op, a, b, p, n: t.inserted(a, b, p, n, op[-1]),
     "sad": lambda op, a, b, c: c + abs(a - b),
-    "and": lambda op, a, b: a & b,
-    "or": lambda op, a, b: a | b,
-    "xor": lambda op, a, b: a ^ b,
-    "not": lambda op, a: ~a,
     "lop3": lambda op, a, b, c, f: sum(
         (f >> (a >> i & 1) * 4 + (b >> i & 1) * 2 + (c >> i & 1) & 1) << i for i in range(32)
     ),
     "shf": lambda op, a, b, n: t.funnel(a, b, n, op[1]),
     "shl": lambda op, a, n: a << min(n, 99),
     "shr": lambda op, a, n: a >> min(n, 99),
-    "prmt": lambda op, a, b, c: t.permuted(a, b, c),
     "copysign": lambda op, a, b: a >> t.width(op[-1]) - 1 << t.width(op[-1]) - 1 | b & (1 << t.width(op[-1]) - 1) - 1,
     "selp": lambda op, a, b, p: a if p else b,
-    "mov": lambda op, a: a,
-    "cvta": lambda op, a: a,
+    **dict.fromkeys(("mov", "cvta"), lambda op, a: a),
 }
+BY_NAME = {
+    "add": operator.add, "sub": operator.sub, "div": t.towards_zero, "abs": abs, "neg": operator.neg, "min": min,
+    "max": max, "and": operator.and_, "or": operator.or_, "xor": operator.xor, "not": operator.invert,
+    "prmt": t.permuted,
+}  # fmt: skip
+INTEGERS |= {name: lambda op, *x, function=function: function(*x) for name, function in BY_NAME.items()}
 
 
 def finished(bits: int, kind: str, op: list[str]) -> int:
@@ -197,31 +190,21 @@ def check(opcode: str, n: int) -> None:
         )
 
 
-def approximate(opcode: str) -> bool:
-    return "approx" in opcode or "full" in opcode
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_spelling_agrees_with_its_truth(family):
-    exact = [opcode for opcode in isa.OPCODES if opcode.split(".")[0] == family and not approximate(opcode)]
+    exact = [opcode for opcode in isa.OPCODES if opcode.split(".")[0] == family and not t.approximate(opcode)]
     n = 60 if len(exact) < 200 else 25
     for opcode in exact:
         check(opcode, n)
     assert exact or family in APPROXIMATIONS
 
 
+AXES = "add.s32 fma.rn.f32 prmt.b32 min.s32 shf.l.wrap.b32 max.NaN.f32 bfe.u32 fma.rn.bf16x2"
+
+
 def test_axes_of_one_stay_one():
     scalar, row, column = (np.ones(shape, np.uint32) for shape in ((1, 1), (1, 32), (5, 1)))
-    for opcode in (
-        "add.s32",
-        "fma.rn.f32",
-        "prmt.b32",
-        "min.s32",
-        "shf.l.wrap.b32",
-        "max.NaN.f32",
-        "bfe.u32",
-        "fma.rn.bf16x2",
-    ):
+    for opcode in AXES.split():
         function = isa.semantics(opcode).function
         n = len(isa.semantics(opcode).sources)
         mixed = [row, *[column] * (n - 1)]

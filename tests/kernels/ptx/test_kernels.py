@@ -1,4 +1,4 @@
-"""Ordinary kernels on the PTX machine: every target, awkward shapes, random schedules; right and without an alarm."""
+"""Ordinary kernels and tutorials' on the PTX machine: every target, awkward shapes, random schedules; no alarm."""
 
 import re
 
@@ -10,6 +10,7 @@ from kvproof.kernels.ptx.compile import compile
 
 from ._kernels import FLOATS, gelu_case, layer_norm_case, make, matmul_case, order_case, run, softmax_case, waves_case
 from ._programs import decode_case, histogram_case, locked_case, relay_case, total_case
+from ._tutorials import TUTORIALS
 
 TARGETS = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120")
 ODD = (37, 45, 51)  # no multiple of a tile or of 16 bytes: loaded element by element
@@ -70,6 +71,13 @@ def test_an_ordinary_kernel_computes_its_truth_without_an_alarm(launch, target):
 @pytest.mark.parametrize("launch", TOGETHER)
 def test_programs_that_share_memory_agree_under_every_schedule(launch, seed):
     run(made(launch), target=TARGETS[seed], seed=seed)
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_90", "sm_100"])
+@pytest.mark.parametrize("name", TUTORIALS)
+def test_a_kernel_as_others_write_it_runs(name, target):
+    for seed in (None, 0, 1):
+        run(TUTORIALS[name](), target=target, seed=seed)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])

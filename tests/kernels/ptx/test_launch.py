@@ -19,9 +19,9 @@ from kvproof.kernels.ptx import launch
 from kvproof.kernels.ptx.compile import compile
 from kvproof.kernels.ptx.launch import route, routing, run
 
-from ._compiled_claims import Claims, raised
+from ._compiled_claims import in_child, raised
+from ._kernels import scale
 
-claim = Claims(__file__)
 USUAL = triton.runtime.JITFunction.run, triton.runtime.Autotuner.run
 executed: list[Any] = []
 
@@ -40,12 +40,6 @@ def arrays():
 
 
 @triton.jit
-def scale(x, out, n, factor, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + at, tl.load(x + at, mask=at < n) * factor, mask=at < n)
-
-
-@triton.jit
 def seeded(x, seed):
     tl.store(x, seed)
 
@@ -55,15 +49,11 @@ lone = triton.autotune([triton.Config({"BLOCK": 64}, num_warps=2)], key=["n"])(s
 tuned = triton.autotune([triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128})], key=["n"])(scale)
 
 
-@claim
 def test_results_appear_in_the_caller_s_arrays_whatever_their_strides_and_dtypes():
     cases = [np.zeros((8, 6), np.float32)[::2, ::-3], np.zeros((), np.int8), np.zeros(4, ml_dtypes.bfloat16)]
     cases += [torch.zeros(8, 6, dtype=torch.bfloat16).t()[1:, ::2], torch.zeros((), dtype=torch.float64)]
-    cases += [
-        torch.zeros(4, dtype=torch.float8_e4m3fn),
-        torch.zeros(4, dtype=torch.bool),
-        torch.zeros(4).requires_grad_(),
-    ]
+    cases += [torch.zeros(4, dtype=dtype) for dtype in (torch.float8_e4m3fn, torch.bool)]
+    cases += [torch.zeros(4).requires_grad_()]
     for case in cases:
         run(seeded, 1, case, 1.0)
         array = executed[-1].arguments[0][1].array
@@ -74,7 +64,6 @@ def test_results_appear_in_the_caller_s_arrays_whatever_their_strides_and_dtypes
         assert (values != 0).all(), case
 
 
-@claim
 def test_run_passes_grid_arguments_and_settings_on():
     x, out = arrays()
     readable = {"x": np.arange(48) < 40}
@@ -93,7 +82,6 @@ def test_run_passes_grid_arguments_and_settings_on():
     assert len(executed) == before
 
 
-@claim
 def test_the_decorators_choose_as_on_a_gpu_but_nothing_is_timed():
     x, out = arrays()
     grid = lambda meta: (meta["BLOCK"],)  # noqa: E731
@@ -107,7 +95,6 @@ def test_the_decorators_choose_as_on_a_gpu_but_nothing_is_timed():
         assert tuned[grid](torch.zeros(48), torch.zeros(48), 48, 2.0).config is tuned.configs[0]
 
 
-@claim
 def test_a_route_takes_an_unchanged_launcher_s_launches():
     x, seen = torch.zeros(48), []
     assert not routing()
@@ -121,7 +108,6 @@ def test_a_route_takes_an_unchanged_launcher_s_launches():
     assert not routing()
 
 
-@claim
 def test_the_target_is_the_one_asked_for():
     fp8 = torch.zeros(4, dtype=torch.float8_e4m3fn)  # which sm_80 has not
     run(seeded, 1, fp8, 1.0, target="sm_90")
@@ -130,7 +116,6 @@ def test_the_target_is_the_one_asked_for():
         raised(CompilationError, "fp8e4nv", seeded[(1,)], fp8, 1.0)
 
 
-@claim
 def test_routes_nest_and_are_undone_by_exceptions():
     x = torch.zeros(48)
     with pytest.raises(ZeroDivisionError), route(seed=1) as outer:  # noqa: PT012
@@ -145,7 +130,6 @@ def test_routes_nest_and_are_undone_by_exceptions():
     assert not routing()
 
 
-@claim
 def test_a_route_is_its_own_thread_s_and_leaves_tensors_elsewhere_alone():
     meta, failures = torch.zeros(4, device="meta"), []
 
@@ -167,7 +151,6 @@ def test_a_route_is_its_own_thread_s_and_leaves_tensors_elsewhere_alone():
     assert len(executed) == before
 
 
-@claim
 def test_readable_can_depend_on_the_launch():
     x, out = arrays()
     with route(readable=lambda name, given: {"x": np.arange(48) < given["n"]} if name == "scale" else None):
@@ -178,7 +161,6 @@ def test_readable_can_depend_on_the_launch():
     raised(ValueError, r"\['y'\]; the arrays of seeded are \['x'\]", run, seeded, 1, x, 5, readable={"y": True})
 
 
-@claim
 def test_mistakes_are_answered_with_what_to_do():
     x, out = arrays()
     raised(ValueError, "target is 'sm_91'; it can be sm_75", run, seeded, 1, x, 5, target="sm_91")
@@ -204,4 +186,6 @@ def test_under_the_interpreter_nothing_runs_in_silence():
 
 if __name__ == "__main__":
     launch.execute = execute  # pyright: ignore[reportAttributeAccessIssue]
-    claim.main()
+
+
+in_child(globals())

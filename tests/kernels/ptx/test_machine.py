@@ -97,19 +97,15 @@ RAISE = "@%p2 st.release.gpu.global.b32 [%rd2], 1; "
 @SEEDS
 def test_a_program_waits_until_another_has_raised_its_flag(seed):
     out, flag = np.zeros(64, np.uint32), np.zeros(1, np.uint32)
-    body = f"setp.eq.u32 %p3, %r2, 0; setp.eq.u32 %p2, %r1, 0; @%p3 bra WAIT; {RAISE} ret; WAIT: {SPIN}" + OWN.format(
-        "7"
-    )
-    run(body, out, flag, programs=2, seed=seed)
+    body = f"setp.eq.u32 %p3, %r2, 0; setp.eq.u32 %p2, %r1, 0; @%p3 bra WAIT; {RAISE} ret; WAIT: {SPIN}"
+    run(body + OWN.format("7"), out, flag, programs=2, seed=seed)
     assert out.tolist() == [7] * 32 + [0] * 32
 
 
 @SEEDS
 def test_a_wait_for_what_nobody_does_is_a_deadlock(seed):
-    found = fails(
-        errors.Deadlock, "nobody is left", SPIN + "ret;", *np.zeros((2, 64), np.uint32), programs=2, seed=seed
-    )
-    assert found.thread == 0
+    arrays = np.zeros((2, 64), np.uint32)
+    assert fails(errors.Deadlock, "nobody is left", SPIN + "ret;", *arrays, programs=2, seed=seed).thread == 0
 
 
 def test_a_loop_past_its_limit_is_reported(monkeypatch):
@@ -180,14 +176,12 @@ def test_bank_conflicts_are_counted(kind, step, passes):
 
 
 def test_instructions_are_counted_by_warps_that_run_them():
-    report = run(
-        "setp.lt.u32 %p1, %r1, 40; @%p1 bra A; ret; A: nanosleep.u32 1; ret;", np.zeros(1), threads=96, programs=2
-    )
+    body = "setp.lt.u32 %p1, %r1, 40; @%p1 bra A; ret; A: nanosleep.u32 1; ret;"
+    report = run(body, np.zeros(1), threads=96, programs=2)
     counts = {i.opcode: line.instructions for i, line in report.by_instruction}
     assert (counts["setp.lt.u32"], counts["bra"], counts["nanosleep.u32"]) == (6, 6, 4)
-    assert (
-        report.total.instructions == sum(report.classes.values()) == sum(x.instructions for x in report.lines.values())
-    )
+    by_line = sum(line.instructions for line in report.lines.values())
+    assert report.total.instructions == sum(report.classes.values()) == by_line
 
 
 @SEEDS

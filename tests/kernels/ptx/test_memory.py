@@ -71,8 +71,7 @@ def test_shared_memory_takes(name, seed):
     # %r5, %r6, %r7, %r8: bytes of a thread's own word, of one in another warp, of one of its neighbour's, of the first.
     body = (
         "xor.b32 %r6, %r5, 128; xor.b32 %r7, %r5, 4; mov.b32 %r8, 0; setp.eq.u32 %p1, %r1, 0; "
-        "setp.eq.u32 %p2, %r1, 63; "
-        f"st.shared.b32 [%r5], %r1; {body} ret;"
+        f"setp.eq.u32 %p2, %r1, 63; st.shared.b32 [%r5], %r1; {body} ret;"
     )
     if kind is None:
         run(body, np.zeros(1), threads=64, programs=2, seed=seed)
@@ -181,8 +180,7 @@ def test_an_atomic_takes_the_elements_of_a_vector_one_by_one(kind):
     values = "{%r6, %r7, %r6, %r7}" if kind[0] == "v" else "%r6"
     body = (
         "mov.b32 %r6, 0f3F800000; mov.b32 %r7, 0f40000000; "
-        f"atom.global.gpu.relaxed.add.{kind[:-3]}f32 {one}, [%rd2], {values}; "
-        "cvt.rni.u32.f32 %r9, %r9; "
+        f"atom.global.gpu.relaxed.add.{kind[:-3]}f32 {one}, [%rd2], {values}; cvt.rni.u32.f32 %r9, %r9; "
     )
     run(body + OWN.format("%r9"), olds, sums, programs=2)
     assert sums.tolist() == ([64, 128, 64, 128] if kind[0] == "v" else [64, 0, 0, 0])

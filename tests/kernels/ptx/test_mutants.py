@@ -1,4 +1,4 @@
-"""Mutants of the PTX of our kernels and of ordinary ones: what the machine, the judge or the bits tell of them."""
+"""Mutants of the PTX of our kernels and of ordinary ones: which of the machine, the judge and the bits kills each."""
 
 from collections import Counter
 from functools import lru_cache
@@ -44,8 +44,8 @@ def prepared(name: str) -> tuple[Subject, dict[str, bytes], list[list[Mutant]]]:
 
 def outcomes(name: str, chosen) -> list[tuple[Mutant, str]]:
     """What becomes of mutants of one subject; chosen: by launch, a list of mutants -> those to run."""
-    subject, honest, found = prepared(name)
-    return [(m, subject.outcome(n, m.text, honest)) for n, each in enumerate(found) for m in chosen(each)]
+    subject, expected, found = prepared(name)
+    return [(m, subject.outcome(n, m.text, expected)) for n, each in enumerate(found) for m in chosen(each)]
 
 
 @pytest.mark.parametrize("name", [*OURS, *REDUCTIONS, "decode"])
@@ -65,10 +65,10 @@ def test_every_weaker_atomic_is_reported(name):
 
 def test_a_schedule_shows_what_the_order_of_threads_hides():
     """If every thread tries to take a lock, and the first one wins, all seems well."""
-    subject, honest, (found,) = prepared("locked")
+    subject, expected, (found,) = prepared("locked")
     (everyone,) = (m for m in found if m.kind == "guard dropped" and ".cas." in m.new)
-    assert subject.outcome(0, everyone.text, honest) == "survived"
-    assert subject.outcome(0, everyone.text, honest, seed=0) == "Deadlock"
+    assert subject.outcome(0, everyone.text, expected) == "survived"
+    assert subject.outcome(0, everyone.text, expected, seed=0) == "Deadlock"
 
 
 def test_three_of_four_other_mutants_are_killed():
@@ -80,7 +80,7 @@ def test_three_of_four_other_mutants_are_killed():
     ]
     counts = Counter(results)
     assert len(results) == 78
-    assert not sum(counts[kind] for kind in MALFORMED), "a mutant that is no PTX tells nothing"
+    assert not sum(counts[kind] for kind in MALFORMED), "a mutant that is no PTX proves nothing"
     assert counts["survived"] <= len(results) / 4, counts
     assert min(counts[kind] for kind in ("Race", "OutOfBounds", "wrong")) > 0, counts
 

@@ -58,9 +58,8 @@ def test_what_is_no_operand_is_refused(text):
 
 
 def module(body: str, head: str = "", tail: str = "") -> str:
-    parameters = (
-        ".param .u64 .ptr .global .align 1 k_param_0,\n.param .u32 k_param_1,\n.param .align 8 .b8 k_param_2[16]"
-    )
+    pointer = ".param .u64 .ptr .global .align 1 k_param_0"
+    parameters = f"{pointer},\n.param .u32 k_param_1,\n.param .align 8 .b8 k_param_2[16]"
     return f".version 8.8\n{head}\n.visible .entry k(\n{parameters}\n)\n.reqntid 128\n{{\n{body}\n}}\n{tail}"
 
 
@@ -144,10 +143,9 @@ def test_callers_that_only_the_comment_names_are_read_from_there(comment, caller
 
 
 def test_constants_are_as_long_as_they_are_declared():
-    head = (
-        ".global .align 4 .b8 a_$1[5] = {1, 2, 255};\n.global .b32 b = -2;\n.global .align 8 .u64 c[2] = {0x10, 7};\n"
-    )
-    program = body("mov.b64 %rd1, a_$1;", head=head + ".global .align 1 .b8 d[3];")
+    head = ".global .align 4 .b8 a_$1[5] = {1, 2, 255};\n.global .b32 b = -2;\n"
+    head += ".global .align 8 .u64 c[2] = {0x10, 7};\n.global .align 1 .b8 d[3];"
+    program = body("mov.b64 %rd1, a_$1;", head=head)
     assert program.constants == {
         "a_$1": b"\1\2\xff\0\0", "b": b"\xfe\xff\xff\xff", "c": b"\x10" + b"\0" * 7 + b"\7" + b"\0" * 7, "d": b"\0" * 3
     }  # fmt: skip

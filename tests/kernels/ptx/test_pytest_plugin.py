@@ -55,7 +55,7 @@ def test_the_example_for_a_kernel_passes_and_records_its_runs(pytester):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "says"),
+    ("old", "new", "message"),
     [
         (", at < n)\n", ")\n", "*OutOfBounds: *out +1200 bytes, 0 past its end*test_it.py:9*seed=None"),
         ("tl.load(x + at", "tl.load(out + at", "*Uninitialised: *out[[]*test_it.py:9*"),
@@ -63,12 +63,12 @@ def test_the_example_for_a_kernel_passes_and_records_its_runs(pytester):
         ("* BLOCK +", "* (BLOCK - 1) +", "*Race: a race at out[[]127]*test_it.py:9*"),
     ],
 )
-def test_the_example_for_a_kernel_goes_red_when_something_is_wrong(pytester, old, new, says):
+def test_the_example_for_a_kernel_goes_red_when_something_is_wrong(pytester, old, new, message):
     program = example()
     assert program.count(old) == 1
     result = run_pytest(pytester, program.replace(old, new))
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines([f"E  {says}"])
+    result.stdout.fnmatch_lines([f"E  {message}"])
     assert "kernels/ptx" not in result.stdout.str()  # the traceback ends at the user's own line
 
 

@@ -61,9 +61,8 @@ def test_a_shuffle_reads_what_the_pseudo_code_reads(mode):
     for value_shape, control_shape in itertools.product(SHAPES, SHAPES):
         # Random bits clamp nearly everything; the second pair is what compilers write: whole warps or parts of them.
         plain = (bits(rng, control_shape, 32), u32([0x1C00 if mode == "up" else 0x181F]))
-        for (b, c), active in itertools.product(
-            [(bits(rng, control_shape), bits(rng, control_shape)), plain], masks(rng)
-        ):
+        controls = [(bits(rng, control_shape), bits(rng, control_shape)), plain]
+        for (b, c), active in itertools.product(controls, masks(rng)):
             value = bits(rng, value_shape)
             got = wide(*warp.shfl(mode, value, b, c, active, T))
             values, bs, cs, actives = wide(value, b, c, active)
@@ -94,11 +93,11 @@ def test_votes_count_the_active_lanes_only():
         pred = rng.random(shape) < often
         got = {mode: wide(warp.vote(mode, pred, active))[0] for mode in ("all", "any", "uni", "ballot")}
         got["active"] = wide(warp.activemask(active))[0]
-        for at, lanes, said in per_warp(*wide(pred, active)):
-            ballot = sum(1 << lane for lane, yes in zip(lanes, said, strict=True) if yes)
-            assert (got["all"][at] == all(said)).all()
-            assert (got["any"][at] == any(said)).all()
-            assert (got["uni"][at] == (len(set(said)) == 1)).all()
+        for at, lanes, votes in per_warp(*wide(pred, active)):
+            ballot = sum(1 << lane for lane, yes in zip(lanes, votes, strict=True) if yes)
+            assert (got["all"][at] == all(votes)).all()
+            assert (got["any"][at] == any(votes)).all()
+            assert (got["uni"][at] == (len(set(votes)) == 1)).all()
             assert (got["ballot"][at] == ballot).all()
             assert (got["active"][at] == sum(1 << lane for lane in lanes)).all()
 
@@ -213,9 +212,8 @@ def test_matrices_move_as_each_thread_sees_them(num, trans, programs):
         first, second = (lane // 4, lane % 4 * 2), (lane // 4, lane % 4 * 2 + 1)
         if trans:
             first, second = first[::-1], second[::-1]
-        low, high = (
-            int.from_bytes(rows[p, w, 8 * i + r, 2 * c : 2 * c + 2].tobytes(), "little") for r, c in (first, second)
-        )
+        pairs = (rows[p, w, 8 * i + r, 2 * c : 2 * c + 2].tobytes() for r, c in (first, second))
+        low, high = (int.from_bytes(pair, "little") for pair in pairs)
         assert registers[i][p, t] == low | high << 16
     assert np.array_equal(warp.rows_of(registers, trans), rows)
 

@@ -1,7 +1,7 @@
-"""Which program reads which slots of an array, and when: a picture, and a page of them.
+"""Which program reads which slots of an array, and when: a picture, and a page of pictures.
 
-A picture has a band for each index before the slots' axis, and in it a line for each program that reads there. It is
-SVG whose lengths across are shares of its width, while its letters keep their size: it fits a phone as it fits a desk.
+A picture has a band for each index before the slots' axis, and in the band a line for each program that reads there.
+It is SVG: lengths across are shares of the width, letters keep their size, so that it fits a phone and a desk.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import numpy as np
 
 from .block import coordinates
 from .execute import Report
-from .show import Touches
+from .profile import Touches
 
 # Viridis between its ends, which would drown in a dark page or a bright one.
 RAMP = ("#5346a0", "#365c8d", "#277f8e", "#1fa187", "#4ac16d", "#8fd744", "#d2c21a", "#f0932b")
@@ -53,7 +53,7 @@ def spans(cells: np.ndarray) -> list[tuple[int, int, int, int]]:
 
 
 class NoPicture(ValueError):
-    """What was asked for cannot be drawn; the message says what can."""
+    """What was asked for cannot be drawn; the message names what can."""
 
 
 class Band(NamedTuple):
@@ -68,11 +68,9 @@ class Band(NamedTuple):
 
 
 class Picture:
-    """One array's reads, laid out.
+    """One array's reads, laid out. A slot's colour is the number of the load, by its program, that read it first.
 
     axis  of the slots; None: the last of one or two, the last but one of more, which is T in (B, H, T, D)
-
-    A slot's colour says the how-manieth load of its program read it first.
 
     Raises NoPicture if the array has no such axis.
     """
@@ -102,9 +100,8 @@ class Picture:
         new = [n for n in range(1, len(self.rows)) if not self.alike(n - 1, n)]
         groups = list(zip([0, *new], [*(n - 1 for n in new), len(self.rows) - 1], strict=True))
         self.groups = len(groups)
-        self.drawn = [
-            groups[n] for n in np.unique(np.linspace(0, len(groups) - 1, min(len(groups), BANDS)).astype(int))
-        ]
+        chosen = np.linspace(0, len(groups) - 1, min(len(groups), BANDS)).astype(int)
+        self.drawn = [groups[n] for n in np.unique(chosen)]
         self.per = -(-self.slots // COLUMNS)  # slots that share a column
         while sum(len(b.shades) + len(b.times) for b in self.bands()) > SPANS and self.per < self.slots // 64:
             self.per *= 2
@@ -141,10 +138,6 @@ class Picture:
         what += f" {self.per:,} slots share a column." * (self.per > 1)
         dropped = f" Drawn are {len(bands)} of {self.groups:,} different rows, evenly spaced."
         return what + dropped * (len(bands) < self.groups)
-
-    def who(self, program: int) -> str:
-        """A program's three numbers."""
-        return str(coordinates(int(program), self.report.grid))
 
     def svg(self) -> str:
         """The picture, whole in itself."""
@@ -198,7 +191,8 @@ class Picture:
         programs, several, columns = band.programs, band.several, -(-self.slots // self.per)
         ends = [np.unravel_index(n, self.shape[: self.axis]) for n in sorted({band.first, band.last}) if self.axis]
         label = " to ".join(f"{self.name}[{', '.join(map(str, index))}]" for index in ends) or self.name
-        whose = " to ".join(self.who(p) for p in dict.fromkeys([*programs[:1], *programs[-1:]])) or "none"
+        shown = dict.fromkeys([*programs[:1].tolist(), *programs[-1:].tolist()])
+        whose = " to ".join(str(coordinates(p, self.report.grid)) for p in shown) or "none"
         out.append(f'<text class="s" y="{y + 14}">{escape(label)} · program{"s" * (len(programs) > 1)} {whose}</text>')
         y, lines = y + 19, -(-len(programs) // several)
         bottom = y + 8 + lines * height

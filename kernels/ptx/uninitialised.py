@@ -1,9 +1,8 @@
-"""Whether reads of unwritten memory change a launch's results: it is run again with other bytes there.
+"""Whether reads of unwritten memory change a launch's results: it runs again with other bytes there.
 
-Many a correct kernel loads a whole block of which a part was never written and masks what it makes of it. So such a
-read is a fault only if the launch ends otherwise, in its results or its errors, with other numbers in those places.
-Bytes that a kernel moves as they are, as in a copy of a cache with dead slots, are unwritten where they arrive; only
-a copy of an array of which nothing was ever written is a fault.
+Many a correct kernel loads a whole block and masks the part that was never written. So such a read is a fault only if
+results or errors then differ. Bytes that a kernel only moves, as in a copy of a cache with dead slots, are unwritten
+where they arrive; a copy of an array of which nothing was ever written is a fault.
 """
 
 from collections.abc import Callable

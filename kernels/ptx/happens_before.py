@@ -1,8 +1,7 @@
-"""Happens-before in a launch: suspected accesses are replayed in order of execution, with what synchronises them.
+"""Happens-before in a launch: a replay of the suspected accesses and their synchronisation, in order of execution.
 
-Knowledge is a bit set, a Python integer with one bit per stretch: all that a thread does between two of its
-synchronisations. Threads of a warp that wait for nothing but barriers share theirs: none can learn of one without the
-others. A program or warp that passes a barrier merges what its threads did and learned.
+What a thread knows is a bit set, a Python integer with one bit per stretch; a stretch is all that a thread does between
+two of its synchronisations. Threads of a warp that only wait at barriers share one. At a barrier the sets are merged.
 
 Source: PTX ISA 8.7, section 8 (memory consistency model): release and acquire patterns, causality order.
 """
@@ -14,6 +13,8 @@ from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .arrays import turns
 
 WRITES = ("store", "atomic")
 LEVELS = ("launch", "program", "warp")  # two programs, two warps of one, two lanes of one warp: the gravest first
@@ -46,9 +47,8 @@ class _Log:
         self.store, self.load = (np.array([a.kind == kind for a in log]) for kind in ("store", "load"))
         self.writes = np.array([a.kind in WRITES for a in log])
         self.strong, self.wide = np.array([(a.strong, a.wide) for a in log]).T
-        self.acquire, self.release = (
-            np.array([a.wide and a.order in (order, "acq_rel") for a in log]) for order in ("acquire", "release")
-        )
+        orders = [a.order if a.wide else "" for a in log]
+        self.acquire, self.release = (np.isin(orders, (order, "acq_rel")) for order in ("acquire", "release"))
 
 
 def replay(log: Sequence[Any], rows: Rows | None) -> list[tuple]:
@@ -168,13 +168,7 @@ def _two_of_each(rows: Rows, copies: np.ndarray, value: np.ndarray, synced: np.n
     """Rows (bool) without those that add nothing: of lanes of a warp that do the same in one place at once, and do
     not synchronise by themselves, two race with whomever any of them races with."""
     group = number(rows.access, rows.place, rows.who // 32, value, copies)
-    group = np.where(synced, group.max() + 1 + np.arange(len(group)), group)
-    order = np.argsort(group, kind="stable")
-    start = np.flatnonzero(np.diff(group[order], prepend=-1))
-    turn = np.arange(len(order)) - np.repeat(start, np.diff(np.append(start, len(order))))
-    keep = np.zeros(len(order), bool)
-    keep[order] = turn < 2
-    return keep
+    return turns(np.where(synced, group.max() + 1 + np.arange(len(group)), group)) < 2
 
 
 def _members(group: np.ndarray) -> Callable[[int], int]:
@@ -212,9 +206,8 @@ class _Replay:
         order = np.lexsort((phase, rows.rank, rows.access))
         columns = (order, phase[order], *rows.take(order))
         held, offered, fenced, seen = {}, {}, {}, defaultdict(int)  # by place, (thread, place), thread, thread
-        for n, step, k, place, who, _, epoch, warp_epoch, _, _, value in zip(
-            *(c.tolist() for c in columns), strict=True
-        ):
+        each = zip(*(column.tolist() for column in columns), strict=True)
+        for n, step, k, place, who, _, epoch, warp_epoch, _, _, value in each:
             groups = self.passed((0, who // self.T), epoch), self.passed((1, who // 32), warp_epoch)
             known = self.own[who] | groups[0][1] | groups[1][1]
             learned = 0

@@ -1,4 +1,4 @@
-"""What a launch may touch beyond its arguments, and which array an address that leads astray is told of."""
+"""What a launch may touch beyond its arguments, and the array in whose terms a stray address is reported."""
 
 import gc
 import re
@@ -145,13 +145,13 @@ def test_reachable_takes_arrays_alone():
 
 
 @pytest.mark.parametrize("offset", [-3000, 3000, 10**6, -(10**8)])
-def test_an_offset_that_leads_astray_is_told_of_the_array_it_was_added_to(offset):
+def test_a_stray_address_is_reported_by_the_array_it_was_derived_from(offset):
     whole = np.zeros(4000, np.float32)
     y, x, z = whole[:1000], whole[1500:1600], whole[2000:]  # in this process, some of them are met on the way
     past = f"{4 * offset - 400} past its end" if offset > 0 else f"{-4 * offset} before its start"
     with pytest.raises(ptx.OutOfBounds, match=re.escape(f"at x {4 * offset:+d} bytes, {past}: ")) as caught:
         ptx.run(beside, 1, x, y, z, offset)
-    assert caught.value.where[0][0] == "test_reach.py"
+    assert caught.value.where[0][0] == "test_reachable.py"
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [("u1", 1), ("u2", 2), ("u4", 4), ("u8", 8)])

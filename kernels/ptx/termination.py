@@ -1,12 +1,12 @@
 """Loops that never end, and loops that show no end.
 
-Certain: a loop that comes back to its head with the same registers and the same memory goes round for ever. Brent's
-method finds it at any period: each state at a jump back is compared with one that was kept, and the kept one is
-replaced at the 1st, 2nd, 4th, 8th ... jump. Where the loop stores, the bytes of memory are compared, too.
+Endless for certain: a loop that comes back to its head with the same registers and memory. Brent's method finds any
+period: each state at a jump back is compared with one kept at the 1st, 2nd, 4th, 8th ... jump; memory's bytes, too,
+where the loop stores.
 
-Not certain, since no machine can know: a launch that has done much, in loops that show no end. A loop counts if some
-comparison of whole numbers that can end it comes closer to equality from round to round; its end can be predicted, and
-it goes on. "Much" does not depend on the clock: each instruction weighs about as much as it takes.
+Stopped, though nobody can know: a launch that has done much, in loops none of which counts. A loop counts if an integer
+comparison that can end it comes closer to equality from round to round: its end can be predicted. "Much" is a sum of
+weights, one for each instruction, about as large as its time, and no clock.
 """
 
 import re
@@ -133,11 +133,8 @@ class Budget:
     def shows_no_end(self, block: Any, pc: int) -> bool:
         """Whether the loop that a block is in, the outermost that goes round, is none that counts; else grant more."""
         first, self.loops = self.loops is None, self.loops or {}
-        around = [
-            (jump - head, loop)
-            for (program, head, jump), loop in self.loops.items()
-            if program == int(block.programs[0]) and head <= pc <= jump and loop.alive(self.work)
-        ]
+        mine = [(head, jump, loop) for (p, head, jump), loop in self.loops.items() if p == int(block.programs[0])]
+        around = [(jump - head, x) for head, jump, x in mine if head <= pc <= jump and x.alive(self.work)]
         self.allowed = self.work + BUDGET * (0.5 if first or not around else 1)
         return bool(around) and max(around, key=lambda x: x[0])[1].left() > LONGEST * BUDGET
 

@@ -1,8 +1,6 @@
-"""A kernel under triton.autotune: which of its configurations runs where nothing can be timed.
+"""The configuration of a kernel under triton.autotune: the first that pruning leaves and the target takes.
 
-The first one, as under Triton's interpreter: of those that the tuner's own pruning leaves, the first that the target
-takes. What a GPU would do around the final launch is done: the hooks, and arrays of reset_to_zero set to zero before
-the first launch of each key.
+Nothing is timed. The launch's hooks run, and arrays of reset_to_zero become zero before the first launch of each key.
 """
 
 from collections.abc import Callable
@@ -26,25 +24,24 @@ chosen: ContextVar[Any] = ContextVar("chosen", default=None)  # the triton.Confi
 def run_tuned(tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], seen: set) -> Any:
     """Launch one configuration of `tuner` and return what `launch(*args, **kwargs)` does.
 
-    seen  of which tuners and keys a launch was seen before; a new one is added
+    seen  the tuners and keys that were launched before; a new one is added
 
-    Raises Refused if the launch names what the configurations set; what `launch` raises if none of them fits.
+    Raises Refused if the launch names what the configurations set; what `launch` raises if no configuration fits.
     """
     name = tuner.base_fn.__name__
     given = dict(zip(tuner.arg_names, args, strict=False)) | kwargs
     tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
     try:
         configs = tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs
-        key = (id(tuner), *(given.get(k) for k in tuner.keys), *(str(x.dtype) for x in given.values() if has_dtype(x)))
+        dtypes = (str(x.dtype) for x in given.values() if hasattr(x, "dtype"))
+        key = (id(tuner), *(given.get(k) for k in tuner.keys), *dtypes)
         first, failure = key not in seen, None
         seen.add(key)
         for config in configs:
             asked = config.all_kwargs()
             if clash := sorted(set(asked) & set(given)):
-                raise Refused(
-                    f"{clash[0]}= came with a launch of {name}, whose configurations set it: leave it out, or launch "
-                    f"{name}.fn"
-                )
+                what = f"{clash[0]}= came with a launch of {name}, whose configurations set it"
+                raise Refused(f"{what}: leave it out, or launch {name}.fn")
             everything = given | asked
             if config.pre_hook is not None:
                 config.pre_hook(everything)
@@ -64,7 +61,3 @@ def run_tuned(tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[
         raise failure
     finally:
         tuner.nargs = None
-
-
-def has_dtype(x: Any) -> bool:
-    return hasattr(x, "dtype")

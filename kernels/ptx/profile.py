@@ -1,7 +1,7 @@
-"""What a launch did, in words: its counters as data, and as the tables that a profiler would print.
+"""The profile of a launch: its counters as data, and as tables.
 
-A byte is asked for by a thread; it is moved with its sector of 32 bytes, once for each load of each warp; it is
-distinct at its first access. The useful share of what is moved is what is distinct.
+Bytes are asked for by threads; moved in sectors of 32 bytes, once for each load of each warp; distinct at their first
+access. The useful share is distinct / moved.
 """
 
 import linecache
@@ -20,12 +20,11 @@ ARRAYS = ("kind", "asked", "moved", "distinct")
 
 
 class Touches(NamedTuple):
-    """What the loads, or the stores or atomics, of a launch touched of one array.
+    """The loads, or the stores or atomics, of one array in a launch.
 
     kind                    "load", "store" or "atomic"
     asked, moved, distinct  bytes
-    parts                   for each access: its place in the launch's log, its size in bytes, and (N,) warps (program
-                            by program) and addresses, each pair once
+    parts                   per access: place in the log, bytes, and (N,) warps and (N,) addresses, each pair once
     """
 
     kind: str
@@ -80,7 +79,8 @@ def touches(report: Report) -> list[Touches]:
             parts, rest, asked, moved = [], [], 0, 0
             seen = np.zeros(region.buffer.array.size, bool)
             for n, size, warp, at in left:
-                held = elements(region, at) >= 0 if overlaps(region, at) else np.zeros(len(at), bool)
+                near = len(at) > 0 and at.min() < region.high and at.max() >= region.low
+                held = elements(region, at) >= 0 if near else np.zeros(len(at), bool)
                 rest.append((n, size, warp[~held], at[~held]) if held.any() else (n, size, warp, at))
                 if held.any():
                     asked += int(np.count_nonzero(held)) * size
@@ -95,11 +95,6 @@ def touches(report: Report) -> list[Touches]:
                 distinct = int(np.count_nonzero(seen)) * region.buffer.array.itemsize
                 found.append(Touches(kind, region, asked, moved, distinct, parts))
     return found
-
-
-def overlaps(region: Region, at: np.ndarray) -> bool:
-    """Whether any address may lie in a region: asked before each is looked up."""
-    return len(at) > 0 and bool(at.min() < region.high and at.max() >= region.low)
 
 
 def row(line: Line) -> dict[str, int]:
@@ -123,10 +118,8 @@ def source_text(kernel: str, file: str, line: int) -> str:
 def summary(report: Report, found: list[Touches]) -> dict[str, Any]:
     """A launch's counters as data that JSON takes; all sizes in bytes. `found` is what `touches` found."""
     arrays = [{"array": t.region.buffer.name, **{x: getattr(t, x) for x in ARRAYS}} for t in found]
-    lines = [
-        {"file": file, "line": number, **row(line), "text": source_text(report.name, file, number)}
-        for (file, number), line in report.lines.items()
-    ]
+    lines = [{"file": file, "line": n, **row(line), "text": source_text(report.name, file, n)}
+             for (file, n), line in report.lines.items()]  # fmt: skip
     return {
         "kernel": report.name, "target": report.target, "grid": list(report.grid), "num_warps": report.num_warps,
         "total": row(report.total), "disagreeing": report.disagreeing, "classes": report.classes, "arrays": arrays,

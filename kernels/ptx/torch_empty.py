@@ -1,8 +1,7 @@
 """Memory of torch.empty, allocated while a route is open and still unwritten.
 
-It is filled with a NaN that no arithmetic makes: an element that still holds it is unwritten, whether torch, NumPy or a
-kernel wrote the others. Of types of 8 and 16 bits that are no float16 or bfloat16 any pattern is a likely
-number: there one byte that differs makes the whole tensor count as written.
+It is filled with a NaN that no arithmetic makes; an element that still holds it is unwritten. Types of 8 and 16 bits
+but float16 and bfloat16 have no such pattern: there one other byte makes the whole tensor count as written.
 """
 
 import functools

@@ -59,10 +59,8 @@ def clocks(log):
             p, t = int(a.programs[i // T]), i % T
             w, me = p * 2 + t // 32, p * T + t
             warp = 0 if a.warp_epoch is None else a.warp_epoch[i // T, t // 32]
-            for key, epoch, lanes in (
-                (p, a.epoch[i // T], range(p * T, p * T + T)),
-                (("w", w), warp, range(w * 32, w * 32 + 32)),
-            ):
+            groups = (p, a.epoch[i // T], range(p * T, p * T + T)), (("w", w), warp, range(w * 32, w * 32 + 32))
+            for key, epoch, lanes in groups:
                 if epoch > last.get(key, 0):
                     last[key] = epoch
                     merge(lanes)
@@ -78,11 +76,8 @@ def clocks(log):
             if wide and a.kind != "store":
                 into = mine if a.order in ("acquire", "acq_rel") else clock(seen, me)
                 into[:] = np.maximum(into, clock(held, first))
-            value = (
-                None
-                if a.value is None
-                else bytes(np.broadcast_to(a.value, (len(a.programs), T, a.size)).reshape(-1, a.size)[i])
-            )
+            values = None if a.value is None else np.broadcast_to(a.value, (len(a.programs), T, a.size))
+            value = None if values is None else bytes(values.reshape(-1, a.size)[i])
             b = SimpleNamespace(a=a, p=p, me=me, at=mine[me], value=value, low=first, epoch=a.epoch[i // T], wide=wide)
             found += [(o, b) for o in past if races(o, b, mine)]
             past.append(b)
@@ -143,9 +138,9 @@ def random_log(rng):
         active = np.zeros((len(programs), T), bool)
         active[:, rng.choice([0, 1, 2, 32, 33], rng.integers(1, 4), replace=False)] = True
         active &= rng.random((len(programs), 1)) < 0.9
-        address = (
-            None if kind == "fence" else rng.integers(3, size=(len(programs), T) if rng.random() < 0.5 else (1, 1)) * 4
-        )
+        address = None
+        if kind != "fence":
+            address = rng.integers(3, size=(len(programs), T) if rng.random() < 0.5 else (1, 1)) * 4
         sequence = rng.permutation(np.flatnonzero(active)) if kind == "atomic" else None
         value = rng.integers(2, size=(1, T, 1)).astype(np.uint8) if kind == "store" else None
         value = None if value is None else np.broadcast_to(value, (1, T, 4))

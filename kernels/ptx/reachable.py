@@ -22,10 +22,8 @@ def buffer(name: str, value: Any) -> Any:
 
         value = getattr(value, "base", value)  # of triton.reinterpret
         if value.device.type != "cpu":
-            raise ValueError(
-                f"{name} is on {value.device}; the machine works on this computer's memory: pass {name}.cpu(), or "
-                "launch the kernel as usual to run it there"
-            )
+            advice = f"pass {name}.cpu(), or launch the kernel as usual to run it there"
+            raise ValueError(f"{name} is on {value.device}; the machine works on this computer's memory: {advice}")
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         value = value.detach().view(words[value.element_size()]).numpy()
     if isinstance(value, np.ndarray):

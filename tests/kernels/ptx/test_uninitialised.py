@@ -9,11 +9,17 @@ import triton
 import triton.language as tl
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import empties
-from kvproof.kernels.ptx.reach import buffer
+from kvproof.kernels.ptx import torch_empty
+from kvproof.kernels.ptx.reachable import buffer
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.int64, torch.int8, torch.bool]
 EXACT = DTYPES[:6]
+
+
+@pytest.fixture(autouse=True)
+def _routed():
+    with ptx.route():
+        yield
 
 
 @triton.jit
@@ -65,12 +71,11 @@ MADE = {
 @pytest.mark.parametrize("made", MADE)
 @pytest.mark.parametrize("dtype", DTYPES[:2] + DTYPES[4:7], ids=str)
 def test_an_output_that_is_read_before_it_is_written_is_reported(dtype, made):
-    with ptx.route():
-        x = torch.ones(100).to(dtype)
-        out = MADE[made](x)
-        with pytest.raises(ptx.Uninitialised, match=r"out\[0.*holds nothing that was written") as caught:
-            launch(x, out, into=True)
-        assert caught.value.where[0] == ("test_unwritten.py", add.fn.__code__.co_firstlineno + 5)
+    x = torch.ones(100).to(dtype)
+    out = MADE[made](x)
+    with pytest.raises(ptx.Uninitialised, match=r"out\[0.*holds nothing that was written") as caught:
+        launch(x, out, into=True)
+    assert caught.value.where[0] == ("test_uninitialised.py", add.fn.__code__.co_firstlineno + 5)
 
 
 WRITTEN = {
@@ -90,73 +95,66 @@ WRITTEN = {
 @pytest.mark.parametrize("how", WRITTEN)
 @pytest.mark.parametrize("dtype", DTYPES[:3] + DTYPES[4:7], ids=str)
 def test_whoever_writes_it_it_is_written(dtype, how):
-    with ptx.route():
-        x, out = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype)
-        WRITTEN[how](out)
-        launch(x, out, into=True)
-        assert (out == 2).all()
+    x, out = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype)
+    WRITTEN[how](out)
+    launch(x, out, into=True)
+    assert (out == 2).all()
 
 
 @pytest.mark.parametrize("dtype", EXACT, ids=str)
 def test_the_other_elements_of_a_tensor_stay_unwritten(dtype):
-    with ptx.route():
-        x, out = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype)
-        out[:60] = 1
-        launch(x, out, into=True, n=60)
-        with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
-            launch(x, out, into=True)
+    x, out = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype)
+    out[:60] = 1
+    launch(x, out, into=True, n=60)
+    with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
+        launch(x, out, into=True)
 
 
 def test_memory_that_is_given_again_is_unwritten_whatever_it_was_before(monkeypatch):
-    with ptx.route():
-        x, out = torch.ones(100), torch.empty(100)
-        gone = torch.empty(100)
-        low = out.data_ptr()
-        stale = empties._storages[gone.data_ptr()]._replace(low=low - 64, high=low + 4096)
-        del gone
-        monkeypatch.setattr(empties, "_storages", {low - 64: stale} | empties._storages)
-        out[:60] = 1
-        with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
-            launch(x, out, into=True)
+    x, out = torch.ones(100), torch.empty(100)
+    gone = torch.empty(100)
+    low = out.data_ptr()
+    stale = torch_empty._storages[gone.data_ptr()]._replace(low=low - 64, high=low + 4096)
+    del gone
+    monkeypatch.setattr(torch_empty, "_storages", {low - 64: stale} | torch_empty._storages)
+    out[:60] = 1
+    with pytest.raises(ptx.Uninitialised, match=r"out\[60\]"):
+        launch(x, out, into=True)
 
 
 def test_a_read_that_changes_nothing_is_no_fault():
-    with ptx.route():
-        x, out = torch.empty(128), torch.empty(1)
-        x[:40] = 1
-        total[(1,)](x, out, 40, CAREFUL=True, BLOCK=128)  # pyright: ignore[reportArgumentType]
-        assert out == 40
-        with pytest.raises(ptx.Uninitialised, match=r"x\[40\]"):  # zero times what may be NaN
-            total[(1,)](x, out, 40, CAREFUL=False, BLOCK=128)  # pyright: ignore[reportArgumentType]
+    x, out = torch.empty(128), torch.empty(1)
+    x[:40] = 1
+    total[(1,)](x, out, 40, CAREFUL=True, BLOCK=128)  # pyright: ignore[reportArgumentType]
+    assert out == 40
+    with pytest.raises(ptx.Uninitialised, match=r"x\[40\]"):  # zero times what may be NaN
+        total[(1,)](x, out, 40, CAREFUL=False, BLOCK=128)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_maximum_that_passes_over_nan_is_seen_through():
-    with ptx.route():
-        x, out = torch.empty(64), torch.empty(1)
-        x[:63] = 5
-        with pytest.raises(ptx.Uninitialised, match=r"x\[63\]"):
-            largest[(1,)](x, out, BLOCK=64)  # pyright: ignore[reportArgumentType]
+    x, out = torch.empty(64), torch.empty(1)
+    x[:63] = 5
+    with pytest.raises(ptx.Uninitialised, match=r"x\[63\]"):
+        largest[(1,)](x, out, BLOCK=64)  # pyright: ignore[reportArgumentType]
 
 
 def test_unwritten_elements_may_be_moved_and_stay_unwritten_but_not_a_whole_array():
-    with ptx.route():
-        cache, moved = torch.empty(100), torch.empty(100)
-        cache[:30] = 7
-        launch(cache, moved)
-        assert (moved[:30] == 7).all()
-        launch(cache[:30], moved[:30], into=True)
-        with pytest.raises(ptx.Uninitialised, match=r"x\[30\]"):
-            launch(moved, torch.zeros(100), into=True)
-        with pytest.raises(ptx.Uninitialised, match=r"x\[0\]"):
-            launch(torch.empty(100), moved)
+    cache, moved = torch.empty(100), torch.empty(100)
+    cache[:30] = 7
+    launch(cache, moved)
+    assert (moved[:30] == 7).all()
+    launch(cache[:30], moved[:30], into=True)
+    with pytest.raises(ptx.Uninitialised, match=r"x\[30\]"):
+        launch(moved, torch.zeros(100), into=True)
+    with pytest.raises(ptx.Uninitialised, match=r"x\[0\]"):
+        launch(torch.empty(100), moved)
 
 
 def test_counters_and_indices_that_nobody_wrote_are_reported_for_what_they_are():
-    with ptx.route():
-        with pytest.raises(ptx.Uninitialised, match=r"x\[0\]"):
-            count[(3,)](torch.empty(1, dtype=torch.int32))  # pyright: ignore[reportArgumentType]
-        with pytest.raises(ptx.Uninitialised, match=r"index\[0\]"):  # not for where it leads, out of bounds
-            indirect[(1,)](torch.empty(1, dtype=torch.int32), torch.ones(8), torch.zeros(1))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ptx.Uninitialised, match=r"x\[0\]"):
+        count[(3,)](torch.empty(1, dtype=torch.int32))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ptx.Uninitialised, match=r"index\[0\]"):  # not for where it leads, out of bounds
+        indirect[(1,)](torch.empty(1, dtype=torch.int32), torch.ones(8), torch.zeros(1))  # pyright: ignore[reportArgumentType]
 
 
 def test_what_readable_says_goes_before_and_no_checks_means_none():
@@ -169,7 +167,7 @@ def test_what_readable_says_goes_before_and_no_checks_means_none():
 
 def test_torch_is_itself_again_afterwards():
     usual = torch.empty, torch.Tensor.new_empty
-    spec = importlib.util.find_spec(empties.__name__)
+    spec = importlib.util.find_spec(torch_empty.__name__)
     assert spec
     assert spec.loader
     own = importlib.util.module_from_spec(spec)  # for the tests run under a route already
@@ -185,14 +183,13 @@ def test_torch_is_itself_again_afterwards():
 
 
 def test_memory_that_was_freed_and_given_anew_counts_as_what_it_is_now():
-    with ptx.route():
-        for _ in range(50):
-            old = torch.empty(4096)
-            where = old.data_ptr()
-            del old
-            new = torch.from_numpy(np.full(4096, 1, np.float32))
-            fresh = torch.ones(4096)
-            launch(torch.ones(100), fresh, into=True, n=100)
-            if where in (new.data_ptr(), fresh.data_ptr()):
-                break
-        assert (fresh[:100] == 2).all()
+    for _ in range(50):
+        old = torch.empty(4096)
+        where = old.data_ptr()
+        del old
+        new = torch.from_numpy(np.full(4096, 1, np.float32))
+        fresh = torch.ones(4096)
+        launch(torch.ones(100), fresh, into=True, n=100)
+        if where in (new.data_ptr(), fresh.data_ptr()):
+            break
+    assert (fresh[:100] == 2).all()
