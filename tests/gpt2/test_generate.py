@@ -15,6 +15,7 @@ from kvproof.gpt2.stream import TextStream
 
 from .._gpt2_models import CACHED, IMPLS, golden_model, random_prompts, small_model
 from .._reference_models import goldens
+from .._refused import refused
 
 
 @pytest.fixture(scope="module")
@@ -220,12 +221,10 @@ def test_a_cache_that_does_not_fit_is_left_alone():
     model, _ = small_model(2, 16)
     cache = model.new_cache(3, 20)
     model.prefill([[1, 2], [3], [4]], cache)
-    with pytest.raises(CacheMismatch, match="1 sequences came for a cache of 3"):
-        generate(model, [1], max_new_tokens=2, cache=cache)
+    refused(CacheMismatch, "1 sequences came for a cache of 3", generate, model, [1], max_new_tokens=2, cache=cache)
     with pytest.raises(ValueError, match="cache and chunk came, but nothing is cached"):
         generate(model, [[1]] * 3, max_new_tokens=2, cache=cache, kv_cache=False)
-    with pytest.raises(ValueError, match="chunk is 0"):
-        generate(model, [[1]] * 3, max_new_tokens=2, cache=cache, chunk=0)
+    refused(ValueError, "chunk is 0", generate, model, [[1]] * 3, max_new_tokens=2, cache=cache, chunk=0)
     assert cache.host_lengths == [2, 1, 1]
 
 
@@ -273,8 +272,7 @@ def test_mistakes_are_named_before_any_work(monkeypatch, error, message, change,
     model, _ = small_model(2, 16)
     monkeypatch.setattr(type(model), "logits", None)  # any work would call it
     arguments = {"prompts": [1, 2], "max_new_tokens": 4} | change
-    with pytest.raises(error, match=re.escape(message)):
-        generate(model, arguments.pop("prompts"), kv_cache=kv_cache, **arguments)
+    refused(error, re.escape(message), generate, model, arguments.pop("prompts"), kv_cache=kv_cache, **arguments)
 
 
 def test_the_context_can_be_filled_to_the_last_token():
@@ -291,5 +289,4 @@ def test_a_cache_too_small_is_named_with_what_fits():
 
 
 def test_an_empty_stop_string_is_refused(tiny):
-    with pytest.raises(ValueError, match="a stop string is empty"):
-        generate(tiny, "x", stop=["a", ""])
+    refused(ValueError, "a stop string is empty", generate, tiny, "x", stop=["a", ""])

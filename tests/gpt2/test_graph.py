@@ -8,6 +8,7 @@ from kvproof.gpt2 import CacheMismatch, ContextFull
 from kvproof.gpt2.graph import GraphStep, Recording, default_step
 
 from .._gpt2_models import random_prompts, small_model
+from .._refused import refused
 
 PROMPTS = random_prompts(61, [3, 2])
 
@@ -76,8 +77,7 @@ def test_one_graph_serves_a_cache_that_is_reset_and_filled_anew():
 def test_a_step_without_room_is_refused_before_anything_runs():
     step, _ = recorded(4, blank)
     step(torch.tensor([1, 2]))
-    with pytest.raises(ContextFull, match="cache's 4 slots"):
-        step(torch.tensor([3, 4]))
+    refused(ContextFull, "cache's 4 slots", step, torch.tensor([3, 4]))
     assert step.ids.tolist() == [1, 2]
     assert step.cache.host_lengths == step.cache.lengths.tolist() == [4, 3]
 
@@ -102,8 +102,7 @@ def test_a_graph_whose_memory_has_moved_is_refused(what):
         cache.workspace = type(cache.workspace)(*(x.clone() for x in cache.workspace))
     else:
         step.model = step.model.__class__(step.model.config, "triton").double()
-    with pytest.raises(CacheMismatch, match="moved since the graph was recorded"):
-        step(torch.tensor([3, 4]))
+    refused(CacheMismatch, "moved since the graph was recorded", step, torch.tensor([3, 4]))
     assert step.ids.tolist() == [1, 2]
     assert cache.host_lengths == cache.lengths.tolist() == [4, 3]
 
@@ -111,18 +110,15 @@ def test_a_graph_whose_memory_has_moved_is_refused(what):
 @pytest.mark.parametrize("ids", [torch.tensor([1]), torch.tensor([1.0, 2.0]), torch.tensor([[1], [2]])])
 def test_ids_that_do_not_fit_are_refused_and_claim_no_slot(ids):
     step, _ = recorded(6, blank)
-    with pytest.raises(ValueError, match=r"pass \(2,\) int64 or int32 on cpu"):
-        step(ids)
+    refused(ValueError, r"pass \(2,\) int64 or int32 on cpu", step, ids)
     assert step.cache.host_lengths == [3, 2]
 
 
 def test_what_cannot_be_recorded_is_refused_in_words():
     model = small_model(2, 8)[0]
-    with pytest.raises(ValueError, match="impl 'sdpa' slices the cache"):
-        GraphStep(model.with_impl("sdpa"), model.new_cache(2, 4))
+    refused(ValueError, "impl 'sdpa' slices the cache", GraphStep, model.with_impl("sdpa"), model.new_cache(2, 4))
     triton = model.with_impl("triton")
-    with pytest.raises(CacheMismatch, match="made for another impl"):
-        GraphStep(triton, model.with_impl("sdpa").new_cache(2, 4))
+    refused(CacheMismatch, "made for another impl", GraphStep, triton, model.with_impl("sdpa").new_cache(2, 4))
     with pytest.raises(CacheMismatch, match="1 heads, head_dim 16"):
         GraphStep(triton, small_model(1, 16)[0].with_impl("triton").new_cache(2, 4))
 

@@ -15,6 +15,7 @@ from kvproof.reference import forward
 
 from .._gpt2_models import CACHED, IMPLS, forced, golden_model, random_prompts, small_model, torch_model
 from .._reference_models import F32_BAR, F64_BAR, error, goldens
+from .._refused import refused
 
 BARS = {"float64": F64_BAR, "float32": F32_BAR}
 DTYPES = tuple(BARS)
@@ -318,34 +319,25 @@ def test_mistakes_are_named_and_leave_the_cache_as_it_was():
     cache = model.new_cache(2, 8)
     with pytest.raises(ContextFull, match="9 new tokens after 0 do not fit the cache's 8 slots: 8 fit"):
         model.prefill(random_prompts(61, [9, 1]), cache)
-    with pytest.raises(ValueError, match=r"prompt 1 is empty"):
-        model.prefill([[1], []], cache)
-    with pytest.raises(ValueError, match=r"prompt 0 holds token id 61; this model's ids are 0\.\.60"):
-        model.prefill([[61], [1]], cache)
-    with pytest.raises(ValueError, match=r"prompt 1 holds token id -1"):
-        model.prefill([[1], [-1]], cache)
-    with pytest.raises(CacheMismatch, match="3 sequences came for a cache of 2"):
-        model.prefill([[1], [1], [1]], cache)
+    refused(ValueError, r"prompt 1 is empty", model.prefill, [[1], []], cache)
+    refused(ValueError, r"prompt 0 holds token id 61; this model's ids are 0\.\.60", model.prefill, [[61], [1]], cache)
+    refused(ValueError, r"prompt 1 holds token id -1", model.prefill, [[1], [-1]], cache)
+    refused(CacheMismatch, "3 sequences came for a cache of 2", model.prefill, [[1], [1], [1]], cache)
     with pytest.raises(CacheMismatch, match=r"the cache is torch\.float64 on cpu, the model torch\.float32"):
         small_model(2, 16, "float32")[0].prefill([[1], [1]], cache)
     with pytest.raises(CacheMismatch, match="2 layers, 2 heads, head_dim 16; the model has 2, 3, 16"):
         small_model(3, 16)[0].prefill([[1], [1]], cache)
     with pytest.raises(ValueError, match="'naive' keeps no cache"):
         model.with_impl("naive").decode(torch.tensor([1, 1]), cache)
-    with pytest.raises(ValueError, match="impl 'fast' is not known; choose one of naive, eager, sdpa, triton"):
-        model.with_impl("fast")
-    with pytest.raises(ValueError, match="chunk is 0; it must be 1 or more"):
-        model.prefill([[1], [1]], cache, 0)
+    refused(ValueError, "impl 'fast' is not known; choose one of naive, eager, sdpa, triton", model.with_impl, "fast")
+    refused(ValueError, "chunk is 0; it must be 1 or more", model.prefill, [[1], [1]], cache, 0)
     short = dataclasses.replace(model.config, n_ctx=7)
     with pytest.raises(CacheMismatch, match="the cache has 8 slots, the model 7 positions"):
         torch_model(short, 0).prefill([[1], [1]], cache)
-    with pytest.raises(ValueError, match=r"lengths are \[9, 1\]; this cache takes 2 of them, each 0\.\.8"):
-        cache.set_lengths([9, 1])
-    with pytest.raises(ValueError, match=r"lengths are \[1\]; this cache takes 2"):
-        cache.set_lengths([1])
+    refused(ValueError, r"lengths are \[9, 1\]; this cache takes 2 of them, each 0\.\.8", cache.set_lengths, [9, 1])
+    refused(ValueError, r"lengths are \[1\]; this cache takes 2", cache.set_lengths, [1])
     for ids in (torch.tensor([[1], [1]]), torch.tensor([1.0, 1.0]), torch.tensor([1, 1], device="meta")):
-        with pytest.raises(ValueError, match=r"pass \(B,\) int64 or int32 on cpu"):
-            model.decode(ids, cache)
+        refused(ValueError, r"pass \(B,\) int64 or int32 on cpu", model.decode, ids, cache)
     assert cache.host_lengths == cache.lengths.tolist() == [0, 0]
     model.prefill(random_prompts(61, [8, 3]), cache)
     with pytest.raises(ContextFull, match="1 new tokens after 8 do not fit the cache's 8 slots: none fits"):
@@ -359,24 +351,15 @@ def test_uncached_mistakes_are_named():
     model, _ = small_model(2, 16)
     with pytest.raises(ContextFull, match="161 new tokens after 0 do not fit n_ctx 160: 160 fit"):
         model(torch.zeros(1, 161, dtype=torch.long))
-    with pytest.raises(ContextFull, match="n_ctx 160"):
-        model.new_cache(1, 161)
-    with pytest.raises(ValueError, match="a cache for 0 sequences"):
-        model.new_cache(0)
-    with pytest.raises(ValueError, match="token id 61 came"):
-        model(torch.tensor([[61]]))
-    with pytest.raises(ValueError, match=r"ids are \(3,\) torch\.int64"):
-        model(torch.tensor([1, 2, 3]))
-    with pytest.raises(ValueError, match=r"torch\.float32"):
-        model(torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="a loss needs 2 or more"):
-        model.loss(torch.tensor([[1]]))
-    with pytest.raises(ValueError, match=r"ids are \(2,\)"):
-        model.loss(torch.tensor([1, 2]))
-    with pytest.raises(ValueError, match="token id 99 came"):
-        model.loss(torch.tensor([[1, 99]]))
-    with pytest.raises(ValueError, match="ids are on meta"):
-        model(torch.zeros(1, 3, dtype=torch.long, device="meta"))
+    refused(ContextFull, "n_ctx 160", model.new_cache, 1, 161)
+    refused(ValueError, "a cache for 0 sequences", model.new_cache, 0)
+    refused(ValueError, "token id 61 came", model, torch.tensor([[61]]))
+    refused(ValueError, r"ids are \(3,\) torch\.int64", model, torch.tensor([1, 2, 3]))
+    refused(ValueError, r"torch\.float32", model, torch.zeros(1, 3))
+    refused(ValueError, "a loss needs 2 or more", model.loss, torch.tensor([[1]]))
+    refused(ValueError, r"ids are \(2,\)", model.loss, torch.tensor([1, 2]))
+    refused(ValueError, "token id 99 came", model.loss, torch.tensor([[1, 99]]))
+    refused(ValueError, "ids are on meta", model, torch.zeros(1, 3, dtype=torch.long, device="meta"))
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ from kvproof.reference.cache import PagedCache as NumpyPagedCache
 from kvproof.reference.config import ContextFull
 
 from .._gpt2_models import random_prompts, torch_model
+from .._refused import refused
 
 MAKE = partial(PagedCache, SMALL, dtype=torch.float64)
 
@@ -149,8 +150,7 @@ def test_a_pool_that_runs_dry_is_refused_before_anything_changes(call, words):
         a.zero_()
     append(cache, rows(np.random.default_rng(0), 2, 4))
     before = snapshot(cache)
-    with pytest.raises(ContextFull, match=words):
-        call(cache)
+    refused(ContextFull, words, call, cache)
     assert snapshot(cache) == before
     cache.free(1)
     cache.set_lengths([9, 0])  # what was refused to two is there for one
@@ -168,22 +168,16 @@ def test_the_table_stays_in_its_place_as_it_grows():
 
 def test_sizes_that_hold_nothing_and_calls_that_do_not_fit_are_refused_in_words():
     for wrong in ({"page": 0}, {"pages": 0}, {"batch": 0}, {"capacity": 0}):
-        with pytest.raises(ValueError, match="holds nothing; all must be 1 or more"):
-            MAKE(**({"batch": 2, "capacity": 8} | wrong))
-    with pytest.raises(ContextFull, match="n_ctx 64"):
-        MAKE(2, 65)
+        refused(ValueError, "holds nothing; all must be 1 or more", MAKE, **({"batch": 2, "capacity": 8} | wrong))
+    refused(ContextFull, "n_ctx 64", MAKE, 2, 65)
     cache = MAKE(2, 20)
     fits = partial(cache.check_fits, device=torch.device("cpu"))
     fits(SMALL, 2, torch.float64)
-    with pytest.raises(CacheMismatch, match="3 sequences came for a cache of 2"):
-        fits(SMALL, 3, torch.float64)
-    with pytest.raises(CacheMismatch, match=r"the cache is torch.float64 on cpu, the model torch.float32"):
-        fits(SMALL, 2, torch.float32)
-    with pytest.raises(ValueError, match=r"takes 2 of them, each 0\.\.20"):
-        cache.set_lengths([21, 0])
+    refused(CacheMismatch, "3 sequences came for a cache of 2", fits, SMALL, 3, torch.float64)
+    refused(CacheMismatch, r"the cache is torch.float64 on cpu, the model torch.float32", fits, SMALL, 2, torch.float32)
+    refused(ValueError, r"takes 2 of them, each 0\.\.20", cache.set_lengths, [21, 0])
     cache.set_lengths([3, 4])
-    with pytest.raises(CacheMismatch, match=r"this cache has \[3, 4\]"):
-        cache.check_room(1)
+    refused(CacheMismatch, r"this cache has \[3, 4\]", cache.check_room, 1)
 
 
 class PagedGPT2(TorchGPT2):

@@ -13,6 +13,8 @@ from kvproof.gpt2.weights import EMBEDDED
 from kvproof.reference.files import CheckpointError
 from kvproof.reference.synthetic import SIZES
 
+from .._refused import refused
+
 AWKWARD = [
     "",
     " ",
@@ -89,14 +91,12 @@ def test_a_wrong_id_is_named():
 def test_a_file_that_holds_no_merges_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "merges.txt"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(TokenizerError, match=message):
-        Tokenizer.from_merges(path)
+    refused(TokenizerError, message, Tokenizer.from_merges, path)
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
     (tmp_path / "merges.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TokenizerError, match=r"merges\.txt is no UTF-8 text"):
-        Tokenizer.from_merges(tmp_path / "merges.txt")
+    refused(TokenizerError, r"merges\.txt is no UTF-8 text", Tokenizer.from_merges, tmp_path / "merges.txt")
 
 
 OWN = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the special tokens come first, as ByteLevelBPETokenizer trains them
@@ -181,8 +181,7 @@ def swapped() -> dict[str, int]:
 )
 def test_a_tokenizer_that_is_not_of_gpt_2_s_kind_is_refused_in_words(tmp_path, name, content, message):
     (tmp_path / name).write_text(json.dumps(content))
-    with pytest.raises(TokenizerError, match=message):
-        folder_tokenizer(tmp_path)
+    refused(TokenizerError, message, folder_tokenizer, tmp_path)
 
 
 def test_a_folder_without_tokenizer_files_has_none(tmp_path):
@@ -196,8 +195,7 @@ def test_a_vocabulary_of_the_published_size_is_not_given_the_published_tokenizer
     config = replace(SIZES["gpt2"], n_vocab=n_vocab)
     assert find_tokenizer(tmp_path, config) is gpt2_tokenizer()
     write_own(tmp_path, ["tokenizer.json"])
-    with pytest.raises(CheckpointError, match=f"makes 266 tokens, the model has {n_vocab}"):
-        find_tokenizer(tmp_path, config)
+    refused(CheckpointError, f"makes 266 tokens, the model has {n_vocab}", find_tokenizer, tmp_path, config)
     own = find_tokenizer(tmp_path, replace(config, n_vocab=272))
     assert own is not None
     assert own.eot == 2

@@ -21,6 +21,7 @@ from kvproof.reference.weights import expected_shapes
 from .._checkpoints import LINEARS, save_nanogpt, save_pretrained, tensors_of
 from .._gpt2_models import IMPLS
 from .._reference_models import F32_BAR, F64_BAR, SAFETENSORS_SPELLINGS, error
+from .._refused import refused
 
 SPELLINGS = SAFETENSORS_SPELLINGS | {
     "prefix-lmhead-maskedbias-bin": "logits_f32",
@@ -85,8 +86,7 @@ def test_safetensors_are_preferred_to_a_pickle_beside_them(data, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(b"spoilt")
     assert load(folder).config.n_vocab == 11
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is cut off or no pickle"):
-        load(folder)
+    refused(CheckpointError, r"pytorch_model\.bin is cut off or no pickle", load, folder)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", torch.bfloat16])
@@ -131,8 +131,7 @@ def test_random_distilgpt2_is_the_recipe_in_torch():
     ],
 )
 def test_mistakes_are_named(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load(**arguments)
+    refused(ValueError, re.escape(message), load, **arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
@@ -163,8 +162,7 @@ def variant(data, tmp_path, **config):
     ],
 )
 def test_a_config_flag_that_is_not_honoured_is_refused_by_name(data, tmp_path, field, value):
-    with pytest.raises(ConfigError, match=field):
-        load(variant(data, tmp_path, **{field: value}))
+    refused(ConfigError, field, load, variant(data, tmp_path, **{field: value}))
 
 
 def test_the_exact_gelu_and_another_eps_are_honoured(data, tmp_path):
@@ -178,11 +176,9 @@ def test_the_exact_gelu_and_another_eps_are_honoured(data, tmp_path):
 
 
 def test_a_checkpoint_of_another_shape_is_refused(data, tmp_path):
-    with pytest.raises(CheckpointError, match=r"tensor .* has shape"):
-        load(variant(data, tmp_path, n_positions=32))
+    refused(CheckpointError, r"tensor .* has shape", load, variant(data, tmp_path, n_positions=32))
     shutil.rmtree(tmp_path / "model")
-    with pytest.raises(CheckpointError, match="missing"):
-        load(variant(data, tmp_path, n_layer=4))
+    refused(CheckpointError, "missing", load, variant(data, tmp_path, n_layer=4))
 
 
 def test_a_tied_head_that_differs_is_refused_and_an_untied_one_is_used(data, tmp_path):
@@ -192,8 +188,7 @@ def test_a_tied_head_that_differs_is_refused_and_an_untied_one_is_used(data, tmp
     tensors = load_file(folder / "model.safetensors")
     tensors["lm_head.weight"] = tensors["wte.weight"] * 2
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from wte\.weight"):
-        load(folder)
+    refused(CheckpointError, r"lm_head\.weight differs from wte\.weight", load, folder)
     raw = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": False}
     (folder / "config.json").write_text(json.dumps(raw))
     ids = torch.tensor([[1, 2, 3]])
@@ -203,8 +198,7 @@ def test_a_tied_head_that_differs_is_refused_and_an_untied_one_is_used(data, tmp
 def test_another_model_s_merges_are_refused(data, tmp_path):
     folder = variant(data, tmp_path)
     shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder)
-    with pytest.raises(CheckpointError, match="makes 2049 tokens, the model has 11"):
-        load(folder)
+    refused(CheckpointError, "makes 2049 tokens, the model has 11", load, folder)
 
 
 def logits_of(folder, **changes):
@@ -223,10 +217,8 @@ def test_nanogpt_s_transposed_square_c_proj_is_turned_back(tmp_path):
 def test_a_checkpoint_in_the_other_layout_is_refused_as_a_whole(tmp_path):
     tensors = tensors_of(SMALL)
     turned = {name: t.T.contiguous() if name.endswith(LINEARS) else t for name, t in tensors.items()}
-    with pytest.raises(CheckpointError, match="it is transposed"):
-        load(save_pretrained(tmp_path / "hf", SMALL, turned))
-    with pytest.raises(CheckpointError, match=r"c_attn\.weight has shape"):
-        load(save_nanogpt(tmp_path / "nano", SMALL, turned))
+    refused(CheckpointError, "it is transposed", load, save_pretrained(tmp_path / "hf", SMALL, turned))
+    refused(CheckpointError, r"c_attn\.weight has shape", load, save_nanogpt(tmp_path / "nano", SMALL, turned))
 
 
 def test_nanogpt_without_biases_is_gpt2_with_zero_biases(tmp_path):
@@ -238,8 +230,7 @@ def test_nanogpt_without_biases_is_gpt2_with_zero_biases(tmp_path):
     torch_file = torch.load(save_nanogpt(tmp_path / "both", SMALL, tensors) / "ckpt.pt", weights_only=True)
     torch_file["model_args"]["bias"] = False
     torch.save(torch_file, tmp_path / "both" / "ckpt.pt")
-    with pytest.raises(CheckpointError, match=r"tensor .*\.bias does not belong"):
-        load(tmp_path / "both")
+    refused(CheckpointError, r"tensor .*\.bias does not belong", load, tmp_path / "both")
 
 
 def test_a_padded_vocabulary_never_makes_a_padding_id(tmp_path):
@@ -285,8 +276,7 @@ def test_a_tied_head_is_compared_to_its_last_row(tmp_path):
     head = tensors["wte.weight"].clone()
     load(save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
     head[-1, -1] += 1
-    with pytest.raises(CheckpointError, match="differs"):
-        load(save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
+    refused(CheckpointError, "differs", load, save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
 
 
 def test_a_config_that_lies_costs_no_memory(data, tmp_path):

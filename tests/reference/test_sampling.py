@@ -6,6 +6,8 @@ import pytest
 from kvproof.reference import sampling
 from kvproof.reference.sampling import gumbel, keys, pick, temperature, top_k, top_p
 
+from .._refused import refused
+
 CUT = -np.inf
 
 
@@ -28,8 +30,7 @@ def test_a_tiny_temperature_is_greedy_and_not_nan():
 
 @pytest.mark.parametrize("t", [-0.1, float("nan"), float("inf")])
 def test_temperature_refuses(t):
-    with pytest.raises(ValueError, match="temperature is"):
-        temperature(np.zeros(3), t)
+    refused(ValueError, "temperature is", temperature, np.zeros(3), t)
 
 
 def test_top_k_keeps_ties_with_the_kth():
@@ -41,8 +42,7 @@ def test_top_k_keeps_ties_with_the_kth():
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_top_k_refuses(k):
-    with pytest.raises(ValueError, match="top_k is"):
-        top_k(np.zeros(3), k)
+    refused(ValueError, "top_k is", top_k, np.zeros(3), k)
 
 
 def test_top_p_keeps_tokens_before_which_less_than_p_is_kept():
@@ -68,8 +68,7 @@ def test_top_p_takes_equals_by_their_id():
 
 @pytest.mark.parametrize("p", [0, -0.5, 1.0001, float("nan")])
 def test_top_p_refuses(p):
-    with pytest.raises(ValueError, match="top_p is"):
-        top_p(np.zeros(3), p)
+    refused(ValueError, "top_p is", top_p, np.zeros(3), p)
 
 
 def test_pick_takes_where_logits_and_noise_are_largest():
@@ -119,8 +118,7 @@ def test_noise_that_decides_is_not_moved_by_rounding_of_the_logits():
 
 @pytest.mark.parametrize("logits", [[CUT, CUT], [np.nan, 1.0], [np.inf, 1.0]])
 def test_pick_refuses_logits_it_cannot_draw_from(logits):
-    with pytest.raises(ValueError, match="nothing can be drawn"):
-        pick(np.array(logits), np.zeros(2))
+    refused(ValueError, "nothing can be drawn", pick, np.array(logits), np.zeros(2))
 
 
 def test_a_rows_stream_depends_on_seed_and_row_alone():
@@ -131,5 +129,4 @@ def test_a_rows_stream_depends_on_seed_and_row_alone():
 
 @pytest.mark.parametrize(("seed", "row", "name"), [(-1, 0, "seed"), (2**64, 0, "seed"), (0, -1, "row")])
 def test_keys_refuse_what_is_no_64_bit_number(seed, row, name):
-    with pytest.raises(ValueError, match=f"{name} is"):
-        keys(seed, row, 1)
+    refused(ValueError, f"{name} is", keys, seed, row, 1)

@@ -14,6 +14,7 @@ from kvproof.reference.weights import CheckpointError, canonical_name, check_ten
 
 from .._checkpoints import read_safetensors, write_safetensors
 from .._reference_models import DATA, F32_BAR, SAFETENSORS_SPELLINGS, error
+from .._refused import refused
 
 VARIANTS = DATA / "variants"
 PREFIXED = "prefix-lmhead-maskedbias-safetensors"
@@ -77,13 +78,11 @@ def shapes(**changes):
     ],
 )
 def test_tensors_that_do_not_match_the_config_are_named(found, words):
-    with pytest.raises(CheckpointError, match=words):
-        check_tensors(found, config())
+    refused(CheckpointError, words, check_tensors, found, config())
 
 
 def test_an_untied_config_needs_its_head():
-    with pytest.raises(CheckpointError, match=r"missing: lm_head\.weight"):
-        check_tensors(shapes(), config(tie_word_embeddings=False))
+    refused(CheckpointError, r"missing: lm_head\.weight", check_tensors, shapes(), config(tie_word_embeddings=False))
     assert "lm_head.weight" in check_tensors(shapes(lm_head__weight=(11, 8)), config(tie_word_embeddings=False))
 
 
@@ -99,8 +98,7 @@ def test_a_tied_head_is_dropped_if_it_equals_wte_and_refused_if_not(folder):
     header, data = read_safetensors(path / "model.safetensors")
     at = header["lm_head.weight"]["data_offsets"][0]
     write_safetensors(path / "model.safetensors", header, data[:at] + np.float32(7).tobytes() + data[at + 4 :])
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight differs from wte\.weight"):
-        load(path)
+    refused(CheckpointError, r"lm_head\.weight differs from wte\.weight", load, path)
     raw = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": False}))
     params, _ = load(path)
@@ -163,8 +161,7 @@ def test_a_damaged_file_ends_in_a_named_error(folder, damage, words):
     path = folder("plain")
     header, data = damage(*read_safetensors(path / "model.safetensors"))
     write_safetensors(path / "model.safetensors", header, data)
-    with pytest.raises(CheckpointError, match=words):
-        load(path)
+    refused(CheckpointError, words, load, path)
 
 
 @pytest.mark.parametrize(
@@ -181,8 +178,7 @@ def test_a_file_cut_short_ends_in_a_named_error(folder, size, words):
     path = folder("plain")
     file = path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match=words):
-        load(path)
+    refused(CheckpointError, words, load, path)
 
 
 def test_shards_that_their_index_does_not_describe_are_refused(folder):
@@ -204,11 +200,9 @@ def test_shards_that_their_index_does_not_describe_are_refused(folder):
         ),
     ):
         file.write_text(json.dumps({"weight_map": weight_map}))
-        with pytest.raises(CheckpointError, match=words):
-            load(path)
+        refused(CheckpointError, words, load, path)
     file.write_text(json.dumps(["a"]))
-    with pytest.raises(CheckpointError, match="no weight_map"):
-        load(path)
+    refused(CheckpointError, "no weight_map", load, path)
 
 
 @pytest.mark.parametrize("where", ["absolute", "..", "below"])
@@ -224,16 +218,14 @@ def test_a_shard_that_is_there_but_not_beside_its_index_is_refused(folder, where
     assert name in names.values()
     assert (path / name).is_file()
     file.write_text(json.dumps({"weight_map": names}))
-    with pytest.raises(CheckpointError, match="no weight_map"):
-        load(path)
+    refused(CheckpointError, "no weight_map", load, path)
 
 
 def test_a_folder_where_a_shard_should_be_is_named(folder):
     path = folder("sharded-safetensors")
     (path / "model-00002-of-00003.safetensors").unlink()
     (path / "model-00002-of-00003.safetensors").mkdir()
-    with pytest.raises(CheckpointError, match=r"00002-of-00003\.safetensors is cut off or no safetensors file"):
-        load(path)
+    refused(CheckpointError, r"00002-of-00003\.safetensors is cut off or no safetensors file", load, path)
 
 
 def test_a_config_that_cannot_be_read_is_named(folder, monkeypatch):
@@ -242,11 +234,9 @@ def test_a_config_that_cannot_be_read_is_named(folder, monkeypatch):
 
     path = folder("plain")
     (path / "config.json").write_text("[" * 100_000)
-    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
-        load(path)
+    refused(CheckpointError, r"config\.json is not JSON", load, path)
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(CheckpointError, match=r"config\.json cannot be read: Permission denied"):
-        load(path)
+    refused(CheckpointError, r"config\.json cannot be read: Permission denied", load, path)
 
 
 def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch):
@@ -256,27 +246,22 @@ def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path, monkeypatch
         raise FileNotFoundError(f"No such file or directory: {path}")
 
     monkeypatch.setattr(weights, "safe_open", refuse)
-    with pytest.raises(PermissionError, match=r"Permission denied: .*model\.safetensors"):
-        load(tmp_path / "model")
+    refused(PermissionError, r"Permission denied: .*model\.safetensors", load, tmp_path / "model")
 
 
 def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
-    with pytest.raises(CheckpointError, match=r"there is no .*nowhere"):
-        load(tmp_path / "nowhere")
+    refused(CheckpointError, r"there is no .*nowhere", load, tmp_path / "nowhere")
     with pytest.raises(
         CheckpointError, match=r"none of model\.safetensors, model\.safetensors\.index\.json in .*variants"
     ):
         load(VARIANTS)
-    with pytest.raises(CheckpointError, match="reads safetensors only"):
-        load(VARIANTS / "nanogpt-ckpt")
+    refused(CheckpointError, "reads safetensors only", load, VARIANTS / "nanogpt-ckpt")
     path = folder("plain")
     for text, words in (("{", "is not JSON"), ("[1]", "does not hold a JSON object")):
         (path / "config.json").write_text(text)
-        with pytest.raises((CheckpointError, ConfigError), match=words):
-            load(path)
+        refused((CheckpointError, ConfigError), words, load, path)
     (path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
-        load(path)
+    refused(CheckpointError, r"config\.json is missing", load, path)
 
 
 @pytest.mark.parametrize(
@@ -315,13 +300,11 @@ def test_a_config_we_do_not_honour_is_refused_by_name(folder, changes, words):
     path = folder("plain")
     raw = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(raw | changes))
-    with pytest.raises(ConfigError, match=words):
-        load(path)
+    refused(ConfigError, words, load, path)
 
 
 def test_a_config_made_by_hand_is_held_to_the_two_gelus():
-    with pytest.raises(ConfigError, match="gelu is 'gelu_new'; it must be 'tanh' or 'exact'"):
-        Config(gelu="gelu_new")
+    refused(ConfigError, "gelu is 'gelu_new'; it must be 'tanh' or 'exact'", Config, gelu="gelu_new")
 
 
 def test_a_number_too_long_to_print_is_named_too():

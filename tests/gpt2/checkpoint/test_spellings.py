@@ -15,6 +15,7 @@ from kvproof.reference.config import Config
 from kvproof.reference.weights import canonical_name
 
 from ..._checkpoints import as_json, save_pretrained, tensors_of
+from ..._refused import refused
 
 SMALL = Config(n_vocab=11, n_ctx=8, n_embd=8, n_head=2, n_layer=2, n_inner=16)
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]
@@ -130,8 +131,7 @@ def test_a_state_dict_is_found_among_what_a_training_run_saves(tmp_path, tensors
 )
 def test_a_pickle_without_one_state_dict_says_what_it_holds(tmp_path, saved, words):
     torch.save(saved, folder(tmp_path) / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=words):
-        load(tmp_path)
+    refused(CheckpointError, words, load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,7 @@ def test_a_pickle_without_one_state_dict_says_what_it_holds(tmp_path, saved, wor
 def test_an_adapter_s_tensor_is_called_one(tmp_path, tensors, name):
     path = folder(tmp_path, tensors | {name: torch.zeros(2, 2)})
     for reader in READERS.values():
-        with pytest.raises(CheckpointError, match=r"is an adapter's \(LoRA\), not yet merged; merge it"):
-            reader(path)
+        refused(CheckpointError, r"is an adapter's \(LoRA\), not yet merged; merge it", reader, path)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -157,8 +156,7 @@ def test_a_folder_with_an_adapter_is_called_one(tmp_path, tensors, beside):
     save_file({"base_model.model.h.0.attn.c_attn.lora_A.weight": torch.zeros(2)}, path / "adapter_model.safetensors")
     where = r"beside model\.safetensors" if beside else "without its base model 'ann/gpt2'"
     for reader in READERS.values():
-        with pytest.raises(CheckpointError, match=f"holds an adapter .* {where}.*merge it into its base"):
-            reader(path)
+        refused(CheckpointError, f"holds an adapter .* {where}.*merge it into its base", reader, path)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 548105171\n"
@@ -187,8 +185,7 @@ def test_what_lies_in_a_file_s_place_is_named_by_both_readers_alike(data, tmp_pa
 @pytest.mark.parametrize("file", ["pytorch_model.bin", "pytorch_model.bin.index.json", "ckpt.pt"])
 def test_what_lies_in_a_pickle_s_place_is_named(tmp_path, file, what):
     (folder(tmp_path) / file).write_bytes(STAND_INS[what])
-    with pytest.raises(CheckpointError, match=f"is (a |an )?{what.partition(',')[0]}"):
-        load(tmp_path)
+    refused(CheckpointError, f"is (a |an )?{what.partition(',')[0]}", load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -206,16 +203,14 @@ def test_what_lies_in_a_pickle_s_place_is_named(tmp_path, file, what):
 def test_weights_of_another_format_are_told_by_their_first_bytes(tmp_path, file, content, words):
     (folder(tmp_path) / file).write_bytes(content)
     for reader in READERS.values() if file.endswith("safetensors") else [load]:
-        with pytest.raises(CheckpointError, match=f"is cut off or no .*; it is .*{words.removeprefix('it is ')}"):
-            reader(tmp_path)
+        refused(CheckpointError, f"is cut off or no .*; it is .*{words.removeprefix('it is ')}", reader, tmp_path)
 
 
 def test_half_a_pickle_is_called_cut_off(tmp_path, tensors):
     file = folder(tmp_path) / "pytorch_model.bin"
     torch.save(tensors, file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is cut off"):
-        load(tmp_path)
+    refused(CheckpointError, r"pytorch_model\.bin is cut off", load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -230,8 +225,7 @@ def test_a_folder_without_weights_says_what_else_it_has(tmp_path, there, words):
     (folder(tmp_path) / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).write_bytes(b"x")
     for reader in READERS.values():
-        with pytest.raises(CheckpointError, match=f"there is none of .*{words}"):
-            reader(tmp_path)
+        refused(CheckpointError, f"there is none of .*{words}", reader, tmp_path)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -247,8 +241,7 @@ def test_json_is_read_with_a_mark_and_with_crlf(data, tmp_path, file, mark):
 @pytest.mark.parametrize("field", [{"quantization_config": {"load_in_8bit": True}}, {"pruned_heads": {"0": [1]}}])
 def test_a_config_whose_weights_are_not_gpt_2_s_is_refused_by_name(tmp_path, tensors, field):
     for reader in READERS.values():
-        with pytest.raises(ConfigError, match=f"{next(iter(field))}=.* is not honoured"):
-            reader(folder(tmp_path, tensors, **field))
+        refused(ConfigError, f"{next(iter(field))}=.* is not honoured", reader, folder(tmp_path, tensors, **field))
         reader(folder(tmp_path, tensors, None, SMALL, **dict.fromkeys(field)))
 
 
