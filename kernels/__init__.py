@@ -1,1 +1,1 @@
-"""Triton: decode.py, GPT-2's decode step; the ladder to it; attention, the general op; ptx, which runs them without a GPU."""
+"""Triton: decode.py, GPT-2's decode step; the ladder to it; attention, the general op; ptx, which runs them on a CPU."""
