@@ -1,1 +1,1 @@
-"""Triton: decode.py, GPT-2's decode step; the ladder to it; attention, the general op; ptx, which runs them on a CPU."""
+"""Triton: decode.py, the decode step; ladder, the way to it; attention, the general op; ptx, which runs it on a CPU."""
