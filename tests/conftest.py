@@ -2,12 +2,17 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 # Two workers share two cores; more threads would wait for each other. Set before torch and NumPy are imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Whether a * b + c is contracted where a kernel of a test leaves it open: Triton 3.9 warns that 3.10 will do otherwise.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+# A shell's `&` has Ctrl-C ignored, which the programs that tests start would inherit.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 import torch
