@@ -77,7 +77,6 @@ class NumpyGPT2:
         return np.arange(self.capacity)[:, None] < self.cache.lengths[:, None, None, None]
 
     def buffers(self):
-        """One K and one V per layer."""
         return [] if self.cache is None else [(array, self.live()) for array in (*self.cache.k, *self.cache.v)]
 
     def reorder_rows(self, order):

@@ -43,8 +43,6 @@ class Windowed(NumpyGPT2):
 
 
 class WindowedByTruth(Windowed):
-    """Tells live slots from others and no more."""
-
     def live(self):
         return super().live() >= 0
 
@@ -86,8 +84,6 @@ class OneSlotMore(Windowed):
 
 
 class OneSlotLess(Windowed):
-    """A ring of window - 1 slots."""
-
     slots = 6
 
 

@@ -186,8 +186,6 @@ def test_where_only_logits_are_known_a_position_a_sequence_and_the_course_are_gi
 
 
 class FloatAlone(Logits):
-    """Wrong in float32 alone."""
-
     def paths(self, dtype, shift=0.0):
         a, b = super().paths(dtype, shift)
         return (a, b) if dtype == "float32" else (b, b)
