@@ -186,14 +186,12 @@ class Report:
             abandon_output()
 
     def heading(self, bench: Bench):
-        """Where this runs."""
         for text in heading(bench.environment):
             self(text)
         for emulator in filter(None, map(bench.emulated, bench.plan.impls)):
             self(f"\n{NO_GPU[emulator]}")
 
     def cell(self, record: dict):
-        """What a cell was measured to be."""
         if any(row["runs"] for row in record["impls"]):
             for text in ("", *texts(record), *table(record)):
                 self(text)

@@ -161,7 +161,6 @@ def texts(record: dict[str, Any]) -> list[str]:
 
 @refuses("bench/emulators.py")
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark.  Returns the exit code."""
     from kvproof.bench.measure.environment import environment, heading
 
     parser = parser_for("bench/emulators.py", __doc__)

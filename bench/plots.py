@@ -83,7 +83,6 @@ def draw(results: Path, folder: Path):
 
 @refuses("bench/plots.py")
 def main(argv: list[str] | None = None) -> int:
-    """Draw every picture of a file.  Returns the exit code."""
     parser = parser_for("bench/plots.py", __doc__)
     parser.add_argument("results", type=Path, help="file of bench/decode.py --results, or a loss.jsonl")
     parser.add_argument("--out", type=Path, help="folder of the pictures (default: RESULTS without its suffix)")

@@ -37,7 +37,6 @@ def starts():
 
 
 def leave(*_):
-    """Exit at once."""
     os._exit(INTERRUPTED)
 
 

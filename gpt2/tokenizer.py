@@ -22,12 +22,10 @@ from .checkpoint.vocabulary import (
     MERGES,
     VOCAB,
     Added,
-    Side,
     Vocabulary,
     assemble,
     folder_vocabulary,
     read_side,
-    read_tokenizer_json,
     within,
 )
 
@@ -69,11 +67,6 @@ class Tokenizer:
         path, vocab = Path(path), Path(path).parent / VOCAB
         ids = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else None
         return cls(assemble(read_merges(path), ids, read_side(path.parent), path, vocab))
-
-    @classmethod
-    def from_json(cls, path: str | Path) -> "Tokenizer":
-        """The tokenizer of a tokenizer.json file.  Raises TokenizerError for a kind other than GPT-2's."""
-        return cls(read_tokenizer_json(Path(path), Side()))
 
     def encode(self, text: str | bytes, special: bool = False) -> list[int]:
         """Ids of a text or of any bytes. With special=True <|endoftext|> and other special tokens become their one id,

@@ -33,6 +33,13 @@ def as_json(config: Config) -> dict:
     }
 
 
+def edit_config(folder: Path, **changes) -> Path:
+    """Change fields of a folder's config.json."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
 def save_pretrained(folder: Path, config: Config, tensors: dict[str, torch.Tensor]) -> Path:
     """Write config.json and model.safetensors as Hugging Face does."""
     folder.mkdir(parents=True, exist_ok=True)

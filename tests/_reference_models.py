@@ -3,6 +3,7 @@
 import json
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,13 @@ def synthetic(name, dtype=np.float64):
     """params and config of syn-tiny or syn-hd32."""
     config = Config.from_dict(goldens(name)["info"]["config"])
     return nest({key: array.astype(dtype) for key, array in random_tensors(config, SEEDS[name])}), config
+
+
+def cast(tree, kind) -> Any:
+    """The same nested weights in another dtype."""
+    if isinstance(tree, dict):
+        return {name: cast(value, kind) for name, value in tree.items()}
+    return [cast(value, kind) for value in tree] if isinstance(tree, list) else tree.astype(kind)
 
 
 def error(got, want):

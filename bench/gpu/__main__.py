@@ -47,7 +47,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run all parts, or what an earlier run left.  Returns the exit code."""
     args, begun = parse(argv), time.monotonic()
     if not (args.rehearse or torch.cuda.is_available()):
         print("bench/gpu: torch finds no CUDA GPU here; --rehearse shows on the CPU what it does", file=sys.stderr)

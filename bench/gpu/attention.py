@@ -206,7 +206,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure what is not in the file yet.  Returns the exit code."""
     args = parse(argv)
     if not args.rehearse and not torch.cuda.is_available():
         print("bench/gpu/attention.py: torch finds no CUDA GPU here; --rehearse needs none", file=sys.stderr)

@@ -116,7 +116,6 @@ def decode_words(records: list[dict]) -> Iterator[str]:
 
 
 def part_table(parts: dict) -> str:
-    """Every part, how it ended and why."""
     rows = [
         (name, entry["status"], f"{entry['seconds']:.0f}", f"{entry['given_s']:.0f}",
          "; ".join([entry["reason"] or entry["closing"], *entry.get("left_out", [])]))
@@ -126,7 +125,6 @@ def part_table(parts: dict) -> str:
 
 
 def failures(parts: dict) -> Iterator[str]:
-    """The failing tests, and the commands."""
     failed = [line for entry in parts.values() for line in entry.get("failures", [])]
     if failed:
         yield code("\n".join(failed))
@@ -171,7 +169,6 @@ def attention_cell(row: dict) -> str:
 
 
 def decode_table(records: list[dict]) -> str:
-    """Every impl of every cell."""
     rows: list[Any] = []
     for record in records:
         cell = record["cell"]
@@ -185,7 +182,6 @@ def decode_table(records: list[dict]) -> str:
 
 
 def decode_row(row: dict) -> tuple:
-    """One impl's figures."""
     green = [word["green"] for word in (row["parity_before"], row["parity_after"]) if word]
     parity = "green" if green and all(green) else "RED" if green else "-"
     name = row["impl"] + (f" ({row['emulated']})" if row["emulated"] else "")
@@ -210,6 +206,5 @@ def flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def collected(environment: dict) -> Iterator[str]:
-    """torch's own report of the environment."""
     if environment.get("collect_env"):
         yield details("torch.utils.collect_env", code(environment["collect_env"]))

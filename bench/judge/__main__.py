@@ -145,7 +145,6 @@ def subject_of(args: argparse.Namespace) -> Any:
 
 
 def hugging_face(args: argparse.Namespace) -> HuggingFaceSubject:
-    """The subject of --hf."""
     attention = attention_named(args.attn_implementation)
     prompts = (args.context or PROMPT_IDS) if args.prompt is None else read_prompts(args.hf, args.prompt)
     subject = HuggingFaceSubject(
@@ -159,7 +158,6 @@ def hugging_face(args: argparse.Namespace) -> HuggingFaceSubject:
 
 
 def catalogue(args: argparse.Namespace):
-    """Print the corpus."""
     faults = [describe(fault) for fault in (*FAULTS, *TORCH_FAULTS)]
     if args.json:
         print(json.dumps(faults, indent=1))
@@ -186,7 +184,6 @@ def examine(path: Path) -> int:
 
 
 def say(found: Investigation):
-    """The findings as lines."""
     print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.dtype}\n")
     print(textwrap.fill(found.verdict.reason, 118) + "\n")
     for rung in found.verdict.rungs:
@@ -253,7 +250,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_page(found: Investigation, args: argparse.Namespace):
-    """--html."""
     from kvproof.bench.judge.page import report  # needs matplotlib
 
     place = environment(as_device(args.device), kept=False)

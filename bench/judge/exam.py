@@ -49,7 +49,6 @@ class Sitting:
 
     @property
     def called(self) -> bool:
-        """Whether the judge calls it a bug."""
         return BUG in (self.ladder, self.probes)
 
 
@@ -122,7 +121,6 @@ def write(path: Path, sittings: Iterable[Sitting]):
 
 
 def read(path: Path) -> list[Sitting]:
-    """What `write` wrote."""
     return [Sitting(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -138,7 +136,6 @@ def table(sittings: Sequence[Sitting]) -> Iterator[str]:
 
 
 def row(words: str, of: Sequence[Sitting]) -> str:
-    """A row of the table."""
     placed = [s for s in of if s.place and s.ladder == BUG]
     right = f"{sum(s.place == s.found for s in placed)} of {len(placed)}" if placed else ""
     counts = (sum(s.called for s in of), sum(s.assert_close for s in of), sum(s.allclose for s in of))

@@ -55,7 +55,6 @@ class Investigation:
         return f"the decode step's attention, replayed alone on inputs of its own in {self.dtype}: the logits are clean"
 
     def record(self) -> dict[str, Any]:
-        """The same for JSON."""
         at = self.origin
         slots = self.slots and {"unread": self.slots.unread, "read though dead": self.slots.trespassed}
         return finite(

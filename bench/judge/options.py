@@ -32,7 +32,6 @@ def flag(name: str) -> str:
 
 
 def mode_of(args: argparse.Namespace) -> str:
-    """The mode that was asked for."""
     return next(mode for mode in MODES if getattr(args, mode) not in (None, False))
 
 

@@ -24,7 +24,6 @@ STATES = {
 
 
 def report(found: Investigation, command: str, environment: dict[str, str]) -> str:
-    """The page of an investigation."""
     v = found.verdict
     at = found.origin
     starts = [page.prose(f"{found.start}.")] if found.start else []
@@ -42,7 +41,6 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
 
 
 def ladder(found: Investigation) -> Html:
-    """A row per precision."""
     rows = [[r.dtype, number(r.error), number(r.gate), number(r.noise), r.word, r.note] for r in found.verdict.rungs]
     if found.verdict.op is not None:
         op = found.verdict.op
@@ -71,7 +69,6 @@ def difference(found: Investigation) -> Iterator[Html]:
 
 
 def pictures(found: Investigation) -> Iterator[Html]:
-    """Every picture there is something for."""
     drawn = [
         ("Error of each layer at each position", found.ulps is not None and heat_map(found)),
         ("The cache, slot by slot", found.slots is not None and cache(found)),

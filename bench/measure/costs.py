@@ -56,7 +56,6 @@ class Constants:
         return float(np.interp(np.log(max(working_set, 1.0)), np.log(sizes), speeds))
 
     def parts(self, work: Work) -> Parts:
-        """What a computation should take here."""
         return Parts(work.launches * self.overhead, work.bytes / self.speed(work.bytes), work.flops / self.rate)
 
 

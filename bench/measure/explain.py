@@ -99,7 +99,6 @@ def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict,
 
 
 def causes(row: dict, constants: Constants) -> str:
-    """What a step of this impl should be spent on."""
     p = row["predicted"]
     whole = p["step_ms"]
     return (
@@ -110,7 +109,6 @@ def causes(row: dict, constants: Constants) -> str:
 
 
 def thresholds(break_even: dict) -> str:
-    """From where on the cache pays, predicted and measured."""
     context, predicted, measured = (
         break_even[key] for key in ("predicted_context", "predicted_new_tokens", "measured_new_tokens")
     )
@@ -131,12 +129,10 @@ def close(ratio: float) -> bool:
 
 
 def off(row: dict) -> float:
-    """Measured over predicted time of a step."""
     return row["step_ms"]["median"] / row["predicted"]["step_ms"]
 
 
 def miss(row: dict) -> str:
-    """How wrong the model is about a row."""
     ratio = off(row)
     how = f"{ratio:.1f} times slower" if ratio > 1 else f"{1 / ratio:.1f} times faster"
     return f"{row['impl']} is {how} than predicted"

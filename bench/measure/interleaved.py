@@ -33,13 +33,11 @@ class Models:
         self._numpy: dict[str, tuple[dict, Config]] = {}
 
     def torch(self, dtype: str) -> GPT2:
-        """The torch model."""
         if dtype not in self._torch:
             self._torch[dtype] = load(self.name, dtype=dtype, device=self.device)
         return self._torch[dtype]
 
     def numpy(self, dtype: str) -> tuple[dict, Config]:
-        """The oracle's parameters and config."""
         if dtype not in self._numpy:
             self._numpy[dtype] = reference.load(checkpoint(self.name), dtype)
         return self._numpy[dtype]
@@ -163,6 +161,5 @@ class Comparison:
         return runs
 
     def text(self, ids: Sequence[int]) -> str:
-        """What a row's ids say."""
         tokenizer = self.models.torch(self.dtype).tokenizer
         return tokenizer.decode(ids) if tokenizer else f" {list(ids)}"

@@ -38,7 +38,6 @@ class CountLaunches(Counting, TorchDispatchMode):
 
 
 def count_launches(call: Callable[[], object]) -> int:
-    """Operations that a call launches."""
     with CountLaunches() as counter:
         call()
     return counter.count

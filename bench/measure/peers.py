@@ -121,7 +121,6 @@ def hf_model(name: str | Path, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def hf_config(config: Config) -> Any:
-    """Our Config as transformers' GPT2Config, without dropout."""
     from transformers import GPT2Config
 
     attention: dict[str, Any] = {"attn_implementation": "sdpa"}  # which its signature does not name

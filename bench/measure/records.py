@@ -28,7 +28,6 @@ class BadRecord(ValueError):
 
 @cache
 def schema() -> dict:
-    """What a record must be."""
     return json.loads(SCHEMA.read_text(encoding="utf-8"))
 
 
@@ -43,7 +42,6 @@ def check(record: dict, where: str):
 
 
 def record_kind() -> str:
-    """The schema's name and version."""
     return schema()["properties"]["schema"]["const"]
 
 
@@ -110,7 +108,6 @@ def sink(path: Path | None) -> Iterator[Callable[[dict], object]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Validate a file.  Returns the exit code."""
     parser = parser_for("bench/measure/records.py", __doc__)
     parser.add_argument("results", help="file of bench/decode.py --results")
     args = parser.parse_args(argv)

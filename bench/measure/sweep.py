@@ -290,7 +290,6 @@ class Rows:
 
 
 def computes(impl: str) -> str:
-    """The package that does an impl's arithmetic."""
     if impl in peers.PACKAGES:
         return peers.PACKAGES[impl][0]
     return impl if impl in ("numpy", "triton") else "torch"

@@ -42,7 +42,6 @@ class Stopwatch:
         return event
 
     def seconds(self) -> list[float]:
-        """Seconds of each lap."""
         if self.cuda:
             torch.cuda.synchronize(self.device)
             return [start.elapsed_time(stop) / 1e3 for start, stop in self.laps]
@@ -86,5 +85,4 @@ def time_calls(call: Callable[[], object], device: torch.device, repeats: int, f
 
 
 def median_call(call: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
-    """Median seconds of a call."""
     return statistics.median(time_calls(call, device, repeats, flush=False))

@@ -58,7 +58,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 @refuses("bench/memory")
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables, the records or the comparison.  Returns the exit code."""
     args = parse(argv)
     if args.measure:
         return compare(args)
@@ -78,7 +77,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def say(shapes: list[Shape], contexts: list[list[int]], args: argparse.Namespace):
-    """Print the tables or, with --json, the records."""
     if args.json:
         print(json.dumps([record(*pair, args) for pair in zip(shapes, contexts, strict=True)], indent=1))
         return

@@ -37,7 +37,6 @@ class Shape:
 
     @property
     def kept(self) -> list[Rows]:
-        """The layers that keep K and V."""
         return [rows for rows in self.layers if rows]
 
     @property

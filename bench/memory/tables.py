@@ -21,7 +21,6 @@ def size(count: float, unit: str) -> str:
 
 
 def describe(shape: Shape, contexts: list[int], args: argparse.Namespace) -> list[str]:
-    """One model's tables, as lines."""
     weights = "not known" if shape.parameters is None else f"{shape.parameters:,} parameters"
     lines = [
         f"{shape.name}: {shape.heads()}, n_ctx {shape.n_ctx:,}; weights {weights}",
@@ -107,7 +106,6 @@ def overview() -> list[str]:
 
 
 def record(shape: Shape, contexts: list[int], args: argparse.Namespace) -> dict:
-    """One model's figures, in bytes, for --json."""
     cells = [
         {"dtype": dtype, "batch": batch, "context": n, "page": page, "beyond_n_ctx": n > shape.n_ctx}
         | cache_bytes(shape, "paged" if page else "contiguous", batch, n, dtype, page)

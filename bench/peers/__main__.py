@@ -184,7 +184,6 @@ def about(folder: Path | None, kept: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the benchmark.  Returns the exit code."""
     parser = parser_for("python -m kvproof.bench.peers", __doc__)
     add = parser.add_argument
     add("--sources", type=Path, metavar="FOLDER", help="folder of the peers' packages; without it, our kernel alone")

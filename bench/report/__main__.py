@@ -56,7 +56,6 @@ def report(records: Sequence[dict]) -> str:
 
 
 def in_words(records: Sequence[dict]) -> Iterable[Html]:
-    """The results in words."""
     yield page.section(
         "Verdict",
         *(page.prose(tag("strong", where), text, class_="lead") for where, text in summary.headlines(records)),
@@ -164,7 +163,6 @@ def cost_model(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def predicted_row(impl: dict, ratios: dict[str, float]) -> list[object]:
-    """An impl's row of the cost model's table."""
     predicted = impl["predicted"]
     parts = [number(predicted[f"{part}_ms"]) for part in ("overhead", "bytes", "flops", "step")]
     return [
@@ -234,7 +232,6 @@ def unique(items: Iterable) -> list:
 
 @refuses("bench/report")
 def main(argv: list[str] | None = None) -> int:
-    """Write the page.  Returns the exit code."""
     parser = parser_for("python -m kvproof.bench.report", __doc__)
     parser.add_argument("results", type=Path, help="file of bench/decode.py --results")
     parser.add_argument("--out", type=Path, help="the page (default: RESULTS with the suffix .html)")

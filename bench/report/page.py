@@ -126,7 +126,6 @@ def prose(*sentences: object, **attributes: str) -> Html:
 
 
 def bullets(items: Iterable[object]) -> Html:
-    """A list of points."""
     return tag("ul", *(tag("li", item) for item in items))
 
 
@@ -137,12 +136,10 @@ def section(heading: str, *parts: object) -> Html:
 
 
 def details(summary: object, *parts: object) -> Html:
-    """What few readers open."""
     return tag("details", tag("summary", summary), *parts)
 
 
 def definitions(pairs: Mapping[str, object]) -> Html:
-    """Names and what they are."""
     return tag("dl", *(tag("dt", name) + tag("dd", value) for name, value in pairs.items()))
 
 

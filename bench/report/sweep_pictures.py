@@ -16,12 +16,10 @@ INTERVALS = "Medians; error bars: 95 % intervals."
 
 
 def cells(many: Sequence[dict[int, dict]]) -> list[dict]:
-    """All records of some sweeps."""
     return [record for series in many for record in series.values()]
 
 
 def first(series: dict[int, dict]) -> dict:
-    """The record of a sweep's smallest value."""
     return next(iter(series.values()))
 
 

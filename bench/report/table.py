@@ -15,12 +15,10 @@ def short(value: float) -> str:
 
 
 def figure(value: float, width: int) -> str:
-    """A figure, flush right."""
     return f"{short(value):>{width}}"
 
 
 def span(low: float | None, high: float | None, width: int) -> str:
-    """An interval; empty where there is none."""
     return f"{'' if low is None or high is None else f'{short(low)} - {short(high)}':>{width}}"
 
 

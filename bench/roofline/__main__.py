@@ -88,7 +88,6 @@ def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]], words: Sequence[str]) 
 
 @refuses("bench/roofline")
 def main(argv: list[str] | None = None) -> int:
-    """Print the tables, then write what was asked for.  Returns the exit code."""
     args = parse(argv)
     by_gpu = list(predictions(args))
     from kvproof.gpt2.cli import output_file  # brings torch, for which --help does not wait

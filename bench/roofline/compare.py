@@ -33,7 +33,6 @@ def compare(measured: Sequence[dict]) -> list[dict]:
 
 
 def shape_of(B: int, T: int, H: int, D: int, dtype: str, H_kv: int | None = None, M: int = 1) -> Shape:
-    """The model's shape of one that was measured."""
     return Shape((T,) * B, H, H_kv, D, dtype, M)
 
 
@@ -48,7 +47,6 @@ def measured_on_gpu(records: Sequence[dict], gpu: str, peer: str = "kernel") -> 
 
 
 def in_words(rows: Sequence[dict]) -> Iterator[str]:
-    """The comparison in a sentence or two."""
     held = [row for row in rows if "ratio" in row]
     if held:
         ratios, inside = [row["ratio"] for row in held], sum(row["within"] for row in held)

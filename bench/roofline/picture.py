@@ -68,5 +68,4 @@ def panel(axes, gpu: GPU, predictions: Sequence[Prediction]) -> None:
 
 
 def megabytes(p: Prediction) -> float:
-    """K, V and their scales."""
     return (p.parts["kv"] + p.parts["scales"]) / 1e6

@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def drawn() -> dict:
-    """Every picture of a full sweep."""
     return dict(pictures(SWEEP))
 
 

@@ -43,11 +43,6 @@ NOT_CALLABLE = {"text": "print", "number": 1, "list": [print]}
 NOT_FLAG = {**NONE, "text": "no", "number": 0, "one": 1, "float": 1.0, "tensor": torch.tensor(True)}
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load("tiny")
-
-
 def generating(name):
     return lambda model, value: generate(model, "A", **({"max_new_tokens": 1} | {name: value}))
 
@@ -106,7 +101,7 @@ DOORS = {
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_each_mistake_is_one_value_error_before_anything_is_allocated(monkeypatch, model, door):
+def test_each_mistake_is_one_value_error_before_anything_is_allocated(monkeypatch, tiny, door):
     call, mistakes = DOORS[door]
     if "lengths" not in door and door not in ("free", "prefill", "decode"):  # these are asked of a cache
 
@@ -117,7 +112,7 @@ def test_each_mistake_is_one_value_error_before_anything_is_allocated(monkeypatc
         monkeypatch.setattr(paged_cache, "layers", allocated)
     for name, value in mistakes.items():
         try:
-            call(model, value)
+            call(tiny, value)
         except ValueError as error:
             said = str(error)
         else:
@@ -131,11 +126,11 @@ WHOLE = (3, np.int8(3), np.uint64(3), np.array(3), torch.tensor(3), torch.tensor
 
 
 @pytest.mark.parametrize("three", WHOLE, ids=lambda value: f"{type(value).__module__} {getattr(value, 'dtype', '')}")
-def test_a_whole_number_of_any_library_is_one(model, three):
+def test_a_whole_number_of_any_library_is_one(tiny, three):
     settings = {"temperature": 1.0, "seed": 3, "top_k": 3, "max_new_tokens": 3, "chunk": 3, "first_row": 3}
     given = {name: three for name in settings if name != "temperature"} | {"temperature": np.float32(1)}
-    assert generate(model, "A king", **given) == generate(model, "A king", **settings)
-    held = model.new_cache(three, three, three)
+    assert generate(tiny, "A king", **given) == generate(tiny, "A king", **settings)
+    held = tiny.new_cache(three, three, three)
     assert (held.batch, held.capacity, held.page, type(held.capacity)) == (3, 3, 3, int)
     held.set_lengths([three] * 3)
     assert held.host_lengths == [3, 3, 3]
@@ -149,16 +144,14 @@ def test_a_whole_number_of_any_library_is_one(model, three):
         [np.int64(1), torch.tensor(2)], [torch.tensor([1, 2])], [np.array([1, 2], np.int32)],
     ],
 )  # fmt: skip
-def test_ids_come_in_any_sequence(model, prompts):
-    assert to_ids(model, prompts) == [[1, 2]]
+def test_ids_come_in_any_sequence(tiny, prompts):
+    assert to_ids(tiny, prompts) == [[1, 2]]
 
 
-@pytest.mark.parametrize(
-    "door", [partial(generate, prompts=""), lambda model: model.prefill([[]], model.new_cache(1, 4))]
-)
-def test_the_advice_for_an_empty_prompt_works(model, door):
+@pytest.mark.parametrize("door", [partial(generate, prompts=""), lambda tiny: tiny.prefill([[]], tiny.new_cache(1, 4))])
+def test_the_advice_for_an_empty_prompt_works(tiny, door):
     with pytest.raises(ValueError, match="needs at least one token") as error:
-        door(model)
+        door(tiny)
     ids = [int(str(error.value).partition("ids [")[2].partition("]")[0])]
-    assert ids == [model.tokenizer.eot]
-    assert generate(model, ids, max_new_tokens=1)[0].prompt_ids == ids
+    assert ids == [tiny.tokenizer.eot]
+    assert generate(tiny, ids, max_new_tokens=1)[0].prompt_ids == ids

@@ -94,7 +94,8 @@ def follow(step: Step, ids, steps: int):
     assert step.cache.host_lengths == step.cache.lengths.tolist() == beside.host_lengths
 
 
-def decode_64_steps(backend):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.exhaustive)])
+def test_64_steps_compile_once(backend):
     # One layer is enough to count graphs.
     model, cache, ids = filled(68, [3], n_layer=1)
     step = compiled_step(model, cache, backend)
@@ -106,15 +107,6 @@ def decode_64_steps(backend):
         follow(step, torch.tensor([7]), 2)
     with pytest.raises(ContextFull):
         step(ids)
-
-
-def test_64_steps_compile_once_under_aot_eager():
-    decode_64_steps("aot_eager")
-
-
-@pytest.mark.exhaustive
-def test_64_steps_compile_once_under_inductor():
-    decode_64_steps("inductor")
 
 
 def test_no_copy_of_cache_size_is_left_in_the_graph_that_inductor_compiles():

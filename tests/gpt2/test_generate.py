@@ -9,18 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.gpt2 import CacheMismatch, ContextFull, generate, load
+from kvproof.gpt2 import CacheMismatch, ContextFull, generate
 from kvproof.gpt2.generate import Outbox
 from kvproof.gpt2.stream import TextStream
 
 from .._gpt2_models import CACHED, IMPLS, golden_model, random_prompts, small_model
 from .._reference_models import goldens
 from .._refused import refused
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return load("tiny")
 
 
 @pytest.mark.parametrize("impl", IMPLS)

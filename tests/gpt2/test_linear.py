@@ -65,12 +65,6 @@ def shapes(E, V):
     return [(E, 3 * E, False), (E, E, False), (E, 4 * E, False), (4 * E, E, False), (E, V, True)]
 
 
-@BOTH
-def test_a_row_has_the_same_bits_at_every_place_of_every_product_of_tiny(dtype):
-    for n_in, n_out, head in shapes(*SIZES["tiny"]):
-        assert keeps_bits(*weights(n_in, n_out, dtype, head)), f"{n_in} -> {n_out}"
-
-
 @pytest.mark.exhaustive
 @BOTH
 @pytest.mark.parametrize("size", SIZES)
@@ -83,9 +77,10 @@ def test_a_row_has_the_same_bits_at_every_place_of_every_product_of_a_size(size,
 
 
 @BOTH
-def test_a_row_has_the_same_bits_at_every_place_of_a_product_of_the_124m_shape(dtype):
-    for n_in, n_out in ((768, 2304), (3072, 768)):
-        assert keeps_bits(*weights(n_in, n_out, dtype)), f"{n_in} -> {n_out}"
+@pytest.mark.parametrize("products", [shapes(*SIZES["tiny"]), [(768, 2304), (3072, 768)]], ids=["tiny", "two of 124M"])
+def test_a_row_has_the_same_bits_at_every_place_of_a_product(products, dtype):
+    for n_in, n_out, *head in products:
+        assert keeps_bits(*weights(n_in, n_out, dtype, *head)), f"{n_in} -> {n_out}"
 
 
 @BOTH

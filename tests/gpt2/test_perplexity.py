@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.gpt2 import load
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.perplexity import sliding_nll
 
@@ -43,8 +42,7 @@ def test_each_token_is_scored_once_with_the_past_its_window_holds(n, stride):
     assert abs(total - want) < 1e-11 * want
 
 
-def test_the_perplexity_command_says_what_the_function_gives(tmp_path, capsys):
-    tiny = load("tiny")
+def test_the_perplexity_command_says_what_the_function_gives(tmp_path, capsys, tiny):
     path = tmp_path / "tale.txt"
     path.write_text("Once upon a time there was a king.")
     ids = tiny.tokenizer.encode(path.read_text())

@@ -14,6 +14,7 @@ from kvproof.reference.files import CheckpointError
 from kvproof.reference.synthetic import SIZES
 
 from .._refused import refused
+from ._folders import write
 
 AWKWARD = [
     "",
@@ -86,17 +87,12 @@ def test_a_wrong_id_is_named():
         ("Ġ t\nzz t\n", "line 2: 'zz t' merges an unknown token"),
         ("Ġ t\nĠ t\n", "line 2: 'Ġ t' merges an unknown token or makes one twice"),
         ('{"a": 1}', "line 1"),
+        (b"\xff\xfe\x00", r"merges\.txt is no UTF-8 text"),
     ],
 )
 def test_a_file_that_holds_no_merges_is_named_with_its_line(tmp_path, content, message):
-    path = tmp_path / "merges.txt"
-    path.write_text(content, encoding="utf-8")
+    path = write(tmp_path / "model", {"merges.txt": content}) / "merges.txt"
     refused(TokenizerError, message, Tokenizer.from_merges, path)
-
-
-def test_a_file_that_is_no_text_is_named(tmp_path):
-    (tmp_path / "merges.txt").write_bytes(b"\xff\xfe\x00")
-    refused(TokenizerError, r"merges\.txt is no UTF-8 text", Tokenizer.from_merges, tmp_path / "merges.txt")
 
 
 OWN = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # the special tokens come first, as ByteLevelBPETokenizer trains them
@@ -116,17 +112,16 @@ def tokenizer_json(**changes) -> dict:
     }  # fmt: skip
 
 
-def write_own(folder, files):
-    merges = "#version: 0.2\n" + "\n".join(OWN_MERGES)
-    all_of_them = {"merges.txt": merges, "vocab.json": own_vocab(), "tokenizer.json": tokenizer_json()}
-    for name in files:
-        content = all_of_them[name]
-        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+OWN_FILES = {
+    "merges.txt": "#version: 0.2\n" + "\n".join(OWN_MERGES),
+    "vocab.json": own_vocab(),
+    "tokenizer.json": tokenizer_json(),
+}
 
 
 @pytest.mark.parametrize("files", [("merges.txt", "vocab.json"), ("tokenizer.json",)])
 def test_a_folder_s_own_ids_are_taken(tmp_path, files):
-    write_own(tmp_path, files)
+    write(tmp_path, {name: OWN_FILES[name] for name in files})
     own, vocab = folder_tokenizer(tmp_path), own_vocab()
     assert own is not None
     assert own.n_vocab == len(vocab)
@@ -137,12 +132,6 @@ def test_a_folder_s_own_ids_are_taken(tmp_path, files):
     assert own.encode("</s>", special=True) == [2]
     assert own.encode("<pad>", special=True) == [1] != own.encode("<pad>")
     assert own.decode([1, 2]) == "<pad></s>"
-
-
-def test_merges_in_pairs_are_those_in_words(tmp_path):
-    raw = tokenizer_json(model={"merges": [merge.split(" ") for merge in OWN_MERGES]})
-    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
-    assert Tokenizer.from_json(tmp_path / "tokenizer.json").encode("hello") == [own_vocab()["hello"]]
 
 
 def test_the_published_vocabulary_makes_the_published_tokenizer(tmp_path):
@@ -180,8 +169,7 @@ def swapped() -> dict[str, int]:
     ],
 )
 def test_a_tokenizer_that_is_not_of_gpt_2_s_kind_is_refused_in_words(tmp_path, name, content, message):
-    (tmp_path / name).write_text(json.dumps(content))
-    refused(TokenizerError, message, folder_tokenizer, tmp_path)
+    refused(TokenizerError, message, folder_tokenizer, write(tmp_path, {name: content}))
 
 
 def test_a_folder_without_tokenizer_files_has_none(tmp_path):
@@ -194,13 +182,13 @@ def test_a_vocabulary_of_the_published_size_is_not_given_the_published_tokenizer
 ):
     config = replace(SIZES["gpt2"], n_vocab=n_vocab)
     assert find_tokenizer(tmp_path, config) is gpt2_tokenizer()
-    write_own(tmp_path, ["tokenizer.json"])
+    write(tmp_path, {"tokenizer.json": tokenizer_json()})
     refused(CheckpointError, f"makes 266 tokens, the model has {n_vocab}", find_tokenizer, tmp_path, config)
     own = find_tokenizer(tmp_path, replace(config, n_vocab=272))
     assert own is not None
     assert own.eot == 2
     assert not caplog.text
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer_json(model={"type": "WordPiece"})))
+    write(tmp_path, {"tokenizer.json": tokenizer_json(model={"type": "WordPiece"})})
     assert find_tokenizer(tmp_path, config) is None
     assert "tokenizer.json is no byte-level BPE" in caplog.text
     assert caplog.text.count("\n") == 1

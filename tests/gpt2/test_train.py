@@ -19,11 +19,6 @@ TINY = EMBEDDED["tiny"]
 
 
 @pytest.fixture(scope="module")
-def tiny():
-    return load("tiny")
-
-
-@pytest.fixture(scope="module")
 def rows():
     return [json.loads(line) for line in (TINY / "loss.jsonl").read_text().splitlines()]
 

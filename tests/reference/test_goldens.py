@@ -10,17 +10,9 @@ from kvproof.reference.cache import ContiguousCache, PagedCache
 from kvproof.reference.judge.faults import cached_logits
 from kvproof.reference.model import nll
 
-from .._reference_models import F32_BAR, F64_BAR, error, goldens, synthetic
+from .._reference_models import F32_BAR, F64_BAR, cast, error, goldens, synthetic
 
 BARS = {np.float64: F64_BAR, np.float32: F32_BAR}
-
-
-def uncached(ids, params, config):
-    return forward(ids, params, config)
-
-
-def contiguous(ids, params, config):
-    return cached_logits(ids, params, config)
 
 
 def paged(ids, params, config):
@@ -28,7 +20,7 @@ def paged(ids, params, config):
     return cached_logits(ids, params, config, cache)
 
 
-paths = pytest.mark.parametrize("path", [uncached, contiguous, paged], ids=lambda path: path.__name__)
+paths = pytest.mark.parametrize("path", [forward, cached_logits, paged], ids=lambda path: path.__name__)
 dtypes = pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
 names = pytest.mark.parametrize("name", ["syn-tiny", "syn-hd32"])
 
@@ -91,7 +83,7 @@ def test_greedy_tokens_and_margins_to_the_end_of_the_context(name, key):
     assert_greedy(golden, key, ids[0], logits)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32], ids=["float64", "float32"])
+@dtypes
 @pytest.mark.parametrize(
     ("name", "key", "steps"),
     [
@@ -171,7 +163,7 @@ def test_small_logits_of_both_prompts(small):
     assert error(np.take_along_axis(logits, best, -1), golden["logits_B_top8_f64"]) <= F64_BAR
     assert error(lse, golden["logits_B_lse_f64"]) <= F64_BAR
     np.testing.assert_array_equal(best, golden["logits_B_top8_ids"])
-    for path in (uncached, last_tokens_cached):
+    for path in (forward, last_tokens_cached):
         logits = path(golden["prompt_A"][None], params, config)[0]
         assert error(logits[-1], golden["logits_A_last_f64"]) <= F64_BAR
 
@@ -193,18 +185,9 @@ def test_small_loss_of_each_token(small, tokens):
     assert error(losses, golden["loss_nll_f64"][:tokens]) <= F64_BAR
 
 
-def in_float32(params):
-    """The same nested dict, every array rounded to float32."""
-    if isinstance(params, np.ndarray):
-        return params.astype(np.float32)
-    if isinstance(params, list):
-        return [in_float32(p) for p in params]
-    return {name: in_float32(p) for name, p in params.items()}
-
-
 def test_small_in_float32(small):
-    golden, params, config = goldens("syn-small"), in_float32(small[0]), small[1]
-    for path in (uncached, last_tokens_cached):
+    golden, params, config = goldens("syn-small"), cast(small[0], np.float32), small[1]
+    for path in (forward, last_tokens_cached):
         logits = path(golden["prompt_A"][None], params, config)[0]
         assert logits.dtype == np.float32
         assert error(logits[-1], golden["logits_A_last_f64"]) <= F32_BAR

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kvproof import gpt2
 from kvproof.reference import forward, load, weights
 from kvproof.reference.config import Config, ConfigError
 from kvproof.reference.weights import CheckpointError, canonical_name, check_tensors, drop_tied_head, expected_shapes
 
-from .._checkpoints import read_safetensors, write_safetensors
+from .._checkpoints import edit_config, read_safetensors, write_safetensors
 from .._reference_models import DATA, F32_BAR, SAFETENSORS_SPELLINGS, error
 from .._refused import refused
 
@@ -46,6 +47,11 @@ def test_a_file_or_an_index_loads_like_its_folder():
         ("transformer.h.3.attn.bias", None),
         ("h.11.attn.masked_bias", None),
         ("h.0.attn.c_proj.bias", "h.0.attn.c_proj.bias"),
+        ("model.transformer.h.3._orig_mod.attn.c_attn.bias", "h.3.attn.c_attn.bias"),
+        ("base_model.model.lm_head.weight", "lm_head.weight"),
+        ("model.transformer.h.3._orig_mod.attn.masked_bias", None),
+        ("model.score.weight", "model.score.weight"),
+        ("growth.weight", "growth.weight"),
     ],
 )
 def test_canonical_name(name, canonical):
@@ -53,8 +59,7 @@ def test_canonical_name(name, canonical):
 
 
 def config(**changes):
-    raw = json.loads((VARIANTS / "plain" / "config.json").read_text())
-    return Config.from_dict(raw | changes)
+    return Config.from_dict(json.loads((VARIANTS / "plain" / "config.json").read_text()) | changes)
 
 
 def shapes(**changes):
@@ -99,8 +104,7 @@ def test_a_tied_head_is_dropped_if_it_equals_wte_and_refused_if_not(folder):
     at = header["lm_head.weight"]["data_offsets"][0]
     write_safetensors(path / "model.safetensors", header, data[:at] + np.float32(7).tobytes() + data[at + 4 :])
     refused(CheckpointError, r"lm_head\.weight differs from wte\.weight", load, path)
-    raw = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(raw | {"tie_word_embeddings": False}))
+    edit_config(path, tie_word_embeddings=False)
     params, _ = load(path)
     assert params["lm_head"]["weight"][0, 0] == 7
 
@@ -297,10 +301,9 @@ def test_a_path_that_is_no_checkpoint_says_what_is_missing(folder, tmp_path):
     ],
 )
 def test_a_config_we_do_not_honour_is_refused_by_name(folder, changes, words):
-    path = folder("plain")
-    raw = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(raw | changes))
-    refused(ConfigError, words, load, path)
+    path = edit_config(folder("plain"), **changes)
+    for reader in (load, gpt2.load):
+        refused(ConfigError, words, reader, path)
 
 
 def test_a_config_made_by_hand_is_held_to_the_two_gelus():

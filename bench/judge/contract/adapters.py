@@ -17,14 +17,7 @@ from ....reference.synthetic import random_tensors
 from ....reference.weights import nest
 from .huggingface import HuggingFace
 
-__all__ = [
-    "HuggingFace",
-    "Int8NumpyGPT2",
-    "NumpyGPT2",
-    "PagedNumpyGPT2",
-    "TorchGPT2",
-    "small_model",
-]
+__all__ = ["HuggingFace", "Int8NumpyGPT2", "NumpyGPT2", "PagedNumpyGPT2", "TorchGPT2", "small_model"]
 
 SMALL = Config(n_vocab=61, n_ctx=64, n_embd=32, n_head=2, n_layer=2, n_inner=64)
 
@@ -54,21 +47,24 @@ class NumpyGPT2:
     def new_cache(self, batch: int):
         return self.kind(self.config, batch, self.capacity, self.dtype)
 
+    def last(self, ids, cache=None):
+        """Logits (B, V) of the last of ids (B, M)."""
+        return forward(ids, self.params, self.config, cache)[:, -1]
+
     def prefill(self, ids):
         if self.cache is None:
             self.cache = self.new_cache(len(ids))
-        return forward(ids, self.params, self.config, self.cache)[:, -1]
+        return self.last(ids, self.cache)
 
     def step(self, ids):
         return self.prefill(ids[:, None])
 
     def prefill_ragged(self, prompts):
         self.cache = self.new_cache(len(prompts))
-        rows = enumerate(prompts)
-        return np.stack([forward([p], self.params, self.config, self.cache.row(b))[0, -1] for b, p in rows])
+        return np.concatenate([self.last([prompt], self.cache.row(b)) for b, prompt in enumerate(prompts)])
 
     def recompute(self, ids):
-        return forward(ids, self.params, self.config)[:, -1]
+        return self.last(ids)
 
     def reset(self):
         self.cache.reset()
@@ -81,7 +77,6 @@ class NumpyGPT2:
         return np.arange(self.capacity)[:, None] < self.cache.lengths[:, None, None, None]
 
     def buffers(self):
-        """One K and one V per layer."""
         return [] if self.cache is None else [(array, self.live()) for array in (*self.cache.k, *self.cache.v)]
 
     def reorder_rows(self, order):
@@ -96,7 +91,7 @@ class Int8NumpyGPT2(NumpyGPT2):
     kind = Int8Cache
 
     def recompute(self, ids):
-        return forward(ids, self.params, self.config, self.new_cache(len(ids)))[:, -1]
+        return self.last(ids, self.new_cache(len(ids)))
 
     def buffers(self):
         if self.cache is None:

@@ -17,7 +17,6 @@ NEEDLE = 16.0  # a key of so many queries: its score outshines all others
 
 
 def formula(op: Op, **draw) -> Finding:
-    """The plain formula, at every length."""
     q, k, v = op.draw(**draw)
     return op.hold(op(q, k, v), q, k, v, "the plain formula at all lengths", "not the plain formula")
 

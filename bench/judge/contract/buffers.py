@@ -73,7 +73,6 @@ def limits(array) -> torch.finfo | torch.iinfo:
 
 
 def mask_of(array, where: np.ndarray) -> Any:
-    """`where` as the array indexes by it."""
     return torch.from_numpy(where.copy()).to(array.device) if isinstance(array, torch.Tensor) else where
 
 

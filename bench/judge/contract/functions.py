@@ -44,7 +44,6 @@ class Path:
 
     @property
     def shifts(self) -> bool:
-        """Whether a shift can be asked for."""
         return self.call is not None and self.call[1]
 
     def __call__(self, dtype: str, shift: float = 0.0) -> np.ndarray:

@@ -108,7 +108,6 @@ class HuggingFace:
 
     @property
     def lossy(self) -> bool:
-        """Whether a layer rounds what it keeps."""
         return any(hasattr(layer, "_quantized_keys") for layer in (self.cache or self.new_cache()).layers)
 
     def reset(self):

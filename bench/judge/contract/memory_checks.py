@@ -182,5 +182,4 @@ def rows_unmoved(got, plain) -> set[int]:
 
 
 def named(rows: set[int]) -> str:
-    """Rows in words."""
     return f"row {', '.join(map(str, sorted(rows)))}"

@@ -51,7 +51,6 @@ class Op:
         return o
 
     def call(self, q, k, v, lengths):
-        """What the function itself returns."""
         arrays = (q, k, v, lengths.astype(np.int32))
         if self.device is not None:
             arrays = [to_torch(x).to(self.device) for x in arrays]

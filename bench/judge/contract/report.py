@@ -55,12 +55,10 @@ class ContractReport:
     required: Sequence[str] = ()
 
     def named(self, outcome: str) -> list[str]:
-        """The names of the checks with this outcome."""
         return [check.name for check in self.checks if check.outcome == outcome]
 
     @property
     def missing(self) -> list[str]:
-        """The required checks that could not be made."""
         return [name for name in self.required if name in self.named(NOT_CHECKED)]
 
     @property

@@ -49,7 +49,6 @@ class Query:
 
     @property
     def prefilled(self) -> bool:
-        """Whether the prefill computed it."""
         return self.n <= self.prompt
 
 
@@ -91,12 +90,10 @@ def attend(
 
 
 def first_slot(x: Query, formula: Formula) -> int:
-    """The first slot that the token sees."""
     return max(0, x.n - formula.window) if formula.window else 0
 
 
 def live(x: Query, formula: Formula) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values that the token should see."""
     seen = slice(first_slot(x, formula), x.n)
     return x.k[:, seen], x.v[:, seen]
 

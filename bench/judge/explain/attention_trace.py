@@ -39,7 +39,6 @@ class AttentionTrace:
     beyond: list = field(default_factory=list)
 
     def query(self, row: int, step: int) -> Query:
-        """One token's."""
         rows = []
         for b in range(len(self.k)):
             n = int(self.positions[b, step]) + 1
@@ -91,5 +90,4 @@ def from_prompts(layer: int, a: Any, b: Any, lengths: np.ndarray) -> AttentionTr
 
 
 def by_place(trace: Sequence[Activation]) -> dict[tuple[int | None, str], Activation]:
-    """A trace by layer and operation."""
     return {(x.layer, x.operation): x for x in trace}

@@ -42,7 +42,6 @@ class Explanation:
     size: float
 
     def record(self) -> dict[str, Any]:
-        """The same for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -116,7 +115,6 @@ def explain(wrong: Sequence[Query], fine: Sequence[Query], formula: Formula, noi
 
 
 def gives(formula: Formula, places: Sequence[Query], within: float) -> bool:
-    """Whether a formula gives the trusted outputs."""
     with np.errstate(all="ignore"):
         return all(np.abs(right(x, formula) - x.b).max() <= within for x in places)
 

@@ -30,7 +30,6 @@ def hypotheses(pilot: Query, formula: Formula, longest: int, prefilled: bool) ->
 
 
 def scaled(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """Another scale of the scores, or of the output."""
     H, D = pilot.q.shape
     scale = fitted(
         lambda c: squares(right(pilot, replace(formula, scale=c)), pilot), 1e-3 * formula.scale, 1e3 * formula.scale
@@ -53,7 +52,6 @@ def scaled(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def capped(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """A softcap that is missing, added or another one."""
     if formula.softcap is not None:
         words = f"the softcap of {formula.softcap:.4g} is left out"
         yield Hypothesis("softcap", words, lambda x: right(x, replace(formula, softcap=None)))
@@ -126,7 +124,6 @@ def by_rows(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def swapped(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """Keys for values or values for keys."""
     for words, k_from, v_from in (
         ("the values are read from the keys", 0, 0),
         ("the keys are read from the values", 1, 1),
@@ -152,7 +149,6 @@ def biased(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def to_narrow(dtype: str) -> Callable[[np.ndarray], np.ndarray]:
-    """Rounds to the dtype and back."""
     return lambda x: x.astype(np.float32).astype(dtype).astype(np.float64)
 
 

@@ -79,7 +79,6 @@ def shifts(flat: np.ndarray, wide: np.ndarray) -> list[int]:
 
 
 def operation_kind(operation: str) -> str:
-    """The kind of hypothesis for an operation."""
     return {"head": "head", "mlp": "mlp", "ln_1": "norm", "ln_2": "norm", "ln_f": "norm"}.get(operation, "projection")
 
 
@@ -173,7 +172,6 @@ def sharded(E: int, parts: int) -> np.ndarray:
 
 
 def activations(x, p, config: Config) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The same of the MLP of x (B, n, E)."""
     inner = linear(x, p["c_fc"])
     silu = inner / (1 + np.exp(-inner))
     quick = inner / (1 + np.exp(-1.702 * inner))
@@ -193,7 +191,6 @@ def activations(x, p, config: Config) -> Iterator[tuple[str, str, np.ndarray]]:
 
 
 def heads(b: Places, params: dict, config: Config) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The same of the head."""
     x = b[None, "ln_f"].value
     tied = params["wte"]["weight"]
     if not config.tie_word_embeddings:

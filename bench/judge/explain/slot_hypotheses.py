@@ -77,8 +77,6 @@ def few(pilot: Query, formula: Formula, first: int, last: int) -> Iterator[Hypot
 
 
 def over(formula: Formula, slots: Callable[[Query], Iterable[int]]):
-    """The formula over the slots that slots(Query) gives."""
-
     def op(x):
         seen = np.array([*slots(x)], int)
         return attend(x.q, x.k[:, seen], x.v[:, seen], formula)
@@ -92,17 +90,14 @@ def prefix(formula: Formula, count: Callable[[Query], int]):
 
 
 def suffix(count: Callable[[Query], int], formula: Formula):
-    """The last slots, `count` of them, in place of the window."""
     return over(formula, lambda x: range(max(x.n - count(x), 0), x.n))
 
 
 def without(formula: Formula, slot: Callable[[Query], int]):
-    """All slots that should be seen but one."""
     return over(formula, lambda x: (t for t in range(first_slot(x, formula), x.n) if t != slot(x)))
 
 
 def ends(formula: Formula, kept: int, width: int):
-    """The first `kept` and the last `width` slots."""
     return over(formula, lambda x: (t for t in range(x.n) if t < kept or t >= x.n - width))
 
 
@@ -138,7 +133,6 @@ def in_blocks(formula: Formula, longest: int) -> Iterator[Hypothesis]:
 
 
 def emptied(x: Query, formula: Formula) -> np.ndarray:
-    """The newest slot holds zeros."""
     k, v = (side.copy() for side in live(x, formula))
     k[:, -1] = v[:, -1] = 0
     return attend(x.q, k, v, formula)

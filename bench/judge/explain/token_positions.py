@@ -68,7 +68,6 @@ def rotations(right, positions, subject: Any):
 
 
 def position_words(stand: np.ndarray, should: np.ndarray, rows: np.ndarray, batch: int) -> str:
-    """Where tokens stand, for where they should."""
     by = stand - should
     many = sorted(set(rows.tolist()))
     where = "" if len(many) == batch else f" in sequence {', '.join(map(str, many[:4]))}"

@@ -41,7 +41,6 @@ class CausalLM:
             )
 
     def model(self, dtype: str) -> Any:
-        """The torch model in this dtype, for inference."""
         if dtype not in self._models:
             self._models[dtype] = read_model(self.source, as_dtype(dtype), self.device)
         return self._models[dtype]
@@ -60,7 +59,6 @@ class CausalLM:
 
     @cached_property
     def widest(self) -> str:
-        """The widest dtype that the model runs in."""
         try:
             self.forward(self.model("float64"), self.ids(2))
         except (ValueError, NotImplementedError) as error:
@@ -71,7 +69,6 @@ class CausalLM:
 
     @cached_property
     def counting(self) -> Positions:
-        """How the model counts positions."""
         model = self.model("float32")
         return positions_of(model, lambda ids, **more: self.forward(model, ids, **more), self.ids(6))
 

@@ -98,14 +98,12 @@ class HuggingFaceSubject(TorchSubject):
             )
 
     def _words(self) -> list[str]:
-        """What the cached path is."""
         words = [f"{self.cache} cache", *(["left-padded"] if self.padded else [])]
         words += [] if self.position_ids or not self.padded else ["no position_ids"]
         words += [] if self.together else [f"one sequence at a time: padding moves {self._reason()}"]
         return [*words, *([self.attn_implementation] if self.attn_implementation else [])]
 
     def _reason(self) -> str:
-        """What padding moves, and why."""
         why = f": it {self.lm.counting.why}" if self.lm.counting.start is None else ""
         return f"the uncached logits of {self.lm.name}{why}"
 

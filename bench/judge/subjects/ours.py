@@ -215,7 +215,6 @@ def scaled(weight: torch.Tensor, shift: float):
 
 
 def question_of(a: str, b: str) -> str:
-    """What the agreement of two of our impls proves."""
     if "numpy" in (a, b):
         return "against the oracle"
     if "naive" in (a, b):

@@ -29,12 +29,10 @@ class Slots:
 
     @property
     def unread(self) -> int:
-        """Live slots that are not read."""
         return int((self.live & ~self.read).sum())
 
     @property
     def trespassed(self) -> int:
-        """Dead slots that are read."""
         return int((~self.live & self.read).sum())
 
 

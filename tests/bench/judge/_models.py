@@ -8,7 +8,7 @@ from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.interleaved import Models
 
 from ..._gpt2_models import random_prompts, small_model
-from ...reference.judge._paths import cast
+from ..._reference_models import cast
 
 RAGGED = (21, 30, 5)
 STEPS = 6

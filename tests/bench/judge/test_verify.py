@@ -144,8 +144,6 @@ def test_the_corpus_is_listed_with_where_each_bug_happened(capsys):
 
 
 def only(dtype, subject):
-    """The subject's paths, in one dtype and no other."""
-
     def paths(name, shift=0.0):
         if name != dtype:
             raise NotImplementedError

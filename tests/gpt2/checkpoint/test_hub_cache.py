@@ -9,13 +9,7 @@ import pytest
 from kvproof.gpt2 import hub
 from kvproof.gpt2.checkpoint import hub_cache
 
-from .._hub_server import LARGE, NEEDED, PLAIN, PROGRAM, VARIANTS, HubServer, contents, fetch, repositories, start
-
-
-@pytest.fixture
-def server():
-    with HubServer(repositories()) as server:
-        yield server
+from .._hub_server import LARGE, NEEDED, PLAIN, PROGRAM, VARIANTS, contents, fetch, start
 
 
 def left_of_weights(home):

@@ -12,7 +12,6 @@ from safetensors.torch import save_file, save_model
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 from kvproof.reference.config import Config
-from kvproof.reference.weights import canonical_name
 
 from ..._checkpoints import as_json, save_pretrained, tensors_of
 from ..._refused import refused
@@ -243,17 +242,3 @@ def test_a_config_whose_weights_are_not_gpt_2_s_is_refused_by_name(tmp_path, ten
     for reader in READERS.values():
         refused(ConfigError, f"{next(iter(field))}=.* is not honoured", reader, folder(tmp_path, tensors, **field))
         reader(folder(tmp_path, tensors, None, SMALL, **dict.fromkeys(field)))
-
-
-@pytest.mark.parametrize(
-    ("name", "canonical"),
-    [
-        ("model.transformer.h.3._orig_mod.attn.c_attn.bias", "h.3.attn.c_attn.bias"),
-        ("base_model.model.lm_head.weight", "lm_head.weight"),
-        ("model.transformer.h.3._orig_mod.attn.masked_bias", None),
-        ("model.score.weight", "model.score.weight"),
-        ("growth.weight", "growth.weight"),
-    ],
-)
-def test_only_what_stands_around_gpt_2_s_own_names_is_taken_off(name, canonical):
-    assert canonical_name(name) == canonical

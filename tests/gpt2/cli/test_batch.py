@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ SETTINGS = {"seed": 1, "stop": ["\n"]}
 
 def fake(start, part):
     return [Completion([1], [start + i, 7], f"é text {start + i}\n", "length") for i in range(len(part))]
+
+
+def job(tmp_path, text, *options):
+    """The command that completes a file of prompts with this text, and a path for --output."""
+    prompts = tmp_path / "p.txt"
+    prompts.write_text(text)
+    return ["generate", "--prompt-file", str(prompts), *options], tmp_path / "out.jsonl"
+
+
+def printed(command, capsys):
+    """What the command writes to standard output."""
+    assert main(command) == 0
+    return capsys.readouterr().out
 
 
 def resume(path, complete=fake):
@@ -119,24 +133,15 @@ def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
 
 
 def test_generate_cut_into_batches_gives_what_it_gives_whole():
-    model = load("tiny", dtype="float64")
-    whole = generate(model, WORDS, max_new_tokens=6, temperature=1.2, seed=4)
-    parts = [
-        done
-        for start in (0, 4)
-        for done in generate(
-            model, WORDS[start : start + 4], max_new_tokens=6, temperature=1.2, seed=4, first_row=start
-        )
-    ]
-    assert parts == whole
-    assert generate(model, WORDS[4], max_new_tokens=6, temperature=1.2, seed=4)[0].ids != whole[4].ids
+    seeded = partial(generate, load("tiny", dtype="float64"), max_new_tokens=6, temperature=1.2, seed=4)
+    whole = seeded(WORDS)
+    assert seeded(WORDS[:4]) + seeded(WORDS[4:], first_row=4) == whole
+    assert seeded(WORDS[4])[0].ids != whole[4].ids
 
 
 @pytest.mark.parametrize("size", ["1", "4", "100"])
 def test_the_command_answers_each_prompt_in_order_whatever_the_batch(tmp_path, capsys, size):
-    path = tmp_path / "p.txt"
-    path.write_text("\n".join(WORDS))
-    assert main(["generate", "--prompt-file", str(path), "--max-tokens", "6", "--batch", size, *SEEDED]) == 0
+    assert main(job(tmp_path, "\n".join(WORDS), "--max-tokens", "6", "--batch", size, *SEEDED)[0]) == 0
     out, err = capsys.readouterr()
     model = load("tiny")
     for index, (text, result) in enumerate(zip(WORDS, map(json.loads, out.splitlines()), strict=True)):
@@ -148,17 +153,15 @@ def test_the_command_answers_each_prompt_in_order_whatever_the_batch(tmp_path, c
 
 
 def test_a_prompt_that_does_not_fit_is_named_before_anything_is_written(tmp_path, capsys):
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("fine\n" + "word " * 1100)
-    assert main(["generate", "--prompt-file", str(prompts), "--output", str(out), "--batch", "1"]) == 2
+    command, out = job(tmp_path, "fine\n" + "word " * 1100, "--batch", "1")
+    assert main([*command, "--output", str(out)]) == 2
     assert "p.txt, line 2): 100 new tokens after" in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("\n".join(WORDS[:2]))
-    command = ["generate", "--prompt-file", str(prompts), "--output", str(out), "--max-tokens", "2"]
+    command, out = job(tmp_path, "\n".join(WORDS[:2]), "--max-tokens", "2")
+    command += ["--output", str(out)]
     assert main(command) == 0
     before = out.read_bytes()
     monkeypatch.setattr(cli_generate, "load", None)
@@ -170,11 +173,8 @@ def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    prompts, out, calls = tmp_path / "p.txt", tmp_path / "out.jsonl", []
-    prompts.write_text("\n".join(WORDS))
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2", *SEEDED]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
+    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", *SEEDED)
+    whole, calls = printed(command, capsys), []
 
     def interrupted(*args, **options):
         calls.append(options["first_row"])
@@ -191,11 +191,8 @@ def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, caps
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("\n".join(WORDS))
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "6", "--batch", "1"]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
+    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "6", "--batch", "1")
+    whole = printed(command, capsys)
     with small_files(1024):
         assert main([*command, "--output", str(out)]) == 1
     held, err = whole.encode()[:1024].count(b"\n"), capsys.readouterr().err
@@ -210,15 +207,13 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
 def test_nan_in_a_batch_names_the_prompt_s_place_in_the_file_and_keeps_what_was_done(
     tmp_path, capsys, monkeypatch, size
 ):
-    prompts, out, model = tmp_path / "p.txt", tmp_path / "out.jsonl", load("tiny")
-    prompts.write_text("A\nB\n\nC\nD\n" + "E" + " E" * 17 + "\nF\n")  # alone to reach position 20, after 3 new tokens
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", size]
-    assert main(command) == 0
-    whole = capsys.readouterr().out.splitlines()
+    text = "A\nB\n\nC\nD\nE" + " E" * 17 + "\nF\n"  # E alone reaches position 20, after 3 new tokens
+    command, out = job(tmp_path, text, "--max-tokens", "4", "--batch", size)
+    whole, model = printed(command, capsys).splitlines(), load("tiny")
     model.wpe.weight[20:] = float("nan")
     monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
     assert main([*command, "--output", str(out)]) == 1
-    assert f"prompt 4 ({prompts}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
+    assert f"prompt 4 ({tmp_path / 'p.txt'}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
     assert out.read_text(encoding="utf-8").splitlines() == whole[: 4 - 4 % int(size)]
 
 
@@ -233,9 +228,8 @@ def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
 
 def killed_three_times(tmp_path, count, tokens, size):
     """Run a file of prompts to its end with three SIGKILLs on the way; (the output, sizes at which it was killed)."""
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count)))
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", str(tokens), "--batch", str(size), *SEEDED]
+    text = "".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count))
+    command, out = job(tmp_path, text, "--max-tokens", str(tokens), "--batch", str(size), *SEEDED)
     program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
     killed = []
     for part in (1, 2, 3):
@@ -261,17 +255,11 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, co
     assert capsys.readouterr().out == got
 
 
-def copied(tmp_path):
-    """A copy of tiny that a test may change."""
-    return shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
-
-
 def job_of_two(tmp_path):
     """A copied model, an output, and the command that writes two prompts' texts to it."""
-    model, prompts, out = copied(tmp_path), tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("A\nB\n")
-    files = ["--model", str(model), "--prompt-file", str(prompts), "--output", str(out)]
-    return model, out, ["generate", *files, "--max-tokens", "2"]
+    model = shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
+    command, out = job(tmp_path, "A\nB\n", "--model", str(model), "--max-tokens", "2")
+    return model, out, [*command, "--output", str(out)]
 
 
 @pytest.mark.parametrize(
@@ -315,11 +303,8 @@ def test_the_same_job_goes_on_whatever_the_batch_and_the_folder_s_other_files(tm
 
 @pytest.mark.parametrize("kind", ["pipe", "/dev/null", "link", "dangling link"])
 def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
-    prompts, path, got = tmp_path / "p.txt", tmp_path / "out", []
-    prompts.write_text("A\nB\n")
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2"]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
+    command, path = job(tmp_path, "A\nB\n", "--max-tokens", "2")
+    whole, got = printed(command, capsys), []
     if kind == "pipe":
         os.mkfifo(path)
         reader = threading.Thread(target=lambda: got.append(path.read_text()))
@@ -343,29 +328,24 @@ def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
 
 
 def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("A\nB\n")
+    command, out = job(tmp_path, "A\nB\n")
     monkeypatch.setattr(cli_generate, "load", None)
-    command = ["generate", "--prompt-file", str(prompts), "--output"]
     for path, said in ((tmp_path / "no" / "out", "make the folder"), (tmp_path, "Is a directory; name a file")):
-        assert main([*command, str(path)]) == 2
+        assert main([*command, "--output", str(path)]) == 2
         assert said in capsys.readouterr().err
 
     def full(folder):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(output_file, "probe", full)
-    assert main([*command, str(out)]) == 1
+    assert main([*command, "--output", str(out)]) == 1
     assert f"{out}: No space left on device" in capsys.readouterr().err
     assert not out.exists()
 
 
 def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch):
-    prompts, out = tmp_path / "p.txt", tmp_path / "out.jsonl"
-    prompts.write_text("A\nB\n")
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "2", "--batch", "1"]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
+    command, out = job(tmp_path, "A\nB\n", "--max-tokens", "2", "--batch", "1")
+    whole = printed(command, capsys)
 
     def full(path, size, batches, wrote):
         next(batches)
@@ -373,6 +353,6 @@ def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch
 
     monkeypatch.setattr(batch, "write_journal", full)
     assert main([*command, "--output", str(out)]) == 1
-    printed, said = capsys.readouterr()
-    assert printed == whole.splitlines(keepends=True)[0]
+    shown, said = capsys.readouterr()
+    assert shown == whole.splitlines(keepends=True)[0]
     assert "No space left on device after 0 of 2 prompts; put it right" in said

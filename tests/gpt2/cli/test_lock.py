@@ -11,15 +11,12 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import generate as cli_generate
 from kvproof.gpt2.cli.lock import OutputBusy, locked
 
-WORDS = ["ROMEO:", "Once upon a time", "The king", "A"]
+from .test_batch import WORDS, job, printed
 
 
 def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_path, capsys, monkeypatch):
-    prompts, out, seconds = tmp_path / "p.txt", tmp_path / "out.jsonl", []
-    prompts.write_text("\n".join(WORDS))
-    command = ["generate", "--prompt-file", str(prompts), "--max-tokens", "4", "--batch", "2"]
-    assert main(command) == 0
-    whole = capsys.readouterr().out
+    command, out = job(tmp_path, "\n".join(WORDS[:4]), "--max-tokens", "4", "--batch", "2")
+    whole, seconds = printed(command, capsys), []
     command += ["--output", str(out)]
 
     def with_a_second_run_inside(*args, **options):

@@ -15,7 +15,7 @@ from kvproof.reference.synthetic import random_tensors
 from kvproof.reference.weights import nest
 
 from ..._gpt2_models import forced, random_prompts, torch_model
-from ..._reference_models import synthetic
+from ..._reference_models import cast, synthetic
 
 HEADS = ((1, 16), (2, 16), (4, 8), (5, 12))
 
@@ -75,13 +75,6 @@ class NumpyPaths:
         kind = np.dtype(dtype).type
         params = cast(self.params64, kind)
         return params | {"wte": {"weight": params["wte"]["weight"] * kind(1 + shift)}}
-
-
-def cast(tree, kind) -> Any:
-    """The same nested weights in another dtype."""
-    if isinstance(tree, dict):
-        return {name: cast(value, kind) for name, value in tree.items()}
-    return [cast(value, kind) for value in tree] if isinstance(tree, list) else tree.astype(kind)
 
 
 def paged(ids, params, config):

@@ -8,6 +8,11 @@ from kvproof.reference.cache import ContiguousCache
 PARAMS, CONFIG = small_model()
 
 
+def sentence(report, name):
+    """What a contract's report says of one check."""
+    return next(check.sentence for check in report.checks if check.name == name)
+
+
 class Zeroed(ContiguousCache):
     """Dead slots start as zeros, as in most caches that people write."""
 

@@ -14,25 +14,18 @@ class Windowed(NumpyGPT2):
     """The reference under a sliding window, the last `window` tokens in a ring."""
 
     kind = Ring
-    window = 7
-    slots = 7
+    window = slots = 7
+    reach = None  # tokens of the window that live() claims, if other than the window's
 
     def new_cache(self, batch):
         return self.kind(self.config, batch, self.slots, self.dtype)
 
-    def attend(self, ids, cache):
-        return forward_with(ids, self.params, self.config, cache, attend=in_window(self.window))[:, -1]
+    def last(self, ids, cache=None):
+        cache = cache or ContiguousCache(self.config, len(ids), self.config.n_ctx, self.dtype)
+        return forward_with(np.array(ids), self.params, self.config, cache, attend=self.attend)[:, -1]
 
-    def prefill(self, ids):
-        self.cache = self.cache or self.new_cache(len(ids))
-        return self.attend(ids, self.cache)
-
-    def prefill_ragged(self, prompts):
-        self.cache = self.new_cache(len(prompts))
-        return np.stack([self.attend(np.array([p]), self.cache.row(b))[0] for b, p in enumerate(prompts)])
-
-    def recompute(self, ids):
-        return self.attend(ids, ContiguousCache(self.config, len(ids), self.config.n_ctx, self.dtype))
+    def attend(self, q, k, v):
+        return in_window(self.window)(q, k, v)
 
     def crop(self, n):
         if self.cache.lengths.max() > self.slots:
@@ -46,12 +39,10 @@ class Windowed(NumpyGPT2):
     def live(self):
         n = self.cache.lengths[:, None, None, None]
         place = self.places(n, np.arange(self.slots)[:, None])  # (B, 1, T, 1)
-        return np.where(place < 0, -1, np.where(place > n - self.window, place, -2))
+        return np.where(place < 0, -1, np.where(place > n - (self.reach or self.window), place, -2))
 
 
 class WindowedByTruth(Windowed):
-    """Tells live slots from others and no more."""
-
     def live(self):
         return super().live() >= 0
 
@@ -70,41 +61,29 @@ class Wide(Windowed):
     """Two slots more than the window, which the mask leaves out."""
 
     slots = 9
+    more = 0  # tokens that a step sees beyond the window
 
-    def attend(self, ids, cache):
-        def last(q, k, v):
-            several = in_window(self.window)(q, k, v) if q.shape[-2] > 1 else None
-            return in_window()(q, k[:, -self.window :], v[:, -self.window :]) if several is None else several
-
-        return forward_with(ids, self.params, self.config, cache, attend=last)[:, -1]
+    def attend(self, q, k, v):
+        if q.shape[-2] > 1:
+            return super().attend(q, k, v)
+        seen = slice(-self.window - self.more, None)
+        return in_window()(q, k[:, seen], v[:, seen])
 
 
 class SeesOneMore(Wide):
     """A step sees a token that has left the window."""
 
-    def attend(self, ids, cache):
-        wider = ids.shape[1] == 1
-        self.window += wider
-        try:
-            return super().attend(ids, cache)
-        finally:
-            self.window -= wider
+    more = 1
 
 
 class OneSlotMore(Windowed):
     """A ring of window + 1 slots, read whole; says so of its slots."""
 
     slots = 8
-
-    def live(self):
-        n = self.cache.lengths[:, None, None, None]
-        place = self.places(n, np.arange(self.slots)[:, None])
-        return np.where(place < 0, -1, place)
+    reach = 9
 
 
 class OneSlotLess(Windowed):
-    """A ring of window - 1 slots."""
-
     slots = 6
 
 
@@ -133,20 +112,10 @@ class Trims(Windowed):
         self.cache.lengths[:] = np.minimum(self.cache.lengths, n)
 
 
-class KeepsAll(Windowed):
+class KeepsAll(Wide):
     """Nothing is evicted, so that crop() may go back; a step reads the window."""
 
     slots = 40
-
-    def attend(self, ids, cache):
-        window = self.window
-        if ids.shape[1] > 1:
-            return super().attend(ids, cache)
-
-        def last(q, k, v):
-            return in_window()(q, k[:, -window:], v[:, -window:])
-
-        return forward_with(ids, self.params, self.config, cache, attend=last)[:, -1]
 
 
 class CropsTooLittle(KeepsAll):

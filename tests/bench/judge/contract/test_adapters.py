@@ -9,6 +9,8 @@ from kvproof.bench.judge.contract.adapters import HuggingFace, small_model
 from kvproof.bench.judge.contract.cache import check_cache
 from kvproof.bench.judge.contract.report import BROKEN, NOT_CHECKED
 
+from ._broken_caches import sentence
+
 transformers = pytest.importorskip(
     "transformers", reason="transformers is not here; python -m pip install -e '.[peers]'"
 )
@@ -68,13 +70,9 @@ def test_nan_in_unused_slots_of_the_static_cache_poisons_the_logits_and_all_else
     report = check_cache(lambda: HuggingFace(model, "static"))
     assert report.named(BROKEN) == ["dead slots"], str(report)
     assert set(report.named(NOT_CHECKED)) - {"crop"} == {"pages permuted"}  # before 5.24 StaticCache had no crop()
-    sentence = report.checks[0].sentence
-    assert sentence.startswith("nan there changes the logits")
-    assert sentence.endswith("dead slots are masked but not skipped, and 0 * NaN is NaN")
-
-
-def sentence(report, name):
-    return next(check.sentence for check in report.checks if check.name == name)
+    words = sentence(report, "dead slots")
+    assert words.startswith("nan there changes the logits")
+    assert words.endswith("dead slots are masked but not skipped, and 0 * NaN is NaN")
 
 
 # Windows below the prompt of 11 and above it, of its size, dividing it and not, and reached in the first step.

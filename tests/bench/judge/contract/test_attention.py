@@ -15,7 +15,11 @@ from kvproof.reference.judge.faults import FAULTS, OP_FAULTS, decode, masks
 from kvproof.reference.judge.probes import probe
 from kvproof.reference.judge.questions import GROUPED
 
+from ._broken_caches import sentence
+
 SHORT = (1, 16, 17)
+HALF = ("float16", "bfloat16")
+DTYPES = ("float64", "float32", *HALF)
 
 
 def torch_attention(q, k, v, lengths):
@@ -29,16 +33,11 @@ def torch_attention(q, k, v, lengths):
     return o
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_the_plain_formula_keeps_every_promise(dtype):
-    report = check_attention(decode, dtype=dtype, batch_invariant=True)
-    assert report.named(HELD) == list(CHECKS), str(report)
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_torch_s_attention_keeps_every_promise(dtype):
-    inner = dtype if dtype in ("float16", "bfloat16") else None
-    report = check_attention(torch_attention, dtype=dtype, device="cpu", inner=inner)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fn", [decode, torch_attention])
+def test_the_plain_formula_and_torch_s_attention_keep_every_promise(fn, dtype):
+    torchs = {"device": "cpu", "inner": dtype if dtype in HALF else None}
+    report = check_attention(fn, dtype=dtype, **(torchs if fn is torch_attention else {"batch_invariant": True}))
     assert report.named(HELD) == list(CHECKS), str(report)
 
 
@@ -137,15 +136,11 @@ def test_every_check_is_failed_by_some_wrong_attention():
     assert set().union(*BREAKS.values()) == set(CHECKS)
 
 
-def sentence(report, name):
-    return next(check.sentence for check in report.checks if check.name == name)
-
-
 FINITE = [f for f in FAULTS if inspect.getmodule(f.apply) is masks and "stay above" in f.imitates]
 GROUPS = [f for f in OP_FAULTS if "at one query head each" in f.imitates and "ALiBi" not in f.imitates]
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("fault", FINITE, ids=lambda fault: fault.name)
 def test_a_finite_mask_fails_the_low_scores_and_nothing_else(fault, dtype):
     report = check_attention(fault.apply, dtype=dtype)
@@ -234,10 +229,9 @@ def test_some_groups_may_be_refused_and_the_others_are_held():
 
 
 def test_the_sentence_names_the_length_at_which_a_needle_past_the_end_is_seen():
-    report = check_attention(length_long)
-    (check,) = [check for check in report.checks if check.name == "one past"]
-    assert "the length is long" in check.sentence
-    assert "in 15 of 15 rows, first where length is 1" in check.sentence
+    words = sentence(check_attention(length_long), "one past")
+    assert "the length is long" in words
+    assert "in 15 of 15 rows, first where length is 1" in words
 
 
 def test_a_result_of_another_dtype_or_shape_is_said_to_be_so():

@@ -74,7 +74,6 @@ BUFFERS: dict[str, torch.Tensor] = {}
 
 
 def one_buffer(dtype, shift):
-    """Every result lies in the same memory."""
     buffer = BUFFERS.setdefault(dtype, torch.empty(2, 6, 20, dtype=getattr(torch, dtype)))
     return buffer.copy_(plain(dtype, shift))
 

@@ -3,7 +3,8 @@
 A context manager plants each: it takes the model under test, impl "eager", and leaves it as it was.
 """
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +15,6 @@ from kvproof.gpt2.cache import StaticCache
 LAYER = 1
 ATTENTION = (LAYER, "attention")
 NAN = float("nan")
-
-
-@contextmanager
-def replaced(owner, name, value):
-    """owner's attribute or item is `value` while the context is open."""
-    with ExitStack() as undo:
-        if isinstance(owner, dict):
-            undo.callback(owner.__setitem__, name, owner[name])
-            owner[name] = value
-        elif name in vars(owner):
-            undo.callback(setattr, owner, name, vars(owner)[name])
-            setattr(owner, name, value)
-        else:
-            undo.callback(delattr, owner, name)
-            setattr(owner, name, value)
-        yield
 
 
 def reading(change):
@@ -46,7 +31,7 @@ def reading(change):
             ]
             return torch.stack(rows)[:, :, 0]
 
-        return replaced(DECODE_STEP, "eager", step)
+        return patch.dict(DECODE_STEP, eager=step)
 
     return plant
 
@@ -99,7 +84,7 @@ def writing(change):
             else:
                 right(slots, k, v)
 
-        return replaced(StaticCache, "write", write)
+        return patch.object(StaticCache, "write", write)
 
     return plant
 
@@ -119,7 +104,7 @@ def never(cache, slots, k, v, right):
 
 def patched(get, name, value):
     """Plant another value of an attribute of get(model)."""
-    return lambda model: replaced(get(model), name, value(model) if callable(value) else value)
+    return lambda model: patch.object(get(model), name, value(model) if callable(value) else value)
 
 
 def weights(get, turn):
@@ -148,7 +133,7 @@ def decoding(get, turn):
             with wrong(model):
                 return type(model).decode(model, ids, cache)
 
-        return replaced(model, "decode", decode)
+        return patch.object(model, "decode", decode)
 
     return plant
 

@@ -6,9 +6,10 @@ cache. The models are the libraries' own, rotations, windows, softcaps and sinks
 
 import functools
 import importlib
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -102,20 +103,10 @@ class Planted(HuggingFaceSubject):
             return attend(module, query, key, value, attention_mask, change=spoil, **kw)
 
         with ExitStack() as stack:
-            stack.enter_context(patched(self.module, "eager_attention_forward", function))
+            stack.enter_context(patch.object(self.module, "eager_attention_forward", function))
             if which == "a" and self.inside:
                 stack.enter_context(self.inside(vars(self).get("lm", self).model(dtype)))
             return super()._run(which, dtype, shift, traced)
-
-
-@contextmanager
-def patched(owner: Any, name: str, value: Any):
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 def at(step: str, spoil, decode=None):
@@ -181,7 +172,6 @@ def all_but(slot_from_end: int):
 def updating(spoil):
     """spoil(layer index, keys, values, tokens before) -> the keys and values that are written to the cache."""
 
-    @contextmanager
     def plant(model):
         from transformers.cache_utils import DynamicCache
 
@@ -191,8 +181,7 @@ def updating(spoil):
             before = cache.get_seq_length(layer_idx)
             return own(cache, *spoil(layer_idx, keys, values, before), layer_idx, *rest, **kw)
 
-        with patched(DynamicCache, "update", update):
-            yield
+        return patch.object(DynamicCache, "update", update)
 
     return plant
 
@@ -217,7 +206,6 @@ def earlier(layer, k, v, before):
 def turned(by: int):
     """Decode steps stand `by` positions further on."""
 
-    @contextmanager
     def plant(model):
         rotary = model.model.rotary_emb
         own = rotary.forward
@@ -225,17 +213,14 @@ def turned(by: int):
         def forward(x, position_ids, *rest, **kw):
             return own(x, position_ids + by * (x.shape[1] == 1), *rest, **kw)
 
-        with patched(rotary, "forward", forward):
-            yield
+        return patch.object(rotary, "forward", forward)
 
     return plant
 
 
-@contextmanager
 def other_activation(model):
     mlp = model.model.layers[1].mlp
-    with patched(mlp, "forward", lambda x: mlp.down_proj(mlp.gate_proj(x).relu() * mlp.up_proj(x))):
-        yield
+    return patch.object(mlp, "forward", lambda x: mlp.down_proj(mlp.gate_proj(x).relu() * mlp.up_proj(x)))
 
 
 @dataclass(frozen=True)
