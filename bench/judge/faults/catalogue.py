@@ -21,7 +21,7 @@ def in_torch(fault: Fault) -> TorchFault:
     if fault.kind != "attention":
         raise ValueError(f"{fault.name} is a {fault.kind} fault; only an attention fault is a decode step by itself")
 
-    def step(attn, q, k, v, cache, layer, slots, attend):
+    def step(q, k, v, cache, layer, slots, attend):
         cache.write(layer, slots, k, v)
         arrays = [a.detach().double().cpu().numpy() for a in (q, cache.k[layer], cache.v[layer])]
         with np.errstate(all="ignore"):  # dead slots may hold anything

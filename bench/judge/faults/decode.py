@@ -2,7 +2,7 @@
 
 import torch
 
-from .planting import correct_step, decoding_at, in_decode, seen, torch_fault, with_lengths
+from .planting import correct_step, decoding_at, in_decode, planting, seen, torch_fault, with_lengths
 
 EMBED, ATTENTION = (None, "embed"), (0, "attention")
 
@@ -36,48 +36,36 @@ def positions_of_the_longest(model):
     return decoding_at(lambda slots: slots.max().expand_as(slots))(model)
 
 
-@torch_fault("microsoft/onnxruntime-genai/pull/2354", ATTENTION, closest=True)
-def write_slot_early(model):
+@planting(in_decode, "microsoft/onnxruntime-genai/pull/2354", ATTENTION, closest=True)
+def write_slot_early(q, k, v, cache, layer, slots, attend):
     """a new row is written over the one before it"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        blank(cache, layer, slots, k)
-        cache.write(layer, slots - 1, k, v)
-        return attend(q, cache, layer)
-
-    return in_decode(step)(model)
+    blank(cache, layer, slots, k)
+    cache.write(layer, slots - 1, k, v)
+    return attend(q, cache, layer)
 
 
-@torch_fault("vllm-project/flash-attention/pull/148", ATTENTION, closest=True)
-def stale_slot(model):
+@planting(in_decode, "vllm-project/flash-attention/pull/148", ATTENTION, closest=True)
+def stale_slot(q, k, v, cache, layer, slots, attend):
     """in the first layer new rows are lost, and the slots keep what they had"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        if layer:
-            return correct_step(attn, q, k, v, cache, layer, slots, attend)
-        blank(cache, layer, slots, k)
-        return attend(q, cache, layer)
-
-    return in_decode(step)(model)
+    if layer:
+        return correct_step(q, k, v, cache, layer, slots, attend)
+    blank(cache, layer, slots, k)
+    return attend(q, cache, layer)
 
 
-@torch_fault("lablup/mlxcel/issues/831", ATTENTION)
-def read_before_write(model):
+@planting(in_decode, "lablup/mlxcel/issues/831", ATTENTION)
+def read_before_write(q, k, v, cache, layer, slots, attend):
     """the attention is not ordered after the append"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        blank(cache, layer, slots, k)
-        o = attend(q, cache, layer)
-        cache.write(layer, slots, k, v)
-        return o
-
-    return in_decode(step)(model)
+    blank(cache, layer, slots, k)
+    o = attend(q, cache, layer)
+    cache.write(layer, slots, k, v)
+    return o
 
 
 def reading(view):
     """The decode step whose attention reads view(cache, layer) in the cache's place."""
 
-    def step(attn, q, k, v, cache, layer, slots, attend):
+    def step(q, k, v, cache, layer, slots, attend):
         cache.write(layer, slots, k, v)
         return attend(q, view(cache, layer), layer)
 
@@ -122,25 +110,21 @@ def layer_index_lost(model):
     return reading(lambda cache, layer: seen(cache, k=cache.k[:1] * L, v=cache.v[:1] * L))(model)
 
 
-@torch_fault("Dao-AILab/flash-attention/issues/1745", ATTENTION)
-def dead_slots_weighed(model):
+@planting(in_decode, "Dao-AILab/flash-attention/issues/1745", ATTENTION)
+def dead_slots_weighed(q, k, v, cache, layer, slots, attend):
     """dead slots get the weight 0, and 0·NaN is NaN: they are poisoned here, which no right path notices; invisible in
     a full cache"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        o = correct_step(attn, q, k, v, cache, layer, slots, attend)
-        for b, n in enumerate(cache.host_lengths):
-            cache.v[layer][b, :, n:] = float("nan")
-            o[b] += (0 * cache.v[layer][b, :, n:]).sum(1)
-        return o
-
-    return in_decode(step)(model)
+    o = correct_step(q, k, v, cache, layer, slots, attend)
+    for b, n in enumerate(cache.host_lengths):
+        cache.v[layer][b, :, n:] = float("nan")
+        o[b] += (0 * cache.v[layer][b, :, n:]).sum(1)
+    return o
 
 
 def asking(change):
     """The decode step whose attention is asked change(q) and whose answer is put back by change(o, back=True)."""
 
-    def step(attn, q, k, v, cache, layer, slots, attend):
+    def step(q, k, v, cache, layer, slots, attend):
         cache.write(layer, slots, k, v)
         return change(attend(change(q, False).contiguous(), cache, layer), True).contiguous()
 
@@ -171,30 +155,22 @@ def no_scale(model):
     return asking(lambda a, back: a if back else a * a.shape[-1] ** 0.5)(model)
 
 
-@torch_fault("ikawrakow/ik_llama.cpp/pull/2144", ATTENTION)
-def half_sums(model):
+@planting(in_decode, "ikawrakow/ik_llama.cpp/pull/2144", ATTENTION)
+def half_sums(q, k, v, cache, layer, slots, attend):
     """scores, weights and sums in float16; invisible in a float16 model"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        cache.write(layer, slots, k, v)
-        rows = []
-        for b, n in enumerate(cache.host_lengths):
-            k, v = (a[layer][b, :, :n].half() for a in (cache.k, cache.v))  # (H, n, D)
-            s = (k @ (q[b] * q.shape[-1] ** -0.5).half()[..., None])[..., 0]  # (H, n)
-            rows.append((torch.softmax(s, -1)[:, None] @ v)[:, 0])
-        return torch.stack(rows).to(q)
-
-    return in_decode(step)(model)
+    cache.write(layer, slots, k, v)
+    rows = []
+    for b, n in enumerate(cache.host_lengths):
+        k, v = (a[layer][b, :, :n].half() for a in (cache.k, cache.v))  # (H, n, D)
+        s = (k @ (q[b] * q.shape[-1] ** -0.5).half()[..., None])[..., 0]  # (H, n)
+        rows.append((torch.softmax(s, -1)[:, None] @ v)[:, 0])
+    return torch.stack(rows).to(q)
 
 
-@torch_fault("apple/axlearn/pull/1049", ATTENTION)
-def cache_narrowed(model):
+@planting(in_decode, "apple/axlearn/pull/1049", ATTENTION)
+def cache_narrowed(q, k, v, cache, layer, slots, attend):
     """new rows are rounded to bfloat16; invisible in a bfloat16 model"""
-
-    def step(attn, q, k, v, cache, layer, slots, attend):
-        return correct_step(attn, q, k.bfloat16().to(k), v.bfloat16().to(v), cache, layer, slots, attend)
-
-    return in_decode(step)(model)
+    return correct_step(q, k.bfloat16().to(k), v.bfloat16().to(v), cache, layer, slots, attend)
 
 
 @torch_fault("lucidrains/audiolm-pytorch/pull/265", ATTENTION)

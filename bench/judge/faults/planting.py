@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -61,29 +61,30 @@ def torch_fault(link: str | None, place, seen_by=CACHED, closest=False):
 
 
 def in_decode(step: Callable[..., torch.Tensor]) -> Callable[[GPT2], Changes]:
-    """Every block's decode step as step(attn, q, k, v, cache, layer, slots, attend) -> o (B, H, D).
+    """Every block's decode step as step(q, k, v, cache, layer, slots, attend) -> o (B, H, D).
 
     q, k, v (B, H, D) are the new token's; attend(q, cache, layer) is the impl's attention over what a cache holds.
     """
 
     def changes(model: GPT2) -> Changes:
-        return [(vars(block.attn), "decode", decode_of(block.attn, step)) for block in model.blocks]
+        return [(vars(block.attn), "decode", partial(decode_around, block.attn, step)) for block in model.blocks]
 
     return changes
 
 
-def decode_of(attn: Attention, around):
-    """`Attention.decode` of this module with `around`, a step of `in_decode`, between its projections."""
-
-    def decode(x, cache, layer, slots, step):
-        B, E = x.shape
-        q, k, v = attn.c_attn(x).view(B, 3, attn.n_head, E // attn.n_head).unbind(1)  # (B, H, D) each
-        return attn.c_proj(around(attn, q, k, v, cache, layer, slots, step).reshape(B, E))
-
-    return decode
+def decode_around(attn: Attention, around, x, cache, layer, slots, step):
+    """`Attention.decode` with `around`, a step of `in_decode`, between its projections."""
+    B, E = x.shape
+    q, k, v = attn.c_attn(x).view(B, 3, attn.n_head, E // attn.n_head).unbind(1)  # (B, H, D) each
+    return attn.c_proj(around(q, k, v, cache, layer, slots, step).reshape(B, E))
 
 
-def correct_step(attn, q, k, v, cache, layer, slots, attend):
+def planting(changes: Callable[[Callable], Callable[[GPT2], Changes]], link: str, place, closest=False):
+    """`torch_fault` for a function that `changes`, such as `in_decode`, puts into a model."""
+    return lambda wrong: torch_fault(link, place, closest=closest)(wraps(wrong)(changes(wrong)))
+
+
+def correct_step(q, k, v, cache, layer, slots, attend):
     """The step as it should be: write, then attend."""
     cache.write(layer, slots, k, v)
     return attend(q, cache, layer)

@@ -1,23 +1,20 @@
 """Bugs of the prefill: positions and masks of chunks, padding, an earlier run's rows."""
 
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ....gpt2.model import GPT2
-from .planting import Changes, torch_fault
+from .planting import Changes, planted, planting, torch_fault
 
 EMBED, ATTENTION = (None, "embed"), (0, "attention")
 
 
 def prefilling(prefill) -> Any:
-    """prefill(model, prompts, cache, chunk) -> logits in the place of `GPT2.prefill`."""
-
-    def changes(model: GPT2) -> Changes:
-        return [(vars(model), "prefill", lambda prompts, cache, chunk=None: prefill(model, prompts, cache, chunk))]
-
-    return changes
+    """prefill(model, prompts, cache, chunk=None) -> logits in the place of `GPT2.prefill`."""
+    return lambda model: [(vars(model), "prefill", partial(prefill, model))]
 
 
 def in_two(prompts, chunk) -> int:
@@ -25,20 +22,13 @@ def in_two(prompts, chunk) -> int:
     return chunk or -(-max(map(len, prompts)) // 2)
 
 
-@torch_fault("huggingface/transformers/issues/43082", EMBED)
-def positions_restart_at_chunks(model):
+@planting(prefilling, "huggingface/transformers/issues/43082", EMBED)
+def positions_restart_at_chunks(model, prompts, cache, chunk=None):
     """each chunk of a prompt stands at position 0; invisible in prompts of one token"""
-
-    def prefill(model, prompts, cache, chunk):
-        chunk, weight = in_two(prompts, chunk), model.wpe.weight
-        again = torch.cat([weight[:chunk]] * -(-len(weight) // chunk))[: len(weight)]
-        model.wpe._parameters["weight"] = torch.nn.Parameter(again.detach())
-        try:
-            return GPT2.prefill(model, prompts, cache, chunk)
-        finally:
-            model.wpe._parameters["weight"] = weight
-
-    return prefilling(prefill)(model)
+    chunk, weight = in_two(prompts, chunk), model.wpe.weight
+    again = torch.cat([weight[:chunk]] * -(-len(weight) // chunk))[: len(weight)]
+    with planted([(model.wpe._parameters, "weight", torch.nn.Parameter(again.detach()))]):
+        return GPT2.prefill(model, prompts, cache, chunk)
 
 
 def attending(model: GPT2, **how) -> Changes:
@@ -61,7 +51,7 @@ def attending(model: GPT2, **how) -> Changes:
 def mask_top_left_in_chunks(model):
     """a later chunk's mask is aligned at the top left, as is_causal does; invisible in prompts of one token"""
 
-    def prefill(model, prompts, cache, chunk):
+    def prefill(model, prompts, cache, chunk=None):
         return GPT2.prefill(model, prompts, cache, in_two(prompts, chunk))
 
     return [*prefilling(prefill)(model), *attending(model, is_causal=True)]
@@ -73,29 +63,21 @@ def prefill_unmasked(model):
     return attending(model)
 
 
-@torch_fault("huggingface/transformers/issues/14521", None)
-def logits_at_padding(model):
+@planting(prefilling, "huggingface/transformers/issues/14521", None)
+def logits_at_padding(model, prompts, cache, chunk=None):
     """the next token is read off the last column, which is padding in a shorter prompt; invisible when all prompts are
     equally long"""
-
-    def prefill(model, prompts, cache, chunk):
-        longest, start = max(map(len, prompts)), cache.host_lengths[0]
-        padded = [[*map(int, prompt), *[0] * (longest - len(prompt))] for prompt in prompts]
-        logits = GPT2.prefill(model, padded, cache, chunk)
-        cache.set_lengths([start + len(prompt) for prompt in prompts])
-        return logits
-
-    return prefilling(prefill)(model)
+    longest, start = max(map(len, prompts)), cache.host_lengths[0]
+    padded = [[*map(int, prompt), *[0] * (longest - len(prompt))] for prompt in prompts]
+    logits = GPT2.prefill(model, padded, cache, chunk)
+    cache.set_lengths([start + len(prompt) for prompt in prompts])
+    return logits
 
 
-@torch_fault("casper-hansen/AutoAWQ/pull/178", (0, "attention"), closest=True)
-def slot_of_an_earlier_run(model):
+@planting(prefilling, "casper-hansen/AutoAWQ/pull/178", ATTENTION, closest=True)
+def slot_of_an_earlier_run(model, prompts, cache, chunk=None):
     """the cache was not reset: its first slot is still an earlier run's when decoding starts"""
-
-    def prefill(model, prompts, cache, chunk):
-        logits = GPT2.prefill(model, prompts, cache, chunk)
-        for layer in range(len(model.blocks)):  # an earlier run's rows: as large as these, and not these
-            cache.write_span(layer, 0, *(a[:, :, :1].flip(-1).clone() for a in (cache.k[layer], cache.v[layer])))
-        return logits
-
-    return prefilling(prefill)(model)
+    logits = GPT2.prefill(model, prompts, cache, chunk)
+    for layer in range(len(model.blocks)):  # an earlier run's rows: as large as these, and not these
+        cache.write_span(layer, 0, *(a[:, :, :1].flip(-1).clone() for a in (cache.k[layer], cache.v[layer])))
+    return logits
