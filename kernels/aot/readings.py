@@ -92,7 +92,7 @@ def compile_for_amd(launch: Launch) -> Any:
     """Triton's own compiler and linker for AMD, both in its wheel; caps on registers are for NVIDIA's alone."""
     options = {name: x for name, x in launch.options.items() if name != "maxnreg"}
     arguments = {name: _seen(x) for name, x in (launch.arguments | options).items()}
-    return _compile(GPUTarget("hip", AMD, 64), launch.kernel, iter(()), arguments)
+    return _compile(GPUTarget("hip", AMD, 64), launch.kernel, iter(()), arguments, None)
 
 
 def read_amd(name: str) -> Row:
