@@ -174,11 +174,6 @@ def encode(model: GPT2, text: str) -> list[int]:
     return model.tokenizer.encode(text)
 
 
-def check_stop(stop: str | Sequence[str]) -> list[str]:
-    """The strings that end a text, as a list.  Raises ValueError for one that no text can contain."""
-    return strings("stop", stop)
-
-
 def check_model(model):
     """Raises ValueError unless model is a model; its name is none."""
     if not all(hasattr(model, name) for name in ("config", "prefill", "decode", "tokenizer")):
@@ -238,7 +233,7 @@ def generate(
     check_model(model)
     temperature, top_k, top_p = sampling.check(temperature, top_k, top_p)
     max_new_tokens = whole("max_new_tokens", max_new_tokens, "1 or more, a whole number", 1)
-    stop, kv_cache = check_stop(stop), flag("kv_cache", kv_cache)
+    stop, kv_cache = strings("stop", stop), flag("kv_cache", kv_cache)
     function("stream", stream)
     check_chunk(chunk)
     if cache is not None and not isinstance(cache, Cache):

@@ -58,11 +58,10 @@ def invariant_linear(x, weight, bias=None):
     places alike, which `keeps_bits` checks. Bits with gradients differ from those without.
 
     Measured with torch 2.14.1 on an AMD EPYC (oneDNN for float32, MKL for float64), one thread and two: it does, for
-    each product of the tiny, 124M and XL models. Not measured on a GPU. The number of threads is part of the machine:
-    on an Intel Xeon with AVX-512, MKL's float64 products have other bits with two threads than with one, unless
-    MKL_CBWR=AVX512,STRICT is set. The 124M model without its attention takes
-    2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8, 1.5 for a prefill of 64
-    (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
+    each product of the tiny, 124M and XL models. Not measured on a GPU. On an Intel Xeon with AVX-512, MKL's float64
+    products have other bits with two threads than with one, unless MKL_CBWR=AVX512,STRICT is set. The 124M model
+    without its attention takes 2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8,
+    1.5 for a prefill of 64 (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
     """
     rows = x.reshape(-1, x.shape[-1])
     padded = x.new_zeros(-(-len(rows) // ROWS) * ROWS, x.shape[-1])
@@ -74,9 +73,8 @@ def invariant_linear(x, weight, bias=None):
 def invariant_gelu(x, approximate: str = "tanh"):
     """F.gelu(x, approximate=...), where a row's bits depend on that row alone.  x (..., n) -> (..., n)
 
-    A CPU computes most numbers in vectors and, in other last bits, those left over at the end of each thread's share;
-    which they are changes with the number of rows. Row by row, it is always the same ones. On a GPU every number has a
-    thread of its own.
+    A CPU computes most numbers in vectors and, in other last bits, those left over at the end of each thread's share,
+    which change with the number of rows but not row by row. On a GPU every number has a thread of its own.
     """
     if x.device.type != "cpu":
         return F.gelu(x, approximate=approximate)

@@ -18,16 +18,7 @@ from .checkpoint.merges import (
     read_json,
     read_merges,
 )
-from .checkpoint.vocabulary import (
-    MERGES,
-    VOCAB,
-    Added,
-    Vocabulary,
-    assemble,
-    folder_vocabulary,
-    read_side,
-    within,
-)
+from .checkpoint.vocabulary import MERGES, VOCAB, Added, Vocabulary, assemble, folder_vocabulary, read_side, within
 
 log = logging.getLogger(__name__)
 # The pieces into which GPT-2 cuts a text before merging (OpenAI, gpt-2/src/encoder.py).

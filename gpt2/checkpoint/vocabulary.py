@@ -226,7 +226,7 @@ def read_tokenizer_json(path: Path, side: Side) -> Vocabulary:
         raise TokenizerError(f"{path} describes no tokenizer")
     model, tokens = raw["model"], raw.get("added_tokens") or []
     kind = model.get("type", "BPE" if {"vocab", "merges"} <= model.keys() else None)  # GPT-2's own file has no type
-    if kind != "BPE" or not empty(raw.get("normalizer"), "normalizers"):
+    if kind != "BPE" or unwrap(raw.get("normalizer"), "normalizers") not in (None, {}, []):
         raise ForeignTokenizer(f"{path} is no byte-level BPE as GPT-2's; put merges.txt and vocab.json in its place")
     check_pipeline(raw, path)
     check_model(model, path)
@@ -254,10 +254,6 @@ def unwrap(step: object, inner: str) -> object:
     if isinstance(steps, list) and len(steps) < 2:
         return unwrap(steps[0], inner) if steps else None
     return step
-
-
-def empty(step: object, inner: str) -> bool:
-    return unwrap(step, inner) in (None, {}, [])
 
 
 def check_pipeline(raw: dict, path: Path):

@@ -100,9 +100,7 @@ def rewritten(line: bytes) -> str:
     return "it ends in CR LF" if line.endswith(b"\r") else "the same fields in another form"
 
 
-def run(
-    prompts: Sequence[str], settings: dict[str, Any], batch: int, complete: Complete, done: int = 0
-) -> Iterator[str]:
+def run(prompts: Sequence[str], settings: dict, batch: int, complete: Complete, done: int = 0) -> Iterator[str]:
     """Yield the result lines of each batch, without the first `done` lines, which are written already.
 
     complete  called as complete(start, prompts) for the batch that begins at prompt `start`

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from .. import sampling
-from ..generate import Completion, check_fit, check_stop, encode, generate
+from ..arguments import strings
+from ..generate import Completion, check_fit, encode, generate
 from ..model import GPT2
 from ..stream import NotFinite
 from ..weights import load
@@ -92,7 +93,7 @@ def check_call(args: argparse.Namespace):
     for name in ("batch", "max_tokens"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more")
-    check_stop(args.stop)
+    strings("stop", args.stop)
     if args.output and not args.prompt_file:
         raise ValueError("--output came without --prompt-file; redirect standard output instead")
 

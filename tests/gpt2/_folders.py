@@ -8,13 +8,20 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from kvproof.gpt2 import load
 from kvproof.gpt2.checkpoint.merges import byte_alphabet
 from kvproof.reference.config import Config
 
 from .._checkpoints import as_json, tensors_of
 
+SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "l d", "Ġw or", "Ġwor ld"]
 END = 256 + len(MERGES)  # <|endoftext|>
+
+
+def logits_of(folder: Path):
+    return load(folder, dtype="float64")(IDS)
 
 
 def vocabulary() -> dict[str, int]:
@@ -56,7 +63,7 @@ def write(folder: Path, files: Mapping[str, object]) -> Path:
 def speaker(folder: Path, ids: list[int], n_vocab: int, files: Mapping[str, object] | None = None, **config) -> Path:
     """A checkpoint that writes ids[p] after position p, whatever came before, with these files beside it."""
     kinds = sorted(set(ids))
-    sizes = Config(n_vocab=n_vocab, n_ctx=16, n_embd=2 * len(kinds) + 2, n_head=1, n_layer=1, n_inner=4)
+    sizes = Config(n_vocab=n_vocab, n_ctx=max(16, len(ids)), n_embd=2 * len(kinds) + 2, n_head=1, n_layer=1, n_inner=4)
     state = {
         name: torch.ones_like(t) if name.endswith("ln_f.weight") else 0 * t for name, t in tensors_of(sizes).items()
     }

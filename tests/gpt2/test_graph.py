@@ -74,19 +74,15 @@ def test_one_graph_serves_a_cache_that_is_reset_and_filled_anew():
     assert tape.runs == 1
 
 
-def test_a_step_without_room_is_refused_before_anything_runs():
+def test_a_step_without_room_is_refused_before_anything_runs_or_is_recorded():
     step, _ = recorded(4, blank)
     step(torch.tensor([1, 2]))
     refused(ContextFull, "cache's 4 slots", step, torch.tensor([3, 4]))
     assert step.ids.tolist() == [1, 2]
     assert step.cache.host_lengths == step.cache.lengths.tolist() == [4, 3]
-
-
-def test_nothing_is_recorded_for_a_cache_that_is_already_full():
-    step, _ = recorded(3, blank)
-    with pytest.raises(ContextFull):
-        step(torch.tensor([1, 2]))
-    assert step.recording is None
+    full, _ = recorded(3, blank)
+    refused(ContextFull, "cache's 3 slots", full, torch.tensor([1, 2]))
+    assert full.recording is None
 
 
 @pytest.mark.parametrize("what", ["k", "lengths", "workspace", "weights"])

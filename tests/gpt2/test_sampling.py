@@ -66,6 +66,9 @@ def test_rows_have_their_own_streams_and_do_not_depend_on_the_batch():
     alone, many = sampling.keys(3, 1, 10), sampling.keys(3, 4, 10)
     assert torch.equal(alone[0], many[0])
     assert len({tuple(row) for row in many.tolist()}) == 4
+    assert torch.equal(sampling.keys(3, 2, 10, first_row=2), many[2:])
+    with pytest.raises(ValueError, match="first_row is -1"):
+        sampling.keys(3, 2, 4, first_row=-1)
 
 
 def test_half_precision_logits_are_sampled_in_float64():

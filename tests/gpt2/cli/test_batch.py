@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
-from kvproof.gpt2 import Completion, generate, load, sampling, weights
+from kvproof.gpt2 import Completion, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import batch, output_file
 from kvproof.gpt2.cli import generate as cli_generate
@@ -123,13 +122,6 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, m
     with pytest.raises(batch.OutputMismatch, match=message):
         resume(path)
     assert path.read_bytes() == held
-
-
-def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
-    whole = sampling.keys(3, 5, 4)
-    assert torch.equal(sampling.keys(3, 2, 4, first_row=3), whole[3:])
-    with pytest.raises(ValueError, match="first_row is -1"):
-        sampling.keys(3, 2, 4, first_row=-1)
 
 
 def test_generate_cut_into_batches_gives_what_it_gives_whole():

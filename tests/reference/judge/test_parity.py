@@ -143,16 +143,10 @@ def test_noise_takes_results_of_one_shape_and_at_least_two():
     refused(ValueError, "noise takes them alike", noise, B, B[:, :1])
 
 
-def test_logit_error_is_relative_to_the_largest_logit_but_never_below_one():
+def test_logit_error_is_relative_to_the_largest_logit_at_least_one_and_nan_passes_no_bar():
     assert logit_error([1.0, -4.0], [1.0, -8.0]) == 0.5
     assert logit_error([0.25, 0.5], [0.5, 0.5]) == 0.25
     assert logit_error(np.array([2], np.float32), [2.0]) == 0
-
-
-def test_logits_with_nan_pass_no_bar():
     assert not logit_error([np.nan, 1.0], [1.0, 1.0]) <= max(LOGIT_BARS.values())
-
-
-def test_logits_of_other_positions_are_not_compared():
     with pytest.raises(ValueError, match=r"logits are \(1, 3\), the oracle's \(2, 3\); compare the same positions"):
         logit_error(np.zeros((1, 3)), np.zeros((2, 3)))
