@@ -112,13 +112,18 @@ def check_vocabulary(vocab: object, where: Path) -> dict[str, int]:
     return vocab
 
 
+def read_vocabulary(path: Path) -> dict[str, int] | None:
+    """The vocabulary of a vocab.json, None where there is no such file.  Raises TokenizerError."""
+    return check_vocabulary(read_json(path), path) if path.is_file() else None
+
+
 def renumber(ranks: dict[bytes, int], vocab: object, where: Path) -> tuple[dict[bytes, int], dict[str, int]]:
     """The merges' tokens with the ids of a vocabulary, and its other tokens, which no merge makes.
 
     ranks    token bytes -> its place, as read_merges gives it
     vocab    token, in GPT-2's printable alphabet -> id, as vocab.json has it
 
-    Raises TokenizerError where ids have gaps, lack a token or leave the merges' order: tiktoken merges the lowest first.
+    Raises TokenizerError where ids have gaps, lack a token or leave the merges' order: the lowest is merged first.
     """
     vocab = check_vocabulary(vocab, where)
     if sorted(vocab.values()) != list(range(len(vocab))):

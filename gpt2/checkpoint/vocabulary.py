@@ -25,6 +25,7 @@ from .merges import (
     read_json,
     read_merges,
     read_object,
+    read_vocabulary,
     renumber,
     unmade,
 )
@@ -95,9 +96,7 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
         return read_tokenizer_json(folder / TOKENIZER, side)
     check_class(folder, side)
     if merges is not None:
-        vocab = folder / VOCAB
-        read = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else None
-        return assemble(read_merges(merges), read, side, merges, vocab)
+        return assemble(read_merges(merges), read_vocabulary(folder / VOCAB), side, merges, folder / VOCAB)
     if (folder / VOCAB).is_file() or side.added or side.end not in (None, ENDOFTEXT):
         return published_with(folder, side)
     return None
@@ -105,9 +104,9 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
 
 def published_with(folder: Path, side: Side) -> Vocabulary | None:
     """The published merges with a vocab.json or added tokens of the folder's own; None if all are as published."""
-    ranks, vocab = published_ranks(), folder / VOCAB
+    ranks, vocab, own = published_ranks(), folder / VOCAB, read_vocabulary(folder / VOCAB)
     published = {name: ranks[token] for name, token in names_of(ranks).items()} | {ENDOFTEXT: len(ranks)}
-    own = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else published
+    own = published if own is None else own
     if not published.items() <= own.items():
         raise TokenizerError(f"{vocab} is not the published one and came without merges; put its merges.txt there")
     found = assemble(ranks, own, side, PUBLISHED, vocab)

@@ -24,7 +24,7 @@ from .._checkpoints import LINEARS, edit_config, save_nanogpt, save_pretrained, 
 from .._gpt2_models import IMPLS
 from .._reference_models import F32_BAR, F64_BAR, SAFETENSORS_SPELLINGS, error
 from .._refused import refused
-from ._folders import IDS, SMALL, logits_of
+from ._folders import IDS, SMALL, logits_of, sizes
 
 SPELLINGS = SAFETENSORS_SPELLINGS | {
     "prefix-lmhead-maskedbias-bin": "logits_f32",
@@ -124,10 +124,8 @@ def test_mistakes_are_named(arguments, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 def test_cuda_without_a_gpu_is_named():
-    with pytest.raises(
-        ValueError, match="device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'"
-    ):
-        load(device="cuda")
+    words = "device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'"
+    refused(ValueError, words, load, device="cuda")
 
 
 def variant(data, tmp_path, **config):
@@ -203,7 +201,7 @@ def test_a_padded_vocabulary_never_makes_a_padding_id(tmp_path):
 
 @pytest.mark.parametrize(("n_vocab", "known"), [(50257, 50257), (50304, 50257), (50256, None), (50258, None)])
 def test_without_merges_the_two_published_sizes_have_the_published_tokenizer(tmp_path, n_vocab, known):
-    config = Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=8)
+    config = sizes(n_vocab)
     tokenizer = load(save_pretrained(tmp_path / "hf", config, tensors_of(config))).tokenizer
     assert (tokenizer and tokenizer.n_vocab) == known
 
@@ -211,8 +209,7 @@ def test_without_merges_the_two_published_sizes_have_the_published_tokenizer(tmp
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.bpe"])
 def test_merges_beside_the_weights_are_the_tokenizer(tmp_path, name):
     for n_vocab in (2049, 2112):  # as many as there are, padded
-        config = Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=8)
-        folder = save_pretrained(tmp_path / str(n_vocab), config, tensors_of(config))
+        folder = save_pretrained(tmp_path / str(n_vocab), sizes(n_vocab), tensors_of(sizes(n_vocab)))
         shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder / name)
         assert load(folder).tokenizer.n_vocab == 2049
 

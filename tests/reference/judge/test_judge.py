@@ -107,9 +107,12 @@ def test_no_false_alarm_in_six_hundred_clean_draws_and_no_slack_for_a_bug_to_hid
     assert UNSHIFTED / 4 < max(sizes.values()) < UNSHIFTED
 
 
-def check_float32_inside(count):
-    """Paths that compute in float32 inside, both or A alone, are excused; returns A's noise in float32's errors."""
-    ratios = []
+@pytest.mark.parametrize(
+    ("count", "least", "most"),
+    [(2, 0, NARROW), pytest.param(100, NARROW / 4, NARROW / 1.9, marks=pytest.mark.exhaustive)],
+)
+def test_paths_that_compute_in_float32_inside_are_excused_and_not_taken_for_narrower(count, least, most):
+    ratios = []  # A's noise in float32's errors
     for seed in range(count):
         subject = Float32Inside(config=small_config(HEADS[seed % 4], (1, 2, 4, 12)[seed // 4 % 4]), seed=seed)
         for subject.apart in (False, True):
@@ -121,18 +124,8 @@ def check_float32_inside(count):
         assert wide.noise
         assert narrow
         ratios.append(wide.noise[0] / rms(narrow.b - wide.b))
-    return max(ratios)
-
-
-def test_paths_that_compute_in_float32_inside_are_excused_and_told_so():
-    assert check_float32_inside(2) < NARROW
-
-
-@pytest.mark.exhaustive
-def test_no_float32_path_of_a_hundred_is_taken_for_a_narrower_one():
-    worst = check_float32_inside(100)
-    print(f"\nfloat32 inside: noise up to {worst:.2f} of float32's error")
-    assert NARROW / 4 < worst <= NARROW / 1.9
+    print(f"\nfloat32 inside: noise up to {max(ratios):.2f} of float32's error")
+    assert least < max(ratios) < most
 
 
 def test_a_bug_stands_out_in_the_first_rung_and_the_sentence_says_where():
