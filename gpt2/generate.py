@@ -11,9 +11,9 @@ from ..reference.config import ContextFull, brief
 from . import sampling
 from .arguments import flag, function, is_row, is_text, listed, refuse, strings, whole, whole_numbers
 from .cache import Cache
-from .graph import default_step
+from .graph import Run, default_step
 from .model import GPT2, check_chunk, pad
-from .stream import Writer
+from .stream import Listener, Writer
 
 
 @dataclass
@@ -47,14 +47,8 @@ class Source(Protocol):
 class Cached:
     """The next token's logits from a KV cache: prefill once, then one decode step per token."""
 
-    def __init__(
-        self,
-        model: GPT2,
-        cache: Cache,
-        chunk: int | None = None,
-        step: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ):
-        """step: the decode step, ids (B,) -> logits (B, V); None takes the model's default."""
+    def __init__(self, model: GPT2, cache: Cache, chunk: int | None = None, step: Run | None = None):
+        """step: the decode step; None takes the model's default."""
         self.model, self.cache, self.chunk = model, cache, chunk
         self._step = default_step(model, cache) if step is None else step
 
@@ -206,7 +200,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
-    stream: Callable[[int, int | None, str], None] | None = None,
+    stream: Listener | None = None,
     kv_cache: bool = True,
     chunk: int | None = None,
     cache: Cache | None = None,

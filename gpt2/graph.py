@@ -13,6 +13,7 @@ import torch
 from .cache import Cache, CacheMismatch
 from .model import GPT2, WHOLE
 
+Run = Callable[[torch.Tensor], torch.Tensor]  # a decode step: ids (B,) -> logits (B, V)
 Work = Callable[[], torch.Tensor]  # launches something and returns where its result lies
 
 
@@ -32,7 +33,7 @@ class Step:
     Raises ValueError unless the model's impl is "triton", CacheMismatch unless the cache was made for it.
     """
 
-    def __init__(self, model: GPT2, cache: Cache, run: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, model: GPT2, cache: Cache, run: Run):
         if model.impl != "triton":
             raise ValueError(
                 f"impl {model.impl!r} slices the cache by lengths of the host's; only 'triton' reads them on the "
@@ -137,7 +138,7 @@ class GraphStep(Step):
         return [x.data_ptr() for x in held if isinstance(x, torch.Tensor)]
 
 
-def default_step(model: GPT2, cache: Cache) -> Callable[[torch.Tensor], torch.Tensor]:
+def default_step(model: GPT2, cache: Cache) -> Run:
     """This model's decode step for this cache, ids (B,) -> logits (B, V): on CUDA a graph for the impl "triton"."""
     if model.impl == "triton" and model.device.type == "cuda":
         return GraphStep(model, cache)

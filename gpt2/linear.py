@@ -38,12 +38,8 @@ def linear(x, weight, bias=None):
     row by a Conv1D weight is it ahead; in half precision torch chooses oneDNN itself.
     """
     # Dynamo cannot ask whether oneDNN is there; a compiled graph has products of its own anyway.
-    by_onednn = (
-        not torch.compiler.is_compiling()
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-    )
+    plain = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+    by_onednn = plain and x.dtype == torch.float32 and x.device.type == "cpu"
     one_row = x.numel() == x.shape[-1]
     if by_onednn and torch.backends.mkldnn.is_available() and (weight.is_contiguous() or not one_row):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

@@ -9,7 +9,6 @@
 Settings under which Tokenizer would give other ids are refused by name.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -278,13 +277,6 @@ def adds_none(step: dict) -> bool:
 
 def check_model(model: dict, path: Path):
     """Raises ForeignTokenizer for a field of tokenizer.json's model that changes the merges' tokens."""
-    neutral: dict[str, Callable] = {
-        "dropout": lambda v: v is None or v == 0,
-        "continuing_subword_prefix": lambda v: not v,
-        "end_of_word_suffix": lambda v: not v,
-        "byte_fallback": lambda v: not v,
-        "ignore_merges": lambda v: not v,
-    }
-    for name, fits in neutral.items():
-        if name in model and not fits(model[name]):
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+        if model.get(name) not in (None, 0) if name == "dropout" else model.get(name):
             raise ForeignTokenizer(f"{path} has {name}={str(model[name])[:40]} in its model, which is not honoured")

@@ -22,12 +22,8 @@ class OutputMismatch(ValueError):
 
 def record(index: int, prompt: str, settings: dict[str, Any], done: Completion) -> dict[str, Any]:
     """A result: the question first, so that the beginning of its line is known before the work."""
-    return asked(index, prompt, settings) | {
-        "text": done.text,
-        "ids": done.ids,
-        "prompt_tokens": len(done.prompt_ids),
-        "finish_reason": done.finish_reason,
-    }
+    answer = {"text": done.text, "ids": done.ids, "prompt_tokens": len(done.prompt_ids)}
+    return asked(index, prompt, settings) | answer | {"finish_reason": done.finish_reason}
 
 
 def asked(index: int, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:

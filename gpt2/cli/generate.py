@@ -11,7 +11,7 @@ from .. import sampling
 from ..arguments import strings
 from ..generate import Completion, check_fit, encode, generate
 from ..model import GPT2
-from ..stream import NotFinite
+from ..stream import Listener, NotFinite
 from ..weights import load
 from . import batch, output_file
 from .fingerprint import fingerprint
@@ -20,7 +20,6 @@ from .progress import Progress
 from .prompt_file import prompt_lines
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
-Listener = Callable[[int, int | None, str], None]
 
 
 def emulated(args: argparse.Namespace) -> AbstractContextManager:

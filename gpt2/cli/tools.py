@@ -130,14 +130,9 @@ def run_info(args: argparse.Namespace):
     width = as_dtype(args.dtype).itemsize
     parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
     cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
-    facts = asdict(config) | {
-        "head_dim": config.head_dim,
-        "parameters": parameters,
-        "dtype": args.dtype,
-        "weight_bytes": parameters * width,
-        "cache_bytes_per_token": cache,
-        "cache_bytes_full_context": cache * config.n_ctx,
-    }
+    facts = asdict(config) | {"head_dim": config.head_dim, "parameters": parameters, "dtype": args.dtype}
+    facts |= {"weight_bytes": parameters * width, "cache_bytes_per_token": cache}
+    facts["cache_bytes_full_context"] = cache * config.n_ctx
     if args.json:
         print(json.dumps({"model": args.model} | facts | {"origin": origin}))
     else:

@@ -75,20 +75,8 @@ def test_without_a_seed_every_run_differs():
 
 def test_prompts_may_be_texts_ids_or_tensors(tiny):
     ids = tiny.tokenizer.encode("Once upon")
-    tensor, array = torch.tensor(ids), np.array(ids)
-    forms = [
-        "Once upon",
-        ["Once upon"],
-        ids,
-        [ids],
-        (ids,),
-        tensor,
-        tensor[None],
-        [tensor],
-        array,
-        array[None],
-        list(array),
-    ]
+    row, array = torch.tensor(ids), np.array(ids)
+    forms = ["Once upon", ["Once upon"], ids, [ids], (ids,), row, row[None], [row], array, array[None], list(array)]
     results = [generate(tiny, form, max_new_tokens=5) for form in forms]
     assert all(result == results[0] for result in results)
     assert results[0][0].prompt_ids == ids

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kvproof.gpt2 import CacheMismatch, ContextFull
-from kvproof.gpt2.graph import GraphStep, Recording, default_step
+from kvproof.gpt2.graph import GraphStep, Recording, compiled_step, default_step
 
 from .._gpt2_models import random_prompts, small_model
 from .._refused import refused
@@ -110,13 +110,15 @@ def test_ids_that_do_not_fit_are_refused_and_claim_no_slot(ids):
     assert step.cache.host_lengths == [3, 2]
 
 
-def test_what_cannot_be_recorded_is_refused_in_words():
+@pytest.mark.parametrize("make", [GraphStep, compiled_step])
+def test_what_cannot_be_recorded_or_compiled_is_refused_in_words(make):
     model = small_model(2, 8)[0]
-    refused(ValueError, "impl 'sdpa' slices the cache", GraphStep, model.with_impl("sdpa"), model.new_cache(2, 4))
-    triton = model.with_impl("triton")
-    refused(CacheMismatch, "made for another impl", GraphStep, triton, model.with_impl("sdpa").new_cache(2, 4))
-    with pytest.raises(CacheMismatch, match="1 heads, head_dim 16"):
-        GraphStep(triton, small_model(1, 16)[0].with_impl("triton").new_cache(2, 4))
+    triton, slicing = model.with_impl("triton"), "slices the cache by lengths of the host's"
+    for impl in ("eager", "sdpa"):
+        refused(ValueError, f"impl '{impl}' {slicing}", make, model.with_impl(impl), model.new_cache(2, 4))
+    refused(CacheMismatch, "made for another impl", make, triton, model.with_impl("sdpa").new_cache(2, 4))
+    narrow = small_model(1, 16)[0].with_impl("triton").new_cache(2, 4)
+    refused(CacheMismatch, "1 heads, head_dim 16", make, triton, narrow)
 
 
 def test_on_the_cpu_the_default_step_is_the_models_own():

@@ -160,9 +160,7 @@ def test_a_damaged_file_ends_in_a_named_error(folder, damage, words):
     ("size", "words"),
     [
         (0, "model.safetensors is empty; fetch it again"),
-        (5, BROKEN),
-        (8, BROKEN),
-        (100, BROKEN),
+        *((size, BROKEN) for size in (5, 8, 100)),
         (9000, BROKEN + ".*; 9000 of its [0-9]+ bytes are there: fetch it again"),
     ],
 )
