@@ -29,8 +29,6 @@ class Cache(ABC):
     workspace     scratch memory of the triton impl, allocated once; None for the others
     """
 
-    k: Sequence[torch.Tensor]
-    v: Sequence[torch.Tensor]
     block_table: torch.Tensor | None = None
 
     def __init__(
@@ -39,13 +37,13 @@ class Cache(ABC):
         batch: int,
         capacity: int,
         *,
-        dtype: torch.dtype,
-        device: str | torch.device,
-        impl: str,
-        new: int,
-        slots: int,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        impl: str = "sdpa",
+        new: int = 1,
+        memory: tuple[int, int] | None = None,
     ):
-        """new: tokens of a sequence that a call of the kernel may bring; slots: the capacity it sees, whole pages."""
+        """new: tokens of a sequence that a call of the kernel may bring; memory: its rows, the slots of each."""
         check_impl(impl)
         new = whole("new", new, "a whole number, 1 or more", 1)
         if not isinstance(config, Config):
@@ -63,10 +61,14 @@ class Cache(ABC):
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
         self.rows = torch.arange(batch, device=device)
+        rows, each = memory or (batch, capacity)
+        shape = (rows, config.n_head, each, config.head_dim)
+        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
         self.new, self.workspace = new, None
         if impl == "triton":
             from ..kernels.attention import make_workspace
 
+            slots = -(-capacity // each) * each  # the capacity that the kernel sees
             self.workspace = make_workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
 
     @property
@@ -177,21 +179,6 @@ class StaticCache(Cache):
 
     k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
     """
-
-    def __init__(
-        self,
-        config: Config,
-        batch: int,
-        capacity: int,
-        *,
-        dtype=torch.float32,
-        device: str | torch.device = "cpu",
-        impl: str = "sdpa",
-        new: int = 1,
-    ):
-        super().__init__(config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, slots=capacity)
-        shape = (self.batch, config.n_head, self.capacity, config.head_dim)
-        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
 
     def make_room(self, stop: int):
         """Nothing to do: every slot has memory."""

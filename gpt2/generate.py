@@ -11,9 +11,9 @@ from ..reference.config import ContextFull, brief
 from . import sampling
 from .arguments import flag, function, is_row, is_text, listed, refuse, strings, whole, whole_numbers
 from .cache import Cache
-from .graph import default_step
+from .graph import Run, default_step
 from .model import GPT2, check_chunk, pad
-from .stream import Writer
+from .stream import Listener, Writer
 
 
 @dataclass
@@ -47,14 +47,8 @@ class Source(Protocol):
 class Cached:
     """The next token's logits from a KV cache: prefill once, then one decode step per token."""
 
-    def __init__(
-        self,
-        model: GPT2,
-        cache: Cache,
-        chunk: int | None = None,
-        step: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ):
-        """step: the decode step, ids (B,) -> logits (B, V); None takes the model's default."""
+    def __init__(self, model: GPT2, cache: Cache, chunk: int | None = None, step: Run | None = None):
+        """step: the decode step; None takes the model's default."""
         self.model, self.cache, self.chunk = model, cache, chunk
         self._step = default_step(model, cache) if step is None else step
 
@@ -174,11 +168,6 @@ def encode(model: GPT2, text: str) -> list[int]:
     return model.tokenizer.encode(text)
 
 
-def check_stop(stop: str | Sequence[str]) -> list[str]:
-    """The strings that end a text, as a list.  Raises ValueError for one that no text can contain."""
-    return strings("stop", stop)
-
-
 def check_model(model):
     """Raises ValueError unless model is a model; its name is none."""
     if not all(hasattr(model, name) for name in ("config", "prefill", "decode", "tokenizer")):
@@ -211,7 +200,7 @@ def generate(
     top_p: float | None = None,
     seed: int | None = None,
     stop: str | Sequence[str] = (),
-    stream: Callable[[int, int | None, str], None] | None = None,
+    stream: Listener | None = None,
     kv_cache: bool = True,
     chunk: int | None = None,
     cache: Cache | None = None,
@@ -238,7 +227,7 @@ def generate(
     check_model(model)
     temperature, top_k, top_p = sampling.check(temperature, top_k, top_p)
     max_new_tokens = whole("max_new_tokens", max_new_tokens, "1 or more, a whole number", 1)
-    stop, kv_cache = check_stop(stop), flag("kv_cache", kv_cache)
+    stop, kv_cache = strings("stop", stop), flag("kv_cache", kv_cache)
     function("stream", stream)
     check_chunk(chunk)
     if cache is not None and not isinstance(cache, Cache):

@@ -13,6 +13,7 @@ import torch
 from .cache import Cache, CacheMismatch
 from .model import GPT2, WHOLE
 
+Run = Callable[[torch.Tensor], torch.Tensor]  # a decode step: ids (B,) -> logits (B, V)
 Work = Callable[[], torch.Tensor]  # launches something and returns where its result lies
 
 
@@ -32,7 +33,7 @@ class Step:
     Raises ValueError unless the model's impl is "triton", CacheMismatch unless the cache was made for it.
     """
 
-    def __init__(self, model: GPT2, cache: Cache, run: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, model: GPT2, cache: Cache, run: Run):
         if model.impl != "triton":
             raise ValueError(
                 f"impl {model.impl!r} slices the cache by lengths of the host's; only 'triton' reads them on the "
@@ -102,7 +103,7 @@ class GraphStep(Step):
 
     A graph addresses memory, not tensors, so it belongs to the cache and the weights it was recorded with: record one
     for each cache. Steps of one graph go one after the other: they share its input, its output and the cache's
-    workspace.  Raises ValueError unless the model's impl is "triton", CacheMismatch unless the cache was made for it.
+    workspace.
     """
 
     def __init__(self, model: GPT2, cache: Cache, record: Callable[[Work], Recording] = cuda_recording):
@@ -112,11 +113,7 @@ class GraphStep(Step):
         self.ids = torch.zeros(cache.batch, dtype=torch.long, device=model.device)
 
     def __call__(self, ids):
-        """One new token per sequence, as GPT2.decode takes and returns it.
-
-        Raises ContextFull if a sequence has no slot left, ValueError for ids that do not fit, CacheMismatch if the
-        cache or the weights no longer lie where the graph was recorded; the cache is then as it was.
-        """
+        """As Step's.  Raises CacheMismatch too, if the cache or the weights no longer lie where they were recorded."""
         if self.recording is not None and self.addresses != self._addresses():
             raise CacheMismatch(
                 "the cache's or the model's tensors have moved since the graph was recorded, and a replay would use "
@@ -141,7 +138,7 @@ class GraphStep(Step):
         return [x.data_ptr() for x in held if isinstance(x, torch.Tensor)]
 
 
-def default_step(model: GPT2, cache: Cache) -> Callable[[torch.Tensor], torch.Tensor]:
+def default_step(model: GPT2, cache: Cache) -> Run:
     """This model's decode step for this cache, ids (B,) -> logits (B, V): on CUDA a graph for the impl "triton"."""
     if model.impl == "triton" and model.device.type == "cuda":
         return GraphStep(model, cache)

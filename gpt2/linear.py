@@ -38,12 +38,8 @@ def linear(x, weight, bias=None):
     row by a Conv1D weight is it ahead; in half precision torch chooses oneDNN itself.
     """
     # Dynamo cannot ask whether oneDNN is there; a compiled graph has products of its own anyway.
-    by_onednn = (
-        not torch.compiler.is_compiling()
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and not torch.is_grad_enabled()
-    )
+    plain = not (torch.compiler.is_compiling() or torch.is_grad_enabled())
+    by_onednn = plain and x.dtype == torch.float32 and x.device.type == "cpu"
     one_row = x.numel() == x.shape[-1]
     if by_onednn and torch.backends.mkldnn.is_available() and (weight.is_contiguous() or not one_row):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -58,11 +54,10 @@ def invariant_linear(x, weight, bias=None):
     places alike, which `keeps_bits` checks. Bits with gradients differ from those without.
 
     Measured with torch 2.14.1 on an AMD EPYC (oneDNN for float32, MKL for float64), one thread and two: it does, for
-    each product of the tiny, 124M and XL models. Not measured on a GPU. The number of threads is part of the machine:
-    on an Intel Xeon with AVX-512, MKL's float64 products have other bits with two threads than with one, unless
-    MKL_CBWR=AVX512,STRICT is set. The 124M model without its attention takes
-    2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8, 1.5 for a prefill of 64
-    (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
+    each product of the tiny, 124M and XL models. Not measured on a GPU. On an Intel Xeon with AVX-512, MKL's float64
+    products have other bits with two threads than with one, unless MKL_CBWR=AVX512,STRICT is set. The 124M model
+    without its attention takes 2.5 to 2.7 times as long for a token of one sequence, 1.4 to 1.5 for one of each of 8,
+    1.5 for a prefill of 64 (float64: 3.4, 1.3, 2.2; one thread, medians of alternating runs on a busy machine).
     """
     rows = x.reshape(-1, x.shape[-1])
     padded = x.new_zeros(-(-len(rows) // ROWS) * ROWS, x.shape[-1])
@@ -74,9 +69,8 @@ def invariant_linear(x, weight, bias=None):
 def invariant_gelu(x, approximate: str = "tanh"):
     """F.gelu(x, approximate=...), where a row's bits depend on that row alone.  x (..., n) -> (..., n)
 
-    A CPU computes most numbers in vectors and, in other last bits, those left over at the end of each thread's share;
-    which they are changes with the number of rows. Row by row, it is always the same ones. On a GPU every number has a
-    thread of its own.
+    A CPU computes most numbers in vectors and, in other last bits, those left over at the end of each thread's share,
+    which change with the number of rows but not row by row. On a GPU every number has a thread of its own.
     """
     if x.device.type != "cpu":
         return F.gelu(x, approximate=approximate)
@@ -85,12 +79,12 @@ def invariant_gelu(x, approximate: str = "tanh"):
 
 
 @torch.no_grad()
-def keeps_bits(weight, bias=None, seed: int = 0) -> bool:
+def keeps_bits(weight, bias=None) -> bool:
     """Whether a row has the same bits at each of the ROWS places of `linear`: among zeros, random rows and NaN.
 
     weight   (n_out, n_in) and bias (n_out,) as `invariant_linear` takes them; it runs 3 * ROWS products by them
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
 
     def random(*shape):
         return torch.randn(shape, generator=generator).to(weight)

@@ -7,7 +7,7 @@ import torch
 
 from ..reference.config import Config, ContextFull
 from .arguments import size, whole
-from .cache import Cache, layers
+from .cache import Cache
 
 
 class PagedCache(Cache):
@@ -51,12 +51,9 @@ class PagedCache(Cache):
                 f"a cache for {batch} sequences of {capacity} tokens, in {pages} pages of {page}, holds nothing; all "
                 "must be 1 or more"
             )
-        super().__init__(
-            config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, slots=max_pages * page
-        )
+        memory = pages, page
+        super().__init__(config, batch, capacity, dtype=dtype, device=device, impl=impl, new=new, memory=memory)
         self.page = page
-        shape = (pages, config.n_head, page, config.head_dim)
-        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
         self.block_table: torch.Tensor = torch.full((batch, max_pages), -1, dtype=torch.int32, device=device)
         self.host_table: list[list[int]] = [[] for _ in range(batch)]
         self.free_pages: list[int] = np.random.default_rng(seed).permutation(pages).tolist()

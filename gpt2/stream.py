@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from .tokenizer import Tokenizer
 
+Listener = Callable[[int, int | None, str], None]  # of row, id, text; held text comes last, with None as its id
+
 
 class NotFinite(FloatingPointError):
     """The model gave NaN or inf.
@@ -73,10 +75,7 @@ class Row:
 
 
 class Writer:
-    """Takes the batch's tokens step by step, ends rows, and calls listener(row, token, text) for each.
-
-    Text held back until a row ends comes last, with None for its token.
-    """
+    """Takes the batch's tokens step by step, ends rows, and calls the listener for each token."""
 
     def __init__(
         self,
@@ -84,7 +83,7 @@ class Writer:
         batch: int,
         ends: Collection[int],
         stop: Sequence[str],
-        listener: Callable[[int, int | None, str], None] | None,
+        listener: Listener | None,
     ):
         if stop and tokenizer is None:
             raise ValueError("stop strings came, but the model has no tokenizer to find them with; set model.tokenizer")

@@ -9,25 +9,8 @@ import tiktoken
 
 from ..reference.config import Config
 from .checkpoint.fit import PUBLISHED_VOCAB, check_fit
-from .checkpoint.merges import (
-    ENDOFTEXT,
-    PUBLISHED,
-    ForeignTokenizer,
-    TokenizerError,
-    check_vocabulary,
-    read_json,
-    read_merges,
-)
-from .checkpoint.vocabulary import (
-    MERGES,
-    VOCAB,
-    Added,
-    Vocabulary,
-    assemble,
-    folder_vocabulary,
-    read_side,
-    within,
-)
+from .checkpoint.merges import ENDOFTEXT, PUBLISHED, ForeignTokenizer, TokenizerError, read_merges, read_vocabulary
+from .checkpoint.vocabulary import MERGES, VOCAB, Added, Vocabulary, assemble, folder_vocabulary, read_side, within
 
 log = logging.getLogger(__name__)
 # The pieces into which GPT-2 cuts a text before merging (OpenAI, gpt-2/src/encoder.py).
@@ -65,8 +48,7 @@ class Tokenizer:
         Raises TokenizerError.
         """
         path, vocab = Path(path), Path(path).parent / VOCAB
-        ids = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else None
-        return cls(assemble(read_merges(path), ids, read_side(path.parent), path, vocab))
+        return cls(assemble(read_merges(path), read_vocabulary(vocab), read_side(path.parent), path, vocab))
 
     def encode(self, text: str | bytes, special: bool = False) -> list[int]:
         """Ids of a text or of any bytes. With special=True <|endoftext|> and other special tokens become their one id,

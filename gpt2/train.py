@@ -96,13 +96,13 @@ def batch(ids, tokens: int, span: int, rng):
 
 
 @torch.no_grad()
-def held_out_loss(model, ids, span: int = 1024) -> float:
-    """Cross-entropy in nats per token over consecutive windows of `span` tokens, each on its own."""
+def held_out_loss(model, ids) -> float:
+    """Cross-entropy in nats per token over consecutive windows of SPAN tokens, each on its own."""
     training = model.training
     model.eval()
     total = count = 0
-    for low in range(0, len(ids) - 1, span):
-        window = ids[None, low : low + span + 1]
+    for low in range(0, len(ids) - 1, SPAN):
+        window = ids[None, low : low + SPAN + 1]
         if window.shape[1] > 1:
             total += model.loss(window, "none").sum().item()
             count += window.shape[1] - 1

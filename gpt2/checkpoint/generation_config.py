@@ -41,15 +41,13 @@ def not_applied(generation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def with_end_tokens(config: Config, folder: Path, said: str = "config.json") -> tuple[Config, str | None]:
+def with_end_tokens(config: Config, folder: Path) -> tuple[Config, str | None]:
     """The config with the end tokens of the whole folder, and the file that names them, None if none does.
-
-    said  the file that config's own are from
 
     generation_config.json counts before config.json, as in transformers. An id past the vocabulary ends no text; a
     warning names it.  Raises CheckpointError, ConfigError.
     """
-    generation = read_generation(folder)
+    generation, said = read_generation(folder), "config.json"
     try:
         own = end_ids(generation.get("eos_token_id"))
     except ConfigError as error:

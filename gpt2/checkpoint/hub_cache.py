@@ -1,9 +1,8 @@
 """The hub's cache: files downloaded into it whole, and models copied out of it.
 
-huggingface_hub 2 keeps no partial file when a process dies, so this module downloads: a file grows in the cache's blobs
-folder under another name, resumes where it stopped, and gets its own name once its digest is right. The library then
-makes the snapshot and the refs, so that other tools read the same cache. Functions import the library themselves, since
-its import reads the environment.
+huggingface_hub 2 keeps no partial file when a process dies, so this module downloads: a file grows beside the blobs,
+resumes where it stopped, and becomes one once its digest is right. The library then makes the snapshot and the refs, so
+that other tools read the same cache. Functions import it themselves, since its import reads the environment.
 """
 
 import errno

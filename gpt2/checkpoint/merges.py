@@ -39,14 +39,8 @@ def read_merges(path: Path) -> dict[bytes, int]:
 
     path    vocab.bpe or merges.txt: a version line, then "left right" a line; a byte-order mark and CRLF are skipped
 
-    Raises TokenizerError for the first line that merges an unknown token, and for the published file cut off within a
-    line.
+    Raises TokenizerError if it is no text or cut off, and for the first line that merges an unknown token.
     """
-    return make_ranks(merge_lines(path), path)
-
-
-def merge_lines(path: Path) -> list[str]:
-    """The lines of a merges file.  Raises TokenizerError if it is no text, or cut off."""
     check_file(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -56,7 +50,7 @@ def merge_lines(path: Path) -> list[str]:
         raise TokenizerError(f"{path} {why}; pass a vocab.bpe or merges.txt") from None
     if not text.endswith("\n") and published_text().startswith(text) and not published_text().startswith(f"{text}\n"):
         raise TokenizerError(f"{path} is GPT-2's, cut off within line {text.count(chr(10)) + 1}; fetch it again")
-    return text.split("\n")  # not splitlines: some merges hold its exotic line ends
+    return make_ranks(text.split("\n"), path)  # not splitlines: some merges hold its exotic line ends
 
 
 @functools.cache
@@ -118,14 +112,18 @@ def check_vocabulary(vocab: object, where: Path) -> dict[str, int]:
     return vocab
 
 
+def read_vocabulary(path: Path) -> dict[str, int] | None:
+    """The vocabulary of a vocab.json, None where there is no such file.  Raises TokenizerError."""
+    return check_vocabulary(read_json(path), path) if path.is_file() else None
+
+
 def renumber(ranks: dict[bytes, int], vocab: object, where: Path) -> tuple[dict[bytes, int], dict[str, int]]:
     """The merges' tokens with the ids of a vocabulary, and its other tokens, which no merge makes.
 
     ranks    token bytes -> its place, as read_merges gives it
     vocab    token, in GPT-2's printable alphabet -> id, as vocab.json has it
 
-    Raises TokenizerError where the ids have gaps, lack a token, or do not follow the merges' order: tiktoken merges
-    the lowest id first.
+    Raises TokenizerError where ids have gaps, lack a token or leave the merges' order: the lowest is merged first.
     """
     vocab = check_vocabulary(vocab, where)
     if sorted(vocab.values()) != list(range(len(vocab))):

@@ -1,8 +1,7 @@
 """Checkpoints that are pickles: pytorch_model.bin, whole or sharded, and nanoGPT's ckpt.pt.
 
 A pickle is a program. Here it may only build tensors: torch.load(weights_only=True) runs it after a check that its
-opcodes call nothing else. Without the check, torch would let a few bytes allocate any amount of memory
-(bytearray(10**12), a deflated archive).
+opcodes call nothing else; torch alone lets a few bytes allocate any memory (bytearray(10**12), a deflated archive).
 """
 
 import mmap

@@ -9,7 +9,6 @@
 Settings under which Tokenizer would give other ids are refused by name.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from .merges import (
     read_json,
     read_merges,
     read_object,
+    read_vocabulary,
     renumber,
     unmade,
 )
@@ -95,9 +95,7 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
         return read_tokenizer_json(folder / TOKENIZER, side)
     check_class(folder, side)
     if merges is not None:
-        vocab = folder / VOCAB
-        read = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else None
-        return assemble(read_merges(merges), read, side, merges, vocab)
+        return assemble(read_merges(merges), read_vocabulary(folder / VOCAB), side, merges, folder / VOCAB)
     if (folder / VOCAB).is_file() or side.added or side.end not in (None, ENDOFTEXT):
         return published_with(folder, side)
     return None
@@ -105,9 +103,9 @@ def folder_vocabulary(folder: Path) -> Vocabulary | None:
 
 def published_with(folder: Path, side: Side) -> Vocabulary | None:
     """The published merges with a vocab.json or added tokens of the folder's own; None if all are as published."""
-    ranks, vocab = published_ranks(), folder / VOCAB
+    ranks, vocab, own = published_ranks(), folder / VOCAB, read_vocabulary(folder / VOCAB)
     published = {name: ranks[token] for name, token in names_of(ranks).items()} | {ENDOFTEXT: len(ranks)}
-    own = check_vocabulary(read_json(vocab), vocab) if vocab.is_file() else published
+    own = published if own is None else own
     if not published.items() <= own.items():
         raise TokenizerError(f"{vocab} is not the published one and came without merges; put its merges.txt there")
     found = assemble(ranks, own, side, PUBLISHED, vocab)
@@ -226,7 +224,7 @@ def read_tokenizer_json(path: Path, side: Side) -> Vocabulary:
         raise TokenizerError(f"{path} describes no tokenizer")
     model, tokens = raw["model"], raw.get("added_tokens") or []
     kind = model.get("type", "BPE" if {"vocab", "merges"} <= model.keys() else None)  # GPT-2's own file has no type
-    if kind != "BPE" or not empty(raw.get("normalizer"), "normalizers"):
+    if kind != "BPE" or unwrap(raw.get("normalizer"), "normalizers") not in (None, {}, []):
         raise ForeignTokenizer(f"{path} is no byte-level BPE as GPT-2's; put merges.txt and vocab.json in its place")
     check_pipeline(raw, path)
     check_model(model, path)
@@ -256,10 +254,6 @@ def unwrap(step: object, inner: str) -> object:
     return step
 
 
-def empty(step: object, inner: str) -> bool:
-    return unwrap(step, inner) in (None, {}, [])
-
-
 def check_pipeline(raw: dict, path: Path):
     """Raises ForeignTokenizer unless tokenizer.json's steps before and after the merges are GPT-2's."""
     cut = unwrap(raw.get("pre_tokenizer"), "pretokenizers")
@@ -283,13 +277,6 @@ def adds_none(step: dict) -> bool:
 
 def check_model(model: dict, path: Path):
     """Raises ForeignTokenizer for a field of tokenizer.json's model that changes the merges' tokens."""
-    neutral: dict[str, Callable] = {
-        "dropout": lambda v: v is None or v == 0,
-        "continuing_subword_prefix": lambda v: not v,
-        "end_of_word_suffix": lambda v: not v,
-        "byte_fallback": lambda v: not v,
-        "ignore_merges": lambda v: not v,
-    }
-    for name, fits in neutral.items():
-        if name in model and not fits(model[name]):
+    for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges"):
+        if model.get(name) not in (None, 0) if name == "dropout" else model.get(name):
             raise ForeignTokenizer(f"{path} has {name}={str(model[name])[:40]} in its model, which is not honoured")

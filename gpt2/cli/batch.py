@@ -22,12 +22,8 @@ class OutputMismatch(ValueError):
 
 def record(index: int, prompt: str, settings: dict[str, Any], done: Completion) -> dict[str, Any]:
     """A result: the question first, so that the beginning of its line is known before the work."""
-    return asked(index, prompt, settings) | {
-        "text": done.text,
-        "ids": done.ids,
-        "prompt_tokens": len(done.prompt_ids),
-        "finish_reason": done.finish_reason,
-    }
+    answer = {"text": done.text, "ids": done.ids, "prompt_tokens": len(done.prompt_ids)}
+    return asked(index, prompt, settings) | answer | {"finish_reason": done.finish_reason}
 
 
 def asked(index: int, prompt: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +96,7 @@ def rewritten(line: bytes) -> str:
     return "it ends in CR LF" if line.endswith(b"\r") else "the same fields in another form"
 
 
-def run(
-    prompts: Sequence[str], settings: dict[str, Any], batch: int, complete: Complete, done: int = 0
-) -> Iterator[str]:
+def run(prompts: Sequence[str], settings: dict, batch: int, complete: Complete, done: int = 0) -> Iterator[str]:
     """Yield the result lines of each batch, without the first `done` lines, which are written already.
 
     complete  called as complete(start, prompts) for the batch that begins at prompt `start`

@@ -8,9 +8,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from .. import sampling
-from ..generate import Completion, check_fit, check_stop, encode, generate
+from ..arguments import strings
+from ..generate import Completion, check_fit, encode, generate
 from ..model import GPT2
-from ..stream import NotFinite
+from ..stream import Listener, NotFinite
 from ..weights import load
 from . import batch, output_file
 from .fingerprint import fingerprint
@@ -19,7 +20,6 @@ from .progress import Progress
 from .prompt_file import prompt_lines
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
-Listener = Callable[[int, int | None, str], None]
 
 
 def emulated(args: argparse.Namespace) -> AbstractContextManager:
@@ -92,7 +92,7 @@ def check_call(args: argparse.Namespace):
     for name in ("batch", "max_tokens"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be 1 or more")
-    check_stop(args.stop)
+    strings("stop", args.stop)
     if args.output and not args.prompt_file:
         raise ValueError("--output came without --prompt-file; redirect standard output instead")
 

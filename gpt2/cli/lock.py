@@ -26,8 +26,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     A missing file is made, since a lock needs one, and removed if nothing was written to it; of a symbolic link the
     target is locked. A device or a pipe has no lock: opening a pipe would wait.
-    Raises OutputBusy, or OSError if the file cannot be opened. A system or file system without locks gives a warning on
-    standard error.
+    Raises OutputBusy, or OSError if the file cannot be opened; without locks it warns on standard error.
     """
     if not is_plain(path):
         yield

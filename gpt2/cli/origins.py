@@ -55,21 +55,9 @@ def describe_weights(weights: Path) -> tuple[Config, dict[str, str]]:
 
 def describe_text(config: Config, tokenizer: Tokenizer | None, said: str | None = None) -> dict[str, str]:
     """End tokens and vocabulary in words; said is the file that config's end tokens come from."""
-    return {"end_tokens": end_words(config, said, tokenizer), "vocabulary": vocabulary_words(tokenizer)}
-
-
-def end_words(config: Config, said: str | None, tokenizer: Tokenizer | None) -> str:
-    """The end tokens by id and name, and the file they come from."""
-    ids = config.end_tokens or ((tokenizer.eot,) if tokenizer else ())
-    if not ids:
-        return "none named"
-    named = [f"{i} {tokenizer.decode([i])!r}" if tokenizer else str(i) for i in ids]
-    return f"{', '.join(named)} from {said or 'the tokenizer'}"
-
-
-def vocabulary_words(tokenizer: Tokenizer | None) -> str:
-    """The number of tokens with a text, and the files that define them."""
-    if tokenizer is None:
-        return "none: text cannot be encoded"
-    origin = "the published merges" if tokenizer is gpt2_tokenizer() else tokenizer.vocabulary.origin
-    return f"{tokenizer.n_vocab} tokens from {origin}"
+    ends, words = config.end_tokens or ((tokenizer.eot,) if tokenizer else ()), "none: text cannot be encoded"
+    named = ", ".join(f"{i} {tokenizer.decode([i])!r}" if tokenizer else str(i) for i in ends)
+    if tokenizer is not None:
+        origin = "the published merges" if tokenizer is gpt2_tokenizer() else tokenizer.vocabulary.origin
+        words = f"{tokenizer.n_vocab} tokens from {origin}"
+    return {"end_tokens": f"{named} from {said or 'the tokenizer'}" if ends else "none named", "vocabulary": words}

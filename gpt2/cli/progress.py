@@ -17,11 +17,6 @@ T = TypeVar("T")
 class Progress:
     """A line on standard error, on a terminal only: the work, the units done, the time so far and left.
 
-        with Progress("prompts", total=300) as line:
-            for prompt in prompts:
-                ...
-                line.update()
-
     what    name of the work; `line.what` may be changed
     total   number of units; None shows seconds alone
     done    units done before

@@ -19,10 +19,9 @@ class PromptFileError(ValueError):
 def prompt_lines(data: bytes, name: str) -> list[tuple[int, str]]:
     """(line number, prompt) of a file's bytes: one per line, or JSONL with a "prompt" field; blank lines are skipped.
 
-    name  of the file, for messages. It is JSONL if the name ends in .jsonl or the first line is a JSON object with a
-          "prompt"
+    name  of the file, for messages; it is JSONL if this ends in .jsonl or the first line is an object with a "prompt"
 
-    Other fields than "prompt" are not read; a warning names them.
+    A warning names other fields, which are not read.
     Raises PromptFileError for bytes that are no UTF-8, a line that is no such object, or a file without prompts.
     """
     try:

@@ -44,15 +44,11 @@ def run(args: argparse.Namespace) -> int:
     except FloatingPointError as error:
         return complain(str(error), 1)
     except (MemoryError, RuntimeError) as error:
-        if not out_of_memory(error):
+        # torch's CPU allocator raises a plain RuntimeError
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
             raise
         return complain("out of memory; try a smaller --batch or model, or a narrower --dtype", 1)
     return 0
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python ran out of memory; torch's CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
 
 def complain(what: str, code: int) -> int:

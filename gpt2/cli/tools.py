@@ -72,17 +72,14 @@ def read_bytes(name: str) -> bytes:
 
 def find_config(name: str) -> tuple[Config, dict[str, str]]:
     """A model's config and the origin of its parts; reads no weights if it need not."""
-    if name in SIZES:
-        config = replace(SIZES[name], eos_token_id=gpt2_tokenizer().eot)  # as all the published config.json have it
-        return config, {"config_from": "the published sizes; no file was read"} | describe_text(
-            config, gpt2_tokenizer()
-        )
-    path = checkpoint(name)
-    if isinstance(path, str):
-        config = random_config(path)
-        origin = {"config_from": "the published sizes", "weights_from": "random numbers"}
-        return config, origin | describe_text(config, gpt2_tokenizer())
-    return describe(path)
+    path = name if name in SIZES else checkpoint(name)
+    if isinstance(path, Path):
+        return describe(path)
+    config, origin = random_config(path), {"config_from": "the published sizes", "weights_from": "random numbers"}
+    if name in SIZES:  # as all the published config.json have it
+        config = replace(config, eos_token_id=gpt2_tokenizer().eot)
+        origin = {"config_from": "the published sizes; no file was read"}
+    return config, origin | describe_text(config, gpt2_tokenizer())
 
 
 def tokenizer_of(name: str) -> Tokenizer:
@@ -133,14 +130,9 @@ def run_info(args: argparse.Namespace):
     width = as_dtype(args.dtype).itemsize
     parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
     cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
-    facts = asdict(config) | {
-        "head_dim": config.head_dim,
-        "parameters": parameters,
-        "dtype": args.dtype,
-        "weight_bytes": parameters * width,
-        "cache_bytes_per_token": cache,
-        "cache_bytes_full_context": cache * config.n_ctx,
-    }
+    facts = asdict(config) | {"head_dim": config.head_dim, "parameters": parameters, "dtype": args.dtype}
+    facts |= {"weight_bytes": parameters * width, "cache_bytes_per_token": cache}
+    facts["cache_bytes_full_context"] = cache * config.n_ctx
     if args.json:
         print(json.dumps({"model": args.model} | facts | {"origin": origin}))
     else:

@@ -8,13 +8,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from kvproof.gpt2 import load
 from kvproof.gpt2.checkpoint.merges import byte_alphabet
 from kvproof.reference.config import Config
 
 from .._checkpoints import as_json, tensors_of
 
+SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
+IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 MERGES = ["h e", "l l", "he ll", "hell o", "Ġ w", "o r", "l d", "Ġw or", "Ġwor ld"]
 END = 256 + len(MERGES)  # <|endoftext|>
+
+
+def logits_of(folder: Path):
+    return load(folder, dtype="float64")(IDS)
+
+
+def sizes(n_vocab: int, end=None) -> Config:
+    """A small config with so many ids and these end tokens."""
+    return Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=4, eos_token_id=end)
 
 
 def vocabulary() -> dict[str, int]:
@@ -53,17 +65,17 @@ def write(folder: Path, files: Mapping[str, object]) -> Path:
     return folder
 
 
-def speaker(folder: Path, ids: list[int], n_vocab: int, files: Mapping[str, object] | None = None, **config) -> Path:
+def speaker(folder: Path, ids: list[int], n_vocab: int, files: Mapping[str, object] | None = None, **fields) -> Path:
     """A checkpoint that writes ids[p] after position p, whatever came before, with these files beside it."""
     kinds = sorted(set(ids))
-    sizes = Config(n_vocab=n_vocab, n_ctx=16, n_embd=2 * len(kinds) + 2, n_head=1, n_layer=1, n_inner=4)
+    config = Config(n_vocab=n_vocab, n_ctx=max(16, len(ids)), n_embd=2 * len(kinds) + 2, n_head=1, n_layer=1, n_inner=4)
     state = {
-        name: torch.ones_like(t) if name.endswith("ln_f.weight") else 0 * t for name, t in tensors_of(sizes).items()
+        name: torch.ones_like(t) if name.endswith("ln_f.weight") else 0 * t for name, t in tensors_of(config).items()
     }
     for column, token in enumerate(kinds):
         state["wte.weight"][token, column] = 1
     for position, token in enumerate(ids):
         state["wpe.weight"][position, kinds.index(token)] = 50
-    write(folder, {"config.json": as_json(sizes) | config, **(files or {})})
+    write(folder, {"config.json": as_json(config) | fields, **(files or {})})
     save_file(state, folder / "model.safetensors")
     return folder

@@ -98,13 +98,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format, *args):
         pass
 
-    def do_HEAD(self):
-        self.answer()
-
     def do_GET(self):
-        self.answer()
-
-    def answer(self):
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append((self.command, path, self.headers.get("Range")))
         if "Authorization" in self.headers:
@@ -132,6 +126,8 @@ class Handler(BaseHTTPRequestHandler):
         if file[3] not in files:
             return self.reply(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}, b"")
         return self.send_file(files[file[3]], commit, path)
+
+    do_HEAD = do_GET
 
     def send_file(self, content: bytes, commit: str, path: str):
         big = len(content) > self.server.BIG

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from kvproof.gpt2 import Config, StaticCache, cache, generate, load, sampling
-from kvproof.gpt2 import paged as paged_cache
 from kvproof.gpt2.generate import to_ids
 from kvproof.gpt2.paged import PagedCache
 from kvproof.gpt2.perplexity import sliding_nll
@@ -109,7 +108,6 @@ def test_each_mistake_is_one_value_error_before_anything_is_allocated(monkeypatc
             raise AssertionError("memory was taken before the call was checked")
 
         monkeypatch.setattr(cache, "layers", allocated)
-        monkeypatch.setattr(paged_cache, "layers", allocated)
     for name, value in mistakes.items():
         try:
             call(tiny, value)

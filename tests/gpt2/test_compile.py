@@ -14,7 +14,7 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.post_grad import post_grad_passes
 from torch._inductor.virtualized import V
 
-from kvproof.gpt2 import CacheMismatch, Config, ContextFull
+from kvproof.gpt2 import Config, ContextFull
 from kvproof.gpt2.graph import Step, compiled_step
 
 from .._gpt2_models import random_prompts, torch_model
@@ -157,11 +157,3 @@ def test_a_step_that_read_the_hosts_lengths_would_be_seen_to_recompile():
     assert step(ids).item() == ids.item() + 4
     with torch.compiler.set_stance("fail_on_recompile"), pytest.raises(RuntimeError, match="recompile"):
         step(ids)
-
-
-def test_what_cannot_be_compiled_is_refused_in_words():
-    model, cache, _ = filled(9, [3])
-    with pytest.raises(ValueError, match="impl 'eager' slices the cache by lengths of the host's"):
-        compiled_step(model.with_impl("eager"), cache)
-    with pytest.raises(CacheMismatch, match="made for another impl"):
-        compiled_step(model, model.with_impl("sdpa").new_cache(1, 9))

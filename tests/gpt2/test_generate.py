@@ -75,17 +75,8 @@ def test_without_a_seed_every_run_differs():
 
 def test_prompts_may_be_texts_ids_or_tensors(tiny):
     ids = tiny.tokenizer.encode("Once upon")
-    forms = [
-        "Once upon",
-        ["Once upon"],
-        ids,
-        [ids],
-        (ids,),
-        torch.tensor(ids),
-        torch.tensor([ids]),
-        [torch.tensor(ids)],
-    ]
-    forms += [np.array(ids), np.array([ids]), list(np.array(ids))]
+    row, array = torch.tensor(ids), np.array(ids)
+    forms = ["Once upon", ["Once upon"], ids, [ids], (ids,), row, row[None], [row], array, array[None], list(array)]
     results = [generate(tiny, form, max_new_tokens=5) for form in forms]
     assert all(result == results[0] for result in results)
     assert results[0][0].prompt_ids == ids
@@ -110,15 +101,9 @@ def test_a_stop_string_cuts_the_text_also_across_tokens(tiny):
     (free,) = generate(tiny, "ROMEO:", max_new_tokens=30)
     middle = free.text[len(free.text) // 2 :][:7]
     assert len(tiny.tokenizer.encode(middle)) > 1
-    pieces = []
-    (done,) = generate(
-        tiny,
-        "ROMEO:",
-        max_new_tokens=30,
-        stop=["never written", middle],
-        stream=lambda row, token, text: pieces.append(text),
-    )
-    assert done.text == free.text[: free.text.index(middle)] == "".join(pieces)
+    heard, stop = [], ["never written", middle]
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=30, stop=stop, stream=lambda *event: heard.append(event))
+    assert done.text == free.text[: free.text.index(middle)] == "".join(text for *_, text in heard)
     assert done.finish_reason == "stop"
     assert len(done.ids) < 30
     assert generate(tiny, "ROMEO:", max_new_tokens=30, stop=middle) == [done]
@@ -136,10 +121,8 @@ def test_streamed_pieces_are_the_text_token_by_token(tiny):
 def test_text_held_back_for_a_stop_string_comes_at_the_end_without_a_token(tiny):
     (free,) = generate(tiny, "ROMEO:", max_new_tokens=8)
     last = tiny.tokenizer.decode(free.ids[-1:])
-    heard = []
-    (done,) = generate(
-        tiny, "ROMEO:", max_new_tokens=8, stop=last[-1] + "never", stream=lambda *event: heard.append(event)
-    )
+    heard, stop = [], last[-1] + "never"
+    (done,) = generate(tiny, "ROMEO:", max_new_tokens=8, stop=stop, stream=lambda *event: heard.append(event))
     assert done == free
     assert [token for _, token, _ in heard] == [*free.ids, None]
     assert heard[-1] == (0, None, last[-1])
@@ -250,6 +233,7 @@ def test_the_same_memory_serves_a_second_run(tiny):
         (ValueError, "token ids are whole numbers", {"prompts": [[1.5, 2.0]]}),
         (ValueError, "token ids are whole numbers", {"prompts": torch.tensor([1.0])}),
         (ValueError, "text prompts came, but this model has no tokenizer", {"prompts": "hello"}),
+        (ValueError, "a stop string is empty", {"stop": ["a", ""]}),
         (ValueError, "stop strings came, but the model has no tokenizer", {"stop": "x"}),
         (
             ContextFull,
@@ -270,18 +254,9 @@ def test_mistakes_are_named_before_any_work(monkeypatch, error, message, change,
     refused(error, re.escape(message), generate, model, arguments.pop("prompts"), kv_cache=kv_cache, **arguments)
 
 
-def test_the_context_can_be_filled_to_the_last_token():
-    model, _ = small_model(2, 16)
-    (done,) = generate(model, [1] * 120, max_new_tokens=41)
-    assert len(done.ids) == 41
-
-
-def test_a_cache_too_small_is_named_with_what_fits():
+def test_a_cache_too_small_is_named_with_what_fits_and_that_much_fits():
     model, _ = small_model(2, 16)
     with pytest.raises(ContextFull, match="20 new tokens after 5 do not fit a cache of capacity 10: 6 fit"):
         generate(model, [1] * 5, max_new_tokens=20, cache=model.new_cache(1, 10))
     assert len(generate(model, [1] * 5, max_new_tokens=6, cache=model.new_cache(1, 10))[0].ids) == 6
-
-
-def test_an_empty_stop_string_is_refused(tiny):
-    refused(ValueError, "a stop string is empty", generate, tiny, "x", stop=["a", ""])
+    assert len(generate(model, [1] * 120, max_new_tokens=41)[0].ids) == 41  # to the last token of the context

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kvproof.gpt2 import CacheMismatch, ContextFull
-from kvproof.gpt2.graph import GraphStep, Recording, default_step
+from kvproof.gpt2.graph import GraphStep, Recording, compiled_step, default_step
 
 from .._gpt2_models import random_prompts, small_model
 from .._refused import refused
@@ -74,19 +74,15 @@ def test_one_graph_serves_a_cache_that_is_reset_and_filled_anew():
     assert tape.runs == 1
 
 
-def test_a_step_without_room_is_refused_before_anything_runs():
+def test_a_step_without_room_is_refused_before_anything_runs_or_is_recorded():
     step, _ = recorded(4, blank)
     step(torch.tensor([1, 2]))
     refused(ContextFull, "cache's 4 slots", step, torch.tensor([3, 4]))
     assert step.ids.tolist() == [1, 2]
     assert step.cache.host_lengths == step.cache.lengths.tolist() == [4, 3]
-
-
-def test_nothing_is_recorded_for_a_cache_that_is_already_full():
-    step, _ = recorded(3, blank)
-    with pytest.raises(ContextFull):
-        step(torch.tensor([1, 2]))
-    assert step.recording is None
+    full, _ = recorded(3, blank)
+    refused(ContextFull, "cache's 3 slots", full, torch.tensor([1, 2]))
+    assert full.recording is None
 
 
 @pytest.mark.parametrize("what", ["k", "lengths", "workspace", "weights"])
@@ -114,13 +110,15 @@ def test_ids_that_do_not_fit_are_refused_and_claim_no_slot(ids):
     assert step.cache.host_lengths == [3, 2]
 
 
-def test_what_cannot_be_recorded_is_refused_in_words():
+@pytest.mark.parametrize("make", [GraphStep, compiled_step])
+def test_what_cannot_be_recorded_or_compiled_is_refused_in_words(make):
     model = small_model(2, 8)[0]
-    refused(ValueError, "impl 'sdpa' slices the cache", GraphStep, model.with_impl("sdpa"), model.new_cache(2, 4))
-    triton = model.with_impl("triton")
-    refused(CacheMismatch, "made for another impl", GraphStep, triton, model.with_impl("sdpa").new_cache(2, 4))
-    with pytest.raises(CacheMismatch, match="1 heads, head_dim 16"):
-        GraphStep(triton, small_model(1, 16)[0].with_impl("triton").new_cache(2, 4))
+    triton, slicing = model.with_impl("triton"), "slices the cache by lengths of the host's"
+    for impl in ("eager", "sdpa"):
+        refused(ValueError, f"impl '{impl}' {slicing}", make, model.with_impl(impl), model.new_cache(2, 4))
+    refused(CacheMismatch, "made for another impl", make, triton, model.with_impl("sdpa").new_cache(2, 4))
+    narrow = small_model(1, 16)[0].with_impl("triton").new_cache(2, 4)
+    refused(CacheMismatch, "1 heads, head_dim 16", make, triton, narrow)
 
 
 def test_on_the_cpu_the_default_step_is_the_models_own():

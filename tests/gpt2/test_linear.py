@@ -65,22 +65,21 @@ def shapes(E, V):
     return [(E, 3 * E, False), (E, E, False), (E, 4 * E, False), (4 * E, E, False), (E, V, True)]
 
 
-@pytest.mark.exhaustive
+PRODUCTS = [
+    pytest.param(shapes(*SIZES["tiny"]), (1,), id="tiny"),
+    pytest.param([(768, 2304, False), (3072, 768, False)], (1,), id="two of gpt2"),
+    *(pytest.param(shapes(*SIZES[s]), (1, 2), id=f"{s}, 2 threads", marks=pytest.mark.exhaustive) for s in SIZES),
+]
+
+
 @BOTH
-@pytest.mark.parametrize("size", SIZES)
-def test_a_row_has_the_same_bits_at_every_place_of_every_product_of_a_size(size, dtype, threads):
-    for n_in, n_out, head in shapes(*SIZES[size]):
+@pytest.mark.parametrize(("products", "counts"), PRODUCTS)
+def test_a_row_has_the_same_bits_at_every_place_of_a_product(products, counts, dtype, threads):
+    for n_in, n_out, head in products:
         weight, bias = weights(n_in, n_out, dtype, head)
-        for count in (1, 2):
+        for count in counts:
             threads(count)
             assert keeps_bits(weight, bias), f"{n_in} -> {n_out}, {count} threads"
-
-
-@BOTH
-@pytest.mark.parametrize("products", [shapes(*SIZES["tiny"]), [(768, 2304), (3072, 768)]], ids=["tiny", "two of 124M"])
-def test_a_row_has_the_same_bits_at_every_place_of_a_product(products, dtype):
-    for n_in, n_out, *head in products:
-        assert keeps_bits(*weights(n_in, n_out, dtype, *head)), f"{n_in} -> {n_out}"
 
 
 @BOTH
@@ -106,12 +105,13 @@ def test_a_row_keeps_its_bits_with_any_number_of_threads_and_in_float32_from_one
 
 
 @BOTH
-def test_the_plain_product_gives_other_bits_in_other_company(dtype):
+@pytest.mark.parametrize("what", ["product", "GELU"])
+def test_the_plain_one_gives_other_bits_in_other_company(what, dtype):
     """Or there would be nothing to cure here."""
     weight, bias = weights(512, 128, dtype)
-    moved = in_company(partial(linear, weight=weight, bias=bias), random(max(ROW_COUNTS), 512, dtype=dtype, seed=2))
-    if not moved:
-        pytest.skip(f"this machine's {dtype} products do not depend on the number of rows")
+    x = random(max(ROW_COUNTS), 512, dtype=dtype, seed=2)
+    if not (gelu_in_company(F.gelu, 50, dtype) if what == "GELU" else in_company(lambda x: linear(x, weight, bias), x)):
+        pytest.skip(f"this machine's {dtype} {what} does not depend on the number of rows")
 
 
 @BOTH
@@ -173,12 +173,6 @@ def test_gelu_keeps_the_shape_and_the_kind():
     assert (invariant_gelu(x, "none") - F.gelu(x)).abs().max() < 1e-15
     assert (invariant_gelu(x, "none") - invariant_gelu(x)).abs().max() > 1e-5
     assert invariant_gelu(x[:0]).shape == (0, 3, 10)
-
-
-@BOTH
-def test_plain_gelu_gives_other_bits_in_other_company(dtype):
-    if not gelu_in_company(F.gelu, 50, dtype):
-        pytest.skip(f"this machine's {dtype} GELU does not depend on the number of rows")
 
 
 @BOTH

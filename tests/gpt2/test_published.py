@@ -44,9 +44,10 @@ def name(entry):
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("entry", GREEDY["gpt2 (124M)"], ids=name)
-def test_gpt2_writes_what_it_wrote_elsewhere(gpt2, entry, impl):
-    (done,) = generate(gpt2.with_impl(impl), entry["prompt"], max_new_tokens=entry["n_new"])
+@pytest.mark.parametrize("entry", GREEDY["gpt2 (124M)"] + GREEDY["gpt2-medium (355M)"], ids=name)
+def test_a_model_writes_what_it_wrote_elsewhere(request, entry, impl):
+    model = request.getfixturevalue("medium" if "medium" in entry["model"] else "gpt2")
+    (done,) = generate(model.with_impl(impl), entry["prompt"], max_new_tokens=entry["n_new"])
     assert done.prompt_ids == entry["prompt_ids"]
     assert done.ids == entry["continuation_ids"]
     assert done.text == entry["continuation"]
@@ -59,14 +60,6 @@ def test_gpt2_writes_the_same_in_one_ragged_batch(gpt2, impl):
     rows = generate(gpt2.with_impl(impl), [entry["prompt"] for entry in entries], max_new_tokens=longest)
     for entry, row in zip(entries, rows, strict=True):
         assert row.ids[: entry["n_new"]] == entry["continuation_ids"]
-
-
-@pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("entry", GREEDY["gpt2-medium (355M)"], ids=name)
-def test_gpt2_medium_writes_what_it_wrote_elsewhere(medium, entry, impl):
-    (done,) = generate(medium.with_impl(impl), entry["prompt"], max_new_tokens=entry["n_new"])
-    assert done.prompt_ids == entry["prompt_ids"]
-    assert done.ids == entry["continuation_ids"]
 
 
 @pytest.mark.gpu

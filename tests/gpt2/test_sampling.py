@@ -7,6 +7,8 @@ import torch
 from kvproof.gpt2 import sampling
 from kvproof.reference import sampling as reference
 
+SHARES = (1e-9, 0.1, 0.5, 0.9, 0.999, 1)
+
 
 def logits(rows=64, n_vocab=300, seed=0):
     rng = np.random.default_rng(seed)
@@ -16,16 +18,12 @@ def logits(rows=64, n_vocab=300, seed=0):
     return x
 
 
-@pytest.mark.parametrize("k", [1, 2, 3, 25, 300, 1000])
-def test_top_k_cuts_what_the_reference_cuts(k):
+@pytest.mark.parametrize(
+    ("cut", "at"), [*(("top_k", k) for k in (1, 2, 3, 25, 300, 1000)), *(("top_p", p) for p in SHARES)]
+)
+def test_what_is_cut_is_what_the_reference_cuts(cut, at):
     x = logits()
-    assert np.array_equal(sampling.top_k(torch.from_numpy(x), k).numpy(), reference.top_k(x, k))
-
-
-@pytest.mark.parametrize("p", [1e-9, 0.1, 0.5, 0.9, 0.999, 1])
-def test_top_p_cuts_what_the_reference_cuts(p):
-    x = logits()
-    assert np.array_equal(sampling.top_p(torch.from_numpy(x), p).numpy(), reference.top_p(x, p))
+    assert np.array_equal(getattr(sampling, cut)(torch.from_numpy(x), at).numpy(), getattr(reference, cut)(x, at))
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.7, 1, 2.5])
@@ -66,6 +64,9 @@ def test_rows_have_their_own_streams_and_do_not_depend_on_the_batch():
     alone, many = sampling.keys(3, 1, 10), sampling.keys(3, 4, 10)
     assert torch.equal(alone[0], many[0])
     assert len({tuple(row) for row in many.tolist()}) == 4
+    assert torch.equal(sampling.keys(3, 2, 10, first_row=2), many[2:])
+    with pytest.raises(ValueError, match="first_row is -1"):
+        sampling.keys(3, 2, 4, first_row=-1)
 
 
 def test_half_precision_logits_are_sampled_in_float64():

@@ -136,6 +136,7 @@ def test_a_folder_s_own_ids_are_taken(tmp_path, files):
 
 def test_the_published_vocabulary_makes_the_published_tokenizer(tmp_path):
     published = gpt2_tokenizer()
+    assert folder_tokenizer(tmp_path) is None
     names = {byte: name for name, byte in byte_alphabet().items()}
     vocab = {"".join(names[b] for b in published.decode_bytes([i])): i for i in range(50257)}
     (tmp_path / "vocab.json").write_text(json.dumps(vocab))
@@ -170,10 +171,6 @@ def swapped() -> dict[str, int]:
 )
 def test_a_tokenizer_that_is_not_of_gpt_2_s_kind_is_refused_in_words(tmp_path, name, content, message):
     refused(TokenizerError, message, folder_tokenizer, write(tmp_path, {name: content}))
-
-
-def test_a_folder_without_tokenizer_files_has_none(tmp_path):
-    assert folder_tokenizer(tmp_path) is None
 
 
 @pytest.mark.parametrize("n_vocab", [50257, 50304])

@@ -99,9 +99,11 @@ def corpus(tmp_path):
 QUICK = ["--steps", "1", "--tokens", "1024", "--every", "1"]
 
 
-def test_without_options_it_writes_into_the_folder_tiny_here(tmp_path, corpus, monkeypatch):
+def test_without_options_it_writes_into_tiny_here_and_not_in_the_package(tmp_path, corpus, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packaged = {path.name: path.read_bytes() for path in TINY.iterdir()}
+    assert training.main([*QUICK, "--out", str(TINY)]) == 2
+    assert "is not empty" in capsys.readouterr().err
     assert training.main([*QUICK, "--corpus", str(corpus)]) == 0
     assert {path.name: path.read_bytes() for path in TINY.iterdir()} == packaged
     assert load("./tiny").config == load("tiny").config
@@ -123,17 +125,13 @@ def test_a_folder_that_holds_something_is_left_alone_unless_forced(tmp_path, cor
     assert load(out).config.n_layer == 6
 
 
-def test_the_packaged_checkpoint_is_refused_like_any_other_folder(capsys):
-    before = (TINY / "loss.jsonl").read_bytes()
-    assert training.main([*QUICK, "--out", str(TINY)]) == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert (TINY / "loss.jsonl").read_bytes() == before
-
-
-def test_from_a_wheel_which_has_no_corpus_it_says_what_to_pass(tmp_path, capsys, monkeypatch):
+def test_texts_too_short_or_not_there_as_in_a_wheel_are_refused_with_advice(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training, "CORPUS", tmp_path / "corpus")
     assert training.main([*QUICK, "--out", str(tmp_path / "out")]) == 2
     assert "not in an installed package; name a folder that does with --corpus" in capsys.readouterr().err
+    (tmp_path / "a.txt").write_text("A king.")
+    assert training.main([*QUICK, "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "are too short" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -146,13 +144,6 @@ def test_a_setting_that_trains_nothing_is_refused(capsys, words, said):
         training.main(words)
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
-
-
-def test_texts_too_short_to_train_on_are_refused(tmp_path, capsys):
-    (tmp_path / "a.txt").write_text("A king.")
-    assert training.main([*QUICK, "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "are too short" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_one_line_after_what_was_measured(tmp_path, corpus, capsys, monkeypatch):

@@ -13,8 +13,10 @@ import torch
 
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, generate, load
+from kvproof.gpt2.checkpoint.pickles import PICKLES
 from kvproof.gpt2.weights import EMBEDDED
 from kvproof.reference.config import Config
+from kvproof.reference.files import SAFETENSORS, find_weights
 from kvproof.reference.synthetic import SIZES, random_tensors
 from kvproof.reference.weights import expected_shapes
 
@@ -22,14 +24,13 @@ from .._checkpoints import LINEARS, edit_config, save_nanogpt, save_pretrained, 
 from .._gpt2_models import IMPLS
 from .._reference_models import F32_BAR, F64_BAR, SAFETENSORS_SPELLINGS, error
 from .._refused import refused
+from ._folders import IDS, SMALL, logits_of, sizes
 
 SPELLINGS = SAFETENSORS_SPELLINGS | {
     "prefix-lmhead-maskedbias-bin": "logits_f32",
     "sharded-bin": "logits_f32",
     "nanogpt-ckpt": "logits_f32",
 }
-SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
 MEASURE = """
 import ctypes, gc, json, sys, threading, kvproof.gpt2
 def anon():
@@ -55,7 +56,7 @@ print(json.dumps([measure(*pair.rsplit(":", 1)) for pair in sys.argv[1:]]))
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_every_spelling_gives_the_same_model(data, spelling):
+def test_every_spelling_gives_the_same_model_by_its_folder_and_by_its_file(data, spelling):
     expected = np.load(data / "variants" / "expected.npz")
     wanted = expected[SPELLINGS[spelling]]
     model = load(data / "variants" / spelling)
@@ -63,22 +64,9 @@ def test_every_spelling_gives_the_same_model(data, spelling):
     padded = spelling == "nanogpt-ckpt"  # to a multiple of 64
     assert logits.shape[-1] == (64 if padded else 11)
     assert error(logits[..., :11], wanted) <= F32_BAR
-
-
-@pytest.mark.parametrize(
-    "file",
-    [
-        "plain/model.safetensors",
-        "sharded-safetensors/model.safetensors.index.json",
-        "prefix-lmhead-maskedbias-bin/pytorch_model.bin",
-        "sharded-bin/pytorch_model.bin.index.json",
-        "nanogpt-ckpt/ckpt.pt",
-    ],
-)
-def test_a_file_loads_as_its_folder_does(data, file):
-    path = data / "variants" / file
-    for a, b in zip(load(path.parent).parameters(), load(path).parameters(), strict=True):
-        assert torch.equal(a, b)
+    file = find_weights(data / "variants" / spelling, (*SAFETENSORS, *PICKLES))
+    assert file.is_file()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), load(file).parameters(), strict=True))
 
 
 def test_safetensors_are_preferred_to_a_pickle_beside_them(data, tmp_path):
@@ -136,10 +124,8 @@ def test_mistakes_are_named(arguments, message):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA GPU here")
 def test_cuda_without_a_gpu_is_named():
-    with pytest.raises(
-        ValueError, match="device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'"
-    ):
-        load(device="cuda")
+    words = "device 'cuda' was asked for, but torch finds no CUDA GPU here; use device='cpu'"
+    refused(ValueError, words, load, device="cuda")
 
 
 def variant(data, tmp_path, **config):
@@ -157,33 +143,17 @@ def test_the_exact_gelu_and_another_eps_are_honoured(data, tmp_path):
     assert error(model(torch.as_tensor(ids)).numpy(), plain(torch.as_tensor(ids)).numpy()) > 1e-4
 
 
-def test_a_checkpoint_of_another_shape_is_refused(data, tmp_path):
-    refused(CheckpointError, r"tensor .* has shape", load, variant(data, tmp_path, n_positions=32))
-    shutil.rmtree(tmp_path / "model")
-    refused(CheckpointError, "missing", load, variant(data, tmp_path, n_layer=4))
-
-
-def test_a_tied_head_that_differs_is_refused_and_an_untied_one_is_used(data, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = variant(data, tmp_path)
-    tensors = load_file(folder / "model.safetensors")
-    tensors["lm_head.weight"] = tensors["wte.weight"] * 2
-    save_file(tensors, folder / "model.safetensors")
-    refused(CheckpointError, r"lm_head\.weight differs from wte\.weight", load, folder)
-    edit_config(folder, tie_word_embeddings=False)
-    ids = torch.tensor([[1, 2, 3]])
-    assert torch.allclose(load(folder)(ids), 2 * load(data / "variants" / "plain")(ids))
+def test_a_checkpoint_of_another_shape_is_refused_whatever_memory_its_config_would_take(data, tmp_path):
+    folder = variant(data, tmp_path, n_positions=32)
+    refused(CheckpointError, r"tensor .* has shape", load, folder)
+    refused(CheckpointError, "missing", load, edit_config(folder, n_positions=16, n_layer=4))
+    refused(CheckpointError, r"wpe\.weight has shape", load, edit_config(folder, vocab_size=2**60, n_positions=2**60))
 
 
 def test_another_model_s_merges_are_refused(data, tmp_path):
     folder = variant(data, tmp_path)
     shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder)
     refused(CheckpointError, "makes 2049 tokens, the model has 11", load, folder)
-
-
-def logits_of(folder, **changes):
-    return load(folder, dtype="float64", **changes)(IDS)
 
 
 def test_nanogpt_s_transposed_square_c_proj_is_turned_back(tmp_path):
@@ -231,7 +201,7 @@ def test_a_padded_vocabulary_never_makes_a_padding_id(tmp_path):
 
 @pytest.mark.parametrize(("n_vocab", "known"), [(50257, 50257), (50304, 50257), (50256, None), (50258, None)])
 def test_without_merges_the_two_published_sizes_have_the_published_tokenizer(tmp_path, n_vocab, known):
-    config = Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=8)
+    config = sizes(n_vocab)
     tokenizer = load(save_pretrained(tmp_path / "hf", config, tensors_of(config))).tokenizer
     assert (tokenizer and tokenizer.n_vocab) == known
 
@@ -239,8 +209,7 @@ def test_without_merges_the_two_published_sizes_have_the_published_tokenizer(tmp
 @pytest.mark.parametrize("name", ["merges.txt", "vocab.bpe"])
 def test_merges_beside_the_weights_are_the_tokenizer(tmp_path, name):
     for n_vocab in (2049, 2112):  # as many as there are, padded
-        config = Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=8)
-        folder = save_pretrained(tmp_path / str(n_vocab), config, tensors_of(config))
+        folder = save_pretrained(tmp_path / str(n_vocab), sizes(n_vocab), tensors_of(sizes(n_vocab)))
         shutil.copy(EMBEDDED["tiny"] / "vocab.bpe", folder / name)
         assert load(folder).tokenizer.n_vocab == 2049
 
@@ -258,11 +227,6 @@ def test_a_tied_head_is_compared_to_its_last_row(tmp_path):
     load(save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
     head[-1, -1] += 1
     refused(CheckpointError, "differs", load, save_pretrained(tmp_path, config, tensors | {"lm_head.weight": head}))
-
-
-def test_a_config_that_lies_costs_no_memory(data, tmp_path):
-    with pytest.raises(CheckpointError, match=r"wpe\.weight has shape"):
-        load(variant(data, tmp_path, vocab_size=2**60, n_positions=2**60))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")

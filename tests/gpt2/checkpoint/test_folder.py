@@ -14,15 +14,11 @@ from kvproof.gpt2.checkpoint.merges import PUBLISHED, TokenizerError
 from kvproof.gpt2.tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 from kvproof.reference.config import Config
 
-from .._folders import END, MERGES, merges_text, speaker, tokenizer_json, vocabulary, write
+from .._folders import END, MERGES, merges_text, sizes, speaker, tokenizer_json, vocabulary, write
 
 LINE = [101, 102, 103, 104, END, 105]  # what a speaker says
 OWN = {"merges.txt": merges_text(), "vocab.json": vocabulary()}
 CHAT = ["<|im_start|>", "<|im_end|>"]  # ids END + 1, END + 2
-
-
-def sizes(n_vocab: int, end=None) -> Config:
-    return Config(n_vocab=n_vocab, n_ctx=8, n_embd=4, n_head=1, n_layer=1, n_inner=4, eos_token_id=end)
 
 
 def tokenizer_in(path, config: Config) -> Tokenizer:

@@ -1,7 +1,7 @@
 """Mutated checkpoints and hostile pickles: each loads, or ends in a named error; no code is run, nothing crashes.
 
 The trials run in a process of their own, under an audit hook, so that a crash, a started program or an allocation out
-of proportion shows.  By hand: `run`
+of proportion shows; warnings are errors there.
 """
 
 import collections
@@ -160,21 +160,13 @@ def high_water(reset: bool = False) -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def run(first: int, count: int, work: Path) -> dict:
-    """`trials` in a process of its own, warnings being errors; a crash of it is a failure."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *_child.words(__file__), str(first), str(count), str(work)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-2000:]}"
-    return json.loads(done.stdout)
-
-
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads and resets /proc/self")
 @pytest.mark.parametrize(("first", "count"), [(0, 200), pytest.param(1000, 10_000, marks=pytest.mark.exhaustive)])
 def test_mutated_checkpoints_end_in_named_errors(tmp_path, first, count):
-    result = run(first, count, tmp_path)
+    words = [*_child.words(__file__), str(first), str(count), str(tmp_path)]
+    done = subprocess.run([sys.executable, "-W", "error", *words], capture_output=True, text=True)
+    assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-2000:]}"  # a crash is a failure
+    result = json.loads(done.stdout)
     print(json.dumps(result, indent=1))
     assert result["wrong"] == []
     assert sum(result["seen"].values()) == count

@@ -12,11 +12,6 @@ from kvproof.gpt2.checkpoint import hub_cache
 from .._hub_server import LARGE, NEEDED, PLAIN, PROGRAM, VARIANTS, contents, fetch, start
 
 
-def left_of_weights(home):
-    """Every file that the cache keeps of something as large as weights, and every link to a model."""
-    return [p for p in home.rglob("*") if p.name == "model.safetensors" or (p.is_file() and p.stat().st_size > 4096)]
-
-
 def test_a_token_goes_to_the_hub_and_not_to_the_storage_it_points_to(server, tmp_path):
     fetch(server, tmp_path, "ann/plain", HF_TOKEN="hf_secret")
     assert any("/storage/" in path for _, path, _ in server.asked)
@@ -55,7 +50,8 @@ def test_a_corrupted_file_is_an_error_and_nothing_of_it_stays(server, tmp_path):
     target = tmp_path / "model"
     _, err = fetch(server, tmp_path / "home", "ann/plain", target)
     assert "came corrupted" in err
-    assert not left_of_weights(tmp_path)
+    assert not list(tmp_path.rglob("model.safetensors"))
+    assert all(path.stat().st_size <= 4096 for path in tmp_path.rglob("*") if path.is_file())  # nothing as large stays
     assert not target.exists()
     server.corrupt = False
     assert contents(fetch(server, tmp_path / "home", "ann/plain", target)[0]) == NEEDED

@@ -13,17 +13,10 @@ import torch
 
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 from kvproof.gpt2.checkpoint import pickles
-from kvproof.reference.config import Config
 
 from ..._checkpoints import as_json, hostile_pickles, rewrite_archive, save_nanogpt, save_pretrained, tensors_of
 from ..._refused import refused
-
-SMALL = Config(n_vocab=40, n_ctx=16, n_embd=50, n_head=25, n_layer=2, n_inner=200)  # XL's number of heads
-IDS = torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])
-
-
-def logits_of(folder, **changes):
-    return load(folder, dtype="float64", **changes)(IDS)
+from .._folders import SMALL, logits_of
 
 
 def test_nanogpt_s_gelu_may_be_named_beside_it(tmp_path):
@@ -103,12 +96,10 @@ def test_a_hostile_pickle_runs_nothing_and_is_named(pickled, tmp_path, name, zip
 
 
 def test_calls_that_torch_would_allow_are_refused_before_it_runs(pickled, tmp_path):
-    for name in ("bytearray of a terabyte", "endless"):
+    more = ("endless", "more than 1000000 steps")
+    for name, words in (("bytearray of a terabyte", r"calls for builtins\.bytearray, and is not run"), more):
         (pickled({}) / "pytorch_model.bin").write_bytes(hostile_pickles(tmp_path)[name])
-        with pytest.raises(
-            CheckpointError, match=r"calls for builtins\.bytearray, and is not run|more than 1000000 steps"
-        ):
-            load(tmp_path)
+        refused(CheckpointError, words, load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -200,9 +191,18 @@ def test_a_tensor_without_plain_numbers_is_refused_even_behind_the_look_at_the_o
         pickles.check_tensor("wte.weight", tensor, Path("ckpt.pt"))
 
 
-@pytest.mark.parametrize("state", [7, ["wte.weight"]])
-def test_a_pickle_of_no_dictionary_is_named(pickled, state):
-    refused(CheckpointError, rf"holds {type(state).__name__}, no dictionary of tensors", load, pickled(state))
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        (7, "holds int, no dictionary of tensors"),
+        (["wte.weight"], "holds list, no dictionary of tensors"),
+        ({"param_groups": [1], "state": {}}, "holds 'param_groups', 'state' and no dictionary of tensors by name"),
+        ({"model": {}, "state_dict": {}}, "holds 'state_dict' and 'model'; save the model's alone"),
+        ({"epoch": 3}, "nor one under state_dict, model, model_state_dict"),
+    ],
+)
+def test_a_pickle_without_one_state_dict_says_what_it_holds(pickled, saved, words):
+    refused(CheckpointError, words, load, pickled(saved))
 
 
 @pytest.mark.parametrize("model", [None, 7, ["wte.weight"]])

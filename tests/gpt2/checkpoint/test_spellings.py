@@ -13,12 +13,16 @@ from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
 from kvproof.reference.config import Config
 
-from ..._checkpoints import as_json, save_pretrained, tensors_of
+from ..._checkpoints import as_json, edit_config, save_pretrained, tensors_of
 from ..._refused import refused
 
 SMALL = Config(n_vocab=11, n_ctx=8, n_embd=8, n_head=2, n_layer=2, n_inner=16)
 IDS = [[3, 1, 4, 1, 5, 9, 2, 6]]
-READERS = {"gpt2": load, "reference": reference.load}
+
+
+def both_refuse(words, path, error=CheckpointError):
+    for reader in (load, reference.load):
+        refused(error, words, reader, path)
 
 
 def blocks(wrapper: str):
@@ -83,6 +87,15 @@ def test_a_tied_head_alone_is_the_embedding(tmp_path, tensors, wanted, name, met
     check(folder(tmp_path, state, {"transformer.wte.weight": f"{name}.weight"} if metadata else None), wanted)
 
 
+def test_a_tied_head_that_differs_is_refused_and_an_untied_one_is_used(tmp_path, tensors, wanted):
+    twice, moved = 2 * tensors["wte.weight"], tensors["wte.weight"].clone()
+    moved[0, 0] += 7
+    for head in (moved, twice):
+        path = folder(tmp_path, tensors | {"lm_head.weight": head})
+        both_refuse(r"lm_head\.weight differs from wte\.weight", path)
+    check(edit_config(path, tie_word_embeddings=False), 2 * wanted)
+
+
 def test_what_save_model_writes_of_a_tied_model_is_read(tmp_path, wanted, tensors):
     model = load(save_pretrained(tmp_path / "plain", SMALL, tensors))
     outer = torch.nn.Module()
@@ -97,9 +110,7 @@ def test_a_head_of_its_own_that_shares_memory_with_the_embedding_is_read_by_its_
     state["lm_head.weight"] = state.pop("wte.weight")
     path = folder(tmp_path, state, {"wte.weight": "lm_head.weight", "other": "ln_f.bias"}, tie_word_embeddings=False)
     check(path, wanted)
-    for reader in READERS.values():
-        with pytest.raises(CheckpointError, match=r"1 of .* are missing: wte\.weight"):
-            reader(folder(tmp_path, state, tie_word_embeddings=False))
+    both_refuse(r"1 of .* are missing: wte\.weight", folder(tmp_path, state, tie_word_embeddings=False))
 
 
 NESTS = {
@@ -121,19 +132,6 @@ def test_a_state_dict_is_found_among_what_a_training_run_saves(tmp_path, tensors
 
 
 @pytest.mark.parametrize(
-    ("saved", "words"),
-    [
-        ({"param_groups": [1], "state": {}}, "holds 'param_groups', 'state' and no dictionary of tensors by name"),
-        ({"model": {}, "state_dict": {}}, "holds 'state_dict' and 'model'; save the model's alone"),
-        ({"epoch": 3}, "nor one under state_dict, model, model_state_dict"),
-    ],
-)
-def test_a_pickle_without_one_state_dict_says_what_it_holds(tmp_path, saved, words):
-    torch.save(saved, folder(tmp_path) / "pytorch_model.bin")
-    refused(CheckpointError, words, load, tmp_path)
-
-
-@pytest.mark.parametrize(
     "name",
     [
         "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
@@ -144,8 +142,7 @@ def test_a_pickle_without_one_state_dict_says_what_it_holds(tmp_path, saved, wor
 )
 def test_an_adapter_s_tensor_is_called_one(tmp_path, tensors, name):
     path = folder(tmp_path, tensors | {name: torch.zeros(2, 2)})
-    for reader in READERS.values():
-        refused(CheckpointError, r"is an adapter's \(LoRA\), not yet merged; merge it", reader, path)
+    both_refuse(r"is an adapter's \(LoRA\), not yet merged; merge it", path)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -154,8 +151,7 @@ def test_a_folder_with_an_adapter_is_called_one(tmp_path, tensors, beside):
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "ann/gpt2"}))
     save_file({"base_model.model.h.0.attn.c_attn.lora_A.weight": torch.zeros(2)}, path / "adapter_model.safetensors")
     where = r"beside model\.safetensors" if beside else "without its base model 'ann/gpt2'"
-    for reader in READERS.values():
-        refused(CheckpointError, f"holds an adapter .* {where}.*merge it into its base", reader, path)
+    both_refuse(f"holds an adapter .* {where}.*merge it into its base", path)
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 548105171\n"
@@ -173,7 +169,7 @@ def test_what_lies_in_a_file_s_place_is_named_by_both_readers_alike(data, tmp_pa
     path = shutil.copytree(data / "variants" / "sharded-safetensors", tmp_path / "model")
     (path / ("model-00002-of-00003.safetensors" if file == "a shard" else file)).write_bytes(STAND_INS[what])
     said = []
-    for reader in READERS.values():
+    for reader in (load, reference.load):
         with pytest.raises(CheckpointError, match=f"is (a |an )?{what.partition(',')[0]}") as caught:
             reader(path)
         said.append(str(caught.value))
@@ -201,7 +197,7 @@ def test_what_lies_in_a_pickle_s_place_is_named(tmp_path, file, what):
 )
 def test_weights_of_another_format_are_told_by_their_first_bytes(tmp_path, file, content, words):
     (folder(tmp_path) / file).write_bytes(content)
-    for reader in READERS.values() if file.endswith("safetensors") else [load]:
+    for reader in (load, reference.load) if file.endswith("safetensors") else (load,):
         refused(CheckpointError, f"is cut off or no .*; it is .*{words.removeprefix('it is ')}", reader, tmp_path)
 
 
@@ -223,8 +219,7 @@ def test_half_a_pickle_is_called_cut_off(tmp_path, tensors):
 def test_a_folder_without_weights_says_what_else_it_has(tmp_path, there, words):
     (folder(tmp_path) / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).write_bytes(b"x")
-    for reader in READERS.values():
-        refused(CheckpointError, f"there is none of .*{words}", reader, tmp_path)
+    both_refuse(f"there is none of .*{words}", tmp_path)
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -233,12 +228,11 @@ def test_json_is_read_with_a_mark_and_with_crlf(data, tmp_path, file, mark):
     path = shutil.copytree(data / "variants" / "sharded-safetensors", tmp_path / "model")
     text = json.dumps(json.loads((path / file).read_text()), indent=1)
     (path / file).write_bytes(mark + text.replace("\n", "\r\n").encode())
-    for reader in READERS.values():
-        reader(path)
+    load(path)
+    reference.load(path)
 
 
 @pytest.mark.parametrize("field", [{"quantization_config": {"load_in_8bit": True}}, {"pruned_heads": {"0": [1]}}])
-def test_a_config_whose_weights_are_not_gpt_2_s_is_refused_by_name(tmp_path, tensors, field):
-    for reader in READERS.values():
-        refused(ConfigError, f"{next(iter(field))}=.* is not honoured", reader, folder(tmp_path, tensors, **field))
-        reader(folder(tmp_path, tensors, None, SMALL, **dict.fromkeys(field)))
+def test_a_config_whose_weights_are_not_gpt_2_s_is_refused_by_name(tmp_path, tensors, wanted, field):
+    both_refuse(f"{next(iter(field))}=.* is not honoured", folder(tmp_path, tensors, **field), ConfigError)
+    check(folder(tmp_path, tensors, None, SMALL, **dict.fromkeys(field)), wanted)

@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 
-from kvproof.gpt2 import Completion, generate, load, sampling, weights
+from kvproof.gpt2 import Completion, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import batch, output_file
 from kvproof.gpt2.cli import generate as cli_generate
@@ -125,13 +124,6 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, m
     assert path.read_bytes() == held
 
 
-def test_rows_of_a_later_batch_draw_from_their_place_in_the_whole():
-    whole = sampling.keys(3, 5, 4)
-    assert torch.equal(sampling.keys(3, 2, 4, first_row=3), whole[3:])
-    with pytest.raises(ValueError, match="first_row is -1"):
-        sampling.keys(3, 2, 4, first_row=-1)
-
-
 def test_generate_cut_into_batches_gives_what_it_gives_whole():
     seeded = partial(generate, load("tiny", dtype="float64"), max_new_tokens=6, temperature=1.2, seed=4)
     whole = seeded(WORDS)
@@ -226,13 +218,15 @@ def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
     assert "kvproof: prompt 2: the logits after 0 new tokens hold NaN" in capsys.readouterr().err
 
 
-def killed_three_times(tmp_path, count, tokens, size):
-    """Run a file of prompts to its end with three SIGKILLs on the way; (the output, sizes at which it was killed)."""
+@pytest.mark.parametrize(
+    ("count", "tokens", "size"), [(30, 20, 2), pytest.param(300, 40, 7, marks=pytest.mark.exhaustive)]
+)
+def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, count, tokens, size):
     text = "".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count))
     command, out = job(tmp_path, text, "--max-tokens", str(tokens), "--batch", str(size), *SEEDED)
-    program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
     killed = []
     for part in (1, 2, 3):
+        program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
         with subprocess.Popen(program, stderr=subprocess.DEVNULL) as run:
             while not out.exists() or out.read_bytes().count(b"\n") < part * count // 5:
                 assert run.poll() is None, "it ended before it could be killed"
@@ -240,19 +234,11 @@ def killed_three_times(tmp_path, count, tokens, size):
             run.send_signal(signal.SIGKILL)
         assert run.returncode == -signal.SIGKILL
         killed.append(out.read_bytes().count(b"\n"))
-    assert main([*command, "--output", str(out)]) == 0
-    return command, out.read_text(encoding="utf-8"), killed
-
-
-@pytest.mark.parametrize(
-    ("count", "tokens", "size"), [(30, 20, 2), pytest.param(300, 40, 7, marks=pytest.mark.exhaustive)]
-)
-def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, count, tokens, size):
-    command, got, killed = killed_three_times(tmp_path, count, tokens, size)
     assert 0 < killed[0] < killed[1] < killed[2] < count
+    assert main([*command, "--output", str(out)]) == 0
+    got = out.read_text(encoding="utf-8")
     assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
-    assert main(command) == 0
-    assert capsys.readouterr().out == got
+    assert printed(command, capsys) == got
 
 
 def job_of_two(tmp_path):

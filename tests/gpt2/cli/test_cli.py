@@ -19,17 +19,15 @@ import torch
 import kvproof
 from kvproof.gpt2 import Completion, arguments, attention, generate, weights
 from kvproof.gpt2.__main__ import main
+from kvproof.gpt2.checkpoint.merges import byte_alphabet
 from kvproof.gpt2.cli.generate import Clock, Page
 from kvproof.gpt2.cli.parser import parser
 from kvproof.gpt2.cli.run import RUN
 from kvproof.gpt2.cli.tools import step_logits
-from kvproof.gpt2.tokenizer import Tokenizer
-from kvproof.reference.config import Config
-from kvproof.reference.weights import expected_shapes
 
-from ..._checkpoints import save_pretrained
 from ..._gpt2_models import golden_model
 from ..._reference_models import goldens
+from .._folders import merges_text, speaker
 from ._limits import small_files
 
 PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
@@ -243,21 +241,11 @@ def test_download_prints_where_the_files_are(capsys, monkeypatch, tmp_path):
     assert capsys.readouterr().out == f"{tmp_path}/gpt2\nhere/gpt2\n"
 
 
-def spelling_model(folder: Path, text: bytes, n_ctx: int) -> Path:
-    """A checkpoint that writes `text` over and over, a byte per token, whatever it reads."""
-    E = len(text)
-    config = Config(n_vocab=257, n_ctx=n_ctx, n_embd=E, n_head=1, n_layer=1, n_inner=1, tie_word_embeddings=False)
-    tensors = {name: torch.zeros(shape) + (name == "ln_f.weight") for name, shape in expected_shapes(config).items()}
-    tensors["wpe.weight"] = torch.eye(E).repeat(n_ctx // E + 1, 1)[:n_ctx]  # position t is t mod E,
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    ids = Tokenizer.from_merges(folder / "merges.txt").encode(text)
-    tensors["lm_head.weight"][ids, torch.arange(E)] = 1.0  # after which comes the text's byte there
-    return save_pretrained(folder, config, tensors)
-
-
 def test_characters_that_span_tokens_stream_whole_and_before_the_run_ends(tmp_path):
     text, tokens = "é😀日本 ~א🤗!".encode(), 4300
-    model = spelling_model(tmp_path, text, tokens + 1)
+    letters = list(byte_alphabet().values())  # in the order of their ids
+    ids = [letters.index(byte) for byte in (text * tokens)[: tokens + 1]]
+    model = speaker(tmp_path / "model", ids, 257, {"merges.txt": merges_text(())})
     words = ["generate", "--model", str(model), "--prompt", "A", "--max-tokens", str(tokens)]
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # the text is longer, so the run cannot end before it is read

@@ -7,11 +7,14 @@ import stat
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kvproof.gpt2.cli import output_file
+
+WRITES = output_file.check_writable, partial(output_file.write, data="x")
 
 
 def names(folder: Path) -> list[str]:
@@ -126,7 +129,7 @@ def test_what_cannot_be_written_is_known_before_and_named(tmp_path, monkeypatch,
         monkeypatch.chdir(tmp_path)  # a socket's path is short
         server.bind("socket")
         before = names(tmp_path)
-        for call in (output_file.check_writable, lambda path: output_file.write(path, "x")):
+        for call in WRITES:
             with pytest.raises(OSError, match=words) as error:
                 call(tmp_path / path)
             assert error.value.errno == number
@@ -149,11 +152,7 @@ def refusing(monkeypatch, number: int, where):
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
 def test_a_folder_that_takes_no_new_file_is_known_before(tmp_path, monkeypatch, number):
     refusing(monkeypatch, number, lambda path, flags: flags & os.O_CREAT)
-    for call in (
-        output_file.check_writable,
-        lambda path: output_file.write(path, "x"),
-        lambda path: output_file.check_folder(path),
-    ):
+    for call in (*WRITES, output_file.check_folder):
         with pytest.raises(OSError, match=os.strerror(number)) as error:
             call(tmp_path / "a")
         assert error.value.errno == number
@@ -173,7 +172,7 @@ def test_a_file_that_may_not_be_written_is_not_replaced_either(tmp_path, monkeyp
     path = tmp_path / "a"
     path.write_text("old")
     refusing(monkeypatch, errno.EACCES, lambda name, flags: name == str(path))
-    for call in (output_file.check_writable, lambda path: output_file.write(path, "x")):
+    for call in WRITES:
         with pytest.raises(PermissionError):
             call(path)
     assert path.read_text() == "old"
@@ -187,7 +186,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    for call in (output_file.check_writable, lambda path: output_file.write(path, "new")):
+    for call in WRITES:
         with pytest.raises(OSError, match="No space left"):
             call(path)
     assert path.read_text() == "old"

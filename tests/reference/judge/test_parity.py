@@ -35,10 +35,7 @@ def test_the_largest_difference_is_placed_and_weighed_in_every_unit():
     assert (found.where, found.largest, found.rounding) == ((0, 0, 2), 0.125, 0.5)
     assert math.isclose(found.relative, 0.125 / math.sqrt((1 + 9 + 4 + 2.25 + 1) / 6))
     assert found.ulps == 0.125 / 2**-9  # float16 numbers near 3 lie 2^-9 apart
-
-
-def test_ulps_of_a_logit_near_zero_are_counted_at_the_size_of_the_logits():
-    assert compare(moved(0, 0, 2**-20), B, "float32").ulps == 2**-20 / 2**-23
+    assert compare(moved(0, 0, 2**-20), B, "float32").ulps == 2**-20 / 2**-23  # near zero, at the size of the logits
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
@@ -76,12 +73,8 @@ def test_nan_or_infinity_in_one_path_alone_is_an_infinite_difference_and_json_ha
         assert found.largest == np.inf
         assert found.where == (0, 1, 2)
         assert json.loads(json.dumps(found.record(), allow_nan=False))["largest"] is None
-
-
-def test_a_vocabulary_masked_in_both_differs_by_nothing():
-    a = moved(0, 0, -np.inf)
-    found = compare(a, a)
-    assert (found.largest, found.kl_max, found.agree) == (0, 0, 2)
+    masked = compare(*[moved(0, 0, -np.inf)] * 2)  # a vocabulary masked in both
+    assert (masked.largest, masked.kl_max, masked.agree) == (0, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +136,10 @@ def test_noise_takes_results_of_one_shape_and_at_least_two():
     refused(ValueError, "noise takes them alike", noise, B, B[:, :1])
 
 
-def test_logit_error_is_relative_to_the_largest_logit_but_never_below_one():
+def test_logit_error_is_relative_to_the_largest_logit_at_least_one_and_nan_passes_no_bar():
     assert logit_error([1.0, -4.0], [1.0, -8.0]) == 0.5
     assert logit_error([0.25, 0.5], [0.5, 0.5]) == 0.25
     assert logit_error(np.array([2], np.float32), [2.0]) == 0
-
-
-def test_logits_with_nan_pass_no_bar():
     assert not logit_error([np.nan, 1.0], [1.0, 1.0]) <= max(LOGIT_BARS.values())
-
-
-def test_logits_of_other_positions_are_not_compared():
     with pytest.raises(ValueError, match=r"logits are \(1, 3\), the oracle's \(2, 3\); compare the same positions"):
         logit_error(np.zeros((1, 3)), np.zeros((2, 3)))

@@ -14,7 +14,7 @@ from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, RESOLUTION, ROUND
 
 from ...bench.judge._models import stranger_of
 from ._paths import HEADS, NumpyPaths, Stepping, small_config
-from .test_judge import FAULTY, USUAL, Made
+from .test_judge import FAULTY, USUAL, Made, Odd
 
 EIGHT_BIT = [fault for fault in FAULTS if fault.correct is int8_logits]
 FAINT = [fault for fault in FAULTY if fault.name in ("other_gelu", "other_eps")]
@@ -22,26 +22,11 @@ SAMPLE = [*FAINT, *FAULTY[::9]]
 REST = [pytest.param(fault, marks=pytest.mark.exhaustive) for fault in FAULTY if fault not in SAMPLE]
 
 
-class Odd(Made):
-    """Made, with what is no number in path a, b or both ("ab") in some dtypes, at the same places."""
-
-    def __init__(self, where, dtypes, value=np.nan, at=(1,), **more):
-        super().__init__(USUAL, **more)
-        self.where, self.dtypes, self.value, self.rows = where, dtypes, value, list(at)
-
-    def __call__(self, dtype, shift=0.0):
-        both = super().__call__(dtype, shift)
-        for name, x in zip("ab", both, strict=True):
-            if name in self.where and dtype in self.dtypes:
-                x[self.rows] = self.value
-        return both
-
-
 ODD = [(where, value) for where in ("a", "b", "ab") for value in (np.nan, np.inf, -np.inf)]
 
 
 @pytest.mark.parametrize(("where", "value"), ODD[:-1])  # -inf in both is a masked vocabulary
-@pytest.mark.parametrize("rows", [(1,), (0, 1)])
+@pytest.mark.parametrize("rows", [[1], [0, 1]])
 def test_what_is_no_number_in_float64_alone_does_not_decide_and_it_is_said_whose(where, rows, value):
     for dtype in ("float32", "bfloat16"):
         found = judge(Odd(where, ["float64"], value, rows), dtype)

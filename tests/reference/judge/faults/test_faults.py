@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -60,16 +61,13 @@ def test_a_fault_is_described_for_a_listing(fault):
 @each_dtype
 @pytest.mark.parametrize("passes", [1, 2, 8])
 def test_the_correct_cached_path_passes(passes, dtype):
-    def path(ids, params, config):
-        return cached_logits(ids, params, config, passes=passes)
-
-    assert run(path, dtype, some_ids()) <= BARS[dtype]
+    assert run(partial(cached_logits, passes=passes), dtype, some_ids()) <= BARS[dtype]
 
 
 @pytest.mark.parametrize("make", [ContiguousCache, PagedCache], ids=["contiguous", "paged"])
 def test_the_correct_path_passes_in_a_cache_that_was_used_before(make):
     def path(ids, params, config):
-        return cached_logits(ids, params, config, used(make(config, len(ids), ids.shape[1]), ids, params, config))
+        return cached_logits(ids, params, config, used(make(config, *ids.shape), ids, params, config))
 
     assert run(path, np.float64, some_ids()) <= F64_BAR
 
