@@ -133,5 +133,5 @@ def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:
     """The same numbers in the same dtype; NumPy knows bfloat16 by ml_dtypes."""
-    name = str(x.dtype).removeprefix("torch.")
-    return x.double().cpu().numpy().astype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    x = x.detach().cpu()
+    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()

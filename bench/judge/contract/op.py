@@ -9,6 +9,7 @@ import torch
 
 from ....reference.judge.cases import Case, draw_qkv
 from ....reference.judge.rounding import attention_error, attention_gate
+from ...measure.gate import to_numpy
 from .report import BROKEN, HELD, Finding
 
 
@@ -79,12 +80,6 @@ def to_torch(x: np.ndarray) -> torch.Tensor:
     if x.dtype.name == "bfloat16":
         return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(x)
-
-
-def to_numpy(x: torch.Tensor) -> np.ndarray:
-    """The same numbers and dtype; bfloat16 as ml_dtypes has it."""
-    x = x.detach().cpu()
-    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
 
 
 def same_bits(op: Op, got, want, held: str, broken: str) -> Finding:
