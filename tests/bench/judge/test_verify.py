@@ -59,20 +59,19 @@ def callables(a: str, b: str) -> list[str]:
     return ["--callable", f"test_verify:{a}", "--against", f"test_verify:{b}"]
 
 
-def test_two_orders_of_the_same_sum_are_rounding(capsys):
-    assert verify.main(callables("reordered", "plain")) == 0
-    assert capsys.readouterr().out.startswith("ROUNDING: test_verify:reordered against test_verify:plain")
-
-
-def test_a_difference_that_does_not_shrink_is_a_bug(capsys):
-    assert verify.main([*callables("wrong", "plain"), "--dtype", "bfloat16"]) == 1
+@pytest.mark.parametrize(
+    ("a", "b", "dtype", "code", "starts", "says"),
+    [
+        ("reordered", "plain", "float32", 0, "ROUNDING: test_verify:reordered against test_verify:plain", ""),
+        ("wrong", "plain", "bfloat16", 1, "BUG", "In float64 the paths differ by 1e-06"),
+        ("half_alone_too", "half_alone", "bfloat16", 2, "INCONCLUSIVE", ""),
+    ],
+)
+def test_each_verdict_has_a_word_and_an_exit_code(a, b, dtype, code, starts, says, capsys):
+    assert verify.main([*callables(a, b), "--dtype", dtype]) == code
     out = capsys.readouterr().out
-    assert out.startswith("BUG")
-    assert "In float64 the paths differ by 1e-06" in out
-
-
-def test_paths_that_only_half_precision_reaches_are_inconclusive():
-    assert verify.main([*callables("half_alone_too", "half_alone"), "--dtype", "bfloat16"]) == 2
+    assert out.startswith(starts)
+    assert says in out
 
 
 def test_an_error_of_ours_under_way_is_no_verdict(capsys, monkeypatch):

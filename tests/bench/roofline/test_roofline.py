@@ -34,16 +34,8 @@ def test_splits_are_those_that_walking_the_boundaries_counts():
         if n < 600_000:
             assert splits(n) == max(1, sum(start < n for start in starts)), n
     assert [splits(n) for n in (0, 128, 129, 8192, 8193, 16385, 262144, 262145)] == [1, 1, 2, 64, 65, 97, 224, 225]
-    assert [split_len(n) for n in (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)] == [
-        0,
-        1,
-        128,
-        256,
-        256,
-        512,
-        4096,
-        4096,
-    ]
+    lengths = (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)
+    assert list(map(split_len, lengths)) == [0, 1, 128, 256, 256, 512, 4096, 4096]
 
 
 def test_bytes_by_hand():

@@ -209,13 +209,35 @@ def test_what_a_user_s_module_raises_is_theirs_with_its_line_and_exit_code_3(nam
         ("test_functions:plian", "did you mean 'plain'?"),
         ("test_functions:runner.decod", "object 'test_functions.runner' has no 'decod'; did you mean 'decode'?"),
         (".test_functions:plain", "names no function"),
+        ("test_functions", "'test_functions' names no function; write module:function"),
+        ("test_functions:c", "'test_functions:c': module 'test_functions' has no 'c'"),
+        ("test_functions:runner", "'test_functions:runner' is a Runner; it must be a function"),
         ("nobody.here:f", "module 'nobody.here' cannot be imported"),
+        ("nobody_here:c", "; is its folder on sys.path"),
     ],
 )
-def test_a_name_of_nothing_says_what_is_there(name, message):
+def test_a_name_of_nothing_says_what_is_there_in_one_line(name, message):
     with pytest.raises(ValueError, match="'" + name.replace(".", r"\.")) as caught:
         CallableSubject(name, "test_functions:plain")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def one_and_the_shift(dtype, shift):
+    return np.full((1, 2, 3), 1 + shift, dtype)
+
+
+def ones(dtype, shift):
+    return one_and_the_shift(dtype, 0)
+
+
+def test_two_functions_are_a_subject():
+    two = CallableSubject("test_functions:one_and_the_shift", "test_functions:ones")
+    a, b = two.paths("float32", 0.5)
+    assert (a == 1.5).all()
+    assert (b == 1).all()
+    assert a.dtype == b.dtype == np.float64  # which holds the values of any dtype
+    assert (two.name_a, two.name_b) == ("test_functions:one_and_the_shift", "test_functions:ones")
 
 
 def test_what_the_user_s_code_prints_is_not_in_the_report(own_folder, capsys):
@@ -312,12 +334,7 @@ def part_by_part(wrong, dtype):
     return model.head(x)
 
 
-def parts_broken(dtype):
-    return part_by_part(True, dtype)
-
-
-def parts_sound(dtype):
-    return part_by_part(False, dtype)
+parts_broken, parts_sound = partial(part_by_part, True), partial(part_by_part, False)
 
 
 def test_a_model_whose_parts_are_run_by_themselves_is_named_by_module(capsys):

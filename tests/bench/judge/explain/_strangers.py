@@ -43,23 +43,13 @@ def attend(module, query, key, value, mask, scaling=None, softcap=None, s_aux=No
 FAMILIES = {
     "llama": ("Llama", {}),
     "mistral": ("Mistral", {"sliding_window": 6}),
-    "gemma2": (
-        "Gemma2",
-        {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8, "head_dim": 8},
-    ),
-    "gpt_oss": (
-        "GptOss",
-        {
-            "sliding_window": 6,
-            "head_dim": 8,
-            "num_local_experts": 4,
-            "num_experts_per_tok": 2,
-            "experts_implementation": "eager",
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-        },
-    ),
+    "gemma2": ("Gemma2", {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8,
+                          "head_dim": 8}),
+    "gpt_oss": ("GptOss", {"sliding_window": 6, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+                           "experts_implementation": "eager",
+                           "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     "qwen3": ("Qwen3", {"head_dim": 8}),
-}
+}  # fmt: skip
 
 
 @functools.cache

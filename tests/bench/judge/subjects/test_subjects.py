@@ -1,13 +1,11 @@
 """Subjects: both paths see the same tokens and the same shift, and only the one under test sees a fault."""
 
-import sys
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
 from kvproof.reference.judge.faults import FAULTS
@@ -158,41 +156,3 @@ def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
     given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
     with pytest.raises(ValueError, match=message):
         HuggingFaceSubject(**given)
-
-
-@pytest.fixture
-def functions(tmp_path, monkeypatch):
-    (tmp_path / "somebody.py").write_text(
-        "import numpy as np\nnumber = 3\n"
-        "def a(dtype, shift):\n    return np.full((1, 2, 3), 1 + shift, dtype)\n"
-        "def b(dtype, shift):\n    return np.ones((1, 2, 3), dtype)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("somebody", None)
-
-
-@pytest.mark.usefixtures("functions")
-def test_two_functions_are_a_subject():
-    two = CallableSubject("somebody:a", "somebody:b")
-    a, b = two.paths("float32", 0.5)
-    assert (a == 1.5).all()
-    assert (b == 1).all()
-    assert a.dtype == b.dtype == np.float64  # which holds the values of any dtype
-    assert (two.name_a, two.name_b) == ("somebody:a", "somebody:b")
-
-
-@pytest.mark.usefixtures("functions")
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("somebody", "'somebody' names no function; write module:function"),
-        ("somebody:c", "'somebody:c': module 'somebody' has no 'c'"),
-        ("nobody_here:c", "module 'nobody_here' cannot be imported .*; is its folder on sys.path"),
-        ("somebody:number", "'somebody:number' is a int; it must be a function"),
-    ],
-)
-def test_a_function_that_is_not_there_is_one_clear_line(name, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        CallableSubject(name, "somebody:b")
-    assert "\n" not in str(caught.value)
