@@ -50,7 +50,6 @@ GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startsw
 
 
 def listed(text: str) -> list[str]:
-    """A LIST of words."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
@@ -78,7 +77,6 @@ def known_impls(text: str) -> list[str]:
 
 
 def known_dtypes(text: str) -> list[str]:
-    """A LIST of dtypes."""
     for name in listed(text):
         if name not in DTYPES:
             raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of {', '.join(DTYPES)}")

@@ -72,7 +72,6 @@ def sit(name: str, kind: str, subject: Any, place: Sequence | None, dtype: str =
 
 
 def prompts(seed: int, n_vocab: int) -> list[list[int]]:
-    """Two prompts of different length, drawn at random."""
     rng = np.random.default_rng(seed)
     return [rng.integers(n_vocab, size=n).tolist() for n in rng.permutation([5 + seed % 7, 19])]
 

@@ -102,7 +102,6 @@ def compare_logits(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> 
 
 
 def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
-    """What is wrong with the decode step's attention alone, in words."""
     error = replayed_attention(model, batch, capacity)
     return [f"its attention errs by {error:.1f} times what rounding explains"] if error > 1 else []
 

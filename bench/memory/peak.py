@@ -70,10 +70,7 @@ def measure(model: str, batch: int, prompt: int, new: int, dtype: str, device: s
 def run(task: dict, env: dict[str, str]) -> dict:
     """One generation in a fresh process; its peak in bytes and the model's config."""
     child = subprocess.run(
-        [sys.executable, "-m", "kvproof.bench.memory.peak", json.dumps(task)],
-        capture_output=True,
-        text=True,
-        env=env,
+        [sys.executable, "-m", "kvproof.bench.memory.peak", json.dumps(task)], capture_output=True, text=True, env=env
     )
     if child.returncode:
         raise ValueError(f"the measured process failed: {(child.stderr.strip() or 'no words').splitlines()[-1]}")

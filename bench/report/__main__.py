@@ -110,7 +110,6 @@ def figures(summary: dict | None) -> object:
 
 
 def pictures(records: Sequence[dict]) -> Iterable[Html]:
-    """Every picture that the records can fill, and why not, of the others."""
     from kvproof.bench.report.pictures import pictures as draw
     from kvproof.bench.report.svg import svg
 
@@ -175,17 +174,11 @@ def predicted_row(impl: dict, ratios: dict[str, float]) -> list[object]:
 
 def bandwidth(records: Sequence[dict]) -> Html:
     """What reading memory was measured to do at each cell's working set."""
-    rows = [
-        [
-            cell_name(record),
-            size(b["working_set_bytes"]),
-            number(b["gb_per_s"]),
-            number(b["limit_gb_per_s"]),
-            b["limit_is"],
-        ]
-        for record in records
-        for b in [record["bandwidth"]]
-    ]
+    rows = []
+    for record in records:
+        b = record["bandwidth"]
+        speeds = [number(b[name]) for name in ("gb_per_s", "limit_gb_per_s")]
+        rows.append([cell_name(record), size(b["working_set_bytes"]), *speeds, b["limit_is"]])
     header = ("cell", "working set", "GB/s, median", "limit, GB/s", "limit is")
     return page.table(
         header, rows, f"A figure above 1.1 {TIMES} the limit is refused. The working set: weights and the full cache."

@@ -100,7 +100,6 @@ def variants() -> dict[str, Call]:
 
 
 def targets() -> list[int]:
-    """Compute capabilities, times 10, that the table has rows of."""
     return sorted({int(target[3:]) for _, target in table() if target.startswith("sm_")})
 
 
@@ -131,7 +130,6 @@ def sizes(call: Call, sm: int) -> Any:
 
 @lru_cache
 def program(call: Call, sm: int) -> Program:
-    """One program of a call on compute capability sm / 10, one of `targets`."""
     chosen = engine(call, sm)
     name, counted = nearest(call, chosen, sm), nearest(call, chosen, 90)
     row, row_90, of_90 = table()[name, f"sm_{sm}"], table()[counted, "sm_90"], variants()[counted]

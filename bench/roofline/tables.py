@@ -37,7 +37,6 @@ def pipes(header: Sequence[str], rows: Sequence[Sequence[str]], first: str = ">"
 
 
 def row(p: Prediction) -> tuple[str, ...]:
-    """One shape's figures, which end with the words that nothing was run."""
     s, parts = p.shape, p.parts
     heads = str(s.heads) if s.heads == s.n_kv else f"{s.heads}/{s.n_kv}"
     low, middle, high = (short(seconds * 1e6) for seconds in (p.low, p.seconds, p.high))
@@ -50,7 +49,6 @@ def row(p: Prediction) -> tuple[str, ...]:
 
 
 def taken_apart(p: Prediction) -> str:
-    """One shape's modelled time, summand by summand."""
     us = lambda size: short(size / p.gpu.achievable * 1e6)  # noqa: E731
     kv, again, others = p.parts["kv"] + p.parts["scales"], p.parts["kv_again"], sum(p.parts.values())
     partials = p.parts["partials_written"] + p.parts["partials_read"]

@@ -129,12 +129,7 @@ class HuggingFace:
         """K and V of each layer whose slots are the tokens'; a layer that chooses, packs or sums them is left out."""
         layers = [] if self.cache is None else self.cache.layers
         shown = [(layer, self.places(layer, i)) for i, layer in enumerate(layers) if shows_slots(layer)]
-        return [
-            (array, places)
-            for name in ("keys", "values")
-            for layer, places in shown
-            for array in [getattr(layer, name)]
-        ]
+        return [(getattr(layer, name), places) for name in ("keys", "values") for layer, places in shown]
 
     def places(self, layer: Any, index: int) -> np.ndarray:
         """(B or 1, 1, slots, 1): the place of each slot's token; -1 in empty slots, -2 where no step may read it."""

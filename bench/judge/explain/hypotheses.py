@@ -62,7 +62,6 @@ def capped(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def normalised(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """Another denominator, or other weights than the softmax's."""
     if formula.sinks is not None:
         bare = replace(formula, sinks=None)
         yield Hypothesis("sinks", "the sinks are left out of the softmax", lambda x: right(x, bare))
@@ -98,7 +97,6 @@ def by_heads(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def heads_in_words(heads: np.ndarray, H_kv: int) -> str:
-    """Which head of the keys and values each query head reads."""
     H = len(heads)
     if (heads == heads[0]).all():
         return f"every head reads head {heads[0]}: the head index is lost"

@@ -43,7 +43,6 @@ def origin(subject: Any, dtype: str = "float64") -> Origin | None:
 
 
 def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
-    """The place alone, without an explanation."""
     place = first_place(subject, dtype)
     return place and place.found
 
@@ -54,7 +53,6 @@ def logit_origin(subject: Any, rung: Any) -> Origin | None:
 
 
 def with_token(subject: Any, found: Origin | None) -> Origin | None:
-    """The origin and the id that is fed there."""
     if found is None:
         return None
     d = found.divergence

@@ -123,7 +123,6 @@ def shown_by_length(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def in_blocks(formula: Formula, longest: int) -> Iterator[Hypothesis]:
-    """The last, partial block of a loop over slots is skipped, or read whole."""
     for block in BLOCKS:
         if block <= longest:  # else nothing at all is read
             skipped = f"the last, partial block of {block} slots is skipped"
@@ -182,7 +181,6 @@ def unmasked(pilot: Query, formula: Formula, prefilled: bool) -> Iterator[Hypoth
 
 
 def acausal(formula: Formula) -> Iterator[Hypothesis]:
-    """The prefill without its causal mask, or with another one."""
     words = "tokens of the prompt see those after them: the prefill is not causal"
     yield Hypothesis("causal", words, lambda x: seeing(x, formula, None))
     for many in (1, 2, 3):

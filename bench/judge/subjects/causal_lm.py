@@ -138,7 +138,6 @@ class CausalLM:
             )
 
     def new_cache(self, kind: str, slots: int) -> Any:
-        """An empty cache, "dynamic" or "static" with so many slots."""
         advice = "--cache dynamic may suit it" * (kind == "static")
         with user_code(f"a {kind} cache for {self.name}", advice, refusals=False):
             return empty_cache(self.config, kind, slots)

@@ -120,7 +120,6 @@ class Tape:
         self.record(layer, operation, value)
 
     def heads_of(self, layer: int, value: torch.Tensor):
-        """Record what enters c_proj, head by head."""
         value = value if value.ndim == 3 else value[:, None]
         self.record(layer, "attention", value.unflatten(-1, (self.heads, -1)))
 

@@ -14,13 +14,13 @@ from kvproof.bench import decode
 from kvproof.bench.decode import main
 from kvproof.bench.measure import records
 
+RUN = ["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("results") / "one.jsonl"
-    assert (
-        main(["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1", "--results", str(path)]) == 0
-    )
+    assert main([*RUN, "--results", str(path)]) == 0
     (found,) = records.read(path)
     return found
 
@@ -191,9 +191,6 @@ def test_a_pipe_is_opened_once_for_all_records_and_a_device_stays_one(record, tm
     assert [json.loads(line)["key"] for line in got[0].splitlines()] == ["a", "b"]
     records.append("/dev/null", record)
     assert Path("/dev/null").is_char_device()
-
-
-RUN = ["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]
 
 
 @pytest.mark.parametrize(

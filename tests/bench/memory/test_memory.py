@@ -217,11 +217,7 @@ def test_json_has_the_figures_and_what_fits(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "gpt5"], "no model 'gpt5'"),
-        (["--plot", "x.docx"], "docx"),
-    ],
+    ("arguments", "words"), [(["--model", "gpt5"], "no model 'gpt5'"), (["--plot", "x.docx"], "docx")]
 )
 def test_a_mistake_is_one_line_and_code_2(capsys, arguments, words):
     assert main(arguments) == 2

@@ -53,16 +53,17 @@ def in_numpy(dtype, shift):
     return plain(dtype, shift).double().numpy().astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def no_float64(dtype, shift):
-    if dtype == "float64":
-        raise NotImplementedError("the chip has none")
-    return plain(dtype, shift)
+def without_float64(error):
+    def path(dtype, shift):
+        if dtype == "float64":
+            raise error
+        return plain(dtype, shift)
+
+    return path
 
 
-def torch_has_no_float64(dtype, shift):
-    if dtype == "float64":
-        raise RuntimeError("\"rope_cpu\" not implemented for 'Double'")
-    return plain(dtype, shift)
+no_float64 = without_float64(NotImplementedError("the chip has none"))
+torch_has_no_float64 = without_float64(RuntimeError("\"rope_cpu\" not implemented for 'Double'"))
 
 
 def float32_weights(dtype, shift):
