@@ -167,19 +167,16 @@ def test_a_wrong_attention_that_final_logits_in_half_precision_hide_is_found_in_
     assert "what rounding explains" in fault
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--model", "tinny"], "did you mean 'tiny'?"),
-        (["--prompt", ""], "prompt 0 is empty"),
-        (["--new-tokens", "2000"], "1019 fit"),
-        (["--context", "1024"], "1 fit"),
-        (["--graph"], "it replays triton's step on CUDA"),
-        (["--device", "abacus"], "device 'abacus' is not known here"),
-        (["--device", "meta"], "device 'meta' is not known here"),
-        (["--prompt", "a", "--prompt", "b", "--batch", "1"], "2 prompts came for a batch of 1"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--model", "tinny"], "did you mean 'tiny'?"),
+    (["--prompt", ""], "prompt 0 is empty"),
+    (["--new-tokens", "2000"], "1019 fit"),
+    (["--context", "1024"], "1 fit"),
+    (["--graph"], "it replays triton's step on CUDA"),
+    (["--device", "abacus"], "device 'abacus' is not known here"),
+    (["--device", "meta"], "device 'meta' is not known here"),
+    (["--prompt", "a", "--prompt", "b", "--batch", "1"], "2 prompts came for a batch of 1"),
+])  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, message):
     assert main(["--impl", "sdpa", *argv]) == 2
     err = capsys.readouterr().err

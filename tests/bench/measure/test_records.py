@@ -33,16 +33,13 @@ def test_what_is_appended_is_read_back(record, tmp_path):
     assert records.main([str(path)]) == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        ({"schema": "kvproof/decode/9"}, "$.schema"),
-        ({"explanation": None}, "$.explanation"),
-        ({"new": 1}, "$: "),
-        ({"impls": []}, "$.impls"),
-        ({"constants": {}}, "$.constants"),
-    ],
-)
+@pytest.mark.parametrize(("change", "place"), [
+    ({"schema": "kvproof/decode/9"}, "$.schema"),
+    ({"explanation": None}, "$.explanation"),
+    ({"new": 1}, "$: "),
+    ({"impls": []}, "$.impls"),
+    ({"constants": {}}, "$.constants"),
+])  # fmt: skip
 def test_a_record_that_breaks_the_schema_is_refused_and_the_file_is_as_it_was(record, tmp_path, change, place):
     path = tmp_path / "run.jsonl"
     records.append(path, record)

@@ -182,14 +182,11 @@ def test_the_contract_finds_every_torch_fault_of_the_cache_and_none_that_needs_t
     assert bool(report.named(BROKEN)) == (fault.seen_by == "cached against uncached"), str(report)
 
 
-@pytest.mark.parametrize(
-    ("adapter", "name", "words"),
-    [
-        (Masked, "dead slots", "masked but not skipped"),
-        (Long, "dead slots", "read like live ones"),
-        (Late, "growing", "first at step 1, row 0 (3 of 3 rows)"),
-    ],
-)
+@pytest.mark.parametrize(("adapter", "name", "words"), [
+    (Masked, "dead slots", "masked but not skipped"),
+    (Long, "dead slots", "read like live ones"),
+    (Late, "growing", "first at step 1, row 0 (3 of 3 rows)"),
+])  # fmt: skip
 def test_the_sentence_says_how_a_promise_is_broken_and_where(adapter, name, words):
     assert words in sentence(check_cache(ours(adapter), only=[name]), name)
 

@@ -147,23 +147,20 @@ class Output:
     logits = LOGITS
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (returning(None), "it returned None: is its return missing"),
-        (returning(Output()), "it returned a Output: return its .logits"),
-        (returning({"logits": 1}), "it returned a dict"),
-        (returning("logits"), "it returned a str"),
-        (returning(LOGITS + 1j), "complex numbers"),
-        (returning(LOGITS[None]), r"it returned the shape \(1, 2, 6, 20\)"),
-        (returning(torch.empty(2, 6, 20, device="meta")), "it returned a Tensor"),
-        (returning([LOGITS[0], LOGITS[1, :3]]), "it returned a list"),
-        (lambda dtype, shift: plain(dtype, shift)[:, : 5 if dtype == "float32" else 6], "the same positions"),
-        (lambda: LOGITS, "cannot be called with a dtype and a shift"),
-        (lambda shift, dtype: LOGITS, "cannot be called with a dtype and a shift"),
-        (lambda dtype, shift, more: LOGITS, "cannot be called with a dtype and a shift"),
-    ],
-)
+@pytest.mark.parametrize(("path", "message"), [
+    (returning(None), "it returned None: is its return missing"),
+    (returning(Output()), "it returned a Output: return its .logits"),
+    (returning({"logits": 1}), "it returned a dict"),
+    (returning("logits"), "it returned a str"),
+    (returning(LOGITS + 1j), "complex numbers"),
+    (returning(LOGITS[None]), r"it returned the shape \(1, 2, 6, 20\)"),
+    (returning(torch.empty(2, 6, 20, device="meta")), "it returned a Tensor"),
+    (returning([LOGITS[0], LOGITS[1, :3]]), "it returned a list"),
+    (lambda dtype, shift: plain(dtype, shift)[:, : 5 if dtype == "float32" else 6], "the same positions"),
+    (lambda: LOGITS, "cannot be called with a dtype and a shift"),
+    (lambda shift, dtype: LOGITS, "cannot be called with a dtype and a shift"),
+    (lambda dtype, shift, more: LOGITS, "cannot be called with a dtype and a shift"),
+])  # fmt: skip
 def test_what_is_no_path_to_logits_is_one_line_that_says_what_came(path, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_decode(path, plain)
@@ -203,20 +200,17 @@ def test_what_a_user_s_module_raises_is_theirs_with_its_line_and_exit_code_3(nam
     assert message in line
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("test_functions.py:plain", "names a file; write its module"),
-        ("test_functions:plian", "did you mean 'plain'?"),
-        ("test_functions:runner.decod", "object 'test_functions.runner' has no 'decod'; did you mean 'decode'?"),
-        (".test_functions:plain", "names no function"),
-        ("test_functions", "'test_functions' names no function; write module:function"),
-        ("test_functions:c", "'test_functions:c': module 'test_functions' has no 'c'"),
-        ("test_functions:runner", "'test_functions:runner' is a Runner; it must be a function"),
-        ("nobody.here:f", "module 'nobody.here' cannot be imported"),
-        ("nobody_here:c", "; is its folder on sys.path"),
-    ],
-)
+@pytest.mark.parametrize(("name", "message"), [
+    ("test_functions.py:plain", "names a file; write its module"),
+    ("test_functions:plian", "did you mean 'plain'?"),
+    ("test_functions:runner.decod", "object 'test_functions.runner' has no 'decod'; did you mean 'decode'?"),
+    (".test_functions:plain", "names no function"),
+    ("test_functions", "'test_functions' names no function; write module:function"),
+    ("test_functions:c", "'test_functions:c': module 'test_functions' has no 'c'"),
+    ("test_functions:runner", "'test_functions:runner' is a Runner; it must be a function"),
+    ("nobody.here:f", "module 'nobody.here' cannot be imported"),
+    ("nobody_here:c", "; is its folder on sys.path"),
+])  # fmt: skip
 def test_a_name_of_nothing_says_what_is_there_in_one_line(name, message):
     with pytest.raises(ValueError, match="'" + name.replace(".", r"\.")) as caught:
         CallableSubject(name, "test_functions:plain")

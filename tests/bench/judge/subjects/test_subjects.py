@@ -67,16 +67,13 @@ def test_a_fault_is_injected_into_the_path_under_test_alone(impl):
     assert relative(*faulty) > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "more", "message"),
-    [
-        ("fast", "naive", {}, "impl 'fast' is not known; choose one of numpy, naive"),
-        ("naive", "naive", {}, "naive came twice"),
-        ("eager", "naive", {"steps": 0}, "steps is 0"),
-        ("numpy", "naive", {"inject": other_eps}, "cannot be injected into numpy"),
-        ("eager", "naive", {"steps": 200}, "do not fit n_ctx 160"),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "more", "message"), [
+    ("fast", "naive", {}, "impl 'fast' is not known; choose one of numpy, naive"),
+    ("naive", "naive", {}, "naive came twice"),
+    ("eager", "naive", {"steps": 0}, "steps is 0"),
+    ("numpy", "naive", {"inject": other_eps}, "cannot be injected into numpy"),
+    ("eager", "naive", {"steps": 200}, "do not fit n_ctx 160"),
+])  # fmt: skip
 def test_what_does_not_fit_together_is_refused(a, b, more, message):
     with pytest.raises(ValueError, match=message):
         subject(a, b, **more)
@@ -142,16 +139,13 @@ def test_a_custom_attention_attends_in_the_cached_path_alone():
     assert custom.name_a.endswith("kvproof-test")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
-        ({"steps": 0}, "steps is 0"),
-        ({"prompts": [[1], []]}, "at least one token id"),
-        ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
-        ({"model": "/no/such/folder"}, "has no config.json"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
+    ({"steps": 0}, "steps is 0"),
+    ({"prompts": [[1], []]}, "at least one token id"),
+    ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
+    ({"model": "/no/such/folder"}, "has no config.json"),
+])  # fmt: skip
 def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
     given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
     with pytest.raises(ValueError, match=message):
