@@ -11,7 +11,7 @@ from ....reference.judge.cases import poison
 from ....reference.judge.questions import LOW
 from .memory_checks import POISONS
 from .op import Op, same_bits
-from .report import BROKEN, HELD, Finding, NotChecked
+from .report import BROKEN, HELD, Finding, NotChecked, first_broken
 
 NEEDLE = 16.0  # a key of so many queries: its score outshines all others
 
@@ -30,23 +30,21 @@ def layouts(op: Op) -> Finding:
     wide = np.zeros((B, H, T + 3, D), v.dtype)
     wide[:, :, :T] = v
     broken = "with strides of their own K or V are read where they do not lie"
-    for keys, values in ((by_token, v), (k, wide[:, :, :T])):
-        finding = op.alike(op(q, keys, values), own, q, k, v, op.lengths, "any strides of K and V", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+    pairs = ((by_token, v), (k, wide[:, :, :T]))
+    held = "any strides of K and V"
+    return first_broken(op.alike(op(q, *pair), own, q, k, v, op.lengths, held, broken) for pair in pairs)
 
 
 def dead_slots(op: Op) -> Finding:
     """NaN, inf and 1e4 from lengths[b] on change no bit."""
     q, k, v = op.draw()
     clean = op(q, k, v)
-    for value in POISONS:
+
+    def poisoned(value: float) -> Finding:
         poison(k, v, op.lengths, value)
-        finding = same_bits(op, op(q, k, v), clean, "NaN, inf and 1e4 there change no bit", f"{value} there is read")
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return same_bits(op, op(q, k, v), clean, "NaN, inf and 1e4 there change no bit", f"{value} there is read")
+
+    return first_broken(map(poisoned, POISONS))
 
 
 def needle(op: Op, past: int) -> tuple[np.ndarray, ...]:
@@ -81,7 +79,8 @@ def apart(op: Op, axis: int) -> Finding:
     if q.shape[axis] < 2:
         raise NotChecked(f"one {name} only")
     clean, at = op(q, k, v), (slice(None),) * axis
-    for i in (0, q.shape[axis] - 1):
+
+    def changed_in(i: int) -> Finding:
         others = [j for j in range(q.shape[axis]) if j != i]
         changed = [x.copy() for x in (q, k, v)]
         for x in changed:
@@ -91,10 +90,9 @@ def apart(op: Op, axis: int) -> Finding:
             return Finding(BROKEN, f"other numbers in {name} {i} do not change its result: another is read for it")
         rest = (*at, others)
         broken = f"other numbers in {name} {i} change other {name}s' results"
-        finding = same_bits(op, got[rest], clean[rest], f"no {name} sees another", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return same_bits(op, got[rest], clean[rest], f"no {name} sees another", broken)
+
+    return first_broken(map(changed_in, (0, q.shape[axis] - 1)))
 
 
 def rows_permuted(op: Op) -> Finding:

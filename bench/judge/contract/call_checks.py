@@ -3,7 +3,7 @@
 import numpy as np
 
 from .buffers import as_float64, capability
-from .report import BROKEN, HELD, Finding, NotChecked
+from .report import BROKEN, Finding, NotChecked, first_broken
 from .trial import Trial
 
 
@@ -24,17 +24,17 @@ def unless_lossy(trial: Trial, got, want, held: str, broken: str, step=0) -> Fin
 def rows_apart(trial: Trial) -> Finding:
     """Other tokens in one row change no bit of the other rows; where experts share them, rounding alone."""
     bits = not getattr(trial.make(), "experts", False)
-    for b in range(len(trial.ids)):
+
+    def changed_in(b: int) -> Finding:
         ids = trial.ids.copy()
         ids[b] = trial.other[b]
         got, rest = trial.run(ids), [row for row in range(len(ids)) if row != b]
         if np.array_equal(got[:, b], trial.plain[:, b]):
             return Finding(BROKEN, f"other tokens in row {b} change none of its logits: its tokens are not read")
         broken = f"other tokens in row {b} change the others' logits: rows see each other"
-        finding = trial.compare(got[:, rest], trial.plain[:, rest], "no row sees another's tokens", broken, bits)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return trial.compare(got[:, rest], trial.plain[:, rest], "no row sees another's tokens", broken, bits)
+
+    return first_broken(map(changed_in, range(len(trial.ids))))
 
 
 def rows_permuted(trial: Trial) -> Finding:
@@ -83,16 +83,16 @@ def reset(trial: Trial) -> Finding:
 def chunks(trial: Trial) -> Finding:
     """A prompt prefilled in pieces gives what it gives whole, and so do the steps after it."""
     P = trial.prompt
-    for sizes in ([1] * P, [P // 2, P - P // 2], [P - 1, 1]):
+
+    def prefilled(sizes: list[int]) -> Finding:
         pieces = " + ".join(map(str, sizes)) if len(sizes) < 4 else f"{P} times 1"
         broken = (
             f"a prompt prefilled as {pieces} tokens gives other logits: positions restart, or the mask is misaligned"
         )
         got = trial.run(chunks=sizes)
-        finding = unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
+
+    return first_broken(map(prefilled, ([1] * P, [P // 2, P - P // 2], [P - 1, 1])))
 
 
 def growing(trial: Trial) -> Finding:
@@ -113,7 +113,8 @@ def growing(trial: Trial) -> Finding:
 def crop(trial: Trial) -> Finding:
     """After crop(n) the cache goes on as one that has read n tokens and no more."""
     P = trial.prompt
-    for n in (P - 2, P + 1):
+
+    def cropped(n: int) -> Finding:
         cache, fresh = trial.make(), trial.make()
         cut = capability(cache, "crop")
         getattr(cache, "keep_past", lambda: None)()
@@ -125,10 +126,9 @@ def crop(trial: Trial) -> Finding:
         steps = trial.other.T[n : n + 3]
         got, want = (np.stack([as_float64(c.step(ids), len(ids)) for ids in steps]) for c in (cache, fresh))
         broken = f"after crop({n}) logits are not those of a cache that read {n} tokens"
-        finding = unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
+
+    return first_broken(map(cropped, (P - 2, P + 1)))
 
 
 def ragged(trial: Trial) -> Finding:

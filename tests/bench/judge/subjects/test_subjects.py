@@ -8,17 +8,15 @@ import torch
 
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
+from kvproof.bench.judge.subjects.slots import slots_read
+from kvproof.gpt2 import attention, load
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import LOGIT_BARS
 
 from ...._gpt2_models import CACHED, random_prompts, small_model
-from .._models import STEPS, relative, stranger, subject
+from .._models import STEPS, lengths_moved, relative, stranger, subject
 
 PROMPTS = random_prompts(61, (7, 3, 5))
-
-
-def largest(pair):
-    return relative(*pair)
 
 
 @pytest.mark.parametrize("b", ["naive", "numpy"])
@@ -27,14 +25,14 @@ def test_our_impls_agree_as_far_as_each_dtype_rounds(impl, b):
     # The PTX machine takes its time over the kernel.
     ours = subject(impl, b, (9, 3), 2) if impl == "triton" else subject(impl, b)
     bars = {"float64": 1e-11, "float32": 5e-5, "float16": 3e-2, "bfloat16": 3e-1}
-    errors = {dtype: largest(ours.paths(dtype)) for dtype in bars}
+    errors = {dtype: relative(*ours.paths(dtype)) for dtype in bars}
     assert all(errors[dtype] < bar for dtype, bar in bars.items()), errors
     assert errors["bfloat16"] > 10 * errors["float32"] > 100 * errors["float64"]
 
 
 def test_the_oracle_s_own_cache_is_a_path_where_numpy_has_the_arithmetic():
     ours = subject("numpy", "naive")
-    assert largest(ours.paths("float64")) < LOGIT_BARS["float64"]
+    assert relative(*ours.paths("float64")) < LOGIT_BARS["float64"]
     with pytest.raises(NotImplementedError, match="NumPy has no arithmetic in bfloat16"):
         ours.paths("bfloat16")
 
@@ -51,7 +49,7 @@ def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
     weight = small_model(4, 8)[0].wte.weight
     kept, plain, moved = weight.clone(), ours.paths("float64"), ours.paths("float64", 1e-3)
     assert torch.equal(kept, weight)
-    assert largest(moved) < 1e-11
+    assert relative(*moved) < 1e-11
     assert relative(moved[1], plain[1]) > 1e-4
     assert np.array_equal(ours.paths("float64")[0], plain[0])
 
@@ -150,3 +148,10 @@ def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
     given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
     with pytest.raises(ValueError, match=message):
         HuggingFaceSubject(**given)
+
+
+@pytest.mark.parametrize(("by", "unread", "trespassed"), [(0, 0, 0), (-1, 2, 0), (1, 0, 2)])
+def test_the_drawn_cache_shows_slots_that_are_missed_and_dead_ones_that_are_read(monkeypatch, by, unread, trespassed):
+    monkeypatch.setitem(attention.DECODE_STEP, "eager", lengths_moved(by, attention.eager))
+    slots = slots_read(load("tiny", impl="eager"), [5, 5], 8)
+    assert (slots.unread, slots.trespassed) == (unread, trespassed)
