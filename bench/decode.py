@@ -54,7 +54,6 @@ def listed(text: str) -> list[str]:
 
 
 def counts(text: str) -> list[int]:
-    """A LIST of whole numbers from 1 up."""
     numbers = [int(word) for word in listed(text)]
     if not numbers or min(numbers) < 1:
         raise ValueError
@@ -65,7 +64,6 @@ counts.__name__ = "list of numbers from 1 up, such as 1,8,32"  # argparse puts i
 
 
 def known_impls(text: str) -> list[str]:
-    """A LIST of impls, groups spelled out."""
     names = [impl for word in listed(text) for impl in GROUPS.get(word, [word])]
     known = [*IMPLS, *peers.PEERS]
     for name in names:

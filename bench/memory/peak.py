@@ -146,7 +146,6 @@ class HostMeter:
 
 
 def status() -> dict[str, int]:
-    """The memory lines of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     pairs = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): 1024 * int(value) for name, value, _ in pairs}

@@ -38,7 +38,6 @@ PICTURES_BYTES = 1_400_000  # of the 2 MB that a page may have
 
 
 def report(records: Sequence[dict]) -> str:
-    """The page of these records, checked by `records.read`."""
     models = ", ".join(dict.fromkeys(record["cell"]["model"] for record in records))
     devices = ", ".join(dict.fromkeys(record["environment"]["device"] for record in records))
     return page.page(
@@ -103,7 +102,6 @@ def row(impl: dict, best: bool) -> list[object]:
 
 
 def figures(summary: dict | None) -> object:
-    """A median with its interval in small print."""
     if summary is None:
         return NONE
     return tag("span", number(summary["median"]), " ", tag("small", interval(summary)))
@@ -204,7 +202,6 @@ def texts(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def environments(records: Sequence[dict]) -> Iterable[Html]:
-    """Machine, versions and commit, once for each that differs."""
     for place in unique(record["environment"] for record in records):
         versions = ", ".join(f"{name} {number or 'absent'}" for name, number in place["versions"].items())
         commit = f"{place['commit'] or 'unknown'}{' with changes' if place['dirty'] else ''}"
@@ -219,7 +216,6 @@ def environments(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def unique(items: Iterable) -> list:
-    """Items in their order, equal ones once."""
     return list({json.dumps(item, sort_keys=True): item for item in items}.values())
 
 

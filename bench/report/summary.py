@@ -41,7 +41,6 @@ def believed(impl: dict) -> bool:
 
 
 def faults(impl: dict) -> list[str]:
-    """Why parity is red, before or after timing."""
     found = []
     for when in ("before", "after"):
         parity = impl[f"parity_{when}"]

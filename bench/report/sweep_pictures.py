@@ -72,7 +72,6 @@ def throughput(records: Sequence[dict]) -> Picture:
 
 
 def batches(records: Sequence[dict]) -> Picture:
-    """Latency of a step, and throughput, against the batch."""
     many = sweeps(records, "batch")
     picture = Picture(len(many), 2, "Latency and throughput against batch size")
     for (left, right), series in zip(picture.grid, many, strict=True):

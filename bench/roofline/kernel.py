@@ -80,7 +80,6 @@ def engine(call: Call, sm: int) -> str:
 
 @lru_cache(maxsize=1)
 def table() -> dict[tuple[str, str], Any]:
-    """The committed rows by variant and target."""
     from ...kernels.aot.table import TABLE, read_table
 
     return {(row.variant, row.target): row for row in read_table(TABLE.read_text(encoding="utf-8"))}

@@ -22,7 +22,6 @@ def formula(op: Op, **draw) -> Finding:
 
 
 def layouts(op: Op) -> Finding:
-    """K and V may lie in memory in any order, each in its own."""
     q, k, v = op.draw()
     own = op(q, k, v)
     by_token = np.ascontiguousarray(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -36,7 +35,6 @@ def layouts(op: Op) -> Finding:
 
 
 def dead_slots(op: Op) -> Finding:
-    """NaN, inf and 1e4 from lengths[b] on change no bit."""
     q, k, v = op.draw()
     clean = op(q, k, v)
 
@@ -57,14 +55,12 @@ def needle(op: Op, past: int) -> tuple[np.ndarray, ...]:
 
 
 def last_slot(op: Op) -> Finding:
-    """A needle in the last live slot is found, at every length."""
     q, k, v = needle(op, 0)
     broken = "a needle in the last live slot is missed: the length is short, or the last block is"
     return op.hold(op(q, k, v), q, k, v, "a needle in the last live slot is found", broken)
 
 
 def one_past(op: Op) -> Finding:
-    """A needle one past the last live slot changes no bit, at any length."""
     clean = op(*op.draw(room=1))
     got = op(*needle(op, 1))
     held = "a needle one past the last live slot changes no bit"
@@ -96,7 +92,6 @@ def apart(op: Op, axis: int) -> Finding:
 
 
 def rows_permuted(op: Op) -> Finding:
-    """The rows of a batch may come in any order."""
     q, k, v = op.draw()
     order = np.arange(len(q))[::-1]
     own, got = op(q, k, v)[order], op(q[order], k[order], v[order], op.lengths[order])

@@ -38,7 +38,6 @@ def rows_apart(trial: Trial) -> Finding:
 
 
 def rows_permuted(trial: Trial) -> Finding:
-    """The rows of a batch may come in any order."""
     order = np.roll(np.arange(len(trial.ids)), 1)
     promised = bool(getattr(trial.make(), "batch_invariant", False))
     broken = "a row's logits depend on its place in the batch"
@@ -59,7 +58,6 @@ def rows_reordered(trial: Trial) -> Finding:
 
 
 def pages_permuted(trial: Trial) -> Finding:
-    """Where the pages lie in memory changes no bit."""
     cache, rng = trial.make(), np.random.default_rng(0)
     permute = capability(cache, "permute_pages")
     got = [as_float64(cache.prefill(trial.ids[:, : trial.prompt]), len(trial.ids))]
@@ -71,7 +69,6 @@ def pages_permuted(trial: Trial) -> Finding:
 
 
 def reset(trial: Trial) -> Finding:
-    """After reset() the same memory gives what a fresh cache gives."""
     cache = trial.make()
     forget = capability(cache, "reset")
     trial.run(trial.other, cache)
@@ -81,7 +78,6 @@ def reset(trial: Trial) -> Finding:
 
 
 def chunks(trial: Trial) -> Finding:
-    """A prompt prefilled in pieces gives what it gives whole, and so do the steps after it."""
     P = trial.prompt
 
     def prefilled(sizes: list[int]) -> Finding:
@@ -96,7 +92,6 @@ def chunks(trial: Trial) -> Finding:
 
 
 def growing(trial: Trial) -> Finding:
-    """Each step gives what computing all tokens so far anew gives."""
     P, T = trial.prompt, trial.ids.shape[1]
     how = "recompute()" if callable(getattr(trial.make(), "recompute", None)) else "a fresh prefill"
 
@@ -132,7 +127,6 @@ def crop(trial: Trial) -> Finding:
 
 
 def ragged(trial: Trial) -> Finding:
-    """Rows of different lengths give what each gives alone."""
     B, P = len(trial.ids), trial.prompt
     lengths = [P if b == 0 else max(1, P - 1 - 2 * b) for b in range(B)]
     cache = trial.make()

@@ -83,7 +83,6 @@ def to_torch(x: np.ndarray) -> torch.Tensor:
 
 
 def same_bits(op: Op, got, want, held: str, broken: str) -> Finding:
-    """Hold got (B, ...) to want, bit for bit."""
     if got.tobytes() == want.tobytes():
         return Finding(HELD, held)
     got, want = got.astype(np.float64), want.astype(np.float64)

@@ -122,7 +122,6 @@ def rank(found: Divergence) -> tuple[float, float]:
 
 
 def operation_origin(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
-    """Extent and explanation of a place in two traces."""
     a, b = by_place(a), by_place(b)
     place = found.layer, found.operation
     gate = max(gates.get(place, 0.0), FLOOR)

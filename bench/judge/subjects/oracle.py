@@ -198,7 +198,6 @@ class NumpySubject:
         return self.apply(self.ids, params, self.config), self.trusted(self.ids, params, self.config)
 
     def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
-        """The activations of path "a" or "b"."""
         path, params = self.apply if which == "a" else self.trusted, self._params(dtype, shift)
         with capture_numpy(self.config) as tape:
             logits = path(self.ids, params, self.config)

@@ -143,16 +143,12 @@ def test_a_run_that_is_killed_lets_its_lock_go(record, tmp_path, sent):
     assert [r["key"] for r in records.read(path)] == [record["key"], "b"]
 
 
-@pytest.mark.parametrize(
-    "rewritten",
-    [
-        lambda text: "\ufeff" + text,
-        lambda text: text.replace("\n", "\r\n"),
-        lambda text: text.rstrip("\n"),
-        lambda text: "\ufeff" + text.replace("\n", "\r\n").rstrip(),
-    ],
-    ids=["byte-order mark", "CR LF", "no last line end", "all three"],
-)
+@pytest.mark.parametrize("rewritten", [
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.rstrip("\n"),
+    lambda text: "\ufeff" + text.replace("\n", "\r\n").rstrip(),
+], ids=["byte-order mark", "CR LF", "no last line end", "all three"])  # fmt: skip
 def test_a_file_that_an_editor_rewrote_is_read_and_has_one_form_again(record, tmp_path, rewritten):
     path = tmp_path / "run.jsonl"
     lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "ab")

@@ -121,16 +121,12 @@ def test_parameters_are_counted_as_the_model_holds_them(name):
         assert read_shape(name).weight_bytes(dtype) == sum(p.nbytes for p in model.to(DTYPES[dtype]).parameters())
 
 
-@pytest.mark.parametrize(
-    ("raw", "parameters", "token"),
-    [
-        (LLAMA, 8_030_261_248, 131072),  # the sums of the published checkpoints' tensors
-        (LLAMA | {"model_type": "mistral", "vocab_size": 32000}, 7_241_732_096, 131072),
-        (QWEN2, 494_032_768, 12288),
-        (QWEN3, 596_049_920, 114688),
-    ],
-    ids=["Llama-3.1-8B", "Mistral-7B", "Qwen2-0.5B", "Qwen3-0.6B"],
-)
+@pytest.mark.parametrize(("raw", "parameters", "token"), [
+    (LLAMA, 8_030_261_248, 131072),  # the sums of the published checkpoints' tensors
+    (LLAMA | {"model_type": "mistral", "vocab_size": 32000}, 7_241_732_096, 131072),
+    (QWEN2, 494_032_768, 12288),
+    (QWEN3, 596_049_920, 114688),
+], ids=["Llama-3.1-8B", "Mistral-7B", "Qwen2-0.5B", "Qwen3-0.6B"])  # fmt: skip
 def test_grouped_heads_and_parameters_of_published_configs(raw, parameters, token):
     shape = of_config("x", raw)
     assert (shape.parameters, shape.token_bytes("bfloat16")) == (parameters, token)

@@ -238,8 +238,7 @@ STRANGERS = {
     "llama: second newest hidden": Stranger("the slot 1 before the newest", at("seen", all_but(2), True)),
     "llama: prefill not causal": Stranger("the prefill is not causal", at("seen", no_future_mask, False)),
     "llama: equal rows, not causal": Stranger(
-        "the prefill is not causal", at("seen", no_future_mask, False), more=EQUAL
-    ),
+        "the prefill is not causal", at("seen", no_future_mask, False), more=EQUAL),
     "llama: padding attended": Stranger("padding before a sequence", at("seen", lambda x: torch.ones_like(x), True)),
     "llama: a window of 5": Stranger("only the last 5 slots", at("seen", window(5))),
     "llama: a window of 4, equal rows": Stranger("only the last 4 slots", at("seen", window(4)), more=EQUAL),
@@ -248,8 +247,7 @@ STRANGERS = {
     "llama: a sink of zero": Stranger("denominator", at("sinks", lambda s: torch.zeros(4))),
     "llama: ALiBi": Stranger("ALiBi", at("scores", alibi)),
     "llama: rows mixed": Stranger(
-        "rows of the batch are mixed", at("kv", lambda x: tuple(y.roll(1, 0) for y in x)), more=EQUAL
-    ),
+        "rows of the batch are mixed", at("kv", lambda x: tuple(y.roll(1, 0) for y in x)), more=EQUAL),
     "llama: weights in float16": Stranger("rounded to float16", at("weights", rounded(torch.float16))),
     "llama: scores in bfloat16": Stranger("scores are rounded to bfloat16", at("scores", rounded(torch.bfloat16))),
     "llama: all in bfloat16": Stranger("kept in bfloat16", narrow_all),
@@ -259,12 +257,10 @@ STRANGERS = {
     "llama: an append lost": Stranger("zeros", inside=updating(lost)),
     "llama: an append of the step before": Stranger("1 slot late", inside=updating(earlier)),
     "llama: cache in bfloat16": Stranger(
-        "in bfloat16", inside=updating(lambda i, k, v, n: (k.bfloat16().to(k), v.bfloat16().to(v)))
-    ),
+        "in bfloat16", inside=updating(lambda i, k, v, n: (k.bfloat16().to(k), v.bfloat16().to(v)))),
     "llama: cache in float8": Stranger(
         "float8_e4m3fn",
-        inside=updating(lambda i, k, v, n: tuple(x.float().to(torch.float8_e4m3fn).to(x) for x in (k, v))),
-    ),
+        inside=updating(lambda i, k, v, n: tuple(x.float().to(torch.float8_e4m3fn).to(x) for x in (k, v)))),
     "llama: keys and values swapped": Stranger("swapped", inside=updating(lambda i, k, v, n: (v, k))),
     "llama: another activation": Stranger(None, inside=other_activation),
     "qwen3: a window of 5": Stranger("only the last 5 slots", at("seen", window(5))),
@@ -272,8 +268,7 @@ STRANGERS = {
     "mistral: window off in the prefill": Stranger(UNWINDOWED, at("seen", wide, False)),
     "mistral: window of 5": Stranger("a window of 5 slots", at("seen", window(5))),
     "mistral: prefill not causal": Stranger(
-        "the prefill is not causal", at("seen", lambda s: s | s.mT, False), more=EQUAL
-    ),
+        "the prefill is not causal", at("seen", lambda s: s | s.mT, False), more=EQUAL),
     "gemma2: softcap dropped": Stranger("softcap of 2 is left out", at("softcap", lambda c: None)),
     "gemma2: another softcap": Stranger("softcap of 5, not of 2", at("softcap", lambda c: 5.0)),
     "gemma2: window off in the prefill": Stranger(UNWINDOWED, at("seen", wide, False)),
