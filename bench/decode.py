@@ -50,12 +50,10 @@ GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startsw
 
 
 def listed(text: str) -> list[str]:
-    """A LIST of words."""
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def counts(text: str) -> list[int]:
-    """A LIST of whole numbers from 1 up."""
     numbers = [int(word) for word in listed(text)]
     if not numbers or min(numbers) < 1:
         raise ValueError
@@ -66,7 +64,6 @@ counts.__name__ = "list of numbers from 1 up, such as 1,8,32"  # argparse puts i
 
 
 def known_impls(text: str) -> list[str]:
-    """A LIST of impls, groups spelled out."""
     names = [impl for word in listed(text) for impl in GROUPS.get(word, [word])]
     known = [*IMPLS, *peers.PEERS]
     for name in names:
@@ -78,7 +75,6 @@ def known_impls(text: str) -> list[str]:
 
 
 def known_dtypes(text: str) -> list[str]:
-    """A LIST of dtypes."""
     for name in listed(text):
         if name not in DTYPES:
             raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of {', '.join(DTYPES)}")

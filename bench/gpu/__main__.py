@@ -130,7 +130,6 @@ def begin(out: Path, rehearse: bool) -> dict:
 
 
 def write(state: dict, out: Path) -> None:
-    """Write gpu.json and gpu.html, each whole or not at all."""
     for name, text in (("gpu.json", json.dumps(state, indent=1)), ("gpu.html", gpu_page.render(state))):
         output_file.write(out / name, text + "\n")
 

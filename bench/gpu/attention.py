@@ -181,7 +181,6 @@ def no_room(shape: Shape, device: torch.device) -> str | None:
 def records(
     todo: list[Shape], device: torch.device, calls: int, datasheet: float | None, deaths: Deaths
 ) -> Iterator[dict]:
-    """One record per shape, as soon as it is known."""
     reads: dict[int, list[float]] = {}
     for shape in todo:
         reason = no_room(shape, device)

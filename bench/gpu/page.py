@@ -41,14 +41,12 @@ def render(state: dict) -> str:
 
 
 def trouble(parts: dict) -> Iterator[str]:
-    """What is not as it should be, first."""
     for name, entry in parts.items():
         if entry["status"] in ("failed", "cut short"):
             yield f"{name} {'FAILED' if entry['status'] == 'failed' else 'was cut short'}: {entry['reason']}"
 
 
 def test_words(parts: dict) -> Iterator[str]:
-    """One sentence per part of tests."""
     for name, entry in parts.items():
         if "counts" in entry:
             counts = ", ".join(f"{n} {end}" for end, n in entry["counts"].items() if n) or "none ran"
@@ -64,7 +62,6 @@ def believed(records: list[dict]) -> Iterator[tuple[dict, dict]]:
 
 
 def accuracy(records: list[dict]) -> Iterator[str]:
-    """How far each attention strays from the float64 formula, at worst."""
     worst: dict[str, float] = {}
     for record in records:
         for name, row in record["peers"].items():
@@ -102,7 +99,6 @@ def attention_words(records: list[dict]) -> Iterator[str]:
 
 
 def decode_words(records: list[dict]) -> Iterator[str]:
-    """The fastest impl of each cell, in a sentence."""
     for record in records:
         rows = [row for row in record["impls"] if row["step_ms"] and not row["refused"] and not row["emulated"]]
         if rows:
@@ -159,7 +155,6 @@ def attention_parts(records: list[dict]) -> Iterator[str]:
 
 
 def attention_cell(row: dict) -> str:
-    """One peer's figures, or what stands in their place."""
     if row["refused"]:
         return "refused"
     if "median_us" not in row:

@@ -136,7 +136,6 @@ def die_with_parent() -> None:
 
 
 def stop(child: subprocess.Popen) -> None:
-    """End a child and what it started, if it still runs."""
     if child.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)

@@ -72,11 +72,7 @@ def options() -> Parser:
     which.add_argument("--callable", metavar="MODULE:FUNCTION", help="f(dtype, shift) -> logits (B, n, V), under test")
     which.add_argument("--faults", action="store_true", help="list the corpus of bugs")
     which.add_argument("--exam", type=Path, metavar="FILE", help="put the corpus and clean runs before the judge")
-    add(
-        "--against",
-        metavar="WHAT",
-        help="the trusted path: an impl (default naive; numpy: the oracle) or a function",
-    )
+    add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle) or a function")
     add("--model", help="for --impl, as kvproof generate takes it (default tiny)")
     add("--dtype", choices=DTYPES, help="the dtype in question (default float32)")
     add("--prompt", action="append", help="for --impl, --hf; repeatable (default: two of different length)")

@@ -47,7 +47,6 @@ class Investigation:
 
     @property
     def start(self) -> str | None:
-        """Where it starts, in words; None where there is no bug."""
         if self.verdict.verdict != BUG:
             return None
         if self.origin:
@@ -150,7 +149,6 @@ def our_model(subject: Any, dtype: str):
 
 
 def spoilt(subject: OurSubject, model) -> AbstractContextManager:
-    """The fault that the subject plants in the model under test, if it plants one."""
     return subject.inject(model) if subject.inject else nullcontext()
 
 

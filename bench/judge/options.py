@@ -31,16 +31,12 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def mode_of(args: argparse.Namespace) -> str:
-    return next(mode for mode in MODES if getattr(args, mode) not in (None, False))
-
-
 def apply_defaults(args: argparse.Namespace) -> None:
     """Put the defaults where no option came.
 
     Raises ValueError for an option that the mode has no use for, and for options that contradict each other.
     """
-    mode = mode_of(args)
+    mode = next(mode for mode in MODES if getattr(args, mode) not in (None, False))
     for name, modes in GOES_WITH.items():
         if getattr(args, name) not in (None, False) and mode not in modes:
             fits = ", ".join(flag(other) for other, its in GOES_WITH.items() if mode in its) or "no other option"

@@ -80,7 +80,6 @@ def pictures(found: Investigation) -> Iterator[Html]:
 
 
 def heat_map(found: Investigation) -> Figure:
-    """Layers against positions, coloured by error in ulps."""
     assert found.ulps is not None
     picture, ulps = Picture(1, 1, ""), np.where(np.isfinite(found.ulps), found.ulps, np.nan)
     axes = picture.grid.flat[0]
@@ -102,7 +101,6 @@ def heat_map(found: Investigation) -> Figure:
 
 
 def cache(found: Investigation) -> Figure:
-    """Sequences against slots: filled or dead, read or not."""
     assert found.slots is not None
     live, read = found.slots.live, found.slots.read
     state = np.select([live & read, live & ~read, ~live & ~read], [0, 1, 2], 3)

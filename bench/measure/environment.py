@@ -18,7 +18,6 @@ PEER_PACKAGES = ("onnxruntime", "onnx", "flash-attn", "flashinfer-python")  # na
 
 
 def version(package: str) -> str | None:
-    """The installed version of a package, None where it is absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

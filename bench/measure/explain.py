@@ -63,10 +63,8 @@ class Forecast:
     def break_even_new_tokens(self, cached: Route, naive: Route) -> int | None:
         """New tokens from which decoding with the cache is faster, prefill included, within n_ctx."""
         most = self.config.n_ctx - max(self.prompts) + 1
-        return crossing(*(self._cumulative(route, most) for route in (cached, naive)))
-
-    def _cumulative(self, route: Route, tokens: int) -> list[float]:
-        return list(accumulate(self.seconds(route, step) for step in range(tokens)))
+        seconds = ([self.seconds(route, step) for step in range(most)] for route in (cached, naive))
+        return crossing(*(list(accumulate(each)) for each in seconds))
 
 
 def crossing(cached: Sequence[float], naive: Sequence[float]) -> int | None:

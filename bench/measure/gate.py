@@ -102,7 +102,6 @@ def compare_logits(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> 
 
 
 def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
-    """What is wrong with the decode step's attention alone, in words."""
     error = replayed_attention(model, batch, capacity)
     return [f"its attention errs by {error:.1f} times what rounding explains"] if error > 1 else []
 
@@ -133,5 +132,5 @@ def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:
     """The same numbers in the same dtype; NumPy knows bfloat16 by ml_dtypes."""
-    name = str(x.dtype).removeprefix("torch.")
-    return x.double().cpu().numpy().astype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    x = x.detach().cpu()
+    return x.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if x.dtype == torch.bfloat16 else x.numpy()

@@ -77,7 +77,6 @@ class Comparison:
         return peers.peer_dtype(impl, self.dtype) if impl in peers.PEERS else self.dtype
 
     def new_source(self, impl: str, dtype: str) -> Source:
-        """A source of this impl's logits, with memory of its own."""
         batch = len(self.prompts)
         if impl == "numpy":
             return Oracle(*self.models.numpy(dtype), batch, self.capacity)

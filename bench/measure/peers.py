@@ -41,6 +41,13 @@ def cache_name(model: Any) -> str | None:
     return next((name for name in CACHE_NAMES if name in takes), None)
 
 
+def empty_cache(config: Any, kind: str, slots: int) -> Any:
+    """An empty cache of transformers: "dynamic", or "static" with so many slots."""
+    from transformers import DynamicCache, StaticCache  # pyright: ignore[reportMissingImports]
+
+    return DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=slots)
+
+
 def available() -> dict[str, str | None]:
     """Each peer's version here; None where one of its packages is absent."""
     return {impl: version(names[0]) if all(map(version, names)) else None for impl, names in PACKAGES.items()}
@@ -187,14 +194,10 @@ class TransformersSource:
     def _empty_cache(self) -> Any:
         if self.impl == "hf-uncached":
             return None
-        from transformers import DynamicCache, StaticCache
-
-        if self.impl == "hf-dynamic":
-            return DynamicCache(config=self.model.config)
-        if self.cache is not None:  # a static cache is memory to use again
+        if self.impl == "hf-static" and self.cache is not None:  # memory to use again
             self.cache.reset()
             return self.cache
-        return StaticCache(config=self.model.config, max_cache_len=self.capacity)
+        return empty_cache(self.model.config, self.impl.removeprefix("hf-"), self.capacity)
 
     @torch.no_grad()
     def _logits(self, ids: torch.Tensor) -> torch.Tensor:

@@ -148,7 +148,6 @@ class Bench:
         }
 
     def prove(self, cell: Cell, comparison: Comparison) -> dict:
-        """Every impl's verdict before any timing, said as it is known."""
         self.say("parity with the NumPy oracle, float64 and without a cache:")
         verdicts = {}
         for impl in self.plan.impls:

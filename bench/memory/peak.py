@@ -70,10 +70,7 @@ def measure(model: str, batch: int, prompt: int, new: int, dtype: str, device: s
 def run(task: dict, env: dict[str, str]) -> dict:
     """One generation in a fresh process; its peak in bytes and the model's config."""
     child = subprocess.run(
-        [sys.executable, "-m", "kvproof.bench.memory.peak", json.dumps(task)],
-        capture_output=True,
-        text=True,
-        env=env,
+        [sys.executable, "-m", "kvproof.bench.memory.peak", json.dumps(task)], capture_output=True, text=True, env=env
     )
     if child.returncode:
         raise ValueError(f"the measured process failed: {(child.stderr.strip() or 'no words').splitlines()[-1]}")
@@ -149,7 +146,6 @@ class HostMeter:
 
 
 def status() -> dict[str, int]:
-    """The memory lines of /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     pairs = (line.split() for line in lines if line.endswith(" kB"))
     return {name.rstrip(":"): 1024 * int(value) for name, value, _ in pairs}

@@ -133,13 +133,9 @@ def of_config(name: str, raw: dict) -> Shape:
     trained = 2048 if raw.get("model_type") == "bloom" else None
     names = ("max_position_embeddings", "n_positions", "max_seq_len", "max_context_length", "seq_length")
     n_ctx = whole(raw, *names, default=trained)
-    heads = whole(raw, *QUERY_HEADS, default=layers_heads(layers))
+    # Of query heads there are no fewer than of a layer's KV heads.
+    heads = whole(raw, *QUERY_HEADS, default=max(rows.heads for rows in layers if rows))
     return Shape(name, layers, heads, n_ctx, dense_parameters(raw, layers, heads), notes)
-
-
-def layers_heads(layers: list[Rows | None]) -> int:
-    """The most KV heads of a layer: of query heads there are no fewer."""
-    return max(rows.heads for rows in layers if rows)
 
 
 def dense_parameters(raw: dict, layers: list[Rows | None], H: int) -> int | None:

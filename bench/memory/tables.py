@@ -43,7 +43,6 @@ def describe(shape: Shape, contexts: list[int], args: argparse.Namespace) -> lis
 
 
 def paging(shape: Shape, capacity: int, args: argparse.Namespace) -> list[str]:
-    """What ragged lengths waste, contiguous and by page size."""
     batch, dtype = args.batch[-1], args.dtype[0]
     lines = [
         f"held but not filled, batch {batch}, {dtype}, lengths 1 … {capacity:,} each as likely",

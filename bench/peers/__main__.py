@@ -156,7 +156,6 @@ HEADER = "{:<15}{:<7}{:<7}{:>5}{:>7}{:>15}{:>10}{:>10}".format(*COLUMNS)
 
 
 def text(row: dict[str, Any]) -> str:
-    """A line of the table."""
     start = f"{row['peer']:<15}{row['load']:<7}{row['target']:<7}{row['n']:>5}"
     if "refused" in row:
         return f"{start}  refused: {row['refused'][:160]}"

@@ -38,7 +38,6 @@ PICTURES_BYTES = 1_400_000  # of the 2 MB that a page may have
 
 
 def report(records: Sequence[dict]) -> str:
-    """The page of these records, checked by `records.read`."""
     models = ", ".join(dict.fromkeys(record["cell"]["model"] for record in records))
     devices = ", ".join(dict.fromkeys(record["environment"]["device"] for record in records))
     return page.page(
@@ -103,14 +102,12 @@ def row(impl: dict, best: bool) -> list[object]:
 
 
 def figures(summary: dict | None) -> object:
-    """A median with its interval in small print."""
     if summary is None:
         return NONE
     return tag("span", number(summary["median"]), " ", tag("small", interval(summary)))
 
 
 def pictures(records: Sequence[dict]) -> Iterable[Html]:
-    """Every picture that the records can fill, and why not, of the others."""
     from kvproof.bench.report.pictures import pictures as draw
     from kvproof.bench.report.svg import svg
 
@@ -175,17 +172,11 @@ def predicted_row(impl: dict, ratios: dict[str, float]) -> list[object]:
 
 def bandwidth(records: Sequence[dict]) -> Html:
     """What reading memory was measured to do at each cell's working set."""
-    rows = [
-        [
-            cell_name(record),
-            size(b["working_set_bytes"]),
-            number(b["gb_per_s"]),
-            number(b["limit_gb_per_s"]),
-            b["limit_is"],
-        ]
-        for record in records
-        for b in [record["bandwidth"]]
-    ]
+    rows = []
+    for record in records:
+        b = record["bandwidth"]
+        speeds = [number(b[name]) for name in ("gb_per_s", "limit_gb_per_s")]
+        rows.append([cell_name(record), size(b["working_set_bytes"]), *speeds, b["limit_is"]])
     header = ("cell", "working set", "GB/s, median", "limit, GB/s", "limit is")
     return page.table(
         header, rows, f"A figure above 1.1 {TIMES} the limit is refused. The working set: weights and the full cache."
@@ -211,7 +202,6 @@ def texts(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def environments(records: Sequence[dict]) -> Iterable[Html]:
-    """Machine, versions and commit, once for each that differs."""
     for place in unique(record["environment"] for record in records):
         versions = ", ".join(f"{name} {number or 'absent'}" for name, number in place["versions"].items())
         commit = f"{place['commit'] or 'unknown'}{' with changes' if place['dirty'] else ''}"
@@ -226,7 +216,6 @@ def environments(records: Sequence[dict]) -> Iterable[Html]:
 
 
 def unique(items: Iterable) -> list:
-    """Items in their order, equal ones once."""
     return list({json.dumps(item, sort_keys=True): item for item in items}.values())
 
 

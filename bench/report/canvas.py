@@ -63,7 +63,6 @@ def hover(picture: Picture, artist: Artist, texts: Sequence[str]) -> None:
 
 
 def panels(title: str, count: int) -> tuple[Picture, list[Axes]]:
-    """A picture of so many panels, two in a row."""
     columns = min(count, 2)
     picture = Picture(-(-count // columns), columns, title)
     for axes in picture.grid.flat[count:]:

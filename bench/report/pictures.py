@@ -48,7 +48,6 @@ def time_per_token(records: Sequence[dict]) -> Picture:
 
 
 def cumulative_time(records: Sequence[dict]) -> Picture:
-    """Seconds until each new token is there, prefill included."""
     cells = representatives(records)
     picture, grid = panels("Cumulative time, with and without a cache", len(cells))
     for axes, record in zip(grid, cells, strict=True):

@@ -41,7 +41,6 @@ def believed(impl: dict) -> bool:
 
 
 def faults(impl: dict) -> list[str]:
-    """Why parity is red, before or after timing."""
     found = []
     for when in ("before", "after"):
         parity = impl[f"parity_{when}"]
@@ -88,7 +87,6 @@ def headlines(records: Sequence[dict]) -> list[tuple[str, str]]:
 
 
 def speed(record: dict) -> str:
-    """How many times as fast as recomputing everything the cache is in a cell."""
     impl, new = cached_impl(record), record["cell"]["new_tokens"]
     if impl is None or impl["speedup"] is None:
         return "No impl with a cache has a time that can be believed beside naive's, so there is no speed-up."
@@ -140,7 +138,6 @@ def losses(records: Sequence[dict]) -> list[str]:
 
 
 def parity(records: Sequence[dict]) -> list[str]:
-    """Whether what was timed is the right computation."""
     pairs = [(record, impl) for record in records for impl in record["impls"]]
     red = [f"PARITY RED: {impl['impl']} in {cell_name(r)}: {why}." for r, impl in pairs for why in faults(impl)]
     judged = [impl for _, impl in pairs if impl["parity_before"] and impl["parity_after"] and not faults(impl)]

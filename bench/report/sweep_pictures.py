@@ -39,25 +39,18 @@ def curves(picture: Picture, axes: Axes, series: dict[int, dict], over: str, uni
     return values
 
 
-def step_time(record: dict, row: dict):
-    """Milliseconds of a decode step."""
-    return row["step_ms"]["median"], interval(row["step_ms"])
+def figure_of(name: str) -> Callable[[dict, dict], Point]:
+    """The figure of that name in an impl's row."""
+    return lambda _, row: (row[name]["median"], interval(row[name]))
+
+
+step_time, total_time, total_rate = map(figure_of, ("step_ms", "total_ms", "tokens_per_s"))
 
 
 def step_rate(record: dict, row: dict):
     """Tokens a second of all sequences while decoding."""
     rate = lambda ms: 1e3 * record["cell"]["batch"] / ms  # noqa: E731
     return rate(row["step_ms"]["median"]), interval(row["step_ms"], rate)
-
-
-def total_time(record: dict, row: dict):
-    """Milliseconds of prefill and all decode steps."""
-    return row["total_ms"]["median"], interval(row["total_ms"])
-
-
-def total_rate(record: dict, row: dict):
-    """Tokens a second of all sequences, prefill included."""
-    return row["tokens_per_s"]["median"], interval(row["tokens_per_s"])
 
 
 def speedup(record: dict, row: dict):
@@ -79,7 +72,6 @@ def throughput(records: Sequence[dict]) -> Picture:
 
 
 def batches(records: Sequence[dict]) -> Picture:
-    """Latency of a step, and throughput, against the batch."""
     many = sweeps(records, "batch")
     picture = Picture(len(many), 2, "Latency and throughput against batch size")
     for (left, right), series in zip(picture.grid, many, strict=True):

@@ -80,7 +80,6 @@ def engine(call: Call, sm: int) -> str:
 
 @lru_cache(maxsize=1)
 def table() -> dict[tuple[str, str], Any]:
-    """The committed rows by variant and target."""
     from ...kernels.aot.table import TABLE, read_table
 
     return {(row.variant, row.target): row for row in read_table(TABLE.read_text(encoding="utf-8"))}
@@ -100,7 +99,6 @@ def variants() -> dict[str, Call]:
 
 
 def targets() -> list[int]:
-    """Compute capabilities, times 10, that the table has rows of."""
     return sorted({int(target[3:]) for _, target in table() if target.startswith("sm_")})
 
 
@@ -131,7 +129,6 @@ def sizes(call: Call, sm: int) -> Any:
 
 @lru_cache
 def program(call: Call, sm: int) -> Program:
-    """One program of a call on compute capability sm / 10, one of `targets`."""
     chosen = engine(call, sm)
     name, counted = nearest(call, chosen, sm), nearest(call, chosen, 90)
     row, row_90, of_90 = table()[name, f"sm_{sm}"], table()[counted, "sm_90"], variants()[counted]

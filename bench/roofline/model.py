@@ -67,7 +67,6 @@ class Prediction(NamedTuple):
 
 
 def predict(gpu: GPU, shape: Shape) -> Prediction:
-    """The model's figures for a shape on a GPU."""
     program, columns, parts = shape.program(gpu.arch), shape.columns(gpu.arch), moved(shape, gpu.arch)
     minimal = sum(size for name, size in parts.items() if not name.startswith(("kv_again", "partials")))
     live = columns * sum(map(splits, shape.lengths))

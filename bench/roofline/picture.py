@@ -43,7 +43,6 @@ def draw(by_gpu: Sequence[tuple[GPU, Sequence[Prediction]]]) -> Figure:
 
 
 def panel(axes, gpu: GPU, predictions: Sequence[Prediction]) -> None:
-    """One GPU's lines, bands, ideal time and latency-bound region."""
     lines: dict[str, list[Prediction]] = {}
     for p in predictions:
         kv = "" if p.shape.heads == p.shape.n_kv else f"/{p.shape.n_kv}"

@@ -37,7 +37,6 @@ def pipes(header: Sequence[str], rows: Sequence[Sequence[str]], first: str = ">"
 
 
 def row(p: Prediction) -> tuple[str, ...]:
-    """One shape's figures, which end with the words that nothing was run."""
     s, parts = p.shape, p.parts
     heads = str(s.heads) if s.heads == s.n_kv else f"{s.heads}/{s.n_kv}"
     low, middle, high = (short(seconds * 1e6) for seconds in (p.low, p.seconds, p.high))
@@ -50,7 +49,6 @@ def row(p: Prediction) -> tuple[str, ...]:
 
 
 def taken_apart(p: Prediction) -> str:
-    """One shape's modelled time, summand by summand."""
     us = lambda size: short(size / p.gpu.achievable * 1e6)  # noqa: E731
     kv, again, others = p.parts["kv"] + p.parts["scales"], p.parts["kv_again"], sum(p.parts.values())
     partials = p.parts["partials_written"] + p.parts["partials_read"]
@@ -68,19 +66,16 @@ def taken_apart(p: Prediction) -> str:
 def describe(gpu: GPU, predictions: Sequence[Prediction]) -> Iterator[str]:
     """One GPU's table, the shapes that its L2 would hold, and its last row taken apart."""
     first = predictions[0].shape
-    yield f"## {gpu.name}: modelled, {NOT_RUN}"
-    yield ""
+    yield from (f"## {gpu.name}: modelled, {NOT_RUN}", "")
     more = f", {first.new_tokens} new tokens" if first.new_tokens > 1 else ""
     appended = ", appended by the same launch" if first.append else ""
     yield f"{first.dtype}, head_dim {first.head_dim}{more}{appended}."
     yield from dict.fromkeys(compiled(gpu, p) for p in predictions)
-    yield ""
-    yield from pipes(HEADER, [row(p) for p in predictions])
-    yield ""
+    yield from ("", *pipes(HEADER, [row(p) for p in predictions]), "")
     held = [p for p in predictions if p.minimal <= gpu.l2 * 1e6]
     if held:
-        yield f"{len(held)} of {len(predictions)} shapes fit L2 ({gpu.l2:g} MB): warm, they may beat the ideal time."
-        yield ""
+        warm = f"{len(held)} of {len(predictions)} shapes fit L2 ({gpu.l2:g} MB): warm, they may beat the ideal time."
+        yield from (warm, "")
     yield taken_apart(predictions[-1])
 
 
@@ -101,8 +96,7 @@ def constants(gpus: Sequence[GPU]) -> Iterator[str]:
         (what, *(f"{getattr(gpu, name):g}" for gpu in gpus), "", source) for name, (what, source) in SOURCES.items()
     ]
     rows += [(what, *("" for _ in gpus), text, source) for what, text, source in shared()]
-    yield "## Constants"
-    yield ""
+    yield from ("## Constants", "")
     yield from pipes(("constant", *(gpu.name for gpu in gpus), "all", "source"), rows, "<", "<")
 
 
@@ -111,11 +105,8 @@ def shared() -> Iterator[tuple[str, str, str]]:
     yield "issue slots of an SM", str(ISSUE_SLOTS), "CUDA programming guide; that all are busy, an assumption: at best"
     yield "trips to L2 of a program beside its loop", str(TRIPS), "assumption: lengths, q, partial, counter"
     yield "a trip to L2, of one to memory", f"{L2_TRIP:g}", "assumption"
-    yield (
-        "what L2 gives, of the achievable bandwidth",
-        f"{L2_RATE:g}",
-        "assumption, for programs that read K and V again",
-    )
+    source = "assumption, for programs that read K and V again"
+    yield "what L2 gives, of the achievable bandwidth", f"{L2_RATE:g}", source
     yield "splits combined per trip", str(limits()["chunk"]), "the kernel's"
     yield "uncertainty of a modelled time", SPREAD, "assumption"
 

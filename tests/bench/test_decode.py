@@ -19,6 +19,7 @@ from kvproof.gpt2.generate import Cached
 from kvproof.reference.config import Config
 
 from .._gpt2_models import torch_model
+from .judge._models import lengths_moved
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--device", "cpu", "--new-tokens", "4", "--repeats", "1"]
@@ -120,16 +121,8 @@ def test_the_attention_gate_has_a_needle_for_every_number_of_heads(monkeypatch, 
     model = torch_model(
         Config(n_vocab=5, n_ctx=40, n_embd=16 * heads, n_head=heads, n_layer=1, n_inner=8), 0, "bfloat16"
     )
-    monkeypatch.setitem(attention.DECODE_STEP, "sdpa", short_by_one)
+    monkeypatch.setitem(attention.DECODE_STEP, "sdpa", lengths_moved(-1, attention.sdpa))
     assert gate.attention_faults(model, 1, 40)
-
-
-def short_by_one(q, cache, layer):
-    whole = cache.host_lengths
-    cache.host_lengths = [max(n - 1, 1) for n in whole]
-    o = attention.sdpa(q, cache, layer)
-    cache.host_lengths = whole
-    return o
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -169,24 +162,21 @@ def test_a_source_of_noise_is_red_in_half_precision():
 def test_a_wrong_attention_that_final_logits_in_half_precision_hide_is_found_in_the_op(monkeypatch):
     model = load("tiny", dtype="bfloat16").with_impl("eager")
     assert gate.attention_faults(model, 2, 40) == []
-    monkeypatch.setitem(attention.DECODE_STEP, "eager", short_by_one)
+    monkeypatch.setitem(attention.DECODE_STEP, "eager", lengths_moved(-1, attention.sdpa))
     (fault,) = gate.attention_faults(model, 2, 40)
     assert "what rounding explains" in fault
 
 
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--model", "tinny"], "did you mean 'tiny'?"),
-        (["--prompt", ""], "prompt 0 is empty"),
-        (["--new-tokens", "2000"], "1019 fit"),
-        (["--context", "1024"], "1 fit"),
-        (["--graph"], "it replays triton's step on CUDA"),
-        (["--device", "abacus"], "device 'abacus' is not known here"),
-        (["--device", "meta"], "device 'meta' is not known here"),
-        (["--prompt", "a", "--prompt", "b", "--batch", "1"], "2 prompts came for a batch of 1"),
-    ],
-)
+@pytest.mark.parametrize(("argv", "message"), [
+    (["--model", "tinny"], "did you mean 'tiny'?"),
+    (["--prompt", ""], "prompt 0 is empty"),
+    (["--new-tokens", "2000"], "1019 fit"),
+    (["--context", "1024"], "1 fit"),
+    (["--graph"], "it replays triton's step on CUDA"),
+    (["--device", "abacus"], "device 'abacus' is not known here"),
+    (["--device", "meta"], "device 'meta' is not known here"),
+    (["--prompt", "a", "--prompt", "b", "--batch", "1"], "2 prompts came for a batch of 1"),
+])  # fmt: skip
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, argv, message):
     assert main(["--impl", "sdpa", *argv]) == 2
     err = capsys.readouterr().err

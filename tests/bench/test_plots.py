@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kvproof.bench import plots
+from kvproof.bench.report import __main__ as report
 from kvproof.bench.report.canvas import LOOKS, value_axis
 from kvproof.bench.report.pictures import PICTURES, pictures
 
@@ -243,12 +244,14 @@ def test_the_loss_curves_of_tiny_are_drawn(tmp_path):
     assert (tmp_path / "loss.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("text", [None, "", "no json\n", '{"schema": "kvproof/decode/1"}\n', '{"tokens": 1}\n'])
-def test_a_file_that_holds_no_records_is_one_line_and_exit_code_2(tmp_path, capsys, text):
+@pytest.mark.parametrize("text", [None, "", "{}\n", "no json\n", '{"schema": "kvproof/decode/1"}\n', '{"tokens": 1}\n'])
+@pytest.mark.parametrize(("command", "main"), [("bench/plots.py", plots.main), ("bench/report", report.main)])
+def test_a_file_that_holds_no_records_is_one_line_and_exit_code_2(tmp_path, capsys, command, main, text):
     path = tmp_path / "run.jsonl"
     if text is not None:
         path.write_text(text)
-    assert plots.main([str(path)]) == 2
+    assert main([str(path)]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("bench/plots.py: ")
+    assert err.startswith(f"{command}: ")
     assert err.count("\n") == 1
+    assert not path.with_suffix(".html").exists()

@@ -11,7 +11,7 @@ from ....reference.judge.cases import poison
 from ....reference.judge.questions import LOW
 from .memory_checks import POISONS
 from .op import Op, same_bits
-from .report import BROKEN, HELD, Finding, NotChecked
+from .report import BROKEN, HELD, Finding, NotChecked, first_broken
 
 NEEDLE = 16.0  # a key of so many queries: its score outshines all others
 
@@ -22,7 +22,6 @@ def formula(op: Op, **draw) -> Finding:
 
 
 def layouts(op: Op) -> Finding:
-    """K and V may lie in memory in any order, each in its own."""
     q, k, v = op.draw()
     own = op(q, k, v)
     by_token = np.ascontiguousarray(k.swapaxes(1, 2)).swapaxes(1, 2)
@@ -30,23 +29,20 @@ def layouts(op: Op) -> Finding:
     wide = np.zeros((B, H, T + 3, D), v.dtype)
     wide[:, :, :T] = v
     broken = "with strides of their own K or V are read where they do not lie"
-    for keys, values in ((by_token, v), (k, wide[:, :, :T])):
-        finding = op.alike(op(q, keys, values), own, q, k, v, op.lengths, "any strides of K and V", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+    pairs = ((by_token, v), (k, wide[:, :, :T]))
+    held = "any strides of K and V"
+    return first_broken(op.alike(op(q, *pair), own, q, k, v, op.lengths, held, broken) for pair in pairs)
 
 
 def dead_slots(op: Op) -> Finding:
-    """NaN, inf and 1e4 from lengths[b] on change no bit."""
     q, k, v = op.draw()
     clean = op(q, k, v)
-    for value in POISONS:
+
+    def poisoned(value: float) -> Finding:
         poison(k, v, op.lengths, value)
-        finding = same_bits(op, op(q, k, v), clean, "NaN, inf and 1e4 there change no bit", f"{value} there is read")
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return same_bits(op, op(q, k, v), clean, "NaN, inf and 1e4 there change no bit", f"{value} there is read")
+
+    return first_broken(map(poisoned, POISONS))
 
 
 def needle(op: Op, past: int) -> tuple[np.ndarray, ...]:
@@ -59,14 +55,12 @@ def needle(op: Op, past: int) -> tuple[np.ndarray, ...]:
 
 
 def last_slot(op: Op) -> Finding:
-    """A needle in the last live slot is found, at every length."""
     q, k, v = needle(op, 0)
     broken = "a needle in the last live slot is missed: the length is short, or the last block is"
     return op.hold(op(q, k, v), q, k, v, "a needle in the last live slot is found", broken)
 
 
 def one_past(op: Op) -> Finding:
-    """A needle one past the last live slot changes no bit, at any length."""
     clean = op(*op.draw(room=1))
     got = op(*needle(op, 1))
     held = "a needle one past the last live slot changes no bit"
@@ -81,7 +75,8 @@ def apart(op: Op, axis: int) -> Finding:
     if q.shape[axis] < 2:
         raise NotChecked(f"one {name} only")
     clean, at = op(q, k, v), (slice(None),) * axis
-    for i in (0, q.shape[axis] - 1):
+
+    def changed_in(i: int) -> Finding:
         others = [j for j in range(q.shape[axis]) if j != i]
         changed = [x.copy() for x in (q, k, v)]
         for x in changed:
@@ -91,14 +86,12 @@ def apart(op: Op, axis: int) -> Finding:
             return Finding(BROKEN, f"other numbers in {name} {i} do not change its result: another is read for it")
         rest = (*at, others)
         broken = f"other numbers in {name} {i} change other {name}s' results"
-        finding = same_bits(op, got[rest], clean[rest], f"no {name} sees another", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return same_bits(op, got[rest], clean[rest], f"no {name} sees another", broken)
+
+    return first_broken(map(changed_in, (0, q.shape[axis] - 1)))
 
 
 def rows_permuted(op: Op) -> Finding:
-    """The rows of a batch may come in any order."""
     q, k, v = op.draw()
     order = np.arange(len(q))[::-1]
     own, got = op(q, k, v)[order], op(q[order], k[order], v[order], op.lengths[order])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from .buffers import as_float64, capability
-from .report import BROKEN, HELD, Finding, NotChecked
+from .report import BROKEN, Finding, NotChecked, first_broken
 from .trial import Trial
 
 
@@ -24,21 +24,20 @@ def unless_lossy(trial: Trial, got, want, held: str, broken: str, step=0) -> Fin
 def rows_apart(trial: Trial) -> Finding:
     """Other tokens in one row change no bit of the other rows; where experts share them, rounding alone."""
     bits = not getattr(trial.make(), "experts", False)
-    for b in range(len(trial.ids)):
+
+    def changed_in(b: int) -> Finding:
         ids = trial.ids.copy()
         ids[b] = trial.other[b]
         got, rest = trial.run(ids), [row for row in range(len(ids)) if row != b]
         if np.array_equal(got[:, b], trial.plain[:, b]):
             return Finding(BROKEN, f"other tokens in row {b} change none of its logits: its tokens are not read")
         broken = f"other tokens in row {b} change the others' logits: rows see each other"
-        finding = trial.compare(got[:, rest], trial.plain[:, rest], "no row sees another's tokens", broken, bits)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return trial.compare(got[:, rest], trial.plain[:, rest], "no row sees another's tokens", broken, bits)
+
+    return first_broken(map(changed_in, range(len(trial.ids))))
 
 
 def rows_permuted(trial: Trial) -> Finding:
-    """The rows of a batch may come in any order."""
     order = np.roll(np.arange(len(trial.ids)), 1)
     promised = bool(getattr(trial.make(), "batch_invariant", False))
     broken = "a row's logits depend on its place in the batch"
@@ -59,7 +58,6 @@ def rows_reordered(trial: Trial) -> Finding:
 
 
 def pages_permuted(trial: Trial) -> Finding:
-    """Where the pages lie in memory changes no bit."""
     cache, rng = trial.make(), np.random.default_rng(0)
     permute = capability(cache, "permute_pages")
     got = [as_float64(cache.prefill(trial.ids[:, : trial.prompt]), len(trial.ids))]
@@ -71,7 +69,6 @@ def pages_permuted(trial: Trial) -> Finding:
 
 
 def reset(trial: Trial) -> Finding:
-    """After reset() the same memory gives what a fresh cache gives."""
     cache = trial.make()
     forget = capability(cache, "reset")
     trial.run(trial.other, cache)
@@ -81,22 +78,20 @@ def reset(trial: Trial) -> Finding:
 
 
 def chunks(trial: Trial) -> Finding:
-    """A prompt prefilled in pieces gives what it gives whole, and so do the steps after it."""
     P = trial.prompt
-    for sizes in ([1] * P, [P // 2, P - P // 2], [P - 1, 1]):
+
+    def prefilled(sizes: list[int]) -> Finding:
         pieces = " + ".join(map(str, sizes)) if len(sizes) < 4 else f"{P} times 1"
         broken = (
             f"a prompt prefilled as {pieces} tokens gives other logits: positions restart, or the mask is misaligned"
         )
         got = trial.run(chunks=sizes)
-        finding = unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return unless_lossy(trial, got, trial.plain, "prompts in pieces give what they give whole", broken)
+
+    return first_broken(map(prefilled, ([1] * P, [P // 2, P - P // 2], [P - 1, 1])))
 
 
 def growing(trial: Trial) -> Finding:
-    """Each step gives what computing all tokens so far anew gives."""
     P, T = trial.prompt, trial.ids.shape[1]
     how = "recompute()" if callable(getattr(trial.make(), "recompute", None)) else "a fresh prefill"
 
@@ -113,7 +108,8 @@ def growing(trial: Trial) -> Finding:
 def crop(trial: Trial) -> Finding:
     """After crop(n) the cache goes on as one that has read n tokens and no more."""
     P = trial.prompt
-    for n in (P - 2, P + 1):
+
+    def cropped(n: int) -> Finding:
         cache, fresh = trial.make(), trial.make()
         cut = capability(cache, "crop")
         getattr(cache, "keep_past", lambda: None)()
@@ -125,14 +121,12 @@ def crop(trial: Trial) -> Finding:
         steps = trial.other.T[n : n + 3]
         got, want = (np.stack([as_float64(c.step(ids), len(ids)) for ids in steps]) for c in (cache, fresh))
         broken = f"after crop({n}) logits are not those of a cache that read {n} tokens"
-        finding = unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
-        if finding.outcome != HELD:
-            return finding
-    return finding
+        return unless_lossy(trial, got, want, "crop(n) leaves a cache that read n tokens", broken, step=1)
+
+    return first_broken(map(cropped, (P - 2, P + 1)))
 
 
 def ragged(trial: Trial) -> Finding:
-    """Rows of different lengths give what each gives alone."""
     B, P = len(trial.ids), trial.prompt
     lengths = [P if b == 0 else max(1, P - 1 - 2 * b) for b in range(B)]
     cache = trial.make()

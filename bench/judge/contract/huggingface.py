@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...measure.peers import cache_name
+from ...measure.peers import cache_name, empty_cache
 from .positions import positions_of
 
 
@@ -42,13 +42,7 @@ class HuggingFace:
         self.pads: np.ndarray | None = None  # (B,) slots of padding before each row; None: no mask, no position ids
 
     def new_cache(self):
-        from transformers import DynamicCache, StaticCache  # pyright: ignore[reportMissingImports]
-
-        if callable(self.kind):
-            return self.kind()
-        if self.kind == "dynamic":
-            return DynamicCache(config=self.model.config)
-        return StaticCache(config=self.model.config, max_cache_len=self.capacity)
+        return self.kind() if callable(self.kind) else empty_cache(self.model.config, self.kind, self.capacity)
 
     def tensor(self, array) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.model.device)
@@ -135,12 +129,7 @@ class HuggingFace:
         """K and V of each layer whose slots are the tokens'; a layer that chooses, packs or sums them is left out."""
         layers = [] if self.cache is None else self.cache.layers
         shown = [(layer, self.places(layer, i)) for i, layer in enumerate(layers) if shows_slots(layer)]
-        return [
-            (array, places)
-            for name in ("keys", "values")
-            for layer, places in shown
-            for array in [getattr(layer, name)]
-        ]
+        return [(getattr(layer, name), places) for name in ("keys", "values") for layer, places in shown]
 
     def places(self, layer: Any, index: int) -> np.ndarray:
         """(B or 1, 1, slots, 1): the place of each slot's token; -1 in empty slots, -2 where no step may read it."""

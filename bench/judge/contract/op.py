@@ -9,6 +9,7 @@ import torch
 
 from ....reference.judge.cases import Case, draw_qkv
 from ....reference.judge.rounding import attention_error, attention_gate
+from ...measure.gate import to_numpy
 from .report import BROKEN, HELD, Finding
 
 
@@ -81,14 +82,7 @@ def to_torch(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x)
 
 
-def to_numpy(x: torch.Tensor) -> np.ndarray:
-    """The same numbers and dtype; bfloat16 as ml_dtypes has it."""
-    x = x.detach().cpu()
-    return x.view(torch.int16).numpy().view("bfloat16") if x.dtype == torch.bfloat16 else x.numpy()
-
-
 def same_bits(op: Op, got, want, held: str, broken: str) -> Finding:
-    """Hold got (B, ...) to want, bit for bit."""
     if got.tobytes() == want.tobytes():
         return Finding(HELD, held)
     got, want = got.astype(np.float64), want.astype(np.float64)

@@ -1,7 +1,7 @@
 """What a contract's checks found: one line each, a record for machines, and a failure that a person understands."""
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +29,14 @@ class Finding(NamedTuple):
     def record(self) -> dict:
         """JSON-able; a number that is not finite is null."""
         return {"name": self.name, "outcome": self.outcome, "sentence": self.sentence, "numbers": finite(self.numbers)}
+
+
+def first_broken(findings: Iterable[Finding]) -> Finding:
+    """The first finding that is not held, after which none is sought; else the last."""
+    for finding in findings:
+        if finding.outcome != HELD:
+            break
+    return finding  # pyright: ignore[reportPossiblyUnbound]
 
 
 class NotChecked(NotImplementedError):

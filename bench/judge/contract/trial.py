@@ -67,7 +67,6 @@ class Trial:
 
     @cached_property
     def repeats(self) -> bool:
-        """Whether the same run gives the same bits again."""
         return self.run().tobytes() == self.plain.tobytes()
 
     @cached_property

@@ -116,6 +116,5 @@ def fitted(error: Callable[[float], float], low: float, high: float) -> float:
 
 
 def squares(o: np.ndarray, x: Query) -> float:
-    """How far an output (H, D) is from what came."""
     total = float(np.square(o - x.a).sum())
     return total if np.isfinite(total) else np.inf

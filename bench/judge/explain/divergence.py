@@ -56,7 +56,6 @@ class Divergence:
     token: int | None = None
 
     def record(self) -> dict[str, Any]:
-        """JSON-able; what is not finite is null."""
         return finite(asdict(self))
 
     def __str__(self) -> str:

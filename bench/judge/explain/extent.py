@@ -27,7 +27,6 @@ def extent(error: np.ndarray, parted: np.ndarray, positions: np.ndarray, decode:
 
 
 def sequence_extent(row: int, parted: np.ndarray, positions: np.ndarray) -> str:
-    """At which of its positions a sequence differs."""
     compared = positions[positions >= 0]
     wrong = positions[parted].tolist()
     after = compared[compared >= wrong[0]]

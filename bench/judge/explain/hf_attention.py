@@ -31,7 +31,6 @@ class Call:
 
 
 def number(x: torch.Tensor) -> np.ndarray:
-    """Its numbers on the host, in float64."""
     return x.detach().to("cpu").double().numpy()
 
 

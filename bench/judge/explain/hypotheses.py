@@ -62,7 +62,6 @@ def capped(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def normalised(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """Another denominator, or other weights than the softmax's."""
     if formula.sinks is not None:
         bare = replace(formula, sinks=None)
         yield Hypothesis("sinks", "the sinks are left out of the softmax", lambda x: right(x, bare))
@@ -79,9 +78,8 @@ def normalised(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
         return op
 
     yield Hypothesis("softmax", "every weight is 1: the softmax runs over another axis", weights(np.ones_like))
-    yield Hypothesis(
-        "softmax", "all slots weigh alike: the scores are lost", weights(lambda s: np.full_like(s, 1 / s.shape[1]))
-    )
+    words = "all slots weigh alike: the scores are lost"
+    yield Hypothesis("softmax", words, weights(lambda s: np.full_like(s, 1 / s.shape[1])))
     yield Hypothesis("softmax", "the weights are not divided by their sum", weights(np.exp))
 
 
@@ -98,7 +96,6 @@ def by_heads(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def heads_in_words(heads: np.ndarray, H_kv: int) -> str:
-    """Which head of the keys and values each query head reads."""
     H = len(heads)
     if (heads == heads[0]).all():
         return f"every head reads head {heads[0]}: the head index is lost"
@@ -168,17 +165,14 @@ def narrowed(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
     for dtype in NARROW:
         narrow = to_narrow(dtype)
-        yield Hypothesis(
-            "precision", f"scores and weights are kept in {dtype}", lambda x, f=narrow: right(x, formula, rounded=f)
-        )
-        yield Hypothesis(
-            "precision", f"queries, keys and values are rounded to {dtype}", lambda x, f=narrow: inputs(x, f)
-        )
+        words = f"scores and weights are kept in {dtype}"
+        yield Hypothesis("precision", words, lambda x, f=narrow: right(x, formula, rounded=f))
+        words = f"queries, keys and values are rounded to {dtype}"
+        yield Hypothesis("precision", words, lambda x, f=narrow: inputs(x, f))
         words = f"queries, keys, values, scores and weights are kept in {dtype}"
         yield Hypothesis("precision", words, lambda x, f=narrow: inputs(x, f, f))
-        yield Hypothesis(
-            "precision", f"the scores are rounded to {dtype}", lambda x, f=narrow: rounded_once(x, formula, f, 0)
-        )
+        words = f"the scores are rounded to {dtype}"
+        yield Hypothesis("precision", words, lambda x, f=narrow: rounded_once(x, formula, f, 0))
         words = f"the weights are rounded to {dtype}"
         yield Hypothesis("precision", words, lambda x, f=narrow: rounded_once(x, formula, f, 1))
 

@@ -15,6 +15,7 @@ from .explanation import Candidate, Explanation, choose
 from .token_positions import explain_positions, weights_of
 
 WIDE = 4096  # columns up to which a move of all of them is tried
+KINDS = {"head": "head", "mlp": "mlp", "ln_1": "norm", "ln_2": "norm", "ln_f": "norm"}  # of hypotheses
 Places = Mapping[tuple[int | None, str], Activation]
 
 
@@ -68,7 +69,7 @@ def elsewhere(operation: str, came: np.ndarray, right: np.ndarray, parted) -> It
             words = f"the columns are moved by {by}: a weight is split or laid out wrongly"
             if operation == "head":
                 words = f"the head's rows are moved by {by}: it is not the embedding it is tied to"
-            yield operation_kind(operation), words, np.roll(wide, by, 1).reshape(right.shape)
+            yield KINDS.get(operation, "projection"), words, np.roll(wide, by, 1).reshape(right.shape)
 
 
 def shifts(flat: np.ndarray, wide: np.ndarray) -> list[int]:
@@ -76,10 +77,6 @@ def shifts(flat: np.ndarray, wide: np.ndarray) -> list[int]:
     far = np.abs(flat - wide[:, :1]).max(0)
     by = int(far.argmin())
     return [by] if by else []
-
-
-def operation_kind(operation: str) -> str:
-    return {"head": "head", "mlp": "mlp", "ln_1": "norm", "ln_2": "norm", "ln_f": "norm"}.get(operation, "projection")
 
 
 def stream(b: Places, layer: int, branch: str) -> np.ndarray:
@@ -139,7 +136,6 @@ def norms(x, p, eps: float, came, b: Places, layer, operation: str) -> Iterator[
 
 
 def projections(x, p, shape) -> Iterator[tuple[str, str, np.ndarray]]:
-    """The same of x W + b, its result in `shape`."""
     w, bias = p["weight"], p["bias"]
     yield (
         "projection",

@@ -43,7 +43,6 @@ def origin(subject: Any, dtype: str = "float64") -> Origin | None:
 
 
 def place_of(subject: Any, dtype: str = "float64") -> Divergence | None:
-    """The place alone, without an explanation."""
     place = first_place(subject, dtype)
     return place and place.found
 
@@ -54,7 +53,6 @@ def logit_origin(subject: Any, rung: Any) -> Origin | None:
 
 
 def with_token(subject: Any, found: Origin | None) -> Origin | None:
-    """The origin and the id that is fed there."""
     if found is None:
         return None
     d = found.divergence
@@ -124,7 +122,6 @@ def rank(found: Divergence) -> tuple[float, float]:
 
 
 def operation_origin(found: Divergence, a, b, gates: Gates, subject: Any, dtype: str) -> Origin:
-    """Extent and explanation of a place in two traces."""
     a, b = by_place(a), by_place(b)
     place = found.layer, found.operation
     gate = max(gates.get(place, 0.0), FLOOR)

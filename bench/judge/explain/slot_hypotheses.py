@@ -49,9 +49,8 @@ def shown(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 def few(pilot: Query, formula: Formula, first: int, last: int) -> Iterator[Hypothesis]:
     """Only so many of the first slots are seen, or of the last; or all but so many of the new, or of the old."""
     n = pilot.n
-    yield Hypothesis(
-        "length", "the newest slot is not read: the length is one short", prefix(formula, lambda x: x.n - 1)
-    )
+    words = "the newest slot is not read: the length is one short"
+    yield Hypothesis("length", words, prefix(formula, lambda x: x.n - 1))
     if first:
         words = {1: "only the first slot is seen: a causal mask aligned at the top left"}
         words = words.get(first, f"only the first {first} slots are read: the length does not grow")
@@ -103,9 +102,8 @@ def ends(formula: Formula, kept: int, width: int):
 
 def shown_by_length(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
     """Slots missed or added by a rule of the length: slots of zeros, the lengths of other sequences."""
-    yield Hypothesis(
-        "length", "one slot past the last is read (zeros): the length is one long", lambda x: right(x, formula, zeros=1)
-    )
+    words = "one slot past the last is read (zeros): the length is one long"
+    yield Hypothesis("length", words, lambda x: right(x, formula, zeros=1))
     words = "the newest slot is read before it is written (zeros)"
     yield Hypothesis("stale", words, lambda x: emptied(x, formula))
     yield Hypothesis("length", "only the prompt is read", prefix(formula, lambda x: min(x.prompt, x.n)))
@@ -123,7 +121,6 @@ def shown_by_length(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
 
 
 def in_blocks(formula: Formula, longest: int) -> Iterator[Hypothesis]:
-    """The last, partial block of a loop over slots is skipped, or read whole."""
     for block in BLOCKS:
         if block <= longest:  # else nothing at all is read
             skipped = f"the last, partial block of {block} slots is skipped"
@@ -182,7 +179,6 @@ def unmasked(pilot: Query, formula: Formula, prefilled: bool) -> Iterator[Hypoth
 
 
 def acausal(formula: Formula) -> Iterator[Hypothesis]:
-    """The prefill without its causal mask, or with another one."""
     words = "tokens of the prompt see those after them: the prefill is not causal"
     yield Hypothesis("causal", words, lambda x: seeing(x, formula, None))
     for many in (1, 2, 3):

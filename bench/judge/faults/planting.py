@@ -1,11 +1,10 @@
 """Planting a bug in a running torch model, and taking it out again."""
 
 import copy
-from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any
 
 import torch
 
@@ -13,9 +12,7 @@ from ....gpt2.attention import DECODE_STEP, Attention
 from ....gpt2.cache import StaticCache
 from ....gpt2.model import GPT2
 from ....reference.judge.faults import CACHED
-
-Changes = list[tuple[MutableMapping[str, Any], str, Any]]  # (namespace, name, value to stand there)
-ABSENT = object()
+from ..tracing.planted import Changes, planted
 
 
 @dataclass(frozen=True)
@@ -30,22 +27,6 @@ class TorchFault:
     closest: bool
     place: tuple[int | None, str] | None
     seen_by: str
-
-
-@contextmanager
-def planted(changes: Changes) -> Iterator[None]:
-    """Values under other names' places while it is open; what was there comes back, whatever happens."""
-    before = [(space, name, space.get(name, ABSENT)) for space, name, _ in changes]
-    try:
-        for space, name, value in changes:
-            space[name] = value
-        yield
-    finally:
-        for space, name, value in reversed(before):
-            if value is ABSENT:
-                space.pop(name, None)
-            else:
-                space[name] = value
 
 
 def torch_fault(link: str | None, place, seen_by=CACHED, closest=False):

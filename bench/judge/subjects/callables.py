@@ -54,7 +54,6 @@ class CallableSubject:
         return a, b
 
     def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
-        """The same of path "a" or "b"."""
         if self.aligned is None:
             tapes = self._tape("a", dtype), self._tape("b", dtype)
             *aligned, self.positions = align(*tapes, self.n)
@@ -76,7 +75,6 @@ def find_module(name: str) -> torch.nn.Module:
 
 
 def as_path(name: str, dtype: str) -> Path:
-    """What "module:attribute" names, as a path."""
     found = find(name)
     if not callable(found) and not hasattr(found, "__array__") and not isinstance(found, (list, tuple)):
         raise ValueError(f"{name!r} is a {type(found).__name__}; it must be a function: {SIGNATURE}")

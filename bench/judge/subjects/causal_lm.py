@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ....gpt2.weights import as_dtype
-from ...measure.peers import CACHE_NAMES, cache_name
+from ...measure.peers import CACHE_NAMES, cache_name, empty_cache
 from ..contract.positions import Positions, padding_id, positions_of, same
 from ..contract.user_errors import UserCodeError, refusal, user_code
 from .checkpoint import read_model
@@ -138,14 +138,9 @@ class CausalLM:
             )
 
     def new_cache(self, kind: str, slots: int) -> Any:
-        """An empty cache, "dynamic" or "static" with so many slots."""
-        from transformers import DynamicCache, StaticCache
-
         advice = "--cache dynamic may suit it" * (kind == "static")
         with user_code(f"a {kind} cache for {self.name}", advice, refusals=False):
-            if kind == "dynamic":
-                return DynamicCache(config=self.config)
-            return StaticCache(config=self.config, max_cache_len=slots)
+            return empty_cache(self.config, kind, slots)
 
     def check_filled(self, cache: Any):
         """Raise ValueError where a prefill left nothing in the cache, which a step cannot do without."""

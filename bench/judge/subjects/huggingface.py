@@ -85,7 +85,6 @@ class HuggingFaceSubject(TorchSubject):
         self.name_a = ", ".join(self._words())
 
     def _check_prompts(self):
-        """Raise ValueError for prompts that the model cannot take."""
         lm, ids = self.lm, [i for prompt in self.prompts for i in prompt]
         wrong = next((i for i in ids if not 0 <= i < lm.n_vocab), None)
         if wrong is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ....reference import model as reference_model
 from ....reference.config import Config
+from ..tracing.planted import planted
 from ..tracing.tape import Activation
 
 NUMPY_DTYPES = ("float64", "float32")
@@ -86,7 +87,7 @@ def capture_numpy(config: Config) -> Iterator[NumpyTape]:
     The functions of reference/model.py are wrapped wherever reference/ has them by name, so a wrong path that comes by
     them is seen too. Not for two threads at once.
     """
-    tape, kept = NumpyTape(config), []
+    tape, changes = NumpyTape(config), []
     package = reference_model.__name__.rpartition(".")[0]
     modules = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
     watches = {
@@ -95,14 +96,9 @@ def capture_numpy(config: Config) -> Iterator[NumpyTape]:
     watches["self_attention"] = watch_cache(tape, reference_model.self_attention)
     for name, watched in watches.items():
         function = getattr(reference_model, name)
-        kept += [(module, name, function, watched) for module in modules if getattr(module, name, None) is function]
-    try:
-        for module, name, _, watched in kept:
-            setattr(module, name, watched)
+        changes += [(vars(module), name, watched) for module in modules if getattr(module, name, None) is function]
+    with planted(changes):
         yield tape
-    finally:
-        for module, name, function, _ in kept:
-            setattr(module, name, function)
 
 
 def watch(see: Callable, function: Callable) -> Callable:
@@ -202,7 +198,6 @@ class NumpySubject:
         return self.apply(self.ids, params, self.config), self.trusted(self.ids, params, self.config)
 
     def trace_one(self, which: str, dtype: str = "float64", shift: float = 0.0) -> list[Activation]:
-        """The activations of path "a" or "b"."""
         path, params = self.apply if which == "a" else self.trusted, self._params(dtype, shift)
         with capture_numpy(self.config) as tape:
             logits = path(self.ids, params, self.config)

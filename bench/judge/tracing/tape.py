@@ -13,7 +13,7 @@ B sequences, n tokens, H query heads, H_kv key-value heads, D head_dim, E n_embd
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from ....gpt2.model import GPT2
+from .planted import planted
 
 OPERATIONS = (
     "embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head", "cache",
@@ -119,7 +120,6 @@ class Tape:
         self.record(layer, operation, value)
 
     def heads_of(self, layer: int, value: torch.Tensor):
-        """Record what enters c_proj, head by head."""
         value = value if value.ndim == 3 else value[:, None]
         self.record(layer, "attention", value.unflatten(-1, (self.heads, -1)))
 
@@ -189,7 +189,7 @@ def capture(model: Any) -> Iterator[Tape]:
         for handle in hook(model, names, tape):
             undo.callback(handle.remove)
         if names.head is None:
-            undo.callback(watch_method(model, "logits", lambda out: tape.wide(None, "head", out)))
+            undo.enter_context(watched(model, "logits", lambda out: tape.wide(None, "head", out)))
         yield tape
 
 
@@ -230,21 +230,13 @@ def hook(model: nn.Module, names: Names, tape: Tape):
         yield after(names.head, partial(tape.wide, None, "head"))
 
 
-def watch_method(owner: Any, name: str, see: Callable[[Any], None]) -> Callable[[], None]:
-    """Let `see` look at what owner's method returns; calling the result puts back what was there."""
-    own = owner.__dict__.get(name)  # somebody else may have put one on this very object
+def watched(owner: Any, name: str, see: Callable[[Any], None]) -> AbstractContextManager[None]:
+    """`see` looks at what owner's method returns while the context is open."""
     method = getattr(owner, name)
 
-    def watched(*args, **kw):
+    def seen(*args, **kw):
         out = method(*args, **kw)
         see(out)
         return out
 
-    def restore():
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
-
-    setattr(owner, name, watched)
-    return restore
+    return planted([(vars(owner), name, seen)])

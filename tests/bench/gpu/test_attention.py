@@ -173,12 +173,9 @@ def test_the_page_tells_wins_losses_and_refusals():
         row = {"gb_per_s": 5.0, "share_measured": 0.5, "share_datasheet": None, "refused": refused, "skipped": None}
         return row | dict.fromkeys(gpu_page.QUANTILES, us) | {"error_before": 0.5, "error_after": us / 100}
 
+    won = {"kernel": row(10.0), "sdpa": row(20.0), "flex": row(1, "wrong")}
     records = [
-        {
-            "key": "one",
-            "shape": vars(SHAPE),
-            "peers": {"kernel": row(10.0), "sdpa": row(20.0), "flex": row(1, "wrong")},
-        },
+        {"key": "one", "shape": vars(SHAPE), "peers": won},
         {"key": "two", "shape": vars(SHAPE), "peers": {"kernel": row(10.0), "sdpa": row(5.0), "flex": row(40.0)}},
         {"key": "big", "shape": vars(SHAPE), "skipped": "needs 99 GB, 15 GB are free", "peers": {}},
     ]

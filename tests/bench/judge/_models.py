@@ -1,5 +1,7 @@
 """What the tests of the judge's subjects share: a small model in every dtype, and tiny random strangers."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -32,22 +34,14 @@ def subject(a="eager", b="naive", lengths=RAGGED, steps=STEPS, inject=None):
     return OurSubject(SmallModels(), a, b, prompts=random_prompts(61, lengths), steps=steps, inject=inject)
 
 
-def stranger(family):
-    """A tiny random causal LM of transformers: "gpt2", or "llama" with two query heads per key head; float32."""
-    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
-    common = {"vocab_size": 61, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.3}
-    if family == "gpt2":
-        config = transformers.GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=4, **common)
-        make = transformers.GPT2LMHeadModel
-    else:
-        config = transformers.LlamaConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-            max_position_embeddings=64, **common,
-        )  # fmt: skip
-        make = transformers.LlamaForCausalLM
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return make(config).eval().requires_grad_(False)
+def lengths_moved(by: int, attend):
+    """A decode step whose attention reads `by` slots more than are filled, and at least one."""
+
+    def step(q, cache, layer):
+        with patch.object(cache, "host_lengths", [max(n + by, 1) for n in cache.host_lengths]):
+            return attend(q, cache, layer)
+
+    return step
 
 
 def relative(a, b):
@@ -55,7 +49,7 @@ def relative(a, b):
     return float(np.abs(a - b).max() / np.sqrt(np.mean(np.square(b))))
 
 
-def stranger_of(family):
+def stranger(family):
     """A tiny random causal LM of any family of transformers, by its model_type; float32."""
     transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
     config = transformers.CONFIG_MAPPING[family]()
@@ -67,8 +61,7 @@ def stranger_of(family):
     }  # fmt: skip
     heads = {} if family in ("gpt_neox", "roformer", "gptj", "phi") else {"num_key_value_heads": 2, "head_dim": 8}
     given = {key: value for key, value in sizes.items() if key in config.to_dict()} | heads
-    if family == "roformer":
-        given["is_decoder"] = True
+    given |= {"roformer": {"is_decoder": True}, "llama": {"intermediate_size": 48}}.get(family, {})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made = transformers.AutoModelForCausalLM.from_config(transformers.CONFIG_MAPPING[family](**given))

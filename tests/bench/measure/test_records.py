@@ -14,13 +14,13 @@ from kvproof.bench import decode
 from kvproof.bench.decode import main
 from kvproof.bench.measure import records
 
+RUN = ["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]
+
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory) -> dict:
     path = tmp_path_factory.mktemp("results") / "one.jsonl"
-    assert (
-        main(["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1", "--results", str(path)]) == 0
-    )
+    assert main([*RUN, "--results", str(path)]) == 0
     (found,) = records.read(path)
     return found
 
@@ -33,16 +33,13 @@ def test_what_is_appended_is_read_back(record, tmp_path):
     assert records.main([str(path)]) == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "place"),
-    [
-        ({"schema": "kvproof/decode/9"}, "$.schema"),
-        ({"explanation": None}, "$.explanation"),
-        ({"new": 1}, "$: "),
-        ({"impls": []}, "$.impls"),
-        ({"constants": {}}, "$.constants"),
-    ],
-)
+@pytest.mark.parametrize(("change", "place"), [
+    ({"schema": "kvproof/decode/9"}, "$.schema"),
+    ({"explanation": None}, "$.explanation"),
+    ({"new": 1}, "$: "),
+    ({"impls": []}, "$.impls"),
+    ({"constants": {}}, "$.constants"),
+])  # fmt: skip
 def test_a_record_that_breaks_the_schema_is_refused_and_the_file_is_as_it_was(record, tmp_path, change, place):
     path = tmp_path / "run.jsonl"
     records.append(path, record)
@@ -146,16 +143,12 @@ def test_a_run_that_is_killed_lets_its_lock_go(record, tmp_path, sent):
     assert [r["key"] for r in records.read(path)] == [record["key"], "b"]
 
 
-@pytest.mark.parametrize(
-    "rewritten",
-    [
-        lambda text: "\ufeff" + text,
-        lambda text: text.replace("\n", "\r\n"),
-        lambda text: text.rstrip("\n"),
-        lambda text: "\ufeff" + text.replace("\n", "\r\n").rstrip(),
-    ],
-    ids=["byte-order mark", "CR LF", "no last line end", "all three"],
-)
+@pytest.mark.parametrize("rewritten", [
+    lambda text: "\ufeff" + text,
+    lambda text: text.replace("\n", "\r\n"),
+    lambda text: text.rstrip("\n"),
+    lambda text: "\ufeff" + text.replace("\n", "\r\n").rstrip(),
+], ids=["byte-order mark", "CR LF", "no last line end", "all three"])  # fmt: skip
 def test_a_file_that_an_editor_rewrote_is_read_and_has_one_form_again(record, tmp_path, rewritten):
     path = tmp_path / "run.jsonl"
     lines = "".join(json.dumps(record | {"key": key}) + "\n" for key in "ab")
@@ -191,9 +184,6 @@ def test_a_pipe_is_opened_once_for_all_records_and_a_device_stays_one(record, tm
     assert [json.loads(line)["key"] for line in got[0].splitlines()] == ["a", "b"]
     records.append("/dev/null", record)
     assert Path("/dev/null").is_char_device()
-
-
-RUN = ["--impl", "sdpa", "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]
 
 
 @pytest.mark.parametrize(

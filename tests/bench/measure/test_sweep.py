@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,15 @@ DRAWN = replace(TEXTS, context=7)
 @pytest.fixture(scope="module")
 def models():
     return Models("tiny", PLAN.device)
+
+
+def test_a_checkpoint_is_loaded_once_for_each_dtype_and_framework(models):
+    assert models.torch("float32") is models.torch("float32")
+    assert models.torch("float64").dtype == torch.float64
+    (params, config), again = models.numpy("float64"), models.numpy("float64")
+    assert again[0] is params
+    assert config.n_vocab == models.torch("float32").config.n_vocab
+    assert np.array_equal(params["wte"]["weight"], models.torch("float64").wte.weight.detach().numpy())
 
 
 def test_sequences_take_the_prompts_in_turn(models):

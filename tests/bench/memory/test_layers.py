@@ -43,6 +43,7 @@ CHANGES = {
     "qwen3_next": [{"layer_types": [NONE, ATTENTION, NONE, ATTENTION]}],
 }
 ALONE = {"deci", "nemotron-nas", "openelm"}  # which transformers does not have
+MUST_SAY = ("bamba", "falcon_h1", "granitemoehybrid", "jamba", "lfm2_moe")  # which layers have attention
 QUICK = [("llama", 1), ("gemma4_text", 0), ("jamba", 0), ("qwen3_next", 0), ("falcon", 0)]
 
 
@@ -50,13 +51,7 @@ def sample():
     """(model type, changes) of every model; those that are not quick are exhaustive."""
     for kind in sorted((UNIFORM | HYBRID | GEMMA4) - ALONE):
         for i, change in enumerate([{}, *CHANGES.get(kind, [])]):
-            if change or kind not in (
-                "bamba",
-                "falcon_h1",
-                "granitemoehybrid",
-                "jamba",
-                "lfm2_moe",
-            ):  # which must say it
+            if change or kind not in MUST_SAY:
                 marks = () if (kind, i) in QUICK else pytest.mark.exhaustive
                 yield pytest.param(kind, change, marks=marks, id=f"{kind}-{i}")
 
@@ -113,6 +108,13 @@ BASE = {
     "hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64,
     "max_position_embeddings": 4096, "num_hidden_layers": 6,
 }  # fmt: skip
+
+
+def shape_of(kind, fields, folder):
+    (folder / "config.json").write_text(json.dumps(BASE | {"model_type": kind} | fields))
+    return read_shape(str(folder))
+
+
 HYBRIDS = [
     ("jamba", {"attn_layer_period": 3, "attn_layer_offset": 2}, 2),
     ("qwen3_next", {"full_attention_interval": 2}, 3),
@@ -127,8 +129,7 @@ HYBRIDS = [
 
 @pytest.mark.parametrize(("kind", "fields", "layers"), HYBRIDS, ids=[kind for kind, _, _ in HYBRIDS])
 def test_layers_that_keep_no_keys_are_not_counted_and_named(kind, fields, layers, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(BASE | {"model_type": kind} | fields))
-    shape = read_shape(str(tmp_path))
+    shape = shape_of(kind, fields, tmp_path)
     assert shape.token_bytes("bfloat16") == 2 * layers * 4 * 64 * 2
     assert shape.token_bytes("int8") == 2 * layers * 4 * (64 + 4)
     assert any(f"{6 - layers} of 6 layers keep no K and V" in note for note in shape.notes) == (layers < 6)
@@ -147,16 +148,14 @@ PER_LAYER = [
 
 @pytest.mark.parametrize(("kind", "fields", "heads"), PER_LAYER, ids=[kind for kind, _, _ in PER_LAYER])
 def test_heads_that_differ_by_layer_are_counted_layer_by_layer(kind, fields, heads, tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(BASE | {"model_type": kind} | fields))
-    assert read_shape(str(tmp_path)).token_bytes("float16") == 2 * heads * 64 * 2
+    assert shape_of(kind, fields, tmp_path).token_bytes("float16") == 2 * heads * 64 * 2
 
 
 def test_two_widths_of_heads_are_told_apart(tmp_path, capsys):
     from kvproof.bench.memory.__main__ import main
 
     fields = {"layer_types": ["sliding_attention", "sliding_attention", ATTENTION] * 2, "global_head_dim": 128}
-    (tmp_path / "config.json").write_text(json.dumps(BASE | {"model_type": "gemma4_text"} | fields))
-    assert read_shape(str(tmp_path)).token_bytes("float32") == 2 * 4 * (4 * 64 + 2 * 128) * 4
+    assert shape_of("gemma4_text", fields, tmp_path).token_bytes("float32") == 2 * 4 * (4 * 64 + 2 * 128) * 4
     assert main(["--model", str(tmp_path), "--context", "128"]) == 0
     said = capsys.readouterr().out
     assert "4 with 4 KV heads of 16, head_dim 64; 2 with 4 KV heads of 16, head_dim 128" in said

@@ -121,16 +121,12 @@ def test_parameters_are_counted_as_the_model_holds_them(name):
         assert read_shape(name).weight_bytes(dtype) == sum(p.nbytes for p in model.to(DTYPES[dtype]).parameters())
 
 
-@pytest.mark.parametrize(
-    ("raw", "parameters", "token"),
-    [
-        (LLAMA, 8_030_261_248, 131072),  # the sums of the published checkpoints' tensors
-        (LLAMA | {"model_type": "mistral", "vocab_size": 32000}, 7_241_732_096, 131072),
-        (QWEN2, 494_032_768, 12288),
-        (QWEN3, 596_049_920, 114688),
-    ],
-    ids=["Llama-3.1-8B", "Mistral-7B", "Qwen2-0.5B", "Qwen3-0.6B"],
-)
+@pytest.mark.parametrize(("raw", "parameters", "token"), [
+    (LLAMA, 8_030_261_248, 131072),  # the sums of the published checkpoints' tensors
+    (LLAMA | {"model_type": "mistral", "vocab_size": 32000}, 7_241_732_096, 131072),
+    (QWEN2, 494_032_768, 12288),
+    (QWEN3, 596_049_920, 114688),
+], ids=["Llama-3.1-8B", "Mistral-7B", "Qwen2-0.5B", "Qwen3-0.6B"])  # fmt: skip
 def test_grouped_heads_and_parameters_of_published_configs(raw, parameters, token):
     shape = of_config("x", raw)
     assert (shape.parameters, shape.token_bytes("bfloat16")) == (parameters, token)
@@ -144,28 +140,25 @@ def test_a_window_is_named_and_counted_in_full():
     assert "sliding_window 4096 saves nothing here" in windowed.notes[0]
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"num_key_value_heads": 5}, "32 query heads came with 5 KV heads"),
-        ({"num_hidden_layers": None}, "lacks num_hidden_layers"),
-        ({"num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
-        ({"hidden_size": 4095}, "no multiple of 32 heads"),
-        ({"kv_lora_rank": 512}, "kv_lora_rank is 512"),
-        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has 2 layers; the model has 32"),
-        ({"layer_types": ["full_attention"] * 31 + ["spiral"]}, "layer_types has spiral; only attention layers"),
-        ({"layer_types": ["full_attention"] * 32, "attn_layer_period": 2}, "name different layers for attention"),
-        ({"layer_types": ["conv"] * 32}, "none of its 32 layers keeps K and V"),
-        ({"model_type": "brand_new"}, "model_type 'brand_new' is not one whose cache is known"),
-        ({"model_type": "mamba"}, "model_type 'mamba' is not one whose cache is known"),
-        ({"model_type": "jamba"}, "config.json of a jamba does not say which of its 32 layers have attention"),
-        ({"num_kv_shared_layers": 8}, "num_kv_shared_layers is 8: layers share their keys and values"),
-        ({"swa_head_dim": 64}, "swa_head_dim is 64: layers with a window have heads of another width"),
-        ({"is_encoder_decoder": True}, "an encoder's keys and values are cached too"),
-        ({"num_key_value_heads_per_layer": [8] * 31}, "there must be 32, one for each layer"),
-        ({"num_key_value_heads_per_layer": [8] * 31 + [5]}, "32 query heads came with 5 KV heads"),
-    ],
-)
+@pytest.mark.parametrize(("change", "words"), [
+    ({"num_key_value_heads": 5}, "32 query heads came with 5 KV heads"),
+    ({"num_hidden_layers": None}, "lacks num_hidden_layers"),
+    ({"num_hidden_layers": "32"}, "num_hidden_layers is '32'"),
+    ({"hidden_size": 4095}, "no multiple of 32 heads"),
+    ({"kv_lora_rank": 512}, "kv_lora_rank is 512"),
+    ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has 2 layers; the model has 32"),
+    ({"layer_types": ["full_attention"] * 31 + ["spiral"]}, "layer_types has spiral; only attention layers"),
+    ({"layer_types": ["full_attention"] * 32, "attn_layer_period": 2}, "name different layers for attention"),
+    ({"layer_types": ["conv"] * 32}, "none of its 32 layers keeps K and V"),
+    ({"model_type": "brand_new"}, "model_type 'brand_new' is not one whose cache is known"),
+    ({"model_type": "mamba"}, "model_type 'mamba' is not one whose cache is known"),
+    ({"model_type": "jamba"}, "config.json of a jamba does not say which of its 32 layers have attention"),
+    ({"num_kv_shared_layers": 8}, "num_kv_shared_layers is 8: layers share their keys and values"),
+    ({"swa_head_dim": 64}, "swa_head_dim is 64: layers with a window have heads of another width"),
+    ({"is_encoder_decoder": True}, "an encoder's keys and values are cached too"),
+    ({"num_key_value_heads_per_layer": [8] * 31}, "there must be 32, one for each layer"),
+    ({"num_key_value_heads_per_layer": [8] * 31 + [5]}, "32 query heads came with 5 KV heads"),
+])  # fmt: skip
 def test_a_config_whose_cache_is_not_counted_here_is_refused(change, words):
     with pytest.raises(ValueError, match=words):
         of_config("x", LLAMA | change)
@@ -217,11 +210,7 @@ def test_json_has_the_figures_and_what_fits(capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model", "gpt5"], "no model 'gpt5'"),
-        (["--plot", "x.docx"], "docx"),
-    ],
+    ("arguments", "words"), [(["--model", "gpt5"], "no model 'gpt5'"), (["--plot", "x.docx"], "docx")]
 )
 def test_a_mistake_is_one_line_and_code_2(capsys, arguments, words):
     assert main(arguments) == 2

@@ -12,15 +12,12 @@ from kvproof.bench.report.pictures import PICTURES, pictures
 from .._records import GREEN, SWEEP, caption, named, noisy, noisy_row, of
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"emulated": "PTX machine"}, "run by the PTX machine, no GPU's time"),
-        ({"refused": "40 GB/s is above 1.1 x 35 GB/s"}, "refused: 40 GB/s is above"),
-        ({"runs": [], "step_ms": None, "total_ms": None}, "parity red, not timed"),
-        ({"parity_after": GREEN | {"green": False}}, "parity red after timing"),
-    ],
-)
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"emulated": "PTX machine"}, "run by the PTX machine, no GPU's time"),
+    ({"refused": "40 GB/s is above 1.1 x 35 GB/s"}, "refused: 40 GB/s is above"),
+    ({"runs": [], "step_ms": None, "total_ms": None}, "parity red, not timed"),
+    ({"parity_after": GREEN | {"green": False}}, "parity red after timing"),
+])  # fmt: skip
 def test_what_is_not_believed_is_left_out_of_every_picture_and_said(change, reason):
     found = copy.deepcopy([SWEEP[0], SWEEP[1], noisy(batch=2), noisy(context=60)])
     for r in found:

@@ -111,18 +111,6 @@ def test_pictures_stop_before_the_page_is_too_big_to_send(records, monkeypatch):
     assert "no: why" in text
 
 
-@pytest.mark.parametrize("content", [None, "", "{}\n", "not json\n"])
-def test_a_file_that_is_no_result_gets_one_line(content, tmp_path, capsys):
-    path = tmp_path / "run.jsonl"
-    if content is not None:
-        path.write_text(content, encoding="utf-8")
-    assert report.main([str(path)]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("bench/report: ")
-    assert err.count("\n") == 1
-    assert not path.with_suffix(".html").exists()
-
-
 # What a reader meets: the width, the least contrast of any text, what hovering and the arrow keys show.
 PROBE = """
 const level = (c) => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };

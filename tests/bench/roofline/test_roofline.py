@@ -34,16 +34,8 @@ def test_splits_are_those_that_walking_the_boundaries_counts():
         if n < 600_000:
             assert splits(n) == max(1, sum(start < n for start in starts)), n
     assert [splits(n) for n in (0, 128, 129, 8192, 8193, 16385, 262144, 262145)] == [1, 1, 2, 64, 65, 97, 224, 225]
-    assert [split_len(n) for n in (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)] == [
-        0,
-        1,
-        128,
-        256,
-        256,
-        512,
-        4096,
-        4096,
-    ]
+    lengths = (0, 1, 8192, 8193, 16384, 16385, 262144, 10**7)
+    assert list(map(split_len, lengths)) == [0, 1, 128, 256, 256, 512, 4096, 4096]
 
 
 def test_bytes_by_hand():
@@ -266,33 +258,30 @@ def test_a_gpu_of_ones_own_and_every_option_reach_the_records(tmp_path, capsys):
     assert "160 dead programs" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        ("--gpu H10", "did you mean H100?"),
-        ("--gpu 4090", "did you mean RTX 4090?"),
-        ("--gpu-spec name=x,bandwidth=-3,sms=8,clock=1000", "bandwidth is -3; it must be more than 0"),
-        ("--gpu-spec name=x,bandwidth=nan,sms=8,clock=1", "bandwidth is nan"),
-        ("--gpu-spec name=x,bandwidth=fast,sms=8,clock=1000", "bandwidth is 'fast'; it must be a number"),
-        ("--gpu-spec name=x,bandwidth=9,sms=8.5,clock=1000", "sms is 8.5; it must be a whole number"),
-        ("--gpu-spec name=x,bandwidth=9,sms=8,clock=1000,share=1.1", "share is 1.1; no kernel reaches more"),
-        (
-            "--gpu-spec name=x,bandwidth=9,sms=8,clock=9,arch=70",
-            "arch is 70; the kernel is compiled for 75, 80, 86, 89",
-        ),
-        ("--gpu-spec name=x,sms=8", "the GPU lacks bandwidth, clock"),
-        ("--gpu-spec name=x,speed=8", "a GPU has no 'speed'"),
-        ("--batch 0", "each must be 1 or more"),
-        ("--heads 12 --kv-heads 5", "12 heads do not share 5 KV heads evenly"),
-        ("--kv-heads 0", "12 heads do not share 0 KV heads"),
-        ("--head-dim 300", "head_dim is 300; the kernel takes 1..256"),
-        ("--new-tokens 17", "new_tokens is 17; the kernel takes 1..16"),
-        ("--dtype float64", "float64 exists to be judged"),
-        ("--capacity 100", "capacity is 100, below a length of 128"),
-        ("--json no/such/folder.json", "No such file"),
-        ("--nonsense", "unrecognized arguments: --nonsense"),
-    ],
-)
+@pytest.mark.parametrize(("words", "said"), [
+    ("--gpu H10", "did you mean H100?"),
+    ("--gpu 4090", "did you mean RTX 4090?"),
+    ("--gpu-spec name=x,bandwidth=-3,sms=8,clock=1000", "bandwidth is -3; it must be more than 0"),
+    ("--gpu-spec name=x,bandwidth=nan,sms=8,clock=1", "bandwidth is nan"),
+    ("--gpu-spec name=x,bandwidth=fast,sms=8,clock=1000", "bandwidth is 'fast'; it must be a number"),
+    ("--gpu-spec name=x,bandwidth=9,sms=8.5,clock=1000", "sms is 8.5; it must be a whole number"),
+    ("--gpu-spec name=x,bandwidth=9,sms=8,clock=1000,share=1.1", "share is 1.1; no kernel reaches more"),
+    (
+        "--gpu-spec name=x,bandwidth=9,sms=8,clock=9,arch=70",
+        "arch is 70; the kernel is compiled for 75, 80, 86, 89",
+    ),
+    ("--gpu-spec name=x,sms=8", "the GPU lacks bandwidth, clock"),
+    ("--gpu-spec name=x,speed=8", "a GPU has no 'speed'"),
+    ("--batch 0", "each must be 1 or more"),
+    ("--heads 12 --kv-heads 5", "12 heads do not share 5 KV heads evenly"),
+    ("--kv-heads 0", "12 heads do not share 0 KV heads"),
+    ("--head-dim 300", "head_dim is 300; the kernel takes 1..256"),
+    ("--new-tokens 17", "new_tokens is 17; the kernel takes 1..16"),
+    ("--dtype float64", "float64 exists to be judged"),
+    ("--capacity 100", "capacity is 100, below a length of 128"),
+    ("--json no/such/folder.json", "No such file"),
+    ("--nonsense", "unrecognized arguments: --nonsense"),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_line(capsys, words, said):
     try:
         code = main(words.split())

@@ -12,7 +12,7 @@ from kvproof.reference.judge.parity import judge
 from kvproof.reference.judge.rounding import roundoff
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, RESOLUTION, ROUNDING
 
-from ...bench.judge._models import stranger_of
+from ...bench.judge._models import stranger
 from ._paths import HEADS, NumpyPaths, Stepping, small_config
 from .test_judge import FAULTY, USUAL, Made, Odd
 
@@ -123,7 +123,7 @@ HUGGING_FACE = pytest.mark.filterwarnings("ignore:.*past_key_values. is deprecat
 @HUGGING_FACE
 @pytest.mark.parametrize("family", FAMILIES)
 def test_strangers_whose_padded_rows_are_nan_in_float64_alone_are_judged_by_float32(family):
-    subject = HuggingFaceSubject(stranger_of(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], steps=4, **FAMILIES[family])
+    subject = HuggingFaceSubject(stranger(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], steps=4, **FAMILIES[family])
     found = judge(subject.paths, "float32")
     assert found.verdict == ROUNDING, found.reason
     assert "path A gives NaN" in found.reason
@@ -186,7 +186,7 @@ ROTARY = {"gpt_neox": 3, "gptj": 30, "phi": 3, "roformer": 0}
 @pytest.mark.parametrize("family", ROTARY)
 def test_strangers_with_float32_tables_at_shifted_positions_are_rounding(family):
     how = {"steps": 4, "left_padded": ROTARY[family], "position_ids": False}
-    subject = HuggingFaceSubject(stranger_of(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], **how)
+    subject = HuggingFaceSubject(stranger(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], **how)
     found = judge(subject.paths, "float32")
     assert found.verdict == ROUNDING, found.reason
     assert "parts of them stay in float32" in found.rungs[0].note

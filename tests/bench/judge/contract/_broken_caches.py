@@ -1,9 +1,12 @@
 """Caches broken on purpose, each in one way, and the checks of the contract that it must fail, and no other."""
 
+from unittest.mock import patch
+
 import numpy as np
 
 from kvproof.bench.judge.contract.adapters import NumpyGPT2, PagedNumpyGPT2, small_model
 from kvproof.reference.cache import ContiguousCache
+from kvproof.reference.judge.faults.base import moved
 
 PARAMS, CONFIG = small_model()
 
@@ -43,30 +46,11 @@ class SteppedCache(Zeroed):
         return self.wrong(layer, b, k, v) if self.stepping else (k, v)
 
 
-class LongCache(SteppedCache):
-    def wrong(self, layer, b, k, v):
-        n = self.lengths[b] + 1
-        return self.k[layer, b, :, :n], self.v[layer, b, :, :n]
-
-
-class ShortCache(SteppedCache):
-    def wrong(self, layer, b, k, v):
-        keep = np.arange(k.shape[1]) != k.shape[1] - 2
-        return k[:, keep], v[:, keep]
-
-
-class StaleCache(SteppedCache):
-    def wrong(self, layer, b, k, v):
-        if layer:
-            return k, v
-        v = v.copy()
-        v[:, -2] = v[:, -3]
-        return k, v
-
-
 class Stepped(NumpyGPT2):
+    kind = SteppedCache
+
     def step(self, ids):
-        self.cache.stepping = True
+        self.cache.wrong, self.cache.stepping = self.wrong, True
         logits = self.prefill(ids[:, None])
         self.cache.stepping = False
         return logits
@@ -75,19 +59,27 @@ class Stepped(NumpyGPT2):
 class Long(Stepped):
     """A step reads one slot too many."""
 
-    kind = LongCache
+    def wrong(self, layer, b, k, v):
+        n = self.cache.lengths[b] + 1
+        return self.cache.k[layer, b, :, :n], self.cache.v[layer, b, :, :n]
 
 
 class Short(Stepped):
     """A step does not read the slot before its own."""
 
-    kind = ShortCache
+    def wrong(self, layer, b, k, v):
+        keep = np.arange(k.shape[1]) != k.shape[1] - 2
+        return k[:, keep], v[:, keep]
 
 
 class Stale(Stepped):
     """In layer 0 a step reads an older value for the newest."""
 
-    kind = StaleCache
+    def wrong(self, layer, b, k, v):
+        if not layer:
+            v = v.copy()
+            v[:, -2] = v[:, -3]
+        return k, v
 
 
 class KeepsOne(NumpyGPT2):
@@ -101,12 +93,8 @@ class Restarts(NumpyGPT2):
     """Positions restart in each piece of a prompt."""
 
     def prefill(self, ids):
-        past = 0 if self.cache is None else int(self.cache.lengths[0])
-        wpe = np.roll(PARAMS["wpe"]["weight"], past, axis=0)
-        self.params = PARAMS | {"wpe": {"weight": wpe}}
-        logits = super().prefill(ids)
-        self.params = PARAMS
-        return logits
+        with patch.object(self, "params", moved(PARAMS, 0 if self.cache is None else int(self.cache.lengths[0]))):
+            return super().prefill(ids)
 
     def step(self, ids):
         return super().prefill(ids[:, None])
@@ -116,10 +104,8 @@ class Late(NumpyGPT2):
     """A step takes the length after its append for its position."""
 
     def step(self, ids):
-        self.params = PARAMS | {"wpe": {"weight": np.roll(PARAMS["wpe"]["weight"], -1, axis=0)}}
-        logits = super().step(ids)
-        self.params = PARAMS
-        return logits
+        with patch.object(self, "params", moved(PARAMS, -1)):
+            return super().step(ids)
 
 
 class CropsShort(NumpyGPT2):

@@ -53,16 +53,17 @@ def in_numpy(dtype, shift):
     return plain(dtype, shift).double().numpy().astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def no_float64(dtype, shift):
-    if dtype == "float64":
-        raise NotImplementedError("the chip has none")
-    return plain(dtype, shift)
+def without_float64(error):
+    def path(dtype, shift):
+        if dtype == "float64":
+            raise error
+        return plain(dtype, shift)
+
+    return path
 
 
-def torch_has_no_float64(dtype, shift):
-    if dtype == "float64":
-        raise RuntimeError("\"rope_cpu\" not implemented for 'Double'")
-    return plain(dtype, shift)
+no_float64 = without_float64(NotImplementedError("the chip has none"))
+torch_has_no_float64 = without_float64(RuntimeError("\"rope_cpu\" not implemented for 'Double'"))
 
 
 def float32_weights(dtype, shift):
@@ -146,23 +147,20 @@ class Output:
     logits = LOGITS
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        (returning(None), "it returned None: is its return missing"),
-        (returning(Output()), "it returned a Output: return its .logits"),
-        (returning({"logits": 1}), "it returned a dict"),
-        (returning("logits"), "it returned a str"),
-        (returning(LOGITS + 1j), "complex numbers"),
-        (returning(LOGITS[None]), r"it returned the shape \(1, 2, 6, 20\)"),
-        (returning(torch.empty(2, 6, 20, device="meta")), "it returned a Tensor"),
-        (returning([LOGITS[0], LOGITS[1, :3]]), "it returned a list"),
-        (lambda dtype, shift: plain(dtype, shift)[:, : 5 if dtype == "float32" else 6], "the same positions"),
-        (lambda: LOGITS, "cannot be called with a dtype and a shift"),
-        (lambda shift, dtype: LOGITS, "cannot be called with a dtype and a shift"),
-        (lambda dtype, shift, more: LOGITS, "cannot be called with a dtype and a shift"),
-    ],
-)
+@pytest.mark.parametrize(("path", "message"), [
+    (returning(None), "it returned None: is its return missing"),
+    (returning(Output()), "it returned a Output: return its .logits"),
+    (returning({"logits": 1}), "it returned a dict"),
+    (returning("logits"), "it returned a str"),
+    (returning(LOGITS + 1j), "complex numbers"),
+    (returning(LOGITS[None]), r"it returned the shape \(1, 2, 6, 20\)"),
+    (returning(torch.empty(2, 6, 20, device="meta")), "it returned a Tensor"),
+    (returning([LOGITS[0], LOGITS[1, :3]]), "it returned a list"),
+    (lambda dtype, shift: plain(dtype, shift)[:, : 5 if dtype == "float32" else 6], "the same positions"),
+    (lambda: LOGITS, "cannot be called with a dtype and a shift"),
+    (lambda shift, dtype: LOGITS, "cannot be called with a dtype and a shift"),
+    (lambda dtype, shift, more: LOGITS, "cannot be called with a dtype and a shift"),
+])  # fmt: skip
 def test_what_is_no_path_to_logits_is_one_line_that_says_what_came(path, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_decode(path, plain)
@@ -202,20 +200,39 @@ def test_what_a_user_s_module_raises_is_theirs_with_its_line_and_exit_code_3(nam
     assert message in line
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("test_functions.py:plain", "names a file; write its module"),
-        ("test_functions:plian", "did you mean 'plain'?"),
-        ("test_functions:runner.decod", "object 'test_functions.runner' has no 'decod'; did you mean 'decode'?"),
-        (".test_functions:plain", "names no function"),
-        ("nobody.here:f", "module 'nobody.here' cannot be imported"),
-    ],
-)
-def test_a_name_of_nothing_says_what_is_there(name, message):
+@pytest.mark.parametrize(("name", "message"), [
+    ("test_functions.py:plain", "names a file; write its module"),
+    ("test_functions:plian", "did you mean 'plain'?"),
+    ("test_functions:runner.decod", "object 'test_functions.runner' has no 'decod'; did you mean 'decode'?"),
+    (".test_functions:plain", "names no function"),
+    ("test_functions", "'test_functions' names no function; write module:function"),
+    ("test_functions:c", "'test_functions:c': module 'test_functions' has no 'c'"),
+    ("test_functions:runner", "'test_functions:runner' is a Runner; it must be a function"),
+    ("nobody.here:f", "module 'nobody.here' cannot be imported"),
+    ("nobody_here:c", "; is its folder on sys.path"),
+])  # fmt: skip
+def test_a_name_of_nothing_says_what_is_there_in_one_line(name, message):
     with pytest.raises(ValueError, match="'" + name.replace(".", r"\.")) as caught:
         CallableSubject(name, "test_functions:plain")
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def one_and_the_shift(dtype, shift):
+    return np.full((1, 2, 3), 1 + shift, dtype)
+
+
+def ones(dtype, shift):
+    return one_and_the_shift(dtype, 0)
+
+
+def test_two_functions_are_a_subject():
+    two = CallableSubject("test_functions:one_and_the_shift", "test_functions:ones")
+    a, b = two.paths("float32", 0.5)
+    assert (a == 1.5).all()
+    assert (b == 1).all()
+    assert a.dtype == b.dtype == np.float64  # which holds the values of any dtype
+    assert (two.name_a, two.name_b) == ("test_functions:one_and_the_shift", "test_functions:ones")
 
 
 def test_what_the_user_s_code_prints_is_not_in_the_report(own_folder, capsys):
@@ -312,12 +329,7 @@ def part_by_part(wrong, dtype):
     return model.head(x)
 
 
-def parts_broken(dtype):
-    return part_by_part(True, dtype)
-
-
-def parts_sound(dtype):
-    return part_by_part(False, dtype)
+parts_broken, parts_sound = partial(part_by_part, True), partial(part_by_part, False)
 
 
 def test_a_model_whose_parts_are_run_by_themselves_is_named_by_module(capsys):

@@ -8,7 +8,6 @@ from kvproof.reference.judge.faults import FAULTS
 
 CHUNK = "on the causal mask is aligned at the top left"
 LENGTHS = "every sequence is read as far as the shortest one"
-OTHERS = "slots hold keys and values of other tokens"
 SAYS = {
     "no_scale": "not divided by √head_dim",
     "scale_after_softmax": "the weights are scaled after the softmax",
@@ -53,11 +52,6 @@ SAYS = {
     "rejected_draft_kept": "1 slot late, beside rows of no token",
     "crop_too_deep": "positions are 1 too small",
     "page_size_mismatch": "the token 2 before it",
-    "pages_taken_as_neighbours": OTHERS,
-    "page_id_truncated": OTHERS,
-    "page_table_stuck": OTHERS,
-    "block_table_stale": OTHERS,
-    "page_shared_without_copy": OTHERS,
     "c_proj_untransposed": "the square weight is untransposed",
     "other_gelu": "the GELU is the exact one, not the tanh one",
     "other_eps": "epsilon is 1e-06, not 1e-05",
@@ -66,32 +60,27 @@ SAYS = {
     "scale_by_layer": "the queries are multiplied by 0.5",
     "position_offset": "positions are 2 too large",
     "ln_f_dropped": "the head reads the last block's output",
-    "torch_positions_off_by_one": "positions are 1 too large",
     "torch_positions_behind": "positions are 1 too small",
-    "torch_positions_zero": "every such token stands at position 0",
     "torch_positions_of_the_longest": "positions are 14 too large in sequence 0",
     "torch_write_slot_early": "the token 1 after it: they stand 1 slot early",
     "torch_stale_slot": "are zeros",
     "torch_read_before_write": "read before it is written",
     "torch_lengths_not_advanced": "the newest slot is not read",
     "torch_length_of_the_shortest": LENGTHS,
-    "torch_v_from_k": "the values are read from the keys",
     "torch_heads_permuted": "query heads 0 to 3 read heads 1, 2, 3, 0",
     "torch_rows_mixed": "rows of the batch are mixed",
-    "torch_scale_twice": "divided by √head_dim twice",
-    "torch_no_scale": "not divided by √head_dim",
-    "torch_half_sums": "kept in float16",
-    "torch_cache_narrowed": "the cache keeps keys and values in bfloat16",
     "torch_attention_output_lost": "the output is zero",
     "torch_positions_restart_at_chunks": "positions are 10 too small in sequence 1",
     "torch_mask_top_left_in_chunks": f"in the chunk from token 10 {CHUNK}",
-    "torch_prefill_unmasked": "the prefill is not causal",
-    "torch_other_gelu": "the GELU is the exact one, not the tanh one",
-    "torch_other_eps": "epsilon is 1e-06, not 1e-05",
-    "torch_c_proj_untransposed": "the square weight is untransposed",
-    "torch_qkv_bias_dropped": "the bias is not added",
-    "torch_position_offset": "positions are 2 too large",
 }
+SAYS |= dict.fromkeys((
+    "pages_taken_as_neighbours", "page_id_truncated", "page_table_stuck", "block_table_stale",
+    "page_shared_without_copy",
+), "slots hold keys and values of other tokens")  # fmt: skip
+SAYS |= {f"torch_{name}": SAYS[name] for name in (
+    "positions_off_by_one", "positions_zero", "v_from_k", "scale_twice", "no_scale", "half_sums", "cache_narrowed",
+    "prefill_unmasked", "other_gelu", "other_eps", "c_proj_untransposed", "qkv_bias_dropped", "position_offset",
+)}  # fmt: skip
 
 
 def subject_of(fault):

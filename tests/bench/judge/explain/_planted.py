@@ -4,6 +4,7 @@ A context manager plants each: it takes the model under test, impl "eager", and 
 """
 
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -36,8 +37,7 @@ def reading(change):
     return plant
 
 
-def attend(q, k, v, **kw):
-    return F.scaled_dot_product_attention(q, k, v, **kw)
+attend: Any = F.scaled_dot_product_attention
 
 
 def simple(turn, **kw):
@@ -166,21 +166,15 @@ PLANTED = {
     "top-left mask": (simple(lambda x: x[:, :1]), ATTENTION, "mask", "top left"),
     "a window": (simple(lambda x: x[:, -4:]), ATTENTION, "window", "only the last 4 slots"),
     "a window that keeps the first slot": (
-        simple(lambda x: torch.cat([x[:, :1], x[:, -3:]], 1)), ATTENTION, "window", "the first 1 and the last 3",
-    ),
+        simple(lambda x: torch.cat([x[:, :1], x[:, -3:]], 1)), ATTENTION, "window", "the first 1 and the last 3"),
     "heads rolled": (simple(lambda x: x.roll(-1, 0)), ATTENTION, "heads", "permuted"),
     "head zero": (simple(lambda x: x[:1].expand(x.shape)), ATTENTION, "heads", "head 0"),
     "keys for values": (
-        reading(lambda b, q, k, v, n: attend(q, k[b, :, :n], k[b, :, :n])), ATTENTION, "values", "from the keys",
-    ),
-    "tail block skipped": (
-        reading(tail_skipped),
-        ATTENTION, "tail", "block of 16 slots is skipped",
-    ),
+        reading(lambda b, q, k, v, n: attend(q, k[b, :, :n], k[b, :, :n])), ATTENTION, "values", "from the keys"),
+    "tail block skipped": (reading(tail_skipped), ATTENTION, "tail", "block of 16 slots is skipped"),
     "tail unmasked": (reading(tail_unmasked), ATTENTION, "tail", "16 slots is read whole"),
     "rows mixed": (
-        reading(lambda b, q, k, v, n: attend(q, k[min(b, 1), :, :n], v[min(b, 1), :, :n])), ATTENTION, "rows", "mixed",
-    ),
+        reading(lambda b, q, k, v, n: attend(q, k[min(b, 1), :, :n], v[min(b, 1), :, :n])), ATTENTION, "rows", "mixed"),
     "a dead slot read": (reading(dead_read), ATTENTION, None, "NaN or infinity"),
     "half precision inside": (reading(half), ATTENTION, "precision", "kept in float16"),
     "one head": (reading(one_head), ATTENTION, None, "head 2 of 4 alone"),
@@ -188,38 +182,29 @@ PLANTED = {
     "a slot late": (writing(late), ATTENTION, "length", "1 slot late"),
     "appends go nowhere": (writing(never), ATTENTION, None, "NaN or nothing at all"),
     "keys and values swapped": (
-        writing(lambda cache, slots, k, v, right: right(slots, v, k)), ATTENTION, "values", "swapped",
-    ),
+        writing(lambda cache, slots, k, v, right: right(slots, v, k)), ATTENTION, "values", "swapped"),
     "heads swapped": (
         writing(lambda cache, slots, k, v, right: right(slots, k.roll(1, 1), v.roll(1, 1))),
-        ATTENTION, "heads", "another head",
-    ),
+        ATTENTION, "heads", "another head"),
     "rows swapped": (
         writing(lambda cache, slots, k, v, right: right(slots, k.roll(1, 0), v.roll(1, 0))),
-        ATTENTION, "slots", "slot 21 of sequence 0 that of token 5 of sequence 2",
-    ),
+        ATTENTION, "slots", "slot 21 of sequence 0 that of token 5 of sequence 2"),
     "dtype narrowed": (
         writing(lambda cache, slots, k, v, right: right(slots, k.bfloat16().to(k), v.bfloat16().to(v))),
-        ATTENTION, "precision", "in bfloat16",
-    ),
+        ATTENTION, "precision", "in bfloat16"),
     "positions not advanced": (
-        decoding(lambda model: model.wpe, lambda w: w.roll(1, 0)), (None, "embed"), "positions", "1 too small",
-    ),
+        decoding(lambda model: model.wpe, lambda w: w.roll(1, 0)), (None, "embed"), "positions", "1 too small"),
     "another epsilon": (
-        patched(lambda m: block(m).ln_2, "eps", 1e-4), (LAYER, "ln_2"), "norm", "epsilon is 1e-04, not 1e-05",
-    ),
+        patched(lambda m: block(m).ln_2, "eps", 1e-4), (LAYER, "ln_2"), "norm", "epsilon is 1e-04, not 1e-05"),
     "another GELU": (patched(lambda m: block(m).mlp, "approximate", "none"), (LAYER, "mlp"), "mlp", "exact"),
     "c_proj untransposed": (
         weights(lambda m: block(m).attn.c_proj, lambda w: w.mT.clone()),
-        (LAYER, "c_proj"), "projection", "untransposed",
-    ),
+        (LAYER, "c_proj"), "projection", "untransposed"),
     "qkv split wrong": (
         weights(lambda m: block(m).attn.c_attn, lambda w: w.roll(8, 1)),
-        (LAYER, "c_attn"), "projection", "columns are moved by 8",
-    ),
+        (LAYER, "c_attn"), "projection", "columns are moved by 8"),
     "head not tied": (
         patched(lambda m: m, "logits", lambda m: lambda x: x @ m.wte.weight.roll(1, 0).mT),
-        (None, "head"), "head", "tied",
-    ),
+        (None, "head"), "head", "tied"),
     "another token's logits": (last_of_another, (None, "ln_f"), "last token", "step 0 of sequence 2"),
 }  # fmt: skip

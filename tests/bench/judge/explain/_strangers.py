@@ -43,23 +43,13 @@ def attend(module, query, key, value, mask, scaling=None, softcap=None, s_aux=No
 FAMILIES = {
     "llama": ("Llama", {}),
     "mistral": ("Mistral", {"sliding_window": 6}),
-    "gemma2": (
-        "Gemma2",
-        {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8, "head_dim": 8},
-    ),
-    "gpt_oss": (
-        "GptOss",
-        {
-            "sliding_window": 6,
-            "head_dim": 8,
-            "num_local_experts": 4,
-            "num_experts_per_tok": 2,
-            "experts_implementation": "eager",
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-        },
-    ),
+    "gemma2": ("Gemma2", {"sliding_window": 6, "attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 8,
+                          "head_dim": 8}),
+    "gpt_oss": ("GptOss", {"sliding_window": 6, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2,
+                           "experts_implementation": "eager",
+                           "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}),
     "qwen3": ("Qwen3", {"head_dim": 8}),
-}
+}  # fmt: skip
 
 
 @functools.cache
@@ -227,74 +217,64 @@ def other_activation(model):
 class Stranger:
     """A bug: how to plant it and a part of its right explanation; None where no hypothesis is it."""
 
-    family: str
     says: str | None
     change: Any = None
     inside: Any = None
     more: Any = None
 
-    def subject(self) -> Planted:
-        return Planted(self.family, self.change, self.inside, **(self.more or {}))
+    def subject(self, family: str) -> Planted:
+        return Planted(family, self.change, self.inside, **(self.more or {}))
 
 
 UNWINDOWED = "window of 6 slots is not applied"
 EQUAL = {"lengths": (9, 9)}
 STRANGERS = {
-    "llama: not scaled": Stranger("llama", "not divided by √head_dim", at("scale", lambda c: 1.0)),
-    "llama: scaled by a literal": Stranger("llama", "multiplied by 0.5", at("scale", lambda c: 0.5)),
-    "llama: values from keys": Stranger("llama", "values are read from the keys", at("kv", lambda x: (x[0], x[0]))),
-    "llama: heads tiled": Stranger("llama", "h mod H_kv", at("heads", lambda x: x[:, [0, 2, 1, 3]])),
-    "llama: head zero": Stranger("llama", "every head reads head 0", at("heads", lambda x: x[:, [0, 0, 0, 0]])),
-    "llama: one short in decode": Stranger("llama", "newest slot is not read", at("seen", all_but(1), True)),
-    "llama: second newest hidden": Stranger("llama", "the slot 1 before the newest", at("seen", all_but(2), True)),
-    "llama: prefill not causal": Stranger("llama", "the prefill is not causal", at("seen", no_future_mask, False)),
+    "llama: not scaled": Stranger("not divided by √head_dim", at("scale", lambda c: 1.0)),
+    "llama: scaled by a literal": Stranger("multiplied by 0.5", at("scale", lambda c: 0.5)),
+    "llama: values from keys": Stranger("values are read from the keys", at("kv", lambda x: (x[0], x[0]))),
+    "llama: heads tiled": Stranger("h mod H_kv", at("heads", lambda x: x[:, [0, 2, 1, 3]])),
+    "llama: head zero": Stranger("every head reads head 0", at("heads", lambda x: x[:, [0, 0, 0, 0]])),
+    "llama: one short in decode": Stranger("newest slot is not read", at("seen", all_but(1), True)),
+    "llama: second newest hidden": Stranger("the slot 1 before the newest", at("seen", all_but(2), True)),
+    "llama: prefill not causal": Stranger("the prefill is not causal", at("seen", no_future_mask, False)),
     "llama: equal rows, not causal": Stranger(
-        "llama", "the prefill is not causal", at("seen", no_future_mask, False), more=EQUAL
-    ),
-    "llama: padding attended": Stranger(
-        "llama", "padding before a sequence", at("seen", lambda x: torch.ones_like(x), True)
-    ),
-    "llama: a window of 5": Stranger("llama", "only the last 5 slots", at("seen", window(5))),
-    "llama: a window of 4, equal rows": Stranger("llama", "only the last 4 slots", at("seen", window(4)), more=EQUAL),
-    "llama: a window in decode": Stranger("llama", "only the last 6 slots", at("seen", window(6), True)),
-    "llama: softcap added": Stranger("llama", "softcap of 3", at("softcap", lambda c: 3.0)),
-    "llama: a sink of zero": Stranger("llama", "denominator", at("sinks", lambda s: torch.zeros(4))),
-    "llama: ALiBi": Stranger("llama", "ALiBi", at("scores", alibi)),
+        "the prefill is not causal", at("seen", no_future_mask, False), more=EQUAL),
+    "llama: padding attended": Stranger("padding before a sequence", at("seen", lambda x: torch.ones_like(x), True)),
+    "llama: a window of 5": Stranger("only the last 5 slots", at("seen", window(5))),
+    "llama: a window of 4, equal rows": Stranger("only the last 4 slots", at("seen", window(4)), more=EQUAL),
+    "llama: a window in decode": Stranger("only the last 6 slots", at("seen", window(6), True)),
+    "llama: softcap added": Stranger("softcap of 3", at("softcap", lambda c: 3.0)),
+    "llama: a sink of zero": Stranger("denominator", at("sinks", lambda s: torch.zeros(4))),
+    "llama: ALiBi": Stranger("ALiBi", at("scores", alibi)),
     "llama: rows mixed": Stranger(
-        "llama", "rows of the batch are mixed", at("kv", lambda x: tuple(y.roll(1, 0) for y in x)), more=EQUAL
-    ),
-    "llama: weights in float16": Stranger("llama", "rounded to float16", at("weights", rounded(torch.float16))),
-    "llama: scores in bfloat16": Stranger(
-        "llama", "scores are rounded to bfloat16", at("scores", rounded(torch.bfloat16))
-    ),
-    "llama: all in bfloat16": Stranger("llama", "kept in bfloat16", narrow_all),
-    "llama: output halved": Stranger("llama", "multiplied by 0.5", at("output", lambda x: x / 2, True)),
-    "llama: positions one on": Stranger("llama", "1 too large", inside=turned(1)),
-    "llama: positions three back": Stranger("llama", "3 too small", inside=turned(-3)),
-    "llama: an append lost": Stranger("llama", "zeros", inside=updating(lost)),
-    "llama: an append of the step before": Stranger("llama", "1 slot late", inside=updating(earlier)),
+        "rows of the batch are mixed", at("kv", lambda x: tuple(y.roll(1, 0) for y in x)), more=EQUAL),
+    "llama: weights in float16": Stranger("rounded to float16", at("weights", rounded(torch.float16))),
+    "llama: scores in bfloat16": Stranger("scores are rounded to bfloat16", at("scores", rounded(torch.bfloat16))),
+    "llama: all in bfloat16": Stranger("kept in bfloat16", narrow_all),
+    "llama: output halved": Stranger("multiplied by 0.5", at("output", lambda x: x / 2, True)),
+    "llama: positions one on": Stranger("1 too large", inside=turned(1)),
+    "llama: positions three back": Stranger("3 too small", inside=turned(-3)),
+    "llama: an append lost": Stranger("zeros", inside=updating(lost)),
+    "llama: an append of the step before": Stranger("1 slot late", inside=updating(earlier)),
     "llama: cache in bfloat16": Stranger(
-        "llama", "in bfloat16", inside=updating(lambda i, k, v, n: (k.bfloat16().to(k), v.bfloat16().to(v)))
-    ),
+        "in bfloat16", inside=updating(lambda i, k, v, n: (k.bfloat16().to(k), v.bfloat16().to(v)))),
     "llama: cache in float8": Stranger(
-        "llama", "float8_e4m3fn",
-        inside=updating(lambda i, k, v, n: tuple(x.float().to(torch.float8_e4m3fn).to(x) for x in (k, v))),
-    ),
-    "llama: keys and values swapped": Stranger("llama", "swapped", inside=updating(lambda i, k, v, n: (v, k))),
-    "llama: another activation": Stranger("llama", None, inside=other_activation),
-    "qwen3: a window of 5": Stranger("qwen3", "only the last 5 slots", at("seen", window(5))),
-    "qwen3: scaled twice": Stranger("qwen3", "divided by √head_dim twice", at("scale", lambda c: c * c)),
-    "mistral: window off in the prefill": Stranger("mistral", UNWINDOWED, at("seen", wide, False)),
-    "mistral: window of 5": Stranger("mistral", "a window of 5 slots", at("seen", window(5))),
+        "float8_e4m3fn",
+        inside=updating(lambda i, k, v, n: tuple(x.float().to(torch.float8_e4m3fn).to(x) for x in (k, v)))),
+    "llama: keys and values swapped": Stranger("swapped", inside=updating(lambda i, k, v, n: (v, k))),
+    "llama: another activation": Stranger(None, inside=other_activation),
+    "qwen3: a window of 5": Stranger("only the last 5 slots", at("seen", window(5))),
+    "qwen3: scaled twice": Stranger("divided by √head_dim twice", at("scale", lambda c: c * c)),
+    "mistral: window off in the prefill": Stranger(UNWINDOWED, at("seen", wide, False)),
+    "mistral: window of 5": Stranger("a window of 5 slots", at("seen", window(5))),
     "mistral: prefill not causal": Stranger(
-        "mistral", "the prefill is not causal", at("seen", lambda s: s | s.mT, False), more=EQUAL
-    ),
-    "gemma2: softcap dropped": Stranger("gemma2", "softcap of 2 is left out", at("softcap", lambda c: None)),
-    "gemma2: another softcap": Stranger("gemma2", "softcap of 5, not of 2", at("softcap", lambda c: 5.0)),
-    "gemma2: window off in the prefill": Stranger("gemma2", UNWINDOWED, at("seen", wide, False)),
-    "gemma2: values from keys": Stranger("gemma2", "values are read from the keys", at("kv", lambda x: (x[0], x[0]))),
-    "gpt_oss: sinks dropped": Stranger("gpt_oss", "sinks are left out", at("sinks", lambda s: None)),
-    "gpt_oss: sinks of other heads": Stranger("gpt_oss", None, at("sinks", lambda s: s.roll(1, 0))),
-    "gpt_oss: window off in the prefill": Stranger("gpt_oss", UNWINDOWED, at("seen", wide, False)),
-    "gpt_oss: a window of 4": Stranger("gpt_oss", "4 slots", at("seen", window(4))),
+        "the prefill is not causal", at("seen", lambda s: s | s.mT, False), more=EQUAL),
+    "gemma2: softcap dropped": Stranger("softcap of 2 is left out", at("softcap", lambda c: None)),
+    "gemma2: another softcap": Stranger("softcap of 5, not of 2", at("softcap", lambda c: 5.0)),
+    "gemma2: window off in the prefill": Stranger(UNWINDOWED, at("seen", wide, False)),
+    "gemma2: values from keys": Stranger("values are read from the keys", at("kv", lambda x: (x[0], x[0]))),
+    "gpt_oss: sinks dropped": Stranger("sinks are left out", at("sinks", lambda s: None)),
+    "gpt_oss: sinks of other heads": Stranger(None, at("sinks", lambda s: s.roll(1, 0))),
+    "gpt_oss: window off in the prefill": Stranger(UNWINDOWED, at("seen", wide, False)),
+    "gpt_oss: a window of 4": Stranger("4 slots", at("seen", window(4))),
 }  # fmt: skip

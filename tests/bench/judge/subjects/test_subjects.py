@@ -1,26 +1,22 @@
 """Subjects: both paths see the same tokens and the same shift, and only the one under test sees a fault."""
 
-import sys
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
+from kvproof.bench.judge.subjects.slots import slots_read
+from kvproof.gpt2 import attention, load
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import LOGIT_BARS
 
 from ...._gpt2_models import CACHED, random_prompts, small_model
-from .._models import STEPS, relative, stranger, subject
+from .._models import STEPS, lengths_moved, relative, stranger, subject
 
 PROMPTS = random_prompts(61, (7, 3, 5))
-
-
-def largest(pair):
-    return relative(*pair)
 
 
 @pytest.mark.parametrize("b", ["naive", "numpy"])
@@ -29,14 +25,14 @@ def test_our_impls_agree_as_far_as_each_dtype_rounds(impl, b):
     # The PTX machine takes its time over the kernel.
     ours = subject(impl, b, (9, 3), 2) if impl == "triton" else subject(impl, b)
     bars = {"float64": 1e-11, "float32": 5e-5, "float16": 3e-2, "bfloat16": 3e-1}
-    errors = {dtype: largest(ours.paths(dtype)) for dtype in bars}
+    errors = {dtype: relative(*ours.paths(dtype)) for dtype in bars}
     assert all(errors[dtype] < bar for dtype, bar in bars.items()), errors
     assert errors["bfloat16"] > 10 * errors["float32"] > 100 * errors["float64"]
 
 
 def test_the_oracle_s_own_cache_is_a_path_where_numpy_has_the_arithmetic():
     ours = subject("numpy", "naive")
-    assert largest(ours.paths("float64")) < LOGIT_BARS["float64"]
+    assert relative(*ours.paths("float64")) < LOGIT_BARS["float64"]
     with pytest.raises(NotImplementedError, match="NumPy has no arithmetic in bfloat16"):
         ours.paths("bfloat16")
 
@@ -53,7 +49,7 @@ def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
     weight = small_model(4, 8)[0].wte.weight
     kept, plain, moved = weight.clone(), ours.paths("float64"), ours.paths("float64", 1e-3)
     assert torch.equal(kept, weight)
-    assert largest(moved) < 1e-11
+    assert relative(*moved) < 1e-11
     assert relative(moved[1], plain[1]) > 1e-4
     assert np.array_equal(ours.paths("float64")[0], plain[0])
 
@@ -69,16 +65,13 @@ def test_a_fault_is_injected_into_the_path_under_test_alone(impl):
     assert relative(*faulty) > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "more", "message"),
-    [
-        ("fast", "naive", {}, "impl 'fast' is not known; choose one of numpy, naive"),
-        ("naive", "naive", {}, "naive came twice"),
-        ("eager", "naive", {"steps": 0}, "steps is 0"),
-        ("numpy", "naive", {"inject": other_eps}, "cannot be injected into numpy"),
-        ("eager", "naive", {"steps": 200}, "do not fit n_ctx 160"),
-    ],
-)
+@pytest.mark.parametrize(("a", "b", "more", "message"), [
+    ("fast", "naive", {}, "impl 'fast' is not known; choose one of numpy, naive"),
+    ("naive", "naive", {}, "naive came twice"),
+    ("eager", "naive", {"steps": 0}, "steps is 0"),
+    ("numpy", "naive", {"inject": other_eps}, "cannot be injected into numpy"),
+    ("eager", "naive", {"steps": 200}, "do not fit n_ctx 160"),
+])  # fmt: skip
 def test_what_does_not_fit_together_is_refused(a, b, more, message):
     with pytest.raises(ValueError, match=message):
         subject(a, b, **more)
@@ -144,55 +137,21 @@ def test_a_custom_attention_attends_in_the_cached_path_alone():
     assert custom.name_a.endswith("kvproof-test")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
-        ({"steps": 0}, "steps is 0"),
-        ({"prompts": [[1], []]}, "at least one token id"),
-        ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
-        ({"model": "/no/such/folder"}, "has no config.json"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
+    ({"steps": 0}, "steps is 0"),
+    ({"prompts": [[1], []]}, "at least one token id"),
+    ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
+    ({"model": "/no/such/folder"}, "has no config.json"),
+])  # fmt: skip
 def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
     given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
     with pytest.raises(ValueError, match=message):
         HuggingFaceSubject(**given)
 
 
-@pytest.fixture
-def functions(tmp_path, monkeypatch):
-    (tmp_path / "somebody.py").write_text(
-        "import numpy as np\nnumber = 3\n"
-        "def a(dtype, shift):\n    return np.full((1, 2, 3), 1 + shift, dtype)\n"
-        "def b(dtype, shift):\n    return np.ones((1, 2, 3), dtype)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("somebody", None)
-
-
-@pytest.mark.usefixtures("functions")
-def test_two_functions_are_a_subject():
-    two = CallableSubject("somebody:a", "somebody:b")
-    a, b = two.paths("float32", 0.5)
-    assert (a == 1.5).all()
-    assert (b == 1).all()
-    assert a.dtype == b.dtype == np.float64  # which holds the values of any dtype
-    assert (two.name_a, two.name_b) == ("somebody:a", "somebody:b")
-
-
-@pytest.mark.usefixtures("functions")
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("somebody", "'somebody' names no function; write module:function"),
-        ("somebody:c", "'somebody:c': module 'somebody' has no 'c'"),
-        ("nobody_here:c", "module 'nobody_here' cannot be imported .*; is its folder on sys.path"),
-        ("somebody:number", "'somebody:number' is a int; it must be a function"),
-    ],
-)
-def test_a_function_that_is_not_there_is_one_clear_line(name, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        CallableSubject(name, "somebody:b")
-    assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(("by", "unread", "trespassed"), [(0, 0, 0), (-1, 2, 0), (1, 0, 2)])
+def test_the_drawn_cache_shows_slots_that_are_missed_and_dead_ones_that_are_read(monkeypatch, by, unread, trespassed):
+    monkeypatch.setitem(attention.DECODE_STEP, "eager", lengths_moved(by, attention.eager))
+    slots = slots_read(load("tiny", impl="eager"), [5, 5], 8)
+    assert (slots.unread, slots.trespassed) == (unread, trespassed)

@@ -36,14 +36,10 @@ def test_every_module_is_recorded_by_its_path_and_none_after_the_end():
     assert len(tape.calls["head"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("runs", "expected"),
-    [
-        ([IDS[:, :1], IDS[:, 1:2], IDS[:, 2:]], ("all", "all", [0, 1, 2])),
-        ([IDS[:, :1], IDS[:, :2], IDS], ("end", "last", [0, 1, 2])),
-    ],
-    ids=["a token at a time", "growing prefixes"],
-)
+@pytest.mark.parametrize(("runs", "expected"), [
+    ([IDS[:, :1], IDS[:, 1:2], IDS[:, 2:]], ("all", "all", [0, 1, 2])),
+    ([IDS[:, :1], IDS[:, :2], IDS], ("end", "last", [0, 1, 2])),
+], ids=["a token at a time", "growing prefixes"])  # fmt: skip
 def test_runs_are_aligned_by_the_tokens_that_they_were_given(runs, expected):
     model = Model()
     which_a, which_b, positions = align(recorded(model, IDS), recorded(model, *runs), 3)
