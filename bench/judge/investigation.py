@@ -96,9 +96,8 @@ def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
         unknown.append(f"{what}: {said(error)}")
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        unknown.append(
-            f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
-        )
+        place = f"{last.filename}:{last.lineno}"
+        unknown.append(f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {place})")
     return None
 
 
