@@ -13,7 +13,6 @@ REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that bench/gpu runs,
 
 
 def render(state: dict) -> str:
-    """The whole page, HTML, from the state that gpu.json holds."""
     title = "kvproof on " + state["environment"]["device"] + (", rehearsed" if state["rehearsed"] else "")
     parts = state["parts"]
     attention = parts.get("attention kernels", {}).get("records", [])
