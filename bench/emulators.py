@@ -141,7 +141,6 @@ def holds(record: dict[str, Any]) -> bool:
 
 
 def texts(record: dict[str, Any]) -> list[str]:
-    """The parity lines of one dtype, then its times."""
     lines = [f"{record['dtype']}: error against the float64 formula, in multiples of what rounding explains"]
     for backend, parity in record["parity"].items():
         word = "ok " if parity["gates"] <= 1 else "RED"

@@ -13,7 +13,6 @@ REHEARSED = "A REHEARSAL on a CPU with tiny sizes: it shows that bench/gpu runs,
 
 
 def render(state: dict) -> str:
-    """The whole page, HTML, from the state that gpu.json holds."""
     title = "kvproof on " + state["environment"]["device"] + (", rehearsed" if state["rehearsed"] else "")
     parts = state["parts"]
     attention = parts.get("attention kernels", {}).get("records", [])
@@ -73,7 +72,6 @@ def accuracy(records: list[dict]) -> Iterator[str]:
 
 
 def attention_words(records: list[dict]) -> Iterator[str]:
-    """Who is faster, by how much, and how near the memory's speed: in sentences."""
     rivals: dict[str, list[float]] = {}
     shares = []
     for _, rows in believed(records):
@@ -128,7 +126,6 @@ def failures(parts: dict) -> Iterator[str]:
 
 
 def attention_parts(records: list[dict]) -> Iterator[str]:
-    """The table of all shapes, peers side by side, and what it means."""
     names = list(dict.fromkeys(name for record in records for name in record["peers"]))
     rows: list[Any] = []
     for record in records:

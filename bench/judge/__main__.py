@@ -115,7 +115,6 @@ def fault_named(name: str) -> TorchFault:
 
 
 def emulation(args: argparse.Namespace) -> AbstractContextManager:
-    """Where triton's kernel runs if there is no GPU for it."""
     ours = args.impl is not None and "triton" in (args.impl, args.against)
     return without_gpu() if ours and as_device(args.device).type == "cpu" else nullcontext()
 

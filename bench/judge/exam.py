@@ -87,9 +87,7 @@ def in_numpy(fault: Any) -> NumpySubject:
     """A wrong path of the corpus in NumPy, on a small random model, against what it should have given."""
     _, config = small_model()
     ids = np.arange(48).reshape(2, 24)  # among them tokens after which the last logit is negative: a padded one may win
-    return NumpySubject(
-        fault.name, fault.apply, lambda dtype: small_model(dtype)[0], config, ids, trusted=fault.correct
-    )
+    return NumpySubject(fault.name, fault.apply, lambda dtype: small_model(dtype)[0], config, ids, fault.correct)
 
 
 def exam(clean: int = 50, most: int | None = None) -> Iterator[Sitting]:

@@ -85,9 +85,7 @@ def investigate(subject: Any, dtype: str) -> Investigation:
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    return Investigation(
-        subject.name_a, subject.name_b, dtype, verdict, found, ulps, margins, slots, unknown
-    )  # fmt: skip
+    return Investigation(subject.name_a, subject.name_b, dtype, verdict, found, ulps, margins, slots, unknown)
 
 
 def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
@@ -98,9 +96,8 @@ def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:
         unknown.append(f"{what}: {said(error)}")
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        unknown.append(
-            f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
-        )
+        place = f"{last.filename}:{last.lineno}"
+        unknown.append(f"{what}: an error of ours, {type(error).__name__}: {said(error)} (at {place})")
     return None
 
 

@@ -20,9 +20,6 @@ class Work:
     bytes: float
     flops: float
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(self.launches + other.launches, self.bytes + other.bytes, self.flops + other.flops)
-
 
 @dataclass(frozen=True)
 class Parts:

@@ -105,7 +105,6 @@ def gpu(device: torch.device) -> dict[str, Any]:
 
 
 def heading(environment: dict) -> list[str]:
-    """The lines above any figure: device, Python, commit, versions."""
     about = {name: environment[name] for name in ("device", "python", "commit")}
     about["commit"] = f"{about['commit']}{'+changes' * bool(environment['dirty'])}"
     about["versions"] = ", ".join(f"{name} {got}" for name, got in environment["versions"].items() if got)

@@ -261,7 +261,6 @@ class Rows:
         }
 
     def traffic(self, row: dict, runs: Sequence[Run]) -> dict:
-        """Bytes over time, and whether that can be true."""
         speed = row["bytes_per_step"] / float(np.median([run.steps for run in runs])) / 1e9
         limit = self.bandwidth["limit_gb_per_s"]
         refused = None

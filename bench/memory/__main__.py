@@ -94,7 +94,6 @@ def known(shape: Shape, parameters: float | None) -> Shape:
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Measure each batch, context and dtype, print each beside its sum.  Returns 1 if one is above the bar."""
     models, prompts = (args.model or "tiny").split(","), args.context or [64]
     from kvproof.gpt2.cli.progress import Progress  # brings torch
 

@@ -19,9 +19,8 @@ from ...reference.config import Config
 from .sizes import ITEMSIZE, cache_bytes, of_gpt2
 
 BAR = 1.05  # times the sum,
-FLOOR = (
-    2_000_000  # and bytes that the meter counts beside: pages of libraries first touched, Python's own, see HostMeter
-)
+# And bytes that the meter counts beside: pages of libraries first touched, Python's own, see HostMeter.
+FLOOR = 2_000_000
 RETURNING = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # glibc's; others ignore them
 
 

@@ -15,7 +15,6 @@ def default_contexts(shape: Shape) -> list[int]:
 
 
 def size(count: float, unit: str) -> str:
-    """Bytes in MB or GB, and in MiB or GiB in brackets."""
     scale = 1 if unit == "M" else 1000
     return f"{count / MB / scale:,.2f} ({count / MIB / (1 if unit == 'M' else 1024):,.2f})"
 

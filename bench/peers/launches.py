@@ -77,9 +77,7 @@ def sglang(x: Inputs, load: str) -> Call:
     indptr, indices = torch.tensor([0, n], dtype=torch.int32), torch.arange(n)
 
     def attend() -> torch.Tensor:
-        decode.decode_attention_fwd(
-            x.q, k, v, o, indptr, indices, parts, lse, splits, most, D**-0.5, 1.0, 1.0
-        )  # fmt: skip
+        decode.decode_attention_fwd(x.q, k, v, o, indptr, indices, parts, lse, splits, most, D**-0.5, 1.0, 1.0)
         return o
 
     used = int(splits)
@@ -95,9 +93,7 @@ def vllm_decode(x: Inputs, load: str) -> Call:
     o, lse, parts = torch.empty_like(x.q), torch.empty(1, H), torch.empty(1, H, splits, D + 1)
 
     def attend() -> torch.Tensor:
-        decode.decode_attention_fwd(
-            x.q, k, v, o, lse, table, x.lengths, parts, splits, D**-0.5, PAGE, is_mla=False
-        )  # fmt: skip
+        decode.decode_attention_fwd(x.q, k, v, o, lse, table, x.lengths, parts, splits, D**-0.5, PAGE, is_mla=False)
         return o
 
     return Call(attend, splits, f"num_kv_splits {splits} as its caller, Triton MLA, has it; page_size {PAGE}")

@@ -70,7 +70,6 @@ def representatives(records: Sequence[dict]) -> list[dict]:
 
 
 def rank(record: dict) -> tuple:
-    """The greater, the better a cell stands for its setting."""
     return len({row["cached"] for row in drawn(record).values()}), *preference(record)
 
 

@@ -150,7 +150,6 @@ def parity(records: Sequence[dict]) -> list[str]:
 
 
 def caveats(records: Sequence[dict]) -> list[str]:
-    """What a sceptic must know before believing the times."""
     places = [record["environment"] for record in records]
     said = []
     if all(place["device_type"] == "cpu" for place in places):

@@ -73,7 +73,6 @@ def predictions(args: argparse.Namespace) -> Iterator[tuple[GPU, list[Prediction
 
 
 def lines(by_gpu: Sequence[tuple[GPU, list[Prediction]]], words: Sequence[str]) -> Iterator[str]:
-    """The tables, Markdown; `words` are the command's."""
     command = shlex.join(["python", "-m", "kvproof.bench.roofline", *words])
     title = "# Decode attention of one layer: the limit, modelled, not run"
     yield from (title, "", f"By `{command}`.", "", LEGEND, "")

@@ -17,9 +17,8 @@ UNCERTAINTY = 0.3  # of every modelled time, either way; assumption
 NOT_RUN, SPREAD = "not run", f"±{UNCERTAINTY * 100:.0f} %"
 TRIPS = 4  # that a program takes one after the other beside its loop: lengths, q, its partial, the counter
 L2_TRIP = 0.5  # of a trip to memory, a trip to L2, where those four and the combine's mostly end; assumption
-L2_RATE = (
-    2.0  # of the achievable bandwidth, what L2 gives to programs that read again what another has read; assumption
-)
+# Of the achievable bandwidth, what L2 gives to programs that read again what another has read; assumption.
+L2_RATE = 2.0
 
 
 class Prediction(NamedTuple):

@@ -118,9 +118,8 @@ def test_a_figure_faster_than_memory_is_refused(monkeypatch, capsys):
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_the_attention_gate_has_a_needle_for_every_number_of_heads(monkeypatch, heads):
-    model = torch_model(
-        Config(n_vocab=5, n_ctx=40, n_embd=16 * heads, n_head=heads, n_layer=1, n_inner=8), 0, "bfloat16"
-    )
+    config = Config(n_vocab=5, n_ctx=40, n_embd=16 * heads, n_head=heads, n_layer=1, n_inner=8)
+    model = torch_model(config, 0, "bfloat16")
     monkeypatch.setitem(attention.DECODE_STEP, "sdpa", lengths_moved(-1, attention.sdpa))
     assert gate.attention_faults(model, 1, 40)
 

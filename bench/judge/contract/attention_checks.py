@@ -102,14 +102,12 @@ def rows_permuted(op: Op) -> Finding:
 
 
 def one_slot(op: Op) -> Finding:
-    """Length 1 returns V's first row as it is: its weight is 1."""
     q, k, v = op.draw()
     got = op(q, k, v, np.ones_like(op.lengths))
     return same_bits(op, got, np.ascontiguousarray(v[:, :, 0]), "length 1 returns V[0] exactly", "length 1 is not V[0]")
 
 
 def no_slot(op: Op) -> Finding:
-    """Length 0 gives zeros, also beside rows that are not empty."""
     q, k, v = op.draw()
     lengths = op.lengths.copy()
     lengths[::2] = 0

@@ -22,7 +22,6 @@ def unless_lossy(trial: Trial, got, want, held: str, broken: str, step=0) -> Fin
 
 
 def rows_apart(trial: Trial) -> Finding:
-    """Other tokens in one row change no bit of the other rows; where experts share them, rounding alone."""
     bits = not getattr(trial.make(), "experts", False)
 
     def changed_in(b: int) -> Finding:

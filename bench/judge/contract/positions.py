@@ -67,6 +67,5 @@ def padding_id(config: Any) -> int:
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two logits are the same but for float32's rounding."""
     a, b = (x.double().cpu() for x in (a, b))
     return bool((a - b).abs().max() <= SAME * b.square().mean().sqrt())

@@ -8,9 +8,8 @@ from .explanation import EXPLAINED, Candidate, Explanation, choose
 from .hypotheses import to_narrow
 
 KINDS = ("float8_e4m3fn", "float8_e5m2", "bfloat16", "float16", "float32")  # what a cache may be kept in
-NARROWED = (
-    0.05  # of the rows, both as rms: an 8-bit float loses about 0.03 of a row, and another token in its place all
-)
+# Of the rows, both as rms: an 8-bit float loses about 0.03 of a row, and another token in its place all.
+NARROWED = 0.05
 ROWS = 256  # wrong slots that are looked at
 FAR = 64  # slots, by which rows may have moved
 

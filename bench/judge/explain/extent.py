@@ -38,7 +38,6 @@ def sequence_extent(row: int, parted: np.ndarray, positions: np.ndarray) -> str:
 
 
 def phase(parted: np.ndarray, real: np.ndarray, decode: np.ndarray) -> str:
-    """Whether the prefill or the decode steps are right, where both were compared."""
     if not (real & decode).any() or not (real & ~decode).any():
         return ""
     if not (parted & decode).any():
@@ -47,7 +46,6 @@ def phase(parted: np.ndarray, real: np.ndarray, decode: np.ndarray) -> str:
 
 
 def growth(error: np.ndarray, parted: np.ndarray, unit: str) -> str:
-    """How large it is first and last, by column."""
     columns = np.flatnonzero(parted.any(0))
     size = np.where(parted, error, 0.0).max(0)[columns]
     first, last, top = size[0], size[-1], size.max()

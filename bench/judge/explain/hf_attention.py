@@ -122,9 +122,7 @@ def joined(a: Sequence[Sequence[Call]], b: Sequence[Call], subject: Any) -> Atte
         pads.append((mine[0].k[at, :, :padding], mine[0].v[at, :, :padding]))
     positions = np.where(np.arange(T) < lengths[:, None], np.arange(T), -1)
     padded = any(pad[0].shape[1] for pad in pads)
-    return AttentionTrace(
-        qa, qb, oa, ob, k, v, held, positions, prompts, formula_of(b, D), pads if padded else []
-    )  # fmt: skip
+    return AttentionTrace(qa, qb, oa, ob, k, v, held, positions, prompts, formula_of(b, D), pads if padded else [])
 
 
 def kept(call: Call, row: int, padding: int, n: int) -> np.ndarray:

@@ -105,7 +105,6 @@ def heads_in_words(heads: np.ndarray, H_kv: int) -> str:
 
 
 def by_rows(pilot: Query, formula: Formula) -> Iterator[Hypothesis]:
-    """A sequence reads another one's slots: as many as its own, or as many as the other has."""
     if len(pilot.rows) < 2:
         return
 

@@ -64,11 +64,8 @@ class NumpyTape:
         flat = {key: np.concatenate([x.reshape(-1, *x.shape[2:]) for x in calls]) for key, calls in self.calls.items()}
         B, n, _ = logits.shape
         known = flat[None, "ln_f"] @ head.T  # (tokens, V)
-        far = (
-            [np.abs(known - row).max(-1)[::-1] for row in logits.reshape(B * n, -1)]
-            if known.shape[1:] == logits.shape[2:]
-            else []
-        )
+        fits = known.shape[1:] == logits.shape[2:]
+        far = [np.abs(known - row).max(-1)[::-1] for row in logits.reshape(B * n, -1)] if fits else []
         if far and max(x.min() for x in far) <= 1e-4 * np.abs(logits).max():
             where = [len(known) - 1 - int(np.argmin(x)) for x in far]  # of equals the latest
             flat = {key: x for key, x in flat.items() if len(x) == len(known)}

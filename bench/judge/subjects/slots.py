@@ -8,8 +8,6 @@ import torch
 from ....gpt2 import GPT2
 from ....gpt2.attention import DECODE_STEP
 
-FILLED, DEAD = "filled", "dead"
-
 
 @dataclass(frozen=True)
 class Slots:

@@ -25,9 +25,7 @@ from torch import nn
 from ....gpt2.model import GPT2
 from .planted import planted
 
-OPERATIONS = (
-    "embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head", "cache",
-)  # fmt: skip
+OPERATIONS = ("embed", "positions", "ln_1", "c_attn", "attention", "c_proj", "ln_2", "mlp", "ln_f", "head", "cache")
 
 
 class Activation(NamedTuple):

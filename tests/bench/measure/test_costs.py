@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kvproof.bench.measure import machine
-from kvproof.bench.measure.costs import Constants, Work, cached_step, first_below, parameters, step_weights, whole_pass
+from kvproof.bench.measure.costs import Constants, cached_step, first_below, parameters, step_weights, whole_pass
 from kvproof.bench.measure.explain import Forecast, Route, crossing, median_cumulative, words
 from kvproof.bench.measure.stats import summarize
 from kvproof.gpt2 import GPT2
@@ -155,7 +155,3 @@ def test_the_words_say_whether_the_cache_pays_why_and_where_the_model_errs():
     text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found, MACHINE)
     assert "the cache pays: sdpa is 2.50 times as fast" in text
     assert "wrong" not in text
-
-
-def test_work_adds_up():
-    assert Work(1, 2, 3) + Work(10, 20, 30) == Work(11, 22, 33)

@@ -96,19 +96,13 @@ def no_more_than(own):
 def test_the_vector_engine_is_below_every_peer_but_mslk_and_fla():
     # MSLK multiplies on the tensor cores; FLA, to judge by its error, in float16.
     assert no_more_than("kvproof") == {
-        "MSLK alone sm_90": [1024, 8192],
-        "MSLK alone sm_80": [8192],
-        "MSLK full sm_90": [128, 1024, 8192],
-        "MSLK full sm_80": [128, 1024, 8192],
-        "MSLK w1 s3 alone sm_90": [1024, 8192],
-        "MSLK w1 s3 alone sm_80": [1024, 8192],
-        "MSLK w1 s3 full sm_90": [128, 1024, 8192],
-        "MSLK w1 s3 full sm_80": [128, 1024, 8192],
-        "FLA w1 any sm_90": [128, 1024, 8192],
-        "FLA w1 any sm_80": [128, 1024, 8192],
-        "FLA w2 any sm_90": [1024, 8192],
-        "FLA w2 any sm_80": [8192],
-    }
+        "MSLK alone sm_90": [1024, 8192], "MSLK alone sm_80": [8192],
+        "MSLK full sm_90": [128, 1024, 8192], "MSLK full sm_80": [128, 1024, 8192],
+        "MSLK w1 s3 alone sm_90": [1024, 8192], "MSLK w1 s3 alone sm_80": [1024, 8192],
+        "MSLK w1 s3 full sm_90": [128, 1024, 8192], "MSLK w1 s3 full sm_80": [128, 1024, 8192],
+        "FLA w1 any sm_90": [128, 1024, 8192], "FLA w1 any sm_80": [128, 1024, 8192],
+        "FLA w2 any sm_90": [1024, 8192], "FLA w2 any sm_80": [8192],
+    }  # fmt: skip
 
 
 def test_the_tensor_engine_is_below_every_peer_as_it_comes_and_above_mslk_with_one_warp_and_few_splits():

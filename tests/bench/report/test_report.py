@@ -39,7 +39,6 @@ def written(records, tmp_path_factory) -> Path:
 
 
 def words(page: str) -> str:
-    """A page's text without its tags."""
     return html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"<(style|script)>.*?</\1>", "", page, flags=re.S)))
 
 

@@ -159,11 +159,8 @@ class Peaked(NumpyGPT2):
         E = CONFIG.n_embd
 
         def sharper(p):
-            attn = p["attn"]["c_attn"]
-            return p | {
-                "attn": p["attn"]
-                | {"c_attn": {key: np.where(np.arange(3 * E) < E, 40, 1) * a for key, a in attn.items()}}
-            }
+            sharp = {key: np.where(np.arange(3 * E) < E, 40, 1) * a for key, a in p["attn"]["c_attn"].items()}
+            return p | {"attn": p["attn"] | {"c_attn": sharp}}
 
         self.params = self.params | {"h": [sharper(p) for p in self.params["h"]]}
 

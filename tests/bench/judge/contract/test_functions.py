@@ -99,7 +99,6 @@ def named(name):
 
 
 def judged(name: str, dtype: str, capsys) -> dict:
-    """What the command line says of one of these functions."""
     argv = ["--callable", f"test_functions:{name}", "--against", "test_functions:plain", "--dtype", dtype, "--json"]
     code, words = verify.main(argv), capsys.readouterr()
     assert code in (0, 2), words.err

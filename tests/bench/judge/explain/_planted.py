@@ -103,13 +103,10 @@ def never(cache, slots, k, v, right):
 
 
 def patched(get, name, value):
-    """Plant another value of an attribute of get(model)."""
     return lambda model: patch.object(get(model), name, value(model) if callable(value) else value)
 
 
 def weights(get, turn):
-    """Plant turn(weight) for a weight of get(model)."""
-
     @contextmanager
     def plant(model):
         place = get(model)
@@ -124,8 +121,6 @@ def weights(get, turn):
 
 
 def decoding(get, turn):
-    """Plant turn(weight) for decode steps only."""
-
     def plant(model):
         wrong = weights(get, turn)
 

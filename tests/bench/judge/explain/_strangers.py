@@ -132,7 +132,6 @@ def rounded(dtype):
 
 
 def narrow_all(name, x, **_):
-    """Everything in bfloat16."""
     if name in ("kv",):
         return tuple(y.bfloat16().to(y) for y in x)
     return x.bfloat16().to(x) if name in ("scores", "weights", "output") else x
@@ -194,8 +193,6 @@ def earlier(layer, k, v, before):
 
 
 def turned(by: int):
-    """Decode steps stand `by` positions further on."""
-
     def plant(model):
         rotary = model.model.rotary_emb
         own = rotary.forward

@@ -176,9 +176,7 @@ def test_two_hundred_correct_runs_stay_within_a_quarter_of_the_gates():
     worst = 0.0
     for draw in range(200):
         lengths = tuple(rng.integers(1, 60, size=rng.integers(1, 4)).tolist())
-        given = subject(
-            ["eager", "sdpa"][draw % 2], ["naive", "numpy"][draw // 2 % 2], lengths, int(rng.integers(2, 9))
-        )
-        worst = max(worst, ratio(given))
+        a, b = ("eager", "sdpa")[draw % 2], ("naive", "numpy")[draw // 2 % 2]
+        worst = max(worst, ratio(subject(a, b, lengths, int(rng.integers(2, 9)))))
     print(f"worst ratio {worst:.3f}")
     assert 0.001 < worst < 0.25

@@ -29,7 +29,6 @@ def logits(model, prompts=PROMPTS, chunk=None):
 
 
 def namespaces(model):
-    """What every module of the model holds under which name."""
     spaces = [space for m in [model, *model.modules()] for space in (vars(m), m._parameters)]
     return [{name: id(value) for name, value in space.items()} for space in spaces]
 
