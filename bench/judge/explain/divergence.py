@@ -115,7 +115,7 @@ def locate(b: Activation, error: np.ndarray, gate: float, positions: np.ndarray 
     head = int(np.argmax(there.max(-1))) if there.ndim == 2 else None
     position = step if positions is None else int(positions[sequence, step])
     size = float(there.max())
-    return Divergence(b.layer, b.operation, head, step, position, sequence, size, float(size / gate))
+    return Divergence(b.layer, b.operation, head, step, position, sequence, size, size / float(gate))
 
 
 def measured_gates(subject: Any, dtype: str = "float64") -> dict[tuple[int | None, str], float]:

@@ -1,10 +1,7 @@
 """The plugin as a project would use it: fixtures, failure texts, artefacts, and the example of its docstring."""
 
-import importlib.metadata
 import json
-import subprocess
-import sys
-import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +15,9 @@ from kvproof.bench.judge.pytest_plugin import DecodeDiffers, assert_attention, a
 from kvproof.reference import forward
 from kvproof.reference.judge.faults import FAULTS, cached_logits, decode
 
+from ... import _plugin
+
 pytest_plugins = "pytester"
-INSTALLED = {entry.value for entry in importlib.metadata.entry_points(group="pytest11")}
-LOAD = () if pytest_plugin.__name__ in INSTALLED else ("-p", pytest_plugin.__name__)
 IDS = np.arange(48).reshape(2, 24)
 
 
@@ -29,30 +26,18 @@ def run(f):
     return lambda dtype, shift: f(IDS, *small_model(dtype, shift))
 
 
-def example() -> str:
-    """The test file in the plugin's docstring."""
-    text = (pytest_plugin.__doc__ or "").split("in place of these two:\n")[1].split("\nWith --kvproof-json")[0]
-    return textwrap.dedent(text).strip() + "\n"
-
-
-def run_pytest(pytester, program, *words):
-    pytester.makepyfile(test_it=program)
-    return pytester.runpytest_inprocess(*LOAD, "-p", "no:xdist", "-p", "no:cacheprovider", *words)
+run_pytest, example = (
+    partial(_plugin.run_pytest, pytest_plugin),
+    _plugin.example(pytest_plugin, "in place of these two:"),
+)
 
 
 def test_the_module_imports_nothing_but_pytest_and_the_standard_library():
-    program = (
-        "import sys, pytest; before = set(sys.modules)\n"
-        f"import {pytest_plugin.__name__}\n"
-        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "print(sorted(new - set(sys.stdlib_module_names)))"
-    )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "['kvproof']"
+    assert _plugin.imported(pytest_plugin) == "['kvproof']"
 
 
 def test_the_example_of_the_docstring_passes_and_has_ten_lines(pytester):
-    program = example()
+    program = example
     assert len([line for line in program.splitlines() if line.strip()]) == 10
     run_pytest(pytester, program).assert_outcomes(passed=2)
     readme = Path(pytest_plugin.__file__).with_name("README.md")
@@ -248,6 +233,6 @@ def test_an_unmodified_random_llama_is_rounding_its_cache_keeps_the_contract_and
     pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[peers]'")
     pytester.makepyfile(test_it=LLAMA)
     # A process of its own: pytester forgets what an inner run imports, and half of transformers is none.
-    result = pytester.runpytest_subprocess(*LOAD, "-p", "no:xdist", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*_plugin.options(pytest_plugin))
     result.assert_outcomes(passed=3, failed=1)
     result.stdout.fnmatch_lines(["*DecodeDiffers: BUG: In float64*", "FAILED *test_late_positions - *"])

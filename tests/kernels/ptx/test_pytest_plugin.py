@@ -1,41 +1,24 @@
 """The plugin as a project would use it: its fixture, failure texts, artefacts, and the example of its docstring."""
 
-import importlib.metadata
 import json
-import subprocess
-import sys
-import textwrap
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
 from kvproof.kernels.ptx import pytest_plugin
 
+from ... import _plugin
+
 pytest_plugins = "pytester"
-INSTALLED = {entry.value for entry in importlib.metadata.entry_points(group="pytest11")}
-LOAD = () if pytest_plugin.__name__ in INSTALLED else ("-p", pytest_plugin.__name__)
 
 
-def example() -> str:
-    """The test file in the plugin's docstring."""
-    text = (pytest_plugin.__doc__ or "").split("before it writes it:\n")[1].split("\nWith --kvproof-json")[0]
-    return textwrap.dedent(text).strip() + "\n"
-
-
-def run_pytest(pytester, program, *words):
-    pytester.makepyfile(test_it=program)
-    return pytester.runpytest_inprocess(*LOAD, "-p", "no:xdist", "-p", "no:cacheprovider", *words)
+run_pytest = partial(_plugin.run_pytest, pytest_plugin)
+example = _plugin.example(pytest_plugin, "before it writes it:")
 
 
 def test_the_module_imports_nothing_but_pytest_and_the_standard_library():
-    program = (
-        "import sys, pytest; before = set(sys.modules)\n"
-        f"import {pytest_plugin.__name__}\n"
-        "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
-        "print(sorted(new - set(sys.stdlib_module_names)))"
-    )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "['kvproof']"
+    assert _plugin.imported(pytest_plugin) == "['kvproof']"
 
 
 def test_names_that_a_file_system_confuses_get_files_of_their_own(tmp_path):
@@ -45,7 +28,7 @@ def test_names_that_a_file_system_confuses_get_files_of_their_own(tmp_path):
 
 
 def test_the_example_for_a_kernel_passes_and_records_its_runs(pytester):
-    program = example()
+    program = example
     assert len([line for line in program.splitlines() if line.strip()]) == 11
     run_pytest(pytester, program, "--kvproof-json", "found").assert_outcomes(passed=1)
     (path,) = (pytester.path / "found").iterdir()
@@ -64,7 +47,7 @@ def test_the_example_for_a_kernel_passes_and_records_its_runs(pytester):
     ],
 )
 def test_the_example_for_a_kernel_goes_red_when_something_is_wrong(pytester, old, new, message):
-    program = example()
+    program = example
     assert program.count(old) == 1
     result = run_pytest(pytester, program.replace(old, new))
     result.assert_outcomes(failed=1)
@@ -73,7 +56,7 @@ def test_the_example_for_a_kernel_goes_red_when_something_is_wrong(pytester, old
 
 
 def test_a_kernel_s_fault_is_recorded(pytester):
-    run_pytest(pytester, example().replace(", at < n)\n", ")\n"), "--kvproof-json", "found")
+    run_pytest(pytester, example.replace(", at < n)\n", ")\n"), "--kvproof-json", "found")
     (path,) = (pytester.path / "found").iterdir()
     (record,) = json.loads(path.read_text())["found"]
     assert record["passed"] is False
@@ -85,6 +68,6 @@ def test_under_the_interpreter_a_kernel_is_not_checked_but_fails_with_what_to_un
         """What Triton makes of a jitted function under its interpreter."""
 
     monkeypatch.setattr("kvproof.kernels.ptx.compile.tl", SimpleNamespace(sum=InterpretedFunction()))
-    result = run_pytest(pytester, example())
+    result = run_pytest(pytester, example)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Refused: TRITON_INTERPRET is set, so nothing is compiled; unset it and*"])
