@@ -24,7 +24,7 @@ ALLOWED = {
     "kernels": {"numpy", "torch", "triton", "pytest", "kernels"},  # pytest: the plugin of the PTX machine
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
-        *("numpy", "torch", "ml_dtypes", "scipy", "jsonschema", "matplotlib", "pytest"),
+        *("numpy", "torch", "ml_dtypes", "jsonschema", "matplotlib", "pytest"),
         *("reference", "gpt2", "kernels", "bench"),
     },
 }
