@@ -11,7 +11,7 @@ import torch
 
 from ..reference.config import brief
 
-IMPLS = ("naive", "eager", "sdpa", "triton")  # the keys of attention.DECODE_STEP; a test compares
+IMPLS = ("naive", "eager", "sdpa", "triton", "numba")  # the keys of attention.DECODE_STEP; a test compares
 
 
 def check_impl(impl: Any) -> str:

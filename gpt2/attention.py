@@ -94,8 +94,18 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     return cast(torch.Tensor, o)
 
 
+def numba(q, cache: Cache, layer: int, k=None, v=None):
+    """The decode step's attention by the compiled engine, which otherwise computes whole steps, see compiled.py.
+
+    q, k, v  (B, H, D); k, v: the new tokens' rows, to be written to their slots; None if the cache holds them already
+    """
+    from .compiled import attention
+
+    return attention(q, cache, layer, k, v)
+
+
 # impl -> its decode step. "naive" recomputes everything and has none.
-DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton}
+DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton, "numba": numba}
 
 
 class Attention(nn.Module):

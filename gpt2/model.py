@@ -191,21 +191,32 @@ class GPT2(nn.Module):
         check_cache(cache)
         self.check_prompts(prompts)
         cache.check_fits(self.config, len(prompts), self.dtype, self.device)
+        longest = max(map(len, prompts))
+        start = cache.check_room(longest)
+        with cache.undone_if_interrupted(cache.host_lengths):
+            if self.impl == "numba":
+                from .compiled import prefill
+
+                logits = prefill(self, prompts, cache, start, chunk or longest)
+            else:
+                logits = self.fill(prompts, cache, start, chunk or longest)
+        cache.set_lengths([start + len(prompt) for prompt in prompts])
+        return logits
+
+    def fill(self, prompts: Sequence[Sequence[int]], cache: Cache, start: int, chunk: int):
+        """The prefill by torch of prompts at slots from `start` on, `chunk` tokens per pass -> (B, V) logits."""
         counts = [len(prompt) for prompt in prompts]
         longest = max(counts)
-        start = cache.check_room(longest)
         ids = pad(prompts, longest).to(self.device)
         last = torch.empty(len(prompts), self.config.n_embd, dtype=self.dtype, device=self.device)
-        with cache.undone_if_interrupted(cache.host_lengths):
-            for low in range(0, longest, chunk or longest):
-                x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
-                high = low + x.shape[1]
-                x = x + self.wpe.weight[start + low : start + high]
-                for layer, block in enumerate(self.blocks):
-                    x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
-                done = [b for b, n in enumerate(counts) if low < n <= high]
-                last[done] = x[done, [counts[b] - 1 - low for b in done]]
-        cache.set_lengths([start + n for n in counts])
+        for low in range(0, longest, chunk):
+            x = self.wte(ids[:, low : low + chunk])  # (B, M, E)
+            high = low + x.shape[1]
+            x = x + self.wpe.weight[start + low : start + high]
+            for layer, block in enumerate(self.blocks):
+                x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
+            done = [b for b, n in enumerate(counts) if low < n <= high]
+            last[done] = x[done, [counts[b] - 1 - low for b in done]]
         return self.logits(self.ln_f(last))
 
     @torch.no_grad()
@@ -236,6 +247,10 @@ class GPT2(nn.Module):
 
     def step(self, ids, cache: Cache, slots):
         """The decode step of new tokens ids (B,) at the `slots` that cache.claim gave them -> logits (B, V)"""
+        if self.impl == "numba":
+            from .compiled import step as compiled_step
+
+            return compiled_step(self, ids, cache, slots)
         x, step = self.wte(ids) + self.wpe.weight[slots], DECODE_STEP[self.impl]  # (B, E)
         for layer, block in enumerate(self.blocks):
             x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))
