@@ -1,0 +1,59 @@
+"""Numba's part: from the engine's Python to an object file of this CPU. It runs in a Python of its own.
+
+There Numba's settings are known, whatever NUMBA_* the user has set, and its memory, some 200 MB, ends with it. LLVM's
+linker aborts the process where a symbol is nowhere to be found: here it ends this one, not the user's.
+"""
+
+import importlib
+import os
+import sys
+
+import llvmlite.binding as llvm
+
+from .machine_code import SYMBOL, linked, prepare
+
+# What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
+LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff"}
+
+
+def module_of(source: str, variant: tuple[str, ...]):
+    """The optimised LLVM module of an entry, "module:function", and the name of the entry's function in it."""
+    from numba import njit, types
+
+    module, _, function = source.partition(":")
+    options = importlib.import_module(".functions", __package__).OPTIONS
+    signature = types.int64(types.int64, types.int64)
+    dispatcher = njit(signature, **options)(getattr(importlib.import_module(module), function)(*variant))
+    (compiled,) = dispatcher.overloads.values()
+    return llvm.parse_assembly(compiled.library.get_llvm_str()), compiled.fndesc.llvm_func_name
+
+
+def only_one_symbol(module, name: str) -> None:
+    """Call the entry SYMBOL, and hide all else. What others need of a C library must be known."""
+    for found in (*module.functions, *module.global_variables):
+        if found.is_declaration:
+            known = found.name.startswith("llvm.") or found.name in LIBRARY
+            assert known, f"the compiled engine calls {found.name}, which may not exist where Numba is not imported"
+        elif found.name != name:
+            found.linkage = "internal"
+    module.get_function(name).name = SYMBOL
+
+
+def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
+    """An object file whose only symbol is the engine for a variant; see `forward.entry`."""
+    module, name = module_of(source, variant)
+    only_one_symbol(module, name)
+    module.verify()
+    code = prepare(opt=3).emit_object(module)
+    linked(code)
+    return code
+
+
+def main(source: str, variant: list[str]) -> None:
+    """Write the object file to standard output, which nothing else may write to meanwhile."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    code = compile_engine(source, tuple(variant))
+    with open(out, "wb") as file:
+        file.write(code)
