@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull, brief
-from .arguments import check_impl, check_weights, is_row, refuse, tensor, whole, whole_numbers
+from .arguments import check_impl, check_kv_dtype, check_weights, is_row, refuse, tensor, whole, whole_numbers
 from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .int8_cache import Int8PagedCache, Int8StaticCache
 from .int8_weights import Int8Linear, Int8Table
 from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
@@ -138,13 +139,17 @@ class GPT2(nn.Module):
         twin.impl = self.fitting_impl(impl)
         return twin
 
-    def new_cache(self, batch: int, capacity: int | None = None, page: int | None = None) -> Cache:
+    def new_cache(
+        self, batch: int, capacity: int | None = None, page: int | None = None, kv_dtype: str | None = None
+    ) -> Cache:
         """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx).
 
-        page  slots per page of a paged cache; None makes a static one
+        page      slots per page of a paged cache; None makes a static one
+        kv_dtype  "int8" holds K and V in 8 bits with a scale per row; None has them in the model's dtype
         """
         capacity = self.config.n_ctx if capacity is None else capacity
-        kind = StaticCache if page is None else partial(PagedCache, page=page)
+        kinds = (Int8StaticCache, Int8PagedCache) if check_kv_dtype(kv_dtype) else (StaticCache, PagedCache)
+        kind = kinds[0] if page is None else partial(kinds[1], page=page)
         new = ROWS if self.invariant else 1  # tokens that one call of the kernel brings
         return kind(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new)
 
