@@ -3,7 +3,7 @@
     pointer("bfloat16", "float32", a)    a Pointer to an address; p + i is i elements on
     load(n, p, stride)                   n vectors of 16 lanes: at p, p + stride, p + 2 stride ...
     load_some(n, p, stride, live)        the same, but only the first `live` lanes are read; the others are 0
-    load_rows(n, p, rows, live)          at p + rows[0], p + rows[1] ...; rows points to int64
+    load_rows(n, p, rows, stride, live)  at p + rows[0] * stride, p + rows[1] * stride ...; rows points to int64
     store(p, v), store_some(p, v, live)  rounded to nearest even; int8 takes whole numbers -128 ... 127
     load_tile(r, c, p, stride)           one vector of c numbers at each of p, p + stride ... (r times); store_tile
     read(p, i), write(p, i, x)           one number; int32 and int64 are int64 once read
@@ -175,20 +175,21 @@ def load_some(context, n, start, stride, live):
 
 
 @intrinsic(prefer_literal=True)
-def load_rows(context, n, start, rows, live):
-    """The first `live` lanes of n vectors, at start + rows[0], start + rows[1], ...; the other lanes are 0."""
+def load_rows(context, n, start, rows, stride, live):
+    """The first `live` lanes of n vectors, at start + rows[0] * stride, ...; the other lanes are 0."""
     kind = Vectors(start.wide, literal(n, types.IntegerLiteral))
     whole = isinstance(live, types.IntegerLiteral) and live.literal_value == LANES
 
     def generate(ctx, builder, signature, args):
-        _, begin, indices, live = args
+        _, begin, indices, stride, live = args
         found = []
         for i in range(kind.n):
-            index = builder.load(place(builder, shifted(builder, rows, indices, I64(i)), I64), align=8)
+            row = builder.load(place(builder, shifted(builder, rows, indices, I64(i)), I64), align=8)
+            index = builder.mul(row, stride)
             found.append(loaded(builder, start, shifted(builder, start, begin, index), None if whole else live))
         return pack(builder, kind, found)
 
-    return kind(n, start, rows, live if whole else types.int64), generate
+    return kind(n, start, rows, types.int64, live if whole else types.int64), generate
 
 
 @intrinsic
