@@ -10,7 +10,7 @@ import sys
 
 import llvmlite.binding as llvm
 
-from .machine_code import SYMBOL, linked, prepare
+from .host import SYMBOL, link, target_machine
 
 # What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
 LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff"}
@@ -44,16 +44,16 @@ def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
     module, name = module_of(source, variant)
     only_one_symbol(module, name)
     module.verify()
-    code = prepare(opt=3).emit_object(module)
-    linked(code)
+    code = target_machine(opt=3).emit_object(module)
+    link(code)
     return code
 
 
-def main(source: str, variant: list[str]) -> None:
+def main(source: str, variant: tuple[str, ...]) -> None:
     """Write the object file to standard output, which nothing else may write to meanwhile."""
     out = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    code = compile_engine(source, tuple(variant))
+    code = compile_engine(source, variant)
     with open(out, "wb") as file:
         file.write(code)
