@@ -97,9 +97,9 @@ def read(path: Path, key: str) -> bytes | None:
 
 def contents(path: Path) -> tuple[float, bytes]:
     """When a file was last used, and what it holds.  Raises Unusable if others may have written it."""
+    trusted(os.stat(path.parent), path.parent)
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
     with open(handle, "rb") as file:
-        trusted(os.stat(path.parent), path.parent)
         trusted(found := os.fstat(handle), path)
         return found.st_mtime, file.read()
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import platform
+import struct
 import sys
 
 SYMBOL = "kvproof_engine"  # what an object file calls the engine
@@ -76,13 +77,27 @@ def target_machine(opt: int):
     )
 
 
+def undefined(code: bytes) -> list[str]:
+    """What an ELF object file calls and does not hold, by name; of other formats nothing is known."""
+    import llvmlite.binding as llvm
+
+    data = {section.name(): section.data() for section in llvm.ObjectFileRef.from_data(code).sections()}
+    names, found = data.get(b".strtab", b""), []
+    for start, _, _, section, _, _ in struct.iter_unpack("=IBBHQQ", data.get(b".symtab", b"")):
+        if start and not section:
+            found.append(names[start : names.index(b"\0", start)].decode())
+    return found
+
+
 def link(code: bytes):
     """An object file, made executable: what keeps it in memory, and the engine's address.
 
-    LLVM aborts the process where a symbol of the file is nowhere to be found.
+    Raises NoEngine where it calls what this process does not have: LLVM would link that to address 0.
     """
     import llvmlite.binding as llvm
 
+    if missing := [name for name in undefined(code) if llvm.address_of_symbol(name) is None]:
+        raise NoEngine(f"impl 'numba' calls {', '.join(missing)}, which no library of this program has; {INSTEAD}")
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(opt=2))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
