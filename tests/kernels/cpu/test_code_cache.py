@@ -287,7 +287,8 @@ def test_entries_that_have_long_been_unused_are_cleared_away(machine, monkeypatc
         before = set(machine.entries())
         machine.load(variant)
         old += set(machine.entries()) - before
-        os.utime(old[-1], (now - days * code_cache.DAY,) * 2)
+        when = now - days * code_cache.DAY
+        os.utime(old[-1], (when, when))
     monkeypatch.setattr(machine_code, "cpu_name", lambda: "CPU of today")
     machine.load()
     left = machine.entries()
