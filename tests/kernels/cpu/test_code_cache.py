@@ -1,10 +1,12 @@
 """What is kept of the engine on the disk: nothing stale, damaged or of others is run, and no failure ends a run."""
 
 import errno
+import importlib.metadata
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from ._stand_in import VARIANT
 
 
 def another_version(package):
-    real = machine_code.importlib.metadata.version
+    real = importlib.metadata.version
     return lambda machine, patch: patch.setattr(
-        machine_code.importlib.metadata, "version", lambda name: "9.9" if name == package else real(name)
+        importlib.metadata, "version", lambda name: "9.9" if name == package else real(name)
     )
 
 
@@ -35,7 +37,7 @@ CHANGES = {
     "another kvproof": another_version("kvproof"),
     "another CPU": lambda machine, patch: patch.setattr(machine_code, "cpu_name", lambda: "znver9"),
     "a feature less": lambda machine, patch: patch.setattr(machine_code, "cpu_features", lambda: "+avx2,+fma"),
-    "another machine": lambda machine, patch: patch.setattr(machine_code.sys, "platform", "freebsd"),
+    "another machine": lambda machine, patch: patch.setattr(sys, "platform", "freebsd"),
 }
 
 
@@ -109,7 +111,7 @@ def of_another_user(path: Path, patch) -> str:
         os.chown(path, 12345, 12345)
         return "belongs to user 12345, not to you (0)"
     me = os.geteuid()
-    patch.setattr(code_cache.os, "geteuid", lambda: me + 1)
+    patch.setattr(os, "geteuid", lambda: me + 1)
     return f"belongs to user {me}, not to you ({me + 1})"
 
 
@@ -178,7 +180,7 @@ def on_a_full_disk(machine, patch):
     def full(*paths):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    patch.setattr(code_cache.os, "replace", full)
+    patch.setattr(os, "replace", full)
     return os.strerror(errno.ENOSPC)
 
 
@@ -186,7 +188,7 @@ def in_a_read_only_folder(machine, patch):
     def mkstemp(**options):  # root writes to any folder: a mode would not do
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    patch.setattr(code_cache.tempfile, "mkstemp", mkstemp)
+    patch.setattr(tempfile, "mkstemp", mkstemp)
     return os.strerror(errno.EROFS)
 
 
@@ -213,7 +215,7 @@ def test_an_entry_in_a_read_only_folder_is_read(machine, monkeypatch):
     def utime(path):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(code_cache.os, "utime", utime)
+    monkeypatch.setattr(os, "utime", utime)
     assert machine.load().origin == "disk"
     assert machine.said == []
 
@@ -224,7 +226,7 @@ def test_without_a_home_the_engine_is_compiled_and_runs(machine, monkeypatch):
 
     monkeypatch.delenv("KVPROOF_CACHE_DIR")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(code_cache.Path, "home", home)
+    monkeypatch.setattr(Path, "home", home)
     assert machine.load().origin == "compiled"
     assert machine.said[-1].startswith("cannot keep the compiled engine: Could not determine home directory.; it is")
 
@@ -248,7 +250,7 @@ def test_the_folder_is_the_one_asked_for_or_the_platform_s(monkeypatch, platform
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(code_cache.sys, "platform", platform)
+    monkeypatch.setattr(sys, "platform", platform)
     assert code_cache.folder() == Path(found.format(home=Path.home()))
 
 
@@ -273,7 +275,7 @@ def test_ctrl_c_while_it_writes_leaves_nothing(machine, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(code_cache.os, "replace", interrupted)
+        patch.setattr(os, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.load()
     assert list((machine.cache / "machine_code").iterdir()) == []

@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import platform
 import subprocess
 import sys
 import threading
@@ -172,7 +173,7 @@ def test_a_cpu_without_what_the_engine_needs_is_named(machine, monkeypatch, lack
     features = host.cpu_features().split(",")
     monkeypatch.setattr(host, "cpu_features", lambda: ",".join(f for f in features if f[1:] != lacks) + f",-{lacks}")
     monkeypatch.setattr(host, "cpu_name", lambda: "nocona")
-    monkeypatch.setattr(host.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     variant = VARIANT._replace(weight=weight)
     if named is None:
         machine.load(variant)
@@ -182,7 +183,7 @@ def test_a_cpu_without_what_the_engine_needs_is_named(machine, monkeypatch, lack
     assert str(caught.value) == (
         f"impl 'numba' needs a CPU with {named}, which this one (nocona) lacks; use impl='sdpa'"
     )
-    monkeypatch.setattr(host.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     machine.load(variant)
 
 
