@@ -10,10 +10,10 @@ import math
 from numba import njit
 
 from .functions import LOG2E, OPTIONS, exp2
+from .job import SPLIT_LEN
 from .memory import load, load_rows, load_some, read, store, store_some, write
 from .vectors import LANES, absolute, filled, first_of, lane, largest, like, maximum, nearest, outer, sums
 
-SPLIT_LEN = 128  # slots of a split, as in reference/decode.py
 LOWEST = -3.0e38  # initial running max: below usual scores, but finite, since -inf - -inf is NaN
 KEYS = 8  # keys that a query meets at a time: each has its sum in registers
 VALUES = 4  # vectors of a value that are weighed at a time

@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 from .attention import append, attention, row_at
 from .functions import OPTIONS, gelu, layer_norm
-from .job import JOB, LAYER
+from .job import JOB, LAYER, PHASES
 from .linear import linear
 from .memory import at, pointer, read, write
 from .phases import all_here, count_up, meet, share
@@ -20,7 +20,7 @@ from .vectors import LANES, like
 LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (
     LAYER.index(name + ".weight") for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
 )
-FIELDS, PHASES = len(LAYER), 8  # of a layer
+FIELDS = len(LAYER)  # of a layer
 CHANNELS = 32  # of a linear layer, in one share
 ROWS = 4  # of a LayerNorm, in one share
 
@@ -187,10 +187,15 @@ def forward(job, kinds, thread):
     phases = at(kinds.index, job.phases)
     if thread == 0:
         count_up(phases, 0)
-    elif not all_here(phases, at(kinds.index, job.cancelled)):
+    elif not all_here(phases):
         return
     x, normed, wide = at(kinds.sum, job.x), at(kinds.sum, job.normed), at(kinds.sum, job.wide)
     scratch = scratch_of(job, kinds, thread)
+    if job.only_attention:
+        if job.only_attention > 1:
+            append_rows(job, kinds, 1, wide, 0)
+        attend_rows(job, kinds, 2, normed, wide, 0, scratch)
+        return
     embed(job, kinds, 1, x)
     for layer in range(job.n_layer):
         block(job, kinds, layer, x, normed, wide, scratch)
@@ -209,8 +214,8 @@ def entry(weight: str, param: str, cache: str, total: str):
 
     def run(address, thread):
         kinds = Kinds(
-            pointer(weight, 0), pointer(param, 0), pointer(cache, 0), pointer(total, 0), pointer("float32", 0),
-            pointer("int64", 0), pointer("int32", 0),
+            pointer(weight, total, 0), pointer(param, total, 0), pointer(cache, total, 0), pointer(total, total, 0),
+            pointer("float32", total, 0), pointer("int64", total, 0), pointer("int32", total, 0),
         )  # fmt: skip
         forward(job_at(address), kinds, thread)
         return 0

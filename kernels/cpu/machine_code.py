@@ -25,8 +25,6 @@ __all__ = ["CompilerFailed", "Engine", "NoEngine", "Variant", "available", "load
 
 ENTRY = "kvproof.kernels.cpu.forward:entry"
 SOURCES = Path(__file__).parent
-HALF = ("float32", "bfloat16", "float16")
-FITS = {"weight": (*HALF, "int8"), "param": HALF, "cache": (*HALF, "int8"), "total": ("float32",)}
 
 
 class CompilerFailed(RuntimeError):
@@ -84,11 +82,12 @@ def load(variant: Variant, say: Callable[[str], None] | None = None) -> Engine:
 
 def check(variant: Variant) -> None:
     """Raise ValueError unless the engine has such a variant."""
-    wrong = [name for name, fitting in FITS.items() if getattr(variant, name) not in fitting]
-    if wrong and set(variant) != {"float64"}:
+    floats = ("float64",) if variant.total == "float64" else ("float32", "bfloat16", "float16")
+    fits = {"weight": (*floats, "int8"), "param": floats, "cache": (*floats, "int8"), "total": ("float32", "float64")}
+    if any(getattr(variant, name) not in dtypes for name, dtypes in fits.items()):
         came = ", ".join(f"{name} {dtype}" for name, dtype in variant._asdict().items())
-        fits = "; ".join(f"{name} {', '.join(dtypes)}" for name, dtypes in FITS.items())
-        raise ValueError(f"impl 'numba' has no engine for {came}; what fits: float64 for all, or {fits}; {INSTEAD}")
+        listed = "; ".join(f"{name} {', '.join(dtypes)}" for name, dtypes in fits.items())
+        raise ValueError(f"impl 'numba' has no engine for {came}; what fits: {listed}; {INSTEAD}")
 
 
 def made_with(variant: Variant) -> dict:

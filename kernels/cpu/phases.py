@@ -1,7 +1,8 @@
 """How threads share a step: in phases, each cut into shares that a free thread takes, with a meeting at its end.
 
-Which thread computes a share changes no bit of it. Every phase has two counters in memory, on a cache line of their own:
-shares taken, and threads that found none left. They start at 0 and are used once.
+Which thread computes a share changes no bit of it. Every phase has two counters in memory, LINE int64
+apart from the next: shares taken, and threads that found none left. They start at 0 and are used once; those of phase 0
+say that the caller has begun, and that it never will.
 """
 
 import platform
@@ -11,10 +12,10 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .functions import OPTIONS
+from .job import LINE
 from .memory import place, shifted
 from .vectors import I32, I64, declare
 
-LINE = 16  # int64 per phase: two cache lines, which a CPU fetches together
 SPINS = 4000  # looks at a counter before a waiting thread lets others have its core, some 50 microseconds
 PAUSE = {
     "x86_64": ("llvm.x86.sse2.pause",),
@@ -88,11 +89,11 @@ def meet(phases, phase, threads):
 
 
 @njit(**OPTIONS)
-def all_here(phases, cancelled):
+def all_here(phases):
     """Wait for the first thread, the caller's, to begin; False if it never will, since Python was interrupted before."""
     spins = 0
     while look(phases, 0) == 0:
-        if look(cancelled, 0) != 0:
+        if look(phases, 1) != 0:
             return False
         spins += 1
         if spins > SPINS:

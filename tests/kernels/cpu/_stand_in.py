@@ -6,25 +6,32 @@ from kvproof.kernels.cpu import machine_code
 
 VARIANT = machine_code.Variant("float32", "float32", "float32", "float32")
 SOURCE = '''
-from numba import njit, types
-from numba.extending import intrinsic
 from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from kvproof.kernels.cpu.functions import OPTIONS
-from kvproof.kernels.cpu.memory import at, pointer, read
-from kvproof.kernels.cpu.phases import look
-from kvproof.kernels.cpu.vectors import I64, declare
+
+I64 = ir.IntType(64)
 
 @intrinsic
 def stranger(context, x):
     def generate(ctx, builder, signature, args):
-        return builder.call(declare(builder, "no_such_function", I64, I64), args)
+        kind = ir.FunctionType(I64, [I64])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "no_such_function"), args)
+    return types.int64(types.int64), generate
+
+@intrinsic
+def look(context, address):
+    def generate(ctx, builder, signature, args):
+        return builder.load_atomic(builder.inttoptr(args[0], I64.as_pointer()), "seq_cst", 8)
     return types.int64(types.int64), generate
 
 @njit(**OPTIONS)
 def wait(address):
     """Until the number at an address is not 0; how often it was looked at, which ends somewhere."""
     looks = 0
-    while look(pointer("int64", address), 0) == 0 and looks < 10**10:
+    while look(address) == 0 and looks < 10**10:
         looks += 1
     return looks
 
