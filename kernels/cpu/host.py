@@ -96,9 +96,11 @@ def link(code: bytes):
     """
     import llvmlite.binding as llvm
 
+    engine = llvm.create_mcjit_compiler(
+        llvm.parse_assembly(""), target_machine(opt=2)
+    )  # it opens this program's symbols
     if missing := [name for name in undefined(code) if llvm.address_of_symbol(name) is None]:
         raise NoEngine(f"impl 'numba' calls {', '.join(missing)}, which no library of this program has; {INSTEAD}")
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine(opt=2))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     address = engine.get_function_address(SYMBOL)

@@ -2,6 +2,7 @@
 
 import ctypes
 import io
+import os
 import platform
 import subprocess
 import sys
@@ -221,11 +222,14 @@ def test_dtypes_that_do_not_go_together_are_refused(machine, came, fits):
     assert machine.compiled == 0
 
 
-def test_every_engine_of_ours_is_compiled_and_linked(tmp_path, monkeypatch):
+def test_every_engine_of_ours_is_compiled_linked_and_read_by_a_new_process(tmp_path):
     """The real one, of one variant here; what it computes is tested where it is used."""
-    monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(machine_code, "LOADED", {})
-    variant = machine_code.Variant("int8", "bfloat16", "float16", "float32")
-    assert machine_code.load(variant).origin == "compiled"
-    machine_code.LOADED.clear()
-    assert machine_code.load(variant).origin == "disk"
+    program = (
+        "from kvproof.kernels.cpu.machine_code import Variant, load\n"
+        "from kvproof.kernels.cpu.host import undefined\n"
+        "engine = load(Variant('int8', 'bfloat16', 'float16', 'float32'))\n"
+        "print(engine.origin, 'erff' in undefined(engine.code))"
+    )
+    runs = [child(program, env={**os.environ, "KVPROOF_CACHE_DIR": str(tmp_path)}) for _ in range(2)]
+    known = sys.platform == "linux"
+    assert [run.stdout for run in runs] == [f"compiled {known}\n", f"disk {known}\n"], [run.stderr for run in runs]
