@@ -126,7 +126,7 @@ def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
     o = DECODE_STEP[model.impl](q, cache, 0)
     o, q, k, v = (to_numpy(x) for x in (o, q, cache.k[0], cache.v[0]))
     # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is rounding too, but wider.
-    inner = None if model.impl == "triton" else q.dtype
+    inner = None if model.impl in ("triton", "numba") else q.dtype
     return attention_error(o, q, k, v, np.array(lengths), inner=inner)
 
 
