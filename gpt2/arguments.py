@@ -12,6 +12,8 @@ import torch
 from ..reference.config import brief
 
 IMPLS = ("naive", "eager", "sdpa", "triton", "numba")  # the keys of attention.DECODE_STEP; a test compares
+WEIGHTS = ("int8",)  # what weights may be held in beside the model's dtype
+KV_DTYPES = ("int8",)  # and what the rows of a cache
 
 
 def check_impl(impl: Any) -> str:
@@ -19,6 +21,20 @@ def check_impl(impl: Any) -> str:
     if not isinstance(impl, str) or impl not in IMPLS:
         raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(IMPLS)}")
     return impl
+
+
+def check_weights(weights: Any) -> str | None:
+    """weights, if it is None or one of WEIGHTS; raises ValueError if not."""
+    if weights is not None and (not isinstance(weights, str) or weights not in WEIGHTS):
+        raise refuse("weights", weights, f"one of {', '.join(WEIGHTS)}, or None for weights in the model's dtype")
+    return weights
+
+
+def check_kv_dtype(kv_dtype: Any) -> str | None:
+    """kv_dtype, if it is None or one of KV_DTYPES; raises ValueError if not."""
+    if kv_dtype is not None and (not isinstance(kv_dtype, str) or kv_dtype not in KV_DTYPES):
+        raise refuse("kv_dtype", kv_dtype, f"one of {', '.join(KV_DTYPES)}, or None for rows in the model's dtype")
+    return kv_dtype
 
 
 def refuse(name: str, value: Any, fits: str) -> ValueError:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..reference.config import Config
 from .cache import Cache, CacheMismatch
+from .int8_weights import Int8Linear
 from .linear import ROWS, Conv1D
 
 
@@ -89,6 +90,8 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     o = decode_attention(
         q, cache.k[layer], cache.v[layer], cache.lengths if lengths is None else lengths, k_new=k, v_new=v,
         block_table=cache.block_table, workspace=cache.workspace,
+        k_scale=None if cache.k_scale is None else cache.k_scale[layer],
+        v_scale=None if cache.v_scale is None else cache.v_scale[layer],
         engine=check_engine(None, q, False, 2) if invariant else None,
     )  # fmt: skip
     return cast(torch.Tensor, o)
@@ -112,13 +115,15 @@ class Attention(nn.Module):
     """Multi-head causal attention: of a whole sequence, or of new tokens to a cache.
 
     invariant  with a cache, a token's bits depend on nothing but what it attends to, see GPT2
+    weights    None or "int8", see GPT2
     """
 
-    def __init__(self, config: Config, invariant: bool = False):
+    def __init__(self, config: Config, invariant: bool = False, weights: str | None = None):
         super().__init__()
         self.n_head, self.invariant = config.n_head, invariant
-        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd, invariant)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd, invariant)
+        kind = Int8Linear if weights else Conv1D
+        self.c_attn = kind(config.n_embd, 3 * config.n_embd, invariant)
+        self.c_proj = kind(config.n_embd, config.n_embd, invariant)
 
     def split(self, x):
         """x (B, M, E) -> q, k, v (B, H, M, D)"""
@@ -141,7 +146,7 @@ class Attention(nn.Module):
             return self.prefill_by_kernel(x, cache, layer, start)
         q, k, v = self.split(x)
         cache.write_span(layer, start, k, v)
-        if start:
+        if start or cache.rounds:
             k, v = cache.read(layer, start + x.shape[1])
         return self.merge(causal(q, k, v))
 

@@ -104,7 +104,7 @@ def each(batch: int) -> np.ndarray:
 def slots_of(cache: Cache, layers: slice = slice(None)) -> Slots:
     """A cache as the engine reads it."""
     table = one_page_each(cache.batch) if cache.block_table is None else cache.block_table
-    scales = (getattr(cache, name, ())[layers] for name in ("k_scale", "v_scale"))
+    scales = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
     return Slots(cache.k[layers], cache.v[layers], *scales, table)
 
 

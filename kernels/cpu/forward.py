@@ -214,8 +214,8 @@ def entry(weight: str, param: str, cache: str, total: str):
 
     def run(address, thread):
         kinds = Kinds(
-            pointer(weight, 0), pointer(param, 0), pointer(cache, 0), pointer(total, 0), pointer("float32", 0),
-            pointer("int64", 0), pointer("int32", 0),
+            pointer(weight, total, 0), pointer(param, total, 0), pointer(cache, total, 0), pointer(total, total, 0),
+            pointer("float32", total, 0), pointer("int64", total, 0), pointer("int32", total, 0),
         )  # fmt: skip
         forward(job_at(address), kinds, thread)
         return 0

@@ -116,11 +116,11 @@ def found(variant: Variant, say: Callable[[str], None] | None) -> Engine:
 
 def check(variant: Variant) -> None:
     """Raise ValueError unless the engine has such a variant."""
-    wide = ("float64",) * 4
-    fits = {"weight": (*NARROW, "int8"), "param": NARROW, "cache": (*NARROW, "int8"), "total": ("float32",)}
-    if variant != wide and any(getattr(variant, name) not in allowed for name, allowed in fits.items()):
+    floats = ("float64",) if variant.total == "float64" else NARROW
+    fits = {"weight": (*floats, "int8"), "param": floats, "cache": (*floats, "int8"), "total": ("float32", "float64")}
+    if any(getattr(variant, name) not in allowed for name, allowed in fits.items()):
         listed = "; ".join(f"{name} {', '.join(allowed)}" for name, allowed in fits.items())
-        raise ValueError(f"{variant} is no engine of ours; what fits: float64 for all four, or {listed}; {INSTEAD}")
+        raise ValueError(f"{variant} is no engine of ours; what fits: {listed}; {INSTEAD}")
 
 
 def available(variant: Variant | None = None) -> str | None:

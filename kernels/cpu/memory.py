@@ -1,13 +1,13 @@
 """Memory for Numba: pointers to numbers of any of the engine's dtypes, which are float32 or float64 once loaded.
 
-    pointer("bfloat16", address)         a Pointer; p + i is i elements on
+    pointer("bfloat16", "float32", a)    a Pointer to an address; p + i is i elements on
     load(n, p, stride)                   n vectors of 16 lanes: at p, p + stride, p + 2 stride ...
     load_some(n, p, stride, live)        the same, but only the first `live` lanes are read; the others are 0
     load_rows(n, p, rows, live)          at p + rows[0], p + rows[1] ...; rows points to int64
     store(p, v), store_some(p, v, live)  rounded to nearest even; int8 takes whole numbers -128 ... 127
     read(p, i), write(p, i, x)           one number; int32 and int64 are int64 once read
 
-A stride counts elements. bfloat16 is the upper half of a float32. Sums are float32, for float64 float64.
+A stride counts elements. bfloat16 is the upper half of a float32.
 """
 
 import operator
@@ -26,13 +26,12 @@ SIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "int
 
 
 class Pointer(types.Type):
-    """An address, and the dtype of the numbers there."""
+    """An address, the dtype of the numbers there, and what they are once loaded: float32 or float64."""
 
-    def __init__(self, dtype: str):
-        self.dtype, self.size, self.stored = dtype, SIZE[dtype], STORED[dtype]
-        self.wide = "float64" if dtype == "float64" else "float32"
-        self.scalar = types.int64 if dtype in ("int32", "int64") else getattr(types, self.wide)
-        super().__init__(f"Pointer({dtype})")
+    def __init__(self, dtype: str, wide: str):
+        self.dtype, self.wide, self.size, self.stored = dtype, wide, SIZE[dtype], STORED[dtype]
+        self.scalar = types.int64 if dtype in ("int32", "int64") else getattr(types, wide)
+        super().__init__(f"Pointer({dtype}, {wide})")
 
 
 @register_model(Pointer)
@@ -58,22 +57,22 @@ def widened(builder, kind: Pointer, raw):
         return ir.VectorType(element, LANES) if isinstance(raw.type, ir.VectorType) else element
 
     target = like(FLOATS[kind.wide])
+    if kind.dtype == "int8":
+        return builder.sitofp(raw, target)
     if kind.dtype == "bfloat16":
         sixteen = every(like(I32), 16) if isinstance(raw.type, ir.VectorType) else I32(16)
-        return builder.bitcast(builder.shl(builder.zext(raw, like(I32)), sixteen), target)
-    if kind.dtype == "float16":
-        return builder.fpext(raw, target)
-    return builder.sitofp(raw, target) if kind.dtype == "int8" else raw
+        raw = builder.bitcast(builder.shl(builder.zext(raw, like(I32)), sixteen), like(FLOATS["float32"]))
+    return raw if raw.type == target else builder.fpext(raw, target)
 
 
 def narrowed(builder, kind: Pointer, wide):
-    """A vector in float32 or float64 -> what is stored."""
-    stored = ir.VectorType(kind.stored, LANES)
+    """A number or a vector in float32 or float64 -> what is stored."""
+    stored = ir.VectorType(kind.stored, LANES) if isinstance(wide.type, ir.VectorType) else kind.stored
     if kind.dtype == "bfloat16":
         return upper_half(builder, wide)
-    if kind.dtype == "float16":
-        return builder.fptrunc(wide, stored)
-    return builder.fptosi(wide, stored) if kind.dtype == "int8" else wide
+    if kind.dtype == "int8":
+        return builder.fptosi(wide, stored)
+    return wide if wide.type == stored else builder.fptrunc(wide, stored)
 
 
 def upper_half(builder, wide):
@@ -100,9 +99,10 @@ def loaded(builder, kind: Pointer, address, live=None):
 
 
 @intrinsic
-def pointer(context, dtype, address):
-    """A Pointer to numbers of the dtype of this name."""
-    return Pointer(literal(dtype, types.StringLiteral))(dtype, types.int64), lambda _, builder, __, args: args[1]
+def pointer(context, dtype, wide, address):
+    """A Pointer to numbers of a dtype, by name, which are "float32" or "float64" once loaded."""
+    kind = Pointer(literal(dtype, types.StringLiteral), literal(wide, types.StringLiteral))
+    return kind(dtype, wide, types.int64), lambda _, builder, __, args: args[2]
 
 
 @intrinsic
@@ -141,8 +141,9 @@ def write(context, start, index, number):
     """Put a number at start + index, where float32, float64 or int64 lie."""
 
     def generate(ctx, builder, signature, args):
-        address = shifted(builder, start, *args[:2])
-        builder.store(args[2], place(builder, address, start.stored), align=start.size)
+        address, number = shifted(builder, start, *args[:2]), args[2]
+        number = number if start.scalar == types.int64 else narrowed(builder, start, number)
+        builder.store(number, place(builder, address, start.stored), align=start.size)
         return ctx.get_dummy_value()
 
     return types.void(start, types.int64, start.scalar), generate
