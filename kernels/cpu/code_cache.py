@@ -1,7 +1,7 @@
 """Machine code on disk: one file per variant and key, read only if it is this user's, whole, and made for this machine.
 
     kvproof engine 1 <sha256 of all that follows>\n
-    {"key": ..., "symbol": ..., "made": ..., "with": {...}}\n
+    {"key": ..., "made": ..., "with": {...}}\n
     <the object file>
 
 A file is written under another name and then renamed, so that readers never see half of one. Functions here raise
@@ -48,18 +48,18 @@ def user_cache() -> Path:
     return Path.home() / ("AppData/Local" if sys.platform == "win32" else ".cache")
 
 
-def key_of(made_with: dict, sources: Path) -> str:
+def key_of(made: dict, sources: Path) -> str:
     """sha256 over the sources of the engine and what they are compiled with."""
-    digest = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     for path in sorted(sources.glob("*.py")):
         text = path.read_bytes()
         digest.update(f"\n{path.name} {len(text)}\n".encode() + text)
     return digest.hexdigest()
 
 
-def path_of(where: Path, variant: tuple[str, ...], key: str) -> Path:
-    """The file of a variant."""
-    return where / f"{'-'.join(variant)}.{key[:32]}.engine"
+def path_of(variant: tuple[str, ...], key: str) -> Path:
+    """The file of a variant.  Raises Unusable where this user has no folder."""
+    return folder() / f"{'-'.join(variant)}.{key[:32]}.engine"
 
 
 def trusted(found: os.stat_result, path: Path) -> None:
@@ -75,38 +75,42 @@ def trusted(found: os.stat_result, path: Path) -> None:
 def read(path: Path, key: str) -> bytes | None:
     """The object file of an entry, or None if there is none.
 
-    Raises Unusable if others may have written it, or if it is damaged.
+    Raises Unusable if it cannot be read, if others may have written it, or if it is damaged.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
-    except FileNotFoundError:
+        used, text = contents(path)
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise Unusable(f"{path} cannot be read ({error.strerror})") from error
-    with open(handle, "rb") as file:
-        trusted(os.stat(path.parent), path.parent)
-        trusted(found := os.fstat(handle), path)
-        if not stat.S_ISREG(found.st_mode):
-            raise Unusable(f"{path} is not a file")
-        first, _, rest = file.read().partition(b"\n")
+    first, _, rest = text.partition(b"\n")
     if first != f"{MAGIC} {hashlib.sha256(rest).hexdigest()}".encode():
         raise Unusable(f"{path} is damaged")
     header, _, code = rest.partition(b"\n")
-    if json.loads(header)["key"] != key:
-        raise Unusable(f"{path} is for other sources, versions or another CPU")
-    if time.time() - found.st_mtime > DAY:
+    if not header.startswith(f'{{"key": "{key}", '.encode()):
+        raise Unusable(f"{path} was made from other sources, by other versions or for another CPU")
+    if time.time() - used > DAY:
         with contextlib.suppress(OSError):  # a read-only folder
             os.utime(path)
     return code
 
 
-def write(path: Path, key: str, made_with: dict, code: bytes) -> None:
+def contents(path: Path) -> tuple[float, bytes]:
+    """When a file was last used, and what it holds.  Raises Unusable if others may have written it."""
+    trusted(os.stat(path.parent), path.parent)
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0))
+    with open(handle, "rb") as file:
+        trusted(found := os.fstat(handle), path)
+        return found.st_mtime, file.read()
+
+
+def write(path: Path, key: str, made: dict, code: bytes) -> None:
     """Keep an object file, readable and writable by this user alone; clears away what has long been unused.
 
     Raises Unusable where it cannot be kept.
     """
-    made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    rest = json.dumps({"key": key, "made": made, "with": made_with}).encode() + b"\n" + code
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    rest = json.dumps({"key": key, "made": now, "with": made}).encode() + b"\n" + code
     temporary = None
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def write(path: Path, key: str, made_with: dict, code: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise Unusable(f"{error.strerror}: {error.filename or path}") from error
+        raise Unusable(f"{path.parent}: {error.strerror}") from error
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

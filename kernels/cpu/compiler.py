@@ -1,7 +1,7 @@
 """Numba's part: from the engine's Python to an object file of this CPU. It runs in a Python of its own.
 
-There Numba's settings are known, whatever NUMBA_* the user has set, and its memory, some 200 MB, ends with it. LLVM's
-linker aborts the process where a symbol is nowhere to be found: here it ends this one, not the user's.
+There Numba's settings are known, whatever NUMBA_* the user has set, and its memory, some 200 MB, ends with it. Where
+LLVM aborts, it ends this process and not the user's.
 """
 
 import importlib
@@ -10,7 +10,7 @@ import sys
 
 import llvmlite.binding as llvm
 
-from .machine_code import SYMBOL, linked, prepare
+from .host import SYMBOL, link, target_machine, undefined
 
 # What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
 LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff"}
@@ -29,14 +29,19 @@ def module_of(source: str, variant: tuple[str, ...]):
 
 
 def only_one_symbol(module, name: str) -> None:
-    """Call the entry SYMBOL, and hide all else. What others need of a C library must be known."""
+    """Call the entry SYMBOL, and hide all else that is defined."""
+    known([found.name for found in module.functions if found.is_declaration])
+    known([found.name for found in module.global_variables if found.is_declaration])
     for found in (*module.functions, *module.global_variables):
-        if found.is_declaration:
-            known = found.name.startswith("llvm.") or found.name in LIBRARY
-            assert known, f"the compiled engine calls {found.name}, which may not exist where Numba is not imported"
-        elif found.name != name:
+        if not found.is_declaration and found.name != name:
             found.linkage = "internal"
     module.get_function(name).name = SYMBOL
+
+
+def known(names: list[str]) -> None:
+    """See that compiled code calls the C library alone, and instructions that LLVM writes as functions."""
+    strangers = [name for name in names if name not in LIBRARY and not name.startswith("llvm.")]
+    assert not strangers, f"the engine calls {', '.join(strangers)}, which may not exist where Numba is not imported"
 
 
 def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
@@ -44,16 +49,17 @@ def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
     module, name = module_of(source, variant)
     only_one_symbol(module, name)
     module.verify()
-    code = prepare(opt=3).emit_object(module)
-    linked(code)
+    code = target_machine(opt=3).emit_object(module)
+    known(undefined(code))  # LLVM writes some instructions as calls
+    link(code)
     return code
 
 
-def main(source: str, variant: list[str]) -> None:
+def main(source: str, variant: tuple[str, ...]) -> None:
     """Write the object file to standard output, which nothing else may write to meanwhile."""
     out = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    code = compile_engine(source, tuple(variant))
+    code = compile_engine(source, variant)
     with open(out, "wb") as file:
         file.write(code)
