@@ -16,7 +16,7 @@ from . import peers
 from .gate import HALF_SLACK, Parity, Truth, ask_oracle, attention_faults, compare_logits
 from .impls import Oracle, Source, forced_logits, torch_source
 from .machine import count_launches
-from .timing import Run, timed_greedy
+from .timing import OwnLoop, Run, timed_greedy
 
 IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
 PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
@@ -58,7 +58,7 @@ class Comparison:
         self.device, self.config = models.device, models.torch(dtype).config
         models.torch(dtype).check_prompts(prompts)
         check_fit(prompts, steps, self.config.n_ctx, "n_ctx")
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, Source | OwnLoop] = {}
 
     @property
     def capacity(self) -> int:
@@ -76,7 +76,7 @@ class Comparison:
             return self.dtype if self.dtype in LOGIT_BARS else "float32"
         return peers.peer_dtype(impl, self.dtype) if impl in peers.PEERS else self.dtype
 
-    def new_source(self, impl: str, dtype: str) -> Source:
+    def new_source(self, impl: str, dtype: str) -> Source | OwnLoop:
         batch = len(self.prompts)
         if impl == "numpy":
             return Oracle(*self.models.numpy(dtype), batch, self.capacity)
@@ -85,13 +85,13 @@ class Comparison:
         model = self.models.torch(dtype).with_impl(impl)
         return torch_source(model, batch, self.capacity, graph=self.graph and impl == "triton")
 
-    def source(self, impl: str) -> Source:
+    def source(self, impl: str) -> Source | OwnLoop:
         """The one source of this impl that is judged, timed, and judged again."""
         if impl not in self.sources:
             self.sources[impl] = self.new_source(impl, self.dtype_of(impl))
         return self.sources[impl]
 
-    def logits(self, source: Source):
+    def logits(self, source: Source | OwnLoop):
         return forced_logits(source, self.prompts, self.truth.ids)
 
     @cached_property
@@ -128,6 +128,7 @@ class Comparison:
     def launches(self, impl: str) -> tuple[int, int]:
         """Operations that a torch impl launches in a prefill and in a decode step."""
         source = self.source(impl)
+        assert not isinstance(source, OwnLoop)
         prefill = count_launches(lambda: source.prefill(self.prompts))
         ids = torch.zeros(len(self.prompts), dtype=torch.long, device=self.device)
         return prefill, count_launches(lambda: source.step(ids))

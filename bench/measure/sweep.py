@@ -21,6 +21,7 @@ from .stats import summarize
 from .timing import Run
 
 DISTINCT = 4  # prompts drawn for a context; further sequences repeat them in order, as those of --prompt
+TORCH_IMPLS = ("naive", "eager", "sdpa", "triton")  # whose operations torch launches, so that they can be counted
 SUMMARIES = ("prefill_ms", "step_ms", "total_ms", "tokens_per_s", "speedup")
 
 
@@ -242,7 +243,7 @@ class Rows:
             row |= self.figures(runs, everyone["naive"]) | self.traffic(row, runs)
             if after and not after.green:
                 row["refused"] = "parity was red after timing: " + "; ".join(after.faults)
-        if runs and not row["emulated"] and impl not in ("numpy", "onnx"):
+        if runs and not row["emulated"] and impl in (*TORCH_IMPLS, *peers.HF):
             self.routes[impl] = Route(cached, *self.comparison.launches(impl))
             row["launches"] = self.routes[impl].step_launches
             row["predicted"] = self.forecast.record(self.routes[impl], self.cell.new_tokens)
