@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def said_of(rows: str, impl: str = "") -> tuple[list[list[int]], Truth]:
         return prompts, ask_oracle(prompts, params, config, STEPS)
 
 
-def source_for(impl, prompts, name: str | Path = "tiny", dtype="float32", weights=None):
+def source_for(impl, prompts, name: str | Path = "tiny", dtype="float32", weights=None) -> Any:
     skip_without(impl)
     return peers.peer_source(impl, name, dtype, CPU, len(prompts), max(map(len, prompts)) + STEPS - 1, weights)
 
