@@ -12,6 +12,7 @@ import torch
 from ..reference.config import brief
 
 IMPLS = ("naive", "eager", "sdpa", "triton")  # the keys of attention.DECODE_STEP; a test compares
+WEIGHTS = ("int8",)  # what weights may be held in beside the model's dtype
 
 
 def check_impl(impl: Any) -> str:
@@ -19,6 +20,13 @@ def check_impl(impl: Any) -> str:
     if not isinstance(impl, str) or impl not in IMPLS:
         raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(IMPLS)}")
     return impl
+
+
+def check_weights(weights: Any) -> str | None:
+    """weights, if it is None or one of WEIGHTS; raises ValueError if not."""
+    if weights is not None and (not isinstance(weights, str) or weights not in WEIGHTS):
+        raise refuse("weights", weights, f"one of {', '.join(WEIGHTS)}, or None for weights in the model's dtype")
+    return weights
 
 
 def refuse(name: str, value: Any, fits: str) -> ValueError:

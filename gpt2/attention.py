@@ -12,6 +12,7 @@ from torch import nn
 
 from ..reference.config import Config
 from .cache import Cache, CacheMismatch
+from .int8_weights import Int8Linear
 from .linear import ROWS, Conv1D
 
 
@@ -102,13 +103,15 @@ class Attention(nn.Module):
     """Multi-head causal attention: of a whole sequence, or of new tokens to a cache.
 
     invariant  with a cache, a token's bits depend on nothing but what it attends to, see GPT2
+    weights    None or "int8", see GPT2
     """
 
-    def __init__(self, config: Config, invariant: bool = False):
+    def __init__(self, config: Config, invariant: bool = False, weights: str | None = None):
         super().__init__()
         self.n_head, self.invariant = config.n_head, invariant
-        self.c_attn = Conv1D(config.n_embd, 3 * config.n_embd, invariant)
-        self.c_proj = Conv1D(config.n_embd, config.n_embd, invariant)
+        kind = Int8Linear if weights else Conv1D
+        self.c_attn = kind(config.n_embd, 3 * config.n_embd, invariant)
+        self.c_proj = kind(config.n_embd, config.n_embd, invariant)
 
     def split(self, x):
         """x (B, M, E) -> q, k, v (B, H, M, D)"""

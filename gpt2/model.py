@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull, brief
-from .arguments import check_impl, is_row, refuse, tensor, whole, whole_numbers
+from .arguments import check_impl, check_weights, is_row, refuse, tensor, whole, whole_numbers
 from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .int8_weights import Int8Linear, Int8Table
 from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
 from .tokenizer import Tokenizer
@@ -52,10 +53,11 @@ def table(rows: int, width: int) -> nn.Embedding:
 
 
 class MLP(nn.Module):
-    def __init__(self, config: Config, invariant: bool = False):
+    def __init__(self, config: Config, invariant: bool = False, weights: str | None = None):
         super().__init__()
-        self.c_fc = Conv1D(config.n_embd, config.n_inner, invariant)
-        self.c_proj = Conv1D(config.n_inner, config.n_embd, invariant)
+        kind = Int8Linear if weights else Conv1D
+        self.c_fc = kind(config.n_embd, config.n_inner, invariant)
+        self.c_proj = kind(config.n_inner, config.n_embd, invariant)
         self.gelu = invariant_gelu if invariant else F.gelu
         self.approximate = "tanh" if config.gelu == "tanh" else "none"
 
@@ -64,12 +66,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config, invariant: bool = False):
+    def __init__(self, config: Config, invariant: bool = False, weights: str | None = None):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = Attention(config, invariant)
+        self.attn = Attention(config, invariant, weights)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = MLP(config, invariant)
+        self.mlp = MLP(config, invariant, weights)
 
     def forward(self, x, attend):
         """x (B, M, E), or (B, E) in a decode step; attend is this block's attention, bound to the cache it reads."""
@@ -87,19 +89,23 @@ class GPT2(nn.Module):
     sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at once.
     Calls without a cache keep torch's own attention, and its bits. Tested in float32 and float64 on a CPU; linear.py
     has its cost.
+
+    weights="int8" holds the matrices of the layers, the tokens' table and the head in 8 bits, see int8_weights.py; None
+    has them in the model's dtype.
     Source: Radford et al. 2019 and its published code: LayerNorm first, tanh GELU, learned positions, tied head.
     """
 
-    def __init__(self, config: Config, impl: str = "sdpa", invariant: bool = False):
+    def __init__(self, config: Config, impl: str = "sdpa", invariant: bool = False, weights: str | None = None):
         super().__init__()
-        self.config, self.invariant = config, invariant
+        self.config, self.invariant, self.weights = config, invariant, check_weights(weights)
         self.impl = self.fitting_impl(impl)
         self.tokenizer: Tokenizer | None = None
-        self.wte = table(config.n_vocab, config.n_embd)
+        tokens = partial(Int8Table, invariant=invariant) if weights else table
+        self.wte = tokens(config.n_vocab, config.n_embd)
         self.wpe = table(config.n_ctx, config.n_embd)
-        self.h = nn.ModuleList(Block(config, invariant) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config, invariant, weights) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.lm_head = None if config.tie_word_embeddings else table(config.n_vocab, config.n_embd)
+        self.lm_head = None if config.tie_word_embeddings else tokens(config.n_vocab, config.n_embd)
 
     @property
     def blocks(self) -> Sequence[Block]:
@@ -107,11 +113,11 @@ class GPT2(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.wte.weight.device
+        return self.ln_f.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.wte.weight.dtype
+        return self.ln_f.weight.dtype
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -155,6 +161,8 @@ class GPT2(nn.Module):
     def logits(self, x):
         """x (..., E) after ln_f -> logits (..., V)"""
         head = self.wte if self.lm_head is None else self.lm_head
+        if isinstance(head, Int8Table):
+            return head.product(x)
         return invariant_linear(x, head.weight) if self.invariant else linear(x, head.weight)
 
     def forward(self, ids):

@@ -15,6 +15,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,7 @@ def initialise(model: GPT2):
 
 def residual_projections(model: GPT2) -> list[Conv1D]:
     """The last layer of every residual branch."""
-    return [branch.c_proj for block in model.blocks for branch in (block.attn, block.mlp)]
+    return [cast(Conv1D, branch.c_proj) for block in model.blocks for branch in (block.attn, block.mlp)]
 
 
 def drop(module: torch.nn.Module, args, output: torch.Tensor) -> torch.Tensor:

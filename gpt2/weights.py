@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterator
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,11 +11,12 @@ from ..reference.config import Config
 from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
-from .arguments import check_impl, flag, refuse
+from .arguments import check_impl, check_weights, flag, refuse
 from .checkpoint.generation_config import with_end_tokens
 from .checkpoint.hub_cache import HubError
 from .checkpoint.pickles import PICKLES, is_pickle, read_pickles
 from .hub import KNOWN, fetch, is_hub_name
+from .int8_weights import Int8Matrix, OutOfMemory, is_out_of_memory
 from .model import GPT2
 from .tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
@@ -30,6 +31,7 @@ def load(
     device: str | torch.device = "cpu",
     impl: str = "sdpa",
     invariant: bool = False,
+    weights: str | None = None,
 ) -> GPT2:
     """A GPT-2 ready to decode, with its tokenizer where it has one.
 
@@ -42,15 +44,17 @@ def load(
     device  "cpu", "cuda", ...
     impl    attention of the decode step: naive, eager, sdpa or triton
     invariant  the same bits in any batch, order, page and chunk, for impl "triton"; slower, see GPT2
+    weights  "int8" quantises the matrices as they come, from the checkpoint's own numbers whatever the dtype; see GPT2
 
-    Raises CheckpointError or ConfigError for a checkpoint that is no GPT-2, HubError if the hub lacks it or fails,
-    ValueError for an unknown name, dtype, device or impl.
+    Raises CheckpointError or ConfigError for a checkpoint that is no GPT-2 or holds what int8 cannot, HubError if the
+    hub lacks it or fails, ValueError for an unknown name, dtype, device, impl or weights, OutOfMemory if int8 weights
+    find no room.
     """
     if not isinstance(name, (str, Path)):
         raise refuse("name", name, "a model's name, a folder or a file")
     dtype = as_dtype(dtype)
     device = as_device(device)
-    invariant = flag("invariant", invariant)
+    invariant, weights = flag("invariant", invariant), check_weights(weights)
     if check_impl(impl) == "triton":
         from ..kernels.attention import check_device  # without triton this import raises, with advice
 
@@ -59,9 +63,9 @@ def load(
     if isinstance(path, str):
         config = random_config(path)
         tensors = ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
-        return build(config, tensors, gpt2_tokenizer(), dtype, device, impl, invariant)
+        return build(config, tensors, gpt2_tokenizer(), dtype, device, impl, invariant, weights)
     config, tensors, tokenizer = open_checkpoint(path)
-    return build(config, tensors, tokenizer, dtype, device, impl, invariant)
+    return build(config, tensors, tokenizer, dtype, device, impl, invariant, weights)
 
 
 def open_checkpoint(path: Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]], Tokenizer | None]:
@@ -109,23 +113,52 @@ def checkpoint(name: str | Path) -> Path | str:
 
 
 def build(
-    config: Config, tensors, tokenizer: Tokenizer | None, dtype, device, impl: str, invariant: bool = False
+    config: Config,
+    tensors,
+    tokenizer: Tokenizer | None,
+    dtype,
+    device,
+    impl: str,
+    invariant: bool = False,
+    weights: str | None = None,
 ) -> GPT2:
-    """A model of this config filled with (name, tensor) pairs, each converted as it is copied.
+    """A model of this config filled with (name, tensor) pairs, each converted or quantised as it is copied.
 
-    The first tensor is read before the model is allocated: by then the checkpoint has been checked against its config,
-    so a config with wrong sizes costs no more memory than its file.
+    Raises OutOfMemory if there is no room for int8 weights.
+    """
+    try:
+        model = filled(config, tensors, dtype, device, impl, invariant, weights)
+        model.tokenizer = tokenizer
+        return model
+    except (MemoryError, RuntimeError) as error:
+        if not weights or not is_out_of_memory(error):
+            raise
+    # Raised out here the error does not hold the frames above, and so nothing of a half-built model.
+    raise OutOfMemory(config, dtype.itemsize)
+
+
+def filled(config: Config, tensors, dtype, device, impl: str, invariant: bool, weights: str | None) -> GPT2:
+    """The first tensor is read before the model is allocated: by then the checkpoint has been checked against its
+    config, so a config with wrong sizes costs no more memory than its file.
     """
     tensors = iter(tensors)
-    first = next(tensors)
+    pending = [next(tensors)]
     with torch.device("meta"):
-        model = GPT2(config, impl, invariant)
+        model = GPT2(config, impl, invariant, weights)
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
-    model.tokenizer = tokenizer
-    place = dict(model.named_parameters())
-    for name, tensor in chain([first], tensors):
-        place[name].copy_(tensor)
+    while pending:
+        put(model, *pending.pop())  # nothing else holds the tensor, so it is gone before the next is read
+        pending += islice(tensors, 1)
     return model
+
+
+def put(model: GPT2, name: str, tensor: torch.Tensor):
+    """Fill the model's tensor of this canonical name."""
+    module = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, Int8Matrix) and name.endswith(".weight"):
+        module.fill(name, tensor)
+    else:
+        model.get_parameter(name).copy_(tensor)
 
 
 def as_dtype(dtype: str | torch.dtype) -> torch.dtype:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (teaches NumPy, and so safetensors, the name bfloat16)
 import numpy as np
@@ -31,6 +31,14 @@ WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 ROOT = re.compile(r"(?:^|\.)((?:wte|wpe|ln_f|lm_head|h\.\d+)\..*)", re.DOTALL)
 MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(masked_)?bias")  # a causal mask some versions saved; not c_attn.bias
 ADAPTER = re.compile(r"(?:^|\.)(lora_\w+|base_layer|modules_to_save|original_module|prompt_encoder|ia3_\w+)(?:\.|$)")
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies: its file, that file opened by safetensors, its name there."""
+
+    file: Path
+    shard: Any
+    name: str
 
 
 def canonical_name(name: str) -> str | None:
@@ -152,7 +160,8 @@ def read_config(path: Path) -> Config:
 def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterator[tuple[str, Any]]:
     """Yield (canonical name, tensor as stored) of every tensor the config calls for, one at a time.
 
-    weights    a safetensors file or an index of shards; memory-mapped, so that nothing is held twice
+    weights    a safetensors file or an index of shards; memory-mapped, so that nothing is held twice, each tensor by a
+               mapping of its own, so that what was read is let go with it
     framework  "np" for NumPy arrays, "pt" for torch tensors
 
     Raises CheckpointError, before the first tensor, if they are not those of the config.
@@ -161,32 +170,36 @@ def read_tensors(weights: Path, config: Config, framework: str = "np") -> Iterat
         source, shards = match_tensors(weights, config, framework, stack)
 
         def get(name: str):
-            shard, stored = shards[name]
-            return shard.get_tensor(stored)
+            stored = shards[name]
+            with open_shard(stored.file, framework) as fresh:
+                return fresh.get_tensor(stored.name)
 
         drop_tied_head(source, config, get)
         for key, name in source.items():
             yield key, get(name)
 
 
-def match_tensors(weights: Path, config: Config, framework: str, stack: ExitStack) -> tuple[dict[str, str], dict]:
+def match_tensors(
+    weights: Path, config: Config, framework: str, stack: ExitStack
+) -> tuple[dict[str, str], dict[str, Stored]]:
     """Open the files of weights and match their tensors to the config's.
 
-    returns  canonical name -> name, as check_tensors has it; name -> (the open file, the tensor's name in it)
+    returns  canonical name -> name, as check_tensors has it; name -> where it is stored
     """
     files = shard_files(weights) if weights.suffix == ".json" else [weights]
-    opened = [stack.enter_context(open_shard(file, framework)) for file in files]
-    found = [(name, (shard, name)) for shard in opened for name in shard.keys()]  # noqa: SIM118 (a file is no dict)
+    opened = [(file, stack.enter_context(open_shard(file, framework))) for file in files]
+    found = [(name, Stored(file, shard, name)) for file, shard in opened for name in list(shard.keys())]
     shards, known = dict(found), {"lm_head.weight", *expected_shapes(config)}
-    for shard in opened:  # save_model writes one of two tensors that share memory, and its other name as metadata
+    for file, shard in opened:  # save_model writes one of two tensors that share memory, and its other name as metadata
         for alias, name in (shard.metadata() or {}).items():
-            if name in shards and shards[name][0] is shard and alias not in shards and canonical_name(alias) in known:
-                found.append((alias, (shard, name)))
+            here = name in shards and shards[name].shard is shard
+            if here and alias not in shards and canonical_name(alias) in known:
+                found.append((alias, Stored(file, shard, name)))
     shards = dict(found)
-    source = check_tensors([(name, shard.get_slice(stored).get_shape()) for name, (shard, stored) in found], config)
+    slices = {name: at.shard.get_slice(at.name) for name, at in found}
+    source = check_tensors([(name, slices[name].get_shape()) for name, _ in found], config)
     for name in source.values():
-        shard, stored = shards[name]
-        dtype = shard.get_slice(stored).get_dtype()
+        dtype = slices[name].get_dtype()
         if dtype not in DTYPES:
             raise CheckpointError(f"tensor {name} in {weights} has dtype {dtype}; weights are {', '.join(DTYPES)}")
     return source, shards

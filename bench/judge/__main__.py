@@ -40,6 +40,7 @@ from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.measure.interleaved import IMPLS
 from kvproof.bench.program import abandon_output, ends, words
+from kvproof.gpt2.arguments import WEIGHTS
 from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.cli.output_file import check_writable
 from kvproof.gpt2.cli.progress import Progress
@@ -75,6 +76,7 @@ def options() -> Parser:
     add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle) or a function")
     add("--model", help="for --impl, as kvproof generate takes it (default tiny)")
     add("--dtype", choices=DTYPES, help="the dtype in question (default float32)")
+    add("--weights", choices=WEIGHTS, help="for --impl: quantise the model; the oracle computes with its values")
     add("--prompt", action="append", help="for --impl, --hf; repeatable (default: two of different length)")
     add("--context", type=int, metavar="N", help="instead: two prompts of N and half as many tokens, drawn at random")
     add("--steps", type=int, metavar="N", help="for --impl, --hf: positions compared, the prefill's, then decodes' "
@@ -135,7 +137,7 @@ def subject_of(args: argparse.Namespace) -> Any:
     else:
         prompts = to_ids(model, args.prompt or list(PROMPTS))
     inject = fault_named(args.inject).inject if args.inject else None
-    how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject}
+    how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject, "weights": args.weights}
     return OurSubject(args.model, args.impl, args.against or "naive", **how)
 
 
@@ -179,7 +181,7 @@ def examine(path: Path) -> int:
 
 
 def say(found: Investigation):
-    print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.dtype}\n")
+    print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.numbers}\n")
     print(textwrap.fill(found.verdict.reason, 118) + "\n")
     for rung in found.verdict.rungs:
         mark = {"green": "ok ", "RED": "RED", "aside": "-- "}[rung.word]

@@ -44,6 +44,12 @@ class Investigation:
     margins: TokenMargins | None
     slots: Slots | None
     unknown: Sequence[str] = ()
+    weights: str | None = None
+
+    @property
+    def numbers(self) -> str:
+        """What the paths compute in, in words."""
+        return self.dtype + (f", {self.weights} weights" if self.weights else "")
 
     @property
     def start(self) -> str | None:
@@ -61,6 +67,7 @@ class Investigation:
                 "a": self.name_a,
                 "b": self.name_b,
                 "dtype": self.dtype,
+                **({"weights": self.weights} if self.weights else {}),
                 **self.verdict.record(),
                 "starts": at and at.divergence.record(),
                 "seen": at and at.seen,
@@ -85,7 +92,8 @@ def investigate(subject: Any, dtype: str) -> Investigation:
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    return Investigation(subject.name_a, subject.name_b, dtype, verdict, found, ulps, margins, slots, unknown)
+    weights, names = getattr(subject, "weights", None), (subject.name_a, subject.name_b)
+    return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights)
 
 
 def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:

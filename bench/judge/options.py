@@ -8,6 +8,7 @@ GOES_WITH = {
     "against": ("impl", "callable"),
     "model": ("impl",),
     "dtype": ("impl", "hf", "callable"),
+    "weights": ("impl",),
     "prompt": ("impl", "hf"),
     "context": ("impl", "hf"),
     "steps": ("impl", "hf"),

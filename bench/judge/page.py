@@ -31,7 +31,7 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
     explanation = [page.prose(f"Explains it: {at.explanation}.")] if at and at.explanation else []
     unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
     return page.page(
-        f"{v.verdict}: {found.name_a} against {found.name_b}, {found.dtype}",
+        f"{v.verdict}: {found.name_a} against {found.name_b}, {found.numbers}",
         page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),
         *([page.section("Where it starts", *starts, *explanation)] if starts else []),
         page.section("The ladder", ladder(found)),

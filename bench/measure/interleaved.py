@@ -10,6 +10,7 @@ import torch
 from ... import reference
 from ...gpt2 import GPT2, Config, load
 from ...gpt2.generate import check_fit
+from ...gpt2.int8_weights import dequantised
 from ...gpt2.weights import checkpoint
 from ...reference.judge.parity import LOGIT_BARS
 from . import peers
@@ -25,21 +26,28 @@ CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float
 
 
 class Models:
-    """One checkpoint in every dtype and framework that asks for it, each loaded once."""
+    """One checkpoint in every dtype and framework that asks for it, each loaded once.
 
-    def __init__(self, name: str, device: torch.device):
-        self.name, self.device = name, device
+    weights  as `load` takes it; of quantised ones NumPy gets the values
+    """
+
+    def __init__(self, name: str, device: torch.device, weights: str | None = None):
+        self.name, self.device, self.weights = name, device, weights
         self._torch: dict[str, GPT2] = {}
         self._numpy: dict[str, tuple[dict, Config]] = {}
 
     def torch(self, dtype: str) -> GPT2:
         if dtype not in self._torch:
-            self._torch[dtype] = load(self.name, dtype=dtype, device=self.device)
+            self._torch[dtype] = load(self.name, dtype=dtype, device=self.device, weights=self.weights)
         return self._torch[dtype]
 
     def numpy(self, dtype: str) -> tuple[dict, Config]:
         if dtype not in self._numpy:
-            self._numpy[dtype] = reference.load(checkpoint(self.name), dtype)
+            if self.weights:
+                model = self.torch(dtype)
+                self._numpy[dtype] = dequantised(model, dtype), model.config
+            else:
+                self._numpy[dtype] = reference.load(checkpoint(self.name), dtype)
         return self._numpy[dtype]
 
 

@@ -49,9 +49,9 @@ class Page:
 
 
 def load_model(args: argparse.Namespace) -> GPT2:
-    """The model of --model, --dtype, --device and --impl."""
+    """The model of --model, --dtype, --weights, --device and --impl."""
     with Progress(f"loading {args.model}"):
-        return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl)
+        return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl, weights=args.weights)
 
 
 class Clock:
@@ -100,7 +100,8 @@ def check_call(args: argparse.Namespace):
 def asked(args: argparse.Namespace) -> dict:
     """All that a text depends on besides its prompt, as results record it; a resumed run must repeat it."""
     names = ("model", "dtype", "max_tokens", *SAMPLING, "impl", "kv_cache", "allow_special")
-    return {name: getattr(args, name) for name in names} | {"device": args.device.partition(":")[0]}
+    found = {name: getattr(args, name) for name in names} | {"device": args.device.partition(":")[0]}
+    return found | {"quantised": args.weights}  # not "weights", the fingerprint of the model's files
 
 
 def fitting_ids(

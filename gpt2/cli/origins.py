@@ -43,7 +43,8 @@ def describe_weights(weights: Path) -> tuple[Config, dict[str, str]]:
         config = read_config(weights.parent / "config.json")
         with ExitStack() as stack:
             source, shards = match_tensors(weights, config, "np", stack)
-            dtypes = {shards[name][0].get_slice(shards[name][1]).get_dtype() for name in source.values()}
+            found = [shards[name] for name in source.values()]
+            dtypes = {stored.shard.get_slice(stored.name).get_dtype() for stored in found}
     head = source.get("lm_head.weight")
     if not config.tie_word_embeddings:
         words = f"{head}, its own"

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from importlib.metadata import entry_points, version
 
-from ..arguments import IMPLS
+from ..arguments import IMPLS, WEIGHTS
 from ..weights import DTYPES
 
 EXIT_CODES = """\
@@ -54,12 +54,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_model(command: argparse.ArgumentParser):
-    """--model, --impl, --device and --dtype."""
+    """--model, --impl, --device, --dtype and --weights."""
     add = command.add_argument
     add("--model", default="tiny", help=MODEL)
     add("--impl", choices=IMPLS, default="sdpa", help="attention of the decode step (default %(default)s)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="dtype of weights and cache (default %(default)s)")
+    add_weights(command)
+
+
+def add_weights(command: argparse.ArgumentParser):
+    """--weights."""
+    text = "int8: hold the matrices in 8 bits, a scale per output channel (default: in --dtype)"
+    command.add_argument("--weights", choices=WEIGHTS, help=text)
 
 
 def add_sampling(gen: argparse.ArgumentParser):
@@ -171,6 +178,7 @@ def add_info(commands):
     add = info.add_argument
     add("model", metavar="MODEL", help=MODEL.removesuffix(" (default %(default)s)"))
     add("--dtype", choices=DTYPES, default="float32", help="of weights and cache (default %(default)s)")
+    add_weights(info)
     add("--json", action="store_true", help="one JSON object instead of lines")
 
 

@@ -5,8 +5,7 @@ import errno
 import io
 import sys
 
-import torch
-
+from ..int8_weights import OutOfMemory, is_out_of_memory
 from .generate import run_generate
 from .interrupt import abandon_output
 from .tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
@@ -43,9 +42,10 @@ def run(args: argparse.Namespace) -> int:
         return complain(str(error), 2)
     except FloatingPointError as error:
         return complain(str(error), 1)
+    except OutOfMemory as error:
+        return complain(str(error), 1)
     except (MemoryError, RuntimeError) as error:
-        # torch's CPU allocator raises a plain RuntimeError
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         return complain("out of memory; try a smaller --batch or model, or a narrower --dtype", 1)
     return 0

@@ -19,6 +19,7 @@ from ...reference.weights import expected_shapes, read_config
 from ..checkpoint.generation_config import with_end_tokens
 from ..checkpoint.hub_cache import CONFIG
 from ..generate import Cached, forced_logits
+from ..int8_weights import int8_bytes
 from ..model import GPT2
 from ..perplexity import sliding_nll
 from ..tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
@@ -131,7 +132,9 @@ def run_info(args: argparse.Namespace):
     parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
     cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
     facts = asdict(config) | {"head_dim": config.head_dim, "parameters": parameters, "dtype": args.dtype}
-    facts |= {"weight_bytes": parameters * width, "cache_bytes_per_token": cache}
+    facts |= {"quantised": args.weights} if args.weights else {}
+    held = int8_bytes(config, width) if args.weights else parameters * width
+    facts |= {"weight_bytes": held, "cache_bytes_per_token": cache}
     facts["cache_bytes_full_context"] = cache * config.n_ctx
     if args.json:
         print(json.dumps({"model": args.model} | facts | {"origin": origin}))

@@ -73,6 +73,7 @@ DOORS = {
     "load device": (lambda _, value: load(device=value), {**NONE, "float": 2.5, "bool": True, "bytes": b"cpu"}),
     "load impl": (lambda _, value: load(impl=value), NOT_WHOLE | NONE),
     "load invariant": (lambda _, value: load(invariant=value), NOT_FLAG),
+    "load weights": (lambda _, value: load(weights=value), NOT_WHOLE | {"one": 1, "other name": "int4"}),
     "new_cache batch": (lambda model, value: model.new_cache(value, 4), NOT_WHOLE | NONE | NEGATIVE | HUGE),
     "new_cache capacity": (lambda model, value: model.new_cache(1, value), NOT_WHOLE | NEGATIVE | HUGE),
     "new_cache page": (lambda model, value: model.new_cache(1, 4, value), NOT_WHOLE | NEGATIVE | HUGE),

@@ -24,7 +24,10 @@ def other_eps(model):
 def c_proj_untransposed(model):
     """a square (out, in) weight loaded as (in, out)"""
     convs = [block.attn.c_proj for block in model.blocks]
-    return [(conv._parameters, "weight", torch.nn.Parameter(conv.weight.detach().mT.contiguous())) for conv in convs]
+    turned = [(conv, conv.weight.detach().mT.contiguous()) for conv in convs]
+    if model.weights:
+        return [(conv._buffers, "weight", weight) for conv, weight in turned]
+    return [(conv._parameters, "weight", torch.nn.Parameter(weight)) for conv, weight in turned]
 
 
 @torch_fault("sbryngelson/ANEForge/pull/253", (0, "c_attn"), ORACLE)

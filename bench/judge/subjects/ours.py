@@ -14,6 +14,7 @@ from .... import reference
 from ....gpt2 import GPT2
 from ....gpt2.cache import StaticCache
 from ....gpt2.generate import check_fit
+from ....gpt2.int8_weights import Int8Table
 from ....gpt2.model import pad
 from ...measure.impls import Oracle, Source, forced_logits, torch_source
 from ...measure.interleaved import IMPLS, Models
@@ -53,6 +54,7 @@ class OurSubject(TorchSubject):
     prompts  ids of each sequence, of any lengths
     steps    logits per sequence that are compared, at least 1: the prefill's, then one decode step's each
     inject   a context manager that makes a's torch model wrong while it is open, such as a planted fault's
+    weights  as `load` takes it, where model is a name
 
     Raises ValueError for what does not fit together or does not fit the model.
     """
@@ -69,6 +71,7 @@ class OurSubject(TorchSubject):
         steps: int = 8,
         device: str = "cpu",
         inject: Callable[[GPT2], AbstractContextManager] | None = None,
+        weights: str | None = None,
     ):
         for impl in (a, b):
             if impl not in IMPLS:
@@ -79,7 +82,8 @@ class OurSubject(TorchSubject):
             raise ValueError("a torch fault cannot be injected into numpy; choose another impl")
         if steps < 1:
             raise ValueError(f"steps is {steps}; at least 1 position must be compared")
-        self.models = model if isinstance(model, Models) else Models(str(model), torch.device(device))
+        self.models = model if isinstance(model, Models) else Models(str(model), torch.device(device), weights)
+        self.weights = self.models.weights
         self.name_a, self.name_b, self.prompts, self.steps, self.inject = a, b, prompts, steps, inject
         gpt2 = self.models.torch("float64")
         gpt2.check_prompts(prompts)
@@ -114,7 +118,7 @@ class OurSubject(TorchSubject):
         model = self.models.torch(dtype).with_impl("naive" if impl == "numpy" else impl)
         ids, forced = self.ids, self.forced  # made before anything is shifted or broken
         wrong = self.inject(model) if self.inject and which == "a" else nullcontext()
-        with scaled(model.wte.weight, shift), wrong, capture(model) if traced else nullcontext() as tape:
+        with scaled_table(model, shift), wrong, capture(model) if traced else nullcontext() as tape:
             if model.impl == "naive":
                 logits = recompute(model, ids, self.positions, tape)
                 return logits, [*tape.activations(), *self._recomputed_cache(tape)] if tape else []
@@ -212,6 +216,24 @@ def scaled(weight: torch.Tensor, shift: float):
             yield
         finally:
             weight.copy_(kept)
+
+
+@contextmanager
+def scaled_table(model: GPT2, shift: float):
+    """The model's table of tokens times 1 + shift while the context is open.
+
+    An int8 table gives its place to its values: a shift is smaller than what its float32 scales can be changed by.
+    """
+    table = model.wte
+    if not shift or not isinstance(table, Int8Table):
+        with scaled(table.weight, shift):
+            yield
+        return
+    model.wte = torch.nn.Embedding.from_pretrained(table.values(slice(None), model.dtype) * (1 + shift))
+    try:
+        yield
+    finally:
+        model.wte = table
 
 
 def question_of(a: str, b: str) -> str:

@@ -14,6 +14,7 @@ from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS
 from kvproof.bench.measure.gate import replayed_attention, to_numpy
 from kvproof.bench.measure.interleaved import Models
 from kvproof.gpt2 import attention, load
+from kvproof.gpt2.int8_weights import Int8Matrix
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import judge
 
@@ -218,3 +219,23 @@ def test_the_page_opens_without_a_complaint_or_a_request(tmp_path):
     visit = Visit(path)
     assert not visit.console
     assert not visit.addresses
+
+
+def test_int8_weights_are_judged_by_their_values_and_said(capsys):
+    assert verify.main(["--impl", "sdpa", "--against", "numpy", "--weights", "int8", *QUICK]) == 0
+    assert "sdpa against numpy, float32, int8 weights\n" in capsys.readouterr().out
+    bug = ["--impl", "eager", "--against", "numpy", "--weights", "int8", "--inject"]
+    assert verify.main([*bug, "torch_c_proj_untransposed", "--json", *QUICK]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert (found["verdict"], found["weights"], found["starts"]["operation"]) == ("BUG", "int8", "c_proj")
+
+
+def test_a_channel_that_has_its_neighbour_s_scale_is_a_bug(capsys, monkeypatch):
+    def neighbours(self, rows, dtype):
+        return self.weight[rows].to(dtype) * self.scale.roll(1)[rows].to(dtype)[..., None]
+
+    monkeypatch.setattr(Int8Matrix, "values", neighbours)
+    assert verify.main(["--impl", "sdpa", "--against", "numpy", "--weights", "int8", *QUICK]) == 1
+    assert capsys.readouterr().out.startswith("BUG: ")
+    assert verify.main(["--hf", "nowhere", "--weights", "int8"]) == verify.USAGE
+    assert "--weights does nothing beside --hf; it goes with --impl" in capsys.readouterr().err

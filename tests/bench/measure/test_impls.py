@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from kvproof.bench.measure.impls import forced_logits, torch_source
+from kvproof.bench.measure.interleaved import Comparison, Models
 from kvproof.gpt2 import ContextFull
 from kvproof.gpt2.generate import Cached
 from kvproof.gpt2.graph import GraphStep, Recording
+from kvproof.reference.judge.parity import LOGIT_BARS
 
 from ..._gpt2_models import random_prompts, small_model
 
@@ -53,3 +55,15 @@ def test_a_graph_is_recorded_only_where_it_is_asked_for(monkeypatch):
     assert recorded == [ids]
     torch_source(model, 2, 6).step(ids)
     assert recorded == [ids]
+
+
+@pytest.mark.parametrize("impl", ["numpy", "naive", "eager", "sdpa"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_int8_weights_meet_the_bars_of_floats_and_the_unquantised_oracle_is_far(impl, dtype):
+    models = Models("tiny", torch.device("cpu"), "int8")
+    comparison = Comparison(models, [[5, 6, 7], [9]], 4, dtype)
+    parity = comparison.parity(impl)
+    assert parity.green
+    assert parity.bar == LOGIT_BARS[dtype]
+    other = Comparison(Models("tiny", torch.device("cpu")), comparison.prompts, 4, "float64").truth
+    assert np.abs(other.logits - comparison.truth.logits).max() > 1e-3

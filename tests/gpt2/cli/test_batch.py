@@ -164,6 +164,18 @@ def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
     assert "made with temperature 0.0, this run has 1.0" in capsys.readouterr().err
 
 
+def test_a_run_with_other_weights_does_not_go_on(tmp_path, capsys):
+    command, out = job(tmp_path, "\n".join(WORDS[:2]), "--max-tokens", "2")
+    for first, then, words in (
+        ([], ["--weights", "int8"], "quantised None, this run has 'int8'"),
+        (["--weights", "int8"], [], "quantised 'int8', this run has None"),
+    ):
+        assert main([*command, "--output", str(out), *first]) == 0
+        assert main([*command, "--output", str(out), *then]) == 2
+        assert words in capsys.readouterr().err
+        out.unlink()
+
+
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
     command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", *SEEDED)
     whole, calls = printed(command, capsys), []

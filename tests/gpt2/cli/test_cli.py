@@ -17,13 +17,16 @@ import pytest
 import torch
 
 import kvproof
-from kvproof.gpt2 import Completion, arguments, attention, generate, weights
+from kvproof.gpt2 import Completion, arguments, attention, generate, load, weights
 from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.checkpoint.merges import byte_alphabet
 from kvproof.gpt2.cli.generate import Clock, Page
 from kvproof.gpt2.cli.parser import parser
 from kvproof.gpt2.cli.run import RUN
 from kvproof.gpt2.cli.tools import step_logits
+from kvproof.gpt2.int8_weights import OutOfMemory
+from kvproof.gpt2.perplexity import sliding_nll
+from kvproof.reference.synthetic import SIZES
 
 from ..._gpt2_models import golden_model
 from ..._reference_models import goldens
@@ -207,6 +210,8 @@ def test_the_examples_in_help_are_calls_the_parser_takes(capsys, command):
         (MemoryError(), 1),
         (torch.OutOfMemoryError("CUDA out of memory"), 1),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 1),
+        (RuntimeError("unable to mmap 8 bytes from file <x>: Cannot allocate memory (12)"), 1),
+        (OutOfMemory(SIZES["gpt2"], 4), 1),
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2),
         (ValueError("wrong"), 2),
@@ -343,6 +348,31 @@ def test_info_counts_parameters_and_cache_bytes(capsys, tiny, model, dtype, para
     assert facts["origin"]["vocabulary"].startswith(wanted[1])
     assert main(["info", model]) == 0
     assert f"parameters                {parameters:,}\n" in capsys.readouterr().out
+
+
+def test_info_counts_the_bytes_of_int8_weights(capsys):
+    assert main(["info", "tiny", "--weights", "int8", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    model = load("tiny", weights="int8")
+    assert facts["weight_bytes"] == sum(x.nbytes for x in (*model.parameters(), *model.buffers()))
+    assert (facts["dtype"], facts["quantised"]) == ("float32", "int8")
+    assert main(["info", "tiny"]) == 0
+    assert "quantised" not in capsys.readouterr().out
+
+
+def test_every_command_that_takes_a_dtype_takes_int8_weights(tmp_path, capsys):
+    words, model = tmp_path / "a.txt", load("tiny", weights="int8")
+    words.write_text("A king had a daughter.")
+    assert main(["perplexity", "--file", str(words), "--weights", "int8", "--json"]) == 0
+    total, count = sliding_nll(model, model.tokenizer.encode(words.read_text()))
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == total / count
+    assert main(["logits", "--ids", "1,2,3", "--out", str(tmp_path / "x.npy"), "--weights", "int8"]) == 0
+    want = step_logits(model, [1, 2, 3])
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), want)
+    assert np.abs(want - step_logits(load("tiny"), [1, 2, 3])).max() > 1e-3
+    capsys.readouterr()
+    assert main(["generate", "--prompt", "A", "--weights", "int8", "--max-tokens", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["quantised"] == "int8"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import torch
 
 from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
+from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.judge.subjects.slots import slots_read
+from kvproof.bench.measure.interleaved import Models
 from kvproof.gpt2 import attention, load
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import LOGIT_BARS
@@ -51,6 +53,23 @@ def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
     assert torch.equal(kept, weight)
     assert relative(*moved) < 1e-11
     assert relative(moved[1], plain[1]) > 1e-4
+    assert np.array_equal(ours.paths("float64")[0], plain[0])
+
+
+@pytest.mark.parametrize("b", ["naive", "numpy"])
+def test_int8_weights_are_a_subject_whose_oracle_has_their_values(b):
+    models = Models("tiny", torch.device("cpu"), "int8")
+    ours = OurSubject(models, "eager", b, prompts=random_prompts(61, (9, 3)), steps=3)
+    assert ours.weights == "int8"
+    errors = {dtype: relative(*ours.paths(dtype)) for dtype in LOGIT_BARS}
+    assert all(errors[dtype] < bar for dtype, bar in LOGIT_BARS.items()), errors
+    assert errors["float32"] > 100 * errors["float64"]
+    model = models.torch("float64")
+    kept, plain = model.wte, ours.paths("float64")
+    moved = ours.paths("float64", 1e-9)
+    assert relative(*moved) < 1e-11
+    assert relative(moved[1], plain[1]) > 1e-11
+    assert model.wte is kept
     assert np.array_equal(ours.paths("float64")[0], plain[0])
 
 
