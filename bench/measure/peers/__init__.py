@@ -31,7 +31,7 @@ UNCACHED_PEERS = ("hf-uncached",)
 EXTRAS = {"llamacpp": "llamacpp"}  # the others are in the extra "peers"
 HALVES = ("bfloat16", "float16")
 
-__all__ = ["CACHE_NAMES", "cache_name", "empty_cache", "hf_model"]
+__all__ = ["CACHE_NAMES", "cache_name", "empty_cache", "hf_model", "version"]
 
 
 def available() -> dict[str, str | None]:
