@@ -112,6 +112,12 @@ class Comparison:
             self.sources[impl] = self.new_source(impl, self.dtype_of(impl))
         return self.sources[impl]
 
+    def note(self, impl: str) -> str | None:
+        """What must be known of an impl beside its figures: another dtype than asked for, a way round a fault."""
+        dtype = self.dtype_of(impl)
+        instead = None if dtype == self.dtype else f"computes in {dtype}, since it has no {self.dtype} here"
+        return "; ".join(filter(None, (instead, getattr(self.source(impl), "note", None)))) or None
+
     def logits(self, source: Source | OwnLoop):
         return forced_logits(source, self.prompts, self.truth.ids)
 

@@ -63,6 +63,7 @@ class Rows:
             "cached": cached,
             "dtype": dtype,
             "version": version(computes(impl)),
+            "note": self.comparison.note(impl),
             "emulated": emulated,
             "parity_before": before.record(),
             "parity_after": after and after.record(),

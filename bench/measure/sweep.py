@@ -118,6 +118,8 @@ class Bench:
             self.line.what = f"{cell}: parity of {impl}"
             verdicts[impl] = comparison.parity(impl)
             self.say(f"  {impl:11} {verdicts[impl]}")
+            if note := comparison.note(impl):
+                self.say(f"{'':14}{note}")
         return verdicts
 
     def show_quantisation(self, comparison: Comparison) -> dict:

@@ -92,6 +92,8 @@ def generator(name: str | Path, int8: bool, threads: int) -> Model:
 class CTranslate2Source:
     """The model's own loop over `batch` sequences: an impls.OwnLoop."""
 
+    note = "timed in its own loop, since it lends no single step"
+
     def __init__(self, model: Model, batch: int):
         self.generate, self.config, self.batch = model.generator.generate_batch, model.config, batch
 

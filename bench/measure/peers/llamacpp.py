@@ -34,6 +34,7 @@ from .weights import float_weights
 
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 FLASH = ("ENABLED", "DISABLED")
+UNPACKED = "this build dies of packed int8 weights, so it runs without them"
 BLOCK = 32  # elements of a row that share a scale in q8_0
 PAGE = 256  # slots; a sequence gets a multiple
 UBATCH = 512  # tokens that it computes at once, its default
@@ -119,8 +120,8 @@ def silent() -> Any:
 class Model:
     """llama.cpp's model, which lives as long as this, and at the end of the process longer than its contexts."""
 
-    def __init__(self, handle: Any, config: Config):
-        self.handle, self.config = handle, config
+    def __init__(self, handle: Any, config: Config, note: str | None = None):
+        self.handle, self.config, self.note = handle, config, note
         weakref.finalize(self, library().llama_model_free, handle)
 
 
@@ -145,7 +146,7 @@ def loaded(name: str | Path, dtype: str, int8: bool, packed: bool) -> Model:
         handle = llama.llama_model_load_from_file(str(path).encode(), settings)
     if not handle:
         raise RuntimeError("llama.cpp did not load the GGUF file that was written for it")
-    return Model(handle, config)
+    return Model(handle, config, UNPACKED if int8 and not packed else None)
 
 
 def model(name: str | Path, dtype: str, int8: bool) -> Model:
@@ -172,6 +173,7 @@ class LlamaCppSource:
 
     def __init__(self, model: Model, dtype: str, batch: int, capacity: int, threads: int):
         self.llama, self.model, self.batch, self.filled = library(), model, batch, np.zeros(batch, np.int32)
+        self.note = model.note
         llama, settings = self.llama, self.llama.llama_context_default_params()
         settings.n_ctx = batch * -(-capacity // PAGE) * PAGE
         settings.n_batch = max(batch * capacity, batch)

@@ -149,3 +149,9 @@ def test_a_comparison_of_quantised_models_has_both_oracles():
     found = interleaved.Comparison(models, [[5, 6, 7]], 2, "float32")
     difference = np.abs(found.truth.logits[:, 0] - found.unquantised.logits[:, 0]).max()
     assert 1e-3 < difference < 1
+
+
+def test_an_impl_that_computes_in_another_dtype_says_so():
+    found = interleaved.Comparison(interleaved.Models("tiny", torch.device("cpu")), [[5, 6, 7]], 2, "bfloat16")
+    assert found.note("numpy") == "computes in float32, since it has no bfloat16 here"
+    assert found.note("sdpa") is None

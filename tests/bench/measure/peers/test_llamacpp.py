@@ -67,3 +67,11 @@ def test_packed_weights_are_left_out_where_a_process_that_tries_them_dies(monkey
         llamacpp.model("tiny", "float32", True)
         llamacpp.model("tiny", "float32", False)
     assert [what[-1] for what in asked] == [True, False, False, False]
+
+
+def test_weights_that_are_left_unpacked_are_said_to_be(monkeypatch):
+    skip_without("llamacpp")
+    prompts, _ = said_of("equal")
+    monkeypatch.setattr(llamacpp, "survives_packing", lambda: False)
+    assert source_for("llamacpp", prompts, weights="int8").note == llamacpp.UNPACKED
+    assert source_for("llamacpp", prompts).note is None
