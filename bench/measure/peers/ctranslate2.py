@@ -133,12 +133,12 @@ class CTranslate2Source:
 
 
 def check_lengths(prompts: Sequence[Sequence[int]]):
-    """Raises ValueError for a batch of which it would read wrong prompts."""
+    """Raises ValueError for a batch in which it would count tokens of the prompts among the new ones."""
     lengths = {len(prompt) for prompt in prompts}
     if min(lengths) == 1 < max(lengths):
         raise ValueError(
-            f"prompts of {min(lengths)} to {max(lengths)} tokens came; beside one of a single token ctranslate2 reads "
-            "no more than the first of the others: leave it out here"
+            f"prompts of {min(lengths)} to {max(lengths)} tokens came; beside one of a single token ctranslate2 counts "
+            "the others' prompts, but for their first tokens, as new ones: leave it out here"
         )
 
 

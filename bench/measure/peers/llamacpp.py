@@ -6,8 +6,9 @@ weights (q8_0: blocks of 32 with a float16 scale) too, and each sequence has its
 
 Of its two attentions the quicker one runs: flash attention over a cache in half precision, the other over float32
 (124M, batch 8: 32 ms a step against 38 in bfloat16, 69 against 43 in float32). Its packed copies of weights, for AMX,
-serve int8 alone: with them a step took 7.9 ms instead of 10.9 there, and in float16 14.6 instead of 14.0. A build by
-GCC 12.2 dies of them, whose `_tile_loadconfig` stores a part of its argument, so a process of its own tries them first.
+serve int8 alone: with them a step took 7.9 ms instead of 10.9 at batch 1, and in float16 14.6 instead of 14.0. GCC 12.2
+builds a llama.cpp that dies of them, since its `_tile_loadconfig` lets the stores before it be dropped; so a process of
+its own tries them first, and where it dies the row says that they are left out.
 
 GELU is looked up in a table of float16 even where all else is float32, so that its logits err by more than float32's
 bar. Its OpenMP is the one that torch has loaded, with as many threads: they wait by spinning as torch's do, for no

@@ -1,4 +1,4 @@
-"""CTranslate2 as a peer: what its own loop writes, how it is timed, and the batch that it would misread."""
+"""CTranslate2 as a peer: what its own loop writes, how it is timed, and the batch that it would miscount."""
 
 import numpy as np
 import pytest
