@@ -11,8 +11,9 @@ import torch
 
 from ..reference.config import brief
 
-IMPLS = ("naive", "eager", "sdpa", "triton")  # the keys of attention.DECODE_STEP; a test compares
+IMPLS = ("naive", "eager", "sdpa", "triton", "numba")  # the keys of attention.DECODE_STEP; a test compares
 WEIGHTS = ("int8",)  # what weights may be held in beside the model's dtype
+KV_DTYPES = ("int8",)  # and what the rows of a cache
 
 
 def check_impl(impl: Any) -> str:
@@ -27,6 +28,13 @@ def check_weights(weights: Any) -> str | None:
     if weights is not None and (not isinstance(weights, str) or weights not in WEIGHTS):
         raise refuse("weights", weights, f"one of {', '.join(WEIGHTS)}, or None for weights in the model's dtype")
     return weights
+
+
+def check_kv_dtype(kv_dtype: Any) -> str | None:
+    """kv_dtype, if it is None or one of KV_DTYPES; raises ValueError if not."""
+    if kv_dtype is not None and (not isinstance(kv_dtype, str) or kv_dtype not in KV_DTYPES):
+        raise refuse("kv_dtype", kv_dtype, f"one of {', '.join(KV_DTYPES)}, or None for rows in the model's dtype")
+    return kv_dtype
 
 
 def refuse(name: str, value: Any, fits: str) -> ValueError:

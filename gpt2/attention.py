@@ -90,13 +90,25 @@ def triton(q, cache: Cache, layer: int, k=None, v=None, lengths=None, invariant:
     o = decode_attention(
         q, cache.k[layer], cache.v[layer], cache.lengths if lengths is None else lengths, k_new=k, v_new=v,
         block_table=cache.block_table, workspace=cache.workspace,
+        k_scale=None if cache.k_scale is None else cache.k_scale[layer],
+        v_scale=None if cache.v_scale is None else cache.v_scale[layer],
         engine=check_engine(None, q, False, 2) if invariant else None,
     )  # fmt: skip
     return cast(torch.Tensor, o)
 
 
+def numba(q, cache: Cache, layer: int, k=None, v=None):
+    """The decode step's attention by the compiled engine, which otherwise computes whole steps, see compiled.py.
+
+    q, k, v  (B, H, D); k, v: the new tokens' rows, to be written to their slots; None if the cache holds them already
+    """
+    from .compiled import attention
+
+    return attention(q, cache, layer, k, v)
+
+
 # impl -> its decode step. "naive" recomputes everything and has none.
-DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton}
+DECODE_STEP = {"naive": None, "eager": eager, "sdpa": sdpa, "triton": triton, "numba": numba}
 
 
 class Attention(nn.Module):
@@ -134,7 +146,7 @@ class Attention(nn.Module):
             return self.prefill_by_kernel(x, cache, layer, start)
         q, k, v = self.split(x)
         cache.write_span(layer, start, k, v)
-        if start:
+        if start or cache.rounds:
             k, v = cache.read(layer, start + x.shape[1])
         return self.merge(causal(q, k, v))
 

@@ -25,11 +25,19 @@ class Cache(ABC):
     k, v          per layer, in memory of the subclass's shape: heads are axis 1, head_dim is axis 3
     lengths       (B,) int32, on the device: tokens each sequence has in the cache
     host_lengths  the same numbers as Python ints, so that nothing is read back from the device
+    dtype         what the model computes in, and what `read` gives
     block_table   the pages of a paged cache; None for a static one
+    k_scale, v_scale  the scales of a cache in 8 bits; None for others
+    rounds        whether `read` gives other numbers than those written
     workspace     scratch memory of the triton impl, allocated once; None for the others
     """
 
+    k: tuple[torch.Tensor, ...]
+    v: tuple[torch.Tensor, ...]
     block_table: torch.Tensor | None = None
+    k_scale: tuple[torch.Tensor, ...] | None = None
+    v_scale: tuple[torch.Tensor, ...] | None = None
+    rounds = False
 
     def __init__(
         self,
@@ -57,19 +65,22 @@ class Cache(ABC):
             )
         if capacity > config.n_ctx:
             raise ContextFull(0, capacity, config.n_ctx, f"n_ctx {config.n_ctx}")
-        self.capacity = capacity
+        self.capacity, self.dtype = capacity, dtype
         self.lengths = torch.zeros(batch, dtype=torch.int32, device=device)
         self.host_lengths = [0] * batch
         self.rows = torch.arange(batch, device=device)
         rows, each = memory or (batch, capacity)
-        shape = (rows, config.n_head, each, config.head_dim)
-        self.k, self.v = layers(config.n_layer, shape, dtype, device), layers(config.n_layer, shape, dtype, device)
+        self.allocate(config.n_layer, (rows, config.n_head, each, config.head_dim), device)
         self.new, self.workspace = new, None
         if impl == "triton":
             from ..kernels.attention import make_workspace
 
             slots = -(-capacity // each) * each  # the capacity that the kernel sees
             self.workspace = make_workspace(batch, config.n_head, slots, config.head_dim, dtype, device, new)
+
+    def allocate(self, count: int, shape: tuple[int, int, int, int], device: torch.device):
+        """Make k and v of `count` layers."""
+        self.k, self.v = layers(count, shape, self.dtype, device), layers(count, shape, self.dtype, device)
 
     @property
     def batch(self) -> int:
@@ -123,9 +134,9 @@ class Cache(ABC):
             )
         if batch != B:
             raise CacheMismatch(f"{batch} sequences came for a cache of {B}; make one with model.new_cache({batch})")
-        if (self.k[0].dtype, self.k[0].device) != (dtype, device):
+        if (self.dtype, self.k[0].device) != (dtype, device):
             raise CacheMismatch(
-                f"the cache is {self.k[0].dtype} on {self.k[0].device}, the model {dtype} on {device}; "
+                f"the cache is {self.dtype} on {self.k[0].device}, the model {dtype} on {device}; "
                 "make one with model.new_cache(batch)"
             )
 
@@ -161,21 +172,36 @@ class Cache(ABC):
     def make_room(self, stop: int):
         """Give memory to the slots of every sequence up to `stop`."""
 
-    @abstractmethod
     def write(self, layer: int, slots, k, v):
         """Put one new row per sequence, k, v (B, H, D), at slots, as `claim` returns them, of this layer."""
+        self.put(self.k[layer], slots, k)
+        self.put(self.v[layer], slots, v)
 
-    @abstractmethod
     def write_span(self, layer: int, start: int, k, v):
         """Put M rows per sequence, k, v (B, H, M, D), at slots start ... start+M-1 of this layer."""
+        self.make_room(start + k.shape[2])
+        self.put_span(self.k[layer], start, k)
+        self.put_span(self.v[layer], start, v)
 
-    @abstractmethod
     def read(self, layer: int, n: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The first n slots of every sequence, k, v (B, H, n, D); slots from a sequence's length on are dead."""
+        return self.get(self.k[layer], n), self.get(self.v[layer], n)
+
+    @abstractmethod
+    def put(self, a: torch.Tensor, slots, x: torch.Tensor):
+        """Put x (B, H, ...) at slots of a, memory of one layer, which may have axes beyond the first three."""
+
+    @abstractmethod
+    def put_span(self, a: torch.Tensor, start: int, x: torch.Tensor):
+        """Put x (B, H, M, ...) at slots start ... start+M-1 of a, which have memory."""
+
+    @abstractmethod
+    def get(self, a: torch.Tensor, n: int) -> torch.Tensor:
+        """The first n slots of a, (B, H, n, ...)."""
 
 
 class StaticCache(Cache):
-    """K and V of B sequences with room for T tokens each, one after another.
+    """K and V of B sequences with room for T tokens each, one after another. `read` gives views.
 
     k, v          per layer (B, H, T, D)  slots from lengths[b] on are dead: they may hold anything
     """
@@ -183,16 +209,11 @@ class StaticCache(Cache):
     def make_room(self, stop: int):
         """Nothing to do: every slot has memory."""
 
-    def write(self, layer: int, slots, k, v):
-        rows = slice(None) if isinstance(slots, int) else self.rows
-        self.k[layer][rows, :, slots] = k
-        self.v[layer][rows, :, slots] = v
+    def put(self, a: torch.Tensor, slots, x: torch.Tensor):
+        a[slice(None) if isinstance(slots, int) else self.rows, :, slots] = x
 
-    def write_span(self, layer: int, start: int, k, v):
-        stop = start + k.shape[2]
-        self.k[layer][:, :, start:stop] = k
-        self.v[layer][:, :, start:stop] = v
+    def put_span(self, a: torch.Tensor, start: int, x: torch.Tensor):
+        a[:, :, start : start + x.shape[2]] = x
 
-    def read(self, layer: int, n: int):
-        """The first n slots of every sequence, k, v (B, H, n, D), as views."""
-        return self.k[layer][:, :, :n], self.v[layer][:, :, :n]
+    def get(self, a: torch.Tensor, n: int) -> torch.Tensor:
+        return a[:, :, :n]

@@ -20,20 +20,17 @@ from .linear import invariant_linear, linear
 CHANNELS = 1024  # quantised, or widened again, at a time: no float copy of the whole head stands in memory
 
 
-def quantise(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantise(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 of each row: scale = max|row| / 127 and rint(row / scale), so a number moves by at most scale / 2.
 
-    w        (C, n) floats, any strides; narrower ones are widened to float32
-    returns  (C, n) int8 in -127..127, (C,) float32; a row of zeros, or too small for a float32 scale, has scale 0
-
-    Raises ValueError for NaN, inf, or numbers whose scale float32 cannot hold.
+    x        (..., n) floats, any strides; narrower ones are widened to float32
+    returns  (..., n) int8 in -127..127, (...) float32; a row of zeros, or too small for a float32 scale, has scale 0,
+             one with NaN, inf or numbers beyond float32 a scale that is not finite
     """
-    w = w.to(torch.promote_types(w.dtype, torch.float32)).contiguous()
-    scale = (w.abs().amax(1) / 127).to(torch.float32)
-    if not scale.isfinite().all():
-        raise ValueError("holds NaN, inf or numbers beyond float32")
-    divisor = scale.where(scale > 0, 1).to(w.dtype)[:, None]
-    return (w / divisor).round_().clamp_(-127, 127).to(torch.int8), scale
+    x = x.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    scale = (x.abs().amax(-1) / 127).to(torch.float32)
+    divisor = scale.where(scale > 0, 1).to(x.dtype)[..., None]
+    return (x / divisor).round_().clamp_(-127, 127).to(torch.int8), scale
 
 
 class Int8Matrix(nn.Module):
@@ -72,13 +69,12 @@ class Int8Matrix(nn.Module):
         Raises CheckpointError with the tensor's name if w holds what int8 cannot.
         """
         for rows in self.blocks():
-            try:
-                weight, scale = quantise(w[rows])
-            except ValueError as error:
+            weight, scale = quantise(w[rows])
+            if not scale.isfinite().all():
                 raise CheckpointError(
-                    f"tensor {name} {error}, which int8 has no number for; mend the checkpoint, or load it without "
-                    'weights="int8" to see what it does'
-                ) from None
+                    f"tensor {name} holds NaN, inf or numbers beyond float32, which int8 has no number for; mend the "
+                    'checkpoint, or load it without weights="int8" to see what it does'
+                )
             self.weight[rows], self.scale[rows] = weight, scale
 
     def values(self, rows, dtype: torch.dtype) -> torch.Tensor:

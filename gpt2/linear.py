@@ -25,6 +25,11 @@ class Conv1D(nn.Module):
     def forward(self, x):
         return self.linear(x, self.weight.mT, self.bias)
 
+    def lay_by_output(self):
+        """Put the weight in memory one output's inputs after another, where it does not lie so yet; its values stay."""
+        if not self.weight.mT.is_contiguous():
+            self.weight.data = self.weight.data.mT.contiguous().mT
+
 
 def linear(x, weight, bias=None):
     """x weight^T + bias, as F.linear gives it: by oneDNN for float32 on a CPU that has it, without gradients.

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..reference.config import Config, ContextFull, brief
-from .arguments import check_impl, check_weights, is_row, refuse, tensor, whole, whole_numbers
+from .arguments import check_impl, check_kv_dtype, check_weights, is_row, refuse, tensor, whole, whole_numbers
 from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .int8_cache import Int8PagedCache, Int8StaticCache
 from .int8_weights import Int8Linear, Int8Table
 from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
@@ -138,13 +139,17 @@ class GPT2(nn.Module):
         twin.impl = self.fitting_impl(impl)
         return twin
 
-    def new_cache(self, batch: int, capacity: int | None = None, page: int | None = None) -> Cache:
+    def new_cache(
+        self, batch: int, capacity: int | None = None, page: int | None = None, kv_dtype: str | None = None
+    ) -> Cache:
         """An empty cache for this model and impl: `batch` sequences of up to `capacity` tokens (default n_ctx).
 
-        page  slots per page of a paged cache; None makes a static one
+        page      slots per page of a paged cache; None makes a static one
+        kv_dtype  "int8" holds K and V in 8 bits with a scale per row; None has them in the model's dtype
         """
         capacity = self.config.n_ctx if capacity is None else capacity
-        kind = StaticCache if page is None else partial(PagedCache, page=page)
+        kinds = (Int8StaticCache, Int8PagedCache) if check_kv_dtype(kv_dtype) else (StaticCache, PagedCache)
+        kind = kinds[0] if page is None else partial(kinds[1], page=page)
         new = ROWS if self.invariant else 1  # tokens that one call of the kernel brings
         return kind(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new)
 
@@ -199,21 +204,32 @@ class GPT2(nn.Module):
         check_cache(cache)
         self.check_prompts(prompts)
         cache.check_fits(self.config, len(prompts), self.dtype, self.device)
+        longest = max(map(len, prompts))
+        start = cache.check_room(longest)
+        with cache.undone_if_interrupted(cache.host_lengths):
+            if self.impl == "numba":
+                from .compiled import prefill
+
+                logits = prefill(self, prompts, cache, start, chunk or longest)
+            else:
+                logits = self.fill(prompts, cache, start, chunk or longest)
+        cache.set_lengths([start + len(prompt) for prompt in prompts])
+        return logits
+
+    def fill(self, prompts: Sequence[Sequence[int]], cache: Cache, start: int, chunk: int):
+        """The prefill by torch of prompts at slots from `start` on, `chunk` tokens per pass -> (B, V) logits."""
         counts = [len(prompt) for prompt in prompts]
         longest = max(counts)
-        start = cache.check_room(longest)
         ids = pad(prompts, longest).to(self.device)
         last = torch.empty(len(prompts), self.config.n_embd, dtype=self.dtype, device=self.device)
-        with cache.undone_if_interrupted(cache.host_lengths):
-            for low in range(0, longest, chunk or longest):
-                x = self.wte(ids[:, low : low + (chunk or longest)])  # (B, M, E)
-                high = low + x.shape[1]
-                x = x + self.wpe.weight[start + low : start + high]
-                for layer, block in enumerate(self.blocks):
-                    x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
-                done = [b for b, n in enumerate(counts) if low < n <= high]
-                last[done] = x[done, [counts[b] - 1 - low for b in done]]
-        cache.set_lengths([start + n for n in counts])
+        for low in range(0, longest, chunk):
+            x = self.wte(ids[:, low : low + chunk])  # (B, M, E)
+            high = low + x.shape[1]
+            x = x + self.wpe.weight[start + low : start + high]
+            for layer, block in enumerate(self.blocks):
+                x = block(x, partial(block.attn.prefill, cache=cache, layer=layer, start=start + low))
+            done = [b for b, n in enumerate(counts) if low < n <= high]
+            last[done] = x[done, [counts[b] - 1 - low for b in done]]
         return self.logits(self.ln_f(last))
 
     @torch.no_grad()
@@ -244,6 +260,10 @@ class GPT2(nn.Module):
 
     def step(self, ids, cache: Cache, slots):
         """The decode step of new tokens ids (B,) at the `slots` that cache.claim gave them -> logits (B, V)"""
+        if self.impl == "numba":
+            from .compiled import step as compiled_step
+
+            return compiled_step(self, ids, cache, slots)
         x, step = self.wte(ids) + self.wpe.weight[slots], DECODE_STEP[self.impl]  # (B, E)
         for layer, block in enumerate(self.blocks):
             x = block(x, partial(block.attn.decode, cache=cache, layer=layer, slots=slots, step=step))

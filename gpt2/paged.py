@@ -132,28 +132,21 @@ class PagedCache(Cache):
         """Give every sequence the pages of its slots up to `stop`.  Raises ContextFull, before anything changes."""
         self.hand_out([max(n, stop) for n in self.host_lengths])
 
-    def write(self, layer: int, slots, k, v):
+    def put(self, a: torch.Tensor, slots, x: torch.Tensor):
         column = slots // self.page
         pages = self.block_table[:, column] if isinstance(slots, int) else self.block_table[self.rows, column]
-        self.k[layer][pages, :, slots % self.page] = k
-        self.v[layer][pages, :, slots % self.page] = v
+        a[pages, :, slots % self.page] = x
 
-    def write_span(self, layer: int, start: int, k, v):
-        stop = start + k.shape[2]
-        self.make_room(stop)
-        slots = torch.arange(start, stop, device=self.rows.device)
+    def put_span(self, a: torch.Tensor, start: int, x: torch.Tensor):
+        slots = torch.arange(start, start + x.shape[2], device=self.rows.device)
         pages, offset = self.block_table[:, slots // self.page], slots % self.page  # (B, M), (M,)
-        self.k[layer][pages, :, offset] = k.transpose(1, 2)  # (B, M, H, D)
-        self.v[layer][pages, :, offset] = v.transpose(1, 2)
+        a[pages, :, offset] = x.transpose(1, 2)  # (B, M, H, ...)
 
-    def read(self, layer: int, n: int):
-        """Copies of the first n slots of every sequence, k, v (B, H, n, D); slow, for impls that cannot read pages.
+    def get(self, a: torch.Tensor, n: int) -> torch.Tensor:
+        """A copy of the first n slots of every sequence; slow, for impls that cannot read pages.
 
         Slots from a sequence's length on are dead; without a page they hold another sequence's numbers.
         """
         table = self.block_table[:, : self.pages_of(n)]  # -1, no page, reads the last one
-        B, pages = table.shape
-        k, v = (a[layer][table].transpose(1, 2) for a in (self.k, self.v))  # (B, H, pages, page, D)
-        H, _, D = self.k[layer].shape[1:]
-        k, v = (a.reshape(B, H, pages * self.page, D) for a in (k, v))
-        return k[:, :, :n], v[:, :, :n]
+        found = a[table].transpose(1, 2)  # (B, H, pages, page, ...)
+        return found.reshape(*found.shape[:2], -1, *a.shape[3:])[:, :, :n]

@@ -50,7 +50,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if dtype not in ITEMSIZE:
             parser.error(f"--dtype is {dtype}; choose of {', '.join(ITEMSIZE)}")
     if args.measure and "int8" in args.dtype:
-        parser.error("--measure generates with the torch cache, which holds no int8; choose another --dtype")
+        parser.error(
+            "--measure generates with a cache of the weights' dtype, which is not int8; choose another --dtype"
+        )
     if args.new_tokens < 1:
         parser.error(f"--new-tokens is {args.new_tokens}; it must be 1 or more")
     return args

@@ -158,8 +158,8 @@ def cache_bytes(shape: Shape, kind: str, batch: int, capacity: int, dtype: str, 
     """Bytes of each part of an empty cache for `batch` sequences of `capacity` tokens.
 
     kind     "static" (gpt2.cache.StaticCache), "triton" (the same, made for that impl), "contiguous", "paged" or
-             "int8" (reference.cache); paged has as many pages as `batch` full sequences need, and in int8 is
-             arithmetic alone: no cache here is both
+             "int8" (reference.cache); paged has as many pages as `batch` full sequences need. In int8 static and
+             paged are those of gpt2.int8_cache
     dtype    a name in ITEMSIZE: of K and V; int8's is "int8"
     returns  kv, scales and the bookkeeping: lengths, rows (of StaticCache), block_table, free_list (of PagedCache: the
              pointers of its Python list), workspace (what splits of a long context wait in)

@@ -77,6 +77,7 @@ DOORS = {
     "new_cache batch": (lambda model, value: model.new_cache(value, 4), NOT_WHOLE | NONE | NEGATIVE | HUGE),
     "new_cache capacity": (lambda model, value: model.new_cache(1, value), NOT_WHOLE | NEGATIVE | HUGE),
     "new_cache page": (lambda model, value: model.new_cache(1, 4, value), NOT_WHOLE | NEGATIVE | HUGE),
+    "new_cache kv_dtype": (lambda model, value: model.new_cache(1, 4, None, value), NOT_WHOLE | {"name": "int4"}),
     "pages": (caching(PagedCache, "pages"), NOT_WHOLE | NEGATIVE | HUGE),
     "PagedCache seed": (caching(PagedCache, "seed"), NOT_WHOLE | NONE | NEGATIVE),
     "PagedCache config": (caching(PagedCache, "config"), NOT_WHOLE | NONE),

@@ -261,7 +261,14 @@ def test_a_tensor_that_is_not_finite_is_named(name, bad):
 
 
 def test_float64_beyond_float32_is_refused_too():
-    refused(ValueError, "beyond float32", quantise, torch.full((1, 2), 1e300, dtype=torch.float64))
+    assert quantise(torch.full((1, 2), 1e300, dtype=torch.float64))[1].isinf().all()
+    refused(
+        CheckpointError,
+        "^tensor x holds .*beyond float32",
+        Int8Matrix(1, 2).fill,
+        "x",
+        torch.tensor([[1e300, 0]]).double(),
+    )
 
 
 def test_no_tensor_of_the_checkpoint_outlives_its_turn():

@@ -135,10 +135,13 @@ class PagedNumpyGPT2(NumpyGPT2):
 
 
 class TorchGPT2:
-    """Our torch model with its StaticCache, by its own impl: eager, sdpa or triton."""
+    """Our torch model with its StaticCache, by its own impl: eager, sdpa or triton.
 
-    def __init__(self, model: GPT2, capacity: int = 32):
-        self.model, self.capacity, self.dtype = model, capacity, model.dtype
+    kv_dtype  as `new_cache` takes it; in 8 bits the recomputation reads 8-bit rows, too
+    """
+
+    def __init__(self, model: GPT2, capacity: int = 32, kv_dtype: str | None = None):
+        self.model, self.capacity, self.dtype, self.kv_dtype = model, capacity, model.dtype, kv_dtype
         self.cache: Any = None
 
     def tensor(self, ids) -> torch.Tensor:
@@ -149,7 +152,7 @@ class TorchGPT2:
 
     def prefill_ragged(self, prompts: Sequence[Sequence[int]]):
         if self.cache is None:
-            self.cache = self.model.new_cache(len(prompts), self.capacity)
+            self.cache = self.model.new_cache(len(prompts), self.capacity, kv_dtype=self.kv_dtype)
         return self.model.prefill(prompts, self.cache)
 
     def step(self, ids):
@@ -157,6 +160,8 @@ class TorchGPT2:
 
     @torch.no_grad()
     def recompute(self, ids):
+        if self.kv_dtype:
+            return self.model.prefill(ids.tolist(), self.model.new_cache(*ids.shape, kv_dtype=self.kv_dtype))
         return self.model(self.tensor(ids))[:, -1]
 
     def reset(self):
@@ -170,7 +175,8 @@ class TorchGPT2:
             return []
         slots = torch.arange(self.capacity, device=self.model.device)[:, None]
         live = slots < self.cache.lengths[:, None, None, None]  # (B, 1, T, 1)
-        return [(array, live) for array in (*self.cache.k, *self.cache.v)]
+        scales = (*(self.cache.k_scale or ()), *(self.cache.v_scale or ()))
+        return [(a, live) for a in (*self.cache.k, *self.cache.v)] + [(a, live[..., 0]) for a in scales]
 
     def reorder_rows(self, order):
         for array, _ in self.buffers():

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from functools import partial
 
 import ml_dtypes
 import numpy as np
@@ -25,6 +26,7 @@ from kvproof.bench.memory.sizes import (
 )
 from kvproof.bench.program import write_figure
 from kvproof.gpt2 import StaticCache, load
+from kvproof.gpt2.int8_cache import Int8PagedCache, Int8StaticCache
 from kvproof.gpt2.weights import DTYPES
 from kvproof.reference.cache import ContiguousCache, Int8Cache, PagedCache
 from kvproof.reference.config import Config
@@ -84,6 +86,16 @@ def test_the_torch_cache_weighs_what_the_arithmetic_says(config, dtype):
                 parts["workspace"] = sum(x.nbytes for x in cache.workspace)
             assert cache_bytes(of_gpt2("", config), kind, batch, capacity, dtype) == parts
             assert ("workspace" in parts) == (impl == "triton")
+
+
+@pytest.mark.parametrize("page", [None, 16])
+def test_the_int8_cache_of_torch_weighs_what_the_arithmetic_says(page):
+    kind = Int8StaticCache if page is None else partial(Int8PagedCache, page=page)
+    for batch, capacity in ((1, 1), (3, 130)):
+        cache = kind(SMALL, batch, capacity)
+        parts = cache_bytes(of_gpt2("", SMALL), "static" if page is None else "paged", batch, capacity, "int8", page)
+        assert parts["kv"] == sum(x.nbytes for x in (*cache.k, *cache.v))
+        assert parts["scales"] == sum(x.nbytes for x in (*cache.k_scale, *cache.v_scale))
 
 
 def test_a_token_of_the_arithmetic_is_the_slope_of_the_real_cache():

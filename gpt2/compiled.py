@@ -1,0 +1,152 @@
+"""The impl numba: prefill and decode step by the engine of kernels/cpu, on the model's own weights and cache."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from ..kernels.cpu.engine import Engine, Sizes, Slots
+from ..kernels.cpu.job import LAYER
+from .arguments import refuse
+from .cache import Cache
+from .linear import Conv1D
+
+if TYPE_CHECKING:
+    from .model import GPT2
+
+REST = {"wte": "wte.weight", "wte_scale": "wte.scale", "wpe": "wpe.weight", "ln_f": "ln_f.weight", "ln_f_bias": "ln_f.bias"}
+
+
+class Compiled:
+    """A model's engines, one for each dtype of cache, and where they find its tensors."""
+
+    def __init__(self, model: "GPT2"):
+        config = model.config
+        self.sizes = Sizes(
+            config.n_layer, config.n_head, config.n_embd, config.n_inner, config.n_vocab, config.layer_norm_epsilon,
+            config.gelu == "exact",
+        )  # fmt: skip
+        layers = [[place(block, name) for name in LAYER] for block in model.blocks]
+        rest = [place(model, name) for name in REST.values()]
+        head = "wte" if model.lm_head is None else "lm_head"
+        self.places = [*(one for layer in layers for one in layer), *rest, *(place(model, f"{head}.{x}") for x in ("weight", "scale"))]
+        self.linears = [module for module in model.modules() if isinstance(module, Conv1D)]
+        self.addresses: list[int] = []
+        self.engines: dict[tuple[str, str, str], Engine] = {}
+
+    def engine(self, cache: Cache) -> Engine:
+        """The engine for this cache, bound to the tensors that the model has now."""
+        addresses = [0 if found is None else found[key].data_ptr() for found, key in self.places]
+        if addresses != self.addresses:
+            self.lay_out()
+            addresses = [0 if found is None else found[key].data_ptr() for found, key in self.places]
+            self.addresses, self.engines = addresses, {}
+        weight, param = (name_of(self.places[i]) for i in (LAYER.index("attn.c_attn.weight"), 0))
+        variant = weight, param, str(cache.k[0].dtype)[6:]
+        if variant not in self.engines:
+            self.engines[variant] = self.bound(variant, addresses)
+        return self.engines[variant]
+
+    def lay_out(self):
+        """Put every linear layer's weight in memory one output after another, as the engine reads it."""
+        for linear in self.linears:
+            linear.lay_by_output()
+
+    def bound(self, variant: tuple[str, str, str], addresses: list[int]) -> Engine:
+        engine, fields = Engine(self.sizes, *variant), len(LAYER)
+        *rest, head, head_scale = addresses[self.sizes.n_layer * fields :]
+        layers = [addresses[i * fields : (i + 1) * fields] for i in range(self.sizes.n_layer)]
+        engine.bind(layers, dict(zip(REST, rest, strict=True)), (head, head_scale))
+        return engine
+
+
+def place(module, name: str):
+    """The dict that holds a tensor of this name, and its key there; (None, "") for a scale that is not there."""
+    *path, key = name.split(".")
+    for step in path:
+        module = getattr(module, step)
+    found = next((held for held in (module._parameters, module._buffers) if key in held), None)
+    return (None, "") if found is None else (found, key)
+
+
+def name_of(found) -> str:
+    """The dtype of the tensor at a place."""
+    held, key = found
+    return str(held[key].dtype)[6:]
+
+
+COMPILED: "WeakKeyDictionary[GPT2, Compiled]" = WeakKeyDictionary()
+
+
+def engine_of(model: "GPT2", cache: Cache) -> Engine:
+    if model.device.type != "cpu":
+        raise refuse("device", model.device, "the CPU for impl 'numba'; use impl='triton' on a GPU")
+    if model not in COMPILED:
+        COMPILED[model] = Compiled(model)
+    return COMPILED[model].engine(cache)
+
+
+@lru_cache
+def one_page_each(batch: int) -> torch.Tensor:
+    """The block table of a static cache, whose pages hold a sequence each."""
+    return torch.arange(batch, dtype=torch.int32)[:, None]
+
+
+@lru_cache
+def each(batch: int) -> np.ndarray:
+    """Sequence numbers, or rows, 0 ... batch - 1."""
+    return np.arange(batch)
+
+
+def slots_of(cache: Cache, layers: slice = slice(None)) -> Slots:
+    """A cache as the engine reads it."""
+    table = one_page_each(cache.batch) if cache.block_table is None else cache.block_table
+    scales = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
+    return Slots(cache.k[layers], cache.v[layers], *scales, table)
+
+
+def prefill(model: "GPT2", prompts: Sequence[Sequence[int]], cache: Cache, start: int, chunk: int) -> torch.Tensor:
+    """Prompts of any lengths, from slot `start` on -> the logits (B, V) after each one's last token.
+
+    chunk   tokens of each sequence per pass
+    """
+    engine, counts = engine_of(model, cache), [len(prompt) for prompt in prompts]
+    cache.make_room(start + max(counts))
+    slots = slots_of(cache)
+    logits = torch.empty(len(prompts), model.config.n_vocab, dtype=engine.sum)
+    for low in range(0, max(counts), chunk):
+        spans = [(b, low, min(low + chunk, n)) for b, n in enumerate(counts) if n > low]
+        ids = np.concatenate([np.asarray(prompts[b][lo:hi], np.int64) for b, lo, hi in spans])
+        sequences = np.repeat([b for b, _, _ in spans], [hi - lo for _, lo, hi in spans])
+        where = np.concatenate([np.arange(start + lo, start + hi) for _, lo, hi in spans])
+        ends = np.cumsum([hi - lo for _, lo, hi in spans]) - 1
+        done = [i for i, (b, _, hi) in enumerate(spans) if hi == counts[b]]
+        logits[[spans[i][0] for i in done]] = engine.forward(ids, sequences, where, ends[done], slots)
+    return logits
+
+
+def step(model: "GPT2", ids: torch.Tensor, cache: Cache, slots) -> torch.Tensor:
+    """A new token per sequence, ids (B,), at the slots that cache.claim gave -> logits (B, V)."""
+    tokens = ids.numpy().astype(np.int64, copy=False)
+    if tokens.min() < 0 or tokens.max() >= model.config.n_vocab:
+        raise refuse("ids", tokens, f"ids of this model, 0..{model.config.n_vocab - 1}")
+    where = np.full(len(tokens), slots) if isinstance(slots, int) else slots.numpy()
+    rows = each(len(tokens))
+    return engine_of(model, cache).forward(np.ascontiguousarray(tokens), rows, where, rows, slots_of(cache))
+
+
+def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:
+    """The attention of a decode step alone, q (B, H, D) -> (B, H, D); new rows k, v like q go to the newest slots."""
+    B, H, D = q.shape
+    dtype = str(q.dtype)[6:]
+    engine = attention_engine(H, D, dtype, str(cache.k[0].dtype)[6:])
+    where = np.array(cache.host_lengths) - 1
+    return engine.attend(q, each(B), where, slots_of(cache, slice(layer, layer + 1)), k, v).to(q.dtype)
+
+
+@lru_cache
+def attention_engine(n_head: int, head_dim: int, dtype: str, cache: str) -> Engine:
+    return Engine(Sizes(1, n_head, n_head * head_dim, 0, 0, 0.0, False), dtype, dtype, cache)

@@ -1,0 +1,223 @@
+"""The layers of a step and of a prefill, as reference/model.py has them, for any tokens of any sequences.
+
+A row is one new token: its id, its sequence and its slot. All rows are computed alike, whatever the others are. Each
+function here is one phase, which all threads run at once: they take shares of it, and meet at its end.
+"""
+
+from typing import Any, NamedTuple
+
+from numba import from_dtype, njit, types
+from numba.extending import intrinsic
+
+from .attention import append, attention, row_at
+from .functions import OPTIONS, gelu, layer_norm
+from .job import JOB, LAYER, PHASES
+from .linear import linear
+from .memory import at, pointer, read, write
+from .phases import all_here, count_up, meet, share
+from .vectors import LANES, like
+
+LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (
+    LAYER.index(name + ".weight") for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
+)
+FIELDS = len(LAYER)  # of a layer
+CHANNELS = 32  # of a linear layer, in one share
+ROWS = 4  # of a LayerNorm, in one share
+
+
+class Kinds(NamedTuple):
+    """A Pointer of each dtype that a job has."""
+
+    weight: Any
+    param: Any  # of LayerNorms, biases and positions
+    cache: Any
+    sum: Any
+    scale: Any
+    index: Any
+    page: Any
+
+
+class Scratch(NamedTuple):
+    """A thread's own memory, in the dtype of sums; rows are int64."""
+
+    rows: Any  # (LANES,) the numbers of the rows of a block
+    s: Any  # (LANES,) scores, then weights
+    scales: Any  # (LANES,)
+    q: Any  # (head_dim,) the scaled query
+    part_m: Any  # (splits,)
+    part_l: Any  # (splits,)
+    part_acc: Any  # (splits, head_dim)
+
+
+@intrinsic
+def job_at(context, address):
+    """The job at an address."""
+    kind = from_dtype(JOB)
+
+    def generate(ctx, builder, signature, args):
+        return builder.inttoptr(args[0], ctx.get_value_type(kind))
+
+    return kind(types.int64), generate
+
+
+@njit(**OPTIONS)
+def scratch_of(job, kinds, thread):
+    base = job.scratch + thread * job.scratch_size
+    s = at(kinds.sum, base + 8 * LANES)
+    q = s + 2 * LANES
+    part_m = q + job.head_dim
+    part_l = part_m + job.splits
+    return Scratch(at(kinds.index, base), s, s + LANES, q, part_m, part_l, part_l + job.splits)
+
+
+@njit(**OPTIONS)
+def embed(job, kinds, phase, x):
+    """x = wte[ids] + wpe[slots]"""
+    E, phases = job.n_embd, at(kinds.index, job.phases)
+    r = share(phases, phase)
+    while r < job.rows:
+        token, slot = read(at(kinds.index, job.ids), r), read(at(kinds.index, job.slots), r)
+        te, pe = at(kinds.weight, job.wte) + token * E, at(kinds.param, job.wpe) + slot * E
+        scale = like(read(te, 0), 1.0)
+        if job.int8_weights:
+            scale = like(scale, read(at(kinds.scale, job.wte_scale), token))
+        for i in range(E):
+            write(x, r * E + i, read(te, i) * scale + read(pe, i))
+        r = share(phases, phase)
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def norm(job, kinds, phase, y, x, p, name):
+    """y = layer_norm(x, p[name])"""
+    E, phases = job.n_embd, at(kinds.index, job.phases)
+    weight, bias = at(kinds.param, read(p, name)), at(kinds.param, read(p, name + 1))
+    first = share(phases, phase) * ROWS
+    while first < job.rows:
+        for r in range(first, min(first + ROWS, job.rows)):
+            layer_norm(y + r * E, x + r * E, weight, bias, E, job.eps)
+        first = share(phases, phase) * ROWS
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def product(job, kinds, phase, y, n_out, x, n_in, rows, p, name, residual, activate):
+    """y = linear(x, p[name]); with residual it is added to y, with activate a GELU follows."""
+    phases, quantised = at(kinds.index, job.phases), job.int8_weights
+    w, scale = at(kinds.weight, read(p, name)), at(kinds.scale, read(p, name + 1))
+    bias, biased = at(kinds.param, read(p, name + 2)), read(p, name + 2) != 0
+    lo = share(phases, phase) * CHANNELS
+    while lo < n_out:
+        hi = min(lo + CHANNELS, n_out)
+        linear(y, n_out, x, rows, w, scale, bias, n_in, quantised, biased, residual, lo, hi)
+        if activate:
+            for r in range(rows):
+                gelu(y + r * n_out + lo, hi - lo, job.exact_gelu)
+        lo = share(phases, phase) * CHANNELS
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def append_rows(job, kinds, phase, qkv, layer):
+    """Write the keys and values of all new tokens to the cache."""
+    phases, E, D = at(kinds.index, job.phases), job.n_embd, job.head_dim
+    table, cache = at(kinds.page, job.table), at(kinds.index, job.cache) + 4 * layer
+    k, v = at(kinds.cache, read(cache, 0)), at(kinds.cache, read(cache, 1))
+    k_scale, v_scale = at(kinds.scale, read(cache, 2)), at(kinds.scale, read(cache, 3))
+    r = share(phases, phase)
+    while r < job.rows:
+        b, slot = read(at(kinds.index, job.sequences), r), read(at(kinds.index, job.slots), r)
+        for h in range(job.n_head):
+            new = qkv + r * 3 * E + h * D
+            row = row_at(job, table, b, h, slot)
+            append(job, k, k_scale, new + E, row)
+            append(job, v, v_scale, new + 2 * E, row)
+        r = share(phases, phase)
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def attend_rows(job, kinds, phase, o, qkv, layer, scratch):
+    """Every head of every new token attends to its sequence, up to its own slot."""
+    phases, H, E, D = at(kinds.index, job.phases), job.n_head, job.n_embd, job.head_dim
+    table, cache = at(kinds.page, job.table), at(kinds.index, job.cache) + 4 * layer
+    k, v = at(kinds.cache, read(cache, 0)), at(kinds.cache, read(cache, 1))
+    k_scale, v_scale = at(kinds.scale, read(cache, 2)), at(kinds.scale, read(cache, 3))
+    i = share(phases, phase)
+    while i < job.rows * H:
+        r, h = i // H, i % H
+        b, slot = read(at(kinds.index, job.sequences), r), read(at(kinds.index, job.slots), r)
+        q, out = qkv + r * 3 * E + h * D, o + r * E + h * D
+        attention(job, out, q, k, v, k_scale, v_scale, table, b, h, slot + 1, scratch)
+        i = share(phases, phase)
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def block(job, kinds, layer, x, normed, wide, scratch):
+    """One transformer block on x (rows, n_embd), in place."""
+    E, rows, phase = job.n_embd, job.rows, 2 + layer * PHASES
+    p = at(kinds.index, job.layers) + layer * FIELDS
+    norm(job, kinds, phase, normed, x, p, LN_1)
+    product(job, kinds, phase + 1, wide, 3 * E, normed, E, rows, p, C_ATTN, False, False)
+    append_rows(job, kinds, phase + 2, wide, layer)
+    attend_rows(job, kinds, phase + 3, normed, wide, layer, scratch)
+    product(job, kinds, phase + 4, x, E, normed, E, rows, p, ATTN_PROJ, True, False)
+    norm(job, kinds, phase + 5, normed, x, p, LN_2)
+    product(job, kinds, phase + 6, wide, job.n_inner, normed, E, rows, p, C_FC, False, True)
+    product(job, kinds, phase + 7, x, E, wide, job.n_inner, rows, p, MLP_PROJ, True, False)
+
+
+@njit(**OPTIONS)
+def last_norm(job, kinds, phase, y, x):
+    """y = layer_norm(x, ln_f) of the rows whose logits are wanted"""
+    E, phases = job.n_embd, at(kinds.index, job.phases)
+    weight, bias = at(kinds.param, job.ln_f), at(kinds.param, job.ln_f_bias)
+    i = share(phases, phase)
+    while i < job.outputs:
+        r = read(at(kinds.index, job.output_rows), i)
+        layer_norm(y + i * E, x + r * E, weight, bias, E, job.eps)
+        i = share(phases, phase)
+    meet(phases, phase, job.threads)
+
+
+@njit(**OPTIONS)
+def forward(job, kinds, thread):
+    """One thread's part in a job: new tokens in, logits of those asked for out."""
+    phases = at(kinds.index, job.phases)
+    if thread == 0:
+        count_up(phases, 0)
+    elif not all_here(phases):
+        return
+    x, normed, wide = at(kinds.sum, job.x), at(kinds.sum, job.normed), at(kinds.sum, job.wide)
+    scratch = scratch_of(job, kinds, thread)
+    if job.only_attention:
+        if job.only_attention > 1:
+            append_rows(job, kinds, 1, wide, 0)
+        attend_rows(job, kinds, 2, normed, wide, 0, scratch)
+        return
+    embed(job, kinds, 1, x)
+    for layer in range(job.n_layer):
+        block(job, kinds, layer, x, normed, wide, scratch)
+    phase = 2 + job.n_layer * PHASES
+    last_norm(job, kinds, phase, normed, x)
+    head = at(kinds.index, job.head)  # the addresses of its weight, scale and bias
+    logits, E = at(kinds.sum, job.logits), job.n_embd
+    product(job, kinds, phase + 1, logits, job.n_vocab, normed, E, job.outputs, head, 0, False, False)
+
+
+def entry(weight: str, param: str, cache: str, total: str):
+    """The engine for a combination of dtypes: of weights, other parameters, cache and sums.
+
+    returns  a function of int64 (the address of a job, the number of the thread), to be compiled
+    """
+
+    def run(address, thread):
+        kinds = Kinds(
+            pointer(weight, total, 0), pointer(param, total, 0), pointer(cache, total, 0), pointer(total, total, 0),
+            pointer("float32", total, 0), pointer("int64", total, 0), pointer("int32", total, 0),
+        )  # fmt: skip
+        forward(job_at(address), kinds, thread)
+        return 0
+
+    return run

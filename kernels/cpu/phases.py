@@ -1,0 +1,103 @@
+"""How threads share a step: in phases, each cut into shares that a free thread takes, with a meeting at its end.
+
+Which thread computes a share changes no bit of it. Every phase has two counters in memory, LINE int64
+apart from the next: shares taken, and threads that found none left. They start at 0 and are used once; those of phase 0
+say that the caller has begun, and that it never will.
+"""
+
+import platform
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from .functions import OPTIONS
+from .job import LINE
+from .memory import place, shifted
+from .vectors import I32, I64, declare
+
+SPINS = 4000  # looks at a counter before a waiting thread lets others have its core, some 50 microseconds
+PAUSE = {
+    "x86_64": ("llvm.x86.sse2.pause",),
+    "aarch64": ("llvm.aarch64.hint", I32(1)),
+    "arm64": ("llvm.aarch64.hint", I32(1)),
+}
+
+
+@intrinsic
+def count_up(context, start, index):
+    """Add 1 to an int64 that other threads count up too; returns what it was."""
+
+    def generate(ctx, builder, signature, args):
+        return builder.atomic_rmw("add", place(builder, shifted(builder, start, *args), I64), I64(1), "seq_cst")
+
+    return types.int64(start, types.int64), generate
+
+
+@intrinsic
+def look(context, start, index):
+    """An int64 that other threads write."""
+
+    def generate(ctx, builder, signature, args):
+        return builder.load_atomic(place(builder, shifted(builder, start, *args), I64), "seq_cst", 8)
+
+    return types.int64(start, types.int64), generate
+
+
+@intrinsic
+def pause(context):
+    """Tell the core that this thread waits."""
+
+    def generate(ctx, builder, signature, args):
+        name, *operands = PAUSE.get(platform.machine().lower().replace("amd64", "x86_64"), ("",))
+        if name:
+            builder.call(declare(builder, name, ir.VoidType(), *(x.type for x in operands)), operands)
+        return ctx.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def give_way(context):
+    """Let another thread have this core, where the system's C library has the call for it."""
+
+    def generate(ctx, builder, signature, args):
+        if platform.system() != "Windows":
+            builder.call(declare(builder, "sched_yield", I32), [])
+        return ctx.get_dummy_value()
+
+    return types.void(), generate
+
+
+@njit(**OPTIONS)
+def share(phases, phase):
+    """The next share of a phase that no thread has taken; each thread asks until there is none."""
+    return count_up(phases, phase * LINE)
+
+
+@njit(**OPTIONS)
+def meet(phases, phase, threads):
+    """Wait until every thread has come to the end of this phase."""
+    count_up(phases, phase * LINE + 1)
+    spins = 0
+    while look(phases, phase * LINE + 1) < threads:
+        spins += 1
+        if spins > SPINS:
+            give_way()
+        else:
+            pause()
+
+
+@njit(**OPTIONS)
+def all_here(phases):
+    """Wait for the first thread, the caller's, to begin; False if it never will, since Python was interrupted before."""
+    spins = 0
+    while look(phases, 0) == 0:
+        if look(phases, 1) != 0:
+            return False
+        spins += 1
+        if spins > SPINS:
+            give_way()
+        else:
+            pause()
+    return True
