@@ -128,27 +128,29 @@ def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:
     return [f"its attention errs by {error:.1f} times what rounding explains"] if error > 1 else []
 
 
-def replayed_attention(model: GPT2, batch: int, capacity: int) -> float:
+def replayed_attention(model: GPT2, batch: int, capacity: int, page: int | None = None) -> float:
     """The error of the decode step's attention alone, on random numbers in the model's dtype, in multiples of its gate.
 
     Its gate is far below anything a bug does, also in half precision, where final logits show no difference. Every
     other head finds a needle in its last live slot, which a step short by one misses; dead slots hold NaN; rows are
     ragged.
+
+    page  slots per page of a paged cache; None for a static one
     """
     rng = torch.Generator().manual_seed(0)
-    cache = model.new_cache(batch, capacity)
+    cache = model.new_cache(batch, capacity, page)
     lengths = [capacity - 1 - row % (capacity - 1) for row in range(batch)]
     q = torch.randn(batch, model.config.n_head, model.config.head_dim, generator=rng).to(model.device, model.dtype)
-    for place in (cache.k[0], cache.v[0]):
-        place.copy_(torch.randn(place.shape, generator=rng))
+    k, v = (torch.randn(batch, *q.shape[1:2], capacity, q.shape[2], generator=rng).to(q) for _ in range(2))
     for b, n in enumerate(lengths):
-        cache.k[0][b, ::2, n - 1] = 4 * q[b, ::2]
-        cache.k[0][b, :, n:] = cache.v[0][b, :, n:] = float("nan")
+        k[b, ::2, n - 1] = 4 * q[b, ::2]
+        k[b, :, n:] = v[b, :, n:] = float("nan")
+    cache.write_span(0, 0, k, v)
     cache.set_lengths(lengths)
     o = DECODE_STEP[model.impl](q, cache, 0)
-    o, q, k, v = (to_numpy(x) for x in (o, q, cache.k[0], cache.v[0]))
+    o, q, k, v = (to_numpy(x) for x in (o, q, k, v))
     # Ours keeps scores and weights in float32; torch's rounds them to the dtype, which is rounding too, but wider.
-    inner = None if model.impl == "triton" else q.dtype
+    inner = None if model.impl in ("triton", "numba") else q.dtype
     return attention_error(o, q, k, v, np.array(lengths), inner=inner)
 
 

@@ -34,14 +34,15 @@ class Oracle:
         return torch.from_numpy(reference.forward(ids.numpy()[:, None], self.params, self.config, self.cache)[:, 0])
 
 
-def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False) -> Source:
+def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False, page: int | None = None) -> Source:
     """The torch model's own way to decode, for `batch` sequences of up to `capacity` tokens.
 
+    page   slots per page of a paged cache; None for a static one
     graph  its decode steps are replays of a CUDA graph, recorded by the first; without, each is launched by Python
     """
     if model.impl == "naive":
         return Uncached(model, capacity)
-    cache = model.new_cache(batch, capacity)
+    cache = model.new_cache(batch, capacity, page)
     return Cached(model, cache, step=GraphStep(model, cache) if graph else partial(model.decode, cache=cache))
 
 

@@ -20,7 +20,7 @@ from .impls import Oracle, Source, forced_logits, torch_source
 from .machine import count_launches
 from .timing import OwnLoop, Run, timed_greedy
 
-IMPLS = ("numpy", "naive", "eager", "sdpa", "triton")
+IMPLS = ("numpy", "naive", "eager", "sdpa", "triton", "numba")
 PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
 PATIENCE = 30.0  # seconds of timed runs after which an impl is not repeated, if it ran twice
 CHECKED = 16  # tokens of each sequence that parity looks at; the oracle's float64 is slow
