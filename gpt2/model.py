@@ -12,25 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..reference.config import Config, ContextFull, brief
-from .arguments import check_impl, check_kv_dtype, check_weights, is_row, refuse, tensor, whole, whole_numbers
+from ..reference.config import Config, ContextFull
+from .arguments import check_impl, check_kv_dtype, check_weights, refuse, tensor, whole
 from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .ids import WHOLE, check_ids, check_prompts, pad
 from .int8_cache import Int8PagedCache, Int8StaticCache
 from .int8_weights import Int8Linear, Int8Table
 from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
 from .tokenizer import Tokenizer
-
-WHOLE = (torch.int64, torch.int32)
-
-
-def pad(prompts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """Prompts of any lengths -> (B, width) int64, zeros on the right; on the host."""
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.as_tensor(prompt)
-    return ids
 
 
 def check_chunk(chunk: int | None):
@@ -91,8 +82,8 @@ class GPT2(nn.Module):
 
     invariant=True, for the impls numba and triton, makes each row of logits by `prefill` and `decode` a function of
     that sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at
-    once. numba keeps that anyway, and for it invariant=True only refuses impls that do not; triton needs other layers,
-    tested in float32 and float64 on a CPU, and linear.py has their cost. Calls without a cache are torch's, with its bits.
+    once. numba keeps that anyway, and for it invariant=True only refuses other impls; triton needs other layers, tested
+    in float32 and float64 on a CPU, and linear.py has their cost. Calls without a cache are torch's, with its bits.
 
     weights="int8" holds the matrices of the layers, the tokens' table and the head in 8 bits, see int8_weights.py; None
     has them in the model's dtype.
@@ -134,8 +125,8 @@ class GPT2(nn.Module):
         """impl, if this model can decode by it; raises ValueError if not."""
         if self.invariant and check_impl(impl) not in ("numba", "triton"):
             raise ValueError(
-                f"impl {impl!r} came with invariant=True, which only 'numba' and 'triton' can keep; choose one of them, "
-                "or load without it"
+                f"impl {impl!r} came with invariant=True, which only 'numba' and 'triton' can keep; choose one of "
+                "them, or load without it"
             )
         return check_impl(impl)
 
@@ -282,38 +273,9 @@ class GPT2(nn.Module):
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""
-        if isinstance(prompts, str) or not is_row(prompts):
-            raise ValueError(f"prompts are {brief(prompts)}; pass a list of sequences of token ids")
-        if not len(prompts):
-            raise ValueError("no prompts came; pass at least one sequence of token ids")
-        for row, prompt in enumerate(prompts):
-            ids = prompt if type(prompt) is list and set(map(type, prompt)) == {int} else whole_numbers(prompt)
-            if not ids:
-                raise ValueError(f"prompt {row} is empty; GPT-2 needs at least one token{self.first_token()}")
-            low, high = min(ids), max(ids)
-            if low < 0 or high >= self.config.n_vocab:
-                bad = low if low < 0 else high
-                raise ValueError(
-                    f"prompt {row} holds token id {bad}; this model's ids are 0..{self.config.n_vocab - 1}"
-                )
-
-    def first_token(self) -> str:
-        """The end of a message about an empty prompt: which ids start from nothing."""
-        eot = self.tokenizer.eot if self.tokenizer else self.config.eos_token_id
-        return "" if eot is None else f"; the end-of-text token alone, ids [{eot}], starts from nothing"
+        first = self.tokenizer.eot if self.tokenizer else next(iter(self.config.end_tokens), None)
+        check_prompts(prompts, self.config.n_vocab, first)
 
     def check_ids(self, ids):
         """ids, if they are whole numbers (B, T) within the vocabulary; raises ValueError if not."""
-        tensor("ids", ids, "(B, T)")
-        if ids.ndim != 2 or not ids.numel() or ids.dtype not in WHOLE:
-            raise ValueError(
-                f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), B and T 1 or more"
-            )
-        if ids.device != self.device:
-            raise ValueError(f"ids are on {ids.device}, the model on {self.device}; move one with .to(...)")
-        low, high = ids.min().item(), ids.max().item()
-        if low < 0 or high >= self.config.n_vocab:
-            raise ValueError(
-                f"token id {low if low < 0 else high} came; this model's ids are 0..{self.config.n_vocab - 1}"
-            )
-        return ids
+        return check_ids(ids, self.config.n_vocab, self.device)

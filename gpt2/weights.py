@@ -43,8 +43,8 @@ def load(
             end tokens.
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
-    impl    how it decodes: naive, eager, sdpa, triton or numba, see GPT2. "auto" is numba on a CPU, sdpa on a GPU; where
-            the engine of numba cannot run, sdpa, and one line on standard error says why. model.impl is what it became
+    impl    how it decodes: naive, eager, sdpa, triton or numba, see GPT2. "auto" is numba on a CPU and sdpa on a GPU;
+            on a CPU where numba cannot run, sdpa, and one line on standard error says why. model.impl says which
     invariant  the same bits in any batch, order, page and chunk: on a CPU another name for numba; for impl "triton"
             slower, see GPT2
     weights  "int8" quantises the matrices as they come, from the checkpoint's own numbers whatever the dtype; see GPT2
