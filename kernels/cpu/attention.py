@@ -64,10 +64,10 @@ def scores(q, k, rows, live, D, s):
     for r in range(0, live, KEYS):
         acc = filled(KEYS, zero)
         for d in range(0, whole, LANES):
-            acc = outer(acc, load(1, q + d, 0), load_rows(KEYS, k + d, rows + r, LANES))
+            acc = outer(acc, load(1, q + d, 0), load_rows(KEYS, k + d, rows + r, D, LANES))
         if whole < D:
             last = load_some(1, q + whole, 0, D - whole)
-            acc = outer(acc, last, load_rows(KEYS, k + whole, rows + r, D - whole))
+            acc = outer(acc, last, load_rows(KEYS, k + whole, rows + r, D, D - whole))
         store_some(s + r, sums(acc), KEYS)
 
 
@@ -78,17 +78,17 @@ def weigh(acc, a, p, v, rows, live, D):
     for d in range(0, wide, WIDTH):
         total = load(VALUES, acc + d, LANES) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load(VALUES, v + read(rows, r) + d, LANES))
+            total = outer(total, filled(1, read(p, r)), load(VALUES, v + read(rows, r) * D + d, LANES))
         store(acc + d, total)
     for d in range(wide, whole, LANES):
         total = load(1, acc + d, 0) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load(1, v + read(rows, r) + d, 0))
+            total = outer(total, filled(1, read(p, r)), load(1, v + read(rows, r) * D + d, 0))
         store(acc + d, total)
     if whole < D:
         total = load_some(1, acc + whole, 0, D - whole) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load_some(1, v + read(rows, r) + whole, 0, D - whole))
+            total = outer(total, filled(1, read(p, r)), load_some(1, v + read(rows, r) * D + whole, 0, D - whole))
         store_some(acc + whole, total, D - whole)
 
 
@@ -105,12 +105,12 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
     for start in range(lo, hi, LANES):
         # 2. the keys and values of this block
         live = min(hi - start, LANES)
-        find_rows(job, rows, table, b, h, start, live, D)
+        find_rows(job, rows, table, b, h, start, live)
         # 3. scores of this block, as exponents of 2
         scores(q, k, rows, live, D, s)
         block = load(1, s, 0)
         if job.int8_cache:
-            block = block * scales_of(k_scale, rows, live, D, at)
+            block = block * scales_of(k_scale, rows, at)
         block = first_of(block, live, like(zero, -math.inf))
         # 4. new max; shrink the past
         m_new = maximum(m, largest(block))
@@ -119,7 +119,7 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
         # 5. add the weights, and the values they weigh
         p = exp2(block - m)
         l = l + p
-        store(s, p * scales_of(v_scale, rows, live, D, at) if job.int8_cache else p)
+        store(s, p * scales_of(v_scale, rows, at) if job.int8_cache else p)
         weigh(acc, a, s, v, rows, live, D)
     # 6. merge the LANES sums
     total = lane(sums(l), 0)
@@ -129,17 +129,25 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
 
 
 @njit(**OPTIONS)
-def find_rows(job, rows, table, b, h, start, live, D):
-    """Where the rows of a block begin, in elements; dead slots repeat the last live one, so that nothing else is read."""
-    for r in range(LANES):
-        write(rows, r, row_at(job, table, b, h, start + min(r, live - 1)) * D)
+def find_rows(job, rows, table, b, h, start, live):
+    """The numbers of a block's rows; those past `live` repeat the last, so that no dead slot is read."""
+    column, row = start // job.page, row_at(job, table, b, h, start)
+    left = (column + 1) * job.page - start  # slots of this page from here on
+    for r in range(live):
+        if left == 0:
+            column, left = column + 1, job.page
+            row = row_at(job, table, b, h, column * job.page)
+        write(rows, r, row)
+        row, left = row + 1, left - 1
+    for r in range(live, LANES):
+        write(rows, r, read(rows, live - 1))
 
 
 @njit(**OPTIONS)
-def scales_of(scales, rows, live, D, at):
+def scales_of(scales, rows, at):
     """The scales of a block's rows, as a vector."""
     for r in range(LANES):
-        write(at.scales, r, like(read(at.scales, 0), read(scales, read(rows, r) // D)))
+        write(at.scales, r, like(read(at.scales, 0), read(scales, read(rows, r))))
     return load(1, at.scales, 0)
 
 

@@ -4,14 +4,14 @@ It computes on tensors in place: weights and caches of torch, on the CPU, in the
 Nothing here imports Numba: the machine code is loaded from a file, or compiled by machine_code.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from .job import JOB, LAYER, SPLIT_LEN, phases, scratch_bytes
+from .job import CALL, JOB, LAYER, SPLIT_LEN, phases, scratch_bytes
 from .machine_code import Variant, load
 from .team import TEAM
 
@@ -64,7 +64,7 @@ class Slots:
 class Engine:
     """The layers of one model, compiled for its dtypes.
 
-    weight  "float64", "float32", "float16", "bfloat16" or "int8"; the sums are float32, for float64 float64
+    weight  "float64", "float32", "float16", "bfloat16" or "int8"; sums are float32, those of a float64 model float64
     param   the dtype of LayerNorms, biases and positions
     cache   the dtype of keys and values, as for weight
     """
@@ -75,7 +75,13 @@ class Engine:
         self.sum = getattr(torch, self.variant.total)
         self.layers = np.zeros((sizes.n_layer, len(LAYER)), np.int64)
         self.head = np.zeros(3, np.int64)
-        self.rest: dict[str, int] = {}
+        self.template = np.zeros(1, JOB)
+        known = {name: getattr(sizes, name) for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_vocab", "eps")}
+        known |= {"head_dim": sizes.n_embd // sizes.n_head, "exact_gelu": sizes.exact_gelu}
+        known |= {"int8_weights": weight == "int8", "int8_cache": cache == "int8"}
+        known |= {"layers": self.layers.ctypes.data, "head": self.head.ctypes.data}
+        for name, value in known.items():
+            self.template[name] = value
 
     def bind(self, layers: Sequence[Sequence[int]], rest: Mapping[str, int], head: tuple[int, int]):
         """Say where the model's tensors lie.
@@ -83,41 +89,41 @@ class Engine:
         layers  per layer the addresses of LAYER, 0 for a scale that is not there
         rest    those of wte, wte_scale, wpe, ln_f and ln_f_bias;  head: those of its weight and scale
 
-        A weight is (n_out, n_in), contiguous: one output's inputs after another; int8 ones have float32 scales (n_out,).
+        A weight is (n_out, n_in), contiguous: one output's inputs after another; an int8 one has float32 scales (n_out,).
         """
         self.layers[:] = layers
-        self.head[:2], self.rest = head, dict(rest)
+        self.head[:2] = head
+        for name, address in rest.items():
+            self.template[name] = address
 
     def forward(self, ids, sequences, slots, output_rows, cache: Slots) -> torch.Tensor:
-        """The logits of some of the new tokens, whose keys and values are written to the cache.
+        """The logits of some of the new tokens, all of whose keys and values are written to the cache.
 
         ids, sequences, slots  (rows,) int64 arrays: each token, its sequence and its slot; a sequence's are in order
         output_rows            (outputs,) int64, increasing: rows whose logits are wanted
         returns                (outputs, n_vocab) float32, or float64 for a float64 model
         """
         logits = torch.empty(len(output_rows), self.sizes.n_vocab, dtype=self.sum)
+        if len(ids) <= AT_ONCE:
+            self.pass_on(ids, sequences, slots, output_rows, logits, cache)
+            return logits
         done = 0
         for low in range(0, len(ids), AT_ONCE):
             part = slice(low, low + AT_ONCE)
             wanted = output_rows[(output_rows >= low) & (output_rows < low + AT_ONCE)] - low
-            into = logits[done : done + len(wanted)]
-            self.pass_on(ids[part], sequences[part], slots[part], wanted, into, cache)
+            self.pass_on(ids[part], sequences[part], slots[part], wanted, logits[done:], cache)
             done += len(wanted)
         return logits
 
     def pass_on(self, ids, sequences, slots, output_rows, logits, cache: Slots):
         """One pass of at most AT_ONCE tokens."""
-        rows, sizes = len(ids), self.sizes
-        x, normed = (torch.empty(rows, sizes.n_embd, dtype=self.sum) for _ in range(2))
+        rows, outputs, sizes = len(ids), len(output_rows), self.sizes
+        x, normed = torch.empty(2, rows, sizes.n_embd, dtype=self.sum)
         wide = torch.empty(rows, max(3 * sizes.n_embd, sizes.n_inner), dtype=self.sum)
-        work = rows * sizes.products + len(output_rows) * sizes.n_embd * sizes.n_vocab
-        job = self.job(rows, cache, x, normed, wide)
-        for name, value in self.rest.items():
-            job[name] = value
-        for name, array in {"ids": ids, "sequences": sequences, "slots": slots, "output_rows": output_rows}.items():
-            job[name] = array.ctypes.data
-        job["outputs"], job["logits"] = len(output_rows), logits.data_ptr()
-        self.start(job, 1 if work < ALONE else torch.get_num_threads())
+        work = rows * sizes.products + outputs * sizes.n_embd * sizes.n_vocab
+        threads = 1 if work < ALONE else torch.get_num_threads()
+        tokens = [address_of(array) for array in (ids, sequences, slots, output_rows)]
+        self.start(rows, outputs, cache, 0, tokens, (x, normed, wide, logits), threads)
 
     def attend(self, q, sequences, slots, cache: Slots, k_new=None, v_new=None) -> torch.Tensor:
         """The attention of the cache's first layer alone: append the new rows, if there are any, and let queries attend.
@@ -129,34 +135,24 @@ class Engine:
         appends = k_new is not None
         wide = torch.stack([q, *((k_new, v_new) if appends else (q, q))], 1).to(self.sum).contiguous()
         out = torch.empty(q.shape, dtype=self.sum)
-        job = self.job(len(q), cache, out, out, wide)
-        job["sequences"], job["slots"] = sequences.ctypes.data, slots.ctypes.data
-        job["only_attention"] = 2 if appends else 1
-        self.start(job, torch.get_num_threads())
+        tokens = [0, address_of(sequences), address_of(slots), 0]
+        self.start(len(q), 0, cache, 1 + appends, tokens, (out, out, wide, out), torch.get_num_threads())
         return out
 
-    def job(self, rows: int, cache: Slots, x, normed, wide) -> np.ndarray:
-        """A job but for its tokens and weights."""
-        sizes, job = self.sizes, np.zeros((), JOB)
-        job["n_layer"], job["n_head"], job["n_embd"] = sizes.n_layer, sizes.n_head, sizes.n_embd
-        job["n_inner"], job["n_vocab"], job["eps"] = sizes.n_inner, sizes.n_vocab, sizes.eps
-        job["exact_gelu"], job["head_dim"] = sizes.exact_gelu, sizes.n_embd // sizes.n_head
-        job["int8_weights"], job["int8_cache"] = self.variant.weight == "int8", self.variant.cache == "int8"
-        job["rows"], job["page"], job["max_pages"] = rows, cache.k[0].shape[2], cache.table.shape[1]
-        job["splits"] = -(-int(job["page"] * job["max_pages"]) // SPLIT_LEN)
-        job["layers"], job["head"], job["table"] = (
-            self.layers.ctypes.data,
-            self.head.ctypes.data,
-            cache.table.data_ptr(),
-        )
-        job["x"], job["normed"], job["wide"] = x.data_ptr(), normed.data_ptr(), wide.data_ptr()
-        job["cache"] = cache.addresses.ctypes.data
-        return job
-
-    def start(self, job: np.ndarray, threads: int):
-        """Run a job."""
-        size = scratch_bytes(int(job["head_dim"]), int(job["splits"]), self.sum.itemsize)
+    def start(self, rows: int, outputs: int, cache: Slots, only_attention: int, tokens, memory, threads: int):
+        """Run a job; tokens are the addresses of its arrays, memory its tensors in the order of CALL."""
+        page, max_pages = cache.k[0].shape[2], cache.table.shape[1]
+        splits = -(-page * max_pages // SPLIT_LEN)
+        size = scratch_bytes(self.sizes.n_embd // self.sizes.n_head, splits, self.sum.itemsize)
         scratch, counters = np.empty(size * threads, np.uint8), phases(self.sizes.n_layer)
-        job["scratch"], job["scratch_size"], job["threads"] = scratch.ctypes.data, size, threads
-        job["phases"] = counters.ctypes.data
+        job = self.template.copy()
+        job.view(np.int64)[-len(CALL.split()) :] = [
+            rows, outputs, page, max_pages, splits, only_attention, threads, *tokens, address_of(cache.addresses),
+            cache.table.data_ptr(), *(x.data_ptr() for x in memory), address_of(scratch), size, address_of(counters),
+        ]  # fmt: skip
         TEAM.run(self.run, job, counters, threads)
+
+
+def address_of(array: np.ndarray) -> int:
+    """Where an array's numbers lie; a tenth of the time of array.ctypes.data."""
+    return array.__array_interface__["data"][0]

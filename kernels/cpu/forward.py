@@ -40,7 +40,7 @@ class Kinds(NamedTuple):
 class Scratch(NamedTuple):
     """A thread's own memory, in the dtype of sums; rows are int64."""
 
-    rows: Any  # (LANES,) where the rows of a block begin
+    rows: Any  # (LANES,) the numbers of the rows of a block
     s: Any  # (LANES,) scores, then weights
     scales: Any  # (LANES,)
     q: Any  # (head_dim,) the scaled query

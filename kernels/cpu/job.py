@@ -2,20 +2,22 @@
 
 import numpy as np
 
-FIELDS = """
+MODEL = """
     n_layer n_head head_dim n_embd n_inner n_vocab exact_gelu int8_weights int8_cache
-    rows outputs page max_pages splits threads only_attention
-    ids sequences slots output_rows layers wte wte_scale wpe ln_f ln_f_bias head cache table
-    x normed wide logits scratch scratch_size phases
+    layers wte wte_scale wpe ln_f ln_f_bias head
 """
-JOB = np.dtype([(name, np.int64) for name in FIELDS.split()] + [("eps", np.float64)])
-"""Sizes and flags in the first two lines, addresses in the others.
+CALL = """
+    rows outputs page max_pages splits only_attention threads
+    ids sequences slots output_rows cache table x normed wide logits scratch scratch_size phases
+"""
+JOB = np.dtype([("eps", np.float64)] + [(name, np.int64) for name in MODEL.split() + CALL.split()])
+"""What stays the same for a model, and what each call brings: sizes and flags, then addresses.
 
+    layers          (n_layer, len(LAYER)) int64: the addresses of a layer's tensors; head: of a weight, scale and bias
     rows            tokens that this call brings; ids, sequences, slots (rows,) int64, in any order
     outputs         rows whose logits are wanted; output_rows (outputs,) int64
     page            slots per page; table (batch, max_pages) int32
     only_attention  1: attend in the first layer alone, wide holds q, k and v, normed receives the result; 2: append first
-    layers          (n_layer, len(LAYER)) int64: the addresses of a layer's tensors; head: of a weight, scale and bias
     cache           (n_layer, 4) int64: the addresses of k, v and, in 8 bits, their scales
     x, normed       (rows, n_embd), wide (rows, max(3 n_embd, n_inner)), logits (outputs, n_vocab): in the dtype of sums
     scratch         scratch_size bytes per thread

@@ -3,8 +3,9 @@
     pointer("bfloat16", "float32", a)    a Pointer to an address; p + i is i elements on
     load(n, p, stride)                   n vectors of 16 lanes: at p, p + stride, p + 2 stride ...
     load_some(n, p, stride, live)        the same, but only the first `live` lanes are read; the others are 0
-    load_rows(n, p, rows, live)          at p + rows[0], p + rows[1] ...; rows points to int64
+    load_rows(n, p, rows, stride, live)  at p + rows[0] * stride, p + rows[1] * stride ...; rows points to int64
     store(p, v), store_some(p, v, live)  rounded to nearest even; int8 takes whole numbers -128 ... 127
+    load_tile(r, c, p, stride)           one vector of c numbers at each of p, p + stride ... (r times); store_tile
     read(p, i), write(p, i, x)           one number; int32 and int64 are int64 once read
 
 A stride counts elements. bfloat16 is the upper half of a float32.
@@ -17,7 +18,7 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from .vectors import FLOATS, I32, I64, LANES, Vectors, declare, every, first_lanes, literal, pack, suffix, unpack
+from .vectors import FLOATS, I32, I64, LANES, Vectors, declare, every, first_lanes, literal, pack, shuffle, suffix, unpack
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
 STORED = {**FLOATS, "float16": ir.HalfType(), "bfloat16": I16, "int8": I8, "int32": I32, "int64": I64}
@@ -54,7 +55,7 @@ def widened(builder, kind: Pointer, raw):
     """What was loaded, a number or a vector -> float32 or float64."""
 
     def like(element):
-        return ir.VectorType(element, LANES) if isinstance(raw.type, ir.VectorType) else element
+        return ir.VectorType(element, raw.type.count) if isinstance(raw.type, ir.VectorType) else element
 
     target = like(FLOATS[kind.wide])
     if kind.dtype == "int8":
@@ -174,20 +175,21 @@ def load_some(context, n, start, stride, live):
 
 
 @intrinsic(prefer_literal=True)
-def load_rows(context, n, start, rows, live):
-    """The first `live` lanes of n vectors, at start + rows[0], start + rows[1], ...; the other lanes are 0."""
+def load_rows(context, n, start, rows, stride, live):
+    """The first `live` lanes of n vectors, at start + rows[0] * stride, ...; the other lanes are 0."""
     kind = Vectors(start.wide, literal(n, types.IntegerLiteral))
     whole = isinstance(live, types.IntegerLiteral) and live.literal_value == LANES
 
     def generate(ctx, builder, signature, args):
-        _, begin, indices, live = args
+        _, begin, indices, stride, live = args
         found = []
         for i in range(kind.n):
-            index = builder.load(place(builder, shifted(builder, rows, indices, I64(i)), I64), align=8)
+            row = builder.load(place(builder, shifted(builder, rows, indices, I64(i)), I64), align=8)
+            index = builder.mul(row, stride)
             found.append(loaded(builder, start, shifted(builder, start, begin, index), None if whole else live))
         return pack(builder, kind, found)
 
-    return kind(n, start, rows, live if whole else types.int64), generate
+    return kind(n, start, rows, types.int64, live if whole else types.int64), generate
 
 
 @intrinsic
@@ -217,6 +219,48 @@ def store_some(context, start, vectors, live):
         return ctx.get_dummy_value()
 
     return types.void(start, vectors, types.int64), generate
+
+
+@intrinsic(prefer_literal=True)
+def load_tile(context, rows, columns, start, stride):
+    """One vector: `columns` elements from start, then from start + stride, ... for so many rows; other lanes repeat."""
+    count, width = literal(rows, types.IntegerLiteral), literal(columns, types.IntegerLiteral)
+    kind = Vectors(start.wide, 1)
+
+    def generate(ctx, builder, signature, args):
+        piece, found = ir.VectorType(start.stored, width), []
+        for i in range(count):
+            address = shifted(builder, start, args[2], builder.mul(args[3], I64(i)))
+            raw = builder.load(place(builder, address, piece), align=start.size)
+            found.append(widened(builder, start, raw))
+        return pack(builder, kind, [joined(builder, found)])
+
+    return kind(rows, columns, start, types.int64), generate
+
+
+def joined(builder, pieces: list):
+    """A power of two of short LLVM vectors, one after another, repeated to fill LANES lanes."""
+    while len(pieces) > 1:
+        lanes = list(range(2 * pieces[0].type.count))
+        pieces = [shuffle(builder, a, b, lanes) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    count = pieces[0].type.count
+    return shuffle(builder, pieces[0], pieces[0], [i % count for i in range(LANES)])
+
+
+@intrinsic(prefer_literal=True)
+def store_tile(context, rows, columns, start, stride, vectors):
+    """Put the lanes of one vector where load_tile finds them; start points to the dtype of the vector."""
+    count, width = literal(rows, types.IntegerLiteral), literal(columns, types.IntegerLiteral)
+
+    def generate(ctx, builder, signature, args):
+        lanes = builder.extract_value(args[4], 0)
+        for i in range(count):
+            piece = shuffle(builder, lanes, lanes, list(range(i * width, (i + 1) * width)))
+            address = shifted(builder, start, args[2], builder.mul(args[3], I64(i)))
+            builder.store(piece, place(builder, address, piece.type), align=start.size)
+        return ctx.get_dummy_value()
+
+    return types.void(rows, columns, start, types.int64, vectors), generate
 
 
 @intrinsic(prefer_literal=True)

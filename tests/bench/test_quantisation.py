@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,3 +146,29 @@ def test_nothing_is_refused(name):
     with pytest.raises(SystemExit) as end:
         main([name, "0"])
     assert end.value.code == 2
+
+
+def test_the_readme_shows_the_committed_record():
+    bench = Path(quantisation.__file__).parent
+    record = json.loads((bench / "results" / "quantisation-tiny.json").read_text(encoding="utf-8"))
+    lines = (bench / "README.md").read_text(encoding="utf-8").splitlines()
+    assert (record["model"], record["dtype"], record["environment"]["dirty"]) == ("tiny", "float32", False)
+    for name, row in record["found"].items():
+        (shown,) = [line.strip("| ").split(" | ") for line in lines if line.startswith(f"| {name.split()[-1]} | ")]
+        logits = [f"{row[f'logit_difference_{what}']:.2g}" for what in ("max", "rms")]
+        kl = [f"{row[f'kl_{what}']:.1e}" for what in ("mean", "max")]
+        share = f"{row['top1_agree'] / row['tokens']:.2%}"
+        assert shown[1:] == [*logits, *kl, f"{row['perplexity']:.3f}", share]
+        assert f"| nothing | | | | | {row['perplexity_unquantised']:.3f} | |" in lines
+
+
+def test_a_part_of_the_committed_record_comes_out_again():
+    """The same machine or another: a twentieth of the text has figures of the same size."""
+    record = json.loads((Path(quantisation.__file__).parent / "results" / "quantisation-tiny.json").read_text())
+    models = [load("tiny", weights=weights) for weights in (None, "int8")]
+    windows = cut(quantisation.read_text(models[0], None), 4, 60)
+    found = compare(paths(*models, 4, 60), windows)
+    for name, tally in found.items():
+        row, kept = tally.record(), record["found"][name]
+        for figure in ("logit_difference_rms", "kl_mean", "logits_rms"):
+            assert 0.5 < row[figure] / kept[figure] < 2, (name, figure)
