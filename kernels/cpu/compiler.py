@@ -49,12 +49,11 @@ def only_lower() -> None:
     codegen.set_env = lambda name, value: None
 
 
-def module_of(source: str, variant: tuple[str, ...]):
-    """The LLVM module of an entry, "module:function", whose only symbol is SYMBOL."""
-    module, _, function = source.partition(":")
+def module_of(source: str, function: str, variant: tuple[str, ...]):
+    """The LLVM module of an entry, whose only symbol is SYMBOL."""
     options = importlib.import_module(".functions", __package__).OPTIONS
     signature = types.int64(types.int64, types.int64)
-    dispatcher = njit(signature, **options)(getattr(importlib.import_module(module), function)(*variant))
+    dispatcher = njit(signature, **options)(getattr(importlib.import_module(source), function)(*variant))
     (compiled,) = dispatcher.overloads.values()
     module = llvm.parse_assembly(compiled.library.get_llvm_str())
     module.get_function(compiled.fndesc.llvm_func_name).name = SYMBOL
@@ -79,10 +78,13 @@ def known(names: list[str]) -> None:
     assert not strangers, f"the engine calls {', '.join(strangers)}, which may not exist where Numba is not imported"
 
 
-def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
-    """An object file whose only symbol is the engine for a variant; see `forward.entry`."""
+def compile_engine(source: str, function: str, variant: tuple[str, ...]) -> bytes:
+    """An object file whose only symbol is the engine for a variant; see `forward.entry`.
+
+    source, function   the module and the name of what gives the entry
+    """
     only_lower()
-    module, machine = module_of(source, variant), target_machine(opt=3)
+    module, machine = module_of(source, function, variant), target_machine(opt=3)
     optimise(module, machine)
     known([found.name for found in (*module.functions, *module.global_variables) if found.is_declaration])
     code = machine.emit_object(module)
@@ -91,11 +93,11 @@ def compile_engine(source: str, variant: tuple[str, ...]) -> bytes:
     return code
 
 
-def main(source: str, variant: tuple[str, ...]) -> None:
+def main(source: str, function: str, variant: tuple[str, ...]) -> None:
     """Write the object file to standard output, which nothing else may write to meanwhile."""
     out = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    code = compile_engine(source, variant)
+    code = compile_engine(source, function, variant)
     with open(out, "wb") as file:
         file.write(code)

@@ -23,7 +23,8 @@ from .host import INSTEAD, NoEngine, available, cpu_features, cpu_name, link
 
 __all__ = ["CompilerFailed", "Engine", "NoEngine", "Variant", "available", "load"]
 
-ENTRY = "kvproof.kernels.cpu.forward:entry"
+ENTRY = ("kvproof.kernels.cpu.forward", "entry")  # what is compiled: a module and its function
+COMPILER = "kvproof.kernels.cpu.compiler"
 SOURCES = Path(__file__).parent
 
 
@@ -133,11 +134,9 @@ def from_compiler(variant: Variant, say: Callable[[str], None] | None) -> Engine
 def compiled(variant: Variant) -> bytes:
     """The object file, by a Python of its own: see compiler.py.  Raises CompilerFailed."""
     paths = [os.path.abspath(path) for path in sys.path]
-    program = (
-        f"import sys; sys.path[:] = {paths!r}\n"
-        f"from {__package__}.compiler import main; main({ENTRY!r}, {tuple(variant)!r})"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    program = f"import sys; sys.path[:] = {paths!r}\nfrom {COMPILER} import main; main(*{ENTRY!r}, {tuple(variant)!r})"
+    theirs = ("NUMBA_", "LLVMLITE_")  # settings for other code that the user compiles
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     environment["NUMBA_DISABLE_INTEL_SVML"] = "1"  # its functions are there only while Numba is
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],

@@ -91,9 +91,12 @@ def test_two_processes_that_compile_at_once_end_well(compiling):
     assert compiling.load().origin == "disk"
 
 
-def test_numba_s_settings_of_the_user_change_nothing(compiling, code, monkeypatch):
-    for name, value in {"DISABLE_JIT": "1", "OPT": "0", "CPU_NAME": "nocona", "BOUNDSCHECK": "1"}.items():
+def test_numba_s_settings_of_the_user_change_nothing(compiling, code, tmp_path, monkeypatch):
+    settings = {"DISABLE_JIT": "1", "OPT": "0", "CPU_NAME": "nocona", "BOUNDSCHECK": "1", "DUMP_LLVM": "1"}
+    for name, value in settings.items():
         monkeypatch.setenv(f"NUMBA_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\nopt: 0\n")
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     assert compiling.load().code == code
 
