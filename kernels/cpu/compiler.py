@@ -15,7 +15,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.registry import cpu_target
 from numba.core.runtime.nrt import rtsys
 
-from .host import SYMBOL, link, target_machine, undefined
+from .host import OBJECT_FOLLOWS, SYMBOL, link, target_machine, undefined
 
 # What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
 LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff"}
@@ -100,4 +100,4 @@ def main(source: str, function: str, variant: tuple[str, ...]) -> None:
     sys.stdout = sys.stderr
     code = compile_engine(source, function, variant)
     with open(out, "wb") as file:
-        file.write(code)
+        file.write(OBJECT_FOLLOWS + code)

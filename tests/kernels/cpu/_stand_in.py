@@ -57,6 +57,10 @@ def let_strangers_in(*variant):
 
 def that_fails(*variant):
     raise MemoryError("no room for this engine")
+
+def that_is_killed(*variant):
+    import os
+    os.kill(os.getpid(), 9)
 '''
 
 
