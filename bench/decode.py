@@ -51,7 +51,7 @@ NO_GPU = {
     "        its results count, its times are not a GPU's",
     "interpreter": "NO GPU: triton runs the kernel's source under Triton's interpreter; its times are not a GPU's",
 }
-BASELINES = ("naive", "sdpa")  # in every run: what the cache is measured against, and torch's own way to use one
+BASELINES = ("naive", "sdpa")  # in every run but --no-naive: what the cache is measured against, and torch's own way
 GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startswith("hf-")), "peers": peers.PEERS}
 
 
@@ -113,6 +113,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--backend", choices=BACKENDS, default="ptx", help="emulator of triton's kernel without a GPU: the PTX "
         "machine runs the compiled code, the interpreter the source (default %(default)s)")  # fmt: skip
+    add("--no-naive", action="store_true", help="leave out naive, whose every step recomputes the whole batch: for long "
+        "contexts, where that takes hours; no speed-up is said then")  # fmt: skip
     add("--graph", action="store_true", help="CUDA graph: triton's steps are its replays")
     add("--results", type=Path, metavar="FILE", help="file of JSON lines, one per cell; cells in it are skipped")
     add("--json", action="store_true", help="records on standard output instead of the report")
@@ -145,8 +147,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
     device = device_of(args)
     if args.graph and (device.type != "cuda" or "triton" not in args.impl):
         raise ValueError("--graph came, but it replays triton's step on CUDA; add --impl triton on a CUDA device")
-    impls = tuple(name for name in dict.fromkeys([*BASELINES, *args.impl]) if can_run(name, device, args.impl))
+    impls = tuple(
+        name
+        for name in dict.fromkeys([*BASELINES, *args.impl])
+        if wanted(name, args) and can_run(name, device, args.impl)
+    )
     return Plan(impls, device, args.repeats, tuple(args.prompt), args.graph, args.command, args.backend)
+
+
+def wanted(impl: str, args: argparse.Namespace) -> bool:
+    """Whether an impl belongs to this run: all but naive, which can be left out."""
+    return not (impl == "naive" and args.no_naive)
 
 
 def device_of(args: argparse.Namespace) -> torch.device:

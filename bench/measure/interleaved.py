@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import isfinite
 
+import numpy as np
 import torch
 
 from ... import reference
@@ -124,7 +125,18 @@ class Comparison:
     @cached_property
     def half_bar(self) -> float:
         """What logits may err by in half precision, measured: a multiple of what recomputing everything errs by."""
-        return HALF_SLACK * compare_logits(self.logits(self.source("naive")), self.truth, float("inf"), half=True).error
+        return HALF_SLACK * compare_logits(self.recomputed(), self.truth, float("inf"), half=True).error
+
+    def recomputed(self):
+        """The logits of the oracle's tokens by torch without a cache, each sequence whole -> (B, n, V) float64."""
+        model, found = self.models.torch(self.dtype), {}
+        for prompt, ids in zip(map(tuple, self.prompts), self.truth.ids.tolist(), strict=True):
+            if prompt not in found:
+                whole = torch.tensor([[*prompt, *ids[:-1]]], device=self.device)
+                with torch.no_grad():
+                    logits = model.logits(model.hidden(whole)[0, len(prompt) - 1 :])
+                found[prompt] = logits.double().cpu().numpy()
+        return np.stack([found[tuple(prompt)] for prompt in self.prompts])
 
     def quantisation(self, impl: str) -> Parity:
         """How far an impl with quantised weights is from the oracle without."""

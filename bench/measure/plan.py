@@ -26,7 +26,7 @@ class Cell:
 class Plan:
     """How every cell of a run is measured.
 
-    impls    naive among them, which every speedup is measured against
+    impls    naive among them, if it is measured: every speedup is over it
     prompts  texts for the cells without a context
     graph    triton's steps are replays of a CUDA graph
     command  repeats the run

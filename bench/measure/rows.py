@@ -74,7 +74,7 @@ class Rows:
             **dict.fromkeys(("gb_per_s", "bandwidth_share", "refused", "launches", "predicted")),
         }
         if runs:
-            row |= self.figures(runs, everyone["naive"]) | self.traffic(row, runs)
+            row |= self.figures(runs, everyone.get("naive", [])) | self.traffic(row, runs)
             if after and not after.green and (before.green or after.wrong):
                 row["refused"] = "parity was red after timing: " + "; ".join(after.faults)
         if runs and not row["emulated"] and impl in (*TORCH_IMPLS, *peers.HF):
@@ -85,7 +85,7 @@ class Rows:
         return row
 
     def figures(self, runs: Sequence[Run], naive: Sequence[Run]) -> dict:
-        """Summaries of the runs; the speedup pairs each with naive's run of the same round."""
+        """Summaries of the runs; the speedup, null without naive, pairs each with naive's run of the same round."""
         totals = [run.total for run in runs]
         tokens = self.cell.batch * self.cell.new_tokens
         return {
@@ -93,7 +93,7 @@ class Rows:
             "step_ms": summarize([[step * 1e3 for step in run.steps] for run in runs]),
             "total_ms": summarize([[total * 1e3] for total in totals]),
             "tokens_per_s": summarize([[tokens / total] for total in totals]),
-            "speedup": summarize([[other.total / total] for other, total in zip(naive, totals, strict=False)]),
+            "speedup": summarize([[a.total / b] for a, b in zip(naive, totals, strict=False)]) if naive else None,
         }
 
     def traffic(self, row: dict, runs: Sequence[Run]) -> dict:

@@ -36,4 +36,5 @@ def entry(row: dict, best: bool) -> str:
         return why.replace("|", "\\|")
     rate, mark = "RED " * red + number(row["tokens_per_s"]["median"]), "**" * best
     spread = f"by the {row['emulated']}" if row["emulated"] else interval(row["tokens_per_s"])
-    return f"{mark}{rate}{mark} ({spread}), {number(row['speedup']['median'])}{TIMES}"
+    gain = f", {number(row['speedup']['median'])}{TIMES}" if row["speedup"] else ""
+    return f"{mark}{rate}{mark} ({spread}){gain}"

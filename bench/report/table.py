@@ -31,7 +31,8 @@ def row_line(row: dict) -> str:
     step, predicted = row["step_ms"], row["predicted"]
     line = f"{row['impl']:12}{figure(row['prefill_ms']['median'], 9)}{figure(step['median'], 10)}"
     line += f"{span(step['p20'], step['p80'], 17)}{figure(step['p95'], 9)}{span(step['low'], step['high'], 19)}"
-    line += f"{figure(row['tokens_per_s']['median'], 10)}{row['speedup']['median']:8.2f}x"
+    line += f"{figure(row['tokens_per_s']['median'], 10)}"
+    line += f"{row['speedup']['median']:8.2f}x" if row["speedup"] else " " * 9
     line += f"{figure(row['gb_per_s'], 7)}{row['bandwidth_share']:8.0%}"
     line += figure(predicted["step_ms"], 9) if predicted else " " * 9
     line = line.rstrip() + (f"  ({row['emulated']})" if row["emulated"] else "")
