@@ -3,9 +3,13 @@
     python bench/decode.py --impl triton
     python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl
     python bench/decode.py --impl sdpa,hf --model random:gpt2 --batch 1,8,32 --dtype float32,bfloat16
+    python bench/decode.py --impl onnx,openvino,ctranslate2,llamacpp --weights none,int8
 
 A LIST is separated by commas. Every combination of the lists is a cell; the timed runs of its impls are interleaved.
 --results appends each finished cell to a file of JSON lines; the same command after a kill measures what is missing.
+With int8 weights our impls are held to an oracle that has the numbers they stand for; a peer quantises in its own way,
+and its distance from the unquantised model is shown. A peer that decodes the oracle's tokens while its logits err by
+more than the bar is red and timed all the same, RED in its row; one that decodes others is not timed. Of ours none is.
 bench/plots.py draws that file, bench/report makes a page of it.
 
 Exit codes: 0 every cell is green and timed, now or in --results; 1 parity is red, before or after timing, or a figure
@@ -32,9 +36,11 @@ import torch
 from kvproof.bench.measure import peers, records
 from kvproof.bench.measure.environment import heading
 from kvproof.bench.measure.interleaved import IMPLS
-from kvproof.bench.measure.sweep import Bench, Cell, Plan
+from kvproof.bench.measure.plan import Cell, Plan
+from kvproof.bench.measure.sweep import Bench
 from kvproof.bench.program import INTERRUPTED, abandon_output, ends, parser_for, words
 from kvproof.bench.report.table import table, texts
+from kvproof.gpt2.arguments import WEIGHTS
 from kvproof.gpt2.cli.output_file import check_writable, is_plain
 from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.weights import DTYPES, as_device
@@ -81,6 +87,13 @@ def known_dtypes(text: str) -> list[str]:
     return listed(text)
 
 
+def known_weights(text: str) -> list[str | None]:
+    for name in listed(text):
+        if name not in ("none", *WEIGHTS):
+            raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of none, {', '.join(WEIGHTS)}")
+    return [None if name == "none" else name for name in listed(text)]
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_for("bench/decode.py", __doc__)
     add = parser.add_argument
@@ -90,6 +103,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "tiny, random:gpt2, a folder (default %(default)s)")  # fmt: skip
     add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="dtypes of weights and cache: "
         f"{' '.join(DTYPES)} (default %(default)s)")  # fmt: skip
+    add("--weights", type=known_weights, default="none", metavar="LIST", help="none: weights in the dtype; int8: "
+        "quantised, by each impl in its own way (default %(default)s)")  # fmt: skip
     add("--batch", type=counts, metavar="LIST", help="sequences per batch (default: one per prompt)")
     add("--context", type=counts, metavar="LIST", help="tokens per prompt, drawn at random (default: --prompt)")
     add("--new-tokens", type=counts, default="24", metavar="LIST", help="new tokens per sequence (default %(default)s)")
@@ -121,8 +136,8 @@ def portable(argv: list[str]) -> list[str]:
 
 def cells(args: argparse.Namespace) -> list[Cell]:
     """Every combination, the model's changing least often since it must be loaded."""
-    swept = product(args.model, args.dtype, args.context or [None], args.batch, args.new_tokens)
-    return [Cell(model, dtype, batch, context, new) for model, dtype, context, batch, new in swept]
+    swept = product(args.model, args.weights, args.dtype, args.context or [None], args.batch, args.new_tokens)
+    return [Cell(model, dtype, batch, context, new, how) for model, how, dtype, context, batch, new in swept]
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -236,7 +251,7 @@ def held(path: Path | None) -> dict[str, dict]:
 
 def fine(record: dict) -> bool:
     """Whether parity was green, before and after, and every figure can be true."""
-    return all(row["runs"] and not row["refused"] for row in record["impls"])
+    return all(row["runs"] and row["parity_before"]["green"] and not row["refused"] for row in record["impls"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
     kvproof verify --impl sdpa                           our cached decode against recomputing everything
     kvproof verify --impl triton --against numpy --dtype bfloat16
+    kvproof verify --impl numba --page 16                the engine compiled for this CPU, over a paged cache
     kvproof verify --hf FOLDER --cache static            a Hugging Face causal LM: cached against uncached
     kvproof verify --callable mine:cached --against mine:plain
     kvproof verify --faults                              the corpus of KV-cache bugs, with where each happened
@@ -82,6 +83,7 @@ def options() -> Parser:
     add("--steps", type=int, metavar="N", help="for --impl, --hf: positions compared, the prefill's, then decodes' "
         "(default 8)")  # fmt: skip
     add("--device", help="for --impl, --hf (default cpu)")
+    add("--page", type=int, metavar="N", help="for --impl: slots per page of its cache (default: a static one)")
     add("--inject", metavar="NAME", help="for --impl: plant this fault of --faults in the path under test")
     add("--cache", choices=CACHES, help="for --hf (default dynamic)")
     add("--left-padded", type=int, metavar="N", help="for --hf: N more columns of padding on the left")
@@ -137,7 +139,8 @@ def subject_of(args: argparse.Namespace) -> Any:
     else:
         prompts = to_ids(model, args.prompt or list(PROMPTS))
     inject = fault_named(args.inject).inject if args.inject else None
-    how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject, "weights": args.weights}
+    how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject, "weights": args.weights,
+        "page": args.page}  # fmt: skip
     return OurSubject(args.model, args.impl, args.against or "naive", **how)
 
 

@@ -134,7 +134,8 @@ def in_ulps(subject: Any, dtype: str) -> np.ndarray | None:
         a, b = subject.trace(dtype)
     except NotImplementedError:
         return None
-    return error_in_ulps(a, b, dtype) if any(x.layer is not None and x.operation != "cache" for x in b) else None
+    layered = [any(x.layer is not None and x.operation != "cache" for x in trace) for trace in (a, b)]
+    return error_in_ulps(a, b, dtype) if all(layered) else None
 
 
 def margins_of(subject: Any, dtype: str) -> TokenMargins | None:
@@ -166,7 +167,7 @@ def attention_of(subject: Any):
         model, batch = our_model(subject, dtype), len(subject.prompts)
         assert model is not None, "there is one in every dtype, or in none"
         with spoilt(subject, model):
-            return replayed_attention(model, batch, max(2, int(subject.lengths.max())))
+            return replayed_attention(model, batch, max(2, int(subject.lengths.max())), subject.page)
 
     return op
 

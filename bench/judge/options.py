@@ -13,6 +13,7 @@ GOES_WITH = {
     "context": ("impl", "hf"),
     "steps": ("impl", "hf"),
     "device": ("impl", "hf"),
+    "page": ("impl",),
     "inject": ("impl",),
     "cache": ("hf",),
     "left_padded": ("hf",),

@@ -12,6 +12,7 @@ from ...gpt2.generate import Cached, Source, Uncached
 from ...gpt2.generate import forced_logits as forced_tensor
 from ...gpt2.graph import GraphStep
 from ...reference.cache import ContiguousCache
+from .timing import OwnLoop
 
 
 class Oracle:
@@ -33,17 +34,21 @@ class Oracle:
         return torch.from_numpy(reference.forward(ids.numpy()[:, None], self.params, self.config, self.cache)[:, 0])
 
 
-def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False) -> Source:
+def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False, page: int | None = None) -> Source:
     """The torch model's own way to decode, for `batch` sequences of up to `capacity` tokens.
 
+    page   slots per page of a paged cache; None for a static one
     graph  its decode steps are replays of a CUDA graph, recorded by the first; without, each is launched by Python
     """
     if model.impl == "naive":
         return Uncached(model, capacity)
-    cache = model.new_cache(batch, capacity)
+    cache = model.new_cache(batch, capacity, page)
     return Cached(model, cache, step=GraphStep(model, cache) if graph else partial(model.decode, cache=cache))
 
 
-def forced_logits(source: Source, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
+def forced_logits(source: Source | OwnLoop, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
     """The logits of each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
-    return forced_tensor(source, prompts, torch.tensor(forced)).double().cpu().numpy()
+    ids = torch.tensor(forced)
+    own = isinstance(source, OwnLoop)
+    logits = source.forced_logits(prompts, ids) if own else forced_tensor(source, prompts, ids)
+    return logits.double().cpu().numpy()

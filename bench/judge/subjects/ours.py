@@ -1,7 +1,7 @@
 """Our impls as a subject, one against another; and what every subject with a torch model shares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +12,11 @@ import torch
 
 from .... import reference
 from ....gpt2 import GPT2
-from ....gpt2.cache import StaticCache
+from ....gpt2.cache import Cache
 from ....gpt2.generate import check_fit
-from ....gpt2.int8_weights import Int8Table
-from ....gpt2.model import pad
+from ....gpt2.ids import pad
+from ....gpt2.int8_weights import Int8Table, dequantised
+from ....gpt2.weights import as_dtype, build
 from ...measure.impls import Oracle, Source, forced_logits, torch_source
 from ...measure.interleaved import IMPLS, Models
 from ...measure.timing import timed_greedy
@@ -49,10 +50,11 @@ class OurSubject(TorchSubject):
     """One of our impls against another, both fed the same tokens: greedy ones in float64.
 
     model    a name that `load` takes, or Models of one
-    a, b     numpy | naive | eager | sdpa | triton. "naive" recomputes; "numpy" as b recomputes in NumPy, and in half
-             precision, where NumPy has no arithmetic, "naive" stands in for it
+    a, b     numpy | naive | eager | sdpa | triton | numba. "naive" recomputes; "numpy" as b recomputes in NumPy, and in
+             half precision, where NumPy has no arithmetic, "naive" stands in for it
     prompts  ids of each sequence, of any lengths
     steps    logits per sequence that are compared, at least 1: the prefill's, then one decode step's each
+    page     slots per page of the caches of a and b, where those are torch's; None for static ones
     inject   a context manager that makes a's torch model wrong while it is open, such as a planted fault's
     weights  as `load` takes it, where model is a name
 
@@ -72,19 +74,23 @@ class OurSubject(TorchSubject):
         device: str = "cpu",
         inject: Callable[[GPT2], AbstractContextManager] | None = None,
         weights: str | None = None,
+        page: int | None = None,
     ):
         for impl in (a, b):
             if impl not in IMPLS:
                 raise ValueError(f"impl {impl!r} is not known; choose one of {', '.join(IMPLS)}")
         if a == b and inject is None:
             raise ValueError(f"{a} came twice; compare it with another of {', '.join(IMPLS)}")
-        if a == "numpy" and inject:
-            raise ValueError("a torch fault cannot be injected into numpy; choose another impl")
+        if a in ("numpy", "numba") and inject:
+            raise ValueError(f"a torch fault cannot be injected into {a}; choose another impl")
+        if page is not None and (page < 1 or a in ("numpy", "naive")):
+            raise ValueError(f"page is {page} for {a}; a page has 1 slot or more, and numpy and naive have no pages")
         if steps < 1:
             raise ValueError(f"steps is {steps}; at least 1 position must be compared")
         self.models = model if isinstance(model, Models) else Models(str(model), torch.device(device), weights)
         self.weights = self.models.weights
         self.name_a, self.name_b, self.prompts, self.steps, self.inject = a, b, prompts, steps, inject
+        self.page = page
         gpt2 = self.models.torch("float64")
         gpt2.check_prompts(prompts)
         check_fit(prompts, steps, gpt2.config.n_ctx, "n_ctx")
@@ -105,8 +111,22 @@ class OurSubject(TorchSubject):
         fed = [[*prompt, *row[:-1].tolist()] for prompt, row in zip(self.prompts, self.forced, strict=True)]
         return pad(fed, int(self.lengths.max())).to(self.models.device)
 
+    def _model(self, impl: str, dtype: str, shift: float) -> GPT2:
+        """The torch model of one path. The engine takes 8-bit weights as they are, with sums in float32 alone: in
+        float64, and where they are shifted by less than a scale can hold, it gets a model of their values."""
+        if impl == "numba" and self.weights and (dtype == "float64" or shift):
+            return self._values[dtype]
+        return self.models.torch(dtype).with_impl(impl)
+
+    @cached_property
+    def _values(self) -> dict[str, GPT2]:
+        """Models of the quantised weights' values, in floats."""
+        place, dtypes = self.models.device, {name: as_dtype(name) for name in NUMPY_DTYPES}
+        named = {name: flat(dequantised(self.models.torch(name), name)) for name in dtypes}
+        return {name: build(self.config, named[name], None, dtype, place, "numba") for name, dtype in dtypes.items()}
+
     def _source(self, model: GPT2) -> Source:
-        return torch_source(model, len(self.prompts), int(self.lengths.max()))
+        return torch_source(model, len(self.prompts), int(self.lengths.max()), page=self.page)
 
     def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
         """One path's logits and, if `traced`, its activations."""
@@ -115,7 +135,7 @@ class OurSubject(TorchSubject):
             return self._run_numpy(which, dtype, shift, traced)
         if impl == "numpy" and which == "a":
             raise NotImplementedError(f"NumPy has no arithmetic in {dtype}; it computes in float64 and float32")
-        model = self.models.torch(dtype).with_impl("naive" if impl == "numpy" else impl)
+        model = self._model("naive" if impl == "numpy" else impl, dtype, shift)
         ids, forced = self.ids, self.forced  # made before anything is shifted or broken
         wrong = self.inject(model) if self.inject and which == "a" else nullcontext()
         with scaled_table(model, shift), wrong, capture(model) if traced else nullcontext() as tape:
@@ -153,8 +173,8 @@ class OurSubject(TorchSubject):
             found.append(Activation(layer, "cache", live_slots(k, v, self.lengths)))
         return found
 
-    def _held_cache(self, cache: StaticCache) -> list[Activation]:
-        pairs = zip(cache.k, cache.v, strict=True)
+    def _held_cache(self, cache: Cache) -> list[Activation]:
+        pairs = [cache.read(layer, max(cache.host_lengths)) for layer in range(self.config.n_layer)]
         both = [[x.double().cpu().numpy() for x in pair] for pair in pairs]
         return [Activation(layer, "cache", live_slots(k, v, self.lengths)) for layer, (k, v) in enumerate(both)]
 
@@ -234,6 +254,16 @@ def scaled_table(model: GPT2, shift: float):
         yield
     finally:
         model.wte = table
+
+
+def flat(params, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The arrays of nested params and lists of them, with their checkpoint's names."""
+    for key, value in enumerate(params) if isinstance(params, list) else params.items():
+        name = f"{path}.{key}" if path else str(key)
+        if isinstance(value, np.ndarray):
+            yield name, torch.from_numpy(value)
+        else:
+            yield from flat(value, name)
 
 
 def question_of(a: str, b: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from kvproof.bench.measure.gate import replayed_attention, to_numpy
 from kvproof.bench.measure.interleaved import Models
 from kvproof.gpt2 import attention, load
 from kvproof.gpt2.int8_weights import Int8Matrix
+from kvproof.gpt2.paged import PagedCache
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import judge
 
@@ -98,6 +100,39 @@ def test_our_own_decode_steps_are_rounding(impl, capsys):
     assert found["slots"] == {"unread": 0, "read though dead": 0}
 
 
+ENGINE = [
+    pytest.param(
+        *case, marks=[] if case in (("float32", 16, None), ("bfloat16", None, None)) else pytest.mark.exhaustive
+    )
+    for case in product(("float64", "float32", "bfloat16", "float16"), (None, 16), (None, "int8"))
+]
+
+
+@pytest.mark.parametrize(("dtype", "page", "weights"), ENGINE)
+def test_the_compiled_engine_is_rounding(dtype, page, weights, capsys):
+    pages, quantised = [] if page is None else ["--page", str(page)], [] if weights is None else ["--weights", weights]
+    assert verify.main(["--impl", "numba", "--dtype", dtype, *pages, *quantised, *QUICK, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["verdict"] == "ROUNDING"
+    assert [rung["dtype"] for rung in found["rungs"]] == list(dict.fromkeys(["float64", "float32", dtype]))
+    assert found["slots"] == {"unread": 0, "read though dead": 0}
+    assert found["ulps"] is None  # it has no operations to trace
+    assert found["unknown"] == []
+
+
+def test_a_fault_of_a_cache_of_the_engine_is_a_bug(monkeypatch, capsys):
+    usual = PagedCache.make_room
+
+    def swapped(self, stop):
+        usual(self, stop)
+        if stop > 6:
+            self.block_table[:, 0] = self.block_table[:, 1]
+
+    monkeypatch.setattr(PagedCache, "make_room", swapped)
+    assert verify.main(["--impl", "numba", "--page", "4", *QUICK]) == 1
+    assert "BUG: numba against naive, float32" in capsys.readouterr().out
+
+
 def test_a_planted_fault_is_a_bug_with_its_place_and_what_explains_it(capsys):
     assert verify.main(["--impl", "eager", *QUICK, "--inject", "torch_v_from_k"]) == 1
     out = capsys.readouterr().out
@@ -118,6 +153,10 @@ def test_what_a_fault_plants_is_taken_out_again():
     (["--impl", "eager", "--inject", "torch_v_from_kk"], "torch_v_from_k"),
     (["--impl", "eager", "--model", "tinny"], "did you mean 'tiny'?"),
     (["--impl", "eager", "--against", "eager"], "eager came twice"),
+    (["--impl", "numba", "--inject", "torch_v_from_k"], "cannot be injected into numba"),
+    (["--impl", "naive", "--against", "sdpa", "--page", "4"], "page is 4 for naive"),
+    (["--impl", "sdpa", "--page", "0"], "page is 0"),
+    (["--hf", "nowhere", "--page", "4"], "it goes with --impl"),
     (["--callable", "a:b"], "needs a trusted function"),
     (callables("nothing", "plain"), "has no 'nothing'"),
     (["--hf", "nowhere", "--inject", "x"], "it goes with --impl"),
