@@ -159,8 +159,8 @@ def combine(job, out, length, at):
     for d in range(D):
         write(out, d, zero)
     for split in range((length + SPLIT_LEN - 1) // SPLIT_LEN):
-        # 8. the splits of this chunk, which is one split
-        m_chunk, l_chunk = filled(1, read(at.part_m, split)), filled(1, read(at.part_l, split))
+        # 8. the splits of this chunk
+        m_chunk, l_chunk = filled(1, read(at.part_m, split)), filled(1, read(at.part_l, split))  # a chunk is one split
         # 9. new max; shrink the past
         m_new = maximum(m, m_chunk)
         a, m = exp2(m - m_new), m_new

@@ -19,7 +19,7 @@ def lanewise(dtype):
     """Each operation's vector, one after another, of x, y (16,)."""
 
     def run(x, y, out):
-        a, b, o = load(1, pointer(dtype, x), 0), load(1, pointer(dtype, y), 0), pointer(dtype, out)
+        a, b, o = load(1, pointer(dtype, dtype, x), 0), load(1, pointer(dtype, dtype, y), 0), pointer(dtype, dtype, out)
         store(o, a + b)
         store(o + 16, a - b)
         store(o + 32, a * b)
@@ -50,13 +50,20 @@ def test_lane_by_lane_operations_have_numpy_s_bits(dtype):
 
 def one(dtype):
     def run(x, live, out):
-        v, o = load(1, pointer(dtype, x), 0), pointer(dtype, out)
+        v, o = load(1, pointer(dtype, dtype, x), 0), pointer(dtype, dtype, out)
         store(o, V.largest(v))
         store(o + 16, V.first_of(v, live, V.like(V.lane(v, 0), 7)))
-        store(o + 32, V.sums(load(1, pointer(dtype, x), 0)))
-        store(o + 48, V.sums(load(8, pointer(dtype, x), 16)))
-        store(o + 64, V.sums(load(16, pointer(dtype, x), 16)))
-        store(o + 80, V.outer(load(4, pointer(dtype, x), 16), load(2, pointer(dtype, x), 32), load(2, pointer(dtype, x), 16)))
+        store(o + 32, V.sums(load(1, pointer(dtype, dtype, x), 0)))
+        store(o + 48, V.sums(load(8, pointer(dtype, dtype, x), 16)))
+        store(o + 64, V.sums(load(16, pointer(dtype, dtype, x), 16)))
+        store(
+            o + 80,
+            V.outer(
+                load(4, pointer(dtype, dtype, x), 16),
+                load(2, pointer(dtype, dtype, x), 32),
+                load(2, pointer(dtype, dtype, x), 16),
+            ),
+        )
         return 0
 
     return run
@@ -97,8 +104,8 @@ def test_fma_rounds_once(dtype):
     x, y = np.full(LANES, 1 + tiny, dtype), np.full(LANES, -(1 + 2 * tiny), dtype)
 
     def run(a, b, out):
-        v = load(1, pointer(dtype, a), 0)
-        store(pointer(dtype, out), V.fma(v, v, load(1, pointer(dtype, b), 0)))
+        v = load(1, pointer(dtype, dtype, a), 0)
+        store(pointer(dtype, dtype, out), V.fma(v, v, load(1, pointer(dtype, dtype, b), 0)))
         return 0
 
     out = np.full(LANES, NAN, dtype)
@@ -111,7 +118,7 @@ def test_a_size_that_is_not_a_constant_is_refused_while_compiling():
     from numba.core.errors import TypingError
 
     def run(n, x, out):
-        store(pointer("float32", out), load(n, pointer("float32", x), 0))
+        store(pointer("float32", "float32", out), load(n, pointer("float32", "float32", x), 0))
         return 0
 
     with pytest.raises(TypingError, match="must be a constant"):
