@@ -113,8 +113,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--backend", choices=BACKENDS, default="ptx", help="emulator of triton's kernel without a GPU: the PTX "
         "machine runs the compiled code, the interpreter the source (default %(default)s)")  # fmt: skip
-    add("--no-naive", action="store_true", help="leave out naive, whose every step recomputes the whole batch: for long "
-        "contexts, where that takes hours; no speed-up is said then")  # fmt: skip
+    add("--no-naive", action="store_true", help="leave out naive, which recomputes the whole batch at every step: "
+        "for long contexts, where that takes hours; no speed-up is said then")  # fmt: skip
     add("--graph", action="store_true", help="CUDA graph: triton's steps are its replays")
     add("--results", type=Path, metavar="FILE", help="file of JSON lines, one per cell; cells in it are skipped")
     add("--json", action="store_true", help="records on standard output instead of the report")

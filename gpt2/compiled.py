@@ -8,23 +8,27 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from ..kernels.cpu.engine import Engine, Sizes, Slots
-from ..kernels.cpu.job import LAYER
 from .arguments import refuse
 from .cache import Cache
 from .int8_weights import is_quantised
 from .linear import Conv1D
 
 if TYPE_CHECKING:
+    from ..kernels.cpu import Engine, Slots
     from .model import GPT2
 
-REST = {"wte": "wte.weight", "wte_scale": "wte.scale", "wpe": "wpe.weight", "ln_f": "ln_f.weight", "ln_f_bias": "ln_f.bias"}
+REST = {
+    "wte": "wte.weight", "wte_scale": "wte.scale", "wpe": "wpe.weight", "ln_f": "ln_f.weight", "ln_f_bias": "ln_f.bias",
+}  # fmt: skip
 
 
 class Compiled:
     """A model's engines, one for each dtype of cache, and where they find its tensors."""
 
     def __init__(self, model: "GPT2"):
+        from ..kernels.cpu import Sizes
+        from ..kernels.cpu.job import LAYER
+
         config = model.config
         self.sizes = Sizes(
             config.n_layer, config.n_head, config.n_embd, config.n_inner, config.n_vocab, config.layer_norm_epsilon,
@@ -38,7 +42,7 @@ class Compiled:
         self.addresses: list[int] = []
         self.engines: dict[torch.dtype, Engine] = {}
 
-    def engine(self, cache: Cache) -> Engine:
+    def engine(self, cache: Cache) -> "Engine":
         """The engine for this cache, bound to the tensors that the model has now."""
         addresses = [0 if held is None else held[key].data_ptr() for held, key in self.places]
         if addresses != self.addresses:
@@ -51,12 +55,13 @@ class Compiled:
             self.engines[kv] = self.bound(kv)
         return self.engines[kv]
 
-    def bound(self, kv: torch.dtype) -> Engine:
+    def bound(self, kv: torch.dtype) -> "Engine":
         """A new engine, told where the tensors lie.  Raises ValueError where those of a kind have several dtypes."""
+        from ..kernels.cpu import Engine
+
         engine = Engine(self.sizes, self.dtype(True), self.dtype(False), str(kv)[6:])
-        fields, L = len(LAYER), self.sizes.n_layer
-        *rest, head, head_scale = self.addresses[L * fields :]
-        layers = [self.addresses[i * fields : (i + 1) * fields] for i in range(L)]
+        *rest, head, head_scale = self.addresses[-len(REST) - 2 :]
+        layers = np.array(self.addresses[: -len(REST) - 2]).reshape(self.sizes.n_layer, -1)
         engine.bind(layers, dict(zip(REST, rest, strict=True)), (head, head_scale))
         return engine
 
@@ -84,7 +89,8 @@ def place(module, name: str):
 COMPILED: "WeakKeyDictionary[GPT2, Compiled]" = WeakKeyDictionary()
 
 
-def engine_of(model: "GPT2", cache: Cache) -> Engine:
+def engine_of(model: "GPT2", cache: Cache) -> "Engine":
+    """The engine of a model for a cache, made when it is first asked for."""
     if model.device.type != "cpu":
         raise refuse("device", model.device, "the CPU for impl 'numba'; use impl='triton' on a GPU")
     if model not in COMPILED:
@@ -104,15 +110,17 @@ def each(batch: int) -> np.ndarray:
     return np.arange(batch)
 
 
-def slots_of(cache: Cache) -> Slots:
+def slots_of(cache: Cache) -> "Slots":
     """A cache as the engine reads it; kept with the cache."""
     if cache.slots is None or cache.slots.k is not cache.k or cache.slots.v is not cache.v:
         cache.slots = some_layers(cache, slice(None))
     return cache.slots
 
 
-def some_layers(cache: Cache, layers: slice) -> Slots:
+def some_layers(cache: Cache, layers: slice) -> "Slots":
     """Some layers of a cache as the engine reads them."""
+    from ..kernels.cpu import Slots
+
     table = one_page_each(cache.batch) if cache.block_table is None else cache.block_table
     scales = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
     return Slots(cache.k[layers], cache.v[layers], *scales, table)
@@ -158,5 +166,8 @@ def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:
 
 
 @lru_cache
-def attention_engine(n_head: int, head_dim: int, dtype: str, cache: str) -> Engine:
+def attention_engine(n_head: int, head_dim: int, dtype: str, cache: str) -> "Engine":
+    """An engine of no model: one layer's attention."""
+    from ..kernels.cpu import Engine, Sizes
+
     return Engine(Sizes(1, n_head, n_head * head_dim, 0, 0, 0.0, False), dtype, dtype, cache)

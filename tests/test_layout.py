@@ -21,7 +21,15 @@ FOLDERS = ("reference", "kernels", "gpt2", "bench")
 # What a folder may import beside the standard library: packages, and our other folders.
 ALLOWED = {
     "reference": {"numpy", "ml_dtypes", "safetensors", "reference"},
-    "kernels": {"numpy", "torch", "triton", "pytest", "kernels"},  # pytest: the plugin of the PTX machine
+    "kernels": {
+        "numpy",
+        "torch",
+        "triton",
+        "numba",
+        "llvmlite",
+        "pytest",
+        "kernels",
+    },  # pytest: the PTX machine's plugin
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
         *("numpy", "torch", "ml_dtypes", "jsonschema", "matplotlib", "pytest"),
@@ -41,7 +49,13 @@ ALLOWED_INSIDE_FUNCTIONS = {
 # What each room may import of the other rooms of its folder; a file that stands beside the rooms imports any.
 ROOMS = {
     "reference": {"attention": set(), "judge": set()},
-    "kernels": {"ptx": set(), "attention": {"ptx"}, "aot": {"attention", "ptx"}, "ladder": {"ptx"}},
+    "kernels": {
+        "ptx": set(),
+        "attention": {"ptx"},
+        "aot": {"attention", "ptx"},
+        "ladder": {"ptx"},
+        "cpu": set(),
+    },
     "gpt2": {"checkpoint": set(), "cli": {"checkpoint"}},
     "bench": {
         "measure": {"roofline"},

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .machine_code import CompilerFailed, NoEngine, Variant, available
 
 __all__ = ["CompilerFailed", "Engine", "NoEngine", "Sizes", "Slots", "Variant", "available"]
-_FILES = dict.fromkeys(("Engine", "Sizes", "Slots"), "engine")
+_FILES: dict[str, str] = dict.fromkeys(("Engine", "Sizes", "Slots"), "engine")
 
 
 def __getattr__(name: str) -> Any:

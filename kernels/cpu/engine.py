@@ -83,13 +83,13 @@ class Engine:
         for name, value in known.items():
             self.template[name] = value
 
-    def bind(self, layers: Sequence[Sequence[int]], rest: Mapping[str, int], head: tuple[int, int]):
+    def bind(self, layers: np.ndarray, rest: Mapping[str, int], head: tuple[int, int]):
         """Say where the model's tensors lie.
 
-        layers  per layer the addresses of LAYER, 0 for a scale that is not there
+        layers  (n_layer, len(LAYER)) the addresses of LAYER, 0 for a scale that is not there
         rest    those of wte, wte_scale, wpe, ln_f and ln_f_bias;  head: those of its weight and scale
 
-        A weight is (n_out, n_in), contiguous: one output's inputs after another; an int8 one has float32 scales (n_out,).
+        A weight is (n_out, n_in), contiguous: one output's inputs after another. int8 has float32 scales (n_out,).
         """
         self.layers[:] = layers
         self.head[:2] = head
@@ -126,17 +126,17 @@ class Engine:
         self.start(rows, outputs, cache, 0, tokens, (x, normed, wide, logits), threads)
 
     def attend(self, q, sequences, slots, cache: Slots, k_new=None, v_new=None) -> torch.Tensor:
-        """The attention of the cache's first layer alone: append the new rows, if there are any, and let queries attend.
+        """The attention of the cache's first layer alone: append the new rows, if any came, and let queries attend.
 
         q, k_new, v_new   (rows, n_head, head_dim)
         sequences, slots  (rows,) int64 arrays: a query sees the slots up to its own, into which its new row goes
         returns           (rows, n_head, head_dim) float32, or float64 for a float64 model
         """
-        appends = k_new is not None
-        wide = torch.stack([q, *((k_new, v_new) if appends else (q, q))], 1).to(self.sum).contiguous()
+        wide = torch.stack([q, *((q, q) if k_new is None or v_new is None else (k_new, v_new))], 1)
+        wide = wide.to(self.sum).contiguous()
         out = torch.empty(q.shape, dtype=self.sum)
         tokens = [0, address_of(sequences), address_of(slots), 0]
-        self.start(len(q), 0, cache, 1 + appends, tokens, (out, out, wide, out), torch.get_num_threads())
+        self.start(len(q), 0, cache, 1 if k_new is None else 2, tokens, (out, out, wide, out), torch.get_num_threads())
         return out
 
     def start(self, rows: int, outputs: int, cache: Slots, only_attention: int, tokens, memory, threads: int):

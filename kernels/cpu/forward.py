@@ -7,7 +7,6 @@ function here is one phase, which all threads run at once: they take shares of i
 from typing import Any, NamedTuple
 
 from numba import from_dtype, njit, types
-from numba.extending import intrinsic
 
 from .attention import append, attention, row_at
 from .functions import OPTIONS, gelu, layer_norm
@@ -15,7 +14,7 @@ from .job import JOB, LAYER, PHASES
 from .linear import linear
 from .memory import at, pointer, read, write
 from .phases import all_here, count_up, meet, share
-from .vectors import LANES, like
+from .vectors import LANES, like, operation
 
 LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (
     LAYER.index(name + ".weight") for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -49,7 +48,7 @@ class Scratch(NamedTuple):
     part_acc: Any  # (splits, head_dim)
 
 
-@intrinsic
+@operation
 def job_at(context, address):
     """The job at an address."""
     kind = from_dtype(JOB)

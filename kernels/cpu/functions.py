@@ -4,10 +4,9 @@ import math
 
 from llvmlite import ir
 from numba import njit
-from numba.extending import intrinsic
 
 from .memory import load, load_some, read, store, store_some, write
-from .vectors import I32, I64, LANES, Vectors, every, filled, lane, lanewise, like, pack, sums, unpack
+from .vectors import I32, I64, LANES, Vectors, every, filled, lane, lanewise, like, operation, pack, sums, unpack
 
 OPTIONS = {
     "error_model": "numpy",
@@ -22,11 +21,11 @@ TERMS = {"float32": 8, "float64": 15}  # the next, (ln(2) / 2)**i / i!, is below
 BITS = {"float32": (I32, 23), "float64": (I64, 52)}  # of the significand: the exponent is above them
 
 
-@intrinsic
+@operation
 def exp2(context, v):
     """2 ** v, lane by lane: 0 below the least normal number, huge or infinite above the largest; NaN stays NaN.
 
-    2 ** v = 2 ** n * 2 ** f, with n the nearest whole number, which becomes the exponent's bits, and f by Taylor's series.
+    2 ** v = 2 ** n * 2 ** f: n is the nearest whole number, which becomes the exponent's bits; f by Taylor's series.
     """
 
     def generate(ctx, builder, signature, args):

@@ -17,7 +17,7 @@ JOB = np.dtype([("eps", np.float64)] + [(name, np.int64) for name in MODEL.split
     rows            tokens that this call brings; ids, sequences, slots (rows,) int64, in any order
     outputs         rows whose logits are wanted; output_rows (outputs,) int64
     page            slots per page; table (batch, max_pages) int32
-    only_attention  1: attend in the first layer alone, wide holds q, k and v, normed receives the result; 2: append first
+    only_attention  1: attend in the first layer alone, wide holds q, k and v, normed receives it; 2: append first
     cache           (n_layer, 4) int64: the addresses of k, v and, in 8 bits, their scales
     x, normed       (rows, n_embd), wide (rows, max(3 n_embd, n_inner)), logits (outputs, n_vocab): in the dtype of sums
     scratch         scratch_size bytes per thread

@@ -2,8 +2,8 @@
 
 The sum over the inputs is taken DEPTH of them at a time: 16 lanes add every 16th product in order, then the lanes are
 added by `sums`, and that goes to what y holds. So it is for every tile of rows and channels; the tiles only decide how
-often a number is loaded. Hence a row's bits do not depend on the number of rows. A weight (n_out, n_in) is read where it
-lies, one channel's inputs after another, in its own dtype.
+often a number is loaded. Hence a row's bits do not depend on the number of rows. A weight (n_out, n_in) is read where
+it lies, one channel's inputs after another, in its own dtype.
 """
 
 from numba import njit
@@ -16,13 +16,13 @@ DEPTH = 1024  # inputs of a sum: 8 rows of so many float32 fit a core's first ca
 NARROW = 16  # channels of a few rows, each channel from its first input to its last
 BLOCK = 64  # channels whose weights stay in the core's second cache while many rows pass
 STEP = 64  # inputs per turn of the loop
-# Bytes from a weight to the one asked for, or a whole tile. A CPU's own prefetcher follows one long row; these are short
-# and several at once. Without: 9 instead of 25 GB/s from a bfloat16 weight of 768 inputs (Xeon, one thread).
+# Bytes from a weight to the one asked for, or a whole tile. A CPU's own prefetcher follows one long row; these are
+# short, and several at once. Without: 9 instead of 25 GB/s from a bfloat16 weight of 768 inputs (Xeon, one thread).
 AHEAD = 16384
 
 
 def tile_of(ROWS: int, CHANNELS: int):
-    """The product of ROWS rows and CHANNELS channels; together they need ROWS * CHANNELS sums in registers, at most 16."""
+    """The product of ROWS rows and CHANNELS channels: ROWS * CHANNELS sums in registers, at most 16."""
 
     SUMS = ROWS * CHANNELS
 
@@ -102,4 +102,19 @@ def linear(y, n_out, x, rows, w, scale, b, n_in, quantised, biased, add, lo, hi)
     for start in range(lo, hi, block):
         for k in range(0, n_in, DEPTH):
             depth, stop = min(n_in - k, DEPTH), min(start + block, hi)
-            bands(y, n_out, x + k, rows, w + k, scale, b, n_in, depth, quantised, biased and k == 0, add or k > 0, start, stop)
+            bands(
+                y,
+                n_out,
+                x + k,
+                rows,
+                w + k,
+                scale,
+                b,
+                n_in,
+                depth,
+                quantised,
+                biased and k == 0,
+                add or k > 0,
+                start,
+                stop,
+            )

@@ -16,9 +16,25 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
 
-from .vectors import FLOATS, I32, I64, LANES, Vectors, declare, every, filled_up, first_lanes, literal, pack, shuffle, suffix, unpack
+from .vectors import (
+    FLOATS,
+    I32,
+    I64,
+    LANES,
+    Vectors,
+    declare,
+    every,
+    filled_up,
+    first_lanes,
+    literal,
+    operation,
+    pack,
+    shuffle,
+    suffix,
+    unpack,
+)
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
 STORED = {**FLOATS, "float16": ir.HalfType(), "bfloat16": I16, "int8": I8, "int32": I32, "int64": I64}
@@ -99,20 +115,20 @@ def loaded(builder, kind: Pointer, address, live=None):
     return widened(builder, kind, builder.call(function, [where, I32(kind.size), mask, nothing]))
 
 
-@intrinsic
+@operation
 def pointer(context, dtype, wide, address):
     """A Pointer to numbers of a dtype, by name, which are "float32" or "float64" once loaded."""
     kind = Pointer(literal(dtype, types.StringLiteral), literal(wide, types.StringLiteral))
     return kind(dtype, wide, types.int64), lambda _, builder, __, args: args[2]
 
 
-@intrinsic
+@operation
 def at(context, kind, address):
     """A Pointer to an address, of the dtype of another."""
     return kind(kind, types.int64), lambda _, builder, __, args: args[1]
 
 
-@infer_global(operator.add)
+@infer_global(operator.add)  # pyright: ignore[reportOptionalCall]
 class PointerAdd(AbstractTemplate):
     def generic(self, args, keywords):
         return args[0](args[0], types.int64) if isinstance(args[0], Pointer) else None
@@ -123,7 +139,7 @@ def add(ctx, builder, signature, args):
     return shifted(builder, signature.args[0], *args)
 
 
-@intrinsic
+@operation
 def read(context, start, index):
     """The number at start + index."""
 
@@ -137,7 +153,7 @@ def read(context, start, index):
     return start.scalar(start, types.int64), generate
 
 
-@intrinsic
+@operation
 def write(context, start, index, number):
     """Put a number at start + index, where float32, float64 or int64 lie."""
 
@@ -150,7 +166,7 @@ def write(context, start, index, number):
     return types.void(start, types.int64, start.scalar), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def load(context, n, start, stride):
     """n vectors, at start, start + stride, ..."""
     kind = Vectors(start.wide, literal(n, types.IntegerLiteral))
@@ -162,7 +178,7 @@ def load(context, n, start, stride):
     return kind(n, start, types.int64), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def load_some(context, n, start, stride, live):
     """The first `live` lanes of n vectors; the others are 0."""
     kind = Vectors(start.wide, literal(n, types.IntegerLiteral))
@@ -174,7 +190,7 @@ def load_some(context, n, start, stride, live):
     return kind(n, start, types.int64, types.int64), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def load_rows(context, n, start, rows, stride, live):
     """The first `live` lanes of n vectors, at start + rows[0] * stride, ...; the other lanes are 0."""
     kind = Vectors(start.wide, literal(n, types.IntegerLiteral))
@@ -192,7 +208,7 @@ def load_rows(context, n, start, rows, stride, live):
     return kind(n, start, rows, types.int64, live if whole else types.int64), generate
 
 
-@intrinsic
+@operation
 def store(context, start, vectors):
     """Put vectors at start, one after another."""
 
@@ -206,7 +222,7 @@ def store(context, start, vectors):
     return types.void(start, vectors), generate
 
 
-@intrinsic
+@operation
 def store_some(context, start, vectors, live):
     """Put the first `live` lanes of one vector at start."""
 
@@ -221,7 +237,7 @@ def store_some(context, start, vectors, live):
     return types.void(start, vectors, types.int64), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def load_tile(context, rows, columns, start, stride):
     """One vector: `columns` elements from start, then from start + stride, ... for so many rows; other lanes repeat."""
     count, width = literal(rows, types.IntegerLiteral), literal(columns, types.IntegerLiteral)
@@ -248,7 +264,7 @@ def joined(builder, pieces: list):
     return shuffle(builder, pieces[0], pieces[0], [i % count for i in range(LANES)])
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def store_tile(context, rows, columns, start, stride, vectors):
     """Put the lanes of one vector where load_tile finds them; start points to the dtype of the vector."""
     count, width = literal(rows, types.IntegerLiteral), literal(columns, types.IntegerLiteral)
@@ -264,7 +280,7 @@ def store_tile(context, rows, columns, start, stride, vectors):
     return types.void(rows, columns, start, types.int64, vectors), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def prefetch(context, start, n):
     """Ask for the n elements at start to be in the core's second cache soon; they may lie outside any array."""
     lines = range(0, literal(n, types.IntegerLiteral) * start.size, LINE)
@@ -280,7 +296,7 @@ def prefetch(context, start, n):
     return types.void(start, n), generate
 
 
-@intrinsic
+@operation
 def elements(context, start, size):
     """How many elements of what start points to take so many bytes."""
 

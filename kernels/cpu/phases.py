@@ -9,12 +9,11 @@ import platform
 
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic
 
 from .functions import OPTIONS
 from .job import LINE
 from .memory import place, shifted
-from .vectors import I32, I64, declare
+from .vectors import I32, I64, declare, operation
 
 SPINS = 4000  # looks at a counter before a waiting thread lets others have its core, some 50 microseconds
 PAUSE = {
@@ -24,7 +23,7 @@ PAUSE = {
 }
 
 
-@intrinsic
+@operation
 def count_up(context, start, index):
     """Add 1 to an int64 that other threads count up too; returns what it was."""
 
@@ -34,7 +33,7 @@ def count_up(context, start, index):
     return types.int64(start, types.int64), generate
 
 
-@intrinsic
+@operation
 def look(context, start, index):
     """An int64 that other threads write."""
 
@@ -44,7 +43,7 @@ def look(context, start, index):
     return types.int64(start, types.int64), generate
 
 
-@intrinsic
+@operation
 def pause(context):
     """Tell the core that this thread waits."""
 
@@ -57,7 +56,7 @@ def pause(context):
     return types.void(), generate
 
 
-@intrinsic
+@operation
 def give_way(context):
     """Let another thread have this core, where the system's C library has the call for it."""
 
@@ -90,7 +89,7 @@ def meet(phases, phase, threads):
 
 @njit(**OPTIONS)
 def all_here(phases):
-    """Wait for the first thread, the caller's, to begin; False if it never will, since Python was interrupted before."""
+    """Wait for the first thread, the caller's, to begin; False if Python was interrupted, and it never will."""
     spins = 0
     while look(phases, 0) == 0:
         if look(phases, 1) != 0:

@@ -15,6 +15,8 @@ Source: LLVM's Language Reference; Numba's manual, "Low-level extension API".
 """
 
 import operator
+from collections.abc import Callable
+from typing import Any
 
 from llvmlite import ir
 from numba import types
@@ -27,6 +29,14 @@ from .job import LANES
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 FLOATS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+
+
+def operation(compute: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation for compiled code, as LLVM instructions: Numba's intrinsic, to which constants are known.
+
+    compute  (Numba's context, types of the arguments) -> signature, what generates the instructions
+    """
+    return intrinsic(prefer_literal=True)(compute)
 
 
 class Vectors(types.Type):
@@ -104,7 +114,7 @@ def lanewise(builder, function: str, *vectors):
     return builder.call(declare(builder, f"llvm.{function}.{suffix(kind)}", kind, *[kind] * len(vectors)), vectors)
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def filled(context, n, number):
     """n vectors whose lanes all hold a number."""
     kind = Vectors(str(number), literal(n, types.IntegerLiteral))
@@ -115,7 +125,7 @@ def filled(context, n, number):
     return kind(n, number), generate
 
 
-@intrinsic
+@operation
 def like(context, one, number):
     """A number in the dtype of another."""
 
@@ -125,7 +135,7 @@ def like(context, one, number):
     return one(one, number), generate
 
 
-@intrinsic(prefer_literal=True)
+@operation
 def lane(context, vectors, i):
     """Lane i of the only vector, as a number."""
 
@@ -135,10 +145,10 @@ def lane(context, vectors, i):
     return vectors.scalar(vectors, types.int64), generate
 
 
-def binary(symbol, operation: str):
+def binary(symbol, instruction: str):
     """Give Vectors, on the left, an operator."""
 
-    @infer_global(symbol)
+    @infer_global(symbol)  # pyright: ignore[reportOptionalCall]
     class Typed(AbstractTemplate):
         def generic(self, args, keywords):
             a, b = args
@@ -151,17 +161,17 @@ def binary(symbol, operation: str):
         ours = unpack(builder, a, args[0])
         theirs = unpack(builder, b, args[1]) if isinstance(b, Vectors) else [splat(builder, args[1])]
         theirs = theirs * a.n if len(theirs) == 1 else theirs
-        return pack(builder, a, [getattr(builder, operation)(x, y) for x, y in zip(ours, theirs, strict=True)])
+        return pack(builder, a, [getattr(builder, instruction)(x, y) for x, y in zip(ours, theirs, strict=True)])
 
     for other in (Vectors, types.Float):
         lower_builtin(symbol, Vectors, other)(compute)
 
 
-for symbol, operation in {"add": "fadd", "sub": "fsub", "mul": "fmul", "truediv": "fdiv"}.items():
-    binary(getattr(operator, symbol), operation)
+for symbol, instruction in {"add": "fadd", "sub": "fsub", "mul": "fmul", "truediv": "fdiv"}.items():
+    binary(getattr(operator, symbol), instruction)
 
 
-@intrinsic
+@operation
 def maximum(context, a, b):
     """The greater, lane by lane; NaN if either is."""
 
@@ -172,7 +182,7 @@ def maximum(context, a, b):
     return a(a, a), generate
 
 
-@intrinsic
+@operation
 def nearest(context, v):
     """The nearest whole number, lane by lane; halves go to the even one."""
 
@@ -182,7 +192,7 @@ def nearest(context, v):
     return v(v), generate
 
 
-@intrinsic
+@operation
 def absolute(context, v):
     """|v|, lane by lane."""
 
@@ -192,7 +202,7 @@ def absolute(context, v):
     return v(v), generate
 
 
-@intrinsic
+@operation
 def largest(context, v):
     """The largest lane of one vector, in every lane; NaN if one is."""
 
@@ -207,7 +217,7 @@ def largest(context, v):
     return v(v), generate
 
 
-@intrinsic
+@operation
 def first_of(context, v, live, other):
     """The first `live` lanes of one vector, and a number in the others."""
 
@@ -220,7 +230,7 @@ def first_of(context, v, live, other):
     return v(v, types.int64, v.scalar), generate
 
 
-@intrinsic
+@operation
 def fma(context, a, b, c):
     """a * b + c, lane by lane, rounded once."""
 
@@ -231,7 +241,7 @@ def fma(context, a, b, c):
     return a(a, a, a), generate
 
 
-@intrinsic
+@operation
 def outer(context, acc, x, w):
     """acc[r, c] + x[r] * w[c], rounded once, lane by lane.  acc has x.n * w.n vectors, row by row"""
 
@@ -267,7 +277,7 @@ def tree(builder, vectors: list, width: int = LANES):
     return tree(builder, merged, half)
 
 
-@intrinsic
+@operation
 def sums(context, v):
     """One vector: lane i is the sum of vector i, up to LANES of them; its other lanes repeat them."""
     kind = Vectors(v.dtype, 1)
