@@ -43,6 +43,7 @@ from kvproof.bench.report.table import table, texts
 from kvproof.gpt2.arguments import WEIGHTS
 from kvproof.gpt2.cli.output_file import check_writable, is_plain
 from kvproof.gpt2.cli.progress import Progress
+from kvproof.gpt2.impls import resolve_impl
 from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import BACKENDS, without_gpu
 
@@ -171,16 +172,18 @@ def emulation(args: argparse.Namespace) -> AbstractContextManager:
 
 
 def can_run(impl: str, device: torch.device, asked: list[str]) -> bool:
-    """Whether an impl's packages are here. A group runs without those that are absent, and says so.
+    """Whether an impl can run here: its packages, its device. A group runs without those that cannot, and says so.
 
-    Raises ImportError where the impl alone was asked for.
+    Raises ImportError or ValueError where the impl alone was asked for.
     """
     try:
         if impl == "triton":
             import kvproof.kernels.attention.op  # noqa: F401  (does it import here?)
+        elif impl == "numba":
+            resolve_impl(impl, device, torch.float32)
         elif impl in peers.PEERS:
             peers.require(impl)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         if len(asked) == 1:
             raise
         print(f"{impl} is left out: {error}", file=sys.stderr)

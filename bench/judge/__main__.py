@@ -131,7 +131,7 @@ def subject_of(args: argparse.Namespace) -> Any:
     if args.hf is not None:
         return hugging_face(args)
     device = as_device(args.device)
-    model = load(args.model, device=device)
+    model = load(args.model, device=device, impl="sdpa")  # for its tokenizer and sizes
     if args.context is not None:
         n_vocab = model.tokenizer.n_vocab if model.tokenizer else model.config.n_vocab
         ids = [i * 7919 % n_vocab for i in range(1, args.context + 1)]

@@ -151,7 +151,7 @@ def our_model(subject: Any, dtype: str):
     """The torch model whose decode step is under test; None where there is none of ours."""
     if not isinstance(subject, OurSubject) or subject.name_a in ("numpy", "naive"):
         return None
-    return subject.models.torch(dtype).with_impl(subject.name_a)
+    return subject.models.torch(dtype, subject.name_a)
 
 
 def spoilt(subject: OurSubject, model) -> AbstractContextManager:

@@ -90,14 +90,14 @@ def kv_elements(config: Config) -> int:
     return 2 * config.n_layer * config.n_embd
 
 
-def cached_step(config: Config, lengths: list[int], itemsize: int, launches: float) -> Work:
+def cached_step(config: Config, lengths: list[int], itemsize: int, launches: float, weights: str | None = None) -> Work:
     """One decode step over a cache; lengths[b] counts the live slots of sequence b, the new token's included."""
-    weights, cached = step_weights(config), kv_elements(config) * sum(lengths)
+    moved, cached = step_weight_bytes(config, itemsize, weights), kv_elements(config) * sum(lengths)
     products = block_parameters(config) + config.n_vocab * config.n_embd
-    return Work(launches, itemsize * (weights + cached), 2 * len(lengths) * products + 2 * cached)
+    return Work(launches, moved + itemsize * cached, 2 * len(lengths) * products + 2 * cached)
 
 
-def whole_pass(config: Config, lengths: list[int], itemsize: int, launches: float) -> Work:
+def whole_pass(config: Config, lengths: list[int], itemsize: int, launches: float, weights: str | None = None) -> Work:
     """The whole sequences at once, logits of the last token alone: a prefill, and every step of the naive path.
 
     Shorter rows are padded to the longest, which is computed too; each token attends to its past.
@@ -105,7 +105,13 @@ def whole_pass(config: Config, lengths: list[int], itemsize: int, launches: floa
     B, T = len(lengths), max(lengths)
     attention = kv_elements(config) * B * T * (T + 1)
     products = 2 * B * (T * block_parameters(config) + config.n_vocab * config.n_embd)
-    return Work(launches, itemsize * step_weights(config), products + attention)
+    return Work(launches, step_weight_bytes(config, itemsize, weights), products + attention)
+
+
+def unpadded_pass(config: Config, lengths: list[int], itemsize: int, weights: str | None = None) -> Work:
+    """The same by the compiled engine: one launch, and no padding."""
+    alone = [whole_pass(config, [n], itemsize, 1, weights) for n in lengths]
+    return Work(1, alone[0].bytes, sum(one.flops for one in alone))
 
 
 def first_below(cached: Callable[[int], float], naive: Callable[[int], float], start: int, stop: int) -> int | None:

@@ -13,7 +13,7 @@ import torch
 
 from ..roofline.gpus import datasheet_gb_per_s
 
-PACKAGES = ("kvproof", "torch", "triton", "numpy", "transformers")
+PACKAGES = ("kvproof", "torch", "triton", "numba", "llvmlite", "numpy", "transformers")
 PEER_PACKAGES = (  # named where they are installed
     *("onnxruntime", "onnx", "openvino", "ctranslate2", "llama_cpp_python"),
     *("flash-attn", "flashinfer-python"),

@@ -7,44 +7,63 @@ from itertools import accumulate
 import numpy as np
 
 from ...reference.config import Config
-from .costs import Constants, Parts, Work, cached_step, first_below, whole_pass
+from .costs import Constants, Parts, Work, cached_step, first_below, unpadded_pass, whole_pass
 
 CLOSE = 1.3  # a prediction within this factor of the measurement is called right
 
 
 @dataclass(frozen=True)
 class Route:
-    """How an impl decodes: over a cache or not, and the operations it launches in a prefill and in a step."""
+    """How an impl decodes: over a cache or not, and the operations it launches in a prefill and in a step.
+
+    engine  what the compiled engine takes of this machine; None for what torch computes, in operations of its own
+    """
 
     cached: bool
     prefill_launches: int
     step_launches: int
+    engine: Constants | None = None
 
 
 class Forecast:
     """The cost model of one cell: what each step should take on a machine with these constants.
 
-    prompts  tokens of each sequence's prompt
+    prompts    tokens of each sequence's prompt
+    constants  of torch's operations
+    weights    as `load` takes it
     """
 
-    def __init__(self, config: Config, prompts: Sequence[int], itemsize: int, constants: Constants):
-        self.config, self.prompts, self.itemsize, self.constants = config, list(prompts), itemsize, constants
+    def __init__(
+        self,
+        config: Config,
+        prompts: Sequence[int],
+        itemsize: int,
+        constants: Constants,
+        weights: str | None = None,
+    ):
+        self.config, self.prompts, self.itemsize, self.weights = config, list(prompts), itemsize, weights
+        self.constants = constants
 
     def work(self, route: Route, step: int) -> Work:
         """Step 0 is the prefill; step i computes with i new tokens in every sequence."""
         lengths = [n + step for n in self.prompts]
         if route.cached and step:
-            return cached_step(self.config, lengths, self.itemsize, route.step_launches)
+            return cached_step(self.config, lengths, self.itemsize, route.step_launches, self.weights)
+        if route.engine:
+            return unpadded_pass(self.config, lengths, self.itemsize, self.weights)
         launches = route.step_launches if step else route.prefill_launches
-        return whole_pass(self.config, lengths, self.itemsize, launches)
+        return whole_pass(self.config, lengths, self.itemsize, launches, self.weights)
+
+    def parts(self, route: Route, step: int) -> Parts:
+        return (route.engine or self.constants).parts(self.work(route, step))
 
     def seconds(self, route: Route, step: int) -> float:
-        return self.constants.parts(self.work(route, step)).total
+        return self.parts(route, step).total
 
     def record(self, route: Route, new_tokens: int) -> dict[str, float]:
         """A schema's "predicted": milliseconds of prefill, mean step and all of it, and the mean step's parts."""
         prefill = self.seconds(route, 0)
-        steps = [self.constants.parts(self.work(route, step)) for step in range(1, new_tokens)]
+        steps = [self.parts(route, step) for step in range(1, new_tokens)]
         mean = Parts(*(float(np.mean([getattr(s, part) for s in steps])) for part in ("overhead", "bytes", "flops")))
         return {
             "prefill_ms": prefill * 1e3,
@@ -57,7 +76,7 @@ class Forecast:
 
     def break_even_context(self, cached: Route, naive: Route) -> int | None:
         """Tokens in the context from which a cached step is the faster one, within n_ctx."""
-        alike = Forecast(self.config, [0] * len(self.prompts), self.itemsize, self.constants)
+        alike = Forecast(self.config, [0] * len(self.prompts), self.itemsize, self.constants, self.weights)
         return first_below(lambda n: alike.seconds(cached, n), lambda n: alike.seconds(naive, n), 1, self.config.n_ctx)
 
     def break_even_new_tokens(self, cached: Route, naive: Route) -> int | None:
@@ -77,7 +96,7 @@ def median_cumulative(runs: Sequence[dict]) -> list[float]:
     return list(accumulate(np.median([[run["prefill_s"], *run["steps_s"]] for run in runs], axis=0)))
 
 
-def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict, constants: Constants) -> str:
+def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict) -> str:
     """The paragraph under a cell's table; rows are the schema's "impls" whose figures are believed."""
     by_name = {row["impl"]: row for row in rows}
     naive, cached = by_name.get("naive"), by_name.get(break_even["cached"] or "")
@@ -89,19 +108,20 @@ def words(new_tokens: int, context: int, rows: Sequence[dict], break_even: dict,
         text = [f"{after} the cache pays: {cached['impl']} is {gain:.2f} times as fast as recomputing everything."]
     else:
         text = [f"{after} the cache cannot pay here: {cached['impl']} takes {1 / gain:.2f} times as long as naive."]
-    text += [causes(row, constants) for row in (cached, naive) if row["predicted"]]
+    text += [causes(row) for row in (cached, naive) if row["predicted"]]
     text.append(thresholds(break_even))
     wrong = [miss(row) for row in rows if row["predicted"] and not close(off(row))]
     text.append(f"The model is wrong by more than {CLOSE - 1:.0%} here: {', '.join(wrong)}." if wrong else "")
     return " ".join(filter(None, text))
 
 
-def causes(row: dict, constants: Constants) -> str:
+def causes(row: dict) -> str:
     p = row["predicted"]
-    whole = p["step_ms"]
+    whole, each = p["step_ms"], p["overhead_ms"] * 1e3 / row["launches"]
+    what = "one call" if row["launches"] == 1 else f"{row['launches']} operations"
     return (
         f"A step of {row['impl']} should take {whole:.2f} ms: {p['overhead_ms'] / whole:.0%} launching "
-        f"{row['launches']} operations at {constants.overhead * 1e6:.1f} us, {p['bytes_ms'] / whole:.0%} moving "
+        f"{what} at {each:.1f} us, {p['bytes_ms'] / whole:.0%} moving "
         f"{row['bytes_per_step'] / 1e6:.1f} MB, {p['flops_ms'] / whole:.0%} arithmetic."
     )
 

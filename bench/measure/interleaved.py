@@ -35,13 +35,20 @@ class Models:
 
     def __init__(self, name: str, device: torch.device, weights: str | None = None):
         self.name, self.device, self.weights = name, device, weights
-        self._torch: dict[str, GPT2] = {}
+        self._torch: dict[tuple[str, bool], GPT2] = {}
         self._numpy: dict[str, tuple[dict, Config]] = {}
 
-    def torch(self, dtype: str) -> GPT2:
-        if dtype not in self._torch:
-            self._torch[dtype] = load(self.name, dtype=dtype, device=self.device, weights=self.weights)
-        return self._torch[dtype]
+    def torch(self, dtype: str, impl: str = "sdpa") -> GPT2:
+        """The model for an impl: one for numba, which lays its weights out anew, one that torch's impls share.
+
+        On weights that lie so, torch's products would take another time, and give other bits.
+        """
+        key = dtype, impl == "numba"
+        if key not in self._torch:
+            own = impl if impl == "numba" else "sdpa"
+            self._torch[key] = load(self.name, dtype=dtype, device=self.device, weights=self.weights, impl=own)
+        model = self._torch[key]
+        return model if model.impl == impl else model.with_impl(impl)
 
     def numpy(self, dtype: str) -> tuple[dict, Config]:
         if dtype not in self._numpy:
@@ -104,7 +111,7 @@ class Comparison:
         if impl in peers.PEERS:
             weights = self.models.weights
             return peers.peer_source(impl, self.models.name, dtype, self.device, batch, self.capacity, weights)
-        model = self.models.torch(dtype).with_impl(impl)
+        model = self.models.torch(dtype, impl)
         return torch_source(model, batch, self.capacity, graph=self.graph and impl == "triton")
 
     def source(self, impl: str) -> Source | OwnLoop:
@@ -163,7 +170,7 @@ class Comparison:
         parity.faults += [f"in float32: {fault}" for fault in exact.faults]
         parity.wrong = exact.wrong or not isfinite(parity.error)
         if impl in IMPLS and impl != "naive":
-            model = self.models.torch(dtype).with_impl(impl)
+            model = self.models.torch(dtype, impl)
             parity.faults += attention_faults(model, len(self.prompts), self.capacity)
         return parity
 

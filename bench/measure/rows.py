@@ -23,14 +23,22 @@ SUMMARIES = ("prefill_ms", "step_ms", "total_ms", "tokens_per_s", "speedup")
 class Rows:
     """The figures of one cell's impls.
 
+    constants  of the cost model, for torch's operations;  engine: for the compiled engine, None where it is not timed
     datasheet  GB/s of a GPU's memory, where its data sheet is known
     """
 
-    def __init__(self, cell: Cell, comparison: Comparison, constants: Constants, datasheet: float | None):
-        self.cell, self.comparison, self.constants, self.datasheet = cell, comparison, constants, datasheet
+    def __init__(
+        self,
+        cell: Cell,
+        comparison: Comparison,
+        constants: Constants,
+        engine: Constants | None = None,
+        datasheet: float | None = None,
+    ):
+        self.cell, self.comparison, self.engine, self.datasheet = cell, comparison, engine, datasheet
         self.lengths = [len(prompt) for prompt in comparison.prompts]
         self.itemsize = DTYPES[cell.dtype].itemsize
-        self.forecast = Forecast(comparison.config, self.lengths, self.itemsize, constants)
+        self.forecast = Forecast(comparison.config, self.lengths, self.itemsize, constants, cell.weights)
         self.routes: dict[str, Route] = {}
 
     @cached_property
@@ -77,12 +85,18 @@ class Rows:
             row |= self.figures(runs, everyone.get("naive", [])) | self.traffic(row, runs)
             if after and not after.green and (before.green or after.wrong):
                 row["refused"] = "parity was red after timing: " + "; ".join(after.faults)
-        if runs and not row["emulated"] and impl in (*TORCH_IMPLS, *peers.HF):
-            self.routes[impl] = Route(cached, *self.comparison.launches(impl))
-            row["launches"] = self.routes[impl].step_launches
-            if self.cell.weights is None:  # which it does not know how ours widens
-                row["predicted"] = self.forecast.record(self.routes[impl], self.cell.new_tokens)
+        if runs and not row["emulated"] and (route := self.route(impl, cached)):
+            self.routes[impl] = route
+            row["launches"] = route.step_launches
+            if route.engine or self.cell.weights is None:  # the model does not know how torch's path widens int8
+                row["predicted"] = self.forecast.record(route, self.cell.new_tokens)
         return row
+
+    def route(self, impl: str, cached: bool) -> Route | None:
+        """How an impl decodes; None for one that the cost model does not know."""
+        if impl == "numba":
+            return Route(cached, 1, 1, self.engine)
+        return Route(cached, *self.comparison.launches(impl)) if impl in (*TORCH_IMPLS, *peers.HF) else None
 
     def figures(self, runs: Sequence[Run], naive: Sequence[Run]) -> dict:
         """Summaries of the runs; the speedup, null without naive, pairs each with naive's run of the same round."""
@@ -118,15 +132,15 @@ class Rows:
         if best and naive:
             found["cached"] = best["impl"]
             found["measured_new_tokens"] = crossing(*(median_cumulative(row["runs"]) for row in (best, naive)))
-        if best and naive and best["predicted"]:
+        if best and naive and best["predicted"] and naive["predicted"]:
             routes = self.routes[best["impl"]], self.routes["naive"]
             found["predicted_context"] = self.forecast.break_even_context(*routes)
             found["predicted_new_tokens"] = self.forecast.break_even_new_tokens(*routes)
-        text = words(self.comparison.steps, max(self.lengths), believed, found, self.constants)
+        text = words(self.comparison.steps, max(self.lengths), believed, found)
         return {"break_even": found, "explanation": text}
 
 
 def computes(impl: str) -> str:
     if impl in peers.PACKAGES:
         return peers.PACKAGES[impl][0]
-    return impl if impl in ("numpy", "triton") else "torch"
+    return impl if impl in ("numpy", "triton", "numba") else "torch"

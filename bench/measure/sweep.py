@@ -46,7 +46,7 @@ class Bench:
     def __init__(self, plan: Plan, say: Callable[[str], None], line: Progress, kept: bool = True):
         self.plan, self.say, self.line, self.kept, self.device = plan, say, line, kept, plan.device
         self.models: Models | None = None
-        self.known: dict[tuple, tuple[Constants, float]] = {}
+        self.known: dict[tuple, tuple[Constants, Constants | None, float]] = {}
 
     @cached_property
     def environment(self) -> dict:
@@ -59,21 +59,29 @@ class Bench:
         prompts = prompts_for(cell, self.plan, self.models)
         return Comparison(self.models, prompts, cell.new_tokens, cell.dtype, self.plan.graph)
 
-    def constants(self, cell: Cell, comparison: Comparison) -> tuple[Constants, float]:
-        """The cost model's constants for a model and dtype, measured before its first cell is."""
+    def constants(self, cell: Cell, comparison: Comparison) -> tuple[Constants, Constants | None, float]:
+        """The cost model's constants for a model and dtype, measured before its first cell is, and the seconds it took.
+
+        Those of torch's operations; of the compiled engine, None where it is not timed.
+        """
         key = cell.model, cell.dtype, cell.weights
         if key not in self.known:
             dtype, config = DTYPES[cell.dtype], comparison.config
             weights = step_weight_bytes(config, dtype.itemsize, cell.weights)
             self.line.what = f"{cell}: the machine's constants"
             with self.line.still():
-                self.known[key] = machine.measure(config, dtype, self.device, weights)
+                ours, took = machine.measure(config, dtype, self.device, weights)
+                engine = None
+                if "numba" in self.plan.impls:
+                    engine, more = machine.measure_engine(config, dtype, cell.weights, ours.bandwidth)
+                    took += more
+                self.known[key] = ours, engine, took
         return self.known[key]
 
     def measure(self, cell: Cell) -> dict:
         """Prove, time, prove again, explain.  Returns the record, which fits the schema."""
         comparison = self.comparison(cell)
-        constants, took = self.constants(cell, comparison)
+        constants, engine, took = self.constants(cell, comparison)
         before = self.prove(cell, comparison)
         quantised = self.show_quantisation(comparison) if cell.weights else {}
         runs: dict[str, list[Run]] = {}
@@ -88,7 +96,7 @@ class Bench:
             if not verdict.green and (before[impl].green or verdict.wrong):
                 self.say(f"  {impl:11} after timing: {verdict}")
         gpu = self.environment["gpu"]
-        rows = Rows(cell, comparison, constants, gpu and gpu["datasheet_gb_per_s"])
+        rows = Rows(cell, comparison, constants, engine, gpu and gpu["datasheet_gb_per_s"])
         impls = [rows.row(impl, before[impl], after.get(impl), runs, self.emulated(impl)) for impl in before]
         return {
             "schema": "kvproof/decode/1",
@@ -96,7 +104,7 @@ class Bench:
             "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": self.plan.command,
             "environment": self.environment,
-            "constants": constants_record(constants, took),
+            "constants": constants_record(constants, engine, took),
             "cell": self.cell_record(cell, comparison) | quantised,
             "bandwidth": rows.bandwidth,
             "impls": impls,
@@ -156,10 +164,13 @@ class Bench:
         }
 
 
-def constants_record(constants: Constants, took: float) -> dict:
+def constants_record(constants: Constants, engine: Constants | None, took: float) -> dict:
+    def own(found: Constants) -> dict:
+        return {"overhead_us": found.overhead * 1e6, "gflops": found.rate / 1e9}
+
     return {
-        "overhead_us": constants.overhead * 1e6,
-        "gflops": constants.rate / 1e9,
+        **own(constants),
+        "engine": own(engine) if engine else None,
         "bandwidth": [{"bytes": int(size), "gb_per_s": speed / 1e9} for size, speed in constants.bandwidth],
         "measured_in_s": took,
     }

@@ -22,6 +22,7 @@ LOOKS = {
     "naive": {"color": "#D55E00", "linestyle": "--", "marker": "x", "hatch": "xxxx"},
     "eager": {"color": "#E69F00", "linestyle": "-.", "marker": "s", "hatch": ""},
     "sdpa": {"color": "#0072B2", "linestyle": "-", "marker": "o", "hatch": ""},
+    "numba": {"color": "#000000", "linestyle": "-", "marker": "d", "hatch": "xx"},
     "triton": {"color": "#009E73", "linestyle": "-", "marker": "^", "hatch": "----"},
     "hf-uncached": {"color": "#D55E00", "linestyle": (0, (6, 2)), "marker": "+", "hatch": "++++"},
     "hf-dynamic": {"color": "#CC79A7", "linestyle": (0, (4, 1, 1, 1, 1, 1)), "marker": "D", "hatch": "////"},

@@ -85,7 +85,9 @@ def roofline(records: Sequence[dict]) -> Picture:
 
 
 def roofs(picture: Picture, axes: Axes, group: Sequence[dict], low: float, high: float) -> tuple[str, list[float]]:
-    """The roofs of the slowest and the fastest reading, and the limit of belief; in words, and their heights."""
+    """The roofs of the slowest and the fastest reading, the one of the engine's products, and the limit of belief; in
+    words, and their heights.
+    """
     rate = group[0]["constants"]["gflops"]
     sets = sorted((record["bandwidth"] for record in group), key=lambda bandwidth: bandwidth["gb_per_s"])
     ends = {f"{found['gb_per_s']:.3g}": found for found in (sets[0], sets[-1])}
@@ -93,11 +95,17 @@ def roofs(picture: Picture, axes: Axes, group: Sequence[dict], low: float, high:
     for found in ends.values():
         (line,) = axes.plot(x, np.minimum(found["gb_per_s"], rate / x), color="k", linewidth=1.2, zorder=1)
         picture.keys.setdefault("roof", line)
+    engine = next((own["gflops"] for record in group if (own := record["constants"].get("engine"))), None)
+    if engine:
+        top = max(found["gb_per_s"] for found in ends.values())
+        (line,) = axes.plot(x, np.minimum(top, engine / x), color="k", linestyle=":", linewidth=1.2, zorder=1)
+        picture.keys.setdefault("roof of numba", line)
     limit = max(sets, key=lambda bandwidth: bandwidth["limit_gb_per_s"])
     height = 1.1 * limit["limit_gb_per_s"]
     belief = axes.axhline(height, color=INK, linestyle="--", linewidth=1, zorder=1)
     picture.keys.setdefault("refused above", belief)
-    text = f"roof: reading {' to '.join(ends)} GB/s, products {rate:,.0f} Gflop/s\n"
+    products = f"{rate:,.0f} Gflop/s" + (f", of numba {engine:,.0f}" if engine else "")
+    text = f"roof: reading {' to '.join(ends)} GB/s, products {products}\n"
     text += f"refused above {height:.3g} GB/s: 1.1 x {limit['limit_is']}"
     return text, [*(found["gb_per_s"] for found in ends.values()), height]
 

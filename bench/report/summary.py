@@ -7,7 +7,7 @@ from ..measure.explain import CLOSE, close
 from .cells import left_out, numbers
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
-OURS = ("numpy", "eager", "sdpa", "triton")  # of interleaved.IMPLS those with a cache
+OURS = ("numpy", "eager", "sdpa", "triton", "numba")  # of interleaved.IMPLS those with a cache
 BUSY = 0.25  # load for each core before the run, above which others disturb the times
 
 

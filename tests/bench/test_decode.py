@@ -1,5 +1,6 @@
 """The main job: parity before timing, no timing where parity is red, true figures, and one clear line for a mistake."""
 
+import importlib.metadata
 import json
 import runpy
 import signal
@@ -16,8 +17,10 @@ from kvproof.bench.decode import main
 from kvproof.bench.measure import gate, interleaved, machine, records, timing
 from kvproof.gpt2 import StaticCache, attention, generate, load
 from kvproof.gpt2.generate import Cached
+from kvproof.kernels.cpu import machine_code
 from kvproof.reference.config import Config
 
+from .._engine import ENGINE
 from .._gpt2_models import torch_model
 from .judge._models import lengths_moved
 
@@ -54,6 +57,37 @@ def test_json_is_one_record_with_figures_that_belong_together(capsys):
         assert (parity["bar"], parity["agree"], parity["of"]) == (5e-5, 12, 12)
     (greedy,) = generate(load("tiny"), "ROMEO:", max_new_tokens=4)
     assert sdpa["text"] == naive["text"] == greedy.text
+
+
+@ENGINE
+@pytest.mark.parametrize("words", [["--dtype", "float32"], ["--dtype", "bfloat16"], ["--weights", "int8"]], ids=str)
+def test_the_engine_is_a_row_like_others_and_the_cost_model_knows_it(capsys, words):
+    assert main(["--impl", "numba", "--json", *words, *QUICK]) == 0
+    record = json.loads(capsys.readouterr().out)
+    records.check(record, "the record")
+    numba = record["impls"][-1]
+    assert (numba["impl"], numba["cached"], numba["dtype"]) == ("numba", True, record["cell"]["dtype"])
+    assert numba["version"] == record["environment"]["versions"]["numba"] == importlib.metadata.version("numba")
+    assert numba["launches"] == 1
+    assert numba["predicted"]["overhead_ms"] == pytest.approx(record["constants"]["engine"]["overhead_us"] / 1e3)
+    assert record["constants"]["engine"]["gflops"] > 0
+
+
+def test_without_the_engine_its_constants_are_absent(capsys):
+    assert main(["--impl", "eager", "--json", *QUICK]) == 0
+    record = json.loads(capsys.readouterr().out)
+    records.check(record, "the record")
+    assert record["constants"]["engine"] is None
+
+
+def test_an_engine_that_cannot_run_is_left_out_of_a_group_and_an_error_alone(capsys, monkeypatch):
+    monkeypatch.setattr(machine_code, "available", lambda variant=None: "impl 'numba' needs another CPU")
+    assert main(["--impl", "numba", *QUICK]) == 2
+    assert capsys.readouterr().err == "bench/decode.py: impl 'numba' needs another CPU\n"
+    assert main(["--impl", "numba,eager", *QUICK]) == 0
+    out, err = capsys.readouterr()
+    assert "numba is left out: impl 'numba' needs another CPU" in err
+    assert "\neager " in out
 
 
 def test_bytes_of_a_step_are_the_weights_and_the_live_cache(capsys):

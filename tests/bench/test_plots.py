@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from kvproof.bench import plots
+from kvproof.bench.measure.records import check
 from kvproof.bench.report import __main__ as report
 from kvproof.bench.report.canvas import LOOKS, value_axis
 from kvproof.bench.report.pictures import PICTURES, pictures
@@ -194,6 +195,18 @@ def test_the_roofline_shows_achieved_bandwidth_over_flops_per_byte():
     assert "20% of reading" in text
     roof = next(line for line in figure.axes[0].lines if line.get_color() == "k")
     np.testing.assert_allclose(roof.get_ydata(), np.minimum(35, 80 / roof.get_xdata()))
+
+
+def test_the_roofline_has_a_roof_of_the_engine_s_products_where_they_were_measured():
+    plain, found = noisy(), noisy(impls=("naive", "sdpa", "numba"))
+    found["constants"]["engine"] = {"overhead_us": 200.0, "gflops": 50.0}
+    check(found, "the record")
+    assert "roof of numba" not in PICTURES["roofline"]([plain]).keys
+    figure = PICTURES["roofline"]([found])
+    assert {"numba", "roof of numba"} <= set(figure.keys)
+    roof = next(line for line in figure.axes[0].lines if line.get_linestyle() == ":")
+    np.testing.assert_allclose(roof.get_ydata(), np.minimum(35, 50 / roof.get_xdata()))
+    assert "products 80 Gflop/s, of numba 50" in figure.axes[0].get_title()
 
 
 def test_predictions_count_the_cells_within_thirty_percent():

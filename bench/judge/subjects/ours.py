@@ -102,7 +102,7 @@ class OurSubject(TorchSubject):
     @cached_property
     def forced(self) -> np.ndarray:
         """The tokens that both are fed, (B, n) ids; the last of them is fed to neither."""
-        source = self._source(self.models.torch("float64").with_impl("sdpa"))
+        source = self._source(self.models.torch("float64"))
         return np.array(timed_greedy(source, self.prompts, self.steps, self.models.device).ids)
 
     @cached_property
@@ -116,7 +116,7 @@ class OurSubject(TorchSubject):
         float64, and where they are shifted by less than a scale can hold, it gets a model of their values."""
         if impl == "numba" and self.weights and (dtype == "float64" or shift):
             return self._values[dtype]
-        return self.models.torch(dtype).with_impl(impl)
+        return self.models.torch(dtype, impl)
 
     @cached_property
     def _values(self) -> dict[str, GPT2]:

@@ -22,8 +22,8 @@ class SmallModels(Models):
     def __init__(self):
         super().__init__("small", torch.device("cpu"))
 
-    def torch(self, dtype):
-        return small_model(4, 8, dtype)[0]
+    def torch(self, dtype, impl="sdpa"):
+        return small_model(4, 8, dtype)[0].with_impl(impl)
 
     def numpy(self, dtype):
         model, params = small_model(4, 8)

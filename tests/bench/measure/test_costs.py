@@ -14,6 +14,7 @@ from kvproof.bench.measure.costs import (
     parameters,
     step_weight_bytes,
     step_weights,
+    unpadded_pass,
     whole_pass,
 )
 from kvproof.bench.measure.explain import Forecast, Route, crossing, median_cumulative, words
@@ -21,9 +22,12 @@ from kvproof.bench.measure.stats import summarize
 from kvproof.gpt2 import GPT2
 from kvproof.reference.config import Config
 
+from ..._engine import ENGINE as NEEDS_ENGINE
+
 SMALL = Config(n_vocab=600, n_ctx=64, n_embd=64, n_head=4, n_layer=3, n_inner=256)
 CPU = torch.device("cpu")
 MACHINE = Constants(9e-6, 70e9, ((2.0**20, 90e9), (2.0**22, 60e9), (2.0**24, 20e9)))
+ENGINE = Constants(200e-6, 110e9, MACHINE.bandwidth)
 
 
 def test_a_summary_has_the_percentiles_of_all_samples():
@@ -61,6 +65,34 @@ def test_the_constants_of_a_machine_are_recovered():
         assert got.speed(size) == pytest.approx(speed, rel=0.02)
 
 
+@NEEDS_ENGINE
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_the_engine_s_constants_are_recovered_beside_the_machine_s_bandwidth(weights):
+    def seconds(probe: machine.Probe) -> float:
+        probe.call()
+        return ENGINE.parts(probe.work).total
+
+    got, _ = machine.measure_engine(SMALL, torch.float32, weights, MACHINE.bandwidth, seconds)
+    assert got.overhead == pytest.approx(ENGINE.overhead, rel=0.02)
+    assert got.rate == pytest.approx(ENGINE.rate, rel=0.02)
+    assert got.bandwidth == MACHINE.bandwidth
+
+
+@pytest.mark.parametrize("quicker", ["reading", "multiplying"])
+def test_the_bandwidth_is_that_of_the_quicker_reader(monkeypatch, quicker):
+    for name in ("reading", "multiplying"):
+        probe = machine.Probe(machine.Work(1, 9e9 if name == quicker else 3e9, 0), object)
+        monkeypatch.setattr(machine, name, lambda nbytes, device, probe=probe: probe)
+    monkeypatch.setattr(machine, "time_calls", lambda *_, **__: [1.0, 3.0, 9.0])
+    assert machine.read_bandwidth(1, CPU) == [9.0, 3.0, 1.0]
+
+
+def test_both_readers_read_what_they_say():
+    for probe in (machine.reading(2**20, CPU), machine.multiplying(2**20, CPU)):
+        assert probe.work.bytes == 2**20
+        assert probe.call().sum() == 2**18  # ones, each of them read
+
+
 def test_the_real_machine_has_constants_of_a_believable_size():
     got, took = machine.measure(SMALL, torch.float32, CPU, 2**22)
     assert 1e-8 < got.overhead < 1e-2
@@ -95,6 +127,13 @@ def test_a_prefill_counts_causal_attention_and_one_row_of_logits():
     products = 2 * 2 * (7 * L * (4 * E * E + 2 * E * inner) + V * E)
     attention = 2 * L * 2 * 2 * E * (7 * 8 // 2)  # per layer: q k^T and p v, each 2 E flops a pair, the past alone
     assert whole_pass(SMALL, [7, 3], 4, 5).flops == products + attention
+
+
+def test_the_engine_computes_no_padding_and_reads_the_weights_once():
+    work = unpadded_pass(SMALL, [7, 3], 4)
+    assert work.flops == whole_pass(SMALL, [7], 4, 1).flops + whole_pass(SMALL, [3], 4, 1).flops
+    assert (work.launches, work.bytes) == (1, 4 * step_weights(SMALL))
+    assert unpadded_pass(SMALL, [7], 4, "int8").bytes == step_weight_bytes(SMALL, 4, "int8")
 
 
 def test_launches_count_operations_and_not_views():
@@ -143,28 +182,42 @@ def test_the_predicted_break_even_is_where_simulated_runs_cross():
     assert step[CACHED](context - 1) >= step[NAIVE](context - 1)
 
 
+def test_a_route_of_the_engine_is_one_launch_at_its_own_constants():
+    known, route = forecast(), Route(True, 1, 1, ENGINE)
+    got = known.record(route, 2)
+    assert got["overhead_ms"] == pytest.approx(ENGINE.overhead * 1e3)
+    assert known.seconds(route, 0) == pytest.approx(ENGINE.parts(unpadded_pass(SMALL, [8, 5], 4)).total)
+    assert known.seconds(route, 1) == pytest.approx(ENGINE.parts(cached_step(SMALL, [9, 6], 4, 1)).total)
+    assert known.seconds(NAIVE, 1) == pytest.approx(MACHINE.parts(whole_pass(SMALL, [9, 6], 4, 40)).total)
+    assert known.break_even_new_tokens(route, NAIVE) == 2
+    eighth = Forecast(SMALL, (8, 5), 4, MACHINE, "int8").record(route, 2)
+    assert eighth["bytes_ms"] < got["bytes_ms"] / 2
+
+
 def test_the_median_over_runs_is_taken_step_by_step():
     runs = [{"prefill_s": p, "steps_s": [1.0, s]} for p, s in ((5, 9.0), (6, 2.0), (50, 3.0))]
     assert median_cumulative(runs) == [6, 7, 10]
 
 
-def row(impl, step_ms, predicted_ms, speedup):
+def row(impl, step_ms, predicted_ms, speedup, launches=66):
     parts = {"overhead_ms": predicted_ms * 0.7, "bytes_ms": predicted_ms * 0.2, "flops_ms": predicted_ms * 0.1}
     predicted = {"prefill_ms": 1.0, "step_ms": predicted_ms, "total_ms": 9.0, **parts}
     step = {"step_ms": {"median": step_ms}, "speedup": {"median": speedup}}
-    return {"impl": impl, "launches": 66, "bytes_per_step": 6e6, "predicted": predicted, **step}
+    return {"impl": impl, "launches": launches, "bytes_per_step": 6e6, "predicted": predicted, **step}
 
 
 def test_the_words_say_whether_the_cache_pays_why_and_where_the_model_errs():
     found = {"cached": "sdpa", "predicted_context": 7, "predicted_new_tokens": 15, "measured_new_tokens": None}
-    text = words(12, 6, [row("naive", 1.0, 1.1, 1.0), row("sdpa", 2.0, 1.2, 0.8)], found, MACHINE)
+    text = words(12, 6, [row("naive", 1.0, 1.1, 1.0), row("sdpa", 2.0, 1.2, 0.8)], found)
     assert text.startswith("At 12 new tokens after a context of 6 the cache cannot pay here: sdpa takes 1.25 times")
-    assert "70% launching 66 operations at 9.0 us" in text
+    assert "70% launching 66 operations at 12.7 us" in text
     assert "from 15 new tokens on; measured: it had not within this run" in text
     assert "wrong by more than 30% here: sdpa is 1.7 times slower than predicted." in text
-    text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found, MACHINE)
+    text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found)
     assert "the cache pays: sdpa is 2.50 times as fast" in text
     assert "wrong" not in text
+    text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("numba", 1.0, 1.1, 2.5, 1)], found | {"cached": "numba"})
+    assert "A step of numba should take 1.10 ms: 70% launching one call at 770.0 us" in text
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -11,6 +11,8 @@ from kvproof.bench.measure import gate, interleaved, peers, records
 from kvproof.bench.measure.impls import torch_source
 from kvproof.gpt2 import attention, load
 
+from ..._engine import ENGINE
+
 QUICK = ["--device", "cpu", "--new-tokens", "4", "--repeats", "1"]
 
 
@@ -33,7 +35,7 @@ def peer(monkeypatch):
 
     def install(change):
         def source(impl, name, dtype, device, batch, capacity, weights=None):
-            return Spoilt(torch_source(load(name, dtype=dtype, weights=weights), batch, capacity), change)
+            return Spoilt(torch_source(load(name, dtype=dtype, weights=weights, impl="sdpa"), batch, capacity), change)
 
         monkeypatch.setattr(peers, "require", lambda impl: None)
         monkeypatch.setattr(peers, "peer_source", source)
@@ -155,3 +157,20 @@ def test_an_impl_that_computes_in_another_dtype_says_so():
     found = interleaved.Comparison(interleaved.Models("tiny", torch.device("cpu")), [[5, 6, 7]], 2, "bfloat16")
     assert found.note("numpy") == "computes in float32, since it has no bfloat16 here"
     assert found.note("sdpa") is None
+
+
+@ENGINE
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_engine_has_weights_of_its_own_and_leaves_those_of_torch_as_they_lie(dtype):
+    models = interleaved.Models("tiny", torch.device("cpu"))
+
+    def layout():
+        return [(weight.data_ptr(), weight.stride()) for weight in models.torch(dtype).parameters()]
+
+    before, engine = layout(), models.torch(dtype, "numba")
+    engine.prefill([[1, 2]], engine.new_cache(1, 4))
+    assert layout() == before
+    assert {at for at, _ in before}.isdisjoint(weight.data_ptr() for weight in engine.parameters())
+    assert engine.blocks[0].attn.c_attn.weight.stride() != models.torch(dtype).blocks[0].attn.c_attn.weight.stride()
+    assert [models.torch(dtype, impl).impl for impl in ("numba", "sdpa", "naive")] == ["numba", "sdpa", "naive"]
+    assert models.torch(dtype, "numba").wte is engine.wte, "loaded once"

@@ -270,7 +270,7 @@ def peak_of_tensors(work) -> int:
 
 
 def test_activations_are_what_torch_has_alive_at_the_worst_moment():
-    model = load("tiny")
+    model = load("tiny", impl="sdpa")
     prompts, ids = [[1] * 64] * 8, torch.zeros(8, dtype=torch.long)
     cache = model.new_cache(8, 100)
     model.prefill(prompts, cache)
