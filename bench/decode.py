@@ -3,9 +3,13 @@
     python bench/decode.py --impl triton
     python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl
     python bench/decode.py --impl sdpa,hf --model random:gpt2 --batch 1,8,32 --dtype float32,bfloat16
+    python bench/decode.py --impl onnx,openvino,ctranslate2,llamacpp --weights none,int8
 
 A LIST is separated by commas. Every combination of the lists is a cell; the timed runs of its impls are interleaved.
 --results appends each finished cell to a file of JSON lines; the same command after a kill measures what is missing.
+With int8 weights our impls are held to an oracle that has the numbers they stand for; a peer quantises in its own way,
+and its distance from the unquantised model is shown. A peer that decodes the oracle's tokens while its logits err by
+more than the bar is red and timed all the same, RED in its row; one that decodes others is not timed. Of ours none is.
 bench/plots.py draws that file, bench/report makes a page of it.
 
 Exit codes: 0 every cell is green and timed, now or in --results; 1 parity is red, before or after timing, or a figure
@@ -32,9 +36,11 @@ import torch
 from kvproof.bench.measure import peers, records
 from kvproof.bench.measure.environment import heading
 from kvproof.bench.measure.interleaved import IMPLS
-from kvproof.bench.measure.sweep import Bench, Cell, Plan
+from kvproof.bench.measure.plan import Cell, Plan
+from kvproof.bench.measure.sweep import Bench
 from kvproof.bench.program import INTERRUPTED, abandon_output, ends, parser_for, words
 from kvproof.bench.report.table import table, texts
+from kvproof.gpt2.arguments import WEIGHTS
 from kvproof.gpt2.cli.output_file import check_writable, is_plain
 from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.weights import DTYPES, as_device
@@ -45,7 +51,7 @@ NO_GPU = {
     "        its results count, its times are not a GPU's",
     "interpreter": "NO GPU: triton runs the kernel's source under Triton's interpreter; its times are not a GPU's",
 }
-BASELINES = ("naive", "sdpa")  # in every run: what the cache is measured against, and torch's own way to use one
+BASELINES = ("naive", "sdpa")  # in every run but --no-naive: what the cache is measured against, and torch's own way
 GROUPS = {"all": IMPLS, "hf": tuple(name for name in peers.PEERS if name.startswith("hf-")), "peers": peers.PEERS}
 
 
@@ -81,6 +87,13 @@ def known_dtypes(text: str) -> list[str]:
     return listed(text)
 
 
+def known_weights(text: str) -> list[str | None]:
+    for name in listed(text):
+        if name not in ("none", *WEIGHTS):
+            raise argparse.ArgumentTypeError(f"{name!r} is not known; choose of none, {', '.join(WEIGHTS)}")
+    return [None if name == "none" else name for name in listed(text)]
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = parser_for("bench/decode.py", __doc__)
     add = parser.add_argument
@@ -90,6 +103,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "tiny, random:gpt2, a folder (default %(default)s)")  # fmt: skip
     add("--dtype", type=known_dtypes, default="float32", metavar="LIST", help="dtypes of weights and cache: "
         f"{' '.join(DTYPES)} (default %(default)s)")  # fmt: skip
+    add("--weights", type=known_weights, default="none", metavar="LIST", help="none: weights in the dtype; int8: "
+        "quantised, by each impl in its own way (default %(default)s)")  # fmt: skip
     add("--batch", type=counts, metavar="LIST", help="sequences per batch (default: one per prompt)")
     add("--context", type=counts, metavar="LIST", help="tokens per prompt, drawn at random (default: --prompt)")
     add("--new-tokens", type=counts, default="24", metavar="LIST", help="new tokens per sequence (default %(default)s)")
@@ -98,6 +113,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--device", help="cpu or cuda (default: cuda where there is one)")
     add("--backend", choices=BACKENDS, default="ptx", help="emulator of triton's kernel without a GPU: the PTX "
         "machine runs the compiled code, the interpreter the source (default %(default)s)")  # fmt: skip
+    add("--no-naive", action="store_true", help="leave out naive, whose every step recomputes the whole batch: for long "
+        "contexts, where that takes hours; no speed-up is said then")  # fmt: skip
     add("--graph", action="store_true", help="CUDA graph: triton's steps are its replays")
     add("--results", type=Path, metavar="FILE", help="file of JSON lines, one per cell; cells in it are skipped")
     add("--json", action="store_true", help="records on standard output instead of the report")
@@ -121,8 +138,8 @@ def portable(argv: list[str]) -> list[str]:
 
 def cells(args: argparse.Namespace) -> list[Cell]:
     """Every combination, the model's changing least often since it must be loaded."""
-    swept = product(args.model, args.dtype, args.context or [None], args.batch, args.new_tokens)
-    return [Cell(model, dtype, batch, context, new) for model, dtype, context, batch, new in swept]
+    swept = product(args.model, args.weights, args.dtype, args.context or [None], args.batch, args.new_tokens)
+    return [Cell(model, dtype, batch, context, new, how) for model, how, dtype, context, batch, new in swept]
 
 
 def make_plan(args: argparse.Namespace) -> Plan:
@@ -130,8 +147,17 @@ def make_plan(args: argparse.Namespace) -> Plan:
     device = device_of(args)
     if args.graph and (device.type != "cuda" or "triton" not in args.impl):
         raise ValueError("--graph came, but it replays triton's step on CUDA; add --impl triton on a CUDA device")
-    impls = tuple(name for name in dict.fromkeys([*BASELINES, *args.impl]) if can_run(name, device, args.impl))
+    impls = tuple(
+        name
+        for name in dict.fromkeys([*BASELINES, *args.impl])
+        if wanted(name, args) and can_run(name, device, args.impl)
+    )
     return Plan(impls, device, args.repeats, tuple(args.prompt), args.graph, args.command, args.backend)
+
+
+def wanted(impl: str, args: argparse.Namespace) -> bool:
+    """Whether an impl belongs to this run: all but naive, which can be left out."""
+    return not (impl == "naive" and args.no_naive)
 
 
 def device_of(args: argparse.Namespace) -> torch.device:
@@ -236,7 +262,7 @@ def held(path: Path | None) -> dict[str, dict]:
 
 def fine(record: dict) -> bool:
     """Whether parity was green, before and after, and every figure can be true."""
-    return all(row["runs"] and not row["refused"] for row in record["impls"])
+    return all(row["runs"] and row["parity_before"]["green"] and not row["refused"] for row in record["impls"])
 
 
 def main(argv: list[str] | None = None) -> int:

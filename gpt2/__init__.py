@@ -2,9 +2,9 @@
 
 import sys
 
-from .cli.interrupt import quiet_ctrl_c, starting
+from .cli.interrupt import quiet_ctrl_c, runs_main, starting
 
-with quiet_ctrl_c(starting(sys.argv[0])):  # torch takes seconds to import
+with quiet_ctrl_c(starting(sys.argv[0]), on=runs_main()):  # torch takes seconds to import
     from ..reference.config import Config, ConfigError, ContextFull
     from ..reference.weights import CheckpointError
     from .cache import CacheMismatch, StaticCache

@@ -16,10 +16,10 @@ WEIGHTS = ("int8",)  # what weights may be held in beside the model's dtype
 KV_DTYPES = ("int8",)  # and what the rows of a cache
 
 
-def check_impl(impl: Any) -> str:
-    """impl, if it is one of IMPLS; raises ValueError if not."""
-    if not isinstance(impl, str) or impl not in IMPLS:
-        raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(IMPLS)}")
+def check_impl(impl: Any, known: tuple[str, ...] = IMPLS) -> str:
+    """impl, if it is one of those known; raises ValueError if not."""
+    if not isinstance(impl, str) or impl not in known:
+        raise ValueError(f"impl {brief(impl)} is not known; choose one of {', '.join(known)}")
     return impl
 
 

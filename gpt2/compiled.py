@@ -12,6 +12,7 @@ from ..kernels.cpu.engine import Engine, Sizes, Slots
 from ..kernels.cpu.job import LAYER
 from .arguments import refuse
 from .cache import Cache
+from .int8_weights import is_quantised
 from .linear import Conv1D
 
 if TYPE_CHECKING:
@@ -29,38 +30,46 @@ class Compiled:
             config.n_layer, config.n_head, config.n_embd, config.n_inner, config.n_vocab, config.layer_norm_epsilon,
             config.gelu == "exact",
         )  # fmt: skip
-        layers = [[place(block, name) for name in LAYER] for block in model.blocks]
-        rest = [place(model, name) for name in REST.values()]
         head = "wte" if model.lm_head is None else "lm_head"
-        self.places = [*(one for layer in layers for one in layer), *rest, *(place(model, f"{head}.{x}") for x in ("weight", "scale"))]
+        names = [f"h.{i}.{name}" for i in range(config.n_layer) for name in LAYER]
+        self.names = [*names, *REST.values(), f"{head}.weight", f"{head}.scale"]
+        self.places = [place(model, name) for name in self.names]
         self.linears = [module for module in model.modules() if isinstance(module, Conv1D)]
         self.addresses: list[int] = []
-        self.engines: dict[tuple[str, str, str], Engine] = {}
+        self.engines: dict[torch.dtype, Engine] = {}
 
     def engine(self, cache: Cache) -> Engine:
         """The engine for this cache, bound to the tensors that the model has now."""
-        addresses = [0 if found is None else found[key].data_ptr() for found, key in self.places]
+        addresses = [0 if held is None else held[key].data_ptr() for held, key in self.places]
         if addresses != self.addresses:
-            self.lay_out()
-            addresses = [0 if found is None else found[key].data_ptr() for found, key in self.places]
-            self.addresses, self.engines = addresses, {}
-        weight, param = (name_of(self.places[i]) for i in (LAYER.index("attn.c_attn.weight"), 0))
-        variant = weight, param, str(cache.k[0].dtype)[6:]
-        if variant not in self.engines:
-            self.engines[variant] = self.bound(variant, addresses)
-        return self.engines[variant]
+            for linear in self.linears:
+                linear.lay_by_output()
+            self.addresses = [0 if held is None else held[key].data_ptr() for held, key in self.places]
+            self.engines = {}
+        kv = cache.k[0].dtype
+        if kv not in self.engines:
+            self.engines[kv] = self.bound(kv)
+        return self.engines[kv]
 
-    def lay_out(self):
-        """Put every linear layer's weight in memory one output after another, as the engine reads it."""
-        for linear in self.linears:
-            linear.lay_by_output()
-
-    def bound(self, variant: tuple[str, str, str], addresses: list[int]) -> Engine:
-        engine, fields = Engine(self.sizes, *variant), len(LAYER)
-        *rest, head, head_scale = addresses[self.sizes.n_layer * fields :]
-        layers = [addresses[i * fields : (i + 1) * fields] for i in range(self.sizes.n_layer)]
+    def bound(self, kv: torch.dtype) -> Engine:
+        """A new engine, told where the tensors lie.  Raises ValueError where those of a kind have several dtypes."""
+        engine = Engine(self.sizes, self.dtype(True), self.dtype(False), str(kv)[6:])
+        fields, L = len(LAYER), self.sizes.n_layer
+        *rest, head, head_scale = self.addresses[L * fields :]
+        layers = [self.addresses[i * fields : (i + 1) * fields] for i in range(L)]
         engine.bind(layers, dict(zip(REST, rest, strict=True)), (head, head_scale))
         return engine
+
+    def dtype(self, matrix: bool) -> str:
+        """The dtype of the matrices that products read, or of all other tensors but scales."""
+        found = {}
+        for name, (held, key) in zip(self.names, self.places, strict=True):
+            if held is not None and key != "scale" and is_quantised(name) == matrix:
+                found.setdefault(str(held[key].dtype)[6:], name)
+        if len(found) > 1:
+            (a, b), (x, y) = list(found)[:2], list(found.values())[:2]
+            raise ValueError(f"{x} is {a} and {y} is {b}; impl 'numba' takes one dtype: model.to(torch.{a}), or sdpa")
+        return next(iter(found))
 
 
 def place(module, name: str):
@@ -68,14 +77,8 @@ def place(module, name: str):
     *path, key = name.split(".")
     for step in path:
         module = getattr(module, step)
-    found = next((held for held in (module._parameters, module._buffers) if key in held), None)
-    return (None, "") if found is None else (found, key)
-
-
-def name_of(found) -> str:
-    """The dtype of the tensor at a place."""
-    held, key = found
-    return str(held[key].dtype)[6:]
+    held = next((held for held in (module._parameters, module._buffers) if key in held), None)
+    return (None, "") if held is None else (held, key)
 
 
 COMPILED: "WeakKeyDictionary[GPT2, Compiled]" = WeakKeyDictionary()
@@ -101,8 +104,15 @@ def each(batch: int) -> np.ndarray:
     return np.arange(batch)
 
 
-def slots_of(cache: Cache, layers: slice = slice(None)) -> Slots:
-    """A cache as the engine reads it."""
+def slots_of(cache: Cache) -> Slots:
+    """A cache as the engine reads it; kept with the cache."""
+    if cache.slots is None or cache.slots.k is not cache.k or cache.slots.v is not cache.v:
+        cache.slots = some_layers(cache, slice(None))
+    return cache.slots
+
+
+def some_layers(cache: Cache, layers: slice) -> Slots:
+    """Some layers of a cache as the engine reads them."""
     table = one_page_each(cache.batch) if cache.block_table is None else cache.block_table
     scales = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
     return Slots(cache.k[layers], cache.v[layers], *scales, table)
@@ -130,12 +140,12 @@ def prefill(model: "GPT2", prompts: Sequence[Sequence[int]], cache: Cache, start
 
 def step(model: "GPT2", ids: torch.Tensor, cache: Cache, slots) -> torch.Tensor:
     """A new token per sequence, ids (B,), at the slots that cache.claim gave -> logits (B, V)."""
-    tokens = ids.numpy().astype(np.int64, copy=False)
-    if tokens.min() < 0 or tokens.max() >= model.config.n_vocab:
+    tokens = ids.tolist()
+    if min(tokens) < 0 or max(tokens) >= model.config.n_vocab:
         raise refuse("ids", tokens, f"ids of this model, 0..{model.config.n_vocab - 1}")
-    where = np.full(len(tokens), slots) if isinstance(slots, int) else slots.numpy()
+    where = [slots] * len(tokens) if isinstance(slots, int) else slots.tolist()
     rows = each(len(tokens))
-    return engine_of(model, cache).forward(np.ascontiguousarray(tokens), rows, where, rows, slots_of(cache))
+    return engine_of(model, cache).forward(np.array(tokens), rows, np.array(where), rows, slots_of(cache))
 
 
 def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:
@@ -144,7 +154,7 @@ def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:
     dtype = str(q.dtype)[6:]
     engine = attention_engine(H, D, dtype, str(cache.k[0].dtype)[6:])
     where = np.array(cache.host_lengths) - 1
-    return engine.attend(q, each(B), where, slots_of(cache, slice(layer, layer + 1)), k, v).to(q.dtype)
+    return engine.attend(q, each(B), where, some_layers(cache, slice(layer, layer + 1)), k, v).to(q.dtype)
 
 
 @lru_cache

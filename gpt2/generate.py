@@ -12,7 +12,8 @@ from . import sampling
 from .arguments import flag, function, is_row, is_text, listed, refuse, strings, whole, whole_numbers
 from .cache import Cache
 from .graph import Run, default_step
-from .model import GPT2, check_chunk, pad
+from .ids import pad
+from .model import GPT2, check_chunk
 from .stream import Listener, Writer
 
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 
 from .cache import Cache, CacheMismatch
-from .model import GPT2, WHOLE
+from .ids import WHOLE
+from .model import GPT2
 
 Run = Callable[[torch.Tensor], torch.Tensor]  # a decode step: ids (B,) -> logits (B, V)
 Work = Callable[[], torch.Tensor]  # launches something and returns where its result lies

@@ -1,8 +1,10 @@
 """Linear layers and GELU: torch's fastest, and batch-invariant ones, whose rows keep their bits in any batch.
 
 A library picks its kernel by the number of rows, so one token's logits have other last bits in another batch or prefill
-chunk. The invariant versions take that choice away. LayerNorm (row by row) and sums of residuals and embeddings (each
-number rounded once) need no such care: on a CPU none of them changed a bit for 1 to 64 rows and 1 to 5 threads.
+chunk. The invariant versions take that choice away, at a cost; they are for the impl triton. The engine of kernels/cpu
+fixes the order of every sum in its source and needs none of this. LayerNorm (row by row) and sums of residuals and
+embeddings (each number rounded once) need no such care: on a CPU none of them changed a bit for 1 to 64 rows and 1 to 5
+threads.
 """
 
 import torch

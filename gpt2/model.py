@@ -12,25 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..reference.config import Config, ContextFull, brief
-from .arguments import check_impl, check_kv_dtype, check_weights, is_row, refuse, tensor, whole, whole_numbers
+from ..reference.config import Config, ContextFull
+from .arguments import check_impl, check_kv_dtype, check_weights, refuse, tensor, whole
 from .attention import DECODE_STEP, Attention
 from .cache import Cache, StaticCache
+from .ids import WHOLE, check_ids, check_prompts, pad
 from .int8_cache import Int8PagedCache, Int8StaticCache
 from .int8_weights import Int8Linear, Int8Table
 from .linear import ROWS, Conv1D, invariant_gelu, invariant_linear, linear
 from .paged import PagedCache
 from .tokenizer import Tokenizer
-
-WHOLE = (torch.int64, torch.int32)
-
-
-def pad(prompts: Sequence[Sequence[int]], width: int) -> torch.Tensor:
-    """Prompts of any lengths -> (B, width) int64, zeros on the right; on the host."""
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.as_tensor(prompt)
-    return ids
 
 
 def check_chunk(chunk: int | None):
@@ -81,15 +72,18 @@ class Block(nn.Module):
 
 
 class GPT2(nn.Module):
-    """GPT-2 of any size. `impl` is the attention of its decode step: naive (no cache), eager, sdpa or triton.
+    """GPT-2 of any size, which decodes by the impl named.
+
+    impl  naive (no cache), eager, sdpa or triton: the attention of a decode step, in torch's layers; numba: prefill and
+          decode step whole, by the engine of kernels/cpu, on a CPU
 
     model(ids (B, T)) gives logits (B, T, V) without a cache; `prefill` and `decode` use one.
     `tokenizer` is the checkpoint's own, None if it has none; each of `end_tokens` ends a text.
 
-    invariant=True, for the impl triton, makes each row of logits by `prefill` and `decode` a function of that
-    sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at once.
-    Calls without a cache keep torch's own attention, and its bits. Tested in float32 and float64 on a CPU; linear.py
-    has its cost.
+    invariant=True, for the impls numba and triton, makes each row of logits by `prefill` and `decode` a function of
+    that sequence's tokens alone: bit for bit the same in any batch, order, page, prefill chunk and number of tokens at
+    once. numba keeps that anyway, and for it invariant=True only refuses other impls; triton needs other layers, tested
+    in float32 and float64 on a CPU, and linear.py has their cost. Calls without a cache are torch's, with its bits.
 
     weights="int8" holds the matrices of the layers, the tokens' table and the head in 8 bits, see int8_weights.py; None
     has them in the model's dtype.
@@ -99,6 +93,8 @@ class GPT2(nn.Module):
     def __init__(self, config: Config, impl: str = "sdpa", invariant: bool = False, weights: str | None = None):
         super().__init__()
         self.config, self.invariant, self.weights = config, invariant, check_weights(weights)
+        # The layers' own invariance is torch's, which the engine does without.
+        invariant = self.invariant_layers = invariant and impl == "triton"
         self.impl = self.fitting_impl(impl)
         self.tokenizer: Tokenizer | None = None
         tokens = partial(Int8Table, invariant=invariant) if weights else table
@@ -127,9 +123,10 @@ class GPT2(nn.Module):
 
     def fitting_impl(self, impl: str) -> str:
         """impl, if this model can decode by it; raises ValueError if not."""
-        if self.invariant and check_impl(impl) != "triton":
+        if self.invariant and check_impl(impl) not in ("numba", "triton"):
             raise ValueError(
-                f"impl {impl!r} came with invariant=True, which only 'triton' can keep; choose that, or load without it"
+                f"impl {impl!r} came with invariant=True, which only 'numba' and 'triton' can keep; choose one of "
+                "them, or load without it"
             )
         return check_impl(impl)
 
@@ -137,6 +134,11 @@ class GPT2(nn.Module):
         """This model with the decode step of another impl; the two share their weights."""
         twin = copy.copy(self)
         twin.impl = self.fitting_impl(impl)
+        if self.invariant and impl == "triton" and not self.invariant_layers:
+            raise ValueError(
+                "impl 'triton' came for a model that 'numba' keeps invariant, without the layers that 'triton' needs; "
+                "load it with impl='triton' and invariant=True"
+            )
         return twin
 
     def new_cache(
@@ -150,7 +152,7 @@ class GPT2(nn.Module):
         capacity = self.config.n_ctx if capacity is None else capacity
         kinds = (Int8StaticCache, Int8PagedCache) if check_kv_dtype(kv_dtype) else (StaticCache, PagedCache)
         kind = kinds[0] if page is None else partial(kinds[1], page=page)
-        new = ROWS if self.invariant else 1  # tokens that one call of the kernel brings
+        new = ROWS if self.invariant_layers else 1  # tokens that one call of the kernel brings
         return kind(self.config, batch, capacity, dtype=self.dtype, device=self.device, impl=self.impl, new=new)
 
     def hidden(self, ids):
@@ -168,7 +170,7 @@ class GPT2(nn.Module):
         head = self.wte if self.lm_head is None else self.lm_head
         if isinstance(head, Int8Table):
             return head.product(x)
-        return invariant_linear(x, head.weight) if self.invariant else linear(x, head.weight)
+        return invariant_linear(x, head.weight) if self.invariant_layers else linear(x, head.weight)
 
     def forward(self, ids):
         """ids (B, T) int -> logits (B, T, V).  Raises ValueError for a wrong id, ContextFull past n_ctx."""
@@ -205,14 +207,14 @@ class GPT2(nn.Module):
         self.check_prompts(prompts)
         cache.check_fits(self.config, len(prompts), self.dtype, self.device)
         longest = max(map(len, prompts))
-        start = cache.check_room(longest)
+        start, chunk = cache.check_room(longest), int(chunk or longest)
         with cache.undone_if_interrupted(cache.host_lengths):
             if self.impl == "numba":
                 from .compiled import prefill
 
-                logits = prefill(self, prompts, cache, start, chunk or longest)
+                logits = prefill(self, prompts, cache, start, chunk)
             else:
-                logits = self.fill(prompts, cache, start, chunk or longest)
+                logits = self.fill(prompts, cache, start, chunk)
         cache.set_lengths([start + len(prompt) for prompt in prompts])
         return logits
 
@@ -244,7 +246,7 @@ class GPT2(nn.Module):
         fit; the cache is then as it was.
         """
         if DECODE_STEP[self.impl] is None:
-            raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa or triton")
+            raise ValueError("impl 'naive' keeps no cache and has no decode step; use eager, sdpa, triton or numba")
         tensor("ids", ids, "(B,)")
         if ids.ndim != 1 or ids.dtype not in WHOLE or ids.device != self.device:
             raise ValueError(
@@ -271,38 +273,9 @@ class GPT2(nn.Module):
 
     def check_prompts(self, prompts: Sequence[Sequence[int]]):
         """Raises ValueError unless prompts are one or more non-empty sequences of ids within the vocabulary."""
-        if isinstance(prompts, str) or not is_row(prompts):
-            raise ValueError(f"prompts are {brief(prompts)}; pass a list of sequences of token ids")
-        if not len(prompts):
-            raise ValueError("no prompts came; pass at least one sequence of token ids")
-        for row, prompt in enumerate(prompts):
-            ids = prompt if type(prompt) is list and set(map(type, prompt)) == {int} else whole_numbers(prompt)
-            if not ids:
-                raise ValueError(f"prompt {row} is empty; GPT-2 needs at least one token{self.first_token()}")
-            low, high = min(ids), max(ids)
-            if low < 0 or high >= self.config.n_vocab:
-                bad = low if low < 0 else high
-                raise ValueError(
-                    f"prompt {row} holds token id {bad}; this model's ids are 0..{self.config.n_vocab - 1}"
-                )
-
-    def first_token(self) -> str:
-        """The end of a message about an empty prompt: which ids start from nothing."""
-        eot = self.tokenizer.eot if self.tokenizer else self.config.eos_token_id
-        return "" if eot is None else f"; the end-of-text token alone, ids [{eot}], starts from nothing"
+        first = self.tokenizer.eot if self.tokenizer else next(iter(self.config.end_tokens), None)
+        check_prompts(prompts, self.config.n_vocab, first)
 
     def check_ids(self, ids):
         """ids, if they are whole numbers (B, T) within the vocabulary; raises ValueError if not."""
-        tensor("ids", ids, "(B, T)")
-        if ids.ndim != 2 or not ids.numel() or ids.dtype not in WHOLE:
-            raise ValueError(
-                f"ids are {tuple(ids.shape)} {ids.dtype}; pass int64 or int32 ids of shape (B, T), B and T 1 or more"
-            )
-        if ids.device != self.device:
-            raise ValueError(f"ids are on {ids.device}, the model on {self.device}; move one with .to(...)")
-        low, high = ids.min().item(), ids.max().item()
-        if low < 0 or high >= self.config.n_vocab:
-            raise ValueError(
-                f"token id {low if low < 0 else high} came; this model's ids are 0..{self.config.n_vocab - 1}"
-            )
-        return ids
+        return check_ids(ids, self.config.n_vocab, self.device)

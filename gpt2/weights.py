@@ -11,11 +11,12 @@ from ..reference.config import Config
 from ..reference.files import SAFETENSORS, find_weights
 from ..reference.synthetic import SIZES, random_config, random_tensors
 from ..reference.weights import read_config, read_tensors
-from .arguments import check_impl, check_weights, flag, refuse
+from .arguments import check_weights, flag, refuse
 from .checkpoint.generation_config import with_end_tokens
 from .checkpoint.hub_cache import HubError
 from .checkpoint.pickles import PICKLES, is_pickle, read_pickles
 from .hub import KNOWN, fetch, is_hub_name
+from .impls import resolve_impl
 from .int8_weights import Int8Matrix, OutOfMemory, is_out_of_memory
 from .model import GPT2
 from .tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
@@ -29,7 +30,7 @@ def load(
     *,
     dtype: str | torch.dtype = "float32",
     device: str | torch.device = "cpu",
-    impl: str = "sdpa",
+    impl: str = "auto",
     invariant: bool = False,
     weights: str | None = None,
 ) -> GPT2:
@@ -42,20 +43,23 @@ def load(
             end tokens.
     dtype   float64, float32, float16 or bfloat16, as a string or torch.dtype; weights are converted to it
     device  "cpu", "cuda", ...
-    impl    attention of the decode step: naive, eager, sdpa or triton
-    invariant  the same bits in any batch, order, page and chunk, for impl "triton"; slower, see GPT2
+    impl    how it decodes: naive, eager, sdpa, triton or numba, see GPT2. "auto" is numba on a CPU and sdpa on a GPU;
+            on a CPU where numba cannot run, sdpa, and one line on standard error says why. model.impl says which
+    invariant  the same bits in any batch, order, page and chunk: on a CPU another name for numba; for impl "triton"
+            slower, see GPT2
     weights  "int8" quantises the matrices as they come, from the checkpoint's own numbers whatever the dtype; see GPT2
 
     Raises CheckpointError or ConfigError for a checkpoint that is no GPT-2 or holds what int8 cannot, HubError if the
-    hub lacks it or fails, ValueError for an unknown name, dtype, device, impl or weights, OutOfMemory if int8 weights
-    find no room.
+    hub lacks it or fails, ValueError for an unknown name, dtype, device, impl or weights, ImportError if the impl that
+    was asked for cannot run here, OutOfMemory if int8 weights find no room.
     """
     if not isinstance(name, (str, Path)):
         raise refuse("name", name, "a model's name, a folder or a file")
     dtype = as_dtype(dtype)
     device = as_device(device)
     invariant, weights = flag("invariant", invariant), check_weights(weights)
-    if check_impl(impl) == "triton":
+    impl = resolve_impl(impl, device, dtype, weights, invariant)
+    if impl == "triton":
         from ..kernels.attention import check_device  # without triton this import raises, with advice
 
         check_device(device)

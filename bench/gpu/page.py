@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Iterator
 from typing import Any
 
+from ..report.cells import left_out
 from ..report.page import bullets, code, details, page, prose, section, table
 from ..roofline.compare import compare, in_words, measured_on_gpu
 
@@ -98,7 +99,7 @@ def attention_words(records: list[dict]) -> Iterator[str]:
 
 def decode_words(records: list[dict]) -> Iterator[str]:
     for record in records:
-        rows = [row for row in record["impls"] if row["step_ms"] and not row["refused"] and not row["emulated"]]
+        rows = [row for row in record["impls"] if row["step_ms"] and left_out(row) is None]
         if rows:
             best, cell = min(rows, key=lambda row: row["step_ms"]["median"]), record["cell"]
             others = [f"{row['impl']} {row['step_ms']['median']:.3g}" for row in rows if row is not best]

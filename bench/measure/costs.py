@@ -75,6 +75,16 @@ def step_weights(config: Config) -> int:
     return parameters(config) - tables * config.n_embd
 
 
+def step_weight_bytes(config: Config, itemsize: int, weights: str | None = None) -> int:
+    """Bytes of these; with "int8" weights a matrix takes one byte an element and a float32 scale a channel."""
+    if weights is None:
+        return itemsize * step_weights(config)
+    E, inner, head = config.n_embd, config.n_inner, config.n_vocab * config.n_embd
+    channels = config.n_layer * (5 * E + inner) + config.n_vocab
+    matrices = block_parameters(config) + head
+    return matrices + 4 * channels + itemsize * (step_weights(config) - matrices)
+
+
 def kv_elements(config: Config) -> int:
     """Elements of K and V that one token of one sequence leaves in the cache."""
     return 2 * config.n_layer * config.n_embd

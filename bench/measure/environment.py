@@ -14,7 +14,10 @@ import torch
 from ..roofline.gpus import datasheet_gb_per_s
 
 PACKAGES = ("kvproof", "torch", "triton", "numpy", "transformers")
-PEER_PACKAGES = ("onnxruntime", "onnx", "flash-attn", "flashinfer-python")  # named where they are installed
+PEER_PACKAGES = (  # named where they are installed
+    *("onnxruntime", "onnx", "openvino", "ctranslate2", "llama_cpp_python"),
+    *("flash-attn", "flashinfer-python"),
+)
 
 
 def version(package: str) -> str | None:

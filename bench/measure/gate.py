@@ -50,16 +50,20 @@ class Parity:
     """An impl held to the oracle.
 
     error   largest logit difference, in units of max(1, largest |logit|)
-    bar     what `error` may be at most
+    bar     what `error` may be at most; None where it is quantisation, which is shown and held to nothing
     flips   tokens, of so many, whose argmax differs from the oracle's
     faults  what is wrong, in words; empty where parity is green
+    wrong   whether it computes something else: tokens differ by more than rounding explains, or are no numbers
+    kl      of quantisation, the mean of KL(oracle || impl) over the tokens, in nats
     """
 
     error: float
-    bar: float
+    bar: float | None
     flips: int
     tokens: int
     faults: list[str]
+    wrong: bool = False
+    kl: float | None = None
 
     @property
     def green(self) -> bool:
@@ -69,7 +73,7 @@ class Parity:
         """The schema's "parity"."""
         error = self.error if np.isfinite(self.error) else None
         agree = self.tokens - self.flips
-        return {
+        record = {
             "green": self.green,
             "error": error,
             "bar": self.bar,
@@ -77,11 +81,14 @@ class Parity:
             "of": self.tokens,
             "faults": self.faults,
         }
+        return record | ({"kl": self.kl} if self.bar is None else {})
 
     def __str__(self) -> str:
-        line = f"max logit error {self.error:.1e} (bar {self.bar:.0e})"
-        line += f", greedy ids agree {self.tokens - self.flips}/{self.tokens}"
-        return "\n".join([f"{'ok ' if self.green else 'RED'} {line}", *(f"{'':14}{fault}" for fault in self.faults)])
+        held = f"bar {self.bar:.0e}" if self.bar is not None else "quantisation, no bar"
+        line = f"max logit error {self.error:.1e} ({held}), greedy ids agree {self.tokens - self.flips}/{self.tokens}"
+        line += f", KL {self.kl:.1e} nats" if self.kl is not None else ""
+        word = "RED" if self.faults else "ok " if self.bar is not None else "-- "
+        return "\n".join([f"{word} {line}", *(f"{'':14}{fault}" for fault in self.faults)])
 
 
 def compare_logits(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> Parity:
@@ -98,7 +105,22 @@ def compare_logits(logits: np.ndarray, truth: Truth, bar: float, half: bool) -> 
         faults.append(f"logits differ by {error:.1e}, more than rounding explains")
     if wrong:
         faults.append(f"{wrong} greedy tokens differ by more than rounding explains")
-    return Parity(error, bar, int(flipped.sum()), flipped.size, faults)
+    return Parity(error, bar, int(flipped.sum()), flipped.size, faults, bool(wrong) or not np.isfinite(error))
+
+
+def quantisation(logits: np.ndarray, truth: Truth) -> Parity:
+    """How far the logits (B, n, V) of a quantised model are from the unquantised one's: shown, held to no bar."""
+    error = parity.logit_error(logits, truth.logits)
+    flips = int((logits.argmax(-1) != truth.ids).sum())
+    if not np.isfinite(error):
+        return Parity(error, None, flips, truth.ids.size, ["its logits are no numbers"], wrong=True)
+    p, q = log_softmax(truth.logits), log_softmax(logits)
+    return Parity(error, None, flips, truth.ids.size, [], kl=float((np.exp(p) * (p - q)).sum(-1).mean()))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def attention_faults(model: GPT2, batch: int, capacity: int) -> list[str]:

@@ -12,6 +12,7 @@ from ...gpt2.generate import Cached, Source, Uncached
 from ...gpt2.generate import forced_logits as forced_tensor
 from ...gpt2.graph import GraphStep
 from ...reference.cache import ContiguousCache
+from .timing import OwnLoop
 
 
 class Oracle:
@@ -45,6 +46,9 @@ def torch_source(model: GPT2, batch: int, capacity: int, graph: bool = False, pa
     return Cached(model, cache, step=GraphStep(model, cache) if graph else partial(model.decode, cache=cache))
 
 
-def forced_logits(source: Source, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
+def forced_logits(source: Source | OwnLoop, prompts: Sequence[Sequence[int]], forced: np.ndarray) -> np.ndarray:
     """The logits of each of the forced tokens, given all before it: (B, n) ids -> (B, n, V) float64."""
-    return forced_tensor(source, prompts, torch.tensor(forced)).double().cpu().numpy()
+    ids = torch.tensor(forced)
+    own = isinstance(source, OwnLoop)
+    logits = source.forced_logits(prompts, ids) if own else forced_tensor(source, prompts, ids)
+    return logits.double().cpu().numpy()

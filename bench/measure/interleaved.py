@@ -4,7 +4,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from math import isfinite
 
+import numpy as np
 import torch
 
 from ... import reference
@@ -14,10 +16,10 @@ from ...gpt2.int8_weights import dequantised
 from ...gpt2.weights import checkpoint
 from ...reference.judge.parity import LOGIT_BARS
 from . import peers
-from .gate import HALF_SLACK, Parity, Truth, ask_oracle, attention_faults, compare_logits
+from .gate import HALF_SLACK, Parity, Truth, ask_oracle, attention_faults, compare_logits, quantisation
 from .impls import Oracle, Source, forced_logits, torch_source
 from .machine import count_launches
-from .timing import Run, timed_greedy
+from .timing import OwnLoop, Run, timed_greedy
 
 IMPLS = ("numpy", "naive", "eager", "sdpa", "triton", "numba")
 PAUSE = 0.05  # seconds; NumPy's and torch's threads wait by spinning for up to a thirtieth of a second
@@ -50,6 +52,12 @@ class Models:
                 self._numpy[dtype] = reference.load(checkpoint(self.name), dtype)
         return self._numpy[dtype]
 
+    def unquantised(self) -> tuple[dict, Config]:
+        """The oracle's parameters in float64 as the checkpoint has them."""
+        if "unquantised" not in self._numpy:
+            self._numpy["unquantised"] = reference.load(checkpoint(self.name), "float64")
+        return self._numpy["unquantised"]
+
 
 class Comparison:
     """What all impls share: the prompts, the oracle's answer, the dtype and the device.
@@ -66,7 +74,7 @@ class Comparison:
         self.device, self.config = models.device, models.torch(dtype).config
         models.torch(dtype).check_prompts(prompts)
         check_fit(prompts, steps, self.config.n_ctx, "n_ctx")
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, Source | OwnLoop] = {}
 
     @property
     def capacity(self) -> int:
@@ -78,37 +86,74 @@ class Comparison:
         """The oracle's answer, in float64, for the first CHECKED tokens."""
         return ask_oracle(self.prompts, *self.models.numpy("float64"), min(self.steps, CHECKED))
 
+    @cached_property
+    def unquantised(self) -> Truth:
+        """The same of the model without quantised weights."""
+        return ask_oracle(self.prompts, *self.models.unquantised(), min(self.steps, CHECKED))
+
     def dtype_of(self, impl: str) -> str:
         """The dtype an impl runs in: where it has no arithmetic in half precision it takes float32."""
         if impl == "numpy":
             return self.dtype if self.dtype in LOGIT_BARS else "float32"
         return peers.peer_dtype(impl, self.dtype) if impl in peers.PEERS else self.dtype
 
-    def new_source(self, impl: str, dtype: str) -> Source:
+    def new_source(self, impl: str, dtype: str) -> Source | OwnLoop:
         batch = len(self.prompts)
         if impl == "numpy":
             return Oracle(*self.models.numpy(dtype), batch, self.capacity)
         if impl in peers.PEERS:
-            return peers.peer_source(impl, self.models.name, dtype, self.device, batch, self.capacity)
+            weights = self.models.weights
+            return peers.peer_source(impl, self.models.name, dtype, self.device, batch, self.capacity, weights)
         model = self.models.torch(dtype).with_impl(impl)
         return torch_source(model, batch, self.capacity, graph=self.graph and impl == "triton")
 
-    def source(self, impl: str) -> Source:
+    def source(self, impl: str) -> Source | OwnLoop:
         """The one source of this impl that is judged, timed, and judged again."""
         if impl not in self.sources:
             self.sources[impl] = self.new_source(impl, self.dtype_of(impl))
         return self.sources[impl]
 
-    def logits(self, source: Source):
+    def note(self, impl: str) -> str | None:
+        """What must be known of an impl beside its figures: another dtype than asked for, a way round a fault."""
+        dtype = self.dtype_of(impl)
+        instead = None if dtype == self.dtype else f"computes in {dtype}, since it has no {self.dtype} here"
+        return "; ".join(filter(None, (instead, getattr(self.source(impl), "note", None)))) or None
+
+    def logits(self, source: Source | OwnLoop):
         return forced_logits(source, self.prompts, self.truth.ids)
 
     @cached_property
     def half_bar(self) -> float:
         """What logits may err by in half precision, measured: a multiple of what recomputing everything errs by."""
-        return HALF_SLACK * compare_logits(self.logits(self.source("naive")), self.truth, float("inf"), half=True).error
+        return HALF_SLACK * compare_logits(self.recomputed(), self.truth, float("inf"), half=True).error
+
+    def recomputed(self):
+        """The logits of the oracle's tokens by torch without a cache, each sequence whole -> (B, n, V) float64."""
+        model, found = self.models.torch(self.dtype), {}
+        for prompt, ids in zip(map(tuple, self.prompts), self.truth.ids.tolist(), strict=True):
+            if prompt not in found:
+                whole = torch.tensor([[*prompt, *ids[:-1]]], device=self.device)
+                with torch.no_grad():
+                    logits = model.logits(model.hidden(whole)[0, len(prompt) - 1 :])
+                found[prompt] = logits.double().cpu().numpy()
+        return np.stack([found[tuple(prompt)] for prompt in self.prompts])
+
+    def quantisation(self, impl: str) -> Parity:
+        """How far an impl with quantised weights is from the oracle without."""
+        return quantisation(forced_logits(self.source(impl), self.prompts, self.unquantised.ids), self.unquantised)
+
+    def shown(self, impl: str) -> bool:
+        """Whether an impl's error is shown, not judged: a peer quantises in its own way, and no oracle has that."""
+        return self.models.weights is not None and impl in peers.PEERS
+
+    def timeable(self, impl: str, found: Parity) -> bool:
+        """Whether an impl may be timed: a peer also where its rounding is red, so long as it computes the same."""
+        return found.green or (impl in peers.PEERS and not found.wrong)
 
     def parity(self, impl: str) -> Parity:
         """Hold an impl to the truth. In half precision it must pass in float32 too, and its attention by itself."""
+        if self.shown(impl):
+            return self.quantisation(impl)
         dtype = self.dtype_of(impl)
         if dtype in LOGIT_BARS:
             return compare_logits(self.logits(self.source(impl)), self.truth, LOGIT_BARS[dtype], half=False)
@@ -116,6 +161,7 @@ class Comparison:
         source = self.new_source(impl, "float32")
         exact = compare_logits(self.logits(source), self.truth, LOGIT_BARS["float32"], half=False)
         parity.faults += [f"in float32: {fault}" for fault in exact.faults]
+        parity.wrong = exact.wrong or not isfinite(parity.error)
         if impl in IMPLS and impl != "naive":
             model = self.models.torch(dtype).with_impl(impl)
             parity.faults += attention_faults(model, len(self.prompts), self.capacity)
@@ -123,19 +169,26 @@ class Comparison:
 
     def parity_after(self, impl: str, runs: Sequence[Run]) -> Parity:
         """Hold the source that was timed to the truth once more, and what it wrote while it was timed."""
-        dtype = self.dtype_of(impl)
-        bar = LOGIT_BARS.get(dtype) or self.half_bar
-        parity = compare_logits(self.logits(self.source(impl)), self.truth, bar, half=dtype not in LOGIT_BARS)
+        dtype, shown = self.dtype_of(impl), self.shown(impl)
+        if shown:
+            parity = self.quantisation(impl)
+        else:
+            bar = LOGIT_BARS.get(dtype) or self.half_bar
+            parity = compare_logits(self.logits(self.source(impl)), self.truth, bar, half=dtype not in LOGIT_BARS)
+        faults = []
         if any(run.ids != runs[0].ids for run in runs):
-            parity.faults.append("its timed runs did not all write the same tokens")
+            faults.append("its timed runs did not all write the same tokens")
         written = [row[: self.truth.ids.shape[1]] for row in runs[0].ids]
-        if dtype in LOGIT_BARS and written != self.truth.ids.tolist():
-            parity.faults.append("its timed runs did not write the oracle's tokens")
+        if dtype in LOGIT_BARS and not shown and written != self.truth.ids.tolist():
+            faults.append("its timed runs did not write the oracle's tokens")
+        parity.faults += faults
+        parity.wrong |= bool(faults)
         return parity
 
     def launches(self, impl: str) -> tuple[int, int]:
         """Operations that a torch impl launches in a prefill and in a decode step."""
         source = self.source(impl)
+        assert not isinstance(source, OwnLoop)
         prefill = count_launches(lambda: source.prefill(self.prompts))
         ids = torch.zeros(len(self.prompts), dtype=torch.long, device=self.device)
         return prefill, count_launches(lambda: source.step(ids))

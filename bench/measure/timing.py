@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -61,10 +62,23 @@ class Run:
         return self.prefill + sum(self.steps)
 
 
+@runtime_checkable
+class OwnLoop(Protocol):
+    """A library that decodes greedily in a loop of its own, its cache inside, and lends no single step."""
+
+    def forced_logits(self, prompts: Sequence[Sequence[int]], ids: torch.Tensor) -> torch.Tensor:
+        """The logits of each of the new tokens ids (B, n), after the prompts and the ids before it -> (B, n, V)"""
+        ...
+
+    def timed_greedy(self, prompts: Sequence[Sequence[int]], steps: int) -> Run: ...
+
+
 def timed_greedy(
-    source: Source, prompts: Sequence[Sequence[int]], steps: int, device: torch.device, flush: bool = False
+    source: Source | OwnLoop, prompts: Sequence[Sequence[int]], steps: int, device: torch.device, flush: bool = False
 ) -> Run:
     """Decode `steps` tokens per sequence greedily and time each; tokens stay on the device until the end."""
+    if isinstance(source, OwnLoop):
+        return source.timed_greedy(prompts, steps)
     watch, tokens = Stopwatch(device, flush), []
     loop = decode_loop(source, prompts, steps, lambda step, logits: logits.argmax(-1))
     for _ in range(steps):

@@ -83,8 +83,9 @@ def row(impl: dict, best: bool) -> list[object]:
     """An impl's row of the table; where there is no figure to believe, the reason."""
     name = tag("strong" if best else "span", impl["impl"])
     name += tag("small", f" {impl['emulated']}" if impl["emulated"] else "")
-    red = summary.faults(impl)
-    if red:
+    red, timed = summary.faults(impl), summary.red_but_timed(impl)
+    name += tag("small", " RED" if timed else "")
+    if red and not timed:
         return [name, f"parity is red {'; '.join(red)}"]
     if impl["refused"]:
         return [name, f"refused: {impl['refused']}"]

@@ -19,6 +19,8 @@ def left_out(row: dict) -> str | None:
         return f"run by the {row['emulated']}, no GPU's time"
     if not row["runs"]:
         return "parity red, not timed"
+    if not row["parity_before"]["green"]:
+        return "parity red: its rounding exceeds the bar"
     if after is not None and not after["green"]:
         return "parity red after timing"
     return f"refused: {row['refused']}" if row["refused"] else None
@@ -37,7 +39,14 @@ def impls(records: Iterable[dict]) -> list[str]:
 def setting(record: dict) -> tuple:
     """What must be equal for two records to share a panel."""
     cell = record["cell"]
-    return record["environment"]["device"], *(cell[k] for k in ("model", "dtype", "clock", "graph", "flushed"))
+    return record["environment"]["device"], *(
+        cell.get(k) for k in ("model", "dtype", "weights", "clock", "graph", "flushed")
+    )
+
+
+def numbers(cell: dict) -> str:
+    """What a cell computes in, in words."""
+    return cell["dtype"] + (f", {cell['weights']} weights" if cell.get("weights") else "")
 
 
 def title(record: dict, records: Sequence[dict], over: str = "") -> str:
@@ -46,7 +55,7 @@ def title(record: dict, records: Sequence[dict], over: str = "") -> str:
     several = len({r["environment"]["device"] for r in records}) > 1
     lines = [record["environment"]["device"]] if several else []
     ways = ["CUDA graph"] * cell["graph"] + ["L2 flushed"] * cell["flushed"]
-    lines += [", ".join([cell["model"], cell["dtype"], *ways])]
+    lines += [", ".join([cell["model"], numbers(cell), *ways])]
     fixed = {
         "batch": f"batch {cell['batch']:,}",
         "context": f"prompt of {cell['context']:,}",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from .summary import TIMES, cell_name, faults, interval, number, quickest
+from .summary import TIMES, cell_name, faults, interval, number, quickest, red_but_timed
 
 CAPTION = f"Tokens per second, prefill included: median (95 % interval), {TIMES} naive; in bold the quickest of a cell."
 
@@ -18,7 +18,8 @@ def markdown(records: Sequence[dict]) -> Iterator[str]:
         figures = [entry(rows[impl], rows[impl] is best) if impl in rows else "" for impl in impls]
         yield f"| {cell_name(record)} | {' | '.join(figures)} |"
     yield ""
-    yield CAPTION
+    red = any(red_but_timed(row) for record in records for row in record["impls"])
+    yield CAPTION + " RED: another library whose rounding exceeds the bar." * red
     places = [record["environment"] for record in records]
     commits = {f"{p['commit'] or 'unknown'}{' with changes' * bool(p['dirty'])}" for p in places}
     days = {record["written"][:10] for record in records}
@@ -29,9 +30,11 @@ def markdown(records: Sequence[dict]) -> Iterator[str]:
 
 def entry(row: dict, best: bool) -> str:
     """An impl's figures in a cell; where there is none to believe, the reason."""
-    why = "; ".join(faults(row)) or row["refused"] or ("" if row["tokens_per_s"] else "not timed")
+    red = red_but_timed(row)
+    why = ("" if red else "; ".join(faults(row))) or row["refused"] or ("" if row["tokens_per_s"] else "not timed")
     if why:
         return why.replace("|", "\\|")
-    rate, mark = number(row["tokens_per_s"]["median"]), "**" * best
+    rate, mark = "RED " * red + number(row["tokens_per_s"]["median"]), "**" * best
     spread = f"by the {row['emulated']}" if row["emulated"] else interval(row["tokens_per_s"])
-    return f"{mark}{rate}{mark} ({spread}), {number(row['speedup']['median'])}{TIMES}"
+    gain = f", {number(row['speedup']['median'])}{TIMES}" if row["speedup"] else ""
+    return f"{mark}{rate}{mark} ({spread}){gain}"

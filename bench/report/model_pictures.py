@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from ...reference.config import Config
+from ..measure.costs import step_weights
 from .canvas import INK, Picture, finish, log_ticks, marks, panels
 from .cells import CannotDraw, drawn, impls, setting, title
 
@@ -39,7 +41,8 @@ def flops(cell: dict, cached: bool) -> float:
     config, live = cell["config"], cell["context"] + cell["new_tokens"] / 2
     rows, slots = (1, live) if cached else (live, (live + 1) / 2)
     head = config["n_vocab"] * config["n_embd"]
-    body = cell["weight_bytes"] / ITEMSIZE[cell["dtype"]] - head
+    quantised = cell.get("weights") is not None  # then a byte is no element
+    body = (step_weights(Config(**config)) if quantised else cell["weight_bytes"] / ITEMSIZE[cell["dtype"]]) - head
     attention = 4 * config["n_embd"] * config["n_layer"] * slots
     return cell["batch"] * (rows * (2 * body + attention) + 2 * head)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from ..measure.explain import CLOSE, close
-from .cells import left_out
+from .cells import left_out, numbers
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 OURS = ("numpy", "eager", "sdpa", "triton")  # of interleaved.IMPLS those with a cache
@@ -31,7 +31,7 @@ def interval(summary: dict) -> str:
 def cell_name(record: dict, new: bool = True) -> str:
     """The name of a cell; without its number of new tokens, of its sweep."""
     cell = record["cell"]
-    words = [cell["model"], cell["dtype"], f"batch {cell['batch']}", f"{cell['context']} prompt tokens"]
+    words = [cell["model"], numbers(cell), f"batch {cell['batch']}", f"{cell['context']} prompt tokens"]
     return ", ".join(words + [f"{cell['new_tokens']} new"] * new + ["CUDA graph"] * cell["graph"])
 
 
@@ -47,6 +47,11 @@ def faults(impl: dict) -> list[str]:
         if parity and not parity["green"]:
             found.append(f"{when} timing: {'; '.join(parity['faults']) or 'the logits differ'}")
     return found
+
+
+def red_but_timed(impl: dict) -> bool:
+    """Whether a peer's figures are shown although its rounding exceeds the bar."""
+    return impl["tokens_per_s"] is not None and not impl["refused"] and not impl["parity_before"]["green"]
 
 
 def quickest(impls: Iterable[dict]) -> dict | None:
@@ -71,7 +76,7 @@ def headlines(records: Sequence[dict]) -> list[tuple[str, str]]:
     """(where, what) for each model, dtype and device: what the cache brings, by its fullest sweep of lengths."""
 
     def family(record: dict) -> tuple:
-        return record["cell"]["model"], record["cell"]["dtype"], record["environment"]["device"]
+        return record["cell"]["model"], numbers(record["cell"]), record["environment"]["device"]
 
     def sweep(record: dict) -> tuple:
         return record["cell"]["batch"], record["cell"]["context"], record["cell"]["graph"]

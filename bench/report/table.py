@@ -26,13 +26,17 @@ def row_line(row: dict) -> str:
     """An impl's figures. The model's column is its prediction of the step."""
     if row["refused"]:
         return f"{row['impl']:12} REFUSED: {row['refused']}"
+    if not row["runs"]:
+        return f"{row['impl']:12} RED, not timed"
     step, predicted = row["step_ms"], row["predicted"]
     line = f"{row['impl']:12}{figure(row['prefill_ms']['median'], 9)}{figure(step['median'], 10)}"
     line += f"{span(step['p20'], step['p80'], 17)}{figure(step['p95'], 9)}{span(step['low'], step['high'], 19)}"
-    line += f"{figure(row['tokens_per_s']['median'], 10)}{row['speedup']['median']:8.2f}x"
+    line += f"{figure(row['tokens_per_s']['median'], 10)}"
+    line += f"{row['speedup']['median']:8.2f}x" if row["speedup"] else " " * 9
     line += f"{figure(row['gb_per_s'], 7)}{row['bandwidth_share']:8.0%}"
     line += figure(predicted["step_ms"], 9) if predicted else " " * 9
-    return line.rstrip() + (f"  ({row['emulated']})" if row["emulated"] else "")
+    line = line.rstrip() + (f"  ({row['emulated']})" if row["emulated"] else "")
+    return line if row["parity_before"]["green"] else f"{line}  RED"
 
 
 def texts(record: dict) -> Iterator[str]:
@@ -50,7 +54,7 @@ def table(record: dict) -> Iterator[str]:
     cell, bandwidth = record["cell"], record["bandwidth"]
     megabytes = cell["weight_bytes"] / 1e6, sum(cell["prompt_tokens"]) * cell["kv_bytes_per_token"] / 1e6
     once = "".join(
-        f", {row['impl']}'s of {len(row['runs'])}" for row in record["impls"] if len(row["runs"]) < cell["repeats"]
+        f", {row['impl']}'s of {len(row['runs'])}" for row in record["impls"] if 0 < len(row["runs"]) < cell["repeats"]
     )
     note = (
         f"A cached step reads {megabytes[0]:.1f} MB of weights and, at first, {megabytes[1]:.2f} MB of K and V. Memory "

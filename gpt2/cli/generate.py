@@ -10,9 +10,10 @@ from pathlib import Path
 from .. import sampling
 from ..arguments import strings
 from ..generate import Completion, check_fit, encode, generate
+from ..impls import resolve_impl
 from ..model import GPT2
 from ..stream import Listener, NotFinite
-from ..weights import load
+from ..weights import as_device, as_dtype, load
 from . import batch, output_file
 from .fingerprint import fingerprint
 from .lock import locked
@@ -142,6 +143,7 @@ def prompt_ids(model: GPT2, prompt: str, args: argparse.Namespace, who: str) -> 
 def run_generate(args: argparse.Namespace):
     """The command.  Raises ValueError, OSError or FloatingPointError."""
     check_call(args)
+    args.impl = resolve_impl(args.impl, as_device(args.device), as_dtype(args.dtype), args.weights)
     settings = {name: getattr(args, name) for name in SAMPLING}
     clock = Clock()
     with emulated(args) as emulator:
@@ -149,7 +151,8 @@ def run_generate(args: argparse.Namespace):
             run_file(args, settings, clock)
         else:
             run_prompts(args, settings, clock)
-    print(f"{clock} (triton on the {emulator}, not a GPU)" if emulator else clock, file=sys.stderr)
+    where = f"triton on the {emulator}, not a GPU" if emulator else f"{args.impl}, {args.dtype}, {args.device}"
+    print(f"{clock} ({where})", file=sys.stderr)
 
 
 def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):

@@ -5,6 +5,7 @@ from functools import partial
 from importlib.metadata import entry_points, version
 
 from ..arguments import IMPLS, WEIGHTS
+from ..impls import AUTO
 from ..weights import DTYPES
 
 EXIT_CODES = """\
@@ -57,7 +58,8 @@ def add_model(command: argparse.ArgumentParser):
     """--model, --impl, --device, --dtype and --weights."""
     add = command.add_argument
     add("--model", default="tiny", help=MODEL)
-    add("--impl", choices=IMPLS, default="sdpa", help="attention of the decode step (default %(default)s)")
+    text = "how it decodes (default %(default)s: numba on a CPU where it can run, else sdpa)"
+    add("--impl", choices=(AUTO, *IMPLS), default=AUTO, help=text)
     add("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="dtype of weights and cache (default %(default)s)")
     add_weights(command)
@@ -172,7 +174,7 @@ def add_info(commands):
         "info",
         help="show a model's sizes and memory",
         description="Show a model's config, parameters, bytes of weights and of cache per token, and the files that\n"
-        "its weights, head, end tokens and vocabulary come from.",
+        "its weights, head, end tokens and vocabulary come from; and the impl that decodes it by default on this CPU.",
         epilog="example:\n  kvproof info random:gpt2-xl --dtype bfloat16",
     )
     add = info.add_argument

@@ -19,6 +19,7 @@ from ...reference.weights import expected_shapes, read_config
 from ..checkpoint.generation_config import with_end_tokens
 from ..checkpoint.hub_cache import CONFIG
 from ..generate import Cached, forced_logits
+from ..impls import AUTO, resolve_impl
 from ..int8_weights import int8_bytes
 from ..model import GPT2
 from ..perplexity import sliding_nll
@@ -60,11 +61,12 @@ def run_logits(args: argparse.Namespace):
     ids = parse_ids(args.ids)
     output_file.check_writable(args.out)
     with emulated(args):
-        logits = step_logits(load_model(args), ids)
+        model = load_model(args)
+        logits = step_logits(model, ids)
     npy = io.BytesIO()
     np.save(npy, logits)
     output_file.write(args.out, npy.getvalue())
-    print(f"{args.out}: logits {logits.shape} {logits.dtype}", file=sys.stderr)
+    print(f"{args.out}: logits {logits.shape} {logits.dtype}, by {model.impl}", file=sys.stderr)
 
 
 def read_bytes(name: str) -> bytes:
@@ -92,7 +94,7 @@ def tokenizer_of(name: str) -> Tokenizer:
     if (folder / CONFIG).is_file():
         found = find_tokenizer(folder, with_end_tokens(read_config(folder / CONFIG), folder)[0])
     else:
-        found = load(name).tokenizer
+        found = load(name, impl="naive").tokenizer
     if found is None:
         raise ValueError(f"model {name!r} has no tokenizer; put its merges.txt or vocab.bpe beside its weights")
     return found
@@ -128,7 +130,8 @@ def run_perplexity(args: argparse.Namespace):
 
 def run_info(args: argparse.Namespace):
     config, origin = find_config(args.model)
-    width = as_dtype(args.dtype).itemsize
+    dtype = as_dtype(args.dtype)
+    width = dtype.itemsize
     parameters = sum(math.prod(shape) for shape in expected_shapes(config).values())
     cache = 2 * config.n_layer * config.n_embd * width  # K and V of every layer
     facts = asdict(config) | {"head_dim": config.head_dim, "parameters": parameters, "dtype": args.dtype}
@@ -136,6 +139,7 @@ def run_info(args: argparse.Namespace):
     held = int8_bytes(config, width) if args.weights else parameters * width
     facts |= {"weight_bytes": held, "cache_bytes_per_token": cache}
     facts["cache_bytes_full_context"] = cache * config.n_ctx
+    facts["impl"] = resolve_impl(AUTO, torch.device("cpu"), dtype, args.weights)
     if args.json:
         print(json.dumps({"model": args.model} | facts | {"origin": origin}))
     else:

@@ -7,6 +7,7 @@ import struct
 import sys
 
 SYMBOL = "kvproof_engine"  # what an object file calls the engine
+OBJECT_FOLLOWS = b"\nkvproof: an object file follows\n"  # in what the compiler prints: a sitecustomize may print, too
 X86 = ("x86_64", "amd64")
 NEEDED = ("avx2", "fma")  # of an x86 CPU: the engine is made of fused products of vectors
 NEEDED_FOR_FLOAT16 = ("f16c",)

@@ -19,16 +19,13 @@ from typing import NamedTuple
 
 from . import code_cache
 from .code_cache import Unusable
-from .host import INSTEAD, NoEngine, available, cpu_features, cpu_name, link
+from .host import INSTEAD, OBJECT_FOLLOWS, NoEngine, available, cpu_features, cpu_name, link
 
 __all__ = ["CompilerFailed", "Engine", "NoEngine", "Variant", "available", "load"]
 
-ENTRY = "kvproof.kernels.cpu.forward:entry"
+ENTRY = ("kvproof.kernels.cpu.forward", "entry")  # what is compiled: a module and its function
+COMPILER = "kvproof.kernels.cpu.compiler"
 SOURCES = Path(__file__).parent
-
-
-class CompilerFailed(RuntimeError):
-    """The engine could not be compiled; the message has the compiler's last words."""
 
 
 class Variant(NamedTuple):
@@ -38,6 +35,13 @@ class Variant(NamedTuple):
     param: str
     cache: str
     total: str
+
+
+class CompilerFailed(RuntimeError):
+    """The engine could not be compiled; the message says why, in the compiler's last words."""
+
+    def __init__(self, variant: Variant, why: str):
+        super().__init__(f"the engine for {', '.join(variant)} could not be compiled: {why}; {INSTEAD}")
 
 
 class Engine:
@@ -133,22 +137,21 @@ def from_compiler(variant: Variant, say: Callable[[str], None] | None) -> Engine
 def compiled(variant: Variant) -> bytes:
     """The object file, by a Python of its own: see compiler.py.  Raises CompilerFailed."""
     paths = [os.path.abspath(path) for path in sys.path]
-    program = (
-        f"import sys; sys.path[:] = {paths!r}\n"
-        f"from {__package__}.compiler import main; main({ENTRY!r}, {tuple(variant)!r})"
-    )
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+    program = f"import sys; sys.path[:] = {paths!r}\nfrom {COMPILER} import main; main(*{ENTRY!r}, {tuple(variant)!r})"
+    theirs = ("NUMBA_", "LLVMLITE_")  # settings for other code that the user compiles
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     environment["NUMBA_DISABLE_INTEL_SVML"] = "1"  # its functions are there only while Numba is
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program],
-        stdin=subprocess.DEVNULL, capture_output=True, env=environment, cwd=SOURCES,
-    )  # fmt: skip
-    if run.returncode or not run.stdout:
-        words = run.stderr.decode(errors="replace").split("\n")
-        last = next((line.strip() for line in reversed(words) if line.strip()), "it said nothing")
-        how = f"exit status {run.returncode}" if run.returncode >= 0 else f"ended by signal {-run.returncode}"
-        raise CompilerFailed(f"the engine for {', '.join(variant)} could not be compiled ({how}): {last}; {INSTEAD}")
-    return run.stdout
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    try:
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, cwd=SOURCES)
+    except OSError as error:  # no memory for a process, or no right to run this Python
+        raise CompilerFailed(variant, f"{sys.executable} does not start: {error.strerror}") from error
+    _, begun, code = run.stdout.partition(OBJECT_FOLLOWS)
+    if run.returncode or not begun:
+        lines = [line.strip() for line in run.stderr.decode(errors="replace").splitlines() if line.strip()]
+        killed = f"signal {-run.returncode} ended it, as when memory runs out"
+        raise CompilerFailed(variant, killed if run.returncode < 0 else (lines or ["the compiler said nothing"])[-1])
+    return code
 
 
 def print_line(text: str, end: str = "\n") -> None:

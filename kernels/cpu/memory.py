@@ -18,7 +18,7 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from .vectors import FLOATS, I32, I64, LANES, Vectors, declare, every, first_lanes, literal, pack, shuffle, suffix, unpack
+from .vectors import FLOATS, I32, I64, LANES, Vectors, declare, every, filled_up, first_lanes, literal, pack, shuffle, suffix, unpack
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
 STORED = {**FLOATS, "float16": ir.HalfType(), "bfloat16": I16, "int8": I8, "int32": I32, "int64": I64}
@@ -239,7 +239,8 @@ def load_tile(context, rows, columns, start, stride):
 
 
 def joined(builder, pieces: list):
-    """A power of two of short LLVM vectors, one after another, repeated to fill LANES lanes."""
+    """Short LLVM vectors, one after another, repeated to fill LANES lanes."""
+    pieces = filled_up(pieces)
     while len(pieces) > 1:
         lanes = list(range(2 * pieces[0].type.count))
         pieces = [shuffle(builder, a, b, lanes) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]

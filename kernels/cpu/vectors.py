@@ -243,6 +243,11 @@ def outer(context, acc, x, w):
     return acc(acc, x, w), generate
 
 
+def filled_up(values: list) -> list:
+    """A list, its last value repeated until their number is a power of two."""
+    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
+
+
 def tree(builder, vectors: list, width: int = LANES):
     """Vectors, a power of two of them -> one with a sum in each of its lanes, as many as there are vectors.
 
@@ -264,11 +269,11 @@ def tree(builder, vectors: list, width: int = LANES):
 
 @intrinsic
 def sums(context, v):
-    """One vector: lane i is the sum of vector i, up to LANES of them, which must be a power of two; others repeat."""
+    """One vector: lane i is the sum of vector i, up to LANES of them; its other lanes repeat them."""
     kind = Vectors(v.dtype, 1)
 
     def generate(ctx, builder, signature, args):
-        total = tree(builder, unpack(builder, v, args[0]))
+        total = tree(builder, filled_up(unpack(builder, v, args[0])))
         count = total.type.count
         return pack(builder, kind, [shuffle(builder, total, total, [i % count for i in range(LANES)])])
 

@@ -1,4 +1,4 @@
-"""invariant=True: a sequence's logits have the same bits in any batch, order, page, prefill chunk and step.
+"""invariant=True for triton: a sequence's logits have the same bits in any batch, order, page, prefill chunk and step.
 
 The model is random and small, with GPT-2's own head_dim of 64: without a GPU a launch takes up to 0.1 s.
 """
@@ -96,8 +96,8 @@ def test_without_it_bits_do_change(dtype):
 
 
 @pytest.mark.parametrize("impl", ["naive", "eager", "sdpa"])
-def test_only_triton_can_keep_bits_and_the_others_are_refused(impl):
-    words = f"impl '{impl}' came with invariant=True, which only 'triton' can keep"
+def test_only_the_engine_and_triton_can_keep_bits_and_the_others_are_refused(impl):
+    words = f"impl '{impl}' came with invariant=True, which only 'numba' and 'triton' can keep"
     with pytest.raises(ValueError, match=words):
         load("tiny", impl=impl, invariant=True)
     with pytest.raises(ValueError, match=words):

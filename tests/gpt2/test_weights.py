@@ -115,7 +115,7 @@ def test_random_distilgpt2_is_the_recipe_in_torch():
         ({"name": "random:gpt3"}, "random model 'gpt3'"),
         ({"dtype": "int8"}, "dtype is int8; it must be one of float64, float32, float16, bfloat16"),
         ({"device": "abacus"}, "device 'abacus' is not known"),
-        ({"impl": "fast"}, "impl 'fast' is not known; choose one of naive, eager, sdpa, triton"),
+        ({"impl": "fast"}, "impl 'fast' is not known; choose one of auto, naive, eager, sdpa, triton, numba"),
     ],
 )
 def test_mistakes_are_named(arguments, message):

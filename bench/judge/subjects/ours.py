@@ -14,8 +14,8 @@ from .... import reference
 from ....gpt2 import GPT2
 from ....gpt2.cache import Cache
 from ....gpt2.generate import check_fit
+from ....gpt2.ids import pad
 from ....gpt2.int8_weights import Int8Table, dequantised
-from ....gpt2.model import pad
 from ....gpt2.weights import as_dtype, build
 from ...measure.impls import Oracle, Source, forced_logits, torch_source
 from ...measure.interleaved import IMPLS, Models

@@ -1,11 +1,21 @@
 """The statistics and the cost model recover what a fake machine was made of."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from kvproof.bench.measure import machine
-from kvproof.bench.measure.costs import Constants, cached_step, first_below, parameters, step_weights, whole_pass
+from kvproof.bench.measure.costs import (
+    Constants,
+    cached_step,
+    first_below,
+    parameters,
+    step_weight_bytes,
+    step_weights,
+    whole_pass,
+)
 from kvproof.bench.measure.explain import Forecast, Route, crossing, median_cumulative, words
 from kvproof.bench.measure.stats import summarize
 from kvproof.gpt2 import GPT2
@@ -155,3 +165,13 @@ def test_the_words_say_whether_the_cache_pays_why_and_where_the_model_errs():
     text = words(12, 6, [row("naive", 3.0, 3.1, 1.0), row("sdpa", 1.0, 1.1, 2.5)], found, MACHINE)
     assert "the cache pays: sdpa is 2.50 times as fast" in text
     assert "wrong" not in text
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_int8_weights_take_the_bytes_of_what_a_step_reads(tied):
+    config = replace(SMALL, tie_word_embeddings=tied)
+    tables = {"wpe.weight"} | ({"wte.weight", "wte.scale"} if not tied else set())
+    held = GPT2(config, weights="int8").state_dict()
+    read = {array.data_ptr(): array.nbytes for name, array in held.items() if name not in tables}
+    assert step_weight_bytes(config, 4, "int8") == sum(read.values())
+    assert step_weight_bytes(config, 2) == 2 * step_weights(config)

@@ -50,6 +50,16 @@ def test_a_record_that_breaks_the_schema_is_refused_and_the_file_is_as_it_was(re
     assert path.read_bytes() == held
 
 
+def test_a_record_of_quantised_weights_is_one_and_so_is_one_that_is_older_than_they_are(record):
+    shown = {"green": True, "error": 0.01, "bar": None, "kl": 1e-4, "agree": 3, "of": 4, "faults": []}
+    cell = record["cell"] | {"weights": "int8", "quantisation": shown}
+    records.check(record | {"cell": cell, "impls": [record["impls"][0] | {"parity_before": shown}]}, "the record")
+    with pytest.raises(records.BadRecord, match=r"\$\.cell\.weights"):
+        records.check(record | {"cell": cell | {"weights": "int4"}}, "the record")
+    old = {name: value for name, value in cell.items() if name not in ("weights", "quantisation")}
+    records.check(record | {"cell": old}, "the record")
+
+
 @pytest.mark.parametrize("line", ['{"half', "[]", '{"schema": "kvproof/decode/1"}'])
 def test_a_bad_line_is_named(record, tmp_path, capsys, line):
     path = tmp_path / "run.jsonl"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kvproof.bench.measure.interleaved import Models
-from kvproof.bench.measure.sweep import DISTINCT, Cell, Plan, prompts_for
+from kvproof.bench.measure.plan import Cell, Plan
+from kvproof.bench.measure.sweep import DISTINCT, prompts_for
 
 PLAN = Plan(("naive", "triton"), torch.device("cpu"), 2, ("Once", "Twice"), False, "python bench/decode.py")
 TEXTS = Cell("tiny", "float32", 5, None, 4)
@@ -45,5 +46,6 @@ def test_more_prompts_than_rows_are_refused(models):
 def test_a_finished_cell_is_known_by_all_that_its_figures_depend_on():
     others = {"impls": ("naive",), "repeats": 3, "graph": True, "prompts": ("Once",), "backend": "interpret"}
     assert len({PLAN.key(TEXTS), *(replace(PLAN, **{n: x}).key(TEXTS) for n, x in others.items())}) == 6
+    assert PLAN.key(replace(TEXTS, weights="int8")) == PLAN.key(TEXTS).replace("float32", "float32, int8 weights")
     assert PLAN.key(DRAWN) == replace(PLAN, prompts=("Once",)).key(DRAWN)
     assert PLAN.key(TEXTS) == replace(PLAN, command="another").key(TEXTS)

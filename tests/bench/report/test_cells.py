@@ -9,7 +9,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip 
 
 from kvproof.bench.report.pictures import PICTURES, pictures
 
-from .._records import GREEN, SWEEP, caption, named, noisy, noisy_row, of
+from .._records import GREEN, RED, SWEEP, caption, named, noisy, noisy_row, of
 
 
 @pytest.mark.parametrize(("change", "reason"), [
@@ -17,6 +17,7 @@ from .._records import GREEN, SWEEP, caption, named, noisy, noisy_row, of
     ({"refused": "40 GB/s is above 1.1 x 35 GB/s"}, "refused: 40 GB/s is above"),
     ({"runs": [], "step_ms": None, "total_ms": None}, "parity red, not timed"),
     ({"parity_after": GREEN | {"green": False}}, "parity red after timing"),
+    ({"parity_before": RED, "parity_after": RED}, "parity red: its rounding exceeds the bar"),
 ])  # fmt: skip
 def test_what_is_not_believed_is_left_out_of_every_picture_and_said(change, reason):
     found = copy.deepcopy([SWEEP[0], SWEEP[1], noisy(batch=2), noisy(context=60)])
@@ -52,8 +53,12 @@ def test_cells_that_cannot_be_compared_have_panels_of_their_own():
     for r in other:
         r["cell"]["dtype"], r["key"] = "bfloat16", "bf16 " + r["key"]
         of(r, "eager")["dtype"] = "float32"
-    figure = PICTURES["throughput-context"]([*SWEEP, *other])
-    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == ["tiny, float32", "tiny, bfloat16"]
+    eighth = copy.deepcopy(SWEEP)
+    for r in eighth:
+        r["cell"]["weights"] = "int8"
+    figure = PICTURES["throughput-context"]([*SWEEP, *other, *eighth])
+    titles = ["tiny, float32", "tiny, bfloat16", "tiny, float32, int8 weights"]
+    assert [axes.get_title().split("\n")[0] for axes in figure.axes] == titles
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
     assert "eager computes in float32." in caption(figure)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ..._browser import Visit, needs_browser
-from .._records import EVIL, steady
+from .._records import EVIL, RED, steady
 
 pytest.importorskip("matplotlib", reason="matplotlib is not here; python -m pip install -e '.[plots]'")
 
@@ -98,6 +98,20 @@ def test_the_markdown_has_every_figure_the_quickest_bold_and_a_reason_for_what_i
     assert cells[2].startswith(f"{rates[1]:.0f} (")
     assert cells[3].startswith(f"**{rates[2]:,.0f}** (")
     assert second.split(" | ")[2:4] == ["", ""]
+
+
+def test_a_red_peer_s_figures_bear_the_word_and_are_not_the_quickest(tmp_path, capsys):
+    one = steady({"naive": 2.0, "sdpa": 1.0, "onnx": 0.5}, onnx={"parity_before": RED, "parity_after": RED})
+    path = tmp_path / "run.jsonl"
+    path.write_text(json.dumps(one) + "\n")
+    assert report.main([str(path), "--markdown"]) == 0
+    _, _, line, _, caption, *_ = capsys.readouterr().out.splitlines()
+    naive, sdpa, onnx = line.removesuffix(" |").split(" | ")[1:]
+    assert sdpa.startswith("**")
+    assert onnx.startswith(f"RED {one['impls'][2]['tokens_per_s']['median']:,.0f} (")
+    assert "RED" not in naive + sdpa
+    assert "RED: another library whose rounding exceeds the bar." in caption
+    assert "onnx RED" in " ".join(words(report.report([one])).split())
 
 
 def test_pictures_stop_before_the_page_is_too_big_to_send(records, monkeypatch):

@@ -19,6 +19,7 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import batch, output_file
 from kvproof.gpt2.cli import generate as cli_generate
 
+from ..._engine import ENGINE
 from ._limits import small_files
 
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
@@ -256,7 +257,7 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, co
 def job_of_two(tmp_path):
     """A copied model, an output, and the command that writes two prompts' texts to it."""
     model = shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
-    command, out = job(tmp_path, "A\nB\n", "--model", str(model), "--max-tokens", "2")
+    command, out = job(tmp_path, "A\nB\n", "--model", str(model), "--impl", "sdpa", "--max-tokens", "2")
     return model, out, [*command, "--output", str(out)]
 
 
@@ -264,6 +265,7 @@ def job_of_two(tmp_path):
     ("change", "said"),
     [
         (["--impl", "eager"], "made with impl 'sdpa', this run has 'eager'"),
+        pytest.param(["--impl", "auto"], "made with impl 'sdpa', this run has 'numba'", marks=ENGINE),
         (["--no-kv-cache"], "made with kv_cache True, this run has False"),
         (["--dtype", "float64"], "made with dtype 'float32'"),
         (["--top-p", "0.5"], "made with top_p None, this run has 0.5"),

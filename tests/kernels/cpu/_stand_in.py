@@ -57,6 +57,10 @@ def let_strangers_in(*variant):
 
 def that_fails(*variant):
     raise MemoryError("no room for this engine")
+
+def that_is_killed(*variant):
+    import os
+    os.kill(os.getpid(), 9)
 '''
 
 
@@ -87,7 +91,7 @@ class Machine:
 
     def enter(self, name: str):
         """Have another of the stand-in's functions compiled."""
-        self.monkeypatch.setattr(machine_code, "ENTRY", f"stand_in:{name}")
+        self.monkeypatch.setattr(machine_code, "ENTRY", ("stand_in", name))
 
     def load(self, variant=VARIANT) -> machine_code.Engine:
         """As a new process would; the lines that the user is told are in `said`, of this call alone."""
@@ -107,6 +111,6 @@ class Machine:
             f"import sys; sys.path.insert(0, {str(self.sources)!r})\n"
             "from pathlib import Path\n"
             "from kvproof.kernels.cpu import machine_code\n"
-            f"machine_code.ENTRY, machine_code.SOURCES = 'stand_in:entry', Path({str(self.sources)!r})\n"
+            f"machine_code.ENTRY, machine_code.SOURCES = ('stand_in', 'entry'), Path({str(self.sources)!r})\n"
             f"load = lambda: machine_code.load(machine_code.Variant(*{tuple(VARIANT)!r}))\n{body}"
         )

@@ -91,10 +91,16 @@ def test_two_processes_that_compile_at_once_end_well(compiling):
     assert compiling.load().origin == "disk"
 
 
-def test_numba_s_settings_of_the_user_change_nothing(compiling, code, monkeypatch):
-    for name, value in {"DISABLE_JIT": "1", "OPT": "0", "CPU_NAME": "nocona", "BOUNDSCHECK": "1"}.items():
+def test_numba_s_settings_of_the_user_change_nothing(compiling, code, tmp_path, monkeypatch):
+    settings = {"DISABLE_JIT": "1", "OPT": "0", "CPU_NAME": "nocona", "BOUNDSCHECK": "1", "DUMP_LLVM": "1"}
+    for name, value in settings.items():
         monkeypatch.setenv(f"NUMBA_{name}", value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".numba_config.yaml").write_text("disable_jit: 1\nopt: 0\n")
     monkeypatch.setenv("PYTHONWARNINGS", "error")
+    (tmp_path / "sitecustomize.py").write_text("print('good morning')")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert "good morning" in child("").stdout
     assert compiling.load().code == code
 
 
@@ -105,6 +111,8 @@ def test_numba_s_settings_of_the_user_change_nothing(compiling, code, monkeypatc
         ("with_a_stranger", "the engine calls no_such_function, which may not exist where Numba is not"),
         ("let_strangers_in", "impl 'numba' calls no_such_function, which no library of this program has"),
         ("that_fails", "MemoryError: no room for this engine"),
+        ("that_is_killed", "signal 9 ended it, as when memory runs out"),
+        ("that_is_not_there", "module 'stand_in' has no attribute 'that_is_not_there'"),
     ],
 )
 def test_what_cannot_be_compiled_is_one_error_with_the_compiler_s_last_words(compiling, entry, words):
@@ -113,12 +121,20 @@ def test_what_cannot_be_compiled_is_one_error_with_the_compiler_s_last_words(com
         compiling.load()
     text = str(caught.value)
     assert words in text
-    assert text.startswith("the engine for float32, float32, float32, float32 could not be compiled (e")
+    assert text.startswith("the engine for float32, float32, float32, float32 could not be compiled: ")
     assert text.endswith("; use impl='sdpa'")
     assert "\n" not in text
     assert compiling.entries() == []
     compiling.enter("entry")
     assert compiling.load().origin == "compiled"
+
+
+def test_a_python_that_does_not_start_is_one_error(compiling, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(
+        machine_code.CompilerFailed, match="/python does not start: No such file or directory; use impl"
+    ):
+        compiling.load()
 
 
 def test_a_terminal_s_line_is_completed_with_the_seconds(machine, monkeypatch):

@@ -1,12 +1,10 @@
-"""Other people's GPT-2s as Sources, from our weights: Hugging Face transformers here, onnxruntime in peers_onnx.py.
+"""Hugging Face transformers as a peer: its GPT-2 with our weights, over its DynamicCache, its StaticCache or none.
 
-The loop that feeds them is ours, the same for every impl: their own generate() does more per token than the model,
-such as stopping criteria and logits processors, and would be timed for it. Their packages are imported when a source
-is asked for, never before.
+Its products run in torch's own threads, which every impl shares.
 """
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -14,23 +12,8 @@ from typing import Any
 
 import torch
 
-from ...gpt2.weights import as_dtype, checkpoint, open_checkpoint
-from ...reference.config import Config
-from ...reference.synthetic import random_config, random_tensors
-from .environment import version
-from .impls import Source
-from .peers_onnx import OnnxSource, onnx_session
-
-# Impl -> the packages it needs, the one that computes first.
-PACKAGES = {
-    "hf-dynamic": ("transformers",),
-    "hf-static": ("transformers",),
-    "hf-uncached": ("transformers",),
-    "onnx": ("onnxruntime", "onnx"),
-}
-PEERS = tuple(PACKAGES)
-UNCACHED_PEERS = ("hf-uncached",)
-
+from ....reference.config import Config
+from .weights import open_weights
 
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")  # what releases and families call a forward's cache
 
@@ -48,58 +31,6 @@ def empty_cache(config: Any, kind: str, slots: int) -> Any:
     return DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=slots)
 
 
-def available() -> dict[str, str | None]:
-    """Each peer's version here; None where one of its packages is absent."""
-    return {impl: version(names[0]) if all(map(version, names)) else None for impl, names in PACKAGES.items()}
-
-
-def peer_dtype(impl: str, dtype: str) -> str:
-    """The dtype a peer runs in: our ONNX graph's attention knows float32 alone, which stands in for half precision."""
-    return "float32" if impl == "onnx" and dtype in ("float16", "bfloat16") else dtype
-
-
-def peer_source(
-    impl: str, name: str | Path, dtype: str | torch.dtype, device: torch.device, batch: int, capacity: int
-) -> Source:
-    """A peer's way to decode `batch` sequences of up to `capacity` tokens of the model `load(name)` gives.
-
-    Models are kept between calls; each source has a cache of its own.
-    Raises ImportError where its package is absent, ValueError for what it cannot compute, and what `load` raises.
-    """
-    require(impl)
-    dtype = as_dtype(dtype)
-    if impl != "onnx":
-        return TransformersSource(hf_model(name, dtype, device), impl, batch, capacity)
-    if dtype != torch.float32 or device.type != "cpu":
-        raise ValueError(f"onnx came with {dtype} on {device}; it computes in float32 on the CPU: leave it out here")
-    return OnnxSource(cached_session(name, torch.get_num_threads()), batch, capacity)
-
-
-def require(impl: str):
-    """Raises ImportError unless the peer's packages are here."""
-    for package in PACKAGES[impl]:
-        if version(package) is None:
-            raise ImportError(f"{package} is not here; python -m pip install -e '.[peers]'")
-
-
-def open_weights(name: str | Path) -> tuple[Config, Iterator[tuple[str, torch.Tensor]]]:
-    """The config and the tensors of what `load` takes, by canonical name, one at a time, as stored.
-
-    Read anew, not taken from our model: a peer owes nothing to how ours keeps its weights.
-    """
-    path = checkpoint(name)
-    if isinstance(path, str):
-        config = random_config(path)
-        return config, ((key, torch.from_numpy(array)) for key, array in random_tensors(config))
-    return open_checkpoint(path)[:2]
-
-
-@lru_cache(maxsize=1)
-def cached_session(name: str | Path, threads: int):
-    """The last model asked for as an ONNX graph, ready to run."""
-    return onnx_session(*open_weights(name), threads)
-
-
 @lru_cache(maxsize=2)  # one cell needs two at most: half precision is held to float32 as well
 def hf_model(name: str | Path, dtype: torch.dtype, device: torch.device) -> Any:
     """transformers' GPT2LMHeadModel with the weights of `load(name)`, for inference; nothing is downloaded by it.
@@ -107,7 +38,6 @@ def hf_model(name: str | Path, dtype: torch.dtype, device: torch.device) -> Any:
     Holds one copy of the weights, and one tensor more while it loads. The head is tied where the config ties it,
     attention is transformers' "sdpa", and the activation the one that a published config.json names.
     """
-    require("hf-dynamic")
     from transformers import GPT2LMHeadModel
 
     config, tensors = open_weights(name)

@@ -3,17 +3,25 @@
 One graph is both prefill and step: ids and positions of M new tokens in, K and V appended in place, logits of each
 row's last token out. Attention is onnxruntime's own GroupQueryAttention, which its onnxruntime-genai decodes with: it
 takes c_attn's output as it is, and rows of any length without a mask.
+
+Int8 weights go to DynamicQuantizeMatMul, what `quantize_dynamic` makes of a graph for this CPU: symmetric, a scale for
+each output channel, and activations in 8 bits, a scale and a zero point for each call. Of what onnxruntime has it is
+the quickest: MatMulNBits with 8 bits took 1.1 (blocks of 256) to 1.7 times (of 32) as long a step in 124M, batch 1 and
+8. The embedding is int8 too, and has the head's rows where the head is tied.
 Source: onnxruntime's ContribOperators.md; the graph follows reference/model.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...reference.config import Config
+from ....reference.config import Config
+from .weights import float_weights, head_name, int8_rows
 
 OPSET = 20  # the first with Gelu
 DOMAIN = "com.microsoft"
@@ -30,13 +38,15 @@ class Session:
 class Graph:
     """Nodes of an ONNX graph, written as calls; every tensor goes by its name.
 
+    tensors  the weights by canonical name, float32; with int8 the graph puts what it uses in place of the matrices
+
     B sequences, M new tokens, T cache slots, H heads, D head_dim, E n_embd, V vocabulary; R = B·M.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, tensors: dict[str, np.ndarray], int8: bool):
         from onnx import helper
 
-        self.config, self.make, self.nodes = config, helper, []
+        self.config, self.tensors, self.int8, self.make, self.nodes = config, tensors, int8, helper, []
 
     def op(self, kind: str, *inputs: str, outputs: Sequence[str] = (), domain: str = "", **attributes) -> str:
         """Add a node; returns its first output's name."""
@@ -45,7 +55,36 @@ class Graph:
         return outputs[0]
 
     def linear(self, x: str, name: str) -> str:
-        return self.op("Add", self.op("MatMul", x, f"{name}.weight"), f"{name}.bias")
+        if not self.int8:
+            return self.op("Add", self.op("MatMul", x, f"{name}.weight"), f"{name}.bias")
+        rows, scale = int8_rows(self.tensors.pop(f"{name}.weight").T)
+        self.tensors |= {f"{name}.q": np.ascontiguousarray(rows.T), f"{name}.scale": scale[:, 0]}
+        return self.quantised(x, name, f"{name}.bias")
+
+    def quantised(self, x: str, name: str, *bias: str, outputs: Sequence[str] = ()) -> str:
+        """x times the (n_in, n_out) that `name`.q and `name`.scale stand for; no zero point."""
+        inputs = (x, f"{name}.q", f"{name}.scale", "", *bias)
+        return self.op("DynamicQuantizeMatMul", *inputs, outputs=outputs, domain=DOMAIN)
+
+    def embed(self) -> str:
+        """ids (B, M) -> (B, M, E), their rows of wte"""
+        if not self.int8:
+            return self.op("Gather", "wte.weight", "ids")
+        self.tensors["wte.rows"], self.tensors["wte.scales"] = int8_rows(self.tensors["wte.weight"])
+        rows = self.op("Cast", self.op("Gather", "wte.rows", "ids"), to=1)  # float32
+        return self.op("Mul", rows, self.op("Gather", "wte.scales", "ids"))
+
+    def head(self, x: str):
+        """x (B, E) -> the output "logits" (B, V)"""
+        head = head_name(self.config)
+        if not self.int8:
+            self.op("Gemm", x, head, outputs=["logits"], transB=1)
+            return
+        rows, scale = int8_rows(self.tensors[head])
+        self.tensors |= {"head.q": np.ascontiguousarray(rows.T), "head.scale": scale[:, 0]}
+        self.quantised(x, "head", outputs=["logits"])
+        for name in {head, "wte.weight"}:
+            del self.tensors[name]
 
     def norm(self, x: str, name: str) -> str:
         epsilon = self.config.layer_norm_epsilon
@@ -64,22 +103,23 @@ class Graph:
     def logits(self):
         """The whole model, from ids (B, M) and positions (B, M) to logits (B, V) of the rows that `last` names."""
         config = self.config
-        x = self.op("Add", self.op("Gather", "wte.weight", "ids"), self.op("Gather", "wpe.weight", "positions"))
+        x = self.op("Add", self.embed(), self.op("Gather", "wpe.weight", "positions"))
         for layer in range(config.n_layer):
             x = self.op("Add", x, self.attend(self.norm(x, f"h.{layer}.ln_1"), layer))
             h = self.linear(self.norm(x, f"h.{layer}.ln_2"), f"h.{layer}.mlp.c_fc")
             h = self.op("Gelu", h, approximate="tanh" if config.gelu == "tanh" else "none")
             x = self.op("Add", x, self.linear(h, f"h.{layer}.mlp.c_proj"))
-        x = self.norm(self.op("Gather", self.op("Reshape", x, "rows"), "last"), "ln_f")  # (B, E)
-        head = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
-        self.op("Gemm", x, head, outputs=["logits"], transB=1)
+        self.head(self.norm(self.op("Gather", self.op("Reshape", x, "rows"), "last"), "ln_f"))
 
 
-def onnx_model(config: Config, shapes: dict[str, tuple[int, ...]]) -> Any:
-    """The graph with its weights named and shaped (from `shapes`) but left out: a file could not hold 2 GB of them."""
+def onnx_model(config: Config, tensors: dict[str, np.ndarray], int8: bool) -> Any:
+    """The graph with its weights named and shaped but left out: a file could not hold 2 GB of them.
+
+    tensors  float32 by canonical name; holds afterwards what the graph wants
+    """
     from onnx import TensorProto, helper, numpy_helper
 
-    graph = Graph(config)
+    graph = Graph(config, tensors, int8)
     graph.logits()
     F, I = TensorProto.FLOAT, TensorProto.INT64
     cache = ["B", config.n_head, "T", config.head_dim]
@@ -95,8 +135,9 @@ def onnx_model(config: Config, shapes: dict[str, tuple[int, ...]]) -> Any:
         inputs += [helper.make_tensor_value_info(f"past_{x}.{layer}", F, cache) for x in "kv"]
         outputs += [helper.make_tensor_value_info(f"{x}.{layer}", F, cache) for x in "kv"]
     weights = [numpy_helper.from_array(np.array([-1, config.n_embd]), "rows")]
-    for name, shape in shapes.items():
-        weight = TensorProto(name=name, data_type=F, dims=shape, data_location=TensorProto.EXTERNAL)
+    for name, array in tensors.items():
+        kind = TensorProto.INT8 if array.dtype == np.int8 else F
+        weight = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
         weight.external_data.add(key="location", value="in memory")
         weights.append(weight)
     return helper.make_model(
@@ -106,10 +147,10 @@ def onnx_model(config: Config, shapes: dict[str, tuple[int, ...]]) -> Any:
     )
 
 
-def onnx_session(config: Config, tensors: Iterator[tuple[str, torch.Tensor]], threads: int) -> Session:
-    """A session of this model in float32, all of onnxruntime's graph optimizations on.
+@lru_cache(maxsize=1)
+def onnx_session(name: str | Path, int8: bool, threads: int) -> Session:
+    """A session of the model of `load(name)` in float32, all of onnxruntime's graph optimizations on.
 
-    tensors  canonical names, any float dtype
     threads  of onnxruntime's own pool
 
     onnxruntime keeps copies of its own, of the linear layers in its packed form: while it loads there are two.
@@ -117,17 +158,17 @@ def onnx_session(config: Config, tensors: Iterator[tuple[str, torch.Tensor]], th
     """
     import onnxruntime
 
+    config, tensors = float_weights(name)
     if config.head_dim % 8:
         raise ValueError(f"head_dim is {config.head_dim}; onnx takes multiples of 8: leave it out for this model")
-    values = {name: np.ascontiguousarray(tensor.float().numpy()) for name, tensor in tensors}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Its threads would spin on after each run and take the time of whichever impl runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3  # errors
-    model = onnx_model(config, {name: value.shape for name, value in values.items()})
-    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in values.values()]
-    options.add_external_initializers(list(values), weights)
+    model = onnx_model(config, tensors, int8)
+    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in tensors.values()]
+    options.add_external_initializers(list(tensors), weights)
     run = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return Session(run, config)
 
