@@ -1,4 +1,4 @@
-"""The engine's attention as an op for reference/judge/cases.check, compiled alone, from its own files or planted ones."""
+"""The engine's attention as an op for reference/judge/cases.check, compiled alone, from its files or planted ones."""
 
 from unittest.mock import patch
 

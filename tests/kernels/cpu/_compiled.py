@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -78,7 +79,7 @@ def planted(folder: Path, *edits: tuple[str, str, str]):
         (folder / package / f"{file}.py").write_text(edited(file, old, new), encoding="utf-8")
     sys.path.insert(0, str(folder))
     try:
-        machine_code = importlib.import_module(f"{package}.machine_code")
+        machine_code: Any = importlib.import_module(f"{package}.machine_code")
         machine_code.ENTRY = f"{package}.forward:entry"
         yield SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in FILES})
     finally:

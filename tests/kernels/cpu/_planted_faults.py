@@ -35,7 +35,7 @@ SLOTS = {
     "causal_one_early": of(EDGES, "forward", "b, h, slot + 1, scratch)", "b, h, slot, scratch)"),
     "split_one_short": of(EDGES, "attention", "min((split + 1) * SPLIT_LEN, length)",
         "min((split + 1) * SPLIT_LEN - 1, length)"),
-    "split_one_long": of(EDGES, "attention", "min((split + 1) * SPLIT_LEN, length)",
+    "split_one_long": of(WIDE, "attention", "min((split + 1) * SPLIT_LEN, length)",
         "min((split + 1) * SPLIT_LEN + 1, length)"),
     "last_split_left_out": of(EDGES, "attention",
         "    for split in range((length + SPLIT_LEN - 1) // SPLIT_LEN):\n        # 8.",

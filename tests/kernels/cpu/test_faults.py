@@ -74,8 +74,9 @@ def rejects(fault: Fault, modules):
 
 def test_every_fault_is_one_of_its_own_and_a_change_of_what_stands_once_in_its_file():
     assert len({fault[1:4] for fault in FAULTS.values()}) == len(FAULTS) >= 50
-    for name, fault in FAULTS.items():
-        assert edited(fault.file, fault.old, fault.new) != edited(fault.file, fault.old, fault.old), name
+    for fault in FAULTS.values():
+        edited(fault.file, fault.old, fault.new)
+        assert fault.old != fault.new
     assert set(FAULTS) >= IN_THE_SUITE
     assert {fault.file for fault in FAULTS.values()} == {
         "attention", "forward", "functions", "linear", "memory", "phases",
@@ -88,9 +89,12 @@ def test_every_fault_is_one_of_its_own_and_a_change_of_what_stands_once_in_its_f
 def test_a_check_rejects(name, tmp_path, monkeypatch):
     fault = FAULTS[name]
     monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path / "cache"))
-    with planted(tmp_path, (fault.file, fault.old, fault.new)) as modules, np.errstate(all="ignore"):
-        with pytest.raises(AssertionError, match=fault.reason):
-            rejects(fault, modules)
+    with (
+        planted(tmp_path, (fault.file, fault.old, fault.new)) as modules,
+        np.errstate(all="ignore"),
+        pytest.raises(AssertionError, match=fault.reason),
+    ):
+        rejects(fault, modules)
 
 
 @pytest.mark.parametrize("check", [

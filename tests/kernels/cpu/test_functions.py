@@ -165,5 +165,5 @@ def test_layer_norm_is_as_exact_as_its_sums(dtype, n):
 def test_layer_norm_of_equal_numbers_is_its_bias(dtype):
     x, w, b = np.full(20, 2.0, dtype), np.ones(20, dtype), np.arange(20, dtype=dtype)
     y = np.full(20, np.nan, dtype)
-    norm_of(dtype)(*map(address, (y, x, w, b)), 20, 1e-5)
+    norm_of(dtype)(address(y), address(x), address(w), address(b), 20, 1e-5)
     assert np.array_equal(y, b)

@@ -1,15 +1,19 @@
 """kernels/cpu/memory.py: what is loaded and stored, to the bit, in every dtype, and what is never touched."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 import pytest
 
-from kvproof.kernels.cpu import memory as M
-from kvproof.kernels.cpu.memory import load_rows, load_some, pointer, read, store, store_some, write
-from kvproof.kernels.cpu.vectors import LANES
+from kvproof.kernels.cpu import memory
+from kvproof.kernels.cpu.job import LANES
 
 from ._compiled import DTYPES, address, compiled, guarded, sums
 
+M: Any = memory  # what is called below is no Python function
+load, load_rows, load_some, pointer, read = M.load, M.load_rows, M.load_some, M.pointer, M.read
+store, store_some, write = M.store, M.store_some, M.write
 STORED = ("float64", "float32", "bfloat16", "float16", "int8")
 
 

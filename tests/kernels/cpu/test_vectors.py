@@ -1,15 +1,18 @@
 """kernels/cpu/vectors.py: each operation to the bit, and the order of its sums."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kvproof.kernels.cpu import vectors as V
-from kvproof.kernels.cpu.memory import load, pointer, store
+from kvproof.kernels.cpu import memory, vectors
 
 from ._compiled import DTYPES, address, compiled
 
+V: Any = vectors  # what is called below is no Python function
+M: Any = memory
+load, pointer, store = M.load, M.pointer, M.store
 LANES = V.LANES
 BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 NAN, INF = math.nan, math.inf
