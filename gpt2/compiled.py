@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -77,7 +77,7 @@ class Compiled:
         return next(iter(found))
 
 
-def place(module, name: str):
+def place(module, name: str) -> tuple[Any, str]:
     """The dict that holds a tensor of this name, and its key there; (None, "") for a scale that is not there."""
     *path, key = name.split(".")
     for step in path:
@@ -122,8 +122,8 @@ def some_layers(cache: Cache, layers: slice) -> "Slots":
     from ..kernels.cpu import Slots
 
     table = one_page_each(cache.batch) if cache.block_table is None else cache.block_table
-    scales = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
-    return Slots(cache.k[layers], cache.v[layers], *scales, table)
+    k_scale, v_scale = (() if scale is None else scale[layers] for scale in (cache.k_scale, cache.v_scale))
+    return Slots(cache.k[layers], cache.v[layers], k_scale, v_scale, table)
 
 
 def prefill(model: "GPT2", prompts: Sequence[Sequence[int]], cache: Cache, start: int, chunk: int) -> torch.Tensor:
