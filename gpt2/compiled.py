@@ -14,7 +14,6 @@ from .int8_weights import is_quantised
 from .linear import Conv1D
 
 if TYPE_CHECKING:
-    from ..kernels.cpu import Engine, Slots
     from .model import GPT2
 
 REST = {
@@ -40,9 +39,9 @@ class Compiled:
         self.places = [place(model, name) for name in self.names]
         self.linears = [module for module in model.modules() if isinstance(module, Conv1D)]
         self.addresses: list[int] = []
-        self.engines: dict[torch.dtype, Engine] = {}
+        self.engines: dict[torch.dtype, Any] = {}
 
-    def engine(self, cache: Cache) -> "Engine":
+    def engine(self, cache: Cache) -> Any:
         """The engine for this cache, bound to the tensors that the model has now."""
         addresses = [0 if held is None else held[key].data_ptr() for held, key in self.places]
         if addresses != self.addresses:
@@ -55,7 +54,7 @@ class Compiled:
             self.engines[kv] = self.bound(kv)
         return self.engines[kv]
 
-    def bound(self, kv: torch.dtype) -> "Engine":
+    def bound(self, kv: torch.dtype) -> Any:
         """A new engine, told where the tensors lie.  Raises ValueError where those of a kind have several dtypes."""
         from ..kernels.cpu import Engine
 
@@ -89,7 +88,7 @@ def place(module, name: str) -> tuple[Any, str]:
 COMPILED: "WeakKeyDictionary[GPT2, Compiled]" = WeakKeyDictionary()
 
 
-def engine_of(model: "GPT2", cache: Cache) -> "Engine":
+def engine_of(model: "GPT2", cache: Cache) -> Any:
     """The engine of a model for a cache, made when it is first asked for."""
     if model.device.type != "cpu":
         raise refuse("device", model.device, "the CPU for impl 'numba'; use impl='triton' on a GPU")
@@ -110,14 +109,14 @@ def each(batch: int) -> np.ndarray:
     return np.arange(batch)
 
 
-def slots_of(cache: Cache) -> "Slots":
+def slots_of(cache: Cache) -> Any:
     """A cache as the engine reads it; kept with the cache."""
     if cache.slots is None or cache.slots.k is not cache.k or cache.slots.v is not cache.v:
         cache.slots = some_layers(cache, slice(None))
     return cache.slots
 
 
-def some_layers(cache: Cache, layers: slice) -> "Slots":
+def some_layers(cache: Cache, layers: slice) -> Any:
     """Some layers of a cache as the engine reads them."""
     from ..kernels.cpu import Slots
 
@@ -166,7 +165,7 @@ def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:
 
 
 @lru_cache
-def attention_engine(n_head: int, head_dim: int, dtype: str, cache: str) -> "Engine":
+def attention_engine(n_head: int, head_dim: int, dtype: str, cache: str) -> Any:
     """An engine of no model: one layer's attention."""
     from ..kernels.cpu import Engine, Sizes
 

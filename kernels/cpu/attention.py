@@ -11,7 +11,8 @@ from numba import njit
 
 from .functions import LOG2E, OPTIONS, exp2
 from .job import SPLIT_LEN
-from .memory import load, load_rows, load_some, read, store, store_some, write
+from .memory import load, load_rows, load_some, store, store_some
+from .pointers import read, write
 from .vectors import LANES, absolute, filled, first_of, lane, largest, like, maximum, nearest, outer, sums
 
 LOWEST = -3.0e38  # initial running max: below usual scores, but finite, since -inf - -inf is NaN

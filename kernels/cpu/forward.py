@@ -12,8 +12,8 @@ from .attention import append, attention, row_at
 from .functions import OPTIONS, gelu, layer_norm
 from .job import JOB, LAYER, PHASES
 from .linear import linear
-from .memory import at, pointer, read, write
 from .phases import all_here, count_up, meet, share
+from .pointers import at, pointer, read, write
 from .vectors import LANES, like, operation
 
 LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (

@@ -5,7 +5,8 @@ import math
 from llvmlite import ir
 from numba import njit
 
-from .memory import load, load_some, read, store, store_some, write
+from .memory import load, load_some, store, store_some
+from .pointers import read, write
 from .vectors import I32, I64, LANES, Vectors, every, filled, lane, lanewise, like, operation, pack, sums, unpack
 
 OPTIONS = {

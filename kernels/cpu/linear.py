@@ -9,7 +9,8 @@ it lies, one channel's inputs after another, in its own dtype.
 from numba import njit
 
 from .functions import OPTIONS
-from .memory import elements, load, load_some, load_tile, prefetch, read, store_tile
+from .memory import load, load_some, load_tile, store_tile
+from .pointers import elements, prefetch, read
 from .vectors import LANES, filled, like, outer, sums
 
 DEPTH = 1024  # inputs of a sum: 8 rows of so many float32 fit a core's first cache

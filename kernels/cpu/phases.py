@@ -12,7 +12,7 @@ from numba import njit, types
 
 from .functions import OPTIONS
 from .job import LINE
-from .memory import place, shifted
+from .pointers import place, shifted
 from .vectors import I32, I64, declare, operation
 
 SPINS = 4000  # looks at a counter before a waiting thread lets others have its core, some 50 microseconds
