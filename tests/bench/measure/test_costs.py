@@ -90,7 +90,9 @@ def test_the_bandwidth_is_that_of_the_quicker_reader(monkeypatch, quicker):
 def test_both_readers_read_what_they_say():
     for probe in (machine.reading(2**20, CPU), machine.multiplying(2**20, CPU)):
         assert probe.work.bytes == 2**20
-        assert probe.call().sum() == 2**18  # ones, each of them read
+        result = probe.call()
+        assert isinstance(result, torch.Tensor)
+        assert result.sum() == 2**18  # ones, each of them read
 
 
 def test_the_real_machine_has_constants_of_a_believable_size():
