@@ -12,9 +12,9 @@ from ._compiled import DTYPES, compiled
 
 def alone(modules, param: str, cache: str, total: str):
     """What `forward.entry` does of a job that asks for attention alone: a fifth of the engine, so compiled sooner."""
-    forward, pointer = modules.forward, modules.memory.pointer
+    forward, pointer = modules.forward, modules.pointers.pointer
     Kinds, job_at, scratch_of = forward.Kinds, forward.job_at, forward.scratch_of
-    append_rows, attend_rows, at = forward.append_rows, forward.attend_rows, modules.memory.at
+    append_rows, attend_rows, at = forward.append_rows, forward.attend_rows, modules.pointers.at
     count_up, all_here = modules.phases.count_up, modules.phases.all_here
 
     def run(address, thread):

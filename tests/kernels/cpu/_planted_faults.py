@@ -102,11 +102,11 @@ NUMBERS = {
     "gelu_of_another_constant": of("gelu", "functions", "0.044715", "0.044751", "gelu errs by"),
     "gelu_of_another_pi": of("gelu", "functions", "math.sqrt(2 / math.pi)", "math.sqrt(2 / 3.14159)", "gelu errs by"),
     "exp2_of_one_term_less": of("exp2", "functions", '"float32": 8,', '"float32": 7,', "exp2 errs by"),
-    "bfloat16_truncated": of("bfloat16", "memory", "builder.add(bits, builder.add(odd, every(whole, 0x7FFF)))", "bits",
-        "rounded otherwise"),
-    "bfloat16_ties_away_from_zero": of("bfloat16", "memory", "builder.add(odd, every(whole, 0x7FFF))",
+    "bfloat16_truncated": of("bfloat16", "pointers", "builder.add(bits, builder.add(odd, every(whole, 0x7FFF)))",
+        "bits", "rounded otherwise"),
+    "bfloat16_ties_away_from_zero": of("bfloat16", "pointers", "builder.add(odd, every(whole, 0x7FFF))",
         "every(whole, 0x8000)", "rounded otherwise"),
-    "bfloat16_nan_becomes_infinite": of("bfloat16", "memory", "every(whole, 0x7FC0), rounded)",
+    "bfloat16_nan_becomes_infinite": of("bfloat16", "pointers", "every(whole, 0x7FC0), rounded)",
         "every(whole, 0x7F80), rounded)", "NaN became a number"),
 }  # fmt: skip
 WRONG_LOGITS = "logits are wrong by"

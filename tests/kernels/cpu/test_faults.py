@@ -68,7 +68,7 @@ def rejects(fault: Fault, modules):
             "norm": lambda: check_norm(norms(modules, "float32"), "float32", 17),
             "gelu": lambda: check_gelu(gelus(modules, "float32"), "float32", "tanh"),
             "exp2": lambda: check_exp2(powers(modules, "float32"), "float32"),
-            "bfloat16": lambda: check_bfloat16(modules.memory),
+            "bfloat16": lambda: check_bfloat16(modules.memory, modules.pointers),
         }[fault.check]()
 
 
@@ -79,7 +79,7 @@ def test_every_fault_is_one_of_its_own_and_a_change_of_what_stands_once_in_its_f
         assert fault.old != fault.new
     assert set(FAULTS) >= IN_THE_SUITE
     assert {fault.file for fault in FAULTS.values()} == {
-        "attention", "forward", "functions", "linear", "memory", "phases",
+        "attention", "forward", "functions", "linear", "phases", "pointers",
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 def powers(modules, dtype: str):
     """x (n,) -> 2 ** x, by an engine's files."""
-    pointer, load, store = modules.memory.pointer, modules.memory.load, modules.memory.store
+    pointer, load, store = modules.pointers.pointer, modules.memory.load, modules.memory.store
     exp2 = modules.functions.exp2
 
     def run(x, n):
@@ -36,7 +36,7 @@ def powers(modules, dtype: str):
 
 
 def gelus(modules, dtype: str):
-    pointer, function = modules.memory.pointer, modules.functions.gelu
+    pointer, function = modules.pointers.pointer, modules.functions.gelu
 
     def run(y, n, exact):
         function(pointer(dtype, dtype, y), n, exact != 0)
@@ -46,7 +46,7 @@ def gelus(modules, dtype: str):
 
 
 def norms(modules, dtype: str):
-    pointer, function = modules.memory.pointer, modules.functions.layer_norm
+    pointer, function = modules.pointers.pointer, modules.functions.layer_norm
 
     def run(y, x, weight, bias, n, eps):
         w, b = pointer(dtype, dtype, weight), pointer(dtype, dtype, bias)

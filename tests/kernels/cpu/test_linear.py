@@ -17,7 +17,7 @@ MOSTLY = pytest.mark.parametrize(
 def product(modules, dtype: str):
     """y = linear(x, w) by an engine's files, compiled for weights of a dtype."""
     total, linear = _compiled.sums(dtype), modules.linear.linear
-    pointer = modules.memory.pointer
+    pointer = modules.pointers.pointer
 
     def run(y, n_out, x, rows, w, scale, b, n_in, quantised, biased, add, lo, hi):
         weight, s = pointer(dtype, total, w), pointer("float32", total, scale)

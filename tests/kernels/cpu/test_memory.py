@@ -1,4 +1,4 @@
-"""kernels/cpu/memory.py: what is loaded and stored, to the bit, in every dtype, and what is never touched."""
+"""kernels/cpu/memory.py and pointers.py: what is loaded and stored, to the bit, and what is never touched."""
 
 from typing import Any
 
@@ -6,20 +6,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kvproof.kernels.cpu import memory
+from kvproof.kernels.cpu import memory, pointers
 from kvproof.kernels.cpu.job import LANES
 
 from ._compiled import DTYPES, address, compiled, guarded, sums
 
 M: Any = memory  # what is called below is no Python function
-load, load_rows, load_some, pointer, read = M.load, M.load_rows, M.load_some, M.pointer, M.read
-store, store_some, write = M.store, M.store_some, M.write
+P: Any = pointers
+load, load_rows, load_some, store, store_some = M.load, M.load_rows, M.load_some, M.store, M.store_some
+pointer, read, write = P.pointer, P.read, P.write
 STORED = ("float64", "float32", "bfloat16", "float16", "int8")
 
 
-def mover(source, target, memory=M):
+def mover(source, target, memory, pointer):
     wide = sums(source)
-    pointer, load, load_some = memory.pointer, memory.load, memory.load_some
+    load, load_some = memory.load, memory.load_some
     store, store_some = memory.store, memory.store_some
 
     def run(src, dst, count, live):
@@ -33,15 +34,15 @@ def mover(source, target, memory=M):
     return run
 
 
-def moved(x: np.ndarray, source: str, target: str, memory=M) -> np.ndarray:
+def moved(x: np.ndarray, source: str, target: str, memory=M, pointers=P) -> np.ndarray:
     out = np.zeros(len(x), DTYPES[target])
     whole = len(x) - len(x) % LANES
-    compiled(mover(source, target, memory))(address(x), address(out), whole, len(x) - whole)
+    compiled(mover(source, target, memory, pointers.pointer))(address(x), address(out), whole, len(x) - whole)
     return out
 
 
 def every_pattern(dtype: str) -> np.ndarray:
-    return np.arange(2 ** (8 * M.SIZE[dtype]), dtype=f"u{M.SIZE[dtype]}").view(DTYPES[dtype])
+    return np.arange(2 ** (8 * P.SIZE[dtype]), dtype=f"u{P.SIZE[dtype]}").view(DTYPES[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "int8"])
@@ -56,10 +57,10 @@ def awkward() -> np.ndarray:
     return np.concatenate([upper | low for low in (0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF)]).view(np.float32)
 
 
-def check_bfloat16(memory):
+def check_bfloat16(memory, pointers):
     """Raise AssertionError unless float32 is stored as the nearest bfloat16, of two the even one, and NaN as NaN."""
     x = awkward()
-    nan, out = np.isnan(x), moved(x, "float32", "bfloat16", memory)
+    nan, out = np.isnan(x), moved(x, "float32", "bfloat16", memory, pointers)
     want = np.where(nan, 0, x).astype(ml_dtypes.bfloat16)
     wrong = (out.view(np.uint16) != want.view(np.uint16)) & ~nan
     assert not wrong.any(), f"{wrong.sum()} numbers are rounded otherwise, such as {x[wrong][0]!r}"
@@ -67,7 +68,7 @@ def check_bfloat16(memory):
 
 
 def test_bfloat16_is_rounded_to_nearest_even_and_nan_stays_nan():
-    check_bfloat16(M)
+    check_bfloat16(M, P)
     x = awkward()
     nan, out = np.isnan(x), moved(x, "float32", "bfloat16")
     assert np.any(out[~nan].astype(np.float32) != x[~nan])
@@ -86,7 +87,7 @@ def test_float16_is_rounded_to_nearest_even_and_nan_stays_nan():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_wide_numbers_are_copied(dtype):
-    x = np.random.default_rng(0).integers(0, 255, 37 * M.SIZE[dtype], np.uint8).view(dtype)
+    x = np.random.default_rng(0).integers(0, 255, 37 * P.SIZE[dtype], np.uint8).view(dtype)
     assert moved(x, dtype, dtype).tobytes() == x.tobytes()
 
 
@@ -105,7 +106,7 @@ def around(dtype: str):
         store(b + 32, load_rows(2, a + (n - live), pointer("int64", wide, rows), n, live))
         write(b, 64, read(a, 3 * n - 1))
         store_some(b + 65, load_some(1, a + (3 * n - live), 0, live), live)
-        M.prefetch(a + 3 * n, 64)
+        P.prefetch(a + 3 * n, 64)
         return 0
 
     return run

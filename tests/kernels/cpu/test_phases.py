@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvproof.kernels.cpu import forward, job, memory, phases, vectors
+from kvproof.kernels.cpu import forward, job, phases, pointers, vectors
 
 from ._compiled import address, compiled
 
 SHARES = 1000
 P: Any = phases  # what is called below is no Python function
-M: Any = memory
+M: Any = pointers
 F: Any = forward
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvproof.kernels.cpu import memory, vectors
+from kvproof.kernels.cpu import memory, pointers, vectors
 
 from ._compiled import DTYPES, address, compiled
 
 V: Any = vectors  # what is called below is no Python function
 M: Any = memory
-load, pointer, store = M.load, M.pointer, M.store
+P: Any = pointers
+load, pointer, store = M.load, P.pointer, M.store
 LANES = V.LANES
 BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 NAN, INF = math.nan, math.inf
