@@ -112,9 +112,9 @@ class OurSubject(TorchSubject):
         return pad(fed, int(self.lengths.max())).to(self.models.device)
 
     def _model(self, impl: str, dtype: str, shift: float) -> GPT2:
-        """The torch model of one path. The engine takes 8-bit weights as they are, with sums in float32 alone: in
-        float64, and where they are shifted by less than a scale can hold, it gets a model of their values."""
-        if impl == "numba" and self.weights and (dtype == "float64" or shift):
+        """The torch model of one path. The engine reads 8-bit weights as they are; a shift is smaller than what their
+        float32 scales can hold, so under one it gets a model of their values."""
+        if impl == "numba" and self.weights and shift:
             return self._values[dtype]
         return self.models.torch(dtype, impl)
 

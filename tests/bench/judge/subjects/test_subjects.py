@@ -45,9 +45,10 @@ def test_the_question_says_what_agreement_would_prove():
     assert subject("sdpa", "eager").question == "one cached impl against another"
 
 
+@pytest.mark.parametrize("a", ["eager", "numba"])
 @pytest.mark.parametrize("b", ["naive", "numpy"])
-def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
-    ours = subject("eager", b)
+def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(a, b):
+    ours = subject(a, b)
     weight = small_model(4, 8)[0].wte.weight
     kept, plain, moved = weight.clone(), ours.paths("float64"), ours.paths("float64", 1e-3)
     assert torch.equal(kept, weight)
@@ -56,10 +57,11 @@ def test_a_shift_moves_both_paths_alike_and_then_the_very_weights_are_back(b):
     assert np.array_equal(ours.paths("float64")[0], plain[0])
 
 
+@pytest.mark.parametrize("a", ["eager", pytest.param("numba", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("b", ["naive", "numpy"])
-def test_int8_weights_are_a_subject_whose_oracle_has_their_values(b):
+def test_int8_weights_are_a_subject_whose_oracle_has_their_values(a, b):
     models = Models("tiny", torch.device("cpu"), "int8")
-    ours = OurSubject(models, "eager", b, prompts=random_prompts(61, (9, 3)), steps=3)
+    ours = OurSubject(models, a, b, prompts=random_prompts(61, (9, 3)), steps=3)
     assert ours.weights == "int8"
     errors = {dtype: relative(*ours.paths(dtype)) for dtype in LOGIT_BARS}
     assert all(errors[dtype] < bar for dtype, bar in LOGIT_BARS.items()), errors
