@@ -23,10 +23,12 @@ def threads(n: int):
         torch.set_num_threads(before)
 
 
-def run(model: GPT2, prompts: Sequence[list[int]], forced: torch.Tensor, page=None, chunk=None) -> torch.Tensor:
+def run(
+    model: GPT2, prompts: Sequence[list[int]], forced: torch.Tensor, page=None, chunk=None, kv_dtype=None
+) -> torch.Tensor:
     """Logits (B, 1 + n, V) after each prompt and after each of the forced tokens (B, n)."""
     capacity = max(map(len, prompts)) + forced.shape[1]
-    cache = model.new_cache(len(prompts), capacity, page)
+    cache = model.new_cache(len(prompts), capacity, page, kv_dtype=kv_dtype)
     logits = [model.prefill(prompts, cache, chunk)]
     return torch.stack([*logits, *(model.decode(ids.contiguous(), cache) for ids in forced.T)], 1)
 

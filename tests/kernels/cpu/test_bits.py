@@ -33,10 +33,11 @@ def sequences(n_vocab: int):
     return prompts, torch.tensor(random_prompts(n_vocab, [STEPS] * len(prompts), seed=1))
 
 
-def check(found, ways):
+def check(found, ways, kv_dtype=None):
     """Raise AssertionError unless every way gives each sequence the one hash of its lone run by one thread.
 
-    found   the model
+    found     the model
+    kv_dtype  of the cache, as `new_cache` takes it
     """
     prompts, forced = sequences(found.config.n_vocab)
     seen = {}
@@ -45,7 +46,7 @@ def check(found, ways):
         with threads(count):
             for low in range(0, len(order), batch):
                 rows = order[low : low + batch]
-                logits = run(found, [prompts[row] for row in rows], forced[rows], page, chunk)
+                logits = run(found, [prompts[row] for row in rows], forced[rows], page, chunk, kv_dtype)
                 for row, bits in zip(rows, hashes(logits), strict=True):
                     how = f"batch {batch}, reversed {backwards}, page {page}, chunk {chunk}, {count} threads"
                     assert seen.setdefault(row, bits) == bits, f"sequence {row} has other bits with {how}"
@@ -63,6 +64,12 @@ def test_tiny_has_one_hash_per_sequence(dtype):
 ])  # fmt: skip
 def test_tiny_has_one_hash_per_sequence_in_every_way(dtype, weights):
     check(model("tiny", dtype, weights), ALL)
+
+
+@EXHAUSTIVE
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tiny_has_one_hash_per_sequence_over_an_8_bit_cache(dtype):
+    check(model("tiny", dtype), WAYS, "int8")
 
 
 @EXHAUSTIVE
