@@ -46,6 +46,7 @@ from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.impls import resolve_impl
 from kvproof.gpt2.weights import DTYPES, as_device
 from kvproof.kernels.backend import BACKENDS, without_gpu
+from kvproof.kernels.cpu import CompilerFailed
 
 NO_GPU = {
     "PTX machine": "NO GPU: triton's kernel is compiled for sm_90, and the PTX machine runs and checks it on the CPU;\n"
@@ -281,7 +282,7 @@ def main(argv: list[str] | None = None) -> int:
             run(plan, found, args)
     except BrokenPipeError:
         raise
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, CompilerFailed) as error:
         print(f"bench/decode.py: {words(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:

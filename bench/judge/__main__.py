@@ -48,6 +48,7 @@ from kvproof.gpt2.cli.progress import Progress
 from kvproof.gpt2.generate import to_ids
 from kvproof.gpt2.weights import DTYPES, as_device, load
 from kvproof.kernels.backend import without_gpu
+from kvproof.kernels.cpu import CompilerFailed
 from kvproof.reference.judge.faults import FAULTS, describe
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
@@ -237,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else USAGE
-    except (ValueError, ImportError, OSError) as error:
+    except (ValueError, ImportError, OSError, CompilerFailed) as error:
         what = words(error) if isinstance(error, OSError) else str(error)
         print("kvproof verify:", " ".join(what.split()), file=sys.stderr)
         return USAGE

@@ -45,10 +45,19 @@ def run(args: argparse.Namespace) -> int:
     except OutOfMemory as error:
         return complain(str(error), 1)
     except (MemoryError, RuntimeError) as error:
+        if is_compiler_failure(error):
+            return complain(str(error), 1)
         if not is_out_of_memory(error):
             raise
         return complain("out of memory; try a smaller --batch or model, or a narrower --dtype", 1)
     return 0
+
+
+def is_compiler_failure(error: Exception) -> bool:
+    """Whether the engine of the impl numba could not be compiled."""
+    from ...kernels.cpu import CompilerFailed
+
+    return isinstance(error, CompilerFailed)
 
 
 def complain(what: str, code: int) -> int:

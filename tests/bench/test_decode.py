@@ -90,6 +90,16 @@ def test_an_engine_that_cannot_run_is_left_out_of_a_group_and_an_error_alone(cap
     assert "\neager " in out
 
 
+def test_an_engine_that_cannot_be_compiled_is_one_line(capsys, monkeypatch):
+    def fail(*_, **__):
+        raise machine_code.CompilerFailed(machine_code.Variant(*["float32"] * 4), "LLVM said no")
+
+    monkeypatch.setattr(interleaved, "load", fail)
+    assert main(["--impl", "numba", *QUICK]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench/decode.py: ")]
+    assert "could not be compiled: LLVM said no; use impl='sdpa'" in line
+
+
 def test_bytes_of_a_step_are_the_weights_and_the_live_cache(capsys):
     assert main(["--impl", "sdpa", "--batch", "2", "--context", "5", "--json", *QUICK]) == 0
     record = json.loads(capsys.readouterr().out)

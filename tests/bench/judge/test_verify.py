@@ -17,6 +17,7 @@ from kvproof.bench.measure.interleaved import Models
 from kvproof.gpt2 import attention, load
 from kvproof.gpt2.int8_weights import Int8Matrix
 from kvproof.gpt2.paged import PagedCache
+from kvproof.kernels.cpu import CompilerFailed, Variant
 from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import judge
 
@@ -278,3 +279,12 @@ def test_a_channel_that_has_its_neighbour_s_scale_is_a_bug(capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("BUG: ")
     assert verify.main(["--hf", "nowhere", "--weights", "int8"]) == verify.USAGE
     assert "--weights does nothing beside --hf; it goes with --impl" in capsys.readouterr().err
+
+
+def test_an_engine_that_cannot_be_compiled_is_a_wrong_call_and_no_verdict(capsys, monkeypatch):
+    def fail(*_, **__):
+        raise CompilerFailed(Variant(*["float32"] * 4), "LLVM said no")
+
+    monkeypatch.setattr(verify, "investigate", fail)
+    assert verify.main(["--impl", "numba", *QUICK]) == 3
+    assert capsys.readouterr().err.startswith("kvproof verify: the engine for float32")

@@ -26,6 +26,7 @@ from kvproof.gpt2.cli.run import RUN
 from kvproof.gpt2.cli.tools import step_logits
 from kvproof.gpt2.int8_weights import OutOfMemory
 from kvproof.gpt2.perplexity import sliding_nll
+from kvproof.kernels.cpu import CompilerFailed, Variant
 from kvproof.reference.synthetic import SIZES
 
 from ..._gpt2_models import golden_model
@@ -216,6 +217,7 @@ def test_the_examples_in_help_are_calls_the_parser_takes(capsys, command):
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2),
         (ValueError("wrong"), 2),
         (ImportError("triton is absent"), 2),
+        (CompilerFailed(Variant(*["float32"] * 4), "LLVM said no"), 1),
         (KeyboardInterrupt(), 130),
     ],
 )
