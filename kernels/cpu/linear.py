@@ -71,7 +71,7 @@ def band_of(ROWS: int, CHANNELS: int):
     return band
 
 
-eight, four, two, one = band_of(8, 2), band_of(4, 4), band_of(2, 8), band_of(1, 16)
+eight, four, two, one = band_of(8, 2), band_of(4, 4), band_of(2, 8), band_of(1, 8)
 
 
 @njit(**OPTIONS)
