@@ -92,7 +92,7 @@ def planted(folder: Path, *edits: tuple[str, str, str]):
     sys.path.insert(0, str(folder))
     try:
         machine_code: Any = importlib.import_module(f"{package}.machine_code")
-        machine_code.ENTRY = f"{package}.forward:entry"
+        machine_code.ENTRY, machine_code.COMPILER = (f"{package}.forward", "entry"), f"{package}.compiler"
         yield SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in FILES})
     finally:
         sys.path.remove(str(folder))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.gpt2 import compiled as gpt2_compiled
+from kvproof.kernels import cpu
 from kvproof.reference.config import Config
 from kvproof.reference.judge.cases import Case, check
 from kvproof.reference.judge.parity import LOGIT_BARS, logit_error
@@ -60,7 +60,7 @@ def rejects(fault: Fault, modules):
         for n_in, rows in ((83, 15), (1100, 11), (2100, 5)):
             check_product(function, Layer(dtype, n_in, 7, rows))
     elif fault.check == "model":
-        with patch.object(gpt2_compiled, "Engine", modules.engine.Engine):
+        with patch.object(cpu, "Engine", modules.engine.Engine):
             check_model()
     else:
         {
