@@ -37,9 +37,15 @@ class Compiled:
         names = [f"h.{i}.{name}" for i in range(config.n_layer) for name in LAYER]
         self.names = [*names, *REST.values(), f"{head}.weight", f"{head}.scale"]
         self.places = [place(model, name) for name in self.names]
+        modules = list(model.modules())
+        self.links = [(held._modules, name, child) for held in modules for name, child in held._modules.items()]
         self.linears = [module for module in model.modules() if isinstance(module, Conv1D)]
         self.addresses: list[int] = []
         self.engines: dict[torch.dtype, Any] = {}
+
+    def whole(self) -> bool:
+        """Whether the model still has the modules that were found in it."""
+        return all(held.get(name) is child for held, name, child in self.links)
 
     def engine(self, cache: Cache) -> Any:
         """The engine for this cache, bound to the tensors that the model has now."""
@@ -92,9 +98,10 @@ def engine_of(model: "GPT2", cache: Cache) -> Any:
     """The engine of a model for a cache, made when it is first asked for."""
     if model.device.type != "cpu":
         raise refuse("device", model.device, "the CPU for impl 'numba'; use impl='triton' on a GPU")
-    if model not in COMPILED:
-        COMPILED[model] = Compiled(model)
-    return COMPILED[model].engine(cache)
+    found = COMPILED.get(model)
+    if found is None or not found.whole():
+        found = COMPILED[model] = Compiled(model)
+    return found.engine(cache)
 
 
 @lru_cache
@@ -141,7 +148,8 @@ def prefill(model: "GPT2", prompts: Sequence[Sequence[int]], cache: Cache, start
         where = np.concatenate([np.arange(start + lo, start + hi) for _, lo, hi in spans])
         ends = np.cumsum([hi - lo for _, lo, hi in spans]) - 1
         done = [i for i, (b, _, hi) in enumerate(spans) if hi == counts[b]]
-        logits[[spans[i][0] for i in done]] = engine.forward(ids, sequences, where, ends[done], slots)
+        # By NumPy: torch would wake its threads, which a forked process no longer has.
+        logits.numpy()[[spans[i][0] for i in done]] = engine.forward(ids, sequences, where, ends[done], slots).numpy()
     return logits
 
 

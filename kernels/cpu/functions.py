@@ -24,7 +24,7 @@ BITS = {"float32": (I32, 23), "float64": (I64, 52)}  # of the significand: the e
 
 @operation
 def exp2(context, v):
-    """2 ** v, lane by lane: 0 below the least normal number, huge or infinite above the largest; NaN stays NaN.
+    """2 ** v, lane by lane: 0 below the least normal number, infinite above the largest; NaN stays NaN.
 
     2 ** v = 2 ** n * 2 ** f: n is the nearest whole number, which becomes the exponent's bits; f by Taylor's series.
     """
@@ -37,8 +37,10 @@ def exp2(context, v):
 
 def power(builder, kind: Vectors, x):
     """exp2 of one LLVM vector."""
-    low, high = (every(kind.vector, float(limit)) for limit in RANGE[kind.dtype])
+    least, most = RANGE[kind.dtype]
+    low, high, above = (every(kind.vector, float(limit)) for limit in (least, most, most + 1))
     inside = builder.select(builder.fcmp_ordered("<", x, low), low, x)
+    inside = builder.select(builder.fcmp_ordered(">", inside, above), above, inside)
     n = lanewise(builder, "rint", builder.select(builder.fcmp_ordered(">", inside, high), high, inside))
     f, total = builder.fsub(inside, n), every(kind.vector, 0.0)
     for i in reversed(range(TERMS[kind.dtype])):

@@ -129,3 +129,13 @@ def test_without_numba_everything_else_works(tmp_path):
     assert run.stdout == "sdpa length\n"
     assert run.stderr.count("\n") == 1
     assert "needs the package numba, which is not installed here: pip install numba" in run.stderr
+
+
+def test_the_engine_sees_a_module_that_was_replaced():
+    model = load("tiny", impl="numba")
+    before = model.decode(torch.tensor([3]), model.new_cache(1))
+    model.ln_f = torch.nn.LayerNorm(model.config.n_embd, eps=model.config.layer_norm_epsilon).requires_grad_(False)
+    twin = model.with_impl("sdpa")
+    after, want = (m.decode(torch.tensor([3]), m.new_cache(1)) for m in (model, twin))
+    torch.testing.assert_close(after, want, rtol=0, atol=5e-5)
+    assert not torch.equal(after, before)

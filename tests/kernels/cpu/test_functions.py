@@ -142,7 +142,7 @@ def test_a_number_s_gelu_does_not_depend_on_how_many_there_are(dtype, kind):
 
 
 @BOTH
-@pytest.mark.parametrize("x", [-1e4, -1e11, pytest.param(-1e30, marks=pytest.mark.xfail(reason="exp2(inf) is NaN"))])
+@pytest.mark.parametrize("x", [-1e4, -1e11, -1e30])
 def test_the_gelu_of_a_very_negative_number_is_nothing(dtype, x):
     y = np.full(3, x if dtype == "float32" or x > -1e20 else -1e200, dtype)
     gelu_of(dtype)(address(y), 3, False)
