@@ -103,9 +103,7 @@ class Engine:
         output_rows            (outputs,) int64, increasing: rows whose logits are wanted
         returns                (outputs, n_vocab) float32, or float64 for a float64 model
         """
-        assert all(array.dtype == np.int64 for array in (ids, sequences, slots, output_rows)), (
-            "whole numbers of 8 bytes"
-        )
+        assert all(array.dtype == np.int64 for array in (ids, sequences, slots, output_rows)), "not int64"
         logits = torch.empty(len(output_rows), self.sizes.n_vocab, dtype=self.sum)
         if len(ids) <= AT_ONCE:
             self.pass_on(ids, sequences, slots, output_rows, logits, cache)

@@ -18,17 +18,19 @@ from numba import njit, types
 
 CPU = Path(__file__).parents[3] / "kernels" / "cpu"
 FILES = (
-    "vectors",
-    "pointers",
-    "memory",
-    "functions",
-    "linear",
-    "attention",
-    "forward",
-    "phases",
-    "job",
-    "engine",
-    "team",
+    *(
+        "vectors",
+        "pointers",
+        "memory",
+        "functions",
+        "linear",
+        "attention",
+        "forward",
+        "phases",
+        "job",
+        "engine",
+        "team",
+    ),
 )
 DTYPES = {
     "float64": np.float64, "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16,

@@ -1,7 +1,7 @@
 """Bugs for the engine's own source: a file of kernels/cpu, a text that stands there once, what replaces it, and the
 check that must reject it. None reads or writes where the engine may not."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from kvproof.reference.judge.cases import Case
 
@@ -19,7 +19,7 @@ PRODUCT, LONE = "the product errs by", "has other bits than alone"
 class Fault(NamedTuple):
     """check: a Case of attention, or the name of another check, see test_faults.py;  reason: what that says."""
 
-    check: Case | str
+    check: Any  # a Case, or a str
     file: str
     old: str
     new: str
