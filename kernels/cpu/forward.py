@@ -12,7 +12,7 @@ from .attention import append, attention, row_at
 from .functions import OPTIONS, gelu, layer_norm
 from .job import JOB, LAYER, PHASES
 from .linear import linear
-from .phases import all_here, count_up, meet, share
+from .phases import Crew, all_here, count_up, meet, share
 from .pointers import at, pointer, read, write
 from .vectors import LANES, like, operation
 
@@ -21,7 +21,6 @@ LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (
 )
 FIELDS = len(LAYER)  # of a layer
 CHANNELS = 32  # of a linear layer, in one share
-ROWS = 4  # of a LayerNorm, in one share
 
 
 class Kinds(NamedTuple):
@@ -70,10 +69,10 @@ def scratch_of(job, kinds, thread):
 
 
 @njit(**OPTIONS)
-def embed(job, kinds, phase, x):
+def embed(job, kinds, crew, phase, x):
     """x = wte[ids] + wpe[slots]"""
-    E, phases = job.n_embd, at(kinds.index, job.phases)
-    r = share(phases, phase)
+    E = job.n_embd
+    r = share(crew, phase, job.rows)
     while r < job.rows:
         token, slot = read(at(kinds.index, job.ids), r), read(at(kinds.index, job.slots), r)
         te, pe = at(kinds.weight, job.wte) + token * E, at(kinds.param, job.wpe) + slot * E
@@ -82,48 +81,47 @@ def embed(job, kinds, phase, x):
             scale = like(scale, read(at(kinds.scale, job.wte_scale), token))
         for i in range(E):
             write(x, r * E + i, read(te, i) * scale + read(pe, i))
-        r = share(phases, phase)
-    meet(phases, phase, job.threads)
+        r = share(crew, phase, job.rows)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
-def norm(job, kinds, phase, y, x, p, name):
+def norm(job, kinds, crew, phase, y, x, p, name):
     """y = layer_norm(x, p[name])"""
-    E, phases = job.n_embd, at(kinds.index, job.phases)
+    E = job.n_embd
     weight, bias = at(kinds.param, read(p, name)), at(kinds.param, read(p, name + 1))
-    first = share(phases, phase) * ROWS
-    while first < job.rows:
-        for r in range(first, min(first + ROWS, job.rows)):
-            layer_norm(y + r * E, x + r * E, weight, bias, E, job.eps)
-        first = share(phases, phase) * ROWS
-    meet(phases, phase, job.threads)
+    r = share(crew, phase, job.rows)
+    while r < job.rows:
+        layer_norm(y + r * E, x + r * E, weight, bias, E, job.eps)
+        r = share(crew, phase, job.rows)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
-def product(job, kinds, phase, y, n_out, x, n_in, rows, p, name, residual, activate):
+def product(job, kinds, crew, phase, y, n_out, x, n_in, rows, p, name, residual, activate):
     """y = linear(x, p[name]); with residual it is added to y, with activate a GELU follows."""
-    phases, quantised = at(kinds.index, job.phases), job.int8_weights
+    quantised, shares = job.int8_weights, (n_out + CHANNELS - 1) // CHANNELS
     w, scale = at(kinds.weight, read(p, name)), at(kinds.scale, read(p, name + 1))
     bias, biased = at(kinds.param, read(p, name + 2)), read(p, name + 2) != 0
-    lo = share(phases, phase) * CHANNELS
-    while lo < n_out:
-        hi = min(lo + CHANNELS, n_out)
+    i = share(crew, phase, shares)
+    while i < shares:
+        lo, hi = i * CHANNELS, min((i + 1) * CHANNELS, n_out)
         linear(y, n_out, x, rows, w, scale, bias, n_in, quantised, biased, residual, lo, hi)
         if activate:
             for r in range(rows):
                 gelu(y + r * n_out + lo, hi - lo, job.exact_gelu)
-        lo = share(phases, phase) * CHANNELS
-    meet(phases, phase, job.threads)
+        i = share(crew, phase, shares)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
-def append_rows(job, kinds, phase, qkv, layer):
+def append_rows(job, kinds, crew, phase, qkv, layer):
     """Write the keys and values of all new tokens to the cache."""
-    phases, E, D = at(kinds.index, job.phases), job.n_embd, job.head_dim
+    E, D = job.n_embd, job.head_dim
     table, cache = at(kinds.page, job.table), at(kinds.index, job.cache) + 4 * layer
     k, v = at(kinds.cache, read(cache, 0)), at(kinds.cache, read(cache, 1))
     k_scale, v_scale = at(kinds.scale, read(cache, 2)), at(kinds.scale, read(cache, 3))
-    r = share(phases, phase)
+    r = share(crew, phase, job.rows)
     while r < job.rows:
         b, slot = read(at(kinds.index, job.sequences), r), read(at(kinds.index, job.slots), r)
         for h in range(job.n_head):
@@ -131,53 +129,53 @@ def append_rows(job, kinds, phase, qkv, layer):
             row = row_at(job, table, b, h, slot)
             append(job, k, k_scale, new + E, row)
             append(job, v, v_scale, new + 2 * E, row)
-        r = share(phases, phase)
-    meet(phases, phase, job.threads)
+        r = share(crew, phase, job.rows)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
-def attend_rows(job, kinds, phase, o, qkv, layer, scratch):
+def attend_rows(job, kinds, crew, phase, o, qkv, layer, scratch):
     """Every head of every new token attends to its sequence, up to its own slot."""
-    phases, H, E, D = at(kinds.index, job.phases), job.n_head, job.n_embd, job.head_dim
+    H, E, D = job.n_head, job.n_embd, job.head_dim
     table, cache = at(kinds.page, job.table), at(kinds.index, job.cache) + 4 * layer
     k, v = at(kinds.cache, read(cache, 0)), at(kinds.cache, read(cache, 1))
     k_scale, v_scale = at(kinds.scale, read(cache, 2)), at(kinds.scale, read(cache, 3))
-    i = share(phases, phase)
+    i = share(crew, phase, job.rows * H)
     while i < job.rows * H:
         r, h = i // H, i % H
         b, slot = read(at(kinds.index, job.sequences), r), read(at(kinds.index, job.slots), r)
         q, out = qkv + r * 3 * E + h * D, o + r * E + h * D
         attention(job, out, q, k, v, k_scale, v_scale, table, b, h, slot + 1, scratch)
-        i = share(phases, phase)
-    meet(phases, phase, job.threads)
+        i = share(crew, phase, job.rows * H)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
-def block(job, kinds, layer, x, normed, wide, scratch):
+def block(job, kinds, crew, layer, x, normed, wide, scratch):
     """One transformer block on x (rows, n_embd), in place."""
     E, rows, phase = job.n_embd, job.rows, 2 + layer * PHASES
     p = at(kinds.index, job.layers) + layer * FIELDS
-    norm(job, kinds, phase, normed, x, p, LN_1)
-    product(job, kinds, phase + 1, wide, 3 * E, normed, E, rows, p, C_ATTN, False, False)
-    append_rows(job, kinds, phase + 2, wide, layer)
-    attend_rows(job, kinds, phase + 3, normed, wide, layer, scratch)
-    product(job, kinds, phase + 4, x, E, normed, E, rows, p, ATTN_PROJ, True, False)
-    norm(job, kinds, phase + 5, normed, x, p, LN_2)
-    product(job, kinds, phase + 6, wide, job.n_inner, normed, E, rows, p, C_FC, False, True)
-    product(job, kinds, phase + 7, x, E, wide, job.n_inner, rows, p, MLP_PROJ, True, False)
+    norm(job, kinds, crew, phase, normed, x, p, LN_1)
+    product(job, kinds, crew, phase + 1, wide, 3 * E, normed, E, rows, p, C_ATTN, False, False)
+    append_rows(job, kinds, crew, phase + 2, wide, layer)
+    attend_rows(job, kinds, crew, phase + 3, normed, wide, layer, scratch)
+    product(job, kinds, crew, phase + 4, x, E, normed, E, rows, p, ATTN_PROJ, True, False)
+    norm(job, kinds, crew, phase + 5, normed, x, p, LN_2)
+    product(job, kinds, crew, phase + 6, wide, job.n_inner, normed, E, rows, p, C_FC, False, True)
+    product(job, kinds, crew, phase + 7, x, E, wide, job.n_inner, rows, p, MLP_PROJ, True, False)
 
 
 @njit(**OPTIONS)
-def last_norm(job, kinds, phase, y, x):
+def last_norm(job, kinds, crew, phase, y, x):
     """y = layer_norm(x, ln_f) of the rows whose logits are wanted"""
-    E, phases = job.n_embd, at(kinds.index, job.phases)
+    E = job.n_embd
     weight, bias = at(kinds.param, job.ln_f), at(kinds.param, job.ln_f_bias)
-    i = share(phases, phase)
+    i = share(crew, phase, job.outputs)
     while i < job.outputs:
         r = read(at(kinds.index, job.output_rows), i)
         layer_norm(y + i * E, x + r * E, weight, bias, E, job.eps)
-        i = share(phases, phase)
-    meet(phases, phase, job.threads)
+        i = share(crew, phase, job.outputs)
+    meet(crew, phase)
 
 
 @njit(**OPTIONS)
@@ -189,20 +187,20 @@ def forward(job, kinds, thread):
     elif not all_here(phases):
         return
     x, normed, wide = at(kinds.sum, job.x), at(kinds.sum, job.normed), at(kinds.sum, job.wide)
-    scratch = scratch_of(job, kinds, thread)
+    crew, scratch = Crew(phases, thread, job.threads), scratch_of(job, kinds, thread)
     if job.only_attention:
         if job.only_attention > 1:
-            append_rows(job, kinds, 1, wide, 0)
-        attend_rows(job, kinds, 2, normed, wide, 0, scratch)
+            append_rows(job, kinds, crew, 1, wide, 0)
+        attend_rows(job, kinds, crew, 2, normed, wide, 0, scratch)
         return
-    embed(job, kinds, 1, x)
+    embed(job, kinds, crew, 1, x)
     for layer in range(job.n_layer):
-        block(job, kinds, layer, x, normed, wide, scratch)
+        block(job, kinds, crew, layer, x, normed, wide, scratch)
     phase = 2 + job.n_layer * PHASES
-    last_norm(job, kinds, phase, normed, x)
+    last_norm(job, kinds, crew, phase, normed, x)
     head = at(kinds.index, job.head)  # the addresses of its weight, scale and bias
     logits, E = at(kinds.sum, job.logits), job.n_embd
-    product(job, kinds, phase + 1, logits, job.n_vocab, normed, E, job.outputs, head, 0, False, False)
+    product(job, kinds, crew, phase + 1, logits, job.n_vocab, normed, E, job.outputs, head, 0, False, False)
 
 
 def entry(weight: str, param: str, cache: str, total: str):

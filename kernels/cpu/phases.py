@@ -1,11 +1,12 @@
 """How threads share a step: in phases, each cut into shares that a free thread takes, with a meeting at its end.
 
-Which thread computes a share changes no bit of it. Every phase has two counters in memory, LINE int64
-apart from the next: shares taken, and threads that found none left. They start at 0 and are used once; those of phase 0
+Which thread computes a share changes no bit of it. Every phase has LINE counters, int64, in memory: the threads that
+have come to its end, then the shares taken of each thread's region. They start at 0 and are used once; those of phase 0
 say that the caller has begun, and that it never will.
 """
 
 import platform
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import njit, types
@@ -15,6 +16,7 @@ from .job import LINE
 from .pointers import place, shifted
 from .vectors import I32, I64, declare, operation
 
+REGIONS = LINE - 1
 SPINS = 4000  # looks at a counter before a waiting thread lets others have its core, some 50 microseconds
 PAUSE = {
     "x86_64": ("llvm.x86.sse2.pause",),
@@ -68,18 +70,36 @@ def give_way(context):
     return types.void(), generate
 
 
-@njit(**OPTIONS)
-def share(phases, phase):
-    """The next share of a phase that no thread has taken; each thread asks until there is none."""
-    return count_up(phases, phase * LINE)
+class Crew(NamedTuple):
+    """The threads of a job, from one of them: a Pointer to the counters, its number, how many they are."""
+
+    phases: Any
+    thread: Any
+    threads: Any
 
 
 @njit(**OPTIONS)
-def meet(phases, phase, threads):
+def share(crew, phase, count):
+    """A share of a phase's `count` that no thread has taken, or `count` if there is none; asked for until then.
+
+    A thread goes through shares of its own, one after another, since memory is read so best, and then helps the others.
+    """
+    regions = min(crew.threads, REGIONS)
+    for i in range(regions):
+        region = (crew.thread + i) % regions
+        first, stop = count * region // regions, count * (region + 1) // regions
+        taken = first + count_up(crew.phases, phase * LINE + 1 + region)
+        if taken < stop:
+            return taken
+    return count
+
+
+@njit(**OPTIONS)
+def meet(crew, phase):
     """Wait until every thread has come to the end of this phase."""
-    count_up(phases, phase * LINE + 1)
+    count_up(crew.phases, phase * LINE)
     spins = 0
-    while look(phases, phase * LINE + 1) < threads:
+    while look(crew.phases, phase * LINE) < crew.threads:
         spins += 1
         if spins > SPINS:
             give_way()

@@ -15,7 +15,7 @@ def alone(modules, param: str, cache: str, total: str):
     forward, pointer = modules.forward, modules.pointers.pointer
     Kinds, job_at, scratch_of = forward.Kinds, forward.job_at, forward.scratch_of
     append_rows, attend_rows, at = forward.append_rows, forward.attend_rows, modules.pointers.at
-    count_up, all_here = modules.phases.count_up, modules.phases.all_here
+    count_up, all_here, Crew = modules.phases.count_up, modules.phases.all_here, modules.phases.Crew
 
     def run(address, thread):
         kinds = Kinds(
@@ -28,10 +28,11 @@ def alone(modules, param: str, cache: str, total: str):
             count_up(phases, 0)
         elif not all_here(phases):
             return 0
-        normed, wide, scratch = at(kinds.sum, job.normed), at(kinds.sum, job.wide), scratch_of(job, kinds, thread)
+        crew, scratch = Crew(phases, thread, job.threads), scratch_of(job, kinds, thread)
+        normed, wide = at(kinds.sum, job.normed), at(kinds.sum, job.wide)
         if job.only_attention > 1:
-            append_rows(job, kinds, 1, wide, 0)
-        attend_rows(job, kinds, 2, normed, wide, 0, scratch)
+            append_rows(job, kinds, crew, 1, wide, 0)
+        attend_rows(job, kinds, crew, 2, normed, wide, 0, scratch)
         return 0
 
     return compiled(run)

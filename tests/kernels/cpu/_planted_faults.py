@@ -52,8 +52,8 @@ SLOTS = {
     "query_of_the_first_row": of(EDGES, "forward", "q, out = qkv + r * 3 * E + h * D,", "q, out = qkv + h * D,"),
     "values_appended_as_keys": of(EDGES, "forward", "append(job, k, k_scale, new + E, row)",
         "append(job, k, k_scale, new + 2 * E, row)", CACHE_IS_WRONG),
-    "share_never_taken": of(EDGES, "phases", "return count_up(phases, phase * LINE)\n",
-        "return count_up(phases, phase * LINE) + 1\n", f"{O_IS_WRONG}|{CACHE_IS_WRONG}"),
+    "share_never_taken": of(EDGES, "phases", "taken = first + count_up",
+        "taken = 1 + first + count_up", f"{O_IS_WRONG}|{CACHE_IS_WRONG}"),
 }  # fmt: skip
 SUMS = {
     "no_scale": of(EDGES, "attention", "LOG2E / math.sqrt(job.head_dim)", "LOG2E"),
@@ -113,16 +113,17 @@ WRONG_LOGITS = "logits are wrong by"
 MODELS = {
     "attention_s_residual_dropped": of("model", "forward", "p, ATTN_PROJ, True, False)", "p, ATTN_PROJ, False, False)",
         WRONG_LOGITS),
-    "share_taken_twice": of("model", "phases", "return count_up(phases, phase * LINE)\n",
-        "return count_up(phases, phase * LINE) // 2\n", WRONG_LOGITS),
+    "share_taken_twice": of("model", "phases", "if taken < stop:\n",
+        "taken = first + (taken - first) // 2\n        if taken < stop:\n", WRONG_LOGITS),
     "second_norm_has_the_first_s_weights": of("model", "forward", "p, LN_2)", "p, LN_1)", WRONG_LOGITS),
     "position_one_late": of("model", "forward", "job.wpe) + slot * E", "job.wpe) + (slot + 1) * E", WRONG_LOGITS),
     "logits_of_the_first_rows": of("model", "forward", "layer_norm(y + i * E, x + r * E",
         "layer_norm(y + i * E, x + i * E", WRONG_LOGITS),
     "gelu_left_out": of("model", "forward", "p, C_FC, False, True)", "p, C_FC, False, False)", WRONG_LOGITS),
-    "bits_of_a_row_from_the_number_of_rows": of("model", "forward", "first = share(phases, phase) * ROWS\n    while",
+    "bits_of_a_row_from_the_number_of_rows": of("model", "forward",
+        "r = share(crew, phase, job.rows)\n    while r < job.rows:\n        layer",
         "if job.rows > 1:\n        for i in range(0, job.rows * E):\n"
         "            write(x, i, read(x, i) * like(read(x, 0), 1.0000002))\n"
-        "    first = share(phases, phase) * ROWS\n    while", "other bits than alone"),
+        "    r = share(crew, phase, job.rows)\n    while r < job.rows:\n        layer", "other bits than alone"),
 }  # fmt: skip
 FAULTS = SLOTS | SUMS | PRODUCTS | NUMBERS | MODELS

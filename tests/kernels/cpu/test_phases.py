@@ -23,11 +23,12 @@ def crowd(at, out, thread, count):
         P.count_up(counters, 0)
     elif not P.all_here(counters):
         return -1
-    taken, i = 0, P.share(counters, 1)
+    crew = P.Crew(counters, thread, count)
+    taken, i = 0, P.share(crew, 1, SHARES)
     while i < SHARES:
         P.count_up(found, i)
-        taken, i = taken + 1, P.share(counters, 1)
-    P.meet(counters, 1, count)
+        taken, i = taken + 1, P.share(crew, 1, SHARES)
+    P.meet(crew, 1)
     seen = 0
     for k in range(SHARES):
         seen += P.look(found, k)
@@ -52,7 +53,7 @@ def start(run, count: int, numbers):
     return counters, found, taken, workers
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
 def test_every_share_is_taken_once_and_all_have_met(run, count):
     for _ in range(20):
         _, found, taken, workers = start(run, count, range(count))
