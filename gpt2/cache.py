@@ -31,7 +31,7 @@ class Cache(ABC):
     k_scale, v_scale  the scales of a cache in 8 bits; None for others
     rounds        whether `read` gives other numbers than those written
     workspace     scratch memory of the triton impl, allocated once; None for the others
-    slots         the cache as the numba impl reads it, once it has
+    bound         how the numba impl reads the cache, once it has
     """
 
     k: tuple[torch.Tensor, ...]
@@ -40,7 +40,7 @@ class Cache(ABC):
     k_scale: tuple[torch.Tensor, ...] | None = None
     v_scale: tuple[torch.Tensor, ...] | None = None
     rounds = False
-    slots: Any = None
+    bound: Any = None
 
     def __init__(
         self,

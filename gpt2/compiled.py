@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Compiled:
         self.links = [(held._modules, name, child) for held in modules for name, child in held._modules.items()]
         self.linears = [module for module in model.modules() if isinstance(module, Conv1D)]
         self.addresses: list[int] = []
+        self.tensors: list[torch.Tensor | None] = []  # kept, so that no step reads memory that was given back
         self.engines: dict[torch.dtype, Any] = {}
 
     def whole(self) -> bool:
@@ -54,6 +55,7 @@ class Compiled:
             for linear in self.linears:
                 linear.lay_by_output()
             self.addresses = [0 if held is None else held[key].data_ptr() for held, key in self.places]
+            self.tensors = [None if held is None else held[key].detach() for held, key in self.places]
             self.engines = {}
         kv = cache.k[0].dtype
         if kv not in self.engines:
@@ -94,14 +96,33 @@ def place(module, name: str) -> tuple[Any, str]:
 COMPILED: "WeakKeyDictionary[GPT2, Compiled]" = WeakKeyDictionary()
 
 
-def engine_of(model: "GPT2", cache: Cache) -> Any:
-    """The engine of a model for a cache, made when it is first asked for."""
+class Bound(NamedTuple):
+    """What a cache's steps need: its model, the engine for both, and the cache as the engine reads it."""
+
+    model: "ref[GPT2]"
+    moves: int
+    engine: Any
+    slots: Any
+
+
+def bind(model: "GPT2", cache: Cache) -> Bound:
+    """Find the model's tensors, wherever they lie by now, and tell the engine."""
     if model.device.type != "cpu":
         raise refuse("device", model.device, "the CPU for impl 'numba'; use impl='triton' on a GPU")
     found = COMPILED.get(model)
     if found is None or not found.whole():
         found = COMPILED[model] = Compiled(model)
-    return found.engine(cache)
+    cache.bound = Bound(ref(model), model.moves(), found.engine(cache), some_layers(cache, slice(None)))
+    return cache.bound
+
+
+def bound(model: "GPT2", cache: Cache) -> Bound:
+    """What `bind` gave for this cache. A step trusts it, since looking at every tensor takes longer than a small step:
+
+    a model that was moved by .to() is noticed, a tensor or module that was replaced at the next prefill.
+    """
+    known = cache.bound
+    return known if known and known.model() is model and known.moves == model.moves() else bind(model, cache)
 
 
 @lru_cache
@@ -114,13 +135,6 @@ def one_page_each(batch: int) -> torch.Tensor:
 def each(batch: int) -> np.ndarray:
     """Sequence numbers, or rows, 0 ... batch - 1."""
     return np.arange(batch)
-
-
-def slots_of(cache: Cache) -> Any:
-    """A cache as the engine reads it; kept with the cache."""
-    if cache.slots is None or cache.slots.k is not cache.k or cache.slots.v is not cache.v:
-        cache.slots = some_layers(cache, slice(None))
-    return cache.slots
 
 
 def some_layers(cache: Cache, layers: slice) -> Any:
@@ -137,9 +151,9 @@ def prefill(model: "GPT2", prompts: Sequence[Sequence[int]], cache: Cache, start
 
     chunk   tokens of each sequence per pass
     """
-    engine, counts = engine_of(model, cache), [len(prompt) for prompt in prompts]
+    _, _, engine, slots = bind(model, cache)
+    counts = [len(prompt) for prompt in prompts]
     cache.make_room(start + max(counts))
-    slots = slots_of(cache)
     logits = torch.empty(len(prompts), model.config.n_vocab, dtype=engine.sum)
     for low in range(0, max(counts), chunk):
         spans = [(b, low, min(low + chunk, n)) for b, n in enumerate(counts) if n > low]
@@ -159,8 +173,8 @@ def step(model: "GPT2", ids: torch.Tensor, cache: Cache, slots) -> torch.Tensor:
     if min(tokens) < 0 or max(tokens) >= model.config.n_vocab:
         raise refuse("ids", tokens, f"ids of this model, 0..{model.config.n_vocab - 1}")
     where = [slots] * len(tokens) if isinstance(slots, int) else slots.tolist()
-    rows = each(len(tokens))
-    return engine_of(model, cache).forward(np.array(tokens), rows, np.array(where), rows, slots_of(cache))
+    rows, to = each(len(tokens)), bound(model, cache)
+    return to.engine.forward(np.array(tokens), rows, np.array(where), rows, to.slots)
 
 
 def attention(q, cache: Cache, layer: int, k=None, v=None) -> torch.Tensor:

@@ -71,6 +71,12 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
+class Moves:
+    """How often models were moved or converted: then the tensors of some lie elsewhere, those of twins too."""
+
+    count = 0
+
+
 class GPT2(nn.Module):
     """GPT-2 of any size, which decodes by the impl named.
 
@@ -120,6 +126,16 @@ class GPT2(nn.Module):
     def end_tokens(self) -> tuple[int, ...]:
         """The ids that end a text: the checkpoint's, else its tokenizer's, else none."""
         return self.config.end_tokens or ((self.tokenizer.eot,) if self.tokenizer else ())
+
+    def _apply(self, fn, recurse=True):
+        """What .to, .half, .cuda and the like call."""
+        Moves.count += 1
+        return super()._apply(fn, recurse)
+
+    @staticmethod
+    def moves() -> int:
+        """How often a model of this process was moved or converted."""
+        return Moves.count
 
     def fitting_impl(self, impl: str) -> str:
         """impl, if this model can decode by it; raises ValueError if not."""

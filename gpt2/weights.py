@@ -16,8 +16,10 @@ from .checkpoint.generation_config import with_end_tokens
 from .checkpoint.hub_cache import HubError
 from .checkpoint.pickles import PICKLES, is_pickle, read_pickles
 from .hub import KNOWN, fetch, is_hub_name
+from .huge_pages import advise
 from .impls import resolve_impl
 from .int8_weights import Int8Matrix, OutOfMemory, is_out_of_memory
+from .linear import Conv1D
 from .model import GPT2
 from .tokenizer import Tokenizer, find_tokenizer, gpt2_tokenizer
 
@@ -149,7 +151,13 @@ def filled(config: Config, tensors, dtype, device, impl: str, invariant: bool, w
     pending = [next(tensors)]
     with torch.device("meta"):
         model = GPT2(config, impl, invariant, weights)
+    if impl == "numba":
+        for module in model.modules():
+            if isinstance(module, Conv1D):
+                module.lay_by_output()
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
+    if impl == "numba":
+        advise([*model.parameters(), *model.buffers()])
     while pending:
         put(model, *pending.pop())  # nothing else holds the tensor, so it is gone before the next is read
         pending += islice(tensors, 1)

@@ -16,6 +16,7 @@ from .machine_code import Variant, load
 from .team import TEAM
 
 AT_ONCE = 1024  # tokens of one pass: a longer call is several, so its scratch memory stays small
+KEPT = 2**22  # bytes of memory that a call leaves to the next
 ALONE = 8e6  # products of one pass that a thread computes before others have woken up
 
 
@@ -75,6 +76,7 @@ class Engine:
         self.sum = getattr(torch, self.variant.total)
         self.layers = np.zeros((sizes.n_layer, len(LAYER)), np.int64)
         self.head = np.zeros(3, np.int64)
+        self.spare: list[np.ndarray] = []
         self.template = np.zeros(1, JOB)
         known = {name: getattr(sizes, name) for name in ("n_layer", "n_head", "n_embd", "n_inner", "n_vocab", "eps")}
         known |= {"head_dim": sizes.n_embd // sizes.n_head, "exact_gelu": sizes.exact_gelu}
@@ -119,12 +121,10 @@ class Engine:
     def pass_on(self, ids, sequences, slots, output_rows, logits, cache: Slots):
         """One pass of at most AT_ONCE tokens."""
         rows, outputs, sizes = len(ids), len(output_rows), self.sizes
-        x, normed = torch.empty(2, rows, sizes.n_embd, dtype=self.sum)
-        wide = torch.empty(rows, max(3 * sizes.n_embd, sizes.n_inner), dtype=self.sum)
         work = rows * sizes.products + outputs * sizes.n_embd * sizes.n_vocab
         threads = 1 if work < ALONE else torch.get_num_threads()
         tokens = [address_of(array) for array in (ids, sequences, slots, output_rows)]
-        self.start(rows, outputs, cache, 0, tokens, (x, normed, wide, logits), threads)
+        self.start(rows, outputs, cache, 0, tokens, logits.data_ptr(), threads)
 
     def attend(self, q, sequences, slots, cache: Slots, k_new=None, v_new=None) -> torch.Tensor:
         """The attention of the cache's first layer alone: append the new rows, if any came, and let queries attend.
@@ -137,21 +137,44 @@ class Engine:
         wide = wide.to(self.sum).contiguous()
         out = torch.empty(q.shape, dtype=self.sum)
         tokens = [0, address_of(sequences), address_of(slots), 0]
-        self.start(len(q), 0, cache, 1 if k_new is None else 2, tokens, (out, out, wide, out), torch.get_num_threads())
+        given = {"normed": out.data_ptr(), "wide": wide.data_ptr()}
+        self.start(len(q), 0, cache, 1 if k_new is None else 2, tokens, 0, torch.get_num_threads(), given)
         return out
 
-    def start(self, rows: int, outputs: int, cache: Slots, only_attention: int, tokens, memory, threads: int):
-        """Run a job; tokens are the addresses of its arrays, memory its tensors in the order of CALL."""
+    def start(
+        self, rows: int, outputs: int, cache: Slots, only_attention: int, tokens, logits, threads: int, given=None
+    ):
+        """Run a job.
+
+        tokens, logits   addresses: of the arrays of a call, in the order of CALL, and of where its logits go
+        given            addresses of what CALL names, in place of memory that is found here
+        """
+        sizes, size = self.sizes, self.sum.itemsize
         page, max_pages = cache.k[0].shape[2], cache.table.shape[1]
         splits = -(-page * max_pages // SPLIT_LEN)
-        size = scratch_bytes(self.sizes.n_embd // self.sizes.n_head, splits, self.sum.itemsize)
-        scratch, counters = np.empty(size * threads, np.uint8), phases(self.sizes.n_layer)
+        own = scratch_bytes(sizes.n_embd // sizes.n_head, splits, size)
+        parts = [rows * sizes.n_embd, rows * sizes.n_embd, rows * max(3 * sizes.n_embd, sizes.n_inner)]
+        memory, counters = self.memory(own * threads + size * sum(parts)), phases(sizes.n_layer)
+        scratch = address_of(memory)
+        x, normed, wide = (scratch + own * threads + size * sum(parts[:i]) for i in range(3))
         job = self.template.copy()
         job.view(np.int64)[-len(CALL.split()) :] = [
             rows, outputs, page, max_pages, splits, only_attention, threads, *tokens, address_of(cache.addresses),
-            cache.table.data_ptr(), *(x.data_ptr() for x in memory), address_of(scratch), size, address_of(counters),
+            cache.table.data_ptr(), x, normed, wide, logits, scratch, own, address_of(counters),
         ]  # fmt: skip
+        for name, address in (given or {}).items():
+            job[name] = address
         TEAM.run(self.run, job, counters, threads)
+        if memory.nbytes <= KEPT:
+            self.spare = [memory]
+
+    def memory(self, nbytes: int) -> np.ndarray:
+        """Memory that no other call has, from the call before if that is large enough."""
+        try:
+            found = self.spare.pop()
+        except IndexError:  # none, or another thread has it
+            return np.empty(nbytes, np.uint8)
+        return found if found.nbytes >= nbytes else np.empty(nbytes, np.uint8)
 
 
 def address_of(array: np.ndarray) -> int:
