@@ -78,6 +78,17 @@ def weights(logits):
     return torch.exp(logits.double() - logits.amax(-1, keepdim=True).double())
 
 
+def greedy(logits):
+    """The most probable token of each row, the smallest id of equals, a NaN before all: (B, V) -> (B,) int64
+
+    On a CPU by NumPy. Torch wakes its threads for it, and they go on spinning for a while on cores that the compiled
+    engine's threads need: a step of 8 sequences (124M shape, int8 weights, two cores) then took 14.8 ms, not 12.
+    """
+    if logits.device.type != "cpu" or logits.dtype not in (torch.float32, torch.float64):
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.detach().numpy().argmax(-1))
+
+
 def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None = None):
     """The next token of each row, from settings that passed `check`.
 
@@ -86,9 +97,10 @@ def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None 
     returns  (B,) int64; the most probable token if t is 0; -1 if the largest logit is NaN or inf, since raising
              would make the host wait for the device
     """
-    finite = logits.amax(-1).isfinite()
     if t == 0:
-        return logits.argmax(-1).where(finite, -1)
+        ids = greedy(logits)
+        return ids.where(logits.gather(-1, ids[:, None])[:, 0].isfinite(), -1)
+    finite = logits.amax(-1).isfinite()
     logits = temperature(logits.double(), t)
     if k is not None:
         logits = top_k(logits, k)

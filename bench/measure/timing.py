@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from ...gpt2.generate import Source, decode_loop
+from ...gpt2.sampling import greedy
 
 
 class Stopwatch:
@@ -80,7 +81,7 @@ def timed_greedy(
     if isinstance(source, OwnLoop):
         return source.timed_greedy(prompts, steps)
     watch, tokens = Stopwatch(device, flush), []
-    loop = decode_loop(source, prompts, steps, lambda step, logits: logits.argmax(-1))
+    loop = decode_loop(source, prompts, steps, lambda _, logits: greedy(logits))
     for _ in range(steps):
         with watch:
             tokens.append(next(loop)[0])
