@@ -12,7 +12,7 @@ from numba import njit
 from .functions import LOG2E, OPTIONS, exp2
 from .job import SPLIT_LEN
 from .memory import load, load_rows, load_some, store, store_some
-from .pointers import read, write
+from .pointers import prefetch, read, write
 from .vectors import LANES, absolute, filled, first_of, lane, largest, like, maximum, nearest, outer, sums
 
 LOWEST = -3.0e38  # initial running max: below usual scores, but finite, since -inf - -inf is NaN
@@ -101,12 +101,12 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
     lo, hi = split * SPLIT_LEN, min((split + 1) * SPLIT_LEN, length)
     zero = like(read(q, 0), 0.0)
     m, l = filled(1, like(zero, LOWEST)), filled(1, zero)
-    for d in range(D):
-        write(acc, d, zero)
+    clear(acc, D)
     for start in range(lo, hi, LANES):
         # 2. the keys and values of this block
         live = min(hi - start, LANES)
         find_rows(job, rows, table, b, h, start, live)
+        ask_ahead(k, v, read(rows, 0) + 2 * LANES, D)
         # 3. scores of this block, as exponents of 2
         scores(q, k, rows, live, D, s)
         block = load(1, s, 0)
@@ -127,6 +127,45 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
     # 7. store this split's sums
     write(at.part_m, split, lane(m, 0))
     write(at.part_l, split, total)
+
+
+@njit(**OPTIONS)
+def ask_ahead(k, v, row, D):
+    """Ask for a block of rows from the one named on: the block after the next, where pages are that long."""
+    for i in range(row * D, (row + LANES) * D, WIDTH):
+        prefetch(k + i, WIDTH)
+        prefetch(v + i, WIDTH)
+
+
+@njit(**OPTIONS)
+def clear(x, n):
+    """x (n,) = 0"""
+    whole, zero = n - n % LANES, filled(1, like(read(x, 0), 0.0))
+    for i in range(0, whole, LANES):
+        store(x + i, zero)
+    if whole < n:
+        store_some(x + whole, zero, n - whole)
+
+
+@njit(**OPTIONS)
+def divide(y, x, a, n):
+    """y (n,) = x / a"""
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        store(y + i, load(1, x + i, 0) / a)
+    if whole < n:
+        store_some(y + whole, load_some(1, x + whole, 0, n - whole) / a, n - whole)
+
+
+@njit(**OPTIONS)
+def add_scaled(y, a, x, b, n):
+    """y (n,) = y * a + x * b"""
+    whole = n - n % LANES
+    for i in range(0, whole, LANES):
+        store(y + i, load(1, y + i, 0) * a + load(1, x + i, 0) * b)
+    if whole < n:
+        last = load_some(1, y + whole, 0, n - whole) * a + load_some(1, x + whole, 0, n - whole) * b
+        store_some(y + whole, last, n - whole)
 
 
 @njit(**OPTIONS)
@@ -157,8 +196,7 @@ def combine(job, out, length, at):
     """Combine the splits of a query into its attention out (head_dim,), in their order."""
     D, zero = job.head_dim, like(read(at.s, 0), 0.0)
     m, l = filled(1, like(zero, LOWEST)), filled(1, zero)
-    for d in range(D):
-        write(out, d, zero)
+    clear(out, D)
     for split in range((length + SPLIT_LEN - 1) // SPLIT_LEN):
         # 8. the splits of this chunk
         m_chunk, l_chunk = filled(1, read(at.part_m, split)), filled(1, read(at.part_l, split))  # a chunk is one split
@@ -168,20 +206,16 @@ def combine(job, out, length, at):
         # 10. add the splits
         p = exp2(m_chunk - m)
         l = l * a + p * l_chunk
-        shrink, weight = lane(a, 0), lane(p, 0)
-        for d in range(D):
-            write(out, d, read(out, d) * shrink + weight * read(at.part_acc, split * D + d))
+        add_scaled(out, lane(a, 0), at.part_acc + split * D, lane(p, 0), D)
     total = lane(l, 0)
-    for d in range(D):
-        write(out, d, read(out, d) / (like(zero, 1.0) if total == 0 else total))
+    divide(out, out, like(zero, 1.0) if total == 0 else total, D)
 
 
 @njit(**OPTIONS)
 def attention(job, out, q, k, v, k_scale, v_scale, table, b, h, length, at):
     """softmax(q k^T / sqrt(D)) v of one query (head_dim,) over the first `length` slots of sequence b, head h."""
-    scale = like(read(q, 0), LOG2E / math.sqrt(job.head_dim))  # so a dot product is score * LOG2E
-    for d in range(job.head_dim):
-        write(at.q, d, read(q, d) * scale)
+    scale = like(read(q, 0), math.sqrt(job.head_dim) / LOG2E)  # divided by it, a dot product is score * LOG2E
+    divide(at.q, q, scale, job.head_dim)
     for split in range((length + SPLIT_LEN - 1) // SPLIT_LEN):
         attend(job, split, at.q, k, v, k_scale, v_scale, table, b, h, length, at)
     combine(job, out, length, at)
