@@ -38,7 +38,7 @@ def exp2(context, v):
 def power(builder, kind: Vectors, x):
     """exp2 of one LLVM vector."""
     least, most = RANGE[kind.dtype]
-    low, high, above = (every(kind.vector, float(limit)) for limit in (least, most, most + 1))
+    low, high, above = (every(kind.vector, float(limit)) for limit in (least, most, most + 2))
     inside = builder.select(builder.fcmp_ordered("<", x, low), low, x)
     inside = builder.select(builder.fcmp_ordered(">", inside, above), above, inside)
     n = lanewise(builder, "rint", builder.select(builder.fcmp_ordered(">", inside, high), high, inside))

@@ -37,8 +37,12 @@ def test_a_pickle_may_have_any_of_its_endings(tmp_path, suffix):
 
 
 def test_a_pickle_that_cannot_be_read_is_named(tmp_path, monkeypatch):
-    def refuse(path, *_):
-        raise PermissionError(13, "Permission denied", str(path))
+    opened = Path.open
+
+    def refuse(path, *args, **keywords):
+        if path.name == "ckpt.pt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **keywords)
 
     save_nanogpt(tmp_path, SMALL, tensors_of(SMALL))
     monkeypatch.setattr(Path, "open", refuse)

@@ -56,9 +56,9 @@ SLOTS = {
         "taken = 1 + first + count_up", f"{O_IS_WRONG}|{CACHE_IS_WRONG}"),
 }  # fmt: skip
 SUMS = {
-    "no_scale": of(EDGES, "attention", "LOG2E / math.sqrt(job.head_dim)", "LOG2E"),
-    "natural_scores_as_powers_of_two": of(EDGES, "attention", "LOG2E / math.sqrt(job.head_dim)",
-        "1.0 / math.sqrt(job.head_dim)"),
+    "no_scale": of(EDGES, "attention", "math.sqrt(job.head_dim) / LOG2E", "1.0 / LOG2E"),
+    "natural_scores_as_powers_of_two": of(EDGES, "attention", "math.sqrt(job.head_dim) / LOG2E",
+        "math.sqrt(job.head_dim)"),
     "tail_of_head_dim_dropped": of(EDGES, "attention", "        if whole < D:\n            last =",
         "        if whole > D:\n            last ="),
     "max_not_updated": of(WIDE, "attention", "m_new = maximum(m, largest(block))", "m_new = m"),
@@ -70,7 +70,7 @@ SUMS = {
         "filled(1, read(p, live - 1 - r)), load(VALUES,"),
     "value_of_the_first_slot": of(WIDE, "attention", "load(VALUES, v + read(rows, r) * D",
         "load(VALUES, v + read(rows, 0) * D"),
-    "splits_not_rescaled": of(RISING, "attention", "read(out, d) * shrink + weight", "read(out, d) + weight"),
+    "splits_not_rescaled": of(RISING, "attention", "add_scaled(out, lane(a, 0), at", "add_scaled(out, like(zero, 1.0), at"),
     "sums_of_splits_not_rescaled": of(RISING, "attention", "l = l * a + p * l_chunk", "l = l + p * l_chunk"),
     "no_scale_of_8_bit_keys": of(INT8, "attention", "block = block * scales_of(k_scale, rows, at)", "block = block"),
     "scale_of_keys_for_values": of(INT8, "attention", "p * scales_of(v_scale,", "p * scales_of(k_scale,"),
