@@ -2,7 +2,7 @@
 
 A cache has pages of `page` slots: k and v (pages, n_head, page, head_dim), float64, float32, float16, bfloat16 or int8,
 the latter with one float32 scale per row. A static cache has one page per sequence. A query's sums are added slot by
-slot from slot 0 on, in blocks of 16 slots, so its bits depend on no other query and not on where the pages lie.
+slot from slot 0 on, in blocks of 64 slots, so its bits depend on no other query and not on where the pages lie.
 """
 
 import math
@@ -10,12 +10,13 @@ import math
 from numba import njit
 
 from .functions import LOG2E, OPTIONS, exp2
-from .job import SPLIT_LEN
+from .job import BLOCK, SPLIT_LEN
 from .memory import load, load_rows, load_some, store, store_some
 from .pointers import prefetch, read, write
 from .vectors import LANES, absolute, filled, first_of, lane, largest, like, maximum, nearest, outer, sums
 
 LOWEST = -3.0e38  # initial running max: below usual scores, but finite, since -inf - -inf is NaN
+TILES = BLOCK // LANES  # vectors of scores in a block, which has one running max to wait for
 KEYS = 8  # keys that a query meets at a time: each has its sum in registers
 VALUES = 4  # vectors of a value that are weighed at a time
 WIDTH = VALUES * LANES
@@ -60,7 +61,7 @@ def stored(job, x, divisor):
 
 @njit(**OPTIONS)
 def scores(q, k, rows, live, D, s):
-    """Dot products of q (head_dim,) and the keys of a block -> s (LANES,); those past `live` repeat the last key's."""
+    """Dot products of q (head_dim,) and the keys of a block -> s (BLOCK,); those past `live` repeat the last key's."""
     whole, zero = D - D % LANES, like(read(q, 0), 0.0)
     for r in range(0, live, KEYS):
         acc = filled(KEYS, zero)
@@ -95,21 +96,22 @@ def weigh(acc, a, p, v, rows, live, D):
 
 @njit(**OPTIONS)
 def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
-    """Let a query attend to the slots of one split, a block of LANES slots at a time."""
+    """Let a query attend to the slots of one split, a block of TILES * LANES slots at a time."""
     D, s, rows, acc = job.head_dim, at.s, at.rows, at.part_acc + split * job.head_dim
     # 1. the slots of this split
     lo, hi = split * SPLIT_LEN, min((split + 1) * SPLIT_LEN, length)
     zero = like(read(q, 0), 0.0)
-    m, l = filled(1, like(zero, LOWEST)), filled(1, zero)
+    m, l = filled(1, like(zero, LOWEST)), filled(TILES, zero)
     clear(acc, D)
-    for start in range(lo, hi, LANES):
+    for start in range(lo, hi, BLOCK):
         # 2. the keys and values of this block
-        live = min(hi - start, LANES)
+        live = min(hi - start, BLOCK)
         find_rows(job, rows, table, b, h, start, live)
-        ask_ahead(k, v, read(rows, 0) + 2 * LANES, D)
+        if start + BLOCK < length:
+            ask_ahead(k, v, read(rows, 0) + BLOCK, D)
         # 3. scores of this block, as exponents of 2
         scores(q, k, rows, live, D, s)
-        block = load(1, s, 0)
+        block = load(TILES, s, LANES)
         if job.int8_cache:
             block = block * scales_of(k_scale, rows, at)
         block = first_of(block, live, like(zero, -math.inf))
@@ -123,7 +125,8 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
         store(s, p * scales_of(v_scale, rows, at) if job.int8_cache else p)
         weigh(acc, a, s, v, rows, live, D)
     # 6. merge the LANES sums
-    total = lane(sums(l), 0)
+    tiles = sums(l)
+    total = (lane(tiles, 0) + lane(tiles, 1)) + (lane(tiles, 2) + lane(tiles, 3))
     # 7. store this split's sums
     write(at.part_m, split, lane(m, 0))
     write(at.part_l, split, total)
@@ -131,8 +134,8 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
 
 @njit(**OPTIONS)
 def ask_ahead(k, v, row, D):
-    """Ask for a block of rows from the one named on: the block after the next, where pages are that long."""
-    for i in range(row * D, (row + LANES) * D, WIDTH):
+    """Ask for a block of rows from the one named on: the next block, where pages are that long."""
+    for i in range(row * D, (row + BLOCK) * D, WIDTH):
         prefetch(k + i, WIDTH)
         prefetch(v + i, WIDTH)
 
@@ -179,16 +182,16 @@ def find_rows(job, rows, table, b, h, start, live):
             row = row_at(job, table, b, h, column * job.page)
         write(rows, r, row)
         row, left = row + 1, left - 1
-    for r in range(live, LANES):
+    for r in range(live, BLOCK):
         write(rows, r, read(rows, live - 1))
 
 
 @njit(**OPTIONS)
 def scales_of(scales, rows, at):
-    """The scales of a block's rows, as a vector."""
-    for r in range(LANES):
+    """The scales of a block's rows, as vectors."""
+    for r in range(BLOCK):
         write(at.scales, r, like(read(at.scales, 0), read(scales, read(rows, r))))
-    return load(1, at.scales, 0)
+    return load(TILES, at.scales, LANES)
 
 
 @njit(**OPTIONS)

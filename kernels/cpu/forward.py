@@ -10,11 +10,11 @@ from numba import from_dtype, njit, types
 
 from .attention import append, attention, row_at
 from .functions import OPTIONS, gelu, layer_norm
-from .job import JOB, LAYER, PHASES
+from .job import BLOCK, JOB, LAYER, PHASES
 from .linear import linear
 from .phases import Crew, all_here, count_up, meet, share
 from .pointers import at, pointer, read, write
-from .vectors import LANES, like, operation
+from .vectors import like, operation
 
 LN_1, C_ATTN, ATTN_PROJ, LN_2, C_FC, MLP_PROJ = (
     LAYER.index(name + ".weight") for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")
@@ -38,9 +38,9 @@ class Kinds(NamedTuple):
 class Scratch(NamedTuple):
     """A thread's own memory, in the dtype of sums; rows are int64."""
 
-    rows: Any  # (LANES,) the numbers of the rows of a block
-    s: Any  # (LANES,) scores, then weights
-    scales: Any  # (LANES,)
+    rows: Any  # (BLOCK,) the numbers of the rows of a block
+    s: Any  # (BLOCK,) scores, then weights
+    scales: Any  # (BLOCK,)
     q: Any  # (head_dim,) the scaled query
     part_m: Any  # (splits,)
     part_l: Any  # (splits,)
@@ -61,11 +61,11 @@ def job_at(context, address):
 @njit(**OPTIONS)
 def scratch_of(job, kinds, thread):
     base = job.scratch + thread * job.scratch_size
-    s = at(kinds.sum, base + 8 * LANES)
-    q = s + 2 * LANES
+    s = at(kinds.sum, base + 8 * BLOCK)
+    q = s + 2 * BLOCK
     part_m = q + job.head_dim
     part_l = part_m + job.splits
-    return Scratch(at(kinds.index, base), s, s + LANES, q, part_m, part_l, part_l + job.splits)
+    return Scratch(at(kinds.index, base), s, s + BLOCK, q, part_m, part_l, part_l + job.splits)
 
 
 @njit(**OPTIONS)
@@ -142,7 +142,7 @@ def attend_rows(job, kinds, crew, phase, o, qkv, layer, scratch):
     k_scale, v_scale = at(kinds.scale, read(cache, 2)), at(kinds.scale, read(cache, 3))
     i = share(crew, phase, job.rows * H)
     while i < job.rows * H:
-        r, h = i // H, i % H
+        r, h = i % job.rows, i // job.rows  # one head after another: its rows are near for all tokens of a prompt
         b, slot = read(at(kinds.index, job.sequences), r), read(at(kinds.index, job.slots), r)
         q, out = qkv + r * 3 * E + h * D, o + r * E + h * D
         attention(job, out, q, k, v, k_scale, v_scale, table, b, h, slot + 1, scratch)

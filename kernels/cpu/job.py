@@ -28,14 +28,14 @@ LAYER = (
     "attn.c_proj.scale", "attn.c_proj.bias", "ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.scale",
     "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.scale", "mlp.c_proj.bias",
 )  # fmt: skip
-LANES, SPLIT_LEN = 16, 128  # as in vectors.py and attention.py, which Python need not import to run the engine
+LANES, BLOCK, SPLIT_LEN = 16, 64, 128  # for vectors.py and attention.py, which Python need not import to run the engine
 LINE, PHASES = 16, 8  # int64 per phase, phases per layer: as in phases.py and forward.py
 
 
 def scratch_bytes(head_dim: int, splits: int, size: int) -> int:
     """Bytes that a thread needs for attention, sums taking `size` bytes each; whole cache lines."""
-    numbers = 2 * LANES + head_dim + splits * (2 + head_dim)
-    return -(-(8 * LANES + size * numbers) // 128) * 128
+    numbers = 2 * BLOCK + head_dim + splits * (2 + head_dim)
+    return -(-(8 * BLOCK + size * numbers) // 128) * 128
 
 
 def phases(n_layer: int) -> np.ndarray:

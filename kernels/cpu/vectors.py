@@ -5,8 +5,8 @@ it changes no order and fuses nothing, so a result's bits depend on the source a
 sum are rounded together, it says fma.
 
     a + b, a - b, a * b, a / b   lane by lane; b may be a number. Vectors of one n, or b's n is 1
-    maximum(a, b), largest(v)    lane by lane, and among the lanes of one; NaN if there is one
-    first_of(v, live, x)         the first `live` lanes of one vector, x in the others
+    maximum(a, b), largest(v)    lane by lane, and among all lanes; NaN if there is one
+    first_of(v, live, x)         the first `live` lanes of all, x in the others
     fma(a, b, c)                 a * b + c, rounded once
     outer(acc, x, w)             acc[r, c] + x[r] * w[c], rounded once, for each pair of vectors
     sums(v)                      lane i is the sum of vector i: its lanes i and i + 8 are added, then 4, 2 and 1 apart
@@ -204,28 +204,32 @@ def absolute(context, v):
 
 @operation
 def largest(context, v):
-    """The largest lane of one vector, in every lane; NaN if one is."""
+    """The largest lane of all vectors, in every lane of one; NaN if one is."""
+    kind = Vectors(v.dtype, 1)
 
     def generate(ctx, builder, signature, args):
-        found, width = builder.extract_value(args[0], 0), LANES
+        found, *others = unpack(builder, v, args[0])
+        for other in others:
+            found = lanewise(builder, "maximum", found, other)
+        width = LANES
         while width > 1:
             width //= 2
             turned = shuffle(builder, found, found, [(i + width) % LANES for i in range(LANES)])
             found = lanewise(builder, "maximum", found, turned)
-        return pack(builder, v, [found])
+        return pack(builder, kind, [found])
 
-    return v(v), generate
+    return kind(v), generate
 
 
 @operation
 def first_of(context, v, live, other):
-    """The first `live` lanes of one vector, and a number in the others."""
+    """The first `live` lanes, counted through all vectors, and a number in the others."""
 
     def generate(ctx, builder, signature, args):
-        chosen = builder.select(
-            first_lanes(builder, args[1]), builder.extract_value(args[0], 0), splat(builder, args[2])
-        )
-        return pack(builder, v, [chosen])
+        vectors = unpack(builder, v, args[0])
+        left = [builder.sub(args[1], I64(i * LANES)) for i in range(v.n)]
+        masks, number = [first_lanes(builder, live) for live in left], splat(builder, args[2])
+        return pack(builder, v, [builder.select(m, x, number) for m, x in zip(masks, vectors, strict=True)])
 
     return v(v, types.int64, v.scalar), generate
 

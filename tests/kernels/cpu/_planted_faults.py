@@ -7,7 +7,7 @@ from kvproof.reference.judge.cases import Case
 
 EDGES = Case("float32", (1, 15, 16, 17, 33, 127, 128, 129), 140, D=20, append=True)
 WIDE = Case("float32", (300, 257, 129, 40), 300, D=80, std=2.0)
-RISING = Case("float32", (300, 257), 300, 64, H_kv=1, q_scale=16.0, rising=True)
+RISING = Case("float32", (380, 257), 380, 64, H_kv=1, q_scale=16.0, rising=True)
 LOW = Case("float32", (20, 3), 20, H_kv=1, shift=-300.0)
 PAGES = Case("float32", (40, 33, 7), 48, D=16, page=5)
 INT8 = Case("float32", (40, 33, 1), 40, D=16, int8=True, append=True)
@@ -70,7 +70,8 @@ SUMS = {
         "filled(1, read(p, live - 1 - r)), load(VALUES,"),
     "value_of_the_first_slot": of(WIDE, "attention", "load(VALUES, v + read(rows, r) * D",
         "load(VALUES, v + read(rows, 0) * D"),
-    "splits_not_rescaled": of(RISING, "attention", "add_scaled(out, lane(a, 0), at", "add_scaled(out, like(zero, 1.0), at"),
+    "splits_not_rescaled": of(RISING, "attention", "add_scaled(out, lane(a, 0), at",
+        "add_scaled(out, like(zero, 1.0), at"),
     "sums_of_splits_not_rescaled": of(RISING, "attention", "l = l * a + p * l_chunk", "l = l + p * l_chunk"),
     "no_scale_of_8_bit_keys": of(INT8, "attention", "block = block * scales_of(k_scale, rows, at)", "block = block"),
     "scale_of_keys_for_values": of(INT8, "attention", "p * scales_of(v_scale,", "p * scales_of(k_scale,"),

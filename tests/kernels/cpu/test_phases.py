@@ -74,7 +74,7 @@ def test_a_caller_that_never_comes_lets_the_others_go(run):
 
 
 def test_what_python_and_numba_know_of_a_job_is_the_same():
-    assert F.LANES == vectors.Vectors("float32", 1).vector.count == job.LANES == 16
+    assert vectors.LANES == vectors.Vectors("float32", 1).vector.count == job.LANES == 16
     assert P.LINE == job.LINE
     assert job.LINE * 8 >= 128  # two counters of different phases share no cache line, nor a pair of them
     assert F.PHASES == job.PHASES
@@ -86,6 +86,6 @@ def test_what_python_and_numba_know_of_a_job_is_the_same():
 @pytest.mark.parametrize("size", [4, 8])
 def test_scratch_memory_holds_all_that_a_thread_writes(size):
     for head_dim, splits in ((1, 1), (64, 8), (25, 3)):
-        need = 8 * 16 + size * (16 + 16 + head_dim + 2 * splits + splits * head_dim)
+        need = 8 * 64 + size * (64 + 64 + head_dim + 2 * splits + splits * head_dim)
         assert need <= job.scratch_bytes(head_dim, splits, size) < need + 128
         assert job.scratch_bytes(head_dim, splits, size) % 128 == 0
