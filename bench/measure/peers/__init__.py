@@ -47,7 +47,7 @@ def peer_dtype(impl: str, dtype: str) -> str:
     if dtype not in HALVES or impl in (*HF, "llamacpp"):
         return dtype
     if impl == "openvino" and version("openvino"):
-        from .openvino import computes
+        from .openvino_peer import computes
 
         return dtype if computes(dtype) else "float32"
     return "float32"
@@ -85,15 +85,15 @@ def peer_source(
 def cpu_source(impl: str, name: str | Path, dtype: str, int8: bool, batch: int, capacity: int) -> Source | OwnLoop:
     threads = torch.get_num_threads()
     if impl == "onnx":
-        from .onnx import OnnxSource, onnx_session
+        from .onnx_peer import OnnxSource, onnx_session
 
         return OnnxSource(onnx_session(name, int8, threads), batch, capacity)
     if impl == "openvino":
-        from .openvino import OpenVinoSource, compiled
+        from .openvino_peer import OpenVinoSource, compiled
 
         return OpenVinoSource(compiled(name, dtype, int8, threads), batch)
     if impl == "ctranslate2":
-        from .ctranslate2 import CTranslate2Source, generator
+        from .ctranslate2_peer import CTranslate2Source, generator
 
         return CTranslate2Source(generator(name, int8, threads), batch)
     from .llamacpp import LlamaCppSource, model

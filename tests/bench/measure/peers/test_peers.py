@@ -23,7 +23,7 @@ FLOAT64 = [(impl, "float64") for impl in peers.HF]
 @pytest.mark.parametrize(("impl", "dtype"), [(impl, "float32") for impl in peers.PEERS] + FLOAT64)
 def test_a_peer_gives_the_oracle_s_logits_each_time_it_starts(impl, dtype, rows):
     if (impl, rows) == ("ctranslate2", "with a single one"):
-        pytest.skip("it refuses that batch, of which it would miscount the new tokens; see test_ctranslate2.py")
+        pytest.skip("it refuses that batch, of which it would miscount the new tokens; see test_ctranslate2_peer.py")
     prompts, said = said_of(rows, impl)
     source, bar = source_for(impl, prompts, dtype=dtype), LOGIT_BARS[dtype]
     assert error_of(source, prompts, said) < bar

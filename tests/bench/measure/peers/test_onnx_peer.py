@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvproof.bench.measure import peers
-from kvproof.bench.measure.peers.onnx import onnx_model
+from kvproof.bench.measure.peers.onnx_peer import onnx_model
 from kvproof.bench.measure.peers.weights import float_weights
 from kvproof.reference.judge.parity import LOGIT_BARS
 
