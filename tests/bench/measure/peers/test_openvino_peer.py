@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from kvproof.bench.measure.peers import openvino_peer
 from kvproof.reference.judge.parity import LOGIT_BARS
 
 from ._truth import error_of, said_of, skip_without, source_for
