@@ -104,7 +104,7 @@ def roofs(picture: Picture, axes: Axes, group: Sequence[dict], low: float, high:
     height = 1.1 * limit["limit_gb_per_s"]
     belief = axes.axhline(height, color=INK, linestyle="--", linewidth=1, zorder=1)
     picture.keys.setdefault("refused above", belief)
-    products = f"{rate:,.0f} Gflop/s" + (f", of numba {engine:,.0f}" if engine else "")
+    products = f"{rate:,.0f} Gflop/s" + (f",\nof numba {engine:,.0f}" if engine else "")
     text = f"roof: reading {' to '.join(ends)} GB/s, products {products}\n"
     text += f"refused above {height:.3g} GB/s: 1.1 x {limit['limit_is']}"
     return text, [*(found["gb_per_s"] for found in ends.values()), height]
