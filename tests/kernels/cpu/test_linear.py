@@ -142,7 +142,7 @@ def test_the_order_of_a_sum_is_written_down():
         for low in range(0, n_in, depth):
             lanes = np.zeros((3, 16), np.float32)
             for k in range(low, min(low + depth, n_in)):
-                both = layer.x[0, k].astype(np.float64) * layer.w[:, k] + lanes[:, k % 16]
+                both = layer.x[0, k] * layer.w[:, k].astype(np.float64) + lanes[:, k % 16]
                 lanes[:, k % 16] = both.astype(np.float32)
             while lanes.shape[1] > 1:
                 half = lanes.shape[1] // 2
