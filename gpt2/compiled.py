@@ -104,6 +104,15 @@ class Bound(NamedTuple):
     engine: Any
     slots: Any
 
+    def reads(self, cache: Cache) -> bool:
+        """Whether this is about the memory that a cache has now: a copy of it may have other memory."""
+        here = self.slots.k is cache.k and self.slots.v is cache.v
+        return here and (cache.block_table is None or cache.block_table is self.slots.table)
+
+    def __reduce__(self):
+        """A cache that is copied or pickled finds all this anew."""
+        return type(None), ()
+
 
 def bind(model: "GPT2", cache: Cache) -> Bound:
     """Find the model's tensors, wherever they lie by now, and tell the engine."""
@@ -121,8 +130,10 @@ def bound(model: "GPT2", cache: Cache) -> Bound:
 
     a model that was moved by .to() is noticed, a tensor or module that was replaced at the next prefill.
     """
-    known = cache.bound
-    return known if known and known.model() is model and known.moves == model.moves() else bind(model, cache)
+    known: Bound | None = cache.bound
+    if known is None or known.model() is not model or known.moves != model.moves() or not known.reads(cache):
+        return bind(model, cache)
+    return known
 
 
 @lru_cache

@@ -1,5 +1,6 @@
 """impl "auto": the compiled engine where it can run, torch elsewhere, and which of them it was is said."""
 
+import copy
 import subprocess
 import sys
 
@@ -139,3 +140,15 @@ def test_the_engine_sees_a_module_that_was_replaced():
     after, want = (m.decode(torch.tensor([3]), m.new_cache(1)) for m in (model, twin))
     torch.testing.assert_close(after, want, rtol=0, atol=5e-5)
     assert not torch.equal(after, before)
+
+
+@pytest.mark.parametrize("page", [None, 5])
+def test_a_copy_of_a_cache_goes_on_by_itself(page):
+    model = load("tiny", impl="numba")
+    cache, ids = model.new_cache(1, 20, page=page), torch.tensor([3])
+    model.prefill([[1, 2]], cache)
+    model.decode(ids, cache)
+    twin = copy.deepcopy(cache)
+    want = model.decode(ids, cache)
+    assert torch.equal(model.decode(ids, twin), want)
+    assert torch.equal(model.decode(ids + 1, twin), model.decode(ids + 1, cache))
