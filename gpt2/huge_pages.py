@@ -7,6 +7,7 @@ Advice only: where the system has no huge pages, or has none left, nothing chang
 import ctypes
 import sys
 from collections.abc import Iterable
+from functools import cache
 
 import torch
 
@@ -14,13 +15,18 @@ HUGE = 2**21  # bytes of a huge page on x86 and on ARM with pages of 4 KB
 ADVICE = 14  # MADV_HUGEPAGE
 
 
+@cache
+def c_library() -> ctypes.CDLL:
+    """The C library of this process."""
+    return ctypes.CDLL(None)
+
+
 def advise(tensors: Iterable[torch.Tensor]):
     """Advise the system of tensors on the CPU of two huge pages or more, before they are filled for the first time."""
     if sys.platform != "linux":
         return
-    library = ctypes.CDLL(None)
     for tensor in tensors:
         start = -(-tensor.data_ptr() // HUGE) * HUGE
         size = (tensor.data_ptr() + tensor.nbytes - start) // HUGE * HUGE
         if tensor.device.type == "cpu" and size > HUGE:
-            library.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ADVICE)
+            c_library().madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), ADVICE)

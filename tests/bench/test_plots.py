@@ -206,7 +206,7 @@ def test_the_roofline_has_a_roof_of_the_engine_s_products_where_they_were_measur
     assert {"numba", "roof of numba"} <= set(figure.keys)
     roof = next(line for line in figure.axes[0].lines if line.get_linestyle() == ":")
     np.testing.assert_allclose(roof.get_ydata(), np.minimum(35, 50 / roof.get_xdata()))
-    assert "products 80 Gflop/s, of numba 50" in figure.axes[0].get_title()
+    assert "products 80 Gflop/s,\nof numba 50" in figure.axes[0].get_title()
 
 
 def test_predictions_count_the_cells_within_thirty_percent():

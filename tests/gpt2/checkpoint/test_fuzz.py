@@ -18,6 +18,7 @@ import torch
 
 from kvproof import reference
 from kvproof.gpt2 import CheckpointError, ConfigError, load
+from kvproof.gpt2.huge_pages import c_library
 
 from ... import _child
 from ..._checkpoints import (
@@ -177,4 +178,5 @@ def test_mutated_checkpoints_end_in_named_errors(tmp_path, first, count):
 if __name__ == "__main__":
     first, count, work = sys.argv[1:]
     torch.set_num_threads(1)
+    c_library()  # opened once in a process, by whatever is loaded first
     print(json.dumps(trials(int(first), int(count), Path(work))))
