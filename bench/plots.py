@@ -1,4 +1,4 @@
-"""Pictures of a results file of bench/decode.py, or of a training's loss.jsonl.
+"""Pictures of a results file of bench/decode.py or bench/requests, or of a training's loss.jsonl.
 
     python bench/decode.py --impl all --new-tokens 10,20,50,100 --results run.jsonl && python bench/plots.py run.jsonl
     python bench/plots.py gpt2/checkpoints/tiny/loss.jsonl --out gpt2/checkpoints/tiny
@@ -57,8 +57,13 @@ def figures(path: Path) -> Iterator[tuple]:
     if '"schema"' not in head and '"tokens"' in head:
         yield "loss", losses([json.loads(line) for line in text.splitlines()])
         return
-    from kvproof.bench.measure.records import read
+    from kvproof.bench.measure.records import REQUESTS, kind_of, read
 
+    if kind_of(path) == REQUESTS:
+        from kvproof.bench.requests.picture import pictures as of_requests
+
+        yield from of_requests(read(path, REQUESTS))
+        return
     records = read(path)
     if not records:
         raise ValueError("it holds no record; bench/decode.py --results appends one per cell")
@@ -84,7 +89,9 @@ def draw(results: Path, folder: Path):
 @refuses("bench/plots.py")
 def main(argv: list[str] | None = None) -> int:
     parser = parser_for("bench/plots.py", __doc__)
-    parser.add_argument("results", type=Path, help="file of bench/decode.py --results, or a loss.jsonl")
+    parser.add_argument(
+        "results", type=Path, help="file of bench/decode.py or bench/requests --results, or a loss.jsonl"
+    )
     parser.add_argument("--out", type=Path, help="folder of the pictures (default: RESULTS without its suffix)")
     args = parser.parse_args(argv)
     try:

@@ -65,6 +65,7 @@ ROOMS = {
         "gpu": {"measure", "report", "roofline"},
         "judge": {"measure", "report"},
         "peers": {"measure"},
+        "requests": {"measure", "memory", "report"},
     },
 }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvproof.bench.measure.records import read
-from kvproof.bench.plots import pictures
+from kvproof.bench.plots import figures
 from kvproof.bench.report.markdown import markdown
 
 ROOT = Path(__file__).parent.parent
@@ -96,8 +96,7 @@ def test_a_table_of_the_readme_is_what_its_command_prints(name):
 def test_the_pictures_are_drawn_from_the_committed_records_alone():
     pytest.importorskip("matplotlib")
     for results in (ROOT / "bench" / "results").glob("*.jsonl"):
-        records = read(results)
-        drawn = {name for name, figure in pictures(records) if not isinstance(figure, str)}
+        drawn = {name for name, figure in figures(results) if not isinstance(figure, str)}
         assert drawn == {picture.stem for picture in results.with_suffix("").glob("*.png")}
 
 
