@@ -56,7 +56,7 @@ ROOMS = {
         "ladder": {"ptx"},
         "cpu": set(),
     },
-    "gpt2": {"checkpoint": set(), "cli": {"checkpoint"}},
+    "gpt2": {"checkpoint": set(), "cli": {"checkpoint", "engine"}, "engine": set()},
     "bench": {
         "measure": {"roofline"},
         "report": {"measure"},
