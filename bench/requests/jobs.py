@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ RUNNING = (8, 16, 32, 64)
 STATIC = ("generate-8", "generate-sorted-8", "generate-sorted-32", "generate-64")
 PEERS = ("generate_batch-8", "generate_batch-16", "generate_batch-32", "hf-generate-8")
 ARMS = (*(f"engine-{n}" for n in RUNNING), *STATIC, *PEERS)
+FOREIGN = ("generate_batch-", "hf-")  # what the names of transformers' arms start with
 BATCHES = (1, 8)
 LEAST = 2  # requests of a cell of speculation, one after another at batch 1
 
@@ -32,7 +34,7 @@ def make_arm(name: str, model: GPT2, peer: Callable[[], Any]) -> Arm:
     kind, _, number = name.rpartition("-")
     if kind == "engine":
         return EngineArm(model, int(number))
-    if kind.startswith("generate") and kind != "generate_batch":
+    if not name.startswith(FOREIGN):
         return StaticArm(model, int(number), kind.endswith("sorted"))
     from .peers import HfStaticArm, PagedArm
 
@@ -54,6 +56,12 @@ def about(args: argparse.Namespace, model: str, text: Text | None, requests: dic
 
 
 def throughput(args: argparse.Namespace, name: str) -> Iterator[Cell]:
+    foreign = [arm for arm in args.arms if arm.startswith(FOREIGN)]
+    if foreign and not find_spec("transformers"):
+        raise ValueError(
+            f"--arms names {', '.join(foreign)}, and transformers is not here; python -m pip install -e '.[peers]',"
+            f" or --arms {','.join(arm for arm in args.arms if arm not in foreign)}"
+        )
     model = load_endless(name, args.dtype)
     drawn = draw(args.requests, model.config.n_vocab, args.prompt_tokens, args.new_tokens, args.seed)
     asks = [Ask(prompt, n) for prompt, n in zip(drawn.prompts, drawn.new_tokens, strict=True)]

@@ -29,15 +29,17 @@ class Parting:
 class Parity:
     """An arm held to the lone runs.
 
-    differ  requests with other tokens, of so many
-    worst   of them, the one with the largest margin, which rounding explains least
-    wrong   whether rounding cannot explain them, or the arm is ours, which has no rounding of its own
+    differ   requests with other tokens, of so many
+    worst    of them, the one with the largest margin, which rounding explains least
+    wrong    whether rounding cannot explain them, or the arm is ours, which has no rounding of its own
+    refused  why a peer gave no tokens at all
     """
 
     differ: int
     of: int
     worst: Parting | None = None
     wrong: bool = False
+    refused: str | None = None
 
     @property
     def green(self) -> bool:
@@ -45,9 +47,12 @@ class Parity:
 
     def record(self) -> dict:
         worst = self.worst and vars(self.worst)
-        return {"green": self.green, "differ": self.differ, "of": self.of, "wrong": self.wrong, "worst": worst}
+        found = {"green": self.green, "differ": self.differ, "of": self.of, "wrong": self.wrong, "worst": worst}
+        return found | {"refused": self.refused}
 
     def __str__(self) -> str:
+        if self.refused:
+            return f"RED it gave no tokens: {self.refused}"
         if not self.worst:
             return f"ok  {self.of} requests have the tokens of their lone runs"
         at, kind = self.worst, "WRONG" if self.wrong else "its rounding"

@@ -93,7 +93,7 @@ def speculation(runs: Sequence[Rounds]) -> Picture:
                     y = place + 0.22 * (i - 0.5)
                     spread(axes, found, y)
                     (mark,) = axes.plot(
-                        found["median"], y, marker=MARKERS[i % 4], color=DRAFTS[i % 4], linestyle="none"
+                        found["median"] or 0.0, y, marker=MARKERS[i % 4], color=DRAFTS[i % 4], linestyle="none"
                     )
                     picture.keys.setdefault(f"draft {arm.rpartition('-')[2]}", mark)
         axes.set_yticks(range(len(texts)), [could(rounds) for rounds in texts], fontsize=8)

@@ -42,11 +42,20 @@ class Cell:
         """The lone runs, then each arm once, which also warms it up."""
         self.truth = [lone(self.model, ask) for ask in self.asks]
         for arm in self.arms:
-            with arm.ready(self.asks) as call:
-                self.parity[arm.name] = self.judge(arm, call())
+            self.parity[arm.name] = self.first_run(arm)
             say(f"  {arm.name:24} {self.parity[arm.name]}")
             if self.about["job"] == "speculation" and isinstance(arm, EngineArm):
                 self.per_step[arm.name] = arm.tokens_per_step(self.asks)
+
+    def first_run(self, arm: Arm) -> Parity:
+        """An arm's verdict; a peer that fails is refused by its own words."""
+        try:
+            with arm.ready(self.asks) as call:
+                return self.judge(arm, call())
+        except (RuntimeError, ValueError, MemoryError) as error:
+            if not arm.peer:
+                raise
+            return Parity(len(self.asks), len(self.asks), None, True, f"{type(error).__name__}: {error}"[:300])
 
     def judge(self, arm: Arm, found: Ids) -> Parity:
         return compare(found, self.truth, self.asks, self.model, self.about["dtype"], arm.peer)
@@ -81,7 +90,7 @@ class Cell:
                     "seconds": seconds,
                     "tokens_per_s": self.useful / seconds if seconds else None,
                     "tokens_per_step": self.per_step.get(arm.name),
-                    "drafts": arm.drafts,
+                    "drafts": arm.drafts and list(arm.drafts),
                     "others": used,
                 }
             )

@@ -40,7 +40,7 @@ def table(rounds: Sequence[dict]) -> Iterator[str]:
     others = f"; others used {sum(used) / len(used):.2f} CPUs on average, {max(used):.2f} at most" if used else ""
     yield f"{len(rounds)} interleaved rounds; new tokens that were asked for, by the wall clock, prompts too{others}"
     if steps:
-        yield "could: tokens a step brings to a request if all drafts are tried; tried, right: the latest round's drafts"
+        yield "could: tokens a step brings to a request if all drafts are tried; tried, right: of the latest round"
     for bar in bars(rounds):
         yield f"  {bar}"
 
@@ -51,7 +51,8 @@ def row(rounds: Sequence[dict], arm: str, first: str) -> str:
     """
     found, latest = rate(rounds, arm), row_of(rounds, arm)
     if found is None:
-        return f"{arm:20} WRONG, not timed"
+        why = latest["parity"]["refused"]
+        return f"{arm:20} REFUSED: {why}" if why else f"{arm:20} WRONG, not timed"
     line = f"{arm:20}{figure(found['median'] or 0.0, 10)}{span(found['p20'], found['p80'], 17)}"
     line += span(found["low"], found["high"], 19)
     if against := ratio(rounds, arm, first):
