@@ -72,7 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--tokens", type=int, default=128, help="new tokens of speculation's requests (default %(default)s)")
     add("--batch", type=numbers, default=list(BATCHES), help="requests at once in speculation (default 1,8)")
     add("--draft", type=numbers, default=[4, 16], help="tokens drafted by speculation's arms (default 4,16)")
-    add("--blocks", type=int, default=48, help="blocks of memory's pool (default %(default)s)")
+    add("--blocks", type=int, default=24, help="blocks of memory's pool, scarce by default (default %(default)s)")
     add("--running", type=int, default=32, help="sequences at once in memory's engine (default %(default)s)")
     add("--warm-up", type=int, default=2000, help="requests of memory that warm up (default %(default)s)")
     add("--loaded", action="store_true", help="measure although others use the machine; the record says so")

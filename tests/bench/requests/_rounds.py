@@ -1,5 +1,8 @@
 """Made-up, valid rounds of bench/requests."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from kvproof.bench.measure.records import REQUESTS, check
 
 from .._records import ENVIRONMENT
@@ -19,10 +22,16 @@ def arm(name: str, rate: float | None, parity: dict = GREEN, per_step: float | N
     }  # fmt: skip
 
 
-def rounds(job: str, rates: dict[str, list[float | None]], text: str | None = None, per_step: float | None = None,
-           parity: dict[str, dict] | None = None, model: str = "tiny") -> list[dict]:  # fmt: skip
+def rounds(
+    job: str,
+    rates: Mapping[str, Sequence[float | None]],
+    text: str | None = None,
+    per_step: float | None = None,
+    parity: Mapping[str, dict] | None = None,
+    model: str = "tiny",
+) -> list[dict]:
     """One record per round, its arms in the order of that round."""
-    cell = {
+    cell: dict[str, Any] = {
         "job": job, "model": model, "dtype": "float32", "threads": 2, "text": text, "temperature": 0.0,
         "requests": ASKED, "loaded": False,
     }  # fmt: skip
@@ -47,12 +56,12 @@ def record(cell: dict, run: str, number: int, arms: list[dict], memory: dict | N
 
 def lived(**changed) -> dict:
     """A record of the job memory."""
-    memory = {
+    memory: dict[str, Any] = {
         "requests": 1000, "warm_up": 100, "tokens": 4400, "seconds": 1.5, "blocks": 48, "page": 16, "running": 8,
         "most_blocks": 21, "leaked": 0, "preemptions": 0, "resident": [[0, 800_000_000], [100, 900_000_000],
         [600, 905_000_000], [1100, 909_000_000]], "growth": 0.01, "checked": 11, "differ": 0,
     }  # fmt: skip
-    cell = {
+    cell: dict[str, Any] = {
         "job": "memory", "model": "tiny", "dtype": "float32", "threads": 2, "text": None, "temperature": 0.0,
         "requests": {"seed": 0, "prompt_tokens": [], "new_tokens": []}, "loaded": False,
     }  # fmt: skip

@@ -1,6 +1,7 @@
 """The pictures of bench/requests: marks are the records' numbers, red is said, and bench/plots.py draws them."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,13 @@ RATES = {"engine-32": [30.0, 15.0, 33.0], "generate-8": [20.0, 10.0, 20.0], "hf-
 DRAFTS = {"engine-8": [10.0, 10.0], "engine-8-draft-4": [11.0, 12.0], "engine-8-draft-16": [21.0, 20.0]}
 
 
+def drawn(found) -> list[Any]:
+    return [figure for _, figure in pictures(found)]
+
+
 def test_bars_are_the_medians_with_a_dot_per_round_and_red_arms_say_so():
     found = rounds("throughput", RATES, parity={"generate-8": RED, "hf-generate-8": WRONG})
-    (figure,) = [figure for _, figure in pictures(found)]
+    (figure,) = drawn(found)
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [30, 20]
     dots = [line for line in axes.lines if line.get_marker() == "o"]
@@ -32,7 +37,7 @@ def test_bars_are_the_medians_with_a_dot_per_round_and_red_arms_say_so():
 
 def test_speculation_shows_ratios_of_each_text_and_how_much_it_repeats_itself():
     found = [*rounds("speculation", DRAFTS, "repetitive", 6.25), *rounds("speculation", DRAFTS, "prose", 1.5)]
-    (figure,) = [figure for _, figure in pictures(found)]
+    (figure,) = drawn(found)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["repetitive (6.2)", "prose (1.5)"]
     marks = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "s")]
@@ -41,7 +46,7 @@ def test_speculation_shows_ratios_of_each_text_and_how_much_it_repeats_itself():
 
 
 def test_memory_is_drawn_from_the_warm_up_on_and_from_zero():
-    (figure,) = [figure for _, figure in pictures([lived()])]
+    (figure,) = drawn([lived()])
     (axes,) = figure.axes
     assert list(axes.lines[0].get_ydata()) == [900, 905, 909]
     assert axes.get_ylim()[0] == 0

@@ -144,12 +144,12 @@ def test_a_request_with_a_token_too_few_is_seen_whichever_it_is(monkeypatch, cap
     usual = Life.take
 
     def short(self, ask, result, check):
-        if self.done == 51:
+        if self.done == 52:  # the 53rd: one in two is in the sample
             result.ids.pop()
         usual(self, ask, result, check)
 
     monkeypatch.setattr(Life, "take", short)
-    assert main([*LIVE, "--requests", "600"]) == 1
+    assert main([*LIVE, "--requests", "200"]) == 1
     assert "MISSED 1 of " in capsys.readouterr().out
 
 
