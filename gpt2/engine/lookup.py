@@ -8,7 +8,7 @@ of tokens that a step brings. Source: Saxena 2023, "Prompt Lookup Decoding".
 from .scheduler import Sequence, Span
 
 LONGEST, SHORTEST = 5, 2  # tokens that must have come before
-REMEMBERED = 2**18  # tokens of ended sequences
+REMEMBERED = 2**16  # tokens of ended sequences, in some 35 MB; then all are forgotten
 DRAFTS = 16  # at most, after one token
 FADE = 0.9  # what an older draft counts for, beside the next
 HOPE = 0.005  # of the way back to an even chance, at each step on which drafting did not pay
