@@ -124,6 +124,12 @@ def test_memory_counts_blocks_and_holds_a_sample_to_its_lone_runs(tmp_path, caps
     assert "0 blocks leaked" in capsys.readouterr().out
 
 
+def test_blocks_in_use_are_counted_in_the_midst_of_a_step(tmp_path):
+    path = tmp_path / "run.jsonl"
+    assert main(["memory", "--requests", "30", "--warm-up", "1", "--running", "1", "--results", str(path)]) == 0
+    assert read(path)[0]["memory"]["most_blocks"] == 2  # of 24 + 8 - 1 tokens, which no sequence keeps when it ended
+
+
 def test_a_block_that_is_not_given_back_is_counted_as_leaked(monkeypatch, capsys):
     usual, calls = BlockManager.release, []
 
