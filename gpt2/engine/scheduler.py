@@ -112,7 +112,7 @@ class Scheduler:
         return self.step_tokens - sum(len(span.ids) for span in spans)
 
     def schedule(self, sequence: Sequence, most: int) -> list[Span]:
-        """Up to `most` tokens of a running sequence, for which younger ones make place; [] if it is preempted itself."""
+        """Up to `most` tokens of a running sequence; younger ones make place for it. [] if it is preempted itself."""
         start, count = sequence.table.kept, min(sequence.pending, most)
         while not self.blocks.grow(sequence.table, start + count):
             youngest = self.running[-1]

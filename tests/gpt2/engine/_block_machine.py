@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -16,7 +17,7 @@ WRONG = 2  # a draft that no sequence has
 class Owner:
     """A table, and the tokens whose keys and values its blocks hold."""
 
-    table: object
+    table: Any
     tokens: list[int] = field(default_factory=list)
 
 

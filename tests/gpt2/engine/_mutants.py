@@ -35,7 +35,7 @@ class Mutant:
     """A changed place.
 
     line  of the source
-    what  "old -> new"
+    what  "old -> new in `the source's line`"
     tree  of the whole module, changed
     """
 
@@ -72,14 +72,14 @@ def build(tree: ast.Module, module: ModuleType) -> ModuleType:
 
 def mutants(module: ModuleType) -> list[Mutant]:
     """All mutants of a module's source, in its order."""
-    tree = ast.parse(inspect.getsource(module))
-    found = []
+    source = inspect.getsource(module)
+    tree, lines, found = ast.parse(source), source.splitlines(), []
     for path, node in places(tree, ()):
         for other in changed(node, path[-1][0]):
             mutant = copy.deepcopy(tree)
             put(mutant, path, copy.deepcopy(other))
             old, new = (" ".join(ast.unparse(n).split()) for n in (node, other))
-            found.append(Mutant(node.lineno, f"{old} -> {new}", mutant))
+            found.append(Mutant(node.lineno, f"{old} -> {new} in `{lines[node.lineno - 1].strip()}`", mutant))
     return found
 
 
@@ -117,7 +117,7 @@ def put(tree: ast.AST, path: tuple, new: ast.AST):
 
 def changed(node: ast.expr | ast.stmt, role: str) -> Iterator[ast.expr | ast.stmt]:
     """What may stand in a node's place; role is the name of its parent's field."""
-    if role == "test":
+    if role == "test" and isinstance(node, ast.expr):
         yield ast.UnaryOp(ast.Not(), node)
     match node:
         case ast.Expr() | ast.AugAssign() | ast.Delete() | ast.Break() | ast.Raise():

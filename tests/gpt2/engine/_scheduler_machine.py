@@ -1,4 +1,4 @@
-"""Random lives of the scheduler: what each step may compute, and that every sequence ends with its lone run's tokens."""
+"""Random lives of the scheduler: what a step may compute; every sequence ends with the tokens of its lone run."""
 
 from random import Random
 
@@ -57,7 +57,7 @@ def machine(scheduler) -> type[RuleBasedStateMachine]:
         @initialize(seed=SEEDS)
         def begin(self, seed):
             rng = Random(seed)
-            count, page, running = rng.randint(2, 9), rng.randint(1, 3), rng.randint(1, 5)
+            count, page, running = rng.randint(2, 12), rng.randint(1, 3), rng.randint(1, 5)
             self.memory = Memory(count, page)
             self.manager = Counting(count, page, self.memory.copy)
             self.page, self.most, self.step_tokens = page, running, running + rng.randint(0, 6)
