@@ -8,6 +8,8 @@ Python: this file knows no memory, only numbers of blocks.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from operator import eq
 
 
 class Node:
@@ -129,7 +131,7 @@ class BlockManager:
             if node is None:
                 node = parent.children[content] = Node(table.blocks[i], parent, content)
                 self.node_of[node.block] = node
-            elif node.block != table.blocks[i]:
+            else:
                 self.own(node.block)
                 self.disown(table.blocks[i])
                 table.blocks[i] = node.block
@@ -143,34 +145,30 @@ class BlockManager:
         free: then nothing changes.
         """
         full, inside = divmod(tokens, self.page)
+        shared = inside > 0 and full < len(table.nodes)
+        if shared and not self.free and self.owners[table.blocks[-1]] > 1:  # of its blocks none has fewer owners
+            return False
         stays = self.needed(tokens)
-        if inside and full < len(table.nodes):
-            freed = sum(self.owners[block] == 1 for block in table.blocks[full:])
-            if not (self.free or freed):
-                return False
-            self.part(table, full)
-        del table.nodes[full:]
-        for block in reversed(table.blocks[stays:]):
+        for block in reversed(table.blocks[stays:]):  # those that follow another are idle before it
             self.disown(block)
-        del table.blocks[stays:]
+        del table.blocks[stays:], table.nodes[full:]
         table.kept = min(table.kept, tokens)
+        if shared:
+            table.blocks[full] = self.to_write(table.blocks[full])
         return True
 
     def release(self, table: Table):
         """Free all that a table owns."""
         self.cut(table, 0)
 
-    def part(self, table: Table, i: int):
-        """Give the table a copy of its block i that it may write to; blocks after i are freed."""
-        for block in reversed(table.blocks[i + 1 :]):
-            self.disown(block)
-        del table.blocks[i + 1 :]
-        shared = table.blocks[i]
-        if not self.free:  # it is this table's alone, and nothing follows it
-            self.forget(shared)
-            return
-        table.blocks[i] = self.another_like(shared)
-        self.disown(shared)
+    def to_write(self, block: int) -> int:
+        """A block to write to, like one that is known, in exchange for it."""
+        if not self.free:  # it has one owner, and nothing follows it
+            self.forget(block)
+            return block
+        found = self.another_like(block)
+        self.disown(block)
+        return found
 
     def content(self, tokens: Sequence[int], start: int) -> tuple[int, ...]:
         """The tokens of the block that begins at token `start`."""
@@ -218,4 +216,4 @@ class BlockManager:
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
     """The number of equal tokens that both begin with."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return sum(takewhile(bool, map(eq, a, b)))

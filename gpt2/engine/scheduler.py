@@ -92,60 +92,61 @@ class Scheduler:
 
         propose  called as propose(sequence, most) for up to `most` tokens that may follow its last
 
-        Newest tokens come first, so that prompts beside them are cut into chunks and stop nobody; then prompts, the
-        oldest first, those of waiting sequences last. Planning again without `advance` plans the same tokens.
+        Who runs goes first, the oldest first, then who waits. One is let in only where all that run are computed whole,
+        so only the youngest can be within its prompt, which is cut into chunks: the others take a token each, and none
+        waits for a prompt. Planning again without `advance` plans the same tokens.
         """
-        spans: dict[Sequence, Span] = {}
-        left = self.step_tokens
-        for sequence in sorted(self.running, key=lambda s: (s.pending > 1, s.number)):
-            if sequence.state is State.RUNNING and left > 0:  # it may have been preempted for one before it
-                left -= self.schedule(sequence, left, spans)
-        while self.waiting and left > 0 and self.admit():
-            left -= self.schedule(self.running[-1], left, spans)
+        spans: list[Span] = []
+        for sequence in list(self.running):
+            if sequence.state is State.RUNNING:  # it may have been preempted for one before it
+                spans += self.schedule(sequence, self.left(spans))
+        while self.waiting and self.left(spans) and self.admit():
+            spans += self.schedule(self.running[-1], self.left(spans))
         if propose:
-            for span in spans.values():
-                left -= self.draft(span, left, propose)
-        return list(spans.values())
+            for span in spans:
+                self.draft(span, self.left(spans), propose)
+        return spans
 
-    def schedule(self, sequence: Sequence, most: int, spans: dict[Sequence, Span]) -> int:
-        """Plan up to `most` tokens of a running sequence, if there are blocks for them.  Returns their number."""
+    def left(self, spans: list[Span]) -> int:
+        """Tokens that the step can compute beside these."""
+        return self.step_tokens - sum(len(span.ids) for span in spans)
+
+    def schedule(self, sequence: Sequence, most: int) -> list[Span]:
+        """Up to `most` tokens of a running sequence; younger ones make place for it. [] if it is preempted itself."""
         start, count = sequence.table.kept, min(sequence.pending, most)
         while not self.blocks.grow(sequence.table, start + count):
             youngest = self.running[-1]
             self.preempt(youngest)
-            spans.pop(youngest, None)
             if youngest is sequence:
-                return 0
-        ids = sequence.tokens[start : start + count]
-        spans[sequence] = Span(sequence, start, ids, 0, count == sequence.pending)
-        return count
+                return []
+        return [Span(sequence, start, sequence.tokens[start : start + count], 0, count == sequence.pending)]
 
     def admit(self) -> bool:
         """Let the oldest waiting sequence run, if a place and blocks for its tokens are free.
 
-        Unless it would run alone, blocks by which the others grow are left to them, so that it need not be preempted
-        at once.
+        A block is left to each that runs, so that it need not be preempted at once.
         """
         if len(self.running) >= self.most:
             return False
         sequence = self.waiting[0]
-        if self.running and self.blocks.lacking(sequence.tokens) + len(self.running) > self.blocks.free:
+        if self.blocks.lacking(sequence.tokens) + len(self.running) > self.blocks.free:
             return False
         sequence.table, sequence.state = self.blocks.take(sequence.tokens), State.RUNNING
         self.running.append(self.waiting.popleft())
         return True
 
-    def draft(self, span: Span, most: int, propose: Propose) -> int:
-        """Add drafts to a span that reaches its sequence's last token, where blocks are free.  Returns their number."""
+    def draft(self, span: Span, most: int, propose: Propose):
+        """Add up to `most` drafts to a span, if blocks for them are free.
+
+        A span that does not reach its sequence's last token has left no tokens of the step, so it gets none.
+        """
         sequence = span.sequence
         most = min(most, sequence.limit - len(sequence.tokens) - 1)  # a step brings one token more than drafts
-        if not span.last or most < 1:
-            return 0
+        if most < 1:
+            return
         drafts = propose(sequence, most)[:most]
-        if not drafts or not self.blocks.grow(sequence.table, len(sequence.tokens) + len(drafts)):
-            return 0
-        span.ids, span.drafts = span.ids + drafts, len(drafts)
-        return len(drafts)
+        if self.blocks.grow(sequence.table, len(sequence.tokens) + len(drafts)):
+            span.ids, span.drafts = span.ids + drafts, len(drafts)
 
     def advance(self, span: Span, new: list[int]):
         """A span has been computed, and these tokens follow: none, or one more than drafts that proved right."""
