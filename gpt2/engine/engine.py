@@ -21,7 +21,7 @@ from .lookup import DRAFTS, Drafter
 from .ongoing import Ongoing
 from .request import Event, Request, Result
 from .runner import RUNNERS, Runner
-from .scheduler import Scheduler, Sequence, Span
+from .scheduler import Scheduler, Sequence, Span, State
 
 
 class Engine:
@@ -140,12 +140,19 @@ class Engine:
         return found
 
     def advance(self, span: Span, logits: torch.Tensor, new: list[int]) -> list[Event]:
-        """Write a span's new tokens, up to the request's end.  Returns the request's event, if it goes on."""
-        one, taken, last = self.ongoing[span.sequence.number], 0, False
+        """Write a span's new tokens, up to the request's end.  Returns the request's event, if it goes on.
+
+        A listener may abort any request, this one too.
+        """
+        one, taken, last = self.ongoing.get(span.sequence.number), 0, False
+        if one is None:
+            return []
         try:
             while taken < len(new) and not last:
                 last = one.take(new[taken], logits[taken])
                 taken += 1
+                if one.sequence.state is State.ENDED:
+                    return []
         except NotFinite as error:
             self.end(one, "error", str(NotFinite(0, error.after, f"request {span.sequence.number}")))
             return []

@@ -1,7 +1,7 @@
 """The engine by the impl numba: each request's bytes, what is streamed, what is refused, what an interrupt leaves."""
 
 import random
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -163,6 +163,30 @@ def test_an_interrupted_generate_leaves_a_working_engine():
         engine.generate([request, request], stop)
     assert_nothing_left(engine)
     assert same(engine.generate([request])[0], alone(model(), request))
+
+
+def test_a_listener_may_abort_any_request_in_the_midst_of_a_step():
+    engine, request = Engine(model(), page=2, draft=Drafter(4, always=True)), Request([3, 4] * 8, 30)
+    heard, numbers = [0, 0, 0], []
+
+    def hear(i, token, _text):
+        heard[i] += token is not None
+        if i == 0 and heard[0] == 4:
+            engine.abort(numbers[0])
+        if i == 1 and heard[1] == 2:
+            engine.abort(numbers[2])
+
+    numbers += [engine.add(request, partial(hear, i)) for i in range(3)]
+    results = {}
+    while engine.busy:
+        results |= {event.request: event.result for event in engine.step() if event.result}
+    first, second, third = (results[number] for number in numbers)
+    want = alone(model(), request)
+    assert (first.finish_reason, first.ids) == ("abort", want.ids[:4])
+    assert same(second, want)
+    assert third.finish_reason == "abort"
+    assert third.ids == want.ids[: heard[2]]
+    assert_nothing_left(engine)
 
 
 def refused(error, words, call):
