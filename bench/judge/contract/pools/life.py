@@ -73,6 +73,15 @@ def rollback_shared(page: int) -> Iterator:
         s.extend(first, tail(s, first.ids, 2, 2))
         s.extend(second, tail(s, second.ids, 1, 2))
 
+    for to in borders(page)[:-1]:
+        yield from (partial(of_a_fork, to, which) for which in (0, 1))
+        yield partial(of_a_prefix, to)
+    yield from rollback_of_known_blocks(page)
+
+
+def rollback_of_known_blocks(page: int) -> Iterator:
+    """Somebody comes with the tokens that were taken back, or that are there instead."""
+
     def of_what_others_come_for(to: int, s: Scene):
         s.needs("crop")
         owner = s.start(s.trial.text(2 * page + 1))
@@ -96,8 +105,6 @@ def rollback_shared(page: int) -> Iterator:
             s.extend(each, tail(s, each.ids, 1, 3))
 
     for to in borders(page)[:-1]:
-        yield from (partial(of_a_fork, to, which) for which in (0, 1))
-        yield partial(of_a_prefix, to)
         yield partial(of_what_others_come_for, to)
         yield partial(of_drafts, to)
 
@@ -129,6 +136,15 @@ def preemption(page: int) -> Iterator:
         s.extend(others[0], tail(s, others[0].ids, page, 1))
         s.resume(owner)
         s.extend(owner, tail(s, owner.ids, 1, 3))
+
+    for n in borders(page):
+        yield partial(alone, n)
+        yield partial(beside_others, n)
+    yield from preemption_of_owners(page)
+
+
+def preemption_of_owners(page: int) -> Iterator:
+    """One of two owners makes room, or a sequence of which tokens were taken back."""
 
     def of_a_sharer(n: int, s: Scene):
         s.needs("evict", "resume")
@@ -163,8 +179,6 @@ def preemption(page: int) -> Iterator:
         s.extend(owner, tail(s, owner.ids, page))
 
     for n in borders(page):
-        yield partial(alone, n)
-        yield partial(beside_others, n)
         yield partial(of_a_sharer, n)
         yield from (partial(of_a_fork, n, which) for which in (0, 1))
         yield partial(of_the_rolled_back, n)

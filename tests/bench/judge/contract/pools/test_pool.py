@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from kvproof.bench.judge.contract.adapters import SMALL
-from kvproof.bench.judge.contract.pool import CHECKS, check_pool
+from kvproof.bench.judge.contract.pool import check_pool
 from kvproof.bench.judge.contract.pools.engine_pool import EnginePool
 from kvproof.bench.judge.contract.pools.numpy_pool import NumpyPool
+from kvproof.bench.judge.contract.pools.promises import CHECKS
 from kvproof.bench.judge.contract.pools.scene import PoolTrial
 from kvproof.bench.judge.contract.pools.transformers_pool import TransformersPool
 from kvproof.bench.judge.contract.report import BROKEN, HELD, NOT_CHECKED, ContractBroken
@@ -18,7 +19,7 @@ from kvproof.gpt2.weights import as_dtype, build
 from kvproof.reference.synthetic import random_tensors
 from kvproof.reference.weights import nest
 
-from ._broken_caches import sentence
+from .._broken_caches import sentence
 from ._broken_pools import (
     BREAKS,
     CountsTheRefused,
@@ -145,20 +146,18 @@ def test_prefixes_are_not_checked_where_nothing_comes_from_the_cache():
     )
 
 
-class Silent(Good):
-    """Says nothing of its blocks and its memory."""
-
-    free_blocks = buffers = kept = None
+def silent(pool: type) -> type:
+    """A pool that says nothing of its blocks and its memory."""
+    return type(pool.__name__, (pool,), dict.fromkeys(("free_blocks", "buffers", "kept")))
 
 
 @pytest.mark.parametrize("pool", [RevivedStaysFree, KeysOutlive, RefusalFreesThePast, CountsTheRefused])
 def test_wrong_answers_are_found_without_any_count_of_blocks(pool):
-    silent = type(pool.__name__, (pool,), dict.fromkeys(("free_blocks", "buffers", "kept")))
-    assert not check_pool(silent, page=PAGE, only=[BREAKS[pool][0]]).green
+    assert not check_pool(silent(pool), page=PAGE, only=[BREAKS[pool][0]]).green
 
 
 def test_a_silent_pool_is_right_all_the_same():
-    report = check_pool(Silent, page=PAGE, only=["exhaustion", "reset", "prefix of the gone", "preemption"])
+    report = check_pool(silent(Good), page=PAGE, only=["exhaustion", "reset", "prefix of the gone", "preemption"])
     assert named(report, HELD) == {"exhaustion", "reset", "prefix of the gone", "preemption"}, str(report)
 
 
@@ -169,6 +168,8 @@ def test_a_stale_prefix_after_reset_is_found_without_buffers():
 
 class Rounds(Good):
     """Rounds by the count of sequences beside it."""
+
+    batch_invariant = False
 
     def compute(self, sequence, ids, past, first=None):
         return super().compute(sequence, ids, past, first) * (1 + 2.0**-50 * len(self.alive))
@@ -182,7 +183,7 @@ def test_a_promise_of_bits_is_held_to_the_bit():
 
 
 class Narrow(Rounds):
-    dtype, batch_invariant = "bfloat16", False
+    batch_invariant = False
 
     def __init__(self):
         super().__init__()

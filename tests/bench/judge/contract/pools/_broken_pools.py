@@ -78,7 +78,17 @@ def breaks(promise, *others, link):
     return add
 
 
-@breaks("growing", link="vllm-project/vllm/pull/47056")
+@breaks(
+    "growing",
+    "exhaustion",
+    "preemption",
+    "prefix",
+    "rollback",
+    "rollback in shared blocks",
+    "together",
+    "two owners",
+    link="vllm-project/vllm/pull/47056",
+)
 class GrowsLate(Good):
     """The first token of a block is written into the last place of the one before."""
 
@@ -182,21 +192,7 @@ class PositionsRestart(Good):
         return super().compute(sequence, ids, past, 0 if hit else None)
 
 
-@breaks(
-    "prefix",
-    "another past",
-    "exhaustion",
-    "growing",
-    "new weights",
-    "preemption",
-    "prefix of the gone",
-    "reset",
-    "rollback",
-    "rollback in shared blocks",
-    "together",
-    "two owners",
-    link="vllm-project/vllm/pull/17305",
-)
+@breaks("prefix", "prefix of the gone", "reset", link="vllm-project/vllm/pull/17305")
 class SaysTooMuch(Good):
     """The count of cached tokens is that of an earlier look, when more was cached."""
 
