@@ -499,7 +499,10 @@ class OldBlocksNewWeights(Good):
         self.params = {"wte": {"weight": WTE[::-1]}}
 
 
-@breaks("exhaustion", link="ovg-project/kvcached/issues/364")
+@breaks(
+    "exhaustion", "blocks back", "dead places", "preemption", "prefix of the gone",
+    link="ovg-project/kvcached/issues/364",
+)  # fmt: skip
 class TakesUntilItFails(Good):
     """An allocation that fails half-way keeps what it took."""
 
