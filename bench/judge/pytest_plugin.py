@@ -1,9 +1,10 @@
 """A pytest plugin: is this cached decode the same computation, or does it have a bug?
 
-Three assertions, as functions to import and as fixtures of the same names:
+Four assertions, as functions to import and as fixtures of the same names:
 
     assert_same_decode(a, b)           two ways to the same logits: rounding, or a bug?
     assert_cache_contract(make_cache)  the promises of bench/judge/contract/cache.py, each by itself
+    assert_pool_contract(make_pool)    the promises of bench/judge/contract/pool.py, for blocks that sequences share
     assert_attention(fn)               the promises of bench/judge/contract/attention.py for fn(q, k, v, lengths) -> o
 
 A whole test file, for a decode of yours in place of these two:
@@ -93,6 +94,14 @@ def assert_cache_contract(make_cache: Callable[[], Any], **options: Any) -> "Con
     return check_cache(make_cache, **options).raise_if_broken()
 
 
+def assert_pool_contract(make_pool: Callable[[], Any], **options: Any) -> "ContractReport":
+    """Raise ContractBroken unless the pool keeps the contract; bench/judge/contract/pool.py has the options."""
+    __tracebackhide__ = True
+    from .contract.pool import check_pool
+
+    return check_pool(make_pool, **options).raise_if_broken()
+
+
 def assert_attention(fn: Callable[..., Any], **options: Any) -> "ContractReport":
     """Raise ContractBroken unless fn(q, k, v, lengths) -> o is decode attention.
 
@@ -132,6 +141,12 @@ def same_decode_fixture(kvproof_records: list[dict]):
 def cache_contract_fixture(kvproof_records: list[dict]):
     """assert_cache_contract, recorded."""
     return recording(assert_cache_contract, kvproof_records)
+
+
+@pytest.fixture(name="assert_pool_contract")
+def pool_contract_fixture(kvproof_records: list[dict]):
+    """assert_pool_contract, recorded."""
+    return recording(assert_pool_contract, kvproof_records)
 
 
 @pytest.fixture(name="assert_attention")

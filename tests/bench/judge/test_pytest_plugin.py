@@ -84,6 +84,29 @@ def test_the_failure_of_a_cache_reads_as_a_list_of_promises(pytester):
     assert "contract/report.py" not in result.stdout.str()  # the traceback ends at the user's own line
 
 
+def test_a_pool_that_loses_a_block_fails_with_its_promises(pytester):
+    program = """
+        from kvproof.bench.judge.contract.adapters import small_model
+        from kvproof.bench.judge.contract.pools.numpy_pool import NumpyPool
+
+        class Leaky(NumpyPool):
+            def free(self, sequence):
+                sequence.blocks.pop()
+                super().free(sequence)
+
+        def test_pool(assert_pool_contract):
+            assert_pool_contract(lambda: Leaky(*small_model()), page=4, only=["growing", "blocks back"])
+    """
+    result = run_pytest(pytester, program)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*ContractBroken: Leaky (float64): 1 promises held, 1 broken, 0 not checked",
+            "*BROKEN       blocks back: blocks are lost or freed twice (early ends): 23 blocks are free where 24*",
+        ]
+    )
+
+
 def test_a_folder_gets_one_json_file_per_test_with_what_was_found(pytester):
     program = """
         import pytest
