@@ -1,4 +1,4 @@
-"""Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
+"""`generate --prompt-file`: prompts completed in order, resumed after a kill, no line lost or doubled."""
 
 import errno
 import json
@@ -14,24 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from kvproof.gpt2 import Completion, generate, load, weights
+from kvproof.gpt2 import generate, load, weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli import batch, output_file
 from kvproof.gpt2.cli import generate as cli_generate
+from kvproof.gpt2.cli import output_file
+from kvproof.gpt2.engine import Engine
+from kvproof.gpt2.jobs import journal
 
 from ..._engine import ENGINE
 from ._limits import small_files
 
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
 SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
-
-
-PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]
-SETTINGS = {"seed": 1, "stop": ["\n"]}
-
-
-def fake(start, part):
-    return [Completion([1], [start + i, 7], f"é text {start + i}\n", "length") for i in range(len(part))]
 
 
 def job(tmp_path, text, *options):
@@ -45,84 +39,6 @@ def printed(command, capsys):
     """What the command writes to standard output."""
     assert main(command) == 0
     return capsys.readouterr().out
-
-
-def resume(path, complete=fake):
-    """One start of the program on its output file; returns the number of lines written."""
-    wrote = []
-    done, size = batch.lines_done(path, PROMPTS, SETTINGS)
-    batch.write_journal(path, size, batch.run(PROMPTS, SETTINGS, 2, complete, done), wrote.append)
-    return sum(wrote)
-
-
-def test_a_run_cut_off_at_any_byte_is_completed_without_losing_or_repeating_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a thousand of them take seconds
-    path = tmp_path / "out.jsonl"
-    assert resume(path) == 5
-    whole = path.read_bytes()
-    assert [json.loads(line)["index"] for line in whole.splitlines()] == [0, 1, 2, 3, 4]
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        assert resume(path) == 5 - whole[:cut].count(b"\n")
-        assert path.read_bytes() == whole
-
-
-def test_a_half_written_batch_is_computed_whole_again():
-    calls = []
-
-    def complete(start, part):
-        calls.append((start, len(part)))
-        return fake(start, part)
-
-    lines = "".join(batch.run(PROMPTS, SETTINGS, 2, complete, done=3))
-    assert calls == [(2, 2), (4, 1)]
-    assert [json.loads(line)["index"] for line in lines.splitlines()] == [3, 4]
-
-
-def test_a_batch_is_on_the_disk_before_the_next_is_computed(tmp_path, monkeypatch):
-    path, synced, sizes, sync = tmp_path / "out.jsonl", [], [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), synced.append(path.stat().st_size)))
-
-    def complete(start, part):
-        sizes.append(path.stat().st_size)
-        assert sizes[-1] == (synced[-1] if synced else 0)
-        return fake(start, part)
-
-    resume(path, complete)
-    assert len(synced) == 3
-    assert sizes == sorted(set(sizes))
-
-
-def line(index=0, prompt=PROMPTS[0], settings=SETTINGS):
-    return batch.to_line(batch.record(index, prompt, settings, fake(index, [prompt])[0])).encode()
-
-
-@pytest.mark.parametrize(
-    ("held", "message"),
-    [
-        (b"my notes", "line 1 is no result of this run"),
-        (b"my notes\n", "line 1 is no result of kvproof"),
-        (b"{}\n", "line 1 is no result of kvproof"),
-        (line() + b"\x00\x00", "line 2 is no result of this run"),
-        (line(index=1), "answers index '1', this run has '0'"),
-        (line(prompt="other"), "answers prompt 'other'"),
-        (line(settings={"seed": 2, "stop": ["\n"]}), "made with seed 2, this run has 1"),
-        (line(settings={}), "made with seed None"),
-        (b"\xef\xbb\xbf" + line(), "line 1 was rewritten by another program: it begins with a byte-order mark"),
-        (line().replace(b"\n", b"\r\n"), "line 1 was rewritten by another program: it ends in CR LF"),
-        (json.dumps(json.loads(line())).encode() + b"\n", "line 1 was rewritten .* in another form"),
-        (line().replace(b": ", b":"), "line 1 was rewritten .* in another form"),
-        (line() + b"\n", "line 2 is no result of kvproof"),
-        (b"".join(line(i, p) for i, p in enumerate([*PROMPTS, "more"])), "more than this run's 5 prompts"),
-        (b"".join(line(i, p) for i, p in enumerate(PROMPTS)) + b"{", "more than this run's 5 prompts"),
-    ],
-)
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, message):
-    path = tmp_path / "out.jsonl"
-    path.write_bytes(held)
-    with pytest.raises(batch.OutputMismatch, match=message):
-        resume(path)
-    assert path.read_bytes() == held
 
 
 def test_generate_cut_into_batches_gives_what_it_gives_whole():
@@ -178,7 +94,7 @@ def test_a_run_with_other_weights_does_not_go_on(tmp_path, capsys):
 
 
 def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", *SEEDED)
+    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", "--impl", "sdpa", *SEEDED)
     whole, calls = printed(command, capsys), []
 
     def interrupted(*args, **options):
@@ -195,6 +111,25 @@ def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, caps
     assert calls == [0, 2, 2, 4]
 
 
+@ENGINE
+def test_ctrl_c_in_the_engine_keeps_the_lines_that_are_done(tmp_path, capsys, monkeypatch):
+    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", "--impl", "numba", *SEEDED)
+    whole, step = printed(command, capsys), Engine.step
+
+    def interrupted(engine):
+        if out.read_bytes().count(b"\n") == 2:
+            raise KeyboardInterrupt
+        return step(engine)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", interrupted)
+        assert main([*command, "--output", str(out)]) == 130
+    assert "interrupted after 2 of 6 prompts; the same command goes on" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "".join(whole.splitlines(keepends=True)[:2])
+    assert main([*command, "--output", str(out)]) == 0
+    assert out.read_text(encoding="utf-8") == whole
+
+
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
     command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "6", "--batch", "1")
     whole = printed(command, capsys)
@@ -208,18 +143,21 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
     assert out.read_text(encoding="utf-8") == whole
 
 
-@pytest.mark.parametrize("size", ["1", "2", "3"])
-def test_nan_in_a_batch_names_the_prompt_s_place_in_the_file_and_keeps_what_was_done(
-    tmp_path, capsys, monkeypatch, size
+@pytest.mark.parametrize(
+    ("impl", "size", "kept"),
+    [("sdpa", "1", 4), ("sdpa", "3", 3), *[pytest.param("numba", s, 4, marks=ENGINE) for s in "13"]],
+)
+def test_nan_names_the_prompt_s_place_in_the_file_and_what_came_before_is_kept(
+    tmp_path, capsys, monkeypatch, impl, size, kept
 ):
     text = "A\nB\n\nC\nD\nE" + " E" * 17 + "\nF\n"  # E alone reaches position 20, after 3 new tokens
-    command, out = job(tmp_path, text, "--max-tokens", "4", "--batch", size)
-    whole, model = printed(command, capsys).splitlines(), load("tiny")
+    command, out = job(tmp_path, text, "--max-tokens", "4", "--batch", size, "--impl", impl)
+    whole, model = printed(command, capsys).splitlines(), load("tiny", impl=impl)
     model.wpe.weight[20:] = float("nan")
     monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
     assert main([*command, "--output", str(out)]) == 1
     assert f"prompt 4 ({tmp_path / 'p.txt'}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
-    assert out.read_text(encoding="utf-8").splitlines() == whole[: 4 - 4 % int(size)]
+    assert out.read_text(encoding="utf-8").splitlines() == whole[:kept]
 
 
 def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
@@ -343,15 +281,30 @@ def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_pat
     assert not out.exists()
 
 
+@ENGINE
+@pytest.mark.parametrize("more", [["--impl", "numba"], ["--impl", "sdpa"], ["--impl", "numba", "--no-kv-cache"]])
+def test_the_engine_completes_a_file_where_the_impl_keeps_bits(tmp_path, monkeypatch, more):
+    command, out = job(tmp_path, "A\nB\n", "--max-tokens", "2", *more)
+    made, init = [], Engine.__init__
+
+    def noted(engine, model, **options):
+        made.append(options["running"])
+        init(engine, model, **options)
+
+    monkeypatch.setattr(Engine, "__init__", noted)
+    assert main([*command, "--output", str(out), "--batch", "3"]) == 0
+    assert made == ([3] if more == ["--impl", "numba"] else [])
+
+
 def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch):
     command, out = job(tmp_path, "A\nB\n", "--max-tokens", "2", "--batch", "1")
     whole = printed(command, capsys)
 
-    def full(path, size, batches, wrote):
+    def full(path, size, batches, wrote, lines):
         next(batches)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(batch, "write_journal", full)
+    monkeypatch.setattr(journal, "write_journal", full)
     assert main([*command, "--output", str(out)]) == 1
     shown, said = capsys.readouterr()
     assert shown == whole.splitlines(keepends=True)[0]
