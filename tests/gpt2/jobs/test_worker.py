@@ -57,8 +57,16 @@ def choices(answer) -> list[dict]:
     return answer["response"]["body"]["choices"]
 
 
-def test_an_answer_is_what_generate_gives_for_it_alone(tiny):
-    settings = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 5, "stop": ["e", "\n"]}
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 5, "stop": ["e", "\n"]},
+        {"temperature": 3, "top_k": 2, "seed": 1},
+        {"temperature": 3, "top_p": 0.3, "seed": 1},
+        {"temperature": 0, "seed": 0},
+    ],
+)
+def test_an_answer_is_what_generate_gives_for_it_alone(tiny, settings):
     for word, answer in zip(WORDS, complete([line(prompt=w, max_tokens=30, **settings) for w in WORDS]), strict=True):
         (want,) = generate(tiny, word, max_new_tokens=30, **settings)
         (got,) = choices(answer)
@@ -114,13 +122,19 @@ def test_echo_puts_the_prompt_before_the_text(tiny):
     assert [one["text"][0] for one in choices(answer)] == ["A", "A", "B", "B"]
 
 
+def forced(model, prompt: list[int], ids: list[int], kv_dtype: str | None = None) -> list[float]:
+    """The log-probabilities of these new tokens in a lone run."""
+    source = Cached(model, model.new_cache(1, page=16, kv_dtype=kv_dtype))
+    logits = forced_logits(source, [prompt], torch.tensor([ids]))[0]
+    rows = log_softmax(logits.to(torch.promote_types(logits.dtype, torch.float32)).numpy())
+    return [round(float(row[token]), DECIMALS) for row, token in zip(rows, ids, strict=True)]
+
+
 def test_logprobs_are_those_of_the_logits_that_a_lone_run_has(tiny):
     (answer,) = complete([line(max_tokens=12, logprobs=3, seed=1, stop="zzz")])
     (want,) = generate(tiny, "ROMEO:", max_new_tokens=12, temperature=1.0, seed=1)
-    source = Cached(tiny, tiny.new_cache(1))
-    logits = forced_logits(source, [want.prompt_ids], torch.tensor([want.ids]))[0].numpy()
-    rows, found = log_softmax(logits[:, : tiny.tokenizer.n_vocab]), choices(answer)[0]["logprobs"]
-    assert found["token_logprobs"] == [round(float(rows[i, t]), DECIMALS) for i, t in enumerate(want.ids)]
+    found = choices(answer)[0]["logprobs"]
+    assert found["token_logprobs"] == forced(tiny, want.prompt_ids, want.ids)
     assert "".join(found["tokens"]) == want.text
     assert [best[token] for best, token in zip(found["top_logprobs"], found["tokens"], strict=True)] == found[
         "token_logprobs"
@@ -216,9 +230,14 @@ def test_special_tokens_are_text_unless_the_job_allows_them(tiny):
     ],
 )
 def test_each_kind_of_model_answers_with_logprobs(settings):
-    answers = complete([line(max_tokens=6, logprobs=1, temperature=0)], shared(**settings))
-    assert len(choices(answers[0])[0]["logprobs"]["tokens"]) == 6
-    assert answers[0]["job"] | settings == answers[0]["job"]
+    data = line(max_tokens=6, logprobs=1, temperature=0, return_token_ids=True)
+    (got,), (plain,) = complete_raw(data, shared(**settings)), complete_raw(data)
+    model = load("tiny", impl="numba", **{name: value for name, value in settings.items() if name != "kv_dtype"})
+    want = forced(model, got["prompt_token_ids"], got["token_ids"], settings.get("kv_dtype"))
+    assert len(want) == 6
+    assert got["logprobs"]["token_logprobs"] == want
+    assert got["logprobs"]["token_logprobs"] != plain["logprobs"]["token_logprobs"]
+    assert shared(**settings).job.facts() == shared().job.facts() | settings
 
 
 def test_a_model_without_a_tokenizer_answers_in_ids(monkeypatch):
