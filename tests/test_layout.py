@@ -56,7 +56,12 @@ ROOMS = {
         "ladder": {"ptx"},
         "cpu": set(),
     },
-    "gpt2": {"checkpoint": set(), "cli": {"checkpoint", "engine"}, "engine": set()},
+    "gpt2": {
+        "checkpoint": set(),
+        "engine": set(),
+        "jobs": {"engine", "checkpoint"},
+        "cli": {"checkpoint", "engine", "jobs"},
+    },
     "bench": {
         "measure": {"roofline"},
         "report": {"measure"},

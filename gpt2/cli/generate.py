@@ -3,22 +3,26 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from .. import sampling
 from ..arguments import strings
+from ..engine import Engine, Event, Request
 from ..generate import Completion, check_fit, encode, generate
 from ..impls import resolve_impl
+from ..jobs.fingerprint import fingerprint
+from ..jobs.journal import LINES, lines_done, to_line
+from ..jobs.prompts import ENGINE_IMPLS, Complete, PromptForm, PromptTask, in_batches, in_engine, question, record
 from ..model import GPT2
 from ..stream import Listener, NotFinite
 from ..weights import as_device, as_dtype, load
-from . import batch, output_file
-from .fingerprint import fingerprint
+from . import output_file
 from .lock import locked
 from .progress import Progress
 from .prompt_file import prompt_lines
+from .results import to_stdout, write_results
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
 
@@ -49,18 +53,23 @@ class Page:
             print("" if row == 0 and self.begun else f"{prompt}{one.text}", flush=True)
 
 
-def load_model(args: argparse.Namespace) -> GPT2:
+def load_model(args: argparse.Namespace, invariant: bool = False) -> GPT2:
     """The model of --model, --dtype, --weights, --device and --impl."""
     with Progress(f"loading {args.model}"):
-        return load(args.model, dtype=args.dtype, device=args.device, impl=args.impl, weights=args.weights)
+        return load(
+            args.model, dtype=args.dtype, device=args.device, impl=args.impl, weights=args.weights, invariant=invariant
+        )
 
 
 class Clock:
-    """Generates batch by batch and adds up the seconds of prefill, seconds of decode and tokens decoded."""
+    """Adds up the seconds of prefill, seconds of decode and tokens decoded, batch by batch; of the request engine,
+    whose steps are both, the seconds and tokens of all.
+    """
 
     def __init__(self):
         self.prefill = self.decode = 0.0
         self.tokens = 0
+        self.begun: float | None = None  # of the request engine
 
     def generate(self, model: GPT2, ids, listener: Listener | None, **settings) -> list[Completion]:
         first = last = None
@@ -82,7 +91,18 @@ class Clock:
         self.tokens += sum(max(len(one.ids) - 1, 0) for one in done)  # a row's first token comes from the prefill
         return done
 
+    def start(self):
+        """The request engine begins."""
+        self.begun = time.perf_counter()
+
+    def hear(self, event: Event):
+        """What a step of the request engine brought."""
+        self.tokens += len(event.ids)
+
     def __str__(self):
+        if self.begun is not None:
+            seconds = time.perf_counter() - self.begun
+            return f"{self.tokens} tokens in {seconds:.1f} s, {self.tokens / seconds:.1f} tokens/s"
         rate = f", {self.tokens / self.decode:.1f} tokens/s" if self.tokens and self.decode else ""
         return f"prefill {self.prefill * 1e3:.1f} ms, decode {self.decode * 1e3:.1f} ms for {self.tokens} tokens{rate}"
 
@@ -173,7 +193,7 @@ def run_prompts(args: argparse.Namespace, settings: dict, clock: Clock):
             line.update(len(prompts))
             if args.json:
                 for row, (prompt, one) in enumerate(zip(prompts, done, strict=True), start):
-                    to_stdout(batch.to_line(batch.record(row, prompt, asked(args), one)))
+                    to_stdout(to_line(record(row, prompt, asked(args), one)))
             else:
                 page.close(done)
 
@@ -202,10 +222,6 @@ def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
             complete_file(args, settings, clock, prompts, place, None, write)
 
 
-def to_stdout(lines: str):
-    print(lines, end="", flush=True)
-
-
 def complete_file(
     args: argparse.Namespace,
     settings: dict,
@@ -217,58 +233,39 @@ def complete_file(
 ):
     """Complete a file's prompts, each named place(i) in messages: append to the output, or call write."""
     job = asked(args) | {"weights": fingerprint(args.model)}
-    done, size = batch.lines_done(output, prompts, job) if output else (0, 0)
+    questions = (question(index, prompt, job) for index, prompt in enumerate(prompts))
+    done, size = lines_done(output, PromptForm(), questions) if output else (0, 0)
     if done:
         print(f"{output} holds {done} of {len(prompts)} results; going on from there", file=sys.stderr)
     if done == len(prompts):
         return
     if output:
         output_file.check_writable(output)
-    model = load_model(args)
+    by_engine = args.kv_cache and args.impl in ENGINE_IMPLS
+    model = load_model(args, invariant=by_engine and args.impl == "triton")
     ids = fitting_ids(model, prompts, args, place)
-    options = settings | {"max_new_tokens": args.max_tokens, "kv_cache": args.kv_cache}
+    options = settings | {"max_new_tokens": args.max_tokens}
+    if by_engine:
+        tasks = (
+            PromptTask(index, prompts[index], job, place(index), [Request(ids[index], row=index, **options)])
+            for index in range(done, len(prompts))
+        )
+        clock.start()
+        chunks = in_engine(Engine(model, running=args.batch), tasks, args.batch, clock.hear)
+    else:
+        chunks = in_batches(prompts, job, args.batch, whole_batches(clock, model, ids, place, args, options), done)
+    with Progress("prompts", len(prompts), done, tokens=lambda: clock.tokens) as line:
+        write_results(chunks, output, size, line, write, LINES if by_engine else 1)
+
+
+def whole_batches(clock: Clock, model: GPT2, ids, place: Callable, args: argparse.Namespace, options: dict) -> Complete:
+    """What completes one batch after the other, for impls whose last bits depend on a batch's rows."""
 
     def complete(start: int, part: Sequence[str]) -> list[Completion]:
+        rows = ids[start : start + len(part)]
         try:
-            return clock.generate(model, ids[start : start + len(part)], None, first_row=start, **options)
+            return clock.generate(model, rows, None, first_row=start, kv_cache=args.kv_cache, **options)
         except NotFinite as error:
             raise NotFinite(start + error.row, error.after, place(start + error.row)) from None
 
-    with Progress("prompts", len(prompts), done) as line:
-        write_results(batch.run(prompts, job, args.batch, complete, done), output, size, line, write)
-
-
-def write_results(
-    batches: Iterator[str], output: Path | None, size: int, line: Progress, write: Callable[[str], object]
-):
-    """Append batches of lines to a file's first `size` bytes, or call write; the progress line counts them.
-
-    Raises KeyboardInterrupt or OSError with the number of prompts done and the fix. A batch that cannot be written is
-    printed.
-    """
-    latest = [""]
-
-    def seen() -> Iterator[str]:
-        for latest[0] in batches:
-            yield latest[0]
-
-    try:
-        if output:
-            batch.write_journal(output, size, seen(), line.update)
-        else:
-            for lines in seen():
-                line.clear()  # where both are on one screen
-                write(lines)
-                line.update(lines.count("\n"))
-    except KeyboardInterrupt:
-        hint = "; the same command goes on from there" if output else ""
-        raise KeyboardInterrupt(f"interrupted after {line.done} of {line.total} prompts{hint}") from None
-    except OSError as error:
-        if not output:
-            raise
-        to_stdout(latest[0])
-        why = f"{error.strerror} after {line.done} of {line.total} prompts"
-        hint = (
-            "put it right, the same command goes on from there; results that are not in the file are on standard output"
-        )
-        raise OSError(error.errno, f"{why}; {hint}", str(output)) from None
+    return complete

@@ -13,16 +13,19 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+ADVICE = "name another --output"
+
 
 class OutputBusy(ValueError):
     """Another run is writing the output file."""
 
 
 @contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[None]:
+def locked(path: Path, wait: bool = False, advice: str = ADVICE) -> Iterator[None]:
     """Hold the file's lock while the body runs; the kernel releases it when the process ends, however that happens.
 
-    wait  for another run to release it, instead of raising OutputBusy at once
+    wait    for another run to release it, instead of raising OutputBusy at once
+    advice  of OutputBusy's message: how to name another file
 
     A missing file is made, since a lock needs one, and removed if nothing was written to it; of a symbolic link the
     target is locked. A device or a pipe has no lock: opening a pipe would wait.
@@ -32,7 +35,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         yield
         return
     target = Path(os.path.realpath(path))
-    fd, made = hold(target, path, wait)
+    fd, made = hold(target, path, wait, advice)
     try:
         yield
     finally:
@@ -42,7 +45,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
         os.close(fd)
 
 
-def hold(target: Path, path: Path, wait: bool) -> tuple[int, bool]:
+def hold(target: Path, path: Path, wait: bool, advice: str) -> tuple[int, bool]:
     """(the locked file's descriptor, whether the file was made for it); path is its name in messages."""
     while True:
         made = not target.exists()
@@ -53,7 +56,7 @@ def hold(target: Path, path: Path, wait: bool) -> tuple[int, bool]:
             except FileNotFoundError:
                 raise no_folder(target.parent) from None
         try:
-            lock(fd, path, wait)
+            lock(fd, path, wait, advice)
             if is_at(fd, target):
                 return fd, made
         except BaseException:
@@ -67,14 +70,14 @@ def is_at(fd: int, path: Path) -> bool:
     return path.exists() and os.path.samestat(os.fstat(fd), path.stat())
 
 
-def lock(fd: int, path: Path, wait: bool):
+def lock(fd: int, path: Path, wait: bool, advice: str):
     """Lock an open file or raise OutputBusy; without locks, warn."""
     try:
         if fcntl is None:
             raise OSError("this system has no fcntl")
         fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-        raise OutputBusy(f"another run is writing {path}; wait for it, or name another --output") from None
+        raise OutputBusy(f"another run is writing {path}; wait for it, or {advice}") from None
     except OSError as error:
         why = error.strerror or error
         print(f"{path} cannot be locked ({why}); let no other run write it meanwhile", file=sys.stderr)

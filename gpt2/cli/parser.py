@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from importlib.metadata import entry_points, version
 
-from ..arguments import IMPLS, WEIGHTS
+from ..arguments import IMPLS, KV_DTYPES, WEIGHTS
 from ..impls import AUTO
 from ..weights import DTYPES
 
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"kvproof {version('kvproof')}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add_command in (add_generate, add_logits, add_tokenize, add_perplexity, add_info, add_download):
+    for add_command in (add_generate, add_batch, add_logits, add_tokenize, add_perplexity, add_info, add_download):
         add_command(commands)
     for brought in entry_points(group="kvproof.commands"):  # __main__ runs these before it asks this parser
         commands.add_parser(brought.name, help=BROUGHT.get(brought.name), add_help=False)
@@ -94,9 +94,9 @@ examples:
   kvproof generate --unconditional --temperature 1 --max-tokens 50
 
 A prompt file has one prompt per line, or is JSONL with a "prompt" field; blank lines are skipped. The results are JSONL
-in input order. With --output each batch is on the disk before the next begins: after a kill the same command resumes
-where the file ends, and refuses other weights or options. With --seed, prompt i draws from its own stream (seed, i),
-whatever the batch.""",
+in input order. With --output they are on the disk as they are done: after a kill the same command resumes where the
+file ends, and refuses other weights or options. With --seed, prompt i draws from its own stream (seed, i), whatever the
+batch.""",
     )
     source = gen.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; repeatable")
@@ -109,10 +109,43 @@ whatever the batch.""",
     add_sampling(gen)
     switch = argparse.BooleanOptionalAction
     add("--kv-cache", action=switch, default=True, help="--no-kv-cache recomputes the text for each token")
-    add("--batch", type=int, metavar="N", default=8, help="prompts per batch (default %(default)s)")
+    add("--batch", type=int, metavar="N", default=8, help="prompts at once (default %(default)s)")
     add("--stream", action=switch, default=True, help="--no-stream prints each text when it is complete")
     add("--json", action="store_true", help="one JSON object per prompt instead of text")
     add("--output", metavar="FILE", help="file for the results of --prompt-file (default standard output)")
+
+
+def add_batch(commands):
+    batch = commands.add_parser(
+        "batch",
+        help="complete a file of OpenAI batch requests",
+        description="Complete the requests of a JSONL file, in the form of OpenAI's batch API, and write a line for\n"
+        "each, in input order. A line that cannot be answered becomes an error row, and the job goes on.",
+        epilog="""\
+example:
+  kvproof batch in.jsonl out.jsonl --model gpt2
+
+A line of in.jsonl:
+  {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "ROMEO:", "max_tokens": 20}}
+
+After a kill the same command goes on where out.jsonl ends. Lines may be appended to in.jsonl; another job's results
+are refused. The bytes of out.jsonl depend on the requests, the model and the options down to --allow-special, not on
+--running, --blocks, --page or --draft. Error rows do not change the exit code; the last line on standard error counts
+them. For the fields of a request see gpt2/jobs/README.md in kvproof's repository.""",
+    )
+    add = batch.add_argument
+    add("input", metavar="IN", help='requests, one JSON object per line; "-" is standard input, read to its end first')
+    add("output", metavar="OUT", nargs="?", help='results, resumed if there; "-" is standard output (the default)')
+    add_model(batch)
+    add("--kv-dtype", choices=KV_DTYPES, help="int8: hold keys and values in 8 bits (default: in --dtype)")
+    add("--seed", type=int, metavar="N", default=0, help="for requests without a seed (default %(default)s)")
+    add_special(batch)
+    add("--running", type=int, metavar="N", default=32, help="sequences at once (default %(default)s)")
+    add("--blocks", type=int, metavar="N", help="blocks of the KV cache (default: up to 1 GiB of them)")
+    add("--page", type=int, metavar="N", default=16, help="tokens per block (default %(default)s)")
+    add("--draft", type=int, metavar="N", default=0, help="tokens to draft by prompt lookup (default 0: none)")
+    text = "where drafts are looked up: the request itself, or all (default %(default)s)"
+    add("--draft-from", choices=("request", "all"), default="request", help=text)
 
 
 def add_special(command: argparse.ArgumentParser):

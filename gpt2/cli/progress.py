@@ -4,7 +4,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
@@ -21,13 +21,21 @@ class Progress:
     total   number of units; None shows seconds alone
     done    units done before
     silent  show nothing, since other output shows progress
+    tokens  gives the number of new tokens so far, for tokens per second
 
     A log file or a pipe gets nothing. A thread draws the line, also during long calls into C; `still` pauses it while
     work is timed.
     """
 
-    def __init__(self, what: str, total: int | None = None, done: int = 0, silent: bool = False):
-        self.what, self.total, self.done, self.before = what, total, done, done
+    def __init__(
+        self,
+        what: str,
+        total: int | None = None,
+        done: int = 0,
+        silent: bool = False,
+        tokens: Callable[[], int] | None = None,
+    ):
+        self.what, self.total, self.done, self.before, self.tokens = what, total, done, done, tokens
         self.screen: TextIO = sys.stderr
         self.width = 0  # of what is drawn
         self.shown = self.screen.isatty() and not silent
@@ -84,6 +92,8 @@ class Progress:
         text = self.what
         if self.total is not None:
             text += f", {self.done} of {self.total}"
+        if self.tokens is not None:
+            text += f", {self.tokens() / seconds:.1f} tokens/s"
         text += f", {clock(seconds)}"
         new = self.done - self.before
         if self.total is not None and 0 < new and self.done < self.total:

@@ -6,12 +6,14 @@ import io
 import sys
 
 from ..int8_weights import OutOfMemory, is_out_of_memory
+from .batch import run_batch
 from .generate import run_generate
 from .interrupt import abandon_output
 from .tools import run_download, run_info, run_logits, run_perplexity, run_tokenize
 
 RUN = {
     "generate": run_generate,
+    "batch": run_batch,
     "logits": run_logits,
     "tokenize": run_tokenize,
     "perplexity": run_perplexity,
@@ -26,7 +28,7 @@ CALLERS_TOO = (errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO)
 def run(args: argparse.Namespace) -> int:
     """Run the command that args name.  Returns the exit code 0, 1 or 2; raises KeyboardInterrupt, or for a bug."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # bytes of a prompt that are no UTF-8 are printed unchanged
-        if getattr(args, "json", False) or getattr(args, "prompt_file", None):
+        if getattr(args, "json", False) or getattr(args, "prompt_file", None) or args.command == "batch":
             sys.stdout.reconfigure(encoding="utf-8")  # JSON is UTF-8 whatever the locale
         sys.stdout.reconfigure(errors="surrogateescape" if sys.stdout.encoding.lower() == "utf-8" else "replace")
     try:
