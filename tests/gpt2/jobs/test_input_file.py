@@ -6,6 +6,7 @@ import random
 
 from kvproof.gpt2.jobs import input_file
 from kvproof.gpt2.jobs.input_file import Input
+from kvproof.gpt2.jobs.line import read_line
 
 from ._lines import line
 
@@ -60,11 +61,11 @@ def test_a_half_line_that_grows_meanwhile_stays_the_half_that_was_counted(tmp_pa
 
 
 def test_names_that_come_once_are_never_held(monkeypatch):
-    read, seen = input_file.read_line, []
+    seen = []
 
     def noted(index: int, data: bytes):
         seen.append(index)
-        return read(index, data)
+        return read_line(index, data)
 
     monkeypatch.setattr(input_file, "read_line", noted)
     assert Input(io.BytesIO(b"".join(map(line, "abcadef")))).repeats == {3: 0}
