@@ -71,5 +71,8 @@ class Ongoing:
         """All of it, at its end; a reason where the writer has none."""
         self.writer.close()
         row, prompt = self.writer.rows[0], self.sequence.tokens[: self.prompt]
-        logits = torch.stack(self.logits).cpu().numpy() if self.logits else None
+        logits = None
+        if self.logits:
+            wide = torch.promote_types(self.logits[0].dtype, torch.float32)  # NumPy has no bfloat16
+            logits = torch.stack(self.logits).to(wide).cpu().numpy()
         return Result(prompt, row.ids, row.text.text if row.text else None, reason or row.finish_reason, error, logits)

@@ -38,7 +38,7 @@ class Result:
     text           the new text, cut before a stop string; None if the model has no tokenizer
     finish_reason  "stop" (an end token or a stop string), "length", "abort" or "error"
     error          why, if it is "error"; the ids before it stand
-    logits         (n, V) of the new tokens and of the end token, if they were asked for
+    logits         (n, V) float32 or float64, of the new tokens and of the end token, if they were asked for
     """
 
     prompt_ids: list[int]

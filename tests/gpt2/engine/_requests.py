@@ -65,7 +65,7 @@ def logits_alone(model: GPT2, result: Result) -> np.ndarray:
     ids = [*result.ids, 0]
     source = Cached(model, model.new_cache(1, len(result.prompt_ids) + len(result.ids)))
     steps = decode_loop(source, [result.prompt_ids], len(ids), lambda step, _: torch.tensor([ids[step]]))
-    return np.stack([logits[0].numpy() for _, logits in steps])
+    return np.stack([logits[0].to(torch.promote_types(logits.dtype, torch.float32)).numpy() for _, logits in steps])
 
 
 def same(found: Result, expected: Result) -> bool:
