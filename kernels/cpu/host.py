@@ -65,6 +65,11 @@ def cpu_features() -> str:
         return ""
 
 
+def registers() -> str:
+    """ "long": AVX-512's 32 vector registers of 64 bytes; "short": AVX2's 16 of 32, or NEON's 32 of 16."""
+    return "long" if "+avx512f" in cpu_features().split(",") else "short"
+
+
 def target_machine(opt: int):
     """LLVM's code generator for this CPU and this process, as Numba sets it up."""
     import llvmlite.binding as llvm

@@ -2,6 +2,7 @@
 
     load(n, p, stride)                   n vectors of 16 lanes: at p, p + stride, p + 2 stride ...
     load_some(n, p, stride, live)        the same, but only the first `live` lanes are read; the others are 0
+    load_lanes(n, lanes, p, stride, live)  the same of vectors with fewer lanes; live may be below 0
     load_rows(n, p, rows, stride, live)  at p + rows[0] * stride, p + rows[1] * stride ...; rows points to int64
     load_tile(r, c, p, stride)           one vector of c numbers at each of p, p + stride ... (r times); store_tile
     store(p, v), store_some(p, v, live)
@@ -20,7 +21,6 @@ from .vectors import (
     Vectors,
     declare,
     every,
-    filled_up,
     first_lanes,
     literal,
     operation,
@@ -31,13 +31,13 @@ from .vectors import (
 )
 
 
-def loaded(builder, kind: Pointer, address, live=None):
+def loaded(builder, kind: Pointer, address, live=None, lanes: int = LANES):
     """One vector from an address; with live, only so many lanes of it."""
-    vector = ir.VectorType(kind.stored, LANES)
+    vector = ir.VectorType(kind.stored, lanes)
     where = place(builder, address, vector)
     if live is None:
         return widened(builder, kind, builder.load(where, align=kind.size))
-    mask = first_lanes(builder, live)
+    mask = first_lanes(builder, live, lanes)
     name = f"llvm.masked.load.{suffix(vector)}.p0"
     function = declare(builder, name, vector, where.type, I32, mask.type, vector)
     nothing = every(vector, 0 if isinstance(kind.stored, ir.IntType) else 0.0)
@@ -66,6 +66,20 @@ def load_some(context, n, start, stride, live):
         return pack(builder, kind, [loaded(builder, start, address, args[3]) for address in addresses])
 
     return kind(n, start, types.int64, types.int64), generate
+
+
+@operation
+def load_lanes(context, n, lanes, start, stride, live):
+    """The first `live` of so many lanes of n vectors, at start, start + stride, ...; the others are 0."""
+    kind = Vectors(start.wide, literal(n, types.IntegerLiteral), literal(lanes, types.IntegerLiteral))
+    whole = isinstance(live, types.IntegerLiteral) and live.literal_value == LANES
+
+    def generate(ctx, builder, signature, args):
+        addresses = [shifted(builder, start, args[2], builder.mul(args[3], I64(i))) for i in range(kind.n)]
+        count = None if whole else args[4]
+        return pack(builder, kind, [loaded(builder, start, a, count, kind.vector.count) for a in addresses])
+
+    return kind(n, lanes, start, types.int64, live if whole else types.int64), generate
 
 
 @operation
@@ -130,6 +144,11 @@ def load_tile(context, rows, columns, start, stride):
         return pack(builder, kind, [joined(builder, found)])
 
     return kind(rows, columns, start, types.int64), generate
+
+
+def filled_up(values: list) -> list:
+    """A list, its last value repeated until their number is a power of two."""
+    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
 
 
 def joined(builder, pieces: list):

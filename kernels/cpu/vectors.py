@@ -40,12 +40,12 @@ def operation(compute: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Vectors(types.Type):
-    """n vectors of LANES numbers, float32 or float64."""
+    """n vectors of LANES numbers, or of fewer, float32 or float64."""
 
-    def __init__(self, dtype: str, n: int):
+    def __init__(self, dtype: str, n: int, lanes: int = LANES):
         self.dtype, self.n = dtype, n
-        self.vector, self.scalar = ir.VectorType(FLOATS[dtype], LANES), getattr(types, dtype)
-        super().__init__(f"Vectors({dtype}, {n})")
+        self.vector, self.scalar = ir.VectorType(FLOATS[dtype], lanes), getattr(types, dtype)
+        super().__init__(f"Vectors({dtype}, {n}, {lanes})")
 
 
 @register_model(Vectors)
@@ -102,10 +102,10 @@ def suffix(vector) -> str:
     return f"v{vector.count}" + (f"i{kind.width}" if isinstance(kind, ir.IntType) else names[str(kind)])
 
 
-def first_lanes(builder, live):
+def first_lanes(builder, live, lanes: int = LANES):
     """A mask, true in the first `live` lanes."""
-    lanes = ir.Constant(ir.VectorType(I32, LANES), list(range(LANES)))
-    return builder.icmp_signed("<", lanes, splat(builder, builder.trunc(live, I32)))
+    numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, splat(builder, builder.trunc(live, I32), lanes))
 
 
 def lanewise(builder, function: str, *vectors):
@@ -257,28 +257,25 @@ def outer(context, acc, x, w):
     return acc(acc, x, w), generate
 
 
-def filled_up(values: list) -> list:
-    """A list, its last value repeated until their number is a power of two."""
-    return values + values[-1:] * ((1 << (len(values) - 1).bit_length()) - len(values))
+# The lanes of two vectors of 8 that are added, 4, 2 and 1 apart. All but the first stay within 4 lanes, as a register's
+# shuffles do, so n sums take about 3 n instructions.
+FOLDS = (
+    ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]),
+    ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]),
+    ([0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]),
+)
 
 
-def tree(builder, vectors: list, width: int = LANES):
-    """Vectors, a power of two of them -> one with a sum in each of its lanes, as many as there are vectors.
-
-    Each vector holds parts of `width` lanes, one part per sum; a level adds the halves of every part. Two vectors then
-    fit into one, so n sums take about 3 n instructions; the order in which a sum is added stays the same.
-    """
-    if width == 1:
-        return vectors[0]
-    half, lanes = width // 2, vectors[0].type.count
-    others = vectors[1::2] or [None]
-    merged = []
-    for a, b in zip(vectors[::2], others, strict=True):
-        count = lanes if b is None else 2 * lanes
-        low = [i for i in range(count) if i % width < half]
-        b = a if b is None else b
-        merged.append(builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, [i + half for i in low])))
-    return tree(builder, merged, half)
+def tree(builder, vectors: list):
+    """The sums of the lanes of 8 vectors, or of fewer, as one vector of 8 lanes; the last sum fills it up."""
+    halves = [[shuffle(builder, v, v, list(range(low, low + 8))) for low in (0, 8)] for v in vectors]
+    folded = [builder.fadd(*pair) for pair in halves]
+    folded += folded[-1:] * (8 - len(folded))
+    pairs = list(zip(folded[:4], folded[4:], strict=True))
+    for low, high in FOLDS:
+        folded = [builder.fadd(shuffle(builder, a, b, low), shuffle(builder, a, b, high)) for a, b in pairs]
+        pairs = list(zip(folded[::2], folded[1::2], strict=False))
+    return folded[0]
 
 
 @operation
@@ -287,8 +284,8 @@ def sums(context, v):
     kind = Vectors(v.dtype, 1)
 
     def generate(ctx, builder, signature, args):
-        total = tree(builder, filled_up(unpack(builder, v, args[0])))
-        count = total.type.count
-        return pack(builder, kind, [shuffle(builder, total, total, [i % count for i in range(LANES)])])
+        vectors = unpack(builder, v, args[0])
+        eights = [tree(builder, vectors[i : i + 8]) for i in range(0, v.n, 8)]
+        return pack(builder, kind, [shuffle(builder, eights[0], eights[-1], list(range(LANES)))])
 
     return kind(v), generate

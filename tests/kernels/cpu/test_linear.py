@@ -4,6 +4,9 @@ from functools import cache
 
 import numpy as np
 import pytest
+from numba import njit
+
+from kvproof.kernels.cpu.host import registers
 
 from . import _compiled
 from ._compiled import DTYPES, address, compiled, guarded
@@ -14,10 +17,15 @@ MOSTLY = pytest.mark.parametrize(
 )
 
 
-def product(modules, dtype: str):
-    """y = linear(x, w) by an engine's files, compiled for weights of a dtype."""
+def product(modules, dtype: str, bands=None):
+    """y = linear(x, w) by an engine's files, compiled for weights of a dtype; or by other bands, up to DEPTH inputs."""
     total, linear = _compiled.sums(dtype), modules.linear.linear
     pointer = modules.pointers.pointer
+    if bands is not None:
+
+        @njit(**modules.functions.OPTIONS)
+        def linear(y, n_out, x, rows, w, scale, b, n_in, quantised, biased, add, lo, hi):
+            bands(y, n_out, x, rows, w, scale, b, n_in, n_in, quantised, biased, add, lo, hi, 0)
 
     def run(y, n_out, x, rows, w, scale, b, n_in, quantised, biased, add, lo, hi):
         weight, s = pointer(dtype, total, w), pointer("float32", total, scale)
@@ -119,6 +127,17 @@ def test_a_row_is_right_and_has_its_bits_where_sums_are_long(dtype, n_in):
 @MOSTLY
 def test_shares_sums_and_a_missing_bias(dtype):
     check_parts(usual(dtype), dtype)
+
+
+@MOSTLY
+def test_the_tiles_for_other_registers_give_the_same_bits(dtype):
+    modules = _compiled.engine_modules()
+    (tiles,) = (tiles for name, tiles in modules.linear.TILES.items() if name != registers())
+    other = product(modules, dtype, modules.linear.bands_of(tiles))
+    for n_in, rows in ((1, 7), (9, 15), (64, 4), (137, 13)):
+        layer = Layer(dtype, n_in, 19, rows)
+        check(other, layer)
+        assert np.array_equal(layer.run(other, layer.x), layer.run(usual(dtype), layer.x))
 
 
 @pytest.mark.parametrize("rows", [2, 7, 8, 33])
