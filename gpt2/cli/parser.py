@@ -123,9 +123,10 @@ def add_batch(commands):
         "each, in input order. A line that cannot be answered becomes an error row, and the job goes on.",
         epilog="""\
 example:
-  $ cat in.jsonl
+  kvproof batch in.jsonl out.jsonl --model gpt2
+
+A line of in.jsonl:
   {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "ROMEO:", "max_tokens": 20}}
-  $ kvproof batch in.jsonl out.jsonl --model gpt2
 
 After a kill the same command goes on where out.jsonl ends. Lines may be appended to in.jsonl; another job's results
 are refused. The bytes of out.jsonl depend on the requests, the model and the options down to --allow-special, not on

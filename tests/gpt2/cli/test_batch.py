@@ -1,358 +1,323 @@
-"""Prompts from a file: read as they are meant, completed in order, resumed after a kill, no line lost or doubled."""
+"""`kvproof batch`: a kill loses no line and changes no byte, another job's file is refused, pipes and full disks."""
 
-import errno
+import io
 import json
 import os
+import random
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from kvproof.gpt2 import Completion, generate, load, weights
+from kvproof.gpt2 import weights
 from kvproof.gpt2.__main__ import main
-from kvproof.gpt2.cli import batch, output_file
-from kvproof.gpt2.cli import generate as cli_generate
+from kvproof.gpt2.cli import batch
+from kvproof.gpt2.engine import Engine
 
 from ..._engine import ENGINE
+from ..jobs._lines import line
 from ._limits import small_files
 
+pytestmark = ENGINE
+PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
 WORDS = ["ROMEO:", "Once upon a time", "The king", "A", "There was a miller who had three sons, and", "O"]
-SEEDED = ["--temperature", "0.9", "--top-k", "40", "--seed", "5"]
 
 
-PROMPTS = ["né", "a\u2028b", 'quoted "x"', "😀 long", "last"]
-SETTINGS = {"seed": 1, "stop": ["\n"]}
+def lines(count: int, tokens: int = 6) -> list[bytes]:
+    """Good lines, bad lines, a blank one and a repeated name."""
+    found = [
+        line(str(i), prompt=WORDS[i % 6], max_tokens=1 + i * 5 % tokens, logprobs=i % 3 or None) for i in range(count)
+    ]
+    found[1::5] = [b"no\n" for _ in found[1::5]]
+    found[3::7] = [line("0") for _ in found[3::7]]
+    return [*found[:2], b"\n", *found[2:]]
 
 
-def fake(start, part):
-    return [Completion([1], [start + i, 7], f"é text {start + i}\n", "length") for i in range(len(part))]
+def job(tmp_path: Path, data: list[bytes], *options: str) -> tuple[list[str], Path, Path]:
+    """The command, its input and its output."""
+    into, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    into.write_bytes(b"".join(data))
+    return ["batch", str(into), str(out), "--running", "4", *options], into, out
 
 
-def job(tmp_path, text, *options):
-    """The command that completes a file of prompts with this text, and a path for --output."""
-    prompts = tmp_path / "p.txt"
-    prompts.write_text(text)
-    return ["generate", "--prompt-file", str(prompts), *options], tmp_path / "out.jsonl"
-
-
-def printed(command, capsys):
+def whole(command: list[str], capsys) -> bytes:
     """What the command writes to standard output."""
+    capsys.readouterr()
+    assert main([command[0], command[1], *command[3:]]) == 0
+    return capsys.readouterr().out.encode()
+
+
+def test_each_line_has_its_answer_in_order_and_the_last_line_counts(tmp_path, capsys):
+    command, _, out = job(tmp_path, lines(12))
     assert main(command) == 0
-    return capsys.readouterr().out
+    err = capsys.readouterr().err
+    answers = [json.loads(text) for text in out.read_bytes().splitlines()]
+    assert [answer["job"]["line"] for answer in answers] == [1, 2, *range(4, 14)]
+    failed = [answer["job"]["line"] for answer in answers if answer["error"]]
+    assert failed == [2, 5, 8, 12, 13]
+    tokens = sum(a["response"]["body"]["usage"]["completion_tokens"] for a in answers if not a["error"])
+    assert err.startswith(f"12 requests, 5 errors, {tokens} tokens in ")
+    assert err.endswith(" tokens/s (numba, float32, cpu)\n")
 
 
-def resume(path, complete=fake):
-    """One start of the program on its output file; returns the number of lines written."""
-    wrote = []
-    done, size = batch.lines_done(path, PROMPTS, SETTINGS)
-    batch.write_journal(path, size, batch.run(PROMPTS, SETTINGS, 2, complete, done), wrote.append)
-    return sum(wrote)
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_a_run_cut_off_at_any_byte_goes_on_to_the_same_bytes(tmp_path, capsys, monkeypatch, step):
+    command, _, out = job(tmp_path, lines(7, tokens=2))
+    want = whole(command, capsys)
+    monkeypatch.setattr(os, "fsync", lambda fd: None)
+    made, worker = batch.Worker, []
+
+    def once(*args, **options):  # one model for all these runs
+        worker.append(worker[0] if worker else made(*args, **options))
+        return worker[-1]
+
+    monkeypatch.setattr(batch, "Worker", once)
+    for cut in range(0, len(want), step):
+        out.write_bytes(want[:cut])
+        assert main(command) == 0
+        assert out.read_bytes() == want
+    assert len(worker) > len(want) // step - 8
 
 
-def test_a_run_cut_off_at_any_byte_is_completed_without_losing_or_repeating_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # a thousand of them take seconds
-    path = tmp_path / "out.jsonl"
-    assert resume(path) == 5
-    whole = path.read_bytes()
-    assert [json.loads(line)["index"] for line in whole.splitlines()] == [0, 1, 2, 3, 4]
-    for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
-        assert resume(path) == 5 - whole[:cut].count(b"\n")
-        assert path.read_bytes() == whole
+def kill_at(command: list[str], out: Path, size: int) -> int:
+    """Start the program and kill it once its output has grown to so many bytes; its exit code."""
+    with subprocess.Popen([*PROGRAM, *command], stderr=subprocess.DEVNULL) as run:
+        while run.poll() is None and (not out.exists() or out.stat().st_size < size):
+            time.sleep(0.001)
+        run.send_signal(signal.SIGKILL)
+    return run.returncode
 
 
-def test_a_half_written_batch_is_computed_whole_again():
-    calls = []
-
-    def complete(start, part):
-        calls.append((start, len(part)))
-        return fake(start, part)
-
-    lines = "".join(batch.run(PROMPTS, SETTINGS, 2, complete, done=3))
-    assert calls == [(2, 2), (4, 1)]
-    assert [json.loads(line)["index"] for line in lines.splitlines()] == [3, 4]
-
-
-def test_a_batch_is_on_the_disk_before_the_next_is_computed(tmp_path, monkeypatch):
-    path, synced, sizes, sync = tmp_path / "out.jsonl", [], [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), synced.append(path.stat().st_size)))
-
-    def complete(start, part):
-        sizes.append(path.stat().st_size)
-        assert sizes[-1] == (synced[-1] if synced else 0)
-        return fake(start, part)
-
-    resume(path, complete)
-    assert len(synced) == 3
-    assert sizes == sorted(set(sizes))
-
-
-def line(index=0, prompt=PROMPTS[0], settings=SETTINGS):
-    return batch.to_line(batch.record(index, prompt, settings, fake(index, [prompt])[0])).encode()
-
-
-@pytest.mark.parametrize(
-    ("held", "message"),
-    [
-        (b"my notes", "line 1 is no result of this run"),
-        (b"my notes\n", "line 1 is no result of kvproof"),
-        (b"{}\n", "line 1 is no result of kvproof"),
-        (line() + b"\x00\x00", "line 2 is no result of this run"),
-        (line(index=1), "answers index '1', this run has '0'"),
-        (line(prompt="other"), "answers prompt 'other'"),
-        (line(settings={"seed": 2, "stop": ["\n"]}), "made with seed 2, this run has 1"),
-        (line(settings={}), "made with seed None"),
-        (b"\xef\xbb\xbf" + line(), "line 1 was rewritten by another program: it begins with a byte-order mark"),
-        (line().replace(b"\n", b"\r\n"), "line 1 was rewritten by another program: it ends in CR LF"),
-        (json.dumps(json.loads(line())).encode() + b"\n", "line 1 was rewritten .* in another form"),
-        (line().replace(b": ", b":"), "line 1 was rewritten .* in another form"),
-        (line() + b"\n", "line 2 is no result of kvproof"),
-        (b"".join(line(i, p) for i, p in enumerate([*PROMPTS, "more"])), "more than this run's 5 prompts"),
-        (b"".join(line(i, p) for i, p in enumerate(PROMPTS)) + b"{", "more than this run's 5 prompts"),
-    ],
-)
-def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, message):
-    path = tmp_path / "out.jsonl"
-    path.write_bytes(held)
-    with pytest.raises(batch.OutputMismatch, match=message):
-        resume(path)
-    assert path.read_bytes() == held
-
-
-def test_generate_cut_into_batches_gives_what_it_gives_whole():
-    seeded = partial(generate, load("tiny", dtype="float64"), max_new_tokens=6, temperature=1.2, seed=4)
-    whole = seeded(WORDS)
-    assert seeded(WORDS[:4]) + seeded(WORDS[4:], first_row=4) == whole
-    assert seeded(WORDS[4])[0].ids != whole[4].ids
-
-
-@pytest.mark.parametrize("size", ["1", "4", "100"])
-def test_the_command_answers_each_prompt_in_order_whatever_the_batch(tmp_path, capsys, size):
-    assert main(job(tmp_path, "\n".join(WORDS), "--max-tokens", "6", "--batch", size, *SEEDED)[0]) == 0
-    out, err = capsys.readouterr()
-    model = load("tiny")
-    for index, (text, result) in enumerate(zip(WORDS, map(json.loads, out.splitlines()), strict=True)):
-        (want,) = generate(model, text, max_new_tokens=6, temperature=0.9, top_k=40, seed=5, first_row=index)
-        assert (result["index"], result["prompt"]) == (index, text)
-        assert (result["ids"], result["text"], result["finish_reason"]) == (want.ids, want.text, want.finish_reason)
-    assert "tokens/s" in err
-    assert "%|" not in err  # no progress bar where no terminal is
-
-
-def test_a_prompt_that_does_not_fit_is_named_before_anything_is_written(tmp_path, capsys):
-    command, out = job(tmp_path, "fine\n" + "word " * 1100, "--batch", "1")
-    assert main([*command, "--output", str(out)]) == 2
-    assert "p.txt, line 2): 100 new tokens after" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_a_finished_run_loads_no_model(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "\n".join(WORDS[:2]), "--max-tokens", "2")
-    command += ["--output", str(out)]
+@pytest.mark.parametrize(("count", "kills"), [(40, 2), pytest.param(400, 25, marks=pytest.mark.exhaustive)])
+def test_a_run_killed_at_random_moments_gives_the_bytes_of_an_undisturbed_one(tmp_path, capsys, count, kills):
+    command, _, out = job(tmp_path, lines(count, tokens=40))
+    want, rng, sizes = whole(command, capsys), random.Random(0), [0]
+    for target in sorted(rng.randrange(1, len(want) * 9 // 10) for _ in range(kills)):
+        assert kill_at(command, out, target) == -signal.SIGKILL
+        sizes.append(out.stat().st_size)
+        assert want.startswith(out.read_bytes())
+    assert sizes == sorted(sizes)
+    assert 0 < sizes[-1] < len(want)
     assert main(command) == 0
-    before = out.read_bytes()
-    monkeypatch.setattr(cli_generate, "load", None)
+    assert out.read_bytes() == want
+
+
+def test_the_input_may_grow_and_nothing_else(tmp_path, capsys, monkeypatch):
+    data = lines(6)
+    command, into, out = job(tmp_path, data[:4])
     assert main(command) == 0
-    assert "holds 2 of 2 results" in capsys.readouterr().err
-    assert out.read_bytes() == before
-    assert main([*command, "--temperature", "1"]) == 2
-    assert "made with temperature 0.0, this run has 1.0" in capsys.readouterr().err
-
-
-def test_a_run_with_other_weights_does_not_go_on(tmp_path, capsys):
-    command, out = job(tmp_path, "\n".join(WORDS[:2]), "--max-tokens", "2")
-    for first, then, words in (
-        ([], ["--weights", "int8"], "quantised None, this run has 'int8'"),
-        (["--weights", "int8"], [], "quantised 'int8', this run has None"),
+    into.write_bytes(b"".join(data))
+    assert main(command) == 0
+    assert f"{out} holds 3 of 6 results; going on from there" in capsys.readouterr().err
+    held = out.read_bytes()
+    assert held == whole(command, capsys)
+    monkeypatch.setattr(batch, "Worker", None)  # nothing is computed
+    for changed, said in (
+        ([*data[:3], line("new"), *data[4:]], "line 3 answers another request than the input's line 4 now holds"),
+        ([data[0], *data[2:]], "line 2 answers line 2 of the input, this run has line 3 there"),
+        (data[:-1], "holds more than this run's 5 requests"),
+        ([b"\n", *data], "line 1 answers line 1 of the input, this run has line 2 there"),
     ):
-        assert main([*command, "--output", str(out), *first]) == 0
-        assert main([*command, "--output", str(out), *then]) == 2
-        assert words in capsys.readouterr().err
-        out.unlink()
-
-
-def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "4", "--batch", "2", *SEEDED)
-    whole, calls = printed(command, capsys), []
-
-    def interrupted(*args, **options):
-        calls.append(options["first_row"])
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(*args, **options)
-
-    monkeypatch.setattr(cli_generate, "generate", interrupted)
-    assert main([*command, "--output", str(out)]) == 130
-    assert "interrupted after 2 of 6 prompts; the same command goes on" in capsys.readouterr().err
-    assert main([*command, "--output", str(out)]) == 0
-    assert out.read_text(encoding="utf-8") == whole
-    assert calls == [0, 2, 2, 4]
-
-
-def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
-    command, out = job(tmp_path, "\n".join(WORDS), "--max-tokens", "6", "--batch", "1")
-    whole = printed(command, capsys)
-    with small_files(1024):
-        assert main([*command, "--output", str(out)]) == 1
-    held, err = whole.encode()[:1024].count(b"\n"), capsys.readouterr().err
-    assert f"out.jsonl: File too large after {held} of 6 prompts; put it right, the same command goes on" in err
-    assert err.count("\n") == 1
-    assert out.read_bytes() == whole.encode()[:1024]
-    assert main([*command, "--output", str(out)]) == 0
-    assert out.read_text(encoding="utf-8") == whole
-
-
-@pytest.mark.parametrize("size", ["1", "2", "3"])
-def test_nan_in_a_batch_names_the_prompt_s_place_in_the_file_and_keeps_what_was_done(
-    tmp_path, capsys, monkeypatch, size
-):
-    text = "A\nB\n\nC\nD\nE" + " E" * 17 + "\nF\n"  # E alone reaches position 20, after 3 new tokens
-    command, out = job(tmp_path, text, "--max-tokens", "4", "--batch", size)
-    whole, model = printed(command, capsys).splitlines(), load("tiny")
-    model.wpe.weight[20:] = float("nan")
-    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
-    assert main([*command, "--output", str(out)]) == 1
-    assert f"prompt 4 ({tmp_path / 'p.txt'}, line 6): the logits after 3 new tokens hold NaN" in capsys.readouterr().err
-    assert out.read_text(encoding="utf-8").splitlines() == whole[: 4 - 4 % int(size)]
-
-
-def test_nan_names_the_prompt_among_all_those_of_the_call(capsys, monkeypatch):
-    model = load("tiny")
-    model.wpe.weight[20:] = float("nan")
-    monkeypatch.setattr(cli_generate, "load", lambda *_, **__: model)
-    words = [word for prompt in ("A", "B", "E " * 30) for word in ("--prompt", prompt)]
-    assert main(["generate", *words, "--batch", "2", "--max-tokens", "2"]) == 1
-    assert "kvproof: prompt 2: the logits after 0 new tokens hold NaN" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("count", "tokens", "size"), [(30, 20, 2), pytest.param(300, 40, 7, marks=pytest.mark.exhaustive)]
-)
-def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, count, tokens, size):
-    text = "".join(f"{WORDS[i % len(WORDS)]} {i}\n" for i in range(count))
-    command, out = job(tmp_path, text, "--max-tokens", str(tokens), "--batch", str(size), *SEEDED)
-    killed = []
-    for part in (1, 2, 3):
-        program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
-        with subprocess.Popen(program, stderr=subprocess.DEVNULL) as run:
-            while not out.exists() or out.read_bytes().count(b"\n") < part * count // 5:
-                assert run.poll() is None, "it ended before it could be killed"
-                time.sleep(0.002)
-            run.send_signal(signal.SIGKILL)
-        assert run.returncode == -signal.SIGKILL
-        killed.append(out.read_bytes().count(b"\n"))
-    assert 0 < killed[0] < killed[1] < killed[2] < count
-    assert main([*command, "--output", str(out)]) == 0
-    got = out.read_text(encoding="utf-8")
-    assert [json.loads(line)["index"] for line in got.splitlines()] == list(range(count))
-    assert printed(command, capsys) == got
-
-
-def job_of_two(tmp_path):
-    """A copied model, an output, and the command that writes two prompts' texts to it."""
-    model = shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
-    command, out = job(tmp_path, "A\nB\n", "--model", str(model), "--impl", "sdpa", "--max-tokens", "2")
-    return model, out, [*command, "--output", str(out)]
+        into.write_bytes(b"".join(changed))
+        assert main(command) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert "name another output file" in err
+        assert out.read_bytes() == held
+    into.write_bytes(b"".join(data))
+    assert main(command) == 0, "it is finished, and no model is loaded"
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (["--impl", "eager"], "made with impl 'sdpa', this run has 'eager'"),
-        pytest.param(["--impl", "auto"], "made with impl 'sdpa', this run has 'numba'", marks=ENGINE),
-        (["--no-kv-cache"], "made with kv_cache True, this run has False"),
-        (["--dtype", "float64"], "made with dtype 'float32'"),
-        (["--top-p", "0.5"], "made with top_p None, this run has 0.5"),
-        (["--stop", "x"], "made with stop [], this run has ['x']"),
-        (["--allow-special"], "made with allow_special False"),
+        (["--seed", "1"], "made with seed 0, this run has 1"),
+        (["--dtype", "float64"], "made with dtype 'float32', this run has 'float64'"),
+        (["--weights", "int8"], "made with weights None, this run has 'int8'"),
+        (["--kv-dtype", "int8"], "made with kv_dtype None, this run has 'int8'"),
+        (["--impl", "triton"], "made with impl 'numba', this run has 'triton'"),
+        (["--allow-special"], "made with allow_special False, this run has True"),
+        (["--model", "tiny"], "made with model "),
         ("model.safetensors", "made when the model's files were others"),
         ("vocab.bpe", "made when the model's files were others"),
-        ("config.json", "made when the model's files were others"),
+        (b'"kvproof": 1', "made with kvproof 0, this run has 1"),
+        (b'"device": "cpu"', "made with device 'cuda', this run has 'cpu'"),
     ],
 )
-def test_another_job_does_not_go_on_in_a_file(tmp_path, capsys, monkeypatch, change, said):
-    model, out, command = job_of_two(tmp_path)
+def test_another_job_s_file_is_refused_with_the_difference(tmp_path, capsys, monkeypatch, change, said):
+    model = shutil.copytree(weights.EMBEDDED["tiny"], tmp_path / "model")
+    command, _, out = job(tmp_path, lines(3)[:2], "--model", str(model))
     assert main(command) == 0
-    out.write_bytes(held := out.read_bytes().splitlines(keepends=True)[0])
+    if isinstance(change, bytes):
+        other = {b'"kvproof": 1': b'"kvproof": 0', b'"device": "cpu"': b'"device": "cuda"'}[change]
+        out.write_bytes(out.read_bytes().replace(change, other))
+        change = []
     if isinstance(change, str):
         (model / change).write_bytes((model / change).read_bytes()[:-1] + b" ")
         change = []
-    monkeypatch.setattr(cli_generate, "load", None)  # nothing is computed
+    held = out.read_bytes()
+    monkeypatch.setattr(batch, "Worker", None)
     assert main([*command, *change]) == 2
     err = capsys.readouterr().err
     assert f"out.jsonl, line 1 was {said}" in err
-    assert "name another --output" in err
+    assert "name another output file" in err
     assert out.read_bytes() == held
 
 
-def test_the_same_job_goes_on_whatever_the_batch_and_the_folder_s_other_files(tmp_path):
-    model, out, command = job_of_two(tmp_path)
+def test_how_it_runs_is_no_part_of_the_job(tmp_path, capsys):
+    command, _, out = job(tmp_path, lines(9))
+    want = whole(command, capsys)
+    out.write_bytes(b"".join(want.splitlines(keepends=True)[:3])[:-9])
+    assert main([*command, "--running", "1", "--page", "8", "--draft", "3", "--blocks", "200"]) == 0
+    assert out.read_bytes() == want
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (b"my notes", "line 1 is no result of this run"),
+        (b"my notes\n", "line 1 is no result of kvproof"),
+        (b"{}\n", "line 1 is no result of kvproof"),
+        (b'{"error": null}\n', "line 1 was made with kvproof None"),
+        ("crlf", "line 1 was rewritten by another program: it ends in CR LF"),
+        ("form", "line 1 was rewritten by another program: the same fields in another form"),
+        ("name", "line 1 was made for custom_id 'other', this run has '0'"),
+    ],
+)
+def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, capsys, held, said):
+    command, _, out = job(tmp_path, lines(2)[:1])
+    if isinstance(held, str):
+        first = whole(command, capsys)
+        held = {
+            "crlf": first.replace(b"\n", b"\r\n"),
+            "form": first.replace(b": ", b":"),
+            "name": first.replace(b'"custom_id": "0"', b'"custom_id": "other"'),
+        }[held]
+    out.write_bytes(held)
+    assert main(command) == 2
+    assert said in capsys.readouterr().err
+    assert out.read_bytes() == held
+
+
+def test_a_second_run_on_the_same_output_is_refused(tmp_path, capsys, monkeypatch):
+    command, _, out = job(tmp_path, lines(5))
+    want, seconds, step = whole(command, capsys), [], Engine.step
+
+    def with_a_second(engine):
+        if not seconds:
+            run = subprocess.run([*PROGRAM, *command], capture_output=True, text=True)
+            seconds.append((run.returncode, run.stderr))
+        return step(engine)
+
+    monkeypatch.setattr(Engine, "step", with_a_second)
     assert main(command) == 0
-    whole = out.read_bytes()
-    out.write_bytes(whole.splitlines(keepends=True)[0])
-    (model / "notes.txt").write_text("mine")
-    assert main([*command, "--batch", "1"]) == 0
-    assert out.read_bytes() == whole
+    said = f"kvproof: another run is writing {out}; wait for it, or name another output file\n"
+    assert seconds == [(2, said)]
+    assert out.read_bytes() == want
 
 
-@pytest.mark.parametrize("kind", ["pipe", "/dev/null", "link", "dangling link"])
-def test_results_go_where_the_path_leads(tmp_path, capsys, kind):
-    command, path = job(tmp_path, "A\nB\n", "--max-tokens", "2")
-    whole, got = printed(command, capsys), []
-    if kind == "pipe":
-        os.mkfifo(path)
-        reader = threading.Thread(target=lambda: got.append(path.read_text()))
-        reader.start()
-    elif kind == "/dev/null":
-        path = Path(kind)
-    else:
-        path.symlink_to("goal")
-        if kind == "link":
-            (tmp_path / "goal").touch()
-    assert main([*command, "--output", str(path)]) == 0
-    if kind == "pipe":
-        reader.join()
-        assert got == [whole]
-        assert path.is_fifo()
-    elif kind == "/dev/null":
-        assert path.is_char_device()
-    else:
-        assert path.is_symlink()
-        assert (tmp_path / "goal").read_text() == whole
+def test_ctrl_c_says_how_far_it_came_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    command, _, out = job(tmp_path, lines(9))
+    want, step = whole(command, capsys), Engine.step
+
+    def interrupted(engine):
+        if out.read_bytes().count(b"\n") >= 4:
+            raise KeyboardInterrupt
+        return step(engine)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "step", interrupted)
+        assert main(command) == 130
+    done = out.read_bytes().count(b"\n")
+    assert f"interrupted after {done} of 9 requests; the same command goes on from there" in capsys.readouterr().err
+    assert main(command) == 0
+    assert out.read_bytes() == want
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path, capsys):
+    command, _, out = job(tmp_path, lines(6))
+    want = whole(command, capsys)
+    with small_files(2000):
+        assert main(command) == 1
+    shown, err = capsys.readouterr()
+    held = want[:2000].count(b"\n")
+    assert f"out.jsonl: File too large after {held} of 6 requests; put it right, the same command goes on" in err
+    assert err.count("\n") == 1
+    assert shown.encode() == want.splitlines(keepends=True)[held]
+    assert out.read_bytes() == want[:2000]
+    assert main(command) == 0
+    assert out.read_bytes() == want
 
 
 def test_a_file_that_cannot_be_written_is_known_before_a_model_is_loaded(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "A\nB\n")
-    monkeypatch.setattr(cli_generate, "load", None)
+    _, into, _ = job(tmp_path, lines(2))
+    monkeypatch.setattr(batch, "Worker", None)
     for path, said in ((tmp_path / "no" / "out", "make the folder"), (tmp_path, "Is a directory; name a file")):
-        assert main([*command, "--output", str(path)]) == 2
+        assert main(["batch", str(into), str(path)]) == 2
         assert said in capsys.readouterr().err
+    assert main(["batch", str(tmp_path / "none"), str(tmp_path / "out")]) == 2
+    assert "none: No such file or directory" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
-    def full(folder):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(output_file, "probe", full)
-    assert main([*command, "--output", str(out)]) == 1
-    assert f"{out}: No space left on device" in capsys.readouterr().err
+def test_a_finished_file_may_be_read_only(tmp_path, capsys):
+    command, _, out = job(tmp_path, lines(3))
+    assert main(command) == 0
+    out.chmod(stat.S_IRUSR)
+    assert main(command) == 0
+    assert "holds 3 of 3 results" in capsys.readouterr().err
+
+
+def test_pipes_in_and_out(tmp_path, capsys, monkeypatch):
+    command, into, _ = job(tmp_path, lines(5))
+    want = whole(command, capsys)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(into.read_bytes())))
+    assert main(["batch", "-", "-", "--running", "4"]) == 0
+    assert capsys.readouterr().out.encode() == want
+    first, second, got = tmp_path / "first", tmp_path / "second", []
+    for pipe in (first, second):
+        os.mkfifo(pipe)
+    ends = [
+        threading.Thread(target=lambda: first.write_bytes(into.read_bytes())),
+        threading.Thread(target=lambda: got.append(second.read_bytes())),
+    ]
+    for end in ends:
+        end.start()
+    assert main(["batch", str(first), str(second), "--running", "4"]) == 0
+    for end in ends:
+        end.join()
+    assert got == [want]
+
+
+def test_an_empty_input_is_no_work(tmp_path, capsys):
+    command, _, out = job(tmp_path, [b"\n"])
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""
     assert not out.exists()
 
 
-def test_a_batch_that_could_not_be_kept_is_printed(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "A\nB\n", "--max-tokens", "2", "--batch", "1")
-    whole = printed(command, capsys)
-
-    def full(path, size, batches, wrote):
-        next(batches)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(batch, "write_journal", full)
-    assert main([*command, "--output", str(out)]) == 1
-    shown, said = capsys.readouterr()
-    assert shown == whole.splitlines(keepends=True)[0]
-    assert "No space left on device after 0 of 2 prompts; put it right" in said
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--impl", "sdpa"], "impl 'sdpa' gives a sequence other bits in another batch"),
+        (["--seed", "-1"], "seed is -1; it must be a whole number"),
+        (["--running", "0"], "running is 0"),
+        (["--page", "0"], "page is 0"),
+        (["--draft", "99"], "draft is 99"),
+        (["--blocks", "3"], "3 blocks of 16 slots hold 48 tokens"),
+        (["--model", "tinny"], "did you mean 'tiny'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, capsys, options, said):
+    command, _, out = job(tmp_path, lines(2))
+    assert main([*command, *options]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert not out.exists()

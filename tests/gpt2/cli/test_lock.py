@@ -11,11 +11,11 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import generate as cli_generate
 from kvproof.gpt2.cli.lock import OutputBusy, locked
 
-from .test_batch import WORDS, job, printed
+from .test_generate import WORDS, job, printed
 
 
 def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_path, capsys, monkeypatch):
-    command, out = job(tmp_path, "\n".join(WORDS[:4]), "--max-tokens", "4", "--batch", "2")
+    command, out = job(tmp_path, "\n".join(WORDS[:4]), "--max-tokens", "4", "--batch", "2", "--impl", "sdpa")
     whole, seconds = printed(command, capsys), []
     command += ["--output", str(out)]
 
