@@ -1,0 +1,186 @@
+"""`kvproof batch --ray`: the workers of a job on a Ray cluster, or on a Ray of its own on this machine."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .input_file import Input
+from .job import Job
+from .ray_data import BATCH, Complete, need_ray, read_lines, start_tries
+
+STORE = 256 << 20  # bytes of a local Ray's object store; lines need little
+# While Ray starts: no statistics sent to its makers, no messages of its C++ parts. Whoever has set one keeps it.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+class RayFailed(RuntimeError):
+    """The cluster or a worker failed, for a reason that is no line's."""
+
+
+class RayWorkers:
+    """A job's workers on Ray; `complete` gives what one Worker gives, byte for byte.
+
+    job      what is computed
+    path     the input, a file that this machine can read
+    address  of a cluster, "auto" or "host:port"; "" starts a Ray on this machine, and stops it
+    workers  each with a model and an engine of its own; on a GPU of its own if the job's device is one
+    threads  of each worker; None shares this machine's cores among the workers of a local Ray, and is 1 on a cluster
+    size     lines that a worker takes at once
+    engine   options of the workers' engines
+
+    tokens, errors, deaths  new tokens, error rows, and workers that died and were started again, so far
+
+    Raises ImportError without Ray, ValueError for an address or an impl that does not fit.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        path: str | Path,
+        address: str = "",
+        workers: int = 1,
+        threads: int | None = None,
+        size: int = BATCH,
+        **engine: Any,
+    ):
+        need_ray()
+        if not re.fullmatch(r"|auto|[^/\s]+:\d+", address):
+            raise ValueError(
+                f"--ray {address} is no address of a cluster; write --ray auto on one of its nodes, --ray HOST:PORT, "
+                "or --ray alone, after the files, for a Ray on this machine"
+            )
+        self.gpus = int(job.device.startswith("cuda"))
+        if job.impl == "triton" and not self.gpus:
+            raise ValueError('impl "triton" on a CPU is emulated in one process; leave --ray out, or use --impl numba')
+        self.job, self.path, self.address, self.workers, self.size = job, path, address, workers, size
+        self.threads = threads or (1 if address else max(1, cores() // workers))
+        self.engine = {"check_files": bool(address)} | engine
+        self.tokens = self.errors = self.deaths = 0
+
+    def complete(self, found: Input, skip: int = 0) -> Generator[tuple[int, str], None, None]:
+        """Yield (line index, output line) for the lines that are not blank, in order, but for the first `skip`.
+
+        found  the input as it was read
+
+        Raises RayFailed; ValueError or ImportError where a worker did.
+        """
+        import ray
+
+        with quiet(), self.cluster(), readable_errors(tries := start_tries()):
+            tables = self.dataset(tries, found, skip).iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            )
+            for table in tables:
+                self.deaths = ray.get(tries.deaths.remote())
+                for index, output in zip(table["index"].to_pylist(), table["output"].to_pylist(), strict=True):
+                    self.count(output)
+                    yield index, output
+
+    def dataset(self, tries: Any, found: Input, skip: int) -> Any:
+        """The job's output as a dataset, in order; nothing runs yet."""
+        import ray
+        from ray.data import ActorPoolStrategy
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = context.print_on_execution_start = False
+        busy = min(self.workers, -(-(found.count - skip) // self.size))
+        return read_lines(self.path, skip, self.size, found).map_batches(
+            Complete,
+            fn_constructor_args=(self.job, tries, self.threads),
+            fn_constructor_kwargs=self.engine,
+            batch_size=self.size,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=max(busy, 1), max_tasks_in_flight_per_actor=1),
+            num_cpus=self.threads,
+            num_gpus=self.gpus or None,
+        )
+
+    @contextmanager
+    def cluster(self) -> Iterator[None]:
+        """Connected while the body runs; a local Ray is stopped after it. A program that is connected stays so."""
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        options: dict[str, Any] = {"address": self.address}
+        if not self.address:
+            cpus = self.workers * self.threads
+            options = {"address": "local", "num_cpus": cpus, "object_store_memory": STORE, "include_dashboard": False}
+        try:
+            with quiet_start():
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            yield
+        finally:
+            ray.shutdown()
+
+    def count(self, output: str):
+        """Add a line's tokens or its error."""
+        fields = json.loads(output)
+        if fields["error"] is None:
+            self.tokens += fields["response"]["body"]["usage"]["completion_tokens"]
+        else:
+            self.errors += 1
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def quiet_start() -> Iterator[None]:
+    """QUIET in the environment, and standard error closed to C++, which prints before it reads QUIET."""
+    unset = {name: value for name, value in QUIET.items() if name not in os.environ}
+    os.environ.update(unset)
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
+        for name in unset:
+            del os.environ[name]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Ray's messages go to the files of its session alone while the body runs; `deaths` counts what they would say."""
+    from ray._private import worker as core  # it has no public switch
+
+    consoles = [one for one in logging.getLogger("ray.data").handlers if isinstance(one, logging.StreamHandler)]
+    levels = [one.level for one in consoles]
+    shown = getattr(core, "_worker_logs_enabled", True)
+    for one in consoles:
+        one.setLevel(logging.CRITICAL + 1)
+    core._worker_logs_enabled = False
+    try:
+        yield
+    finally:
+        core._worker_logs_enabled = shown
+        for one, level in zip(consoles, levels, strict=True):
+            one.setLevel(level)
+
+
+@contextmanager
+def readable_errors(tries: Any) -> Iterator[None]:
+    """Ray's errors become RayFailed, but a worker's ValueError or ImportError is raised as itself."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        kind, text = ray.get(tries.failure.remote()) or ("", "")
+        for known in (ValueError, ImportError):
+            if kind == known.__name__:
+                raise known(text) from error
+        raise RayFailed(f"a worker failed with {kind}: {text}" if kind else f"Ray failed: {error}") from error
