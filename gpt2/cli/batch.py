@@ -14,7 +14,7 @@ from ..jobs import journal
 from ..jobs.input_file import Input
 from ..jobs.job import Job, new_job
 from ..jobs.line import read_line
-from ..jobs.ray_workers import RayWorkers
+from ..jobs.ray_workers import RayWorkers, check_address
 from ..jobs.render import BatchForm, question
 from ..jobs.worker import Worker
 from . import output_file
@@ -98,6 +98,7 @@ def check_ray(args: argparse.Namespace):
     for name in ("workers", "threads"):
         if (number := getattr(args, name)) is not None and (args.ray is None or number < 1):
             raise ValueError(f"--{name} is {number}; give 1 or more, together with --ray")
+    check_address(args.ray or "")
     if args.ray is not None and not (Path(args.input).is_file() and args.output not in (None, "-")):
         raise ValueError(f"--ray needs files for input and output; {args.input} and {args.output or 'none'} came")
 

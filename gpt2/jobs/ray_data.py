@@ -4,9 +4,11 @@ CLUSTER.md puts them together in a script, and ray_workers.py for `kvproof batch
 used, since it may be absent.
 """
 
+import heapq
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +120,12 @@ class Tries:
         self.error: tuple[str, str] | None = None
 
     def begin(self, work: Hashable) -> int:
-        """The number of times that this work has begun since it last ended."""
+        """The number of times that this work has begun since it last ended.
+
+        work  a tuple, or the index of a line, which is a part of such work
+        """
         self.open[work] = self.open.get(work, 0) + 1
-        self.died += self.open[work] > 1
+        self.died += isinstance(work, tuple) and self.open[work] > 1
         return self.open[work]
 
     def end(self, work: Hashable):
@@ -218,10 +223,33 @@ class Complete:
     def alone(self, line: tuple[int, bytes], repeats: dict[int, int]) -> tuple[int, str]:
         """A line, or its error row if alone it killed workers."""
         index, data = line
-        if self.begin(index) > TRIES:
+        if self.begin(index) > TRIES:  # and stays begun: the batch may die of another line
             why = BadRequest("worker_died", f"the worker died {TRIES} times at this request: killed, or out of memory")
-            done = index, failure(self.job, read_line(index, data), why, 500)
-        else:
-            (done,) = self.worker.complete([line], repeats)
+            return index, failure(self.job, read_line(index, data), why, 500)
+        (done,) = self.worker.complete([line], repeats)
         self.end(index)
         return done
+
+
+def join_parts(path: str | Path, parts: str | Path) -> Iterator[str]:
+    """The output lines of a job whose results a dataset has written as Parquet files, in order.
+
+    path   the job's input
+    parts  the folder of write_parquet
+
+    Raises ValueError if a line has no result, or two.
+    """
+    import pyarrow.parquet
+
+    def rows(file: Path) -> Iterator[tuple[int, str]]:
+        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH, columns=["index", "output"]):
+            yield from zip(batch["index"].to_pylist(), batch["output"].to_pylist(), strict=True)
+
+    done = heapq.merge(*map(rows, sorted(Path(parts).glob("*.parquet"))))
+    with open(path, "rb") as file:
+        for (index, _), (found, output) in zip_longest(Input(file).lines(), done, fillvalue=(-1, "")):
+            if found == -1 or found > index > -1:
+                raise ValueError(f"line {index + 1} has no result in {parts}; run the job again for the rest")
+            if found != index:
+                raise ValueError(f"{parts} has two results of line {found + 1}; empty it and the checkpoint's folder")
+            yield output

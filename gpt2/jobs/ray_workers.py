@@ -22,6 +22,15 @@ class RayFailed(RuntimeError):
     """The cluster or a worker failed, for a reason that is no line's."""
 
 
+def check_address(address: str):
+    """Raises ValueError unless it is "", "auto" or "host:port"."""
+    if not re.fullmatch(r"|auto|[^/\s]+:\d+", address):
+        raise ValueError(
+            f"--ray {address} is no address of a cluster; write --ray auto on one of its nodes, --ray HOST:PORT, or "
+            "--ray alone, after the files, for a Ray on this machine"
+        )
+
+
 class RayWorkers:
     """A job's workers on Ray; `complete` gives what one Worker gives, byte for byte.
 
@@ -49,11 +58,7 @@ class RayWorkers:
         **engine: Any,
     ):
         need_ray()
-        if not re.fullmatch(r"|auto|[^/\s]+:\d+", address):
-            raise ValueError(
-                f"--ray {address} is no address of a cluster; write --ray auto on one of its nodes, --ray HOST:PORT, "
-                "or --ray alone, after the files, for a Ray on this machine"
-            )
+        check_address(address)
         self.gpus = int(job.device.startswith("cuda"))
         if job.impl == "triton" and not self.gpus:
             raise ValueError('impl "triton" on a CPU is emulated in one process; leave --ray out, or use --impl numba')
