@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from .input_file import Input
 from .job import Job
 from .ray_data import BATCH, Complete, need_ray, read_lines, start_tries
 
+LEAST = 32  # lines for a worker at once
 STORE = 256 << 20  # bytes of a local Ray's object store; lines need little
 # While Ray starts: no statistics sent to its makers, no messages of its C++ parts. Whoever has set one keeps it.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
@@ -39,7 +41,7 @@ class RayWorkers:
     address  of a cluster, "auto" or "host:port"; "" starts a Ray on this machine, and stops it
     workers  each with a model and an engine of its own; on a GPU of its own if the job's device is one
     threads  of each worker; None shares this machine's cores among the workers of a local Ray, and is 1 on a cluster
-    size     lines that a worker takes at once
+    size     lines that a worker takes at once; None: a quarter of its share, from LEAST to BATCH
     engine   options of the workers' engines
 
     tokens, errors, deaths  new tokens, error rows, and workers that died and were started again, so far
@@ -54,7 +56,7 @@ class RayWorkers:
         address: str = "",
         workers: int = 1,
         threads: int | None = None,
-        size: int = BATCH,
+        size: int | None = None,
         **engine: Any,
     ):
         need_ray()
@@ -94,14 +96,17 @@ class RayWorkers:
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = context.print_on_execution_start = False
-        busy = min(self.workers, -(-(found.count - skip) // self.size))
-        return read_lines(self.path, skip, self.size, found).map_batches(
+        context.execution_no_progress_timeout_s = -1  # long completions are no hang, which 30 minutes are to Ray 2.60
+        left = found.count - skip
+        size = self.size or min(max(LEAST, left // (4 * self.workers)), BATCH)
+        busy = min(self.workers, max(1, -(-left // size)))
+        return read_lines(self.path, skip, size, found).map_batches(
             Complete,
             fn_constructor_args=(self.job, tries, self.threads),
             fn_constructor_kwargs=self.engine,
-            batch_size=self.size,
+            batch_size=size,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=max(busy, 1), max_tasks_in_flight_per_actor=1),
+            compute=ActorPoolStrategy(size=busy, max_tasks_in_flight_per_actor=1),
             num_cpus=self.threads,
             num_gpus=self.gpus or None,
         )
@@ -121,9 +126,17 @@ class RayWorkers:
         try:
             with quiet_start():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            if not any(map(self.has_room, ray.nodes())):
+                gpus = f" and {self.gpus} GPU" * self.gpus
+                print(f"no node has {self.threads} cores{gpus} for a worker; waiting for one", file=sys.stderr)
             yield
         finally:
             ray.shutdown()
+
+    def has_room(self, node: dict[str, Any]) -> bool:
+        """Whether a node, as ray.nodes() gives it, can hold a worker."""
+        has = node["Resources"]
+        return node["Alive"] and has.get("CPU", 0) >= self.threads and has.get("GPU", 0) >= self.gpus
 
     def count(self, output: str):
         """Add a line's tokens or its error."""
@@ -183,7 +196,9 @@ def readable_errors(tries: Any) -> Iterator[None]:
 
     try:
         yield
-    except RayError as error:
+    except Exception as error:
+        if not isinstance(error, RayError) and not type(error).__module__.startswith("ray."):
+            raise
         kind, text = ray.get(tries.failure.remote()) or ("", "")
         for known in (ValueError, ImportError):
             if kind == known.__name__:

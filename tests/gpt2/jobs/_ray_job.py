@@ -33,7 +33,7 @@ def poison(worker: Worker):
             raise ValueError("poison")
         return add(request, *rest)
 
-    worker.engine.add = raises
+    worker.engine.add = raises  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Faulty(Worker):
@@ -66,7 +66,7 @@ def main(path: str, output: str, workers: str, size: str):
             self.worker.__class__ = Faulty
             self.worker.folder = folder  # pyright: ignore[reportAttributeAccessIssue]
 
-    ray_workers.Complete = FaultyComplete
+    ray_workers.Complete = FaultyComplete  # pyright: ignore[reportPrivateImportUsage]
     crew = ray_workers.RayWorkers(job(), path, workers=int(workers), threads=1, size=int(size))
     with open(path, "rb") as file, open(output, "w", encoding="utf-8") as out:
         for _, line in crew.complete(Input(file)):
