@@ -46,7 +46,9 @@ def run_batch(args: argparse.Namespace):
     )  # fmt: skip
     output = None if args.output in (None, "-") else Path(args.output)
     args.impl = job.impl
-    with open_input(args.input) as file, emulated(args):
+    with open_input(args.input) as file, emulated(args) as emulator:
+        if emulator:
+            print(f"triton runs on the {emulator}, not a GPU", file=sys.stderr)
         if output is None or output_file.is_plain(output):
             with locked(output, advice=BatchForm.another) if output else nullcontext():
                 answer(args, job, Input(file), output)

@@ -109,7 +109,7 @@ batch.""",
     add_sampling(gen)
     switch = argparse.BooleanOptionalAction
     add("--kv-cache", action=switch, default=True, help="--no-kv-cache recomputes the text for each token")
-    add("--batch", type=int, metavar="N", default=8, help="prompts per batch (default %(default)s)")
+    add("--batch", type=int, metavar="N", default=8, help="prompts at once (default %(default)s)")
     add("--stream", action=switch, default=True, help="--no-stream prints each text when it is complete")
     add("--json", action="store_true", help="one JSON object per prompt instead of text")
     add("--output", metavar="FILE", help="file for the results of --prompt-file (default standard output)")

@@ -94,7 +94,7 @@ class Engine:
         if not isinstance(request, Request):
             raise ValueError(f"a {type(request).__name__} came as a request; pass Request(prompt, ...)")
         new = whole("max_new_tokens", request.max_new_tokens, "1 or more, a whole number", 1)
-        found = to_ids(self.model, request.prompt)
+        found = to_ids(self.model, request.prompt) or [[]]
         if len(found) != 1:
             raise ValueError(f"{len(found)} prompts came in one request; make a Request of each")
         self.model.check_prompts(found)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..arguments import check_kv_dtype, check_weights, flag, whole
@@ -37,14 +38,18 @@ class Job:
 
     def facts(self) -> dict[str, Any]:
         """The job as each line of output records it."""
-        return {"kvproof": VERSION} | asdict(self) | {"device": self.device.partition(":")[0]}
+        return {"kvproof": VERSION} | vars(self) | {"device": self.device.partition(":")[0]}
 
     def digest(self, *parts: bytes) -> str:
         """40 hexadecimal digits of the SHA-256 of this job and of these bytes."""
-        facts = json.dumps(self.facts()).encode()
-        return hashlib.sha256(b"".join(len(part).to_bytes(8, "big") + part for part in (facts, *parts))).hexdigest()[
-            :40
-        ]
+        framed = b"".join(len(part).to_bytes(8, "big") + part for part in (as_json(self), *parts))
+        return hashlib.sha256(framed).hexdigest()[:40]
+
+
+@lru_cache(8)
+def as_json(job: Job) -> bytes:
+    """A job's facts as JSON."""
+    return json.dumps(job.facts()).encode()
 
 
 def new_job(

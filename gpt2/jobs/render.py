@@ -11,6 +11,8 @@ from .journal import Fields, setting_difference, to_line
 from .line import Line
 from .logprobs import logprobs
 
+PREFIX = "batch_req_"
+
 
 class BatchForm:
     """The lines of `kvproof batch`, for the journal."""
@@ -41,14 +43,17 @@ class BatchForm:
 
 
 def question(job: Job, line: Line) -> Fields:
-    """What an output line begins with, known before the work."""
+    """What an output line begins with, known before the work. Its ids are digests, which repeat where the bytes do."""
+    name = job.digest(str(line.index).encode(), line.data)[:24]
     place = {"line": line.index + 1, "input": line.digest}
-    return {"id": f"batch_req_{name(job, line)}", "custom_id": line.custom_id, "job": job.facts() | place}
+    return {"id": f"{PREFIX}{name}", "custom_id": line.custom_id, "job": job.facts() | place}
 
 
-def name(job: Job, line: Line) -> str:
-    """24 hexadecimal digits for a line of this job: ids that repeat where the bytes do."""
-    return job.digest(str(line.index).encode(), line.data)[:24]
+def answered(asked: Fields, status: int, body: Fields, error: Fields | None) -> str:
+    """An output line: its question, and OpenAI's response around a body."""
+    request = f"req_{asked['id'].removeprefix(PREFIX)}"
+    response = {"status_code": status, "request_id": request, "body": body}
+    return to_line(asked | {"response": response, "error": error})
 
 
 def failure(job: Job, line: Line, error: BadRequest, status: int = 400) -> str:
@@ -58,8 +63,7 @@ def failure(job: Job, line: Line, error: BadRequest, status: int = 400) -> str:
     """
     message, kind = f"line {line.index + 1}: {error}", "invalid_request_error" if status == 400 else "server_error"
     body = {"error": {"message": message, "type": kind, "param": error.param, "code": error.code}}
-    response = {"status_code": status, "request_id": f"req_{name(job, line)}", "body": body}
-    return to_line(question(job, line) | {"response": response, "error": {"code": error.code, "message": message}})
+    return answered(question(job, line), status, body, {"code": error.code, "message": message})
 
 
 def repeated(job: Job, line: Line, first: int) -> str:
@@ -78,8 +82,9 @@ def success(
     """
     made = sum(len(one.ids) for one in results)
     read = sum(len(one.prompt_ids) for one in results[:: body.n])
+    asked = question(job, line)
     completion = {
-        "id": f"cmpl-{name(job, line)}",
+        "id": f"cmpl-{asked['id'].removeprefix(PREFIX)}",
         "object": "text_completion",
         "created": 0,  # no time, so that the same job gives the same bytes
         "model": job.model,
@@ -90,8 +95,7 @@ def success(
         ],
         "usage": {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made},
     }
-    response = {"status_code": 200, "request_id": f"req_{name(job, line)}", "body": completion}
-    return to_line(question(job, line) | {"response": response, "error": None})
+    return answered(asked, 200, completion, None)
 
 
 def choice(index: int, body: Body, tokenizer: Tokenizer | None, done: Result, before: str) -> dict[str, Any]:

@@ -49,6 +49,16 @@ def test_a_terminal_sees_what_is_at_work_and_keeps_nothing_of_it():
     assert last[1].strip() == last[2] == "", "the line is taken away"
 
 
+def test_tokens_per_second_are_shown_where_tokens_are_counted():
+    body = (
+        "with progress.Progress('requests', 8, tokens=lambda: 100) as line:\n    line.update(4)\n    time.sleep(0.6)\n"
+    )
+    _, screen = on_a_terminal(body)
+    rate, rest = screen.split("requests, 4 of 8, ", 1)[1].split(" tokens/s, ", 1)
+    assert 100 / 2 < float(rate) <= 100 / 0.2
+    assert "about" in rest
+
+
 @pytest.mark.parametrize("to", ["pipe", "file"])
 def test_a_log_gets_nothing(tmp_path, to):
     with open(tmp_path / "log", "w+b") as log:

@@ -7,14 +7,19 @@ import numpy as np
 import torch
 
 from kvproof.gpt2 import GPT2, generate
-from kvproof.gpt2.engine import Engine, Request, Result
+from kvproof.gpt2.engine import Drafter, Engine, Request, Result
+from kvproof.gpt2.engine.lookup import SHORTEST
 from kvproof.gpt2.generate import Cached, decode_loop
 
 
-def ragged(rng: random.Random, count: int, n_vocab: int, n_ctx: int, longest_new: int) -> list[Request]:
-    """Prompts of 1 token to nearly n_ctx, half of which begin as another does; greedy and drawn, with stops and without.
+def ragged(
+    rng: random.Random, count: int, n_vocab: int, n_ctx: int, longest_new: int, logits: float = 0.0
+) -> list[Request]:
+    """Prompts of 1 token to nearly n_ctx, half of which begin as another does; greedy or drawn, some with stops.
 
-    Lengths are spread evenly over their logarithms. Prompts and new tokens come from few ids, so that texts repeat.
+    logits  the chance that a request keeps its logits
+
+    Lengths are spread evenly over their logarithms. Prompts come from few ids, so that n-grams repeat.
     """
     trunk = [rng.randrange(n_vocab) for _ in range(n_ctx)]
     found = []
@@ -33,6 +38,7 @@ def ragged(rng: random.Random, count: int, n_vocab: int, n_ctx: int, longest_new
                 seed=rng.randrange(2**64),
                 row=rng.randrange(4),
                 stop=rng.choice(((), ("the",), ("e", "\n\n"))),
+                logits=rng.random() < logits,
             )
         )
     return found
@@ -97,6 +103,26 @@ def run_with_arrivals(
         most = max(most, engine.blocks.used)
     assert all(results)
     return [result for result in results if result], aborted, most
+
+
+class Told(Drafter):
+    """Drafts that are right up to a random place: it is told how requests go on.
+
+    answers  (prompt, new tokens) of each
+    """
+
+    def __init__(self, most: int, answers: Sequence[tuple[Sequence[int], Sequence[int]]], rng: random.Random):
+        super().__init__(most, always=True)
+        self.whole, self.rng = [[*prompt, *ids] for prompt, ids in answers], rng
+
+    def propose(self, sequence, most: int) -> list[int]:
+        n = len(sequence.tokens)
+        drafts = next((one[n : n + min(self.most, most)] for one in self.whole if one[:n] == sequence.tokens), [])
+        if drafts:
+            wrong = self.rng.randrange(len(drafts) + 1)
+            drafts = [*drafts[:wrong], *(draft ^ 1 for draft in drafts[wrong:])]
+            self.tried[sequence] = SHORTEST
+        return drafts
 
 
 def assert_nothing_left(engine: Engine):

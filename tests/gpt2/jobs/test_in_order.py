@@ -3,13 +3,17 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from kvproof.gpt2.engine import Event, Request, Result
 from kvproof.gpt2.jobs import in_order as module
 from kvproof.gpt2.jobs.in_order import REFUSED, in_order
+
+
+def ended_with(request: Request, ids: list[int]) -> Result:
+    return Result(cast(list[int], request.prompt), ids, "", "length")
 
 
 class FakeEngine:
@@ -30,7 +34,7 @@ class FakeEngine:
 
     def step(self) -> list[Event]:
         ended = self.rng.sample(sorted(self.live), min(2, len(self.live)))
-        return [Event(n, [7], "", Result(list(self.live.pop(n).prompt), [7], "", "length")) for n in ended]  # type: ignore[arg-type]
+        return [Event(n, [7], "", ended_with(self.live.pop(n), [7])) for n in ended]
 
     def abort(self, number: int) -> bool:
         return self.live.pop(number, None) is not None
@@ -55,7 +59,7 @@ def task(*numbers: int, **settings) -> Task:
 
 
 def run(tasks: Any, window: int = 4, engine: Any = None, **options) -> list[str]:
-    return [line for _, line in in_order(engine or FakeEngine(), tasks, window, **options)]
+    return [line for _, line in in_order(cast(Any, engine or FakeEngine()), tasks, window, **options)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -79,7 +83,7 @@ def test_the_input_is_read_as_there_is_room():
             read.append(i)
             yield task(i)
 
-    for i, _ in enumerate(in_order(FakeEngine(), tasks(), 4), 1):  # type: ignore[arg-type]
+    for i, _ in enumerate(in_order(cast(Any, FakeEngine()), tasks(), 4), 1):
         assert len(read) <= i + 4 * module.AHEAD
 
 
@@ -91,7 +95,7 @@ def test_lines_without_work_are_given_at_once_and_not_gathered():
             read.append(i)
             yield task()
 
-    for i, _ in enumerate(in_order(FakeEngine(), tasks(), 4), 1):  # type: ignore[arg-type]
+    for i, _ in enumerate(in_order(cast(Any, FakeEngine()), tasks(), 4), 1):
         assert len(read) == i
 
 
@@ -104,7 +108,7 @@ def test_lines_behind_one_that_does_not_end_are_bounded(monkeypatch):
         steps.append(len(read))
         if len(steps) < 200:
             others = [n for n in engine.live if n]
-            return [Event(n, [], "", Result(list(engine.live.pop(n).prompt), [], "", "length")) for n in others]  # type: ignore[arg-type]
+            return [Event(n, [], "", ended_with(engine.live.pop(n), [])) for n in others]
         return step()
 
     def tasks() -> Iterator[Task]:
@@ -112,7 +116,7 @@ def test_lines_behind_one_that_does_not_end_are_bounded(monkeypatch):
             read.append(i)
             yield task(i)
 
-    engine.step = stuck  # type: ignore[method-assign]
+    engine.step = stuck
     assert run(tasks(), 4, engine) == [f"[{i}]" for i in range(1, 100)]
     assert max(steps[:200]) <= 3 * 4 + 1
 
@@ -138,8 +142,8 @@ def test_each_event_is_heard():
 
 def test_who_stops_asking_leaves_the_engine_empty():
     engine = FakeEngine()
-    lines = in_order(engine, [task(i) for i in range(1, 30)], 8)  # type: ignore[arg-type]
+    lines = in_order(cast(Any, engine), [task(i) for i in range(1, 30)], 8)
     next(lines)
     assert engine.busy
-    lines.close()  # type: ignore[attr-defined]
+    cast(Any, lines).close()
     assert not engine.busy

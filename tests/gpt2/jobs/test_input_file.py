@@ -57,3 +57,15 @@ def test_a_half_line_that_grows_meanwhile_stays_the_half_that_was_counted(tmp_pa
         with open(path, "ab") as more:
             more.write(b'_id": "b"}\n')
         assert list(lines.lines())[1:] == [(1, b'{"custom')]
+
+
+def test_names_that_come_once_are_never_held(monkeypatch):
+    read, seen = input_file.read_line, []
+
+    def noted(index: int, data: bytes):
+        seen.append(index)
+        return read(index, data)
+
+    monkeypatch.setattr(input_file, "read_line", noted)
+    assert Input(io.BytesIO(b"".join(map(line, "abcadef")))).repeats == {3: 0}
+    assert seen == [0, 1, 2, 3, 4, 5, 6, 0, 3]

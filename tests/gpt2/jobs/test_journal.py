@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import pytest
 
@@ -99,7 +100,7 @@ def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path, held, m
 def test_syncs_come_in_groups_of_lines_or_of_time_and_at_the_end(tmp_path, monkeypatch):
     path, synced, now, sync = tmp_path / "out.jsonl", [], [0.0], os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (sync(fd), synced.append(path.read_bytes().count(b"\n"))))
-    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     seen = []
 
     def chunks():
