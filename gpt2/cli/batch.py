@@ -14,7 +14,7 @@ from ..jobs import journal
 from ..jobs.input_file import Input
 from ..jobs.job import Job, new_job
 from ..jobs.line import read_line
-from ..jobs.ray_workers import RayWorkers, check_address
+from ..jobs.ray_workers import RayWorkers, check_address, check_impl
 from ..jobs.render import BatchForm, question
 from ..jobs.worker import Worker
 from . import output_file
@@ -46,6 +46,8 @@ def run_batch(args: argparse.Namespace):
     )  # fmt: skip
     output = None if args.output in (None, "-") else Path(args.output)
     args.impl = job.impl
+    if args.ray is not None:
+        check_impl(job)
     with open_input(args.input) as file, emulated(args) as emulator:
         if emulator:
             print(f"triton runs on the {emulator}, not a GPU", file=sys.stderr)

@@ -33,6 +33,12 @@ def check_address(address: str):
         )
 
 
+def check_impl(job: Job):
+    """Raises ValueError for an impl that a worker cannot run."""
+    if job.impl == "triton" and not job.device.startswith("cuda"):
+        raise ValueError('impl "triton" on a CPU is emulated in one process; leave --ray out, or use --impl numba')
+
+
 class RayWorkers:
     """A job's workers on Ray; `complete` gives what one Worker gives, byte for byte.
 
@@ -62,8 +68,7 @@ class RayWorkers:
         need_ray()
         check_address(address)
         self.gpus = int(job.device.startswith("cuda"))
-        if job.impl == "triton" and not self.gpus:
-            raise ValueError('impl "triton" on a CPU is emulated in one process; leave --ray out, or use --impl numba')
+        check_impl(job)
         self.job, self.path, self.address, self.workers, self.size = job, path, address, workers, size
         self.threads = threads or (1 if address else max(1, cores() // workers))
         self.engine = {"check_files": bool(address)} | engine
