@@ -146,6 +146,8 @@ def test_the_script_of_the_page_goes_on_from_its_checkpoint_after_a_kill(tmp_pat
         ('"gpt2", device="cuda"', '"tiny", impl="numba", seed=3'),
         ("size=8", "size=2"),
         ("num_gpus=1", "num_cpus=1"),
+        ('in.jsonl"), ray', 'in.jsonl", size=32), ray'),
+        ("batch_size=BATCH", "batch_size=32"),
     ):
         assert here in script
         script = script.replace(here, there)
