@@ -5,9 +5,11 @@ used, since it may be absent.
 """
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -65,10 +67,33 @@ def read_piece(path: str, piece: Piece) -> list[tuple[int, bytes]]:
     return [(index, line) for index, line in enumerate(lines, first) if content(index, line)]
 
 
+def read_table(path: str, piece: Piece, repeats: dict[int, int]) -> Iterator[Any]:
+    """A piece as an Arrow table with the columns of read_lines."""
+    import pyarrow
+
+    lines = read_piece(path, piece)
+    columns = {
+        "index": pyarrow.array([index for index, _ in lines], pyarrow.int64()),
+        "line": pyarrow.array([line for _, line in lines], pyarrow.large_binary()),
+        "repeats": pyarrow.array([repeats.get(index) for index, _ in lines], pyarrow.int64()),
+    }
+    yield pyarrow.table(columns)
+
+
+def of_pieces(repeats: dict[int, int], parts: list[Piece]) -> list[dict[int, int]]:
+    """The repeats of each piece's own lines, so that no task carries all of them."""
+    found: list[dict[int, int]] = [{} for _ in parts]
+    firsts = [first for first, *_ in parts]
+    for index, first in repeats.items():
+        if firsts and index >= firsts[0]:
+            found[bisect_right(firsts, index) - 1][index] = first
+    return found
+
+
 def read_lines(path: str | Path, skip: int = 0, size: int = BATCH, found: Input | None = None) -> Any:
     """The lines of a job's input as a ray.data.Dataset, a block per `size` lines, in order.
 
-    Columns: index (int64, of the line in the file), line (binary) and repeats (int64: index of the line whose custom_id
+    Columns: index (int64, of the line in the file), line (large_binary) and repeats (int64: index of the line whose custom_id
     this one repeats, null for most).
 
     path   a file that this machine can read; other nodes have its lines from this one, by Ray
@@ -78,24 +103,14 @@ def read_lines(path: str | Path, skip: int = 0, size: int = BATCH, found: Input 
     Raises ImportError without Ray, OSError for a file that cannot be read.
     """
     need_ray()
-    import pyarrow
     import ray
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
     with nullcontext() if found else open(path, "rb") as file:
         found = found or Input(file)  # pyright: ignore[reportArgumentType]
-        parts, repeats = list(pieces(found, skip, size)), found.repeats
-    path = str(Path(path).absolute())
-
-    def read(piece: Piece) -> Iterator[Any]:
-        lines = read_piece(path, piece)
-        columns = {
-            "index": pyarrow.array([index for index, _ in lines], pyarrow.int64()),
-            "line": pyarrow.array([line for _, line in lines], pyarrow.binary()),
-            "repeats": pyarrow.array([repeats.get(index) for index, _ in lines], pyarrow.int64()),
-        }
-        yield pyarrow.table(columns)
+        parts = list(pieces(found, skip, size))
+    name, repeats = str(Path(path).absolute()), of_pieces(found.repeats, parts)
 
     class Lines(Datasource):
         supports_distributed_reads = False  # pyright: ignore[reportAssignmentType] # Ray then reads on this node
@@ -105,7 +120,7 @@ def read_lines(path: str | Path, skip: int = 0, size: int = BATCH, found: Input 
 
         def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
             facts = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-            return [ReadTask(lambda piece=piece: read(piece), facts) for piece in parts]
+            return [ReadTask(partial(read_table, name, *given), facts) for given in zip(parts, repeats, strict=True)]
 
     return ray.data.read_datasource(Lines(), num_cpus=0, override_num_blocks=max(len(parts), 1))
 
@@ -199,7 +214,7 @@ class Complete:
         self.get(self.tries.end.remote(work))
 
     def __call__(self, batch: Any) -> Any:
-        """A table with the columns of read_lines to one with index (int64) and output (string, a line of JSON)."""
+        """A table with the columns of read_lines to one with index (int64) and output (large_string, a line of JSON)."""
         import pyarrow
 
         index, line, first = (batch[name].to_pylist() for name in ("index", "line", "repeats"))
@@ -208,7 +223,7 @@ class Complete:
             done = self.complete(list(zip(index, line, strict=True)), repeats)
         columns = {
             "index": pyarrow.array([index for index, _ in done], pyarrow.int64()),
-            "output": pyarrow.array([output for _, output in done], pyarrow.string()),
+            "output": pyarrow.array([output for _, output in done], pyarrow.large_string()),
         }
         return pyarrow.table(columns)
 

@@ -199,6 +199,13 @@ def test_pieces_end_where_the_file_ended_when_it_was_read(tmp_path):
         assert [read_piece(str(path), piece) for piece in pieces(found, 0, 2)] == [[(0, b"a"), (1, b"b")], [(2, b"c")]]
 
 
+def test_a_piece_has_the_repeats_of_its_own_lines():
+    parts = [(2, 0, 9), (5, 9, 20), (30, 25, 40)]
+    repeats = {1: 0, 2: 0, 4: 3, 5: 0, 7: 1, 30: 29, 99: 2}
+    assert ray_data.of_pieces(repeats, parts) == [{2: 0, 4: 3}, {5: 0, 7: 1}, {30: 29, 99: 2}]
+    assert ray_data.of_pieces(repeats, []) == []
+
+
 def remote(method):
     return SimpleNamespace(remote=method)
 
