@@ -93,8 +93,8 @@ def of_pieces(repeats: dict[int, int], parts: list[Piece]) -> list[dict[int, int
 def read_lines(path: str | Path, skip: int = 0, size: int = BATCH, found: Input | None = None) -> Any:
     """The lines of a job's input as a ray.data.Dataset, a block per `size` lines, in order.
 
-    Columns: index (int64, of the line in the file), line (large_binary) and repeats (int64: index of the line whose custom_id
-    this one repeats, null for most).
+    Columns: index (int64, of the line in the file), line (large_binary) and repeats (int64: index of the line whose
+    custom_id this one repeats, null for most).
 
     path   a file that this machine can read; other nodes have its lines from this one, by Ray
     skip   lines to leave out, blank ones not counted
@@ -214,7 +214,7 @@ class Complete:
         self.get(self.tries.end.remote(work))
 
     def __call__(self, batch: Any) -> Any:
-        """A table with the columns of read_lines to one with index (int64) and output (large_string, a line of JSON)."""
+        """From read_lines' columns to index (int64) and output (large_string: a line of JSON)."""
         import pyarrow
 
         index, line, first = (batch[name].to_pylist() for name in ("index", "line", "repeats"))
