@@ -4,15 +4,16 @@ CLUSTER.md puts them together in a script, and ray_workers.py for `kvproof batch
 used, since it may be absent.
 """
 
-import heapq
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
 
 from .body import BadRequest
 from .input_file import Input
@@ -256,17 +257,24 @@ def join_parts(path: str | Path, parts: str | Path) -> Iterator[str]:
 
     Raises ValueError if a line has no result, or two.
     """
-    import pyarrow.parquet
+    from pyarrow.parquet import read_table as read_part
 
-    def rows(file: Path) -> Iterator[tuple[int, str]]:
-        for batch in pyarrow.parquet.ParquetFile(file).iter_batches(BATCH, columns=["index", "output"]):
-            yield from zip(batch["index"].to_pylist(), batch["output"].to_pylist(), strict=True)
+    files = sorted(Path(parts).glob("*.parquet"))
+    indices = [read_part(file, columns=["index"])["index"].to_numpy() for file in files]
+    done = np.concatenate([np.empty(0, np.int64), *indices])
+    begins = np.cumsum([0, *map(len, indices)])
 
-    done = heapq.merge(*map(rows, sorted(Path(parts).glob("*.parquet"))))
+    @lru_cache(maxsize=8)  # batches stand beside their neighbours, in no order within a file
+    def outputs(number: int) -> Any:
+        return read_part(files[number], columns=["output"])["output"]
+
+    order = np.argsort(done, kind="stable").tolist()
     with open(path, "rb") as file:
-        for (index, _), (found, output) in zip_longest(Input(file).lines(), done, fillvalue=(-1, "")):
+        for (index, _), place in zip_longest(Input(file).lines(), order, fillvalue=(-1, b"")):
+            found = -1 if isinstance(place, tuple) else int(done[place])
             if found == -1 or found > index > -1:
                 raise ValueError(f"line {index + 1} has no result in {parts}; run the job again for the rest")
             if found != index:
                 raise ValueError(f"{parts} has two results of line {found + 1}; empty it and the checkpoint's folder")
-            yield output
+            number = int(np.searchsorted(begins, place, "right")) - 1
+            yield outputs(number)[place - int(begins[number])].as_py()

@@ -199,6 +199,33 @@ def test_pieces_end_where_the_file_ended_when_it_was_read(tmp_path):
         assert [read_piece(str(path), piece) for piece in pieces(found, 0, 2)] == [[(0, b"a"), (1, b"b")], [(2, b"c")]]
 
 
+@RAY
+def test_parts_are_joined_in_order_and_a_missing_or_double_line_is_named(tmp_path):
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    path = write(tmp_path / "in.jsonl", [b"a\n", b"\n", b"b\n", b"c\n", b"d\n", b"e\n"])
+
+    def joined(*files: list[int]) -> str:
+        for old in tmp_path.glob("*.parquet"):
+            old.unlink()
+        for number, indices in enumerate(files):
+            rows = {"index": pyarrow.array(indices, pyarrow.int64()), "output": [f"{i}\n" for i in indices]}
+            write_table(pyarrow.table(rows), tmp_path / f"{number}.parquet")
+        return "".join(ray_data.join_parts(path, tmp_path))
+
+    assert joined([4, 2], [], [5, 0, 3]) == "0\n2\n3\n4\n5\n"
+    for files, said in (
+        ([], "line 1 has no result"),
+        ([[4, 2], [5, 0]], "line 4 has no result"),
+        ([[0, 2, 3, 4]], "line 6 has no result"),
+        ([[0, 2, 3], [3, 4, 5]], "two results of line 4"),
+        ([[0, 2, 3, 4, 5, 5]], "two results of line 6"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            joined(*files)
+
+
 def test_a_piece_has_the_repeats_of_its_own_lines():
     parts = [(2, 0, 9), (5, 9, 20), (30, 25, 40)]
     repeats = {1: 0, 2: 0, 4: 3, 5: 0, 7: 1, 30: 29, 99: 2}
