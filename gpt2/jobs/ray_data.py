@@ -270,8 +270,9 @@ def join_parts(path: str | Path, parts: str | Path) -> Iterator[str]:
 
     order = np.argsort(done, kind="stable").tolist()
     with open(path, "rb") as file:
-        for (index, _), place in zip_longest(Input(file).lines(), order, fillvalue=(-1, b"")):
-            found = -1 if isinstance(place, tuple) else int(done[place])
+        wanted = (index for index, _ in Input(file).lines())
+        for index, place in zip_longest(wanted, order, fillvalue=-1):
+            found = -1 if place == -1 else int(done[place])
             if found == -1 or found > index > -1:
                 raise ValueError(f"line {index + 1} has no result in {parts}; run the job again for the rest")
             if found != index:
