@@ -38,7 +38,7 @@ ALLOWED = {
 }
 # Reached from within the branches that run them, never on import, since they may be absent.
 ALLOWED_INSIDE_FUNCTIONS = {
-    "gpt2": {"kernels", "transformers"},
+    "gpt2": {"kernels", "transformers", "ray", "pyarrow"},
     "bench": {
         *("triton", "transformers", "onnx", "onnxruntime", "openvino", "ctranslate2", "llama_cpp", "gguf"),
         *("flash_attn", "flashinfer"),

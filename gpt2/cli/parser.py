@@ -122,16 +122,17 @@ def add_batch(commands):
         description="Complete the requests of a JSONL file, in the form of OpenAI's batch API, and write a line for\n"
         "each, in input order. A line that cannot be answered becomes an error row, and the job goes on.",
         epilog="""\
-example:
+examples:
   kvproof batch in.jsonl out.jsonl --model gpt2
+  kvproof batch in.jsonl out.jsonl --model gpt2 --ray --workers 2
 
 A line of in.jsonl:
   {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "ROMEO:", "max_tokens": 20}}
 
 After a kill the same command goes on where out.jsonl ends. Lines may be appended to in.jsonl; another job's results
 are refused. The bytes of out.jsonl depend on the requests, the model and the options down to --allow-special, not on
---running, --blocks, --page or --draft. Error rows do not change the exit code; the last line on standard error counts
-them. For the fields of a request see gpt2/jobs/README.md in kvproof's repository.""",
+--running, --blocks, --page, --draft or --ray. Error rows do not change the exit code; the last line on standard error
+counts them. For the fields of a request see gpt2/jobs/README.md in kvproof's repository.""",
     )
     add = batch.add_argument
     add("input", metavar="IN", help='requests, one JSON object per line; "-" is standard input, read to its end first')
@@ -146,6 +147,10 @@ them. For the fields of a request see gpt2/jobs/README.md in kvproof's repositor
     add("--draft", type=int, metavar="N", default=0, help="tokens to draft by prompt lookup (default 0: none)")
     text = "where drafts are looked up: the request itself, or all (default %(default)s)"
     add("--draft-from", choices=("request", "all"), default="request", help=text)
+    text = 'run on Ray: a cluster at "auto" or HOST:PORT, or without ADDRESS a Ray of this machine, stopped at the end'
+    add("--ray", nargs="?", const="", metavar="ADDRESS", help=text)
+    add("--workers", type=int, metavar="N", help="with --ray: models and engines side by side (default 1)")
+    add("--threads", type=int, metavar="N", help="with --ray: cores of each (default: 1; its share without ADDRESS)")
 
 
 def add_special(command: argparse.ArgumentParser):

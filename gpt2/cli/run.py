@@ -6,6 +6,7 @@ import io
 import sys
 
 from ..int8_weights import OutOfMemory, is_out_of_memory
+from ..jobs.ray_workers import RayFailed
 from .batch import run_batch
 from .generate import run_generate
 from .interrupt import abandon_output
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         return complain(str(error), 2)
     except FloatingPointError as error:
         return complain(str(error), 1)
-    except OutOfMemory as error:
+    except (OutOfMemory, RayFailed) as error:
         return complain(str(error), 1)
     except (MemoryError, RuntimeError) as error:
         if is_compiler_failure(error):
