@@ -89,6 +89,23 @@ def greedy(logits):
     return torch.from_numpy(logits.detach().numpy().argmax(-1))
 
 
+def drawn(logits, key, t: float, k: int | None, p: float | None):
+    """`next_ids` of a t above 0 on a CPU, by the reference: torch's threads would spin on, as in `greedy`.
+
+    A request of the 124M model that is sampled by torch gets 31 tokens/s, one that is greedy 50 (two cores).
+    """
+    wide = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).numpy().astype(np.float64)
+    ids, finite = np.full(len(wide), -1), np.isfinite(wide.max(-1))
+    rows = reference.temperature(wide[finite], t)
+    if k is not None:
+        rows = reference.top_k(rows, k)
+    if p is not None:
+        rows = reference.top_p(rows, p)
+    noise = reference.gumbel(key.numpy().view(np.uint64)[finite], wide.shape[-1])
+    ids[finite] = reference.pick(rows, noise)
+    return ids
+
+
 def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None = None):
     """The next token of each row, from settings that passed `check`.
 
@@ -100,6 +117,8 @@ def next_ids(logits, key, t: float = 0.0, k: int | None = None, p: float | None 
     if t == 0:
         ids = greedy(logits)
         return ids.where(logits.gather(-1, ids[:, None])[:, 0].isfinite(), -1)
+    if key.device.type == "cpu":
+        return torch.from_numpy(drawn(logits, key, t, k, p))
     finite = logits.amax(-1).isfinite()
     logits = temperature(logits.double(), t)
     if k is not None:

@@ -9,7 +9,10 @@ from ...gpt2 import GPT2, generate
 from ...gpt2.tokenizer import Tokenizer
 
 PROMPT = 48  # tokens at most
-CIRCLE = 160  # tokens after which greedy decoding goes in a circle
+CIRCLE = 160  # tokens after which greedy decoding may go in a circle
+GOES_ON = 128  # tokens after that, in the same circle
+PERIOD = 24  # tokens of a circle, at most
+CANDIDATES = 16  # tried for each prompt that circles
 PHRASES = (
     *("red, green and blue; ", "one step left, one step right, ", "wash, rinse, repeat. ", "tick tock, tick tock, "),
     *("up and down, ", "again and again and ", "to be or not to be, ", "ha ha ha, "),
@@ -27,8 +30,8 @@ class Text:
 
     prompt       called with the number of a request, gives its text; None draws ids at random
     temperature  0 is greedy
-    circling     the prompt is not this text but the end of CIRCLE tokens with which the model goes on from it greedily:
-                 by then it repeats itself
+    circling     the prompt is not this text but the end of CIRCLE tokens with which the model goes on from it greedily,
+                 if it goes in a circle and so does what the model writes after it; other texts are passed over
     """
 
     name: str
@@ -38,7 +41,7 @@ class Text:
 
 
 def repetitive(i: int) -> str:
-    return PHRASES[i % len(PHRASES)] * 12
+    return (PHRASES[i % len(PHRASES)] * 13)[i // len(PHRASES) :]
 
 
 def json_lines(i: int) -> str:
@@ -65,10 +68,22 @@ TEXTS = (
 
 def prompts(text: Text, count: int, model: GPT2, tokenizer: Tokenizer | None) -> list[tuple[int, ...]]:
     """The prompts of so many requests.  Raises ValueError for a text where there is no tokenizer."""
-    begun = [ids(text, i, model.config.n_vocab, tokenizer) for i in range(count)]
     if not text.circling:
-        return begun
-    return [tuple(one.ids[-PROMPT:]) for one in generate(model, begun, max_new_tokens=CIRCLE)]
+        return [ids(text, i, model.config.n_vocab, tokenizer) for i in range(count)]
+    found: list[tuple[int, ...]] = []
+    for first in range(0, CANDIDATES * count, count):
+        begun = [ids(text, i, model.config.n_vocab, tokenizer) for i in range(first, first + count)]
+        ends = [tuple(one.ids[-PROMPT:]) for one in generate(model, begun, max_new_tokens=CIRCLE)]
+        after = generate(model, ends, max_new_tokens=GOES_ON)  # at other positions, where it may go on otherwise
+        found += [end for end, one in zip(ends, after, strict=True) if circles((*end, *one.ids))]
+        if len(found) >= count:
+            return found[:count]
+    raise ValueError(f"of {CANDIDATES * count} {text.name} texts {len(found)} go in a circle; {count} are needed")
+
+
+def circles(tokens: tuple[int, ...]) -> bool:
+    """Whether tokens repeat after at most PERIOD of them."""
+    return any(tokens[period:] == tokens[:-period] for period in range(1, min(PERIOD, len(tokens) - 1) + 1))
 
 
 def ids(text: Text, i: int, n_vocab: int, tokenizer: Tokenizer | None) -> tuple[int, ...]:

@@ -114,6 +114,8 @@ class Engine:
         What an exception stops in the pass is computed again by the next step.
         """
         begun = time.perf_counter()
+        if self.drafter:
+            self.drafter.sequences = max(len(self.scheduler.running), 1)
         spans = self.scheduler.plan(self.drafter.propose if self.drafter else None)
         events: list[Event] = []
         if spans:

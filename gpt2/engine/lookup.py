@@ -67,27 +67,35 @@ class Chance:
 
 
 class Pace:
-    """The seconds that a step takes for its number of tokens, a line through those measured; and tokens per second."""
+    """The seconds that a step takes for its number of tokens, a line through those measured."""
 
     def __init__(self):
         self.sums = [0.0] * 5  # of weights, tokens, seconds, tokens squared, tokens times seconds
         self.each: float | None = None  # seconds per token more, once steps of several sizes were seen
-        self.new = self.spent = 0.0
+        self.fixed = 0.0  # seconds of a step without tokens
+        self.sequences = self.new = 0.0
 
-    def learn(self, computed: int, seconds: float, new: int):
-        """A step computed so many tokens and brought `new` ones."""
+    def learn(self, sequences: int, computed: int, new: int, seconds: float):
+        """A step computed so many tokens of so many sequences and brought `new` ones."""
         terms = (1.0, computed, seconds, computed * computed, computed * seconds)
         self.sums = [s * FRESH + x for s, x in zip(self.sums, terms, strict=True)]
-        self.new, self.spent = self.new * FRESH + new, self.spent * FRESH + seconds
+        self.sequences, self.new = self.sequences * FRESH + sequences, self.new * FRESH + new
         weight, x, y, xx, xy = self.sums
         spread = xx - x * x / weight
         if spread > 0.1 * weight:  # else all steps had the same number, which says nothing about another
             self.each = max((xy - x * y / weight) / spread, 0.0)
+            self.fixed = max((y - self.each * x) / weight, 0.0)
 
-    @property
-    def bar(self) -> float:
-        """The chance from which on one draft more brings more tokens per second; an even one until that is known."""
-        return 0.5 if self.each is None else min(self.each * self.new / self.spent, 1.0)
+    def bar(self, sequences: int) -> float:
+        """The chance from which on one draft more brings more tokens per second, beside so many sequences.
+
+        A step of theirs brings as many tokens, and computes as many, for each as the latest steps did. Where the time
+        of a token is not known yet, an even chance.
+        """
+        if self.each is None:
+            return 0.5
+        seconds = self.fixed + self.each * sequences * self.sums[1] / self.sequences
+        return min(self.each * sequences * self.new / self.sequences / seconds, 1.0) if seconds else 0.0
 
 
 class Drafter:
@@ -106,6 +114,7 @@ class Drafter:
         self.overall = [Chance() for _ in range(LONGEST + 1)]
         self.tried: dict[Sequence, int] = {}  # the length of the n-gram that led to a sequence's drafts
         self.pace = Pace()
+        self.sequences = 1  # that run
         self.drafted = self.right = 0
 
     def propose(self, sequence: Sequence, most: int) -> list[int]:
@@ -132,7 +141,7 @@ class Drafter:
 
     def worth(self, chance: Chance) -> int:
         """How many drafts to try, each right only after those before it."""
-        count, probable, bar = 0, chance.value, self.pace.bar
+        count, probable, bar = 0, chance.value, self.pace.bar(self.sequences)
         while count < self.most and probable >= bar:
             count, probable = count + 1, probable * chance.value
         if not count:
@@ -149,7 +158,7 @@ class Drafter:
     def time(self, spans: list[Span], new: int, seconds: float):
         """A step took so many seconds and brought so many new tokens; one with parts of prompts says nothing."""
         if all(len(span.ids) == span.outputs for span in spans):
-            self.pace.learn(sum(span.outputs for span in spans), seconds, new)
+            self.pace.learn(len(spans), sum(span.outputs for span in spans), new, seconds)
 
     def end(self, sequence: Sequence):
         """A sequence has ended; its tokens are remembered for others, if that was asked for."""

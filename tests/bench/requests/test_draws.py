@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from kvproof.bench.requests import texts
 from kvproof.bench.requests.draws import draw
-from kvproof.bench.requests.texts import PROMPT, TEXTS, ids, prompts
+from kvproof.bench.requests.texts import PROMPT, TEXTS, circles, ids, prompts
+from kvproof.gpt2 import generate
 from kvproof.gpt2.tokenizer import gpt2_tokenizer
 
 
@@ -41,11 +43,25 @@ def test_a_text_for_a_model_without_a_tokenizer_is_refused_by_name():
         ids(TEXTS[1], 0, 500, None)
 
 
-def test_a_repetitive_prompt_is_the_end_of_what_the_model_wrote(endless, tokenizer):
-    from kvproof.bench.requests import texts
-    from kvproof.gpt2 import generate
+def test_a_repetitive_prompt_and_what_the_model_writes_after_it_go_in_a_circle(endless, tokenizer):
+    begun = [ids(TEXTS[0], i, 2049, tokenizer) for i in range(20)]
+    assert len(set(begun)) == 20
+    for prompt in prompts(TEXTS[0], 2, endless, tokenizer):
+        assert len(prompt) == PROMPT
+        (alone,) = generate(endless, [prompt], max_new_tokens=60)
+        assert circles((*prompt, *alone.ids))
 
-    begun = [ids(TEXTS[0], i, 2049, tokenizer) for i in range(2)]
-    found = prompts(TEXTS[0], 2, endless, tokenizer)
-    alone = generate(endless, [begun[1]], max_new_tokens=texts.CIRCLE)[0].ids
-    assert found[1] == tuple(alone[-PROMPT:])
+
+def test_circles():
+    assert circles((1, 2, 3) * 9)
+    assert circles((7,) * 5)
+    assert not circles((*(1, 2, 3) * 9, 4))
+    assert not circles(tuple(range(50)))
+    assert not circles(tuple(range(30)) * 3)  # longer than a circle may be
+
+
+def test_a_model_that_never_circles_is_refused(endless, tokenizer, monkeypatch):
+    monkeypatch.setattr(texts, "PERIOD", 0)
+    monkeypatch.setattr(texts, "CANDIDATES", 2)
+    with pytest.raises(ValueError, match="of 2 repetitive texts 0 go in a circle; 1 are needed"):
+        prompts(TEXTS[0], 1, endless, tokenizer)

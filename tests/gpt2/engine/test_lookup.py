@@ -80,15 +80,18 @@ def test_chances_follow_what_proved_right():
 
 def test_the_bar_is_what_one_token_more_costs():
     pace = Pace()
-    assert pace.bar == 0.5
+    assert pace.bar(4) == 0.5
     for _ in range(9):
-        pace.learn(4, 0.02, 4)
-    assert pace.bar == 0.5  # steps of one size say nothing about another
-    for _ in range(40):
-        pace.learn(4, 0.02, 4)
-        pace.learn(12, 0.03, 4)
+        pace.learn(4, 4, 4, 0.02)
+    assert pace.bar(4) == 0.5  # steps of one size say nothing about another
+    for _ in range(200):
+        pace.learn(4, 4, 4, 0.02)
+        pace.learn(4, 12, 6, 0.03)
     assert pace.each == pytest.approx(0.01 / 8)
-    assert pace.bar == pytest.approx(0.01 / 8 * 8 / 0.05, rel=0.02)
+    assert pace.fixed == pytest.approx(0.015)
+    for sequences in (1, 4, 32):  # a step brings 1.25 tokens for each and computes 2
+        seconds = 0.015 + 0.00125 * 2 * sequences
+        assert pace.bar(sequences) == pytest.approx(0.00125 * 1.25 * sequences / seconds, rel=0.02)
 
 
 def steps(drafter: Drafter, one: Sequence, right: bool, seconds, count: int) -> int:
