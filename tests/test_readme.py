@@ -67,6 +67,17 @@ def test_the_calls_from_python_run(tmp_path):
     assert run.stdout.count("length") == 2
 
 
+@pytest.mark.parametrize(("page", "texts"), [("README.md", 2), ("gpt2/engine/README.md", 3)])
+def test_the_calls_of_the_engine_run(page, texts, tmp_path):
+    call = re.search(r"```python\n(from kvproof.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    assert call
+    counted = call[1].replace("print(result.text)", "print('text:', repr(result.text))")
+    (tmp_path / "call.py").write_text(counted, encoding="utf-8")
+    run = subprocess.run([sys.executable, tmp_path / "call.py"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert [line.startswith("text: ") for line in run.stdout.splitlines()] == [True] * texts
+
+
 def test_the_two_window_excerpt_stands_in_both_files():
     windows = re.search(r"```python\n(.*?)```", README, re.S)
     assert windows
