@@ -129,7 +129,10 @@ def test_shares_sums_and_a_missing_bias(dtype):
     check_parts(usual(dtype), dtype)
 
 
-@MOSTLY
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", *(pytest.param(x, marks=pytest.mark.exhaustive) for x in ("float64", "float16", "bfloat16", "int8"))],
+)
 def test_the_tiles_for_other_registers_give_the_same_bits(dtype):
     modules = _compiled.engine_modules()
     (tiles,) = (tiles for name, tiles in modules.linear.TILES.items() if name != registers())
