@@ -19,9 +19,8 @@ from ..jobs.render import BatchForm, question
 from ..jobs.worker import Worker
 from . import output_file
 from .generate import emulated
-from .lock import locked
 from .progress import Progress
-from .results import to_stdout, write_results
+from .results import destination, write_results
 
 
 @contextmanager
@@ -51,22 +50,11 @@ def run_batch(args: argparse.Namespace):
     with open_input(args.input) as file, emulated(args) as emulator:
         if emulator:
             print(f"triton runs on the {emulator}, not a GPU", file=sys.stderr)
-        if output is None or output_file.is_plain(output):
-            with locked(output, advice=BatchForm.another) if output else nullcontext():
-                answer(args, job, Input(file), output)
-        else:
-            with output_file.open_special(output) as pipe:
-
-                def write(lines: str):
-                    with output_file.naming(output):
-                        output_file.pour(pipe, lines.encode())
-
-                answer(args, job, Input(file), None, write)
+        with destination(output, BatchForm.another) as (path, write):
+            answer(args, job, Input(file), path, write)
 
 
-def answer(
-    args: argparse.Namespace, job: Job, lines: Input, output: Path | None, write: Callable[[str], object] = to_stdout
-):
+def answer(args: argparse.Namespace, job: Job, lines: Input, output: Path | None, write: Callable[[str], object]):
     """Answer the lines that the output does not yet hold."""
     questions = (question(job, read_line(index, line)) for index, line in lines.lines())
     done, size = journal.lines_done(output, BatchForm(), questions) if output else (0, 0)

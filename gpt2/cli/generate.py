@@ -10,19 +10,19 @@ from pathlib import Path
 from .. import sampling
 from ..arguments import strings
 from ..engine import Engine, Event, Request
+from ..engine.runner import RUNNERS
 from ..generate import Completion, check_fit, encode, generate
 from ..impls import resolve_impl
 from ..jobs.fingerprint import fingerprint
 from ..jobs.journal import LINES, lines_done, to_line
-from ..jobs.prompts import ENGINE_IMPLS, Complete, PromptForm, PromptTask, in_batches, in_engine, question, record
+from ..jobs.prompts import Complete, PromptForm, PromptTask, in_batches, in_engine, question, record
 from ..model import GPT2
 from ..stream import Listener, NotFinite
 from ..weights import as_device, as_dtype, load
 from . import output_file
-from .lock import locked
 from .progress import Progress
 from .prompt_file import prompt_lines
-from .results import to_stdout, write_results
+from .results import destination, to_stdout, write_results
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed", "stop")
 
@@ -209,17 +209,8 @@ def run_file(args: argparse.Namespace, settings: dict, clock: Clock):
 
     prompts = [prompt for _, prompt in numbered]
     output = Path(args.output) if args.output else None
-    if output is None or output_file.is_plain(output):
-        with locked(output) if output else nullcontext():  # before the file is read: what it holds must stay true
-            complete_file(args, settings, clock, prompts, place, output)
-    else:
-        with output_file.open_special(output) as pipe:
-
-            def write(lines: str):
-                with output_file.naming(output):
-                    output_file.pour(pipe, lines.encode())
-
-            complete_file(args, settings, clock, prompts, place, None, write)
+    with destination(output) as (path, write):
+        complete_file(args, settings, clock, prompts, place, path, write)
 
 
 def complete_file(
@@ -229,7 +220,7 @@ def complete_file(
     prompts: Sequence[str],
     place: Callable,
     output: Path | None,
-    write: Callable[[str], object] = to_stdout,
+    write: Callable[[str], object],
 ):
     """Complete a file's prompts, each named place(i) in messages: append to the output, or call write."""
     job = asked(args) | {"weights": fingerprint(args.model)}
@@ -241,7 +232,7 @@ def complete_file(
         return
     if output:
         output_file.check_writable(output)
-    by_engine = args.kv_cache and args.impl in ENGINE_IMPLS
+    by_engine = args.kv_cache and args.impl in RUNNERS
     model = load_model(args, invariant=by_engine and args.impl == "triton")
     ids = fitting_ids(model, prompts, args, place)
     options = settings | {"max_new_tokens": args.max_tokens}

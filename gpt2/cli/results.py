@@ -1,14 +1,39 @@
 """Where a job's lines go: appended to its file, or poured into a pipe or standard output, with progress shown."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..jobs import journal
+from . import output_file
+from .lock import ADVICE, locked
 from .progress import Progress
 
 
 def to_stdout(lines: str):
     print(lines, end="", flush=True)
+
+
+@contextmanager
+def destination(output: Path | None, advice: str = ADVICE) -> Iterator[tuple[Path | None, Callable[[str], object]]]:
+    """Where a job's lines go: (the file, to_stdout) for a regular file, (None, what writes) for anything else.
+
+    output  None is standard output. A regular file is locked before it is read: what it holds must stay true
+    advice  how to name another file, if that one is locked
+    """
+    if output is None:
+        yield None, to_stdout
+    elif output_file.is_plain(output):
+        with locked(output, advice=advice):
+            yield output, to_stdout
+    else:
+        with output_file.open_special(output) as pipe:
+
+            def write(lines: str):
+                with output_file.naming(output):
+                    output_file.pour(pipe, lines.encode())
+
+            yield None, write
 
 
 def write_results(

@@ -11,7 +11,6 @@ from .in_order import REFUSED, in_order
 from .journal import Fields, setting_difference, to_line
 
 Complete = Callable[[int, Sequence[str]], Sequence[Completion]]
-ENGINE_IMPLS = ("numba", "triton")  # whose bits do not depend on a sequence's company
 
 
 class PromptForm:

@@ -85,7 +85,7 @@ class Worker:
                 f"give {-(-n_ctx // page)} blocks or more"
             )
         self.engine = Engine(self.model, kv_dtype=job.kv_dtype, **engine_options)
-        self.window = AHEAD * engine_options.get("running", 32)
+        self.window = AHEAD * self.engine.scheduler.most
         self.tokens = self.errors = 0
 
     def complete(
