@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
+from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
 from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.judge.subjects.slots import slots_read
@@ -98,6 +99,13 @@ def test_what_does_not_fit_together_is_refused(a, b, more, message):
         subject(a, b, **more)
 
 
+def test_two_functions_by_name_are_a_subject():
+    ours = CallableSubject("numpy:zeros_like", "numpy:ones_like")
+    assert (ours.name_a, ours.name_b) == ("numpy:zeros_like", "numpy:ones_like")
+    with pytest.raises(ValueError, match="'numpy:nothing': module 'numpy' has no 'nothing'"):
+        CallableSubject("numpy:nothing", "numpy:ones_like")
+
+
 def test_a_numpy_fault_and_the_oracle_are_a_subject():
     model, params = small_model(4, 8)
     ids = np.array(random_prompts(61, (20, 20)))
@@ -159,7 +167,7 @@ def test_a_custom_attention_attends_in_the_cached_path_alone():
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
+    ({"cache": "window"}, "cache is 'window'; it must be one of auto, dynamic"),
     ({"steps": 0}, "steps is 0"),
     ({"prompts": [[1], []]}, "at least one token id"),
     ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),

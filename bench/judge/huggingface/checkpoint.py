@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..contract.user_errors import user_code
-from .callables import find_function
+from ..subjects.callables import find_function
 
 ABSENT = "transformers is not here; python -m pip install -e '.[peers]'"
 

@@ -1,0 +1,105 @@
+"""A causal LM over every cache and in every scenario, in one table."""
+
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ....reference.judge.difference import finite
+from ....reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
+from ..contract.user_errors import UserCodeError, said
+from ..investigation import Investigation, investigate
+from .caches import AUTO, HIDDEN, KINDS, DoesNotApply
+from .scenarios import PLAIN, SCENARIOS
+from .subject import HuggingFaceSubject
+
+RAISES, ABSENT = "raises", "does not apply"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cache in one scenario.
+
+    word   ROUNDING, BUG, INCONCLUSIVE, "raises" with the model's own exception, or "does not apply" with the reason
+    found  the investigation, where there is a verdict
+    """
+
+    cache: str
+    scenario: str
+    word: str
+    reason: str
+    found: Investigation | None = None
+
+    def record(self) -> dict[str, Any]:
+        found = self.found and self.found.record()
+        return finite({"cache": self.cache, "scenario": self.scenario, "word": self.word, "reason": self.reason,
+            "found": found})  # fmt: skip
+
+    @property
+    def line(self) -> str:
+        """What a row says beside the word: the widest rung's numbers, and where a bug starts."""
+        if self.found is None:
+            return self.reason
+        rungs = [rung for rung in self.found.verdict.rungs if not rung.excluded]
+        rung = next((rung for rung in rungs if not rung.green), rungs[0] if rungs else None)
+        numbers = f"{rung.error:.1e} of {rung.gate:.1e} in {rung.dtype}" if rung else "no rung"
+        return numbers + (f"; starts at {self.found.start}" if self.found.start else "")
+
+
+def cells(default: str) -> Iterator[tuple[str, str]]:
+    """Every cache in the plain scenario, then the model's usual cache and the static one in the others."""
+    for cache in (default, *(name for name in KINDS if name not in (default, *HIDDEN))):
+        yield cache, PLAIN
+    for scenario in SCENARIOS:
+        if scenario != PLAIN:
+            yield default, scenario
+            yield "static", scenario
+
+
+def survey(
+    model: Any, *, prompts: Sequence[Sequence[int]] | int, steps: int = 8, dtype: str = "float32",
+    scenarios: Sequence[str] | None = None, caches: Sequence[str] | None = None, **how: Any,
+) -> Iterator[Cell]:  # fmt: skip
+    """Judge a model, as HuggingFaceSubject takes it, cell by cell.
+
+    scenarios, caches  the names to take; all by default
+
+    Raises what HuggingFaceSubject raises before there is a first cell.
+    """
+    first = HuggingFaceSubject(model, prompts=prompts, steps=steps, cache=AUTO, **how)
+    for cache, scenario in cells(first.cache):
+        if (scenarios is None or scenario in scenarios) and (caches is None or cache in caches):
+            yield cell(first, cache, scenario, dtype)
+
+
+def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Cell:
+    """The verdict on one cell, or why there is none."""
+    try:
+        found = investigate(first.playing(cache, scenario), dtype)
+    except UserCodeError as error:
+        return Cell(cache, scenario, RAISES, said(error))
+    except (DoesNotApply, ImportError) as error:
+        return Cell(cache, scenario, ABSENT, said(error))
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return Cell(
+            cache, scenario, RAISES, f"{type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
+        )
+    return Cell(cache, scenario, found.verdict.verdict, found.verdict.reason, found)
+
+
+def overall(found: Sequence[Cell]) -> str:
+    """One word for all: BUG if any is one, ROUNDING if some are and none is in doubt, else INCONCLUSIVE."""
+    words = {cell.word for cell in found}
+    if BUG in words:
+        return BUG
+    return ROUNDING if ROUNDING in words and INCONCLUSIVE not in words else INCONCLUSIVE
+
+
+def table(found: Sequence[Cell]) -> list[str]:
+    """A line per cell, and a line of sums."""
+    lines = [f"{'cache':17} {'scenario':12} {'verdict':14}  difference of its gate"]
+    lines += [f"{c.cache:17} {c.scenario:12} {c.word:14}  {c.line}" for c in found]
+    words = [c.word for c in found]
+    sums = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+    return [*lines, f"{len(found)} cells: {sums}"]
