@@ -217,9 +217,9 @@ def main(argv: list[str] | None = None) -> int:
         # What the user's own code prints stands beside the report, not in it.
         with emulation(args), Progress("judging"), redirect_stdout(sys.stderr):
             found = huggingface.judge_all(args) if args.all else investigate(subject_of(args), args.dtype)
-        code = CODES[huggingface.overall(found) if isinstance(found, list) else found.verdict.verdict]
+        code = CODES[found.verdict.verdict if isinstance(found, Investigation) else found.word]
         try:
-            huggingface.say_all(found, args) if isinstance(found, list) else say(found, args.json)
+            say(found, args.json) if isinstance(found, Investigation) else huggingface.say_all(found, args)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has seen enough; the verdict stands
             abandon_output()

@@ -9,7 +9,7 @@ from .caches import AUTO
 from .checkpoint import attention_named, read_prompts
 from .scenarios import PLAIN
 from .subject import HuggingFaceSubject
-from .survey import Cell, overall, survey, table
+from .survey import Survey, survey
 
 PROMPT_IDS = ((7, 8, 9, 10, 11, 12, 13, 14, 15), (3, 4, 5, 6))  # the tokenizer may be absent
 
@@ -34,22 +34,21 @@ def subject(args: argparse.Namespace) -> HuggingFaceSubject:
     return found
 
 
-def judge_all(args: argparse.Namespace) -> list[Cell]:
+def judge_all(args: argparse.Namespace) -> Survey:
     """Every cache and scenario of the model, or of those the ones that --cache and --scenario name."""
     caches = None if args.cache == AUTO else (args.cache,)
     scenarios = None if args.scenario == PLAIN else (args.scenario,)
-    return list(survey(dtype=args.dtype, caches=caches, scenarios=scenarios, **given(args)))
+    return Survey(list(survey(dtype=args.dtype, caches=caches, scenarios=scenarios, **given(args))))
 
 
-def say_all(found: list[Cell], args: argparse.Namespace):
+def say_all(found: Survey, args: argparse.Namespace):
     """Print the table, with the bugs explained below it, or the records as JSON."""
-    word = overall(found)
     if args.json:
-        print(json.dumps({"model": args.hf, "word": word, "cells": [cell.record() for cell in found]}))
+        print(json.dumps({"model": args.hf, **found.record()}))
         return
-    print(f"{word}: {args.hf}, {args.dtype}, every cache and scenario\n")
-    print("\n".join(table(found)))
-    for cell in found:
+    print(f"{found.word}: {args.hf}, {args.dtype}, every cache and scenario\n")
+    print("\n".join(found.table()))
+    for cell in found.cells:
         if cell.found is not None and cell.found.start:
             print("\n" + textwrap.fill(f"{cell.cache}, {cell.scenario}: {cell.reason}", 118))
             if cell.found.origin:

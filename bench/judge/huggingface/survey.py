@@ -1,7 +1,7 @@
 """A causal LM over every cache and in every scenario, in one table."""
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,7 @@ def survey(
     Raises what HuggingFaceSubject raises before there is a first cell.
     """
     first = HuggingFaceSubject(model, prompts=prompts, steps=steps, cache=AUTO, **how)
+    caches = caches and [first.cache if name == AUTO else name for name in caches]
     for cache, scenario in cells(first.cache):
         if (scenarios is None or scenario in scenarios) and (caches is None or cache in caches):
             yield cell(first, cache, scenario, dtype)
@@ -88,18 +89,59 @@ def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Ce
     return Cell(cache, scenario, found.verdict.verdict, found.verdict.reason, found)
 
 
-def overall(found: Sequence[Cell]) -> str:
-    """One word for all: BUG if any is one, ROUNDING if some are and none is in doubt, else INCONCLUSIVE."""
-    words = {cell.word for cell in found}
-    if BUG in words:
-        return BUG
-    return ROUNDING if ROUNDING in words and INCONCLUSIVE not in words else INCONCLUSIVE
+@dataclass(frozen=True)
+class Survey:
+    """The cells of one model, and one word for them: BUG if any is one; ROUNDING if some are and none is in doubt."""
+
+    cells: Sequence[Cell]
+
+    @property
+    def word(self) -> str:
+        words = {cell.word for cell in self.cells}
+        if BUG in words:
+            return BUG
+        return ROUNDING if ROUNDING in words and INCONCLUSIVE not in words else INCONCLUSIVE
+
+    def record(self) -> dict[str, Any]:
+        return {"word": self.word, "cells": [cell.record() for cell in self.cells]}
+
+    def table(self) -> list[str]:
+        """A line per cell, and a line of sums."""
+        lines = [f"{'cache':17} {'scenario':12} {'verdict':14}  difference of its gate"]
+        lines += [f"{c.cache:17} {c.scenario:12} {c.word:14}  {c.line}" for c in self.cells]
+        words = [c.word for c in self.cells]
+        sums = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
+        return [*lines, f"{len(self.cells)} cells: {sums}"]
 
 
-def table(found: Sequence[Cell]) -> list[str]:
-    """A line per cell, and a line of sums."""
-    lines = [f"{'cache':17} {'scenario':12} {'verdict':14}  difference of its gate"]
-    lines += [f"{c.cache:17} {c.scenario:12} {c.word:14}  {c.line}" for c in found]
-    words = [c.word for c in found]
-    sums = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
-    return [*lines, f"{len(found)} cells: {sums}"]
+def judged_model(
+    model: Any, dtype: str = "float32", *, scenarios: str | Sequence[str] = PLAIN,
+    caches: str | Sequence[str] | None = None, prompts: Sequence[Sequence[int]] | int = 12, **how: Any,
+) -> Survey:  # fmt: skip
+    """The cells of a model that these words ask for.
+
+    scenarios  "all", one name or several
+    caches     "all", one name or several; by default every one with "all" scenarios, else the model's usual one
+    how        as HuggingFaceSubject takes it: steps, attn_implementation
+
+    Raises ValueError for names that are none, and what HuggingFaceSubject raises.
+    """
+    everything = scenarios == "all"
+    caches = ("all" if everything else AUTO) if caches is None else caches
+    wanted = {"scenarios": names(scenarios, SCENARIOS, "scenario"), "caches": names(caches, (AUTO, *KINDS), "cache")}
+    found = Survey(list(survey(model, prompts=prompts, dtype=dtype, **wanted, **how)))
+    if not found.cells:
+        raise ValueError(
+            f"no cell has caches {caches} and scenarios {scenarios}; over the other caches only {PLAIN} is run"
+        )
+    return found
+
+
+def names(given: str | Sequence[str], known: Iterable[str], what: str) -> Sequence[str] | None:
+    """The names given, None for "all".  Raises ValueError for one that is not known."""
+    if given == "all":
+        return None
+    given = [given] if isinstance(given, str) else list(given)
+    if wrong := [name for name in given if name not in known]:
+        raise ValueError(f"{what} {wrong[0]!r} is not known; choose all or some of {', '.join(known)}")
+    return given

@@ -11,7 +11,7 @@ import torch
 from kvproof.bench.judge.huggingface.caches import CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
-from kvproof.bench.judge.huggingface.survey import RAISES, overall, survey, table
+from kvproof.bench.judge.huggingface.survey import RAISES, Survey, judged_model, survey
 
 from .._models import stranger
 
@@ -159,7 +159,7 @@ def test_the_place_of_a_bug_is_named_in_any_order_of_rows_and_calls():
     finally:
         hook.remove()
     found = {cell.scenario: cell.found.start for cell in cells if cell.found is not None and cell.word == "BUG"}
-    assert set(found) == set(SCENARIOS) - {"pieces"} or set(found) == set(SCENARIOS), table(cells)
+    assert set(found) == set(SCENARIOS) - {"pieces"} or set(found) == set(SCENARIOS), Survey(cells).table()
     for scenario, start in found.items():
         assert start.startswith("layer 1, mlp, position"), (scenario, start)
 
@@ -215,8 +215,31 @@ def test_one_word_for_a_table_is_its_worst():
     model = stranger("llama")
     with crop_one_short():
         cells = list(survey(model, prompts=PROMPTS, steps=4, caches=("dynamic",), scenarios=("steps", "crop")))
-    assert overall(cells) == "BUG"
-    assert overall(cells[:1]) == "ROUNDING"
-    assert overall([]) == "INCONCLUSIVE"
-    assert table(cells)[-1] == "2 cells: 1 ROUNDING, 1 BUG"
+    assert Survey(cells).word == "BUG"
+    assert Survey(cells[:1]).word == "ROUNDING"
+    assert Survey([]).word == "INCONCLUSIVE"
+    assert Survey(cells).table()[-1] == "2 cells: 1 ROUNDING, 1 BUG"
     assert all(set(cell.record()) == {"cache", "scenario", "word", "reason", "found"} for cell in cells)
+
+
+def test_the_assertion_for_pytest_has_the_same_reach(assert_same_decode):
+    model = stranger("llama")
+    one = assert_same_decode(model, steps=3)
+    assert [(cell.cache, cell.scenario) for cell in one.cells] == [("dynamic", "steps")]
+    every = assert_same_decode(model, scenarios="all", caches="dynamic", steps=3)
+    assert {cell.scenario for cell in every.cells} == set(SCENARIOS)
+    with values_not_reordered(), pytest.raises(AssertionError, match=r"dynamic +beams +BUG"):
+        assert_same_decode(model, scenarios="all", caches="dynamic", steps=3)
+    with pytest.raises(ValueError, match="scenario 'beam' is not known; choose all or some of steps, bare"):
+        assert_same_decode(model, scenarios="beam")
+    with pytest.raises(TypeError, match="scenarios came beside two paths"):
+        assert_same_decode([[1.0]], [[1.0]], scenarios="all")
+
+
+def test_cells_are_chosen_by_name():
+    model = stranger("gpt2")
+    found = judged_model(model, scenarios=("crop", "reuse"), steps=3)
+    assert [(cell.cache, cell.scenario) for cell in found.cells] == [("dynamic", "crop"), ("dynamic", "reuse")]
+    assert len(judged_model(model, caches="all", steps=2).cells) == len(set(CACHES) - {"sliding", "hybrid"})
+    with pytest.raises(ValueError, match="no cell has caches full and scenarios crop"):
+        judged_model(model, scenarios="crop", caches="full")
