@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -52,6 +53,18 @@ def accelerator(layers: list[Any]):
         raise DoesNotApply("a cache is offloaded from an accelerator, and none is here")
 
 
+def grown_alone(package: str = "") -> Callable[[list[Any]], None]:
+    """What a quantised kind needs: layers that keep every token, and the package that rounds."""
+
+    def needs(layers: list[Any]):
+        if other := sorted({type(layer).__name__ for layer in layers} - {"DynamicLayer"}):
+            raise DoesNotApply(f"QuantizedCache takes only layers that keep every token; found {', '.join(other)}")
+        if package and find_spec(package.partition("-")[0]) is None:
+            raise DoesNotApply(f"it needs {package}, which is not here; python -m pip install {package}")
+
+    return needs
+
+
 def full(config: Any, slots: int) -> Any:
     from transformers import DynamicCache
 
@@ -90,9 +103,10 @@ KINDS = {
     "hybrid": Kind("dynamic, of a model whose layers are of several kinds", dynamic, several_kinds),
     "offloaded": Kind("dynamic, kept in the host's memory", partial(dynamic, offloading=True), accelerator),
     "offloaded-static": Kind("static, kept in the host's memory", partial(static, offloading=True), accelerator),
-    "quantised-fp8": Kind("8 bits, e4m3, one scale", quantised("fp8"), lossy=True),
-    "quantised-quanto": Kind("4 bits in groups, by optimum-quanto", quantised("quanto"), lossy=True),
-    "quantised-hqq": Kind("4 bits in groups, by hqq", quantised("hqq"), lossy=True),
+    "quantised-fp8": Kind("8 bits, e4m3, one scale", quantised("fp8"), grown_alone(), lossy=True),
+    "quantised-quanto": Kind("4 bits in groups, by optimum-quanto", quantised("quanto"), grown_alone("optimum-quanto"),
+                             lossy=True),
+    "quantised-hqq": Kind("4 bits in groups, by hqq", quantised("hqq"), grown_alone("hqq"), lossy=True),
     PAGED: Kind("continuous batching's blocks"),
     OWN: Kind("what the model's forward gives back, whatever that is"),
 }  # fmt: skip

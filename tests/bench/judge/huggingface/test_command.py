@@ -9,7 +9,7 @@ from kvproof.bench.judge.huggingface.command import PROMPT_IDS
 
 from .._models import stranger
 
-pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[dev]'")
+pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[hf]'")
 QUICK = ("--context", "8", "--steps", "3")
 
 

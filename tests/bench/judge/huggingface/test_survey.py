@@ -15,7 +15,7 @@ from kvproof.bench.judge.huggingface.survey import RAISES, Survey, judged_model,
 
 from .._models import stranger
 
-transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[dev]'")
+transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[hf]'")
 PROMPTS = ([7, 8, 9, 10, 11, 12, 13, 14, 15], [3, 4, 5, 6])
 
 
