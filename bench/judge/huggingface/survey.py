@@ -76,7 +76,7 @@ def survey(
 def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Cell:
     """The verdict on one cell, or why there is none."""
     try:
-        found = investigate(first.playing(cache, scenario), dtype)
+        found = investigate(first.playing(cache, scenario), dtype, pictures=False)
     except UserCodeError as error:
         return Cell(cache, scenario, RAISES, said(error))
     except (DoesNotApply, ImportError) as error:
