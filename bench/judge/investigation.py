@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -89,6 +89,7 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     """
     rungs = DtypeRefusals(subject.paths, dtype)
     verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    verdict = without_ties(subject, dtype, verdict)
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     names = subject.name_a, subject.name_b
@@ -99,6 +100,21 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
     weights = getattr(subject, "weights", None)
     return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights)
+
+
+def without_ties(subject: Any, dtype: str, verdict: Verdict) -> Verdict:
+    """The verdict; where equal scores were chosen among, that on the same paths with ties going to the earliest."""
+    if verdict.verdict != BUG or not hasattr(subject, "with_ties_to_the_first"):
+        return verdict
+    settled = subject.with_ties_to_the_first()
+    again = judge(DtypeRefusals(settled.paths, dtype), dtype, question=subject.question)
+    if not settled.ties.tied or again.verdict == BUG:
+        return verdict
+    note = (
+        "As the model is, the paths differ more: torch.topk chooses among equal scores, one way for a whole sequence, "
+        "another for its last token alone. This is the verdict with ties going to the earliest."
+    )
+    return replace(again, reason=f"{again.reason} {note}")
 
 
 def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:

@@ -23,6 +23,7 @@ from .lm import CausalLM
 from .paged import paged_logits
 from .play import Play
 from .scenarios import PADDED, PLAIN, SAME_CALLS, SCENARIOS
+from .ties import TiesToTheFirst
 
 
 class HuggingFaceSubject(TorchSubject):
@@ -77,6 +78,7 @@ class HuggingFaceSubject(TorchSubject):
         self.positions = self.lengths[:, None] - steps + np.arange(steps)
         self.family = is_known(self.lm.model("float32"))  # by its modules' names
         self._whole_logits: dict[tuple[str, float, str | None], np.ndarray] = {}
+        self.ties: TiesToTheFirst | None = None
         self._bears: dict[int, bool] = {}
         self._check_prompts(max(map(len, prompts)) + left_padded + SCENARIOS[scenario].padding)
         self.lm.check_causal()
@@ -89,6 +91,12 @@ class HuggingFaceSubject(TorchSubject):
         other = copy(self)
         other._check_prompts(max(map(len, self.prompts)) + SCENARIOS[scenario].padding)
         other._play(cache, scenario, 0, True)
+        return other
+
+    def with_ties_to_the_first(self) -> "HuggingFaceSubject":
+        """The same, where torch.topk takes the earliest of equal scores in both paths; `ties` counts them."""
+        other = copy(self)
+        other.ties = TiesToTheFirst()
         return other
 
     def _play(self, cache: str, scenario: str, left_padded: int, position_ids: bool):
@@ -170,15 +178,20 @@ class HuggingFaceSubject(TorchSubject):
         for prompt in self.prompts:
             ids = list(prompt)
             for _ in range(self.steps):
-                ids.append(int(self.lm.forward(model, torch.tensor([ids]))[0, -1].argmax()))
+                logits = self.lm.forward(model, torch.tensor([ids]))[0, -1].clone()
+                if self.lm.derives:  # it would count the padding's id as padding
+                    logits[self.lm.pad] = -torch.inf
+                ids.append(int(logits.argmax()))
             rows.append(ids[-self.steps :])
         return np.array(rows)
 
     def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
-        a, key = self._run("a", dtype, shift)[0], (dtype, shift, self.attn_implementation)
-        if self.lossy:
-            return a, self._run("b", dtype, shift)[0]
+        with self.ties or nullcontext():
+            a = self._run("a", dtype, shift)[0]
+            if self.lossy or self.ties is not None:
+                return a, self._run("b", dtype, shift)[0]
+        key = dtype, shift, self.attn_implementation
         if key not in self._whole_logits:
             self._whole_logits[key] = self._run("b", dtype, shift)[0]
         return a, self._whole_logits[key]
