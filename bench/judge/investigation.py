@@ -88,7 +88,8 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
     rungs = DtypeRefusals(subject.paths, dtype)
-    verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    how = {"question": subject.question, "throughout": lambda: getattr(subject, "wide", False)}
+    verdict = rungs.with_refusals(judge(rungs, dtype, op=attention_of(subject), **how))
     verdict = without_ties(subject, dtype, verdict)
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
@@ -107,7 +108,8 @@ def without_ties(subject: Any, dtype: str, verdict: Verdict) -> Verdict:
     if verdict.verdict != BUG or not hasattr(subject, "with_ties_to_the_first"):
         return verdict
     settled = subject.with_ties_to_the_first()
-    again = judge(DtypeRefusals(settled.paths, dtype), dtype, question=subject.question)
+    how = {"question": subject.question, "throughout": lambda: settled.wide}
+    again = judge(DtypeRefusals(settled.paths, dtype), dtype, **how)
     if not settled.ties.tied or again.verdict == BUG:
         return verdict
     note = (

@@ -116,14 +116,17 @@ class Play:
 
         found: list[torch.Tensor] = []
         given: dict[str, Any] = {} if self.kind == OWN else {self.lm.cache_name or "": self.new_cache()}
-        with self._watched(found), user_code(f"generate() of {self.lm.name}"):
-            mask = (torch.arange(self.width) >= torch.from_numpy(self.padding)[:, None]).long()
-            n = self.forced.shape[1]
-            config = GenerationConfig(max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=self.lm.pad)
-            self.model.generate(
-                self.columns.to(self.model.device), attention_mask=mask.to(self.model.device), generation_config=config,
-                logits_processor=LogitsProcessorList([choose]), **given,
-            )  # fmt: skip
+        n, mask = self.forced.shape[1], torch.arange(self.width) >= torch.from_numpy(self.padding)[:, None]
+        config = GenerationConfig(max_new_tokens=n, do_sample=False, pad_token_id=self.lm.pad)
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()  # without its end tokens
+        try:
+            with self._watched(found), user_code(f"generate() of {self.lm.name}"):
+                self.model.generate(
+                    self.columns.to(self.model.device), attention_mask=mask.long().to(self.model.device),
+                    generation_config=config, logits_processor=LogitsProcessorList([choose]), **given,
+                )  # fmt: skip
+        finally:
+            self.model.generation_config = own
         if len(found) != n:
             raise DoesNotApply(f"generate() calls {self.lm.name}'s forward {len(found)} times for {n} tokens")
         return torch.cat(found, 1)

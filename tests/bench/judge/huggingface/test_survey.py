@@ -29,6 +29,8 @@ def words(model, **how):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom"])
 def test_sound_models_are_not_accused_by_any_cache_or_scenario(family):
     found = words(stranger(family))
+    if family == "gemma2":  # whose softcap the paged eager attention of transformers 5.24 drops
+        assert found.pop(("paged", "steps")) == "BUG"
     assert set(found.values()) <= {"ROUNDING", "raises", "does not apply"}, found
     sound = {scenario for (cache, scenario), word in found.items() if word == "ROUNDING" and cache == "dynamic"}
     assert sound == set(SCENARIOS)
