@@ -55,7 +55,7 @@ class Play:
         more = {} if self.bare else self.lm.ragged(padding, self.filled + ids.shape[1], ids.shape[1], self.positions)
         if not first and padding.any() and not self.lm.masks_steps(self.kind):
             del more["attention_mask"]
-        back = np.array([list(self.rows).index(b) for b in range(len(ids))])  # a row of each sequence
+        back = np.array([int(np.argmax(self.rows == b)) for b in range(len(ids))])  # a row of each sequence
         if self.tape is not None:
             self.tape.at(back, torch.tensor(list(keep), dtype=torch.long).expand(len(ids), -1))
         logits = self.lm.forward(self.model, ids[self.rows], self.cache, **more)

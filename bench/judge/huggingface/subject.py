@@ -137,8 +137,9 @@ class HuggingFaceSubject(TorchSubject):
         if wrong is not None:
             raise ValueError(f"token id {wrong} came; {lm.name} has ids 0 to {lm.n_vocab - 1}")
         limit = getattr(lm.text, "max_position_embeddings", None)
-        limited = isinstance(limit, int) and limit > 0  # XLNet says -1
-        room = limit - (lm.counting.start or 0) if limited else width + self.steps
+        room = width + self.steps
+        if isinstance(limit, int) and limit > 0:  # XLNet says -1
+            room = limit - (lm.counting.start or 0)
         if width + self.steps - 1 > room:
             raise DoesNotApply(f"{width} prompt columns and {self.steps} steps do not fit the model's {room} positions")
 
