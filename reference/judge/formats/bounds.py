@@ -67,15 +67,16 @@ def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored],
 
 
 def pinned(f: Format, way: Stored, came: np.ndarray) -> Stored:
-    """The way, its scale one power of two where what came shows it: all numbers whole multiples of that, which lies
-    within the bounds. Division by it is exact, so ties are decided."""
-    if f.rule != "absmax" or not f.codes.whole or (f.divisor == "unrounded" and f.scale_dtype != "float32"):
+    """The way, its scale one power of two where what came shows it: all numbers are codes times that, and it lies within
+    the bounds. Division by it is exact, so ties are decided."""
+    if f.rule != "absmax" or (f.divisor == "unrounded" and f.scale_dtype != "float32"):
         return way
     lo, hi = way.scale
     with np.errstate(all="ignore"):
         p = np.exp2(np.rint(np.log2((lo + hi) / 2)))
         multiples = came.astype(np.float64) / p[:, None]
-        shown = (multiples == np.rint(multiples)).all(-1) & (lo <= p) & (p <= hi) & (lo > 0)
+        codes = f.codes.values[f.codes.below(multiples)]
+        shown = (multiples == codes).all(-1) & (lo <= p) & (p <= hi) & (lo > 0)
     bounds = np.where(shown, p, lo), np.where(shown, p, hi)
     return way._replace(scale=bounds, divisor=bounds)
 

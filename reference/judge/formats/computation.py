@@ -7,17 +7,20 @@ import ml_dtypes
 import numpy as np
 
 from .format import Format
+from .grids import FLOATS
 from .groups import Split, split
 from .packing import pack, unpack
 from .scales import Scale, exact_scales, rounded
 
 
 class Kept(NamedTuple):
-    """What is stored beside the codes of each group: scale, min and zero, float64 numbers of their dtype."""
+    """What is stored beside the codes of each group: scale, min and zero, float64 numbers of their dtype; of two levels
+    the tensor's scale, which s contains."""
 
     s: np.ndarray
     low: np.ndarray
     zero: np.ndarray
+    tensor: float = 1.0
 
 
 def scale_step(f: Format, cut: Split, dtype) -> Scale:
@@ -33,7 +36,7 @@ def store_step(f: Format, scale: Scale, dtype) -> Kept:
     if f.rule == "two-level":
         wanted = np.divide(scale.s, scale.tensor, out=np.zeros_like(scale.s), where=scale.tensor > 0)
         block = np.clip(wanted, 0, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float64)
-        return Kept(block * scale.tensor, scale.low, scale.zero)
+        return Kept(block * scale.tensor, scale.low, scale.zero, scale.tensor)
     return Kept(rounded(scale.s, f, dtype), rounded(scale.low, f, dtype), scale.zero)
 
 
@@ -69,9 +72,8 @@ def value_of(f: Format, codes: np.ndarray) -> np.ndarray:
     """What codes stand for, float64; whole numbers stand for themselves."""
     if f.codes.whole:
         return codes.astype(np.float64)
-    table = np.zeros(1 << f.codes.bits)
-    table[f.codes.codes] = f.codes.values
-    return table[codes & (len(table) - 1)]
+    bits = (codes & ((1 << f.codes.bits) - 1)).astype(np.uint8)
+    return bits.view(FLOATS[f.grid]).astype(np.float64)
 
 
 class Steps(NamedTuple):

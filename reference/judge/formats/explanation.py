@@ -15,6 +15,7 @@ from .hypotheses import HYPOTHESES
 EXPLAINED = 0.02  # of the numbers outside: what a hypothesis may leave unreproduced, for scales a last bit apart
 CLEARLY = 3.0  # times as many as the best must its nearest rival leave
 SAME = 0.005  # hypotheses that leave no more than this are not told apart
+NOTHING = 0.5  # what leaves more is no rival
 MOST = 3  # hypotheses that are named together; more say nothing
 WRONG, FINE = 6, 3  # cases with and without wrong numbers on which they are tried
 
@@ -37,7 +38,8 @@ class Candidate:
 
 
 def candidates(f: Format, seen: Sequence[Seen]) -> list[Candidate]:
-    """Every hypothesis that reproduces some of the wrong numbers, best first."""
+    """Every hypothesis that reproduces most of the wrong numbers, best first. What becomes of NaN in x is not asked."""
+    seen = [run for run in seen if np.isfinite(run.case.x.astype(np.float64)).all()]
     wrong = sorted((run for run in seen if run.judged.outside.any()), key=lambda run: -run.judged.outside.sum())
     fine = [run for run in seen if not run.judged.outside.any()]
     tried = [*spread(wrong, WRONG), *spread(fine, FINE)]
@@ -45,8 +47,8 @@ def candidates(f: Format, seen: Sequence[Seen]) -> list[Candidate]:
     found: dict[str, Candidate] = {}
     for h in HYPOTHESES:
         if of and h.fits(f):
-            left = unreproduced(h.apply, f, tried, of) / of
-            if left < 1 and (h.sentence not in found or left < found[h.sentence].left):
+            left = unreproduced(h.apply, f, tried, int(NOTHING * of) + 1) / of
+            if left <= NOTHING and (h.sentence not in found or left < found[h.sentence].left):
                 found[h.sentence] = Candidate(h.name, h.sentence, left)
     return sorted(found.values(), key=lambda x: x.left)
 

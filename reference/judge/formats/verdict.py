@@ -126,6 +126,7 @@ def numpy_dtype(name: str) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
 
 
+@np.errstate(all="ignore")
 def read_back(subject: Any, case: Case, state: bool) -> tuple[np.ndarray, Any]:
     """What the subject gives back of the case's numbers, and its scales where it shows them."""
     if isinstance(subject, Parts):

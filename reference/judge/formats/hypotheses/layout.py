@@ -68,6 +68,17 @@ def smeared(f: Format, codes: np.ndarray) -> np.ndarray:
     return out
 
 
+def borrowed(f: Format, codes: np.ndarray) -> np.ndarray:
+    """Four bytes at once are made signed by one subtraction: a negative code takes one from the byte above."""
+    out = carry_step(f, codes).copy()
+    lane = out.reshape(*out.shape[:-1], -1, 2)  # low and high nibbles are subtracted from apart
+    borrow = np.zeros(lane[..., 0, :].shape, np.int64)
+    for i in range(lane.shape[-2]):
+        lane[..., i, :] -= borrow * (i % 4 != 0)
+        borrow = (lane[..., i, :] < 0).astype(np.int64)
+    return out
+
+
 def no_group(f: Format, codes: np.ndarray) -> np.ndarray:
     """All groups are read from the first group's bytes."""
     return np.broadcast_to(codes[:1], codes.shape)
@@ -97,6 +108,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         carry=mapped(lambda c, bits: c - (1 << (bits - 1)))),
     step("sign extension", "codes are read as code - 7", four_signed, carry=mapped(lambda c, bits: c - 7)),
     step("sign extension", "a negative code fills the other code of its byte", four_signed, carry=smeared),
+    step("sign extension", "a negative code takes one from the code of the next byte of the same word",
+        lambda f: four_signed(f) and f.packing != "halves", carry=borrowed),
     step("signedness", "codes without sign are read as signed", lambda f: f.codes.whole and not signed(f),
         carry=mapped(lambda c, bits: (c ^ (1 << (bits - 1))) - (1 << (bits - 1)))),
     step("mask", "the mask keeps one bit too few", lambda f: f.codes.bits in (2, 4, 8),

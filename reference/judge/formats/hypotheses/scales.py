@@ -7,7 +7,7 @@ import numpy as np
 
 from ..computation import RIGHT, Kept, decode_step, divide_step, round_step, round_trip, scale_step
 from ..format import Format
-from ..scales import exact_scales
+from ..scales import E8M0, exact_scales
 from .base import Hypothesis, always, floats, scaled, step
 
 HALVES = (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16))
@@ -114,6 +114,11 @@ def applied(power: int):
     return lambda f, codes, kept, dtype: decode_step(f, codes, kept._replace(s=kept.s**power), dtype)
 
 
+def signed_exponent(f: Format, codes, kept, dtype):
+    """The byte of the exponent is read as signed: scales of 2 and more become tiny."""
+    return decode_step(f, codes, kept._replace(s=np.where(kept.s >= 2, kept.s * 2.0**-256, kept.s)), dtype)
+
+
 def applied_as(value: float):
     return lambda f, codes, kept, dtype: decode_step(f, codes, kept._replace(s=np.full_like(kept.s, value)), dtype)
 
@@ -129,7 +134,7 @@ def one(f: Format, cut, dtype):
 
 def block_not_rounded(f: Format, scale, dtype):
     """Two levels: block scales stay float32."""
-    return Kept(scale.s, scale.low, scale.zero)
+    return Kept(scale.s, scale.low, scale.zero, scale.tensor)
 
 
 def divide_unrounded(f: Format, cut, scale, kept, dtype):
@@ -138,12 +143,7 @@ def divide_unrounded(f: Format, cut, scale, kept, dtype):
 
 def tensor_scale(power: int):
     """Two levels: codes are read with the tensor's scale to that power more."""
-
-    def apply(f, x, pieces):
-        t = float(np.float32(np.abs(x.astype(np.float64)).max() / (448 * f.divides_by)))
-        return (round_trip(f, x, pieces).astype(np.float64) * t**power).astype(x.dtype)
-
-    return apply
+    return lambda f, codes, kept, dtype: decode_step(f, codes, kept._replace(s=kept.s * kept.tensor**power), dtype)
 
 
 def exponent(change):
@@ -153,7 +153,7 @@ def exponent(change):
         right = scale_step(f, cut, dtype)
         magnitude = np.where(cut.live, np.abs(cut.g.astype(np.float64)), 0).max(-1, initial=0)
         with np.errstate(all="ignore"):
-            s = np.exp2(change(f, magnitude))
+            s = np.clip(np.exp2(change(f, magnitude)), *E8M0)
         return right._replace(s=np.where(magnitude > 0, s, right.s))
 
     return scale
@@ -239,8 +239,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         divide=divide_unrounded),
     step("block scale", "block scales are not rounded to e4m3", lambda f: f.rule == "two-level",
         store=block_not_rounded),
-    *(Hypothesis("tensor scale", f"the tensor's scale is {words} when codes are read", lambda f: f.rule == "two-level",
-        tensor_scale(power)) for words, power in (("left out", -1), ("inverted", -2), ("applied twice", 1))),
+    *(step("tensor scale", f"the tensor's scale is {words} when codes are read", lambda f: f.rule == "two-level",
+        decode=tensor_scale(power)) for words, power in (("left out", -1), ("inverted", -2), ("applied twice", 1))),
     Hypothesis("0/0", "a group of zeros, whose scale is zero, is divided by it: NaN", smooth, unguarded_trip),
     step("scale not applied", "the scale is not applied when codes are read", decode=not_applied),
     step("scale applied twice", "the scale is applied twice when codes are read", decode=applied(2)),
@@ -258,6 +258,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     step("exponent", "the shared exponent is floor(log2 max) - floor(log2 top), not ceil(log2(max / top))",
         lambda f: f.rule == "pow2-ceil",
         scale=exponent(lambda f, m: np.floor(np.log2(m)) - np.floor(np.log2(f.divides_by)))),
+    step("exponent", "the byte of the shared exponent is read as signed", two_factor, decode=signed_exponent),
     step("exponent", "the shared exponent is rounded to the nearest", two_factor,
         scale=exponent(lambda f, m: np.rint(np.log2(m / f.divides_by)))),
     step("exponent", "the shared exponent is that of max / top rounded down", two_factor,

@@ -30,7 +30,7 @@ def one_span(f: Format, x, move):
         return x * np.array(np.nan, x.dtype)
 
     def decode(f, codes, kept: Kept, dtype):
-        moved = Kept(kept.s[order], kept.low[order], kept.zero[order])
+        moved = kept._replace(s=kept.s[order], low=kept.low[order], zero=kept.zero[order])
         return decode_step(f, codes, moved, dtype)
 
     return run(f, x, RIGHT._replace(decode=decode))

@@ -178,7 +178,7 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
         "tensor"), newest_scale),
     Hypothesis("scale growth", "each append is quantised with a scale of its own", lambda f: spans(f) and f.growth ==
         "frozen", own_growth),
-    Hypothesis("quantised again", "every append quantises older tokens again, from what they are read back as", scaled,
+    Hypothesis("quantised again", "every append quantises older tokens again, from what they are read back as", spans,
         again),
     Hypothesis("not quantised", "only the first append is quantised, later tokens are not", always, never_again),
     Hypothesis("window", "the first append is quantised whole, its newest tokens too", window, at_once),
