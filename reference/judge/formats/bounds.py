@@ -1,7 +1,7 @@
 """All results that a format permits: for each number the values that some right program may read back.
 
-Bounds follow from the rule, in float64: scales as scales.py has them, quotients with their roundings, every code that is
-nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came out.
+Bounds follow from the rule, in float64: scales as scales.py has them, quotients with their roundings, every code that
+is nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came out.
 Nothing is a tolerance. A number outside is one that no order of operations gives.
 """
 
@@ -57,7 +57,7 @@ def judge_numbers(f: Format, x: np.ndarray, y: np.ndarray, pieces=None) -> Judge
 
 
 def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored], came: np.ndarray) -> np.ndarray:
-    """(G, S) bool: outside what is permitted. A group has one scale, so the way that fits it best counts for all of it."""
+    """(G, S) bool: outside what is permitted. A group has one scale, so the way that fits best counts for all of it."""
     best = np.ones(g.shape, bool)
     for way in ways:
         bad = ~permitted(f, g, pinned(f, way, came), came) & live
@@ -67,7 +67,7 @@ def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored],
 
 
 def pinned(f: Format, way: Stored, came: np.ndarray) -> Stored:
-    """The way, its scale one power of two where what came shows it: all numbers are codes times that, and it lies within
+    """The way, its scale one power of two where what came shows it: all numbers are codes times that, and it is within
     the bounds. Division by it is exact, so ties are decided."""
     if f.rule != "absmax" or (f.divisor == "unrounded" and f.scale_dtype != "float32"):
         return way
@@ -109,10 +109,12 @@ def permitted(f: Format, g: np.ndarray, way: Stored, came: np.ndarray) -> np.nda
         v = f.codes.values[np.minimum(first + i, last)] - way.zero[:, None]
         lo, hi = products(v, way, compute)
         fits |= (came >= cast(lo, out)) & (came <= cast(hi, out))
-    # A scale too small for its dtype, or flushed to zero with the numbers: they are lost.
+    # Scales below the smallest normal number are flushed, guarded or kept: numbers may be lost, not become others.
     least = max(float(ml_dtypes.finfo(t).smallest_normal) for t in (compute, f.dtype_of("scale_dtype", g.dtype)))
-    lost = (np.abs(way.scale[1]) < least)[:, None] & (came == cast(way.low, out)[:, None])
-    return fits | lost
+    moved = g.astype(np.float64) - way.low[:, None]
+    lost = np.abs(came.astype(np.float64) - g.astype(np.float64)) <= np.abs(moved)
+    none = came == cast(way.low, out)[:, None]
+    return fits | ((np.abs(way.scale[1]) < least)[:, None] & (lost | none))
 
 
 def products(v: np.ndarray, way: Stored, compute) -> tuple[np.ndarray, np.ndarray]:

@@ -78,7 +78,7 @@ def alike(y: np.ndarray, came: np.ndarray) -> np.ndarray:
 
 
 def choose(order: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """The hypothesis that explains what came, with those that the numbers cannot tell from it; none where too many do."""
+    """The hypothesis that explains what came, with those that the numbers cannot tell from it; none if too many do."""
     if not order or order[0].left > EXPLAINED:
         return ()
     same = tuple(x for x in order if x.left <= max(CLEARLY * order[0].left, SAME))

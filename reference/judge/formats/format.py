@@ -39,11 +39,12 @@ class Format:
     divisor      x is divided by the "stored" scale, or by the "unrounded" one
     ties         of quotients halfway between two codes: "even", "away" or "up"
     packing      of codes in bytes: see packing.py
-    window       the newest tokens that stay unquantised: that many always ("sliding"), or what does not fill a block of
-                 so many ("blocks")
+    window       the newest tokens that stay unquantised: that many always ("sliding"), what does not fill a block of so
+                 many ("blocks"), or what came after the first append, until it is so many ("flush", transformers')
     growth       of groups that span tokens, as tokens are appended: each append quantises its own ("own"), or all by
                  the first one's scale ("frozen")
     value        the scale of the rule "fixed"
+    floor        the least scale, a guard against zero
     """
 
     name: str
@@ -61,16 +62,17 @@ class Format:
     window_kind: str = "sliding"
     growth: str = "own"
     value: float = 1.0
+    floor: float = 0.0
 
     def __post_init__(self):
         known = {"group": GROUPS, "rule": RULES, "scale_dtype": SCALE_DTYPES, "compute": ("float32", "input"),
             "divisor": ("stored", "unrounded"), "ties": TIES, "packing": PACKINGS, "growth": ("own", "frozen"),
-            "window_kind": ("sliding", "blocks")}  # fmt: skip
+            "window_kind": ("sliding", "blocks", "flush")}  # fmt: skip
         for field, words in known.items():
             if getattr(self, field) not in words:
                 raise ValueError(f"{field}={getattr(self, field)!r}; there are {', '.join(words)}")
         grid(self.grid)
-        if self.window < 0 or self.size < 0 or (self.window_kind == "blocks" and self.window == 0):
+        if self.window < 0 or self.size < 0 or (self.window_kind != "sliding" and self.window == 0):
             raise ValueError(f"window={self.window}, size={self.size}; neither is negative, and blocks have a window")
 
     @property
@@ -101,6 +103,11 @@ class Format:
         T = int(sum(pieces))
         if not self.window:
             return T
+        if self.window_kind == "flush":
+            kept = 0
+            for m in list(pieces)[1:]:
+                kept = 0 if kept + m >= self.window else kept + m
+            return T - int(kept)
         return T // self.window * self.window if self.window_kind == "blocks" else max(0, T - self.window)
 
     def spans(self, pieces) -> list[tuple[int, int]]:
@@ -120,6 +127,8 @@ class Format:
             words.append(f"packed: {self.packing}")
         if self.window:
             words.append(f"the newest {self.window} tokens unquantised ({self.window_kind})")
+        if self.floor:
+            words.append(f"a scale is at least {self.floor:g}")
         if self.growth == "frozen":
             words.append("the first append's scale is kept")
         return "; ".join(words)

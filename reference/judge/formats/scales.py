@@ -49,7 +49,13 @@ def half(dtype) -> tuple[float, float]:
 
 
 def exact_scales(f: Format, g: np.ndarray, live: np.ndarray) -> Scale:
-    """The rule's scales of groups g (G, S), float64."""
+    """The rule's scales of groups g (G, S), float64, none below the format's floor."""
+    exact = by_rule(f, g, live)
+    return exact._replace(s=np.maximum(exact.s, f.floor)) if f.floor else exact
+
+
+def by_rule(f: Format, g: np.ndarray, live: np.ndarray) -> Scale:
+    """`exact_scales` without a floor."""
     g = g.astype(np.float64)
     magnitude = np.where(live, np.abs(g), 0).max(-1, initial=0)
     none = np.zeros(len(g))

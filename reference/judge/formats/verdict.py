@@ -111,13 +111,18 @@ def judge_format(
     for case in cases(f, numpy_dtype(dtype), D=D, state=state, only=only, seed=seed):
         try:
             y, scales = read_back(subject, case, state)
-        except (NotImplementedError, *((ValueError, AssertionError) if case.name == "ragged" else ())) as error:
+        except refusals(case) as error:
             found.append(Found(case.name, case.x.size, refused=f"{type(error).__name__}: {error}"))
             continue
         run = Seen(case, y, judge_numbers(f, case.x, y, case.pieces))
         seen.append(run)
         found.append(what_was_found(f, run, scales))
     return decide(f, dtype, seen, found)
+
+
+def refusals(case: Case) -> tuple[type[Exception], ...]:
+    """What a subject may raise to say that it does not take such numbers."""
+    return (NotImplementedError, *((ValueError, AssertionError) if case.name == "ragged" else ()))
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -151,8 +156,8 @@ def what_was_found(f: Format, run: Seen, scales: Any) -> Found:
         ok = np.isfinite(x) & np.isfinite(y)
         lost, must = (float(np.sqrt(np.square(np.where(ok, a - x, 0)).mean())) for a in (y, expected))
     wrong = None if scales is None or f.rule == "two-level" else int(scales_outside(f, run.case.x, scales).sum())
-    return Found(run.case.name, x.size, int(outside.sum()), at, float(x[at]), float(y[at]), float(expected[at]), lost, must,
-        wrong)  # fmt: skip
+    numbers = float(x[at]), float(y[at]), float(expected[at])
+    return Found(run.case.name, x.size, int(outside.sum()), at, *numbers, lost, must, wrong)
 
 
 def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) -> FormatVerdict:
@@ -194,7 +199,8 @@ def bug_reason(wrong: Sequence[Found], found: Sequence[Found]) -> str:
     loss = f"there the format loses {worst.must:.2g} rms and the code {worst.lost:.2g}"
     scales = sum(x.scales or 0 for x in wrong)
     stored = f" {scales} stored scales are none that the rule gives." if scales else ""
+    came = f"{worst.x:.6g} at (b {b}, h {h}, t {t}, d {d}) came back as {worst.came:.6g}"
     return (
-        f"{numbers} of {of} numbers are none that the format permits ({cases_}); {worst.case}: {loss}, and {worst.x:.6g} at "
-        f"(b {b}, h {h}, t {t}, d {d}) came back as {worst.came:.6g} where the format gives {worst.permitted:.6g}.{stored}"
+        f"{numbers} of {of} numbers are none that the format permits ({cases_}); {worst.case}: {loss}, and {came} "
+        f"where the format gives {worst.permitted:.6g}.{stored}"
     )

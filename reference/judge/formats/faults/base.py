@@ -69,7 +69,7 @@ def guarded(x, scale):
         return np.where(scale > 0, x.astype(np.float32) / scale, 0).astype(np.float32)
 
 
-def absmax(x, top=127, axis=-1):
+def absmax(x, top: float = 127, axis=-1):
     """The symmetric scale along an axis, float32, kept as an axis."""
     return (np.abs(x.astype(np.float32)).max(axis, keepdims=True) / np.float32(top)).astype(np.float32)
 

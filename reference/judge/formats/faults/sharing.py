@@ -42,7 +42,9 @@ def scales_swizzled(x):
     return unblocked(codes * squares.reshape(kept.shape) * tensor, x)
 
 
-@fault("int8-row", "sgl-project/sglang/pull/18373", "another sequence's scale", "keys' and values' scales", closest=True)
+@fault(
+    "int8-row", "sgl-project/sglang/pull/18373", "another sequence's scale", "keys' and values' scales", closest=True
+)
 def values_take_the_keys_scale(x):
     """one scale is kept for keys, here the first half of the batch, and values, the second: the keys'"""
     scale = absmax(x)

@@ -85,7 +85,7 @@ class PromptQuantisedWhole(Appended):
         return y
 
 
-@fault("kivi-values", "huggingface/transformers/issues/35185", "window", closest=True)
+@fault("kivi-values", "huggingface/transformers/issues/34189", "window", closest=True)
 class WindowOneShort(Appended):
     """the window is full one token early"""
 
@@ -104,7 +104,7 @@ class GroupsOfEachAppend(Appended):
         return np.concatenate([channels(x) for x in self.parts], -2)
 
 
-@fault("int8-row", "huggingface/transformers/pull/31143", "newest token", closest=True)
+@fault("int8-row", "rajveer43/VeloxQuant-MLX/issues/86", "newest token", closest=True)
 class NewestUnquantised(Appended):
     """the newest token is handed on as it came"""
 

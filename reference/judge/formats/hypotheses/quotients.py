@@ -6,7 +6,7 @@ import numpy as np
 from ..computation import divide_step, round_step
 from ..format import Format
 from ..grids import FLOATS
-from .base import Hypothesis, always, floats, signed, step, whole
+from .base import Hypothesis, always, floats, scaled, signed, step, whole
 
 
 def truncated(f: Format, q: np.ndarray) -> np.ndarray:
@@ -109,7 +109,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     step("narrow input", "x is rounded to bfloat16 before it is divided", divide=narrow_input(ml_dtypes.bfloat16)),
     step("narrow input", "x is rounded to float16 before it is divided", divide=narrow_input(np.float16)),
     step("wrap", "codes beyond the range wrap round instead of saturating", whole, round=wrapped),
-    step("wrap", "quotients are truncated, and codes beyond the range wrap round", whole, round=truncated_wrapped),
+    step("wrap", "quotients are truncated, and codes beyond the range wrap round", lambda f: whole(f) and not scaled(f),
+        round=truncated_wrapped),
     step("overflow", "quotients beyond the largest value become NaN or infinite instead of saturating",
         lambda f: f.grid in ("e4m3fn", "e5m2"), round=overflowing),
     step("early saturation", "the whole last binade saturates to the largest value", floats, round=early),

@@ -8,7 +8,7 @@ import numpy as np
 from ..computation import RIGHT, Kept, decode_step, divide_step, round_step, round_trip, scale_step
 from ..format import Format
 from ..scales import E8M0, exact_scales
-from .base import Hypothesis, always, floats, scaled, step
+from .base import Hypothesis, floats, scaled, step
 
 HALVES = (("float16", np.float16), ("bfloat16", ml_dtypes.bfloat16))
 

@@ -160,8 +160,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     reads("another head's scale", "codes are read with the scale of the head before", along(1)),
     reads("another head's scale", "codes of all heads are read with the first head's scale", reduced(1)),
     reads("another sequence's scale", "codes of all sequences are read with the first one's scale", reduced(0)),
-    reads("keys' and values' scales", "codes of the first half of the batch are read with the scales of the second, and "
-        "the other way round: keys' and values' are swapped", halves),
+    reads("keys' and values' scales", "codes of one half of the batch are read with the scales of the other: keys' and "
+        "values' are swapped", halves),
     reads("another token's scale", "codes are read with the scale of the next token", along(2, -1),
         lambda f: f.group in ("row", "block")),
     reads("another token's scale", "codes are read with the scale of the token before", along(2),
@@ -174,7 +174,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     reads("another block's scale", "codes are read with the scale of the block before", along(3), many),
     reads("another block's scale", "codes of all blocks are read with the first block's scale", reduced(3), many),
     reads("scale layout", "scales are stored heads first and read tokens first (transposed)", transposed(1, 2)),
-    reads("scale layout", "scales are stored tokens first and read blocks first (transposed)", transposed(2, 3), block_rows),
+    reads("scale layout", "scales are stored tokens first and read blocks first (transposed)", transposed(2, 3),
+        block_rows),
     reads("scale layout", "scales are written in squares of four tokens and four blocks, and read in order", swizzled,
         block_rows),
     *(Hypothesis("axis", f"numbers share a scale per {words}", lambda f, group=group: scaled(f) and f.group != group and

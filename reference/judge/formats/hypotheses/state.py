@@ -82,14 +82,13 @@ def own_growth(f: Format, x, pieces):
 
 
 def again(f: Format, x, pieces):
-    """Each append quantises all tokens anew from what they are read back as."""
-    y = x[..., :0, :]
-    at = [0, *accumulate(pieces)]
-    for a, b in zip(at[:-1], at[1:], strict=True):
-        y = np.concatenate([y, x[..., a:b, :]], -2)
-        n = f.quantised((b,))
-        if n:
+    """Whenever tokens are quantised, all are: older ones anew, from what they are read back as."""
+    y, done, ends = x.copy(), 0, list(accumulate(pieces))
+    for i in range(len(ends)):
+        n = f.quantised(pieces[: i + 1])
+        if n > done:
             y[..., :n, :] = run(f, y[..., :n, :])
+            done = n
     return y
 
 

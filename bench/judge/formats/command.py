@@ -1,0 +1,49 @@
+"""`kvproof verify --quantised MODULE:FUNCTION --format NAME`, and `--formats`."""
+
+import argparse
+import json
+import textwrap
+
+from ....reference.judge.formats.catalogue import table
+from ....reference.judge.formats.verdict import BUG, FORMAT, INCONCLUSIVE, FormatVerdict
+from ..subjects.callables import find
+from .quantisers import ARRAYS, SHAPES, check_format
+
+CODES = {FORMAT: 0, BUG: 1, INCONCLUSIVE: 2}
+
+
+def add_options(which, add) -> None:
+    """The modes and options of formats, for __main__.py's parser."""
+    which.add_argument("--quantised", metavar="MODULE:NAME", help=f"a quantiser: {SHAPES}")
+    which.add_argument("--formats", action="store_true", help="list the formats of --quantised, with their rules")
+    add("--format", metavar="NAME", help="for --quantised: of --formats, changed as in int8-row,scale_dtype=float16")
+    add("--arrays", choices=ARRAYS, help="for --quantised: what it is given (default torch)")
+
+
+def judge(args: argparse.Namespace) -> FormatVerdict:
+    """The verdict on --quantised.  Raises ValueError, in one line, for what is not there."""
+    return check_format(find(args.quantised), args.format, args.dtype, arrays=args.arrays, name=args.quantised)
+
+
+def say(verdict: FormatVerdict, as_json: bool) -> int:
+    """Print the verdict; returns its exit code."""
+    if as_json:
+        print(json.dumps(verdict.record()))
+    else:
+        first, *rest = str(verdict).splitlines()
+        print("\n\n".join([first, *(textwrap.fill(line, 118) for line in (f"rule: {verdict.rule}", *rest))]))
+    return CODES[verdict.verdict]
+
+
+def list_formats(as_json: bool) -> int:
+    """Print the table of formats."""
+    rows = table()
+    if as_json:
+        print(json.dumps(rows, indent=1))
+    else:
+        for row in rows:
+            print(textwrap.fill(row["rule"], 118, initial_indent=f"{row['name']:24}", subsequent_indent=" " * 24))
+        print(
+            f"\n{len(rows)} formats; any field of one may be changed: --format int8-row,scale_dtype=float16,ties=away"
+        )
+    return 0
