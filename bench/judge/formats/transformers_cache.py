@@ -1,8 +1,8 @@
 """A quantised cache layer of transformers as a cache of append and read: its keys, or its values.
 
 Their layers hand back the tokens of the first update as they came and quantise them for later; what is read here is
-what the next step would read. Each layer also keeps the newest tokens unquantised until there are `residual_length` of them,
-then quantises all, the older ones from what they are read back as.
+what the next step would read. Each layer also keeps the newest tokens unquantised until there are `residual_length` of
+them, then quantises all, the older ones from what they are read back as.
 """
 
 from collections.abc import Callable

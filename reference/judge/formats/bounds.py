@@ -1,8 +1,8 @@
 """All results that a format permits: for each number the values that some right program may read back.
 
 Bounds follow from the rule, in float64: scales as scales.py has them, quotients with their roundings, every code that
-is nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came out.
-Nothing is a tolerance. A number outside is one that no order of operations gives.
+is nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came
+out. Nothing is a tolerance. A number outside is one that no order of operations gives.
 """
 
 from typing import NamedTuple

@@ -88,8 +88,8 @@ class Format:
 
     @property
     def spans_tokens(self) -> bool:
-        """Whether a group holds numbers of several tokens."""
-        return self.group not in ("row", "block")
+        """Whether numbers of several tokens share a scale."""
+        return self.group not in ("row", "block") or self.rule == "two-level"
 
     def dtype_of(self, which: str, x: Any) -> Any:
         """`compute` or `scale_dtype` as a NumPy dtype, for numbers of x's dtype."""

@@ -53,6 +53,15 @@ def scale_in_half(x):
     return (int8(x, scale) * scale).astype(x.dtype)
 
 
+@fault("int8-row", "intel/auto-round/issues/622", "reciprocal")
+def reciprocal_of_a_subnormal(x):
+    """the guard asks whether the scale is zero, and the reciprocal of one that is 1e-40 is infinite"""
+    scale = absmax(x)
+    with np.errstate(all="ignore"):
+        inverse = np.where(scale == 0, 0, np.float32(1) / scale).astype(np.float32)
+        return (np.clip(np.rint(x.astype(np.float32) * inverse), -127, 127) * scale).astype(x.dtype)
+
+
 @fault("mxfp8-ceil", "huggingface/transformers/pull/46763", "scale not round-tripped")
 def power_of_two_after_dividing(x):
     """numbers are divided by the exact scale, and the power of two above it is stored"""

@@ -90,19 +90,37 @@ def unguarded(f: Format, cut, scale, kept, dtype):
 
 
 def unguarded_trip(f: Format, x, pieces):
-    """NaN quotients are read back as NaN."""
+    """`unguarded`; NaN quotients are read back as NaN."""
+    return nan_trip(f, x, pieces, unguarded)
+
+
+def nan_trip(f: Format, x, pieces, divide):
+    """The round trip with another division, whose NaN is kept."""
     lost = -999
 
     def read(f, codes, kept, dtype):
         return np.where(codes == lost, np.nan, decode_step(f, np.where(codes == lost, 0, codes), kept, dtype))
 
     steps = RIGHT._replace(
-        divide=unguarded,
+        divide=divide,
         round=lambda f, q: np.where(np.isnan(q), lost, round_step(f, q)),
         carry=lambda f, codes: codes,
         decode=read,
     )
     return round_trip(f, x, pieces, steps)
+
+
+def by_reciprocal(f: Format, cut, scale, kept, dtype):
+    """Products with reciprocals that overflow."""
+    compute = f.dtype_of("compute", dtype)
+    s = (scale.s if f.divisor == "unrounded" else kept.s).astype(compute)[:, None]
+    x = cut.g.astype(compute) - kept.low.astype(compute)[:, None]
+    return np.where(s == 0, 0, x * (compute.type(1) / s)).astype(np.float64) + kept.zero[:, None]
+
+
+def reciprocal_trip(f: Format, x, pieces):
+    """`by_reciprocal`; NaN quotients are read back as NaN."""
+    return nan_trip(f, x, pieces, by_reciprocal)
 
 
 def not_applied(f: Format, codes, kept, dtype):
@@ -242,6 +260,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *(step("tensor scale", f"the tensor's scale is {words} when codes are read", lambda f: f.rule == "two-level",
         decode=tensor_scale(power)) for words, power in (("left out", -1), ("inverted", -2), ("applied twice", 1))),
     Hypothesis("0/0", "a group of zeros, whose scale is zero, is divided by it: NaN", smooth, unguarded_trip),
+    Hypothesis("reciprocal", "numbers are multiplied by the scale's reciprocal, infinite for a subnormal scale",
+        smooth, reciprocal_trip),
     step("scale not applied", "the scale is not applied when codes are read", decode=not_applied),
     step("scale applied twice", "the scale is applied twice when codes are read", decode=applied(2)),
     step("scale inverted", "codes are divided by the scale when they are read", decode=applied(-1)),
