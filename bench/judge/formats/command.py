@@ -4,7 +4,7 @@ import argparse
 import json
 import textwrap
 
-from ....reference.judge.formats.catalogue import table
+from ....reference.judge.formats.catalogue import named, table
 from ....reference.judge.formats.verdict import BUG, FORMAT, INCONCLUSIVE, FormatVerdict
 from ..subjects.callables import find
 from .quantisers import ARRAYS, SHAPES, check_format
@@ -22,7 +22,8 @@ def add_options(which, add) -> None:
 
 def judge(args: argparse.Namespace) -> FormatVerdict:
     """The verdict on --quantised.  Raises ValueError, in one line, for what is not there."""
-    return check_format(find(args.quantised), args.format, args.dtype, arrays=args.arrays, name=args.quantised)
+    f = named(args.format)
+    return check_format(find(args.quantised), f, args.dtype, arrays=args.arrays, name=args.quantised)
 
 
 def say(verdict: FormatVerdict, as_json: bool) -> int:

@@ -21,17 +21,19 @@ def check_format(
     dtype: str = "float32",
     *,
     arrays: str = "torch",
+    caches: bool = False,
     name: str = "",
     **options: Any,
 ) -> FormatVerdict:
     """The verdict on a quantiser.
 
-    quantiser  f(x (B, H, T, D)) -> what is read back, x's shape; or a class, or function without arguments, of caches
-               with append(x (B, H, M, D)) and read() -> (B, H, T, D); or an object with quantise(x) -> (codes, scales,
-               …) and dequantise(codes, scales, …) -> x's shape, whose scales are judged too
+    quantiser  f(x (B, H, T, D)) -> what is read back, x's shape; or a class of caches with append(x (B, H, M, D)) and
+               read() -> (B, H, T, D); or an object with quantise(x) -> (codes, scales, …) and dequantise(codes, scales,
+               …) -> x's shape, whose scales are judged too
     format     a name of catalogue.FORMATS, with changes as "int8-row,scale_dtype=float16"; or a Format
     dtype      of the numbers it is given
     arrays     what it is given: "torch" tensors on the CPU, or "numpy" arrays
+    caches     quantiser() makes an empty cache, though it is a function
     options    D, only, seed of judge_format
 
     Raises ValueError for words that are not known, and UserCodeError for what the quantiser raises but refusals.
@@ -40,15 +42,16 @@ def check_format(
         raise ValueError(f"arrays is {arrays!r}; it is {' or '.join(ARRAYS)}")
     f = named(format) if isinstance(format, str) else format
     wrap: Callable[[np.ndarray], Any] = to_torch if arrays == "torch" else np.copy
-    subject, state = as_subject(quantiser, wrap, name or getattr(quantiser, "__name__", type(quantiser).__name__))
+    name = name or getattr(quantiser, "__name__", type(quantiser).__name__)
+    subject, state = as_subject(quantiser, wrap, name, caches)
     return judge_format(f, subject, dtype, state=state, **options)
 
 
-def as_subject(quantiser: Any, wrap: Callable[[np.ndarray], Any], name: str) -> tuple[Any, bool]:
+def as_subject(quantiser: Any, wrap: Callable[[np.ndarray], Any], name: str, caches=False) -> tuple[Any, bool]:
     """The subject of judge_format, and whether it makes caches.  Raises ValueError for what is none."""
     if hasattr(quantiser, "quantise") and hasattr(quantiser, "dequantise"):
         return two_functions(quantiser, wrap, name), False
-    if hasattr(quantiser, "append") and hasattr(quantiser, "read"):
+    if caches or (hasattr(quantiser, "append") and hasattr(quantiser, "read")):
         if not callable(quantiser):
             raise ValueError(f"{name} is one cache; give its class, or a function that makes an empty one")
         return (lambda: Wrapped(quantiser, wrap, name)), True
