@@ -220,13 +220,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.faults:
             catalogue(args)
             return 0
-        if args.formats:
-            return formats.list_formats(args.json)
-        if args.quantised is not None:
-            sys.path.insert(0, "")
-            with Progress("judging"), redirect_stdout(sys.stderr):
-                verdict = formats.judge(args)
-            return formats.say(verdict, args.json)
+        if args.formats or args.quantised is not None:
+            return formats.run(args)
         if args.exam:
             return examine(args.exam)
         if args.html:

@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import sys
 import textwrap
+from contextlib import redirect_stdout
 
+from ....gpt2.cli.progress import Progress
 from ....reference.judge.formats.catalogue import named, table
 from ....reference.judge.formats.verdict import BUG, FORMAT, INCONCLUSIVE, FormatVerdict
 from ..subjects.callables import find
@@ -20,10 +23,15 @@ def add_options(which, add) -> None:
     add("--arrays", choices=ARRAYS, help="for --quantised: what it is given (default torch)")
 
 
-def judge(args: argparse.Namespace) -> FormatVerdict:
-    """The verdict on --quantised.  Raises ValueError, in one line, for what is not there."""
+def run(args: argparse.Namespace) -> int:
+    """List the formats, or judge --quantised and print it.  Returns the exit code; raises ValueError, in one line."""
+    if args.formats:
+        return list_formats(args.json)
+    sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
     f = named(args.format)
-    return check_format(find(args.quantised), f, args.dtype, arrays=args.arrays, name=args.quantised)
+    with Progress("judging"), redirect_stdout(sys.stderr):
+        verdict = check_format(find(args.quantised), f, args.dtype, arrays=args.arrays, name=args.quantised)
+    return say(verdict, args.json)
 
 
 def say(verdict: FormatVerdict, as_json: bool) -> int:

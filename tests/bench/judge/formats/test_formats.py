@@ -3,6 +3,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from kvproof.bench.judge.__main__ import main
 from kvproof.bench.judge.contract.user_errors import UserCodeError
+from kvproof.bench.judge.formats import command
 from kvproof.bench.judge.formats.arrays import to_numpy, to_torch
 from kvproof.bench.judge.formats.quantisers import check_format
 from kvproof.bench.judge.formats.transformers_cache import LayerSide, fp8_format, fp8_layer, quanto_format, quanto_layer
@@ -76,7 +78,7 @@ CONFIG = Config(n_layer=1, n_head=3, n_embd=3 * D, n_vocab=8, n_ctx=256)
 class ReferenceCache:
     """The reference's cache of 8 bits: its values, beside keys three times as large."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: Any):
         self.cache = Int8Cache(CONFIG, 2, 256, dtype)
 
     def append(self, x):
@@ -144,6 +146,10 @@ def test_the_command_gives_the_verdict_and_its_exit_code(capsys):
     assert (record["verdict"], record["names"]) == ("BUG", ["truncation"])
 
 
+def test_the_exit_codes_are_those_of_verify():
+    assert command.CODES == {"FORMAT": 0, "BUG": 1, "INCONCLUSIVE": 2}
+
+
 def test_the_command_lists_formats(capsys):
     assert main(["--formats"]) == 0
     assert "scale = max|x| / 127" in capsys.readouterr().out
@@ -183,8 +189,8 @@ def test_transformers_on_quanto_is_its_format_until_it_quantises_again():
     pytest.importorskip("optimum.quanto", reason="optimum-quanto is not installed")
     still = check_format(lambda: LayerSide(quanto_layer), quanto_format(), caches=True, D=D, only=FEW)
     assert still.verdict == FORMAT, str(still)
-    make, f = partial(quanto_layer, residual=1), quanto_format(residual=1)
-    again = check_format(lambda: LayerSide(make), f, caches=True, D=80, only=("normal", "ramp"))
+    make, f = partial(quanto_layer, group=48, residual=1), quanto_format(group=48, residual=1)
+    again = check_format(lambda: LayerSide(make), f, caches=True, D=32, only=("normal", "ramp"))
     assert (again.verdict, again.names) == (BUG, ("quantised again",)), str(again)
 
 

@@ -9,7 +9,6 @@ import pytest
 from kvproof.reference.judge.formats.catalogue import FORMATS, named
 from kvproof.reference.judge.formats.computation import decode, encode, round_trip
 from kvproof.reference.judge.formats.explanation import Candidate, choose
-from kvproof.reference.judge.formats.hypotheses import HYPOTHESES
 from kvproof.reference.judge.formats.verdict import BUG, FORMAT, INCONCLUSIVE, Parts, judge_format
 
 INT8 = FORMATS["int8-row"]
@@ -97,8 +96,3 @@ def test_a_hypothesis_is_named_only_where_no_rival_does_as_well():
     assert choose([far]) == ()
     assert choose([]) == ()
     assert choose([best, near, near, near]) == ()
-
-
-def test_hypotheses_say_different_things():
-    sentences = [h.sentence for h in HYPOTHESES]
-    assert len(set(sentences)) == len(sentences) > 120
