@@ -6,11 +6,12 @@
     kvproof verify --hf FOLDER --cache static            a Hugging Face causal LM: cached against uncached
     kvproof verify --hf FOLDER --all                     the same over every cache and in every scenario
     kvproof verify --callable mine:cached --against mine:plain
+    kvproof verify --quantised mine:fn --format int8-row what a format must lose, or what the code loses beside
     kvproof verify --faults                              the corpus of KV-cache bugs, with where each happened
     kvproof verify --impl eager --inject NAME            what one of them looks like
     kvproof verify --exam FILE.jsonl                     all of them, and clean runs, before the judge
 
-Exit codes: 0 ROUNDING, 1 BUG, 2 INCONCLUSIVE, 3 the command or the machine does not allow it, 4 an error of ours.
+Exit codes: 0 ROUNDING or FORMAT, 1 BUG, 2 INCONCLUSIVE, 3 the command or machine does not allow it, 4 an error of ours.
 Also `python -m kvproof.bench.judge …`.
 """
 
@@ -32,6 +33,7 @@ from typing import Any, NoReturn
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, TorchFault
+from kvproof.bench.judge.formats import command as formats
 from kvproof.bench.judge.huggingface import command as huggingface
 from kvproof.bench.judge.huggingface.caches import AUTO, CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
@@ -75,6 +77,7 @@ def options() -> Parser:
     which.add_argument("--callable", metavar="MODULE:FUNCTION", help="f(dtype, shift) -> logits (B, n, V), under test")
     which.add_argument("--faults", action="store_true", help="list the corpus of bugs")
     which.add_argument("--exam", type=Path, metavar="FILE", help="put the corpus and clean runs before the judge")
+    formats.add_options(which, add)
     add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle) or a function")
     add("--model", help="for --impl, as kvproof generate takes it (default tiny)")
     add("--dtype", choices=DTYPES, help="the dtype in question (default float32)")
@@ -210,6 +213,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.faults:
             catalogue(args)
             return 0
+        if args.formats or args.quantised is not None:
+            return formats.run(args)
         if args.exam:
             return examine(args.exam)
         if args.html:

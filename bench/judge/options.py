@@ -2,12 +2,12 @@
 
 import argparse
 
-MODES = ("impl", "hf", "callable", "faults", "exam")
+MODES = ("impl", "hf", "callable", "quantised", "formats", "faults", "exam")
 # The modes that each option says something to.
 GOES_WITH = {
     "against": ("impl", "callable"),
     "model": ("impl",),
-    "dtype": ("impl", "hf", "callable"),
+    "dtype": ("impl", "hf", "callable", "quantised"),
     "weights": ("impl",),
     "prompt": ("impl", "hf"),
     "context": ("impl", "hf"),
@@ -22,12 +22,14 @@ GOES_WITH = {
     "no_position_ids": ("hf",),
     "attn_implementation": ("hf",),
     "module": ("callable",),
-    "json": ("impl", "hf", "callable", "faults"),
+    "format": ("quantised",),
+    "arrays": ("quantised",),
+    "json": ("impl", "hf", "callable", "quantised", "formats", "faults"),
     "html": ("impl", "hf", "callable"),
 }
 DEFAULTS = {
     "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "auto",
-    "scenario": "steps", "left_padded": 0, "module": (),
+    "scenario": "steps", "left_padded": 0, "module": (), "arrays": "torch",
 }  # fmt: skip
 
 
@@ -57,6 +59,8 @@ def apply_defaults(args: argparse.Namespace) -> None:
             "--no-position-ids and --html out")  # fmt: skip
     if mode == "callable" and args.against is None:
         raise ValueError("--callable needs a trusted function: --against MODULE:FUNCTION")
+    if mode == "quantised" and args.format is None:
+        raise ValueError("--quantised needs the format it is meant to have: --format NAME, of --formats")
     for name, value in DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
