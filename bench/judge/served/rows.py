@@ -8,6 +8,8 @@ import numpy as np
 
 from .answers import Row, Token
 
+ENOUGH = 3  # positions that must fit for rows to be taken for those of other positions
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -67,10 +69,16 @@ def one_late(before: Row | None, rows: Sequence[Row], decoded: Sequence[Row], wi
     decoded  the rows of the same tokens from generation
     within   the difference up to which two rows are the same
     """
-    if before is None or len(rows) < 3 or apart(rows, decoded) <= within:
+    if before is None or apart(rows, decoded) <= within:
         return False
-    moved = [listed(row) for row in (before, *rows[:-1])]
-    return all(row.top for row in moved) and apart(moved, [listed(row) for row in decoded]) <= within
+    moved = earlier(before, rows)
+    seen = [len(compared(x, listed(y)).tokens) > 1 for x, y in zip(moved, decoded, strict=False)]
+    return sum(seen) >= ENOUGH and apart(moved, [listed(row) for row in decoded]) <= within
+
+
+def earlier(before: Row, rows: Sequence[Row]) -> list[Row]:
+    """The rows moved by one position to where they belong, without the log-probability of a token that follows."""
+    return [listed(row) for row in (before, *rows[:-1])]
 
 
 def listed(row: Row) -> Row:
@@ -91,9 +99,9 @@ def arrays(pairs: Sequence[Sequence[Compared]]) -> tuple[np.ndarray, np.ndarray]
     for i, row in enumerate(pairs):
         for j in range(n):
             x = row[min(j, len(row) - 1)]
-            left = rest(x.b[0]) if len(x.tokens) == 1 else None
-            a[i, j] = [*x.a, *[x.a[-1] if left is None else left] * (K - len(x.tokens))]
-            b[i, j] = [*x.b, *[x.b[-1] if left is None else left] * (K - len(x.tokens))]
+            more, alone = K - len(x.tokens), len(x.tokens) == 1
+            a[i, j] = [*x.a, *[rest(x.b[0]) if alone else x.a[-1]] * more]
+            b[i, j] = [*x.b, *[rest(x.b[0]) if alone else x.b[-1]] * more]
     return a, b
 
 

@@ -88,7 +88,7 @@ class Server:
         where the server splits the text into other tokens; a note says so.
         """
         if self.form == STEPWISE:
-            return None, self._stepwise(prompt, rows, temperature)
+            return None, [self.step(prompt, rows[:i], temperature) for i in range(len(rows))]
         whole = prompt.followed_by(rows)
         self._forget(whole)
         if self.form == EXTENSION:
@@ -106,13 +106,11 @@ class Server:
             )
         return echoed[start - 1], echoed[start : start + len(same)]
 
-    def _stepwise(self, prompt: Prompt, rows: Sequence[Row], temperature: float) -> list[Row]:
-        found = []
-        for i in range(len(rows)):
-            prefix = prompt.followed_by(rows[:i])
-            self._forget(prefix)
-            found += self._complete(prefix, 1, temperature=temperature, **self._cold()).generated[:1]
-        return found
+    def step(self, prompt: Prompt, rows: Sequence[Row], temperature: float = 0.0) -> Row:
+        """The token that a prefill of the prompt and the tokens of `rows` chooses next."""
+        prefix = prompt.followed_by(rows)
+        self._forget(prefix)
+        return self._complete(prefix, 1, temperature=temperature, **self._cold()).generated[0]
 
     def _echo(self, prompt: Prompt, temperature: float = 0.0) -> list[Row]:
         """The rows of the prompt's own tokens."""

@@ -5,14 +5,15 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from ....reference.judge.verdict import BUG, ROUNDING, Verdict
+from ....reference.judge.verdict import BUG, INCONCLUSIVE, Verdict
 from .answers import Row
 from .client import Client, ServerError
-from .limits import bug_reason, coarse, qualified
-from .rows import Compared, apart, arrays, compared, listed, one_late, same_context
+from .limits import LEAST_SIZE, decided, limit
+from .rows import Compared, apart, arrays, compared, earlier, one_late, same_context
 from .semantics import ask
 from .server import STEPWISE, Prompt, Server
 
@@ -32,7 +33,7 @@ COMPANY = 3  # other requests in flight beside each
 
 @dataclass(frozen=True)
 class Way:
-    """One way to the logprobs of a prompt's continuation, beside the trusted one: rows of the same tokens.
+    """One way to the log-probabilities of a prompt's continuation, beside the trusted one: rows of the same tokens.
 
     start  which of the generated tokens is the first
     """
@@ -43,9 +44,11 @@ class Way:
     a: Sequence[Row]
     b: Sequence[Row]
 
-    @property
-    def pairs(self) -> list[Compared]:
-        return [compared(x, y) for x, y in zip(self.a, self.b, strict=False)]
+    @cached_property
+    def pairs(self) -> list[tuple[int, Compared]]:
+        """(which generated token it is, what both say of it), where they know any token in common."""
+        found = [compared(x, y) for x, y in zip(self.a, self.b, strict=False)]
+        return [(self.start + j, x) for j, x in enumerate(found) if x.tokens]
 
 
 class ServedSubject:
@@ -68,6 +71,7 @@ class ServedSubject:
         self.name_b = against.client.url if against else "its own prefill"
         self.question = TWO_SERVERS if against else ONE_SERVER
         self.notes: list[str] = []
+        self.decoded: list[Sequence[Row]] = []
         others = [x for x in (server, against) if x is not None]
         found = [x.prompts(texts) for x in others]
         if len({prompts[0].ids is None for prompts in found}) > 1:
@@ -78,11 +82,15 @@ class ServedSubject:
                 f"{self.name_a} and {self.name_b} split {texts[0]!r} into other tokens: compare one model"
             )
         self.temperature = self._meaning(others)
-        self.ways = self._two(against) if against else self._one()
-        self.ways = [way for way in self.ways if way.a and way.b]
-        self.made = arrays([way.pairs for way in self.ways])
-        rows = [[way.start + min(j, len(way.pairs) - 1) for j in range(self.made[0].shape[1])] for way in self.ways]
-        self.positions = np.array(rows)
+        self.ways = [way for way in (self._two(against) if against else self._one()) if way.pairs]
+        if not self.ways:
+            raise ServerError(f"{self.name_a} names no token in both paths, so that there is nothing to compare")
+        self.made = arrays([[x for _, x in way.pairs] for way in self.ways])
+        last = self.made[0].shape[1]
+        self.positions = np.array(
+            [[way.pairs[min(j, len(way.pairs) - 1)][0] for j in range(last)] for way in self.ways]
+        )
+        self.contradiction = self._contradiction()
         self._note_rows()
 
     def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,23 +102,20 @@ class ServedSubject:
         return self.made
 
     def qualify(self, verdict: Verdict) -> Verdict:
-        """The judge's verdict in words about servers; INCONCLUSIVE where coarser rounding inside may explain it."""
-        verdict = qualified(verdict, SETTLE)
+        """The verdict on log-probabilities and not on logits, in words about servers."""
         if verdict.difference is not None:  # the judge counts columns, which are no tokens
             verdict = replace(verdict, difference=replace(verdict.difference, flips=()))
-        rung = verdict.rungs[-1]
-        if verdict.verdict == ROUNDING and not rung.error and self.server.cached:
-            words = "the server answered from its prefix cache, so that both may be one computation"
-            return replace(verdict, verdict="INCONCLUSIVE", reason=f"They agree bit for bit, but {words}. {SETTLE}.")
-        if verdict.verdict != BUG:
-            return verdict
-        i, j, column = rung.where
+        place = f"{self._place(*verdict.rungs[-1].where)}; {self._flips()}"
+        verdict = decided(verdict, SETTLE, place, bool(self.server.cached))
+        if verdict.verdict == BUG and self.contradiction:
+            return replace(verdict, verdict=INCONCLUSIVE, reason=f"{verdict.reason} But {self.contradiction}")
+        return verdict
+
+    def _place(self, i: int, j: int, column: int) -> str:
         way = self.ways[i]
-        j = min(j, len(way.pairs) - 1)
-        tokens = way.pairs[j].tokens
-        token = tokens[min(column, len(tokens) - 1)]
-        place = f"{way.name}, prompt {way.prompt}, generated token {way.start + j}, for the token {token!r}"
-        return bug_reason(verdict, place, self._flips())
+        at, x = way.pairs[min(j, len(way.pairs) - 1)]
+        token = x.tokens[min(column, len(x.tokens) - 1)]
+        return f"{way.name}, prompt {way.prompt}, generated token {at}, of the token {token!r}"
 
     def _flips(self) -> str:
         """Where the most probable token differs, and by how much it leads at most."""
@@ -120,6 +125,28 @@ class ServedSubject:
         if not flips:
             return "no most probable token differs"
         return f"the most probable token differs at {flips} of {lead.size} places, by leads up to {lead.max():.2g} nats"
+
+    def _contradiction(self) -> str:
+        """What the server says against its own prompt logprobs where they part from its decode; else "".
+
+        The prefix up to the largest difference is sent by itself. If the next token's log-probabilities agree with
+        decode, echo is at fault, or the server keeps its cache although it was asked for another prompt in between.
+        """
+        a, b = self.made
+        error = np.where(np.isnan(a - b), np.inf, np.abs(a - b)).max(-1)
+        way = self.ways[int(error.max(1).argmax())]
+        bound = limit(self.dtype, float(np.sqrt(np.nanmean(b * b))))
+        if self.against or self.server.form == STEPWISE or error.max() <= bound:
+            return ""
+        at = max(way.pairs, key=lambda pair: pair[1].apart)[0]
+        rows = self.decoded[way.prompt]
+        alone = self.server.step(self.prompts[way.prompt], rows[:at], self.temperature)
+        if apart([way.a[at - way.start]], [alone]) > bound:
+            return ""
+        return (
+            f"a prefill of that prefix alone agrees with decode: either {self.server.form} gives other numbers than "
+            "the model's, or the server answered from its cache; start it without prefix caching."
+        )
 
     def _meaning(self, servers: Sequence[Server]) -> float:
         meanings = [ask(server, self.prompts[0]) for server in servers]
@@ -131,38 +158,42 @@ class ServedSubject:
     def _generate(self, server: Server, prompt: Prompt, n: int | None = None) -> Sequence[Row]:
         return server.generate(prompt, self.steps if n is None else n, self.temperature).generated
 
-    def _prefill(self, server: Server, prompt: Prompt, rows: Sequence[Row]) -> Sequence[Row]:
-        """The prompt's rows, moved to where they belong where the server gives each one position late."""
-        before, found = server.prefill(prompt, rows, self.temperature)
-        if not one_late(before, found, rows, coarse(1.0)):
-            return found
-        assert before is not None
+    def _prefills(self, server: Server, decoded: Sequence[Sequence[Row]]) -> list[Sequence[Row]]:
+        """Each prompt's rows, moved to where they belong where the server gives each one position late."""
+        both = zip(self.prompts, decoded, strict=True)
+        found = [server.prefill(prompt, rows, self.temperature) for prompt, rows in both]
+        within = limit(self.dtype, LEAST_SIZE)
+        if not any(one_late(*rows, made, within) for rows, made in zip(found, decoded, strict=True)):
+            return [rows for _, rows in found]
         late = "echo gives each token the log-probabilities of the position after it, which is a bug of echo, not of "
         note = f"{server.client.url}: {late}the cache; they are compared where they belong"
         self.notes += [note] * (note not in self.notes)
-        return [listed(row) for row in (before, *found[:-1])]
+        return [earlier(before, rows) if before else rows for before, rows in found]
 
     def _one(self) -> list[Way]:
         """Generation in several ways, each against the prefill of the same tokens."""
-        server, ways, decoded, trusted = self.server, [], [], []
-        for i, prompt in enumerate(self.prompts):
+        server, ways = self.server, []
+        later = []
+        for prompt in self.prompts:
             rows = self._generate(server, prompt)
-            again = self._generate(server, prompt)
-            decoded.append(rows)
-            trusted.append(self._prefill(server, prompt, rows))
-            ways.append(Way("decode", i, 0, rows, trusted[i]))
-            ways.append(Way("decode of the same request again", i, 0, again[: same_context(again, rows)], trusted[i]))
-            half = len(rows) // 2
-            later = self._generate(server, prompt.followed_by(rows[:half]), len(rows) - half) if half else []
-            later = later[: same_context(later, rows[half:])]
-            ways.append(Way("decode of a longer prompt", i, half, later, trusted[i][half:]))
-            if server.form != STEPWISE:
-                ways.append(Way("prefill again", i, 0, self._prefill(server, prompt, rows), trusted[i]))
-        for i, rows in enumerate(self._in_company()):
-            kept = rows[: same_context(rows, decoded[i])]
-            ways.append(Way("decode among other requests", i, 0, kept, trusted[i]))
-        self._note_spread(ways, decoded)
-        return ways
+            again, half = self._generate(server, prompt), len(rows) // 2
+            self.decoded.append(rows)
+            ways.append(("decode of the same request again", 0, again[: same_context(again, rows)]))
+            longer = self._generate(server, prompt.followed_by(rows[:half]), len(rows) - half) if half else []
+            later.append(("decode of a longer prompt", half, longer[: same_context(longer, rows[half:])]))
+        trusted = self._prefills(server, self.decoded)
+        company = self._in_company()
+        together = [rows[: same_context(rows, made)] for rows, made in zip(company, self.decoded, strict=True)]
+        named = {"decode": self.decoded, "decode among other requests": together}
+        if server.form != STEPWISE:
+            named["prefill again"] = self._prefills(server, self.decoded)
+        found = [
+            Way(name, i, 0, rows, trusted[i]) for name, all_rows in named.items() for i, rows in enumerate(all_rows)
+        ]
+        for made in (ways, later):
+            found += [Way(name, i, at, rows, trusted[i][at:]) for i, (name, at, rows) in enumerate(made)]
+        self._note_spread(found)
+        return found
 
     def _in_company(self) -> list[Sequence[Row]]:
         """The generations of all prompts, asked for at once, in the company of others."""
@@ -174,11 +205,10 @@ class ServedSubject:
 
     def _two(self, against: Server) -> list[Way]:
         """Both servers' prefill of the same tokens, and both servers' decode."""
-        ways = []
-        for i, prompt in enumerate(self.prompts):
-            rows = self._generate(self.server, prompt)
-            prefills = [self._prefill(server, prompt, rows) for server in (self.server, against)]
-            ways.append(Way("prefill", i, 0, *prefills))
+        self.decoded = [self._generate(self.server, prompt) for prompt in self.prompts]
+        prefills = zip(*(self._prefills(server, self.decoded) for server in (self.server, against)), strict=True)
+        ways = [Way("prefill", i, 0, a, b) for i, (a, b) in enumerate(prefills)]
+        for i, (prompt, rows) in enumerate(zip(self.prompts, self.decoded, strict=True)):
             ways.append(Way("decode", i, 0, rows, self._forced(against, prompt, rows)))
         return ways
 
@@ -195,20 +225,19 @@ class ServedSubject:
         counted = sum(len(way.pairs) for way in self.ways)
         form = f"prefill by {self.server.form}" + (f" and {self.against.form}" if self.against else "")
         names = [f"{i}: {way.name}, prompt {way.prompt}" for i, way in enumerate(self.ways)]
-        self.notes += [*self.server.notes, *(self.against.notes if self.against else ())]
-        self.notes += [*self.server.client.waited, *(self.against.client.waited if self.against else ())]
+        servers = [server for server in (self.server, self.against) if server]
+        self.notes += dict.fromkeys(note for server in servers for note in (*server.notes, *server.client.waited))
         self.notes.append(f"{form}; {counted} positions compared; sequences are {'; '.join(names)}")
         if self.server.cached:
             self.notes.append(f"up to {self.server.cached} tokens of a prompt came from the server's prefix cache")
 
-    def _note_spread(self, ways: Sequence[Way], decoded: Sequence[Sequence[Row]]) -> None:
-        """How far the same request's answers part, and whether tokens were chosen greedily."""
-        for name in ("decode of the same request again", "decode of a longer prompt", "decode among other requests"):
-            spread = max(
-                (apart(way.a, decoded[way.prompt][way.start :]) for way in ways if way.name == name), default=0
-            )
+    def _note_spread(self, ways: Sequence[Way]) -> None:
+        """How far the same tokens' answers part, and whether tokens were chosen greedily."""
+        for name in dict.fromkeys(way.name for way in ways if way.name.startswith("decode ")):
+            apart_by = (apart(way.a, self.decoded[way.prompt][way.start :]) for way in ways if way.name == name)
+            spread = max(apart_by, default=0.0)
             self.notes.append(f"{name}: {f'differs by {spread:.1e} nats' if spread else 'the same bits'}")
-        rows = [row for rows in decoded for row in rows if row.top and row.logprob is not None]
+        rows = [row for rows in self.decoded for row in rows if row.top and row.logprob is not None]
         other = sum(max(row.top.values()) > (row.logprob or 0.0) for row in rows)
         if self.temperature == 0 and other:
             self.notes.append(f"{other} of {len(rows)} tokens are not the most probable, though temperature is 0")

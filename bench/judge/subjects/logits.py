@@ -1,6 +1,5 @@
 """Saved logits as a subject (see __init__.py): pairs of files, each pair a rung of the judge's ladder."""
 
-import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +49,8 @@ class LogitsSubject:
         self.name_a, self.name_b = self.names[self.dtype]
 
     def _add(self, pair: Sequence[str], said: str | None) -> None:
+        if Path(pair[0]).resolve() == Path(pair[1]).resolve():
+            raise ValueError(f"{pair[0]} came twice in one --logits; name the file of either path")
         read = [read_logits(Path(name)) for name in pair]
         shapes = [x.shape for x, _ in read]
         if shapes[0] != shapes[1]:
@@ -138,20 +139,21 @@ def narrowest(x: np.ndarray, stored: str) -> str:
 def from_numpy(path: Path) -> np.ndarray:
     """The array of a .npy file, or the only one of a .npz; pickles are never loaded."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            return found
-        with found:
-            return found[only(path, list(found.files))]
-    except (OSError, EOFError, struct.error) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        with path.open("rb") as file:
+            if not file.read(6).startswith((b"\x93NUMPY", b"PK")):
+                raise ValueError(f"{path} does not begin as a {path.suffix} file does; save logits by numpy.save")
+            file.seek(0)
+            found = np.load(file, allow_pickle=False)
+            return found if isinstance(found, np.ndarray) else found[only(path, list(found.files))]
+    except OSError as error:
+        if error.errno is not None:
             raise
         raise ValueError(f"{path} cannot be read ({one_line(error)}); is it whole?") from None
     except Exception as error:  # ValueError and zipfile's, zlib's and the header parser's own
         text = one_line(error)
         if "allow_pickle" in text or "Object arrays" in text:
             raise ValueError(f"{path} holds Python objects, which are never loaded; save a plain array") from None
-        if isinstance(error, ValueError) and str(path) in text:
+        if text.startswith(str(path)):  # said above, or by `only`
             raise
         raise ValueError(f"{path} cannot be read ({text}); is it whole, and saved by numpy.save?") from None
 

@@ -95,6 +95,7 @@ class Manner:
     strict      refuses fields that OpenAI has not
     greedy      ignores temperature
     late        echo's logprobs are those of the next position
+    echo_wrong  how far echo's logprobs are from the model's
     cached      what it says came from its prefix cache
     jitter      how much the logits of one request differ from those of another, at random
     before      called with (handler, path, body) first; True says that it has answered
@@ -109,6 +110,7 @@ class Manner:
     strict: bool = False
     greedy: bool = True
     late: bool = False
+    echo_wrong: float = 0.0
     cached: int | None = None
     jitter: float = 0.0
     before: Callable[[Any, str, Any], bool] = field(default=lambda handler, path, body: False)
@@ -195,6 +197,7 @@ def completion(model: Any, manner: Manner, body: dict[str, Any], noise: np.rando
     choice: dict[str, Any] = {"index": 0, "text": text_of(after), "finish_reason": "length"}
     if body.get("echo") and manner.echo:
         before = log_softmax(moved(model.prefill(prompt)))
+        before = log_softmax(before * (1 - manner.echo_wrong))
         ahead = [*before[:-1]] if not manner.late else [*before[1:]]
         rows = [(prompt[0], None), *zip(prompt[1:], ahead, strict=True), *rows]
         choice["text"] = text_of((*prompt, *after))
