@@ -1,14 +1,15 @@
 """llama.cpp's server, as llama-cpp-python has it, with a small random GPT-2 whose tokens are printable characters."""
 
-import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from kvproof.bench.measure.peers.llamacpp import gguf_tensors, gguf_type
 from kvproof.reference.config import Config
@@ -20,7 +21,7 @@ CONFIG = Config(n_vocab=len(TOKENS), n_ctx=128, n_embd=64, n_head=4, n_layer=3, 
 NORMAL, UNKNOWN, CONTROL = 1, 2, 3
 
 
-def write_model(path: Path, begins: bool) -> Path:
+def write_model(path: Path, begins: bool, seed: int = 0) -> Path:
     """A GGUF file of float32; `begins` says whether its tokenizer puts a token before each text."""
     import gguf
 
@@ -41,7 +42,7 @@ def write_model(path: Path, begins: bool) -> Path:
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(begins)
     writer.add_add_space_prefix(False)
-    for name, array in gguf_tensors(dict(random_tensors(CONFIG))):
+    for name, array in gguf_tensors(dict(random_tensors(CONFIG, seed))):
         writer.add_tensor(name, array.astype("float32"), raw_dtype=gguf_type("F32"))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -58,21 +59,23 @@ def llama_server(model: Path, *options: str) -> Iterator[str]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "llama_cpp.server", "--model", str(model), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--logits_all", "true", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ, text=True)
     url = f"http://127.0.0.1:{port}/v1"
-    try:
-        wait_for(url, process)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
+    with tempfile.TemporaryFile("w+") as log:  # a pipe that nobody reads would stop it
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
 
 
-def wait_for(url: str, process: subprocess.Popen, seconds: float = 90.0):
+def wait_for(url: str, process: subprocess.Popen, log: IO[str], seconds: float = 90.0):
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:
-            raise RuntimeError(f"the server ended with {process.returncode}: {process.communicate()[0][-2000:]}")
+            log.seek(0)
+            raise RuntimeError(f"the server ended with {process.returncode}: {log.read()[-2000:]}")
         try:
             with urllib.request.urlopen(f"{url}/models", timeout=5):
                 return

@@ -1,4 +1,4 @@
-"""Everything that a server can do instead of answering: one line says what came and what to do, and none has the key."""
+"""Whatever a server does instead of answering: one line says what came and what to do, and none has the key."""
 
 import socket
 import threading
