@@ -60,18 +60,21 @@ class Answer:
         return self.rows[self.prompt :]
 
 
-def answer_of(found: Any, where: str, top: int, echoed: str | Sequence[int] | None = None) -> Answer:
+def answer_of(
+    found: Any, where: str, top: int, echoed: str | Sequence[int] | None = None, by_ids: bool = True
+) -> Answer:
     """The Answer in a server's JSON.
 
     top     how many of the most probable tokens were asked for
     echoed  the prompt, text or ids, where its rows were asked for too
+    by_ids  tokens are ids where those come; else texts
 
     Raises ServerError for what is no completion and for one without log-probabilities.
     """
     choice = first_choice(found, where)
     usage = found.get("usage") or {}
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-    rows = rows_of(choice.get("logprobs"), where, top)
+    rows = rows_of(choice.get("logprobs"), where, top, by_ids)
     prompt = 0 if echoed is None else prompt_count(rows, echoed, usage.get("completion_tokens"))
     return Answer(str(choice.get("text") or ""), rows, prompt, cached)
 
@@ -100,10 +103,10 @@ def first_choice(found: Any, where: str) -> dict[str, Any]:
     return choices[0]
 
 
-def rows_of(logprobs: Any, where: str, top: int) -> list[Row]:
+def rows_of(logprobs: Any, where: str, top: int, by_ids: bool) -> list[Row]:
     """The rows of a choice's "logprobs"."""
     if isinstance(logprobs, dict) and isinstance(logprobs.get("content"), list):
-        return [content_row(x, where, top) for x in logprobs["content"]]
+        return [content_row(x, where, top, by_ids) for x in logprobs["content"]]
     if not isinstance(logprobs, dict) or not isinstance(logprobs.get("token_logprobs"), list):
         came = "absent" if logprobs is None else f"a {type(logprobs).__name__} without token_logprobs"
         raise ServerError(
@@ -120,15 +123,15 @@ def rows_of(logprobs: Any, where: str, top: int) -> list[Row]:
     return [row(t, p, best, where, top) for t, p, best in zip(tokens, own, lists, strict=True)]
 
 
-def content_row(x: Any, where: str, top: int) -> Row:
+def content_row(x: Any, where: str, top: int, by_ids: bool) -> Row:
     if not isinstance(x, dict) or "logprob" not in x:
         raise ServerError(f"{where} gave a token without a logprob; its log-probabilities are of no form known here")
-    best = {named(y): y["logprob"] for y in x.get("top_logprobs") or ()}
-    return row(named(x), x["logprob"], best, where, top)
+    best = {named(y, by_ids): y["logprob"] for y in x.get("top_logprobs") or ()}
+    return row(named(x, by_ids), x["logprob"], best, where, top)
 
 
-def named(x: dict[str, Any]) -> Any:
-    return x["id"] if isinstance(x.get("id"), int) else x.get("token")
+def named(x: dict[str, Any], by_ids: bool) -> Any:
+    return x["id"] if by_ids and isinstance(x.get("id"), int) else x.get("token")
 
 
 def row(token: Any, own: Any, best: Any, where: str, top: int) -> Row:
@@ -146,7 +149,7 @@ def row(token: Any, own: Any, best: Any, where: str, top: int) -> Row:
     if texts and counted < top:
         found = {}
     listed = sorted((value for value in found.values() if not math.isnan(value)), reverse=True)[:top]
-    floor = max(listed[-1], LOWEST) if listed else None
+    floor = listed[-1] if listed and listed[-1] > LOWEST else None  # what top_k leaves out is not improbable
     clear = {key: value for key, value in found.items() if not value <= LOWEST and is_clear(key)}
     logprob = None if own is None or not is_clear(chosen) else number(own, where)
     logprob = None if logprob is not None and logprob <= LOWEST else logprob

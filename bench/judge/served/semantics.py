@@ -20,9 +20,10 @@ SEEDS = (1, 2, 3)
 
 @dataclass(frozen=True)
 class Meaning:
-    """The temperature at which logprobs are the model's own, and what was found, a sentence each."""
+    """The temperature at which logprobs are the model's own, whether they are processed, and what was found."""
 
     temperature: float
+    processed: bool
     notes: Sequence[str]
 
 
@@ -50,7 +51,7 @@ def ask(server: Server, prompt: Prompt) -> Meaning:
         notes.append(f"logit_bias {'changes' if apart([raised], [warm]) > 1 else 'does not change'} them")
     if not processed and ignores_temperature(server, prompt, warm):
         notes.append("temperature 2 changes no token either: the server seems to ignore temperature")
-    return Meaning(temperature, notes)
+    return Meaning(temperature, processed, notes)
 
 
 def stretched(x: Row, y: Row) -> float:

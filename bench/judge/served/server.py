@@ -59,7 +59,7 @@ class Server:
         self.notes: list[str] = []
         self.extras: dict[str, Any] = {}
         self.takes: set[str] = set()
-        self.cached = 0
+        self.cached, self.by_ids = 0, True
         self.counter = itertools.count()
         self.model = self._model(model)
         self.top = self._limit(text)
@@ -67,13 +67,14 @@ class Server:
         self.form = self._prompt_form(text)
 
     def prompts(self, texts: Sequence[str], by_ids: bool = True) -> list[Prompt]:
-        """The texts, by their ids where the server gives and takes those."""
-        if not by_ids:
-            return [Prompt(text) for text in texts]
-        found = [self._ids(text) for text in texts]
-        usable = all(ids is not None and len(ids) for ids in found) and self._takes_ids(texts[0], found[0])
+        """The texts, by their ids where the server gives and takes those; from here on its tokens are ids or texts."""
+        found = [self._ids(text) for text in texts] if by_ids else []
+        usable = by_ids and all(ids is not None and len(ids) for ids in found) and self._takes_ids(texts[0], found[0])
+        if not usable:
+            self.by_ids, found = False, [None] * len(texts)
+            self.extras = {key: value for key, value in self.extras.items() if key not in EXTRAS["token ids"]}
         self.notes.append(f"{self.client.url} {'takes token ids' if usable else 'takes text and no token ids'}")
-        return [Prompt(text, ids if usable else None) for text, ids in zip(texts, found, strict=True)]
+        return [Prompt(text, ids) for text, ids in zip(texts, found, strict=True)]
 
     def generate(self, prompt: Prompt, n: int, temperature: float = 0.0, **more: Any) -> Answer:
         """n tokens after the prompt, with their log-probabilities."""
@@ -87,7 +88,7 @@ class Server:
         Before them the row of the prompt's last token; None where each row is a prefill of its own. They are fewer
         where the server splits the text into other tokens; a note says so.
         """
-        if self.form == STEPWISE:
+        if self.form == STEPWISE or (self.form == EXTENSION and prompt.ids is None):
             return None, [self.step(prompt, rows[:i], temperature) for i in range(len(rows))]
         whole = prompt.followed_by(rows)
         self._forget(whole)

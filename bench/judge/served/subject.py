@@ -1,6 +1,7 @@
 """A server against itself, decode against prefill, or two servers against each other, as a subject for the judge."""
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from ....reference.judge.difference import rms
 from ....reference.judge.verdict import BUG, INCONCLUSIVE, Verdict
 from .answers import Row
 from .client import Client, ServerError
@@ -124,10 +126,11 @@ class ServedSubject:
         flips = int((lead > 0).sum())
         if not flips:
             return "no most probable token differs"
-        return f"the most probable token differs at {flips} of {lead.size} places, by leads up to {lead.max():.2g} nats"
+        most = np.nanmax(lead)
+        return f"the most probable token differs at {flips} of {lead.size} places, by leads up to {most:.2g} nats"
 
     def _contradiction(self) -> str:
-        """What the server says against its own prompt logprobs where they part from its decode; else "".
+        """What speaks for a server whose two paths part: its logprobs mean two things; "" where nothing does.
 
         The prefix up to the largest difference is sent by itself. If the next token's log-probabilities agree with
         decode, echo is at fault, or the server keeps its cache although it was asked for another prompt in between.
@@ -135,12 +138,19 @@ class ServedSubject:
         a, b = self.made
         error = np.where(np.isnan(a - b), np.inf, np.abs(a - b)).max(-1)
         way = self.ways[int(error.max(1).argmax())]
-        bound = limit(self.dtype, float(np.sqrt(np.nanmean(b * b))))
-        if self.against or self.server.form == STEPWISE or error.max() <= bound:
+        bound = limit(self.dtype, rms(b))
+        if error.max() <= bound:
             return ""
+        if self.processed and not {"top_k", "min_p and penalties"} <= self.server.takes:
+            return (
+                "its log-probabilities are processed, and it refuses to be asked without its own penalties and top_k."
+            )
         at = max(way.pairs, key=lambda pair: pair[1].apart)[0]
-        rows = self.decoded[way.prompt]
-        alone = self.server.step(self.prompts[way.prompt], rows[:at], self.temperature)
+        if len(way.a[at - way.start].top) < self.server.top and whole(way.a[at - way.start]):
+            return "its candidates add up to 1 without the others: top_k or top_p is on at the server; switch it off."
+        if self.against or self.server.form == STEPWISE:
+            return ""
+        alone = self.server.step(self.prompts[way.prompt], self.decoded[way.prompt][:at], self.temperature)
         if apart([way.a[at - way.start]], [alone]) > bound:
             return ""
         return (
@@ -153,6 +163,7 @@ class ServedSubject:
         for server, meaning in zip(servers, meanings, strict=True):
             name = f"{server.client.url}: " if len(servers) > 1 else ""
             self.notes += [f"{name}{note}" for note in meaning.notes]
+        self.processed = any(meaning.processed for meaning in meanings)
         return max(meaning.temperature for meaning in meanings)
 
     def _generate(self, server: Server, prompt: Prompt, n: int | None = None) -> Sequence[Row]:
@@ -197,7 +208,7 @@ class ServedSubject:
 
     def _in_company(self) -> list[Sequence[Row]]:
         """The generations of all prompts, asked for at once, in the company of others."""
-        others = [replace_first(prompt) for prompt in self.prompts][:COMPANY]
+        others = [reversed_prompt(prompt) for prompt in self.prompts][:COMPANY]
         with ThreadPoolExecutor(len(self.prompts) + len(others)) as pool:
             for other in others:
                 pool.submit(self._generate, self.server, other)
@@ -243,7 +254,12 @@ class ServedSubject:
             self.notes.append(f"{other} of {len(rows)} tokens are not the most probable, though temperature is 0")
 
 
-def replace_first(prompt: Prompt) -> Prompt:
+def whole(row: Row) -> bool:
+    """Whether the candidates known have all of the probability."""
+    return sum(math.exp(value) for value in row.top.values() if not math.isnan(value)) > 1 - 1e-4
+
+
+def reversed_prompt(prompt: Prompt) -> Prompt:
     """Another prompt of about the same length."""
     return Prompt(prompt.text[::-1], None if prompt.ids is None else prompt.ids[::-1])
 

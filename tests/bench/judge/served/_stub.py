@@ -95,6 +95,7 @@ class Manner:
     strict      refuses fields that OpenAI has not
     greedy      ignores temperature
     late        echo's logprobs are those of the next position
+    own_top_k   generates from so many candidates, whose probabilities it gives, unless asked for another top_k
     echo_wrong  how far echo's logprobs are from the model's
     cached      what it says came from its prefix cache
     jitter      how much the logits of one request differ from those of another, at random
@@ -111,6 +112,7 @@ class Manner:
     greedy: bool = True
     late: bool = False
     echo_wrong: float = 0.0
+    own_top_k: int = 0
     cached: int | None = None
     jitter: float = 0.0
     before: Callable[[Any, str, Any], bool] = field(default=lambda handler, path, body: False)
@@ -191,7 +193,9 @@ def completion(model: Any, manner: Manner, body: dict[str, Any], noise: np.rando
     rows, after = [], []
     for _ in range(body["max_tokens"]):
         logits = moved(model.prefill(prompt)[-1] if not after else model.decode(prompt, after))
-        logprobs = processed(logits, body) if manner.processed else log_softmax(logits)
+        own = {"top_k": manner.own_top_k} if manner.own_top_k else {}
+        raw = {} if manner.processed else {"temperature": 1.0}
+        logprobs = processed(logits, body | own | raw) if manner.processed or own else log_softmax(logits)
         after.append(chosen(model, manner, body, (*prompt, *after), logits, noise))
         rows.append((after[-1], logprobs))
     choice: dict[str, Any] = {"index": 0, "text": text_of(after), "finish_reason": "length"}

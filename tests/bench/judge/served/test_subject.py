@@ -171,6 +171,24 @@ def test_an_echo_that_contradicts_a_prefill_of_the_prefix_alone_accuses_nobody()
     assert "But a prefill of that prefix alone agrees with decode: either echo gives other numbers" in found.reason
 
 
+@pytest.mark.parametrize(("manner", "says"), [
+    (Manner(processed=True, strict=True, own_top_k=4), "processed, and it refuses to be asked without its own"),
+    (Manner(own_top_k=4), "candidates add up to 1 without the others: top_k or top_p is on at the server"),
+])  # fmt: skip
+def test_candidates_that_a_server_leaves_out_accuse_nobody(manner, says):
+    found = judged(oracle(), manner).verdict
+    assert found.verdict == INCONCLUSIVE
+    assert says in found.reason
+
+
+def test_a_server_of_ids_and_one_of_texts_are_compared_by_texts():
+    with served(oracle()) as first, served(oracle(), Manner(ids=False)) as second:
+        servers = [Server(Client(url, timeout=30), None, TEXTS[0]) for url in (first, second)]
+        found = investigate(ServedSubject(servers[0], servers[1], TEXTS, STEPS, "float32"), "float32")
+    assert found.verdict.verdict == ROUNDING
+    assert any("32 positions compared" in note for note in found.notes), found.notes
+
+
 def test_equal_bits_out_of_a_prefix_cache_clear_nobody():
     model = Replay([[1, 2, 3, 4, 5, 6]], [1], [np.eye(4, 20)], [np.eye(4, 20)])
     texts = [text_of([1, 2])]
