@@ -33,6 +33,7 @@ class Investigation:
     margins  per position: by how much the token was decided, and how far the logits moved
     slots    which slots of the cache the decode step reads, of our own impls
     unknown  what could not be found out beside the verdict, and why, a sentence each
+    notes    what the subject says of its paths, a sentence each
     """
 
     name_a: str
@@ -45,6 +46,7 @@ class Investigation:
     slots: Slots | None
     unknown: Sequence[str] = ()
     weights: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def numbers(self) -> str:
@@ -76,6 +78,7 @@ class Investigation:
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
                 "unknown": list(self.unknown),
+                **({"notes": list(self.notes)} if self.notes else {}),
             }
         )
 
@@ -91,6 +94,8 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     how = {"question": subject.question, "throughout": lambda: getattr(subject, "wide", False)}
     verdict = rungs.with_refusals(judge(rungs, dtype, op=attention_of(subject), **how))
     verdict = without_ties(subject, dtype, verdict)
+    if hasattr(subject, "qualify"):  # it knows more of its paths than the judge does
+        verdict = subject.qualify(verdict)
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     names = subject.name_a, subject.name_b
@@ -99,8 +104,8 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    weights = getattr(subject, "weights", None)
-    return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights)
+    weights, notes = getattr(subject, "weights", None), getattr(subject, "notes", ())
+    return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights, notes)
 
 
 def without_ties(subject: Any, dtype: str, verdict: Verdict) -> Verdict:
