@@ -155,9 +155,9 @@ EXCEPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {
             "num_hidden_layers": 2, "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 16],
             "axial_pos_embds_dim": [16, 16], "feed_forward_size": 48, "attention_head_size": 8,
-            "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
+            "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "hash_seed": 0,
         },
-        "its positions are a grid, its attention is in chunks",
+        "its positions are a grid, its attention is in chunks, its hashes are drawn at random",
     ),
     "roc_bert": (
         {
