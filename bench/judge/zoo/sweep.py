@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..contract.user_errors import said, shown
-from ..investigation import investigate
 from ..huggingface.subject import HuggingFaceSubject
+from ..investigation import investigate
 from .build import build, models
 
 PROMPT, STEPS = 12, 6  # tokens of the longer prompt, past every window; decode steps compared
