@@ -4,7 +4,7 @@
 # Surprise: the first update may be one token, and nothing says that numbers are cut: no NaN, no warning.
 # With a float8 KV cache: prefill with more than the first token, or keep a scale per token.
 # Seen 2026-11-29, Python 3.11.7, CPU:
-#   transformers 5.24.0: first keys up to 3.4, later ones up to 8 times that: read back up to 3.4; after zeros up to 5e-36
+#   transformers 5.24.0: first keys up to 4.1, later ones up to 8 times that: read back up to 4.1; after zeros up to 5e-36
 set -euo pipefail
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT

@@ -38,8 +38,14 @@ class Candidate:
 
 
 def candidates(f: Format, seen: Sequence[Seen]) -> list[Candidate]:
-    """Every hypothesis that reproduces most of the wrong numbers, best first. What becomes of NaN in x is not asked."""
+    """Every hypothesis that reproduces most of the wrong numbers, best first.
+
+    What becomes of NaN in x is not asked; of subnormal scales, which depend on the order of operations, only where
+    nothing else is wrong.
+    """
     seen = [run for run in seen if np.isfinite(run.case.x.astype(np.float64)).all()]
+    if any(run.judged.outside.any() for run in seen if run.case.name != "tiny"):
+        seen = [run for run in seen if run.case.name != "tiny"]
     wrong = sorted((run for run in seen if run.judged.outside.any()), key=lambda run: -run.judged.outside.sum())
     fine = [run for run in seen if not run.judged.outside.any()]
     tried = [*spread(wrong, WRONG), *spread(fine, FINE)]

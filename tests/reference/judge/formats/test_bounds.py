@@ -26,6 +26,15 @@ def test_the_oracle_s_own_computation_lies_inside(name, dtype):
         assert not judge_numbers(FORMATS[name], case.x, y, case.pieces).outside.any(), case.name
 
 
+@pytest.mark.parametrize("more", ["compute=input,scale_dtype=input", "scale_dtype=bfloat16", "floor=1e-6,ties=away"])
+def test_what_is_computed_and_stored_in_other_dtypes_lies_inside(more):
+    for name in ("int8-row", "uint4-block", "fp8-row"):
+        f = named(f"{name},{more}")
+        for case in cases(f, np.float16):
+            y = round_trip(f, case.x, case.pieces)
+            assert not judge_numbers(f, case.x, y, case.pieces).outside.any(), (name, case.name)
+
+
 @each_format
 def test_codes_and_scales_apart_give_what_the_round_trip_gives(name):
     f, x = FORMATS[name], rows(1, (2, 3, 32, 64))

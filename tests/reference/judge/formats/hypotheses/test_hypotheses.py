@@ -45,13 +45,14 @@ def check(name, h):
 @pytest.mark.parametrize("name", ["int8-row", "uint4-block-zero-point", "mxfp4", "nvfp4"])
 def test_a_planted_hypothesis_is_never_taken_for_another(name):
     for i, (other, h) in enumerate(PLANTED):
-        if other == name and i % 12 == 0:
+        if other == name and i % 24 == 0:
             check(name, h)
 
 
 @pytest.mark.exhaustive
-def test_planted_hypotheses_are_seen_and_named_in_every_format():
-    found = [check(name, h) for name, h in PLANTED]
-    seen, named = (sum(x) for x in zip(*found, strict=True))
-    print(f"{len(PLANTED)} planted, {seen} called BUG, {named} named, none as another")
-    assert seen > 0.9 * len(PLANTED)
+@pytest.mark.parametrize("name", ["int8-row", "uint4-block", "mxfp4", "nvfp4"])
+def test_all_planted_hypotheses_are_seen_and_none_is_taken_for_another(name):
+    found = [check(name, h) for other, h in PLANTED if other == name]
+    seen, explained = (sum(x) for x in zip(*found, strict=True))
+    print(f"{name}: {len(found)} planted, {seen} called BUG, {explained} explained, none as another")
+    assert seen > 0.9 * len(found)
