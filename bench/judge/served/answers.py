@@ -47,12 +47,14 @@ class Answer:
     """A completion: its text, and a Row per token, those of the prompt first where they were asked for.
 
     prompt   how many rows are the prompt's
+    tokens   how many tokens the prompt has, where that is said
     cached   how many of its tokens came from the server's prefix cache, where that is said
     """
 
     text: str
     rows: Sequence[Row]
     prompt: int
+    tokens: int | None
     cached: int | None
 
     @property
@@ -76,7 +78,7 @@ def answer_of(
     cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     rows = rows_of(choice.get("logprobs"), where, top, by_ids)
     prompt = 0 if echoed is None else prompt_count(rows, echoed, usage.get("completion_tokens"))
-    return Answer(str(choice.get("text") or ""), rows, prompt, cached)
+    return Answer(str(choice.get("text") or ""), rows, prompt, usage.get("prompt_tokens"), cached)
 
 
 def prompt_count(rows: Sequence[Row], prompt: str | Sequence[int], generated: Any) -> int:
@@ -111,7 +113,8 @@ def rows_of(logprobs: Any, where: str, top: int, by_ids: bool) -> list[Row]:
         came = "absent" if logprobs is None else f"a {type(logprobs).__name__} without token_logprobs"
         raise ServerError(
             f"{where} gives no log-probabilities (logprobs is {came}); start the server so that it does (vLLM: "
-            "--max-logprobs 20; llama-cpp-python: --logits_all true), or save both paths' logits: --logits A B"
+            "--max-logprobs 20; llama-cpp-python: --logits_all true; transformers serve has none), or save both paths' "
+            "logits: --logits A B"
         )
     own, tokens = logprobs["token_logprobs"], logprobs.get("tokens")
     if not isinstance(tokens, list) or len(tokens) != len(own):

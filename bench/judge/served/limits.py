@@ -43,7 +43,7 @@ def decided(verdict: Verdict, settle: str, place: str, cached: bool) -> Verdict:
 
     settle  what would settle an inconclusive one
     place   where the difference is largest, and what it does to tokens
-    cached  whether the server may have answered out of its prefix cache
+    cached  whether prefill may have been answered out of a prefix cache, and so be decode itself
     """
     rung = verdict.rungs[-1]
     nonfinite = rung.error == math.inf
@@ -64,10 +64,8 @@ def by_rung(rung: Rung, settle: str, place: str, cached: bool) -> tuple[str, str
         explains = f"{times:.2g} times what {rung.dtype}{inside} explains ({bound:.2g})"
         return BUG, f"They differ by {rung.error:.2g} nats, {explains}, most at {place}."
     if not rung.error and cached:
-        return (
-            INCONCLUSIVE,
-            f"They agree bit for bit, and part of both came from the prefix cache. To settle it {settle}.",
-        )
+        why = "which two computations seldom do, and prefill may have come from the prefix cache"
+        return INCONCLUSIVE, f"They agree bit for bit, {why}. To settle it start the server without prefix caching."
     if not rung.error:
         return ROUNDING, "They agree bit for bit."
     if roundoff(rung.dtype) > roundoff("float32"):

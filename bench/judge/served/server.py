@@ -89,23 +89,46 @@ class Server:
         where the server splits the text into other tokens; a note says so.
         """
         if self.form == STEPWISE or (self.form == EXTENSION and prompt.ids is None):
-            return None, [self.step(prompt, rows[:i], temperature) for i in range(len(rows))]
+            return None, self._steps(prompt, rows, temperature)
         whole = prompt.followed_by(rows)
         self._forget(whole)
         if self.form == EXTENSION:
             found = self._extension(whole)[-len(rows) - 1 :]
             return found[0], found[1:]
-        start = len(self._echo(prompt, temperature))
+        given = self._echo(prompt, temperature)
         echoed = self._echo(whole, temperature)
-        same = list(
-            itertools.takewhile(lambda two: two[0].token == two[1].token, zip(echoed[start:], rows, strict=False))
+        expected = [row.token for row in (*given, *rows)]
+        pairs = zip(echoed, expected, strict=False)
+        same = len(list(itertools.takewhile(lambda pair: pair[0].token == pair[1], pairs)))
+        if same < len(expected):
+            self._note_split(max(same - len(given), 0), len(rows))
+        return echoed[len(given) - 1], echoed[len(given) : same]
+
+    def keeps_tokens(self, prompt: Prompt, rows: Sequence[Row]) -> bool:
+        """Whether the prompt followed by the tokens of `rows` is split into these tokens; False where nobody says."""
+        if prompt.ids is not None or not rows:
+            return True
+        whole = prompt.followed_by(rows)
+        if self.form == ECHO:
+            expected = [row.token for row in (*self._echo(prompt), *rows)]
+            return [row.token for row in self._echo(whole)] == expected
+        alone, both = (self._complete(x, 1).tokens for x in (prompt, whole))
+        return alone is not None and both == alone + len(rows)
+
+    def _steps(self, prompt: Prompt, rows: Sequence[Row], temperature: float) -> list[Row]:
+        """The rows of single requests, up to where the text so far is split into other tokens."""
+        for i in range(1, len(rows)):
+            if not self.keeps_tokens(prompt, rows[:i]):
+                self._note_split(i, len(rows))
+                rows = rows[:i]
+                break
+        return [self.step(prompt, rows[:i], temperature) for i in range(len(rows))]
+
+    def _note_split(self, at: int, of: int) -> None:
+        self.notes.append(
+            f"{self.client.url}: the text of {of} generated tokens is split into others from token {at} on, or it does "
+            "not say; compared up to there"
         )
-        if len(same) < len(rows):
-            self.notes.append(
-                f"its text of {len(rows)} generated tokens is split into others from token {len(same)} on; compared up "
-                "to there"
-            )
-        return echoed[start - 1], echoed[start : start + len(same)]
 
     def step(self, prompt: Prompt, rows: Sequence[Row], temperature: float = 0.0) -> Row:
         """The token that a prefill of the prompt and the tokens of `rows` chooses next."""

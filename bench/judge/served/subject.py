@@ -108,7 +108,8 @@ class ServedSubject:
         if verdict.difference is not None:  # the judge counts columns, which are no tokens
             verdict = replace(verdict, difference=replace(verdict.difference, flips=()))
         place = f"{self._place(*verdict.rungs[-1].where)}; {self._flips()}"
-        verdict = decided(verdict, SETTLE, place, bool(self.server.cached))
+        again = self.server.form == STEPWISE and not self.against
+        verdict = decided(verdict, SETTLE, place, again or bool(self.server.cached))
         if verdict.verdict == BUG and self.contradiction:
             return replace(verdict, verdict=INCONCLUSIVE, reason=f"{verdict.reason} But {self.contradiction}")
         return verdict
@@ -187,7 +188,7 @@ class ServedSubject:
         later = []
         for prompt in self.prompts:
             rows = self._generate(server, prompt)
-            again, half = self._generate(server, prompt), len(rows) // 2
+            again, half = self._generate(server, prompt), self._cut(server, prompt, rows)
             self.decoded.append(rows)
             ways.append(("decode of the same request again", 0, again[: same_context(again, rows)]))
             longer = self._generate(server, prompt.followed_by(rows[:half]), len(rows) - half) if half else []
@@ -206,13 +207,23 @@ class ServedSubject:
         self._note_spread(found)
         return found
 
+    def _cut(self, server: Server, prompt: Prompt, rows: Sequence[Row]) -> int:
+        """How many of the tokens to move into the prompt: half, or some more where a text would be split otherwise."""
+        middle = len(rows) // 2
+        fits = (i for i in range(middle, min(middle + 4, len(rows))) if server.keeps_tokens(prompt, rows[:i]))
+        if (found := next(fits, 0)) == 0:
+            self.notes.append("no longer prompt was tried: its text would be split into other tokens")
+        return found
+
     def _in_company(self) -> list[Sequence[Row]]:
         """The generations of all prompts, asked for at once, in the company of others."""
         others = [reversed_prompt(prompt) for prompt in self.prompts][:COMPANY]
         with ThreadPoolExecutor(len(self.prompts) + len(others)) as pool:
-            for other in others:
-                pool.submit(self._generate, self.server, other)
-            return list(pool.map(lambda prompt: self._generate(self.server, prompt), self.prompts))
+            beside = [pool.submit(self._generate, self.server, other) for other in others]
+            found = list(pool.map(lambda prompt: self._generate(self.server, prompt), self.prompts))
+        if failed := [task for task in beside if task.exception() is not None]:
+            self.notes.append(f"{len(failed)} of {len(beside)} other requests failed: {failed[0].exception()}")
+        return found
 
     def _two(self, against: Server) -> list[Way]:
         """Both servers' prefill of the same tokens, and both servers' decode."""
@@ -226,7 +237,7 @@ class ServedSubject:
     def _forced(self, server: Server, prompt: Prompt, rows: Sequence[Row]) -> Sequence[Row]:
         """A server's generation of another one's tokens: begun anew behind each token that it would not have chosen."""
         found: list[Row] = []
-        while len(found) < len(rows):
+        while len(found) < len(rows) and server.keeps_tokens(prompt, rows[: len(found)]):
             rest = rows[len(found) :]
             made = self._generate(server, prompt.followed_by(rows[: len(found)]), len(rest))
             found += made[: same_context(made, rest)]

@@ -25,8 +25,13 @@ def text_of(ids: Sequence[int]) -> str:
     return "".join(chr(FIRST + int(i)) for i in ids)
 
 
-def ids_of(prompt: str | list[int]) -> tuple[int, ...]:
-    return tuple(prompt) if isinstance(prompt, list) else tuple(max(ord(c) - FIRST, 0) for c in prompt)
+def ids_of(prompt: str | list[int], merges: tuple[int, int, int] | None = None) -> tuple[int, ...]:
+    if isinstance(prompt, list):
+        return tuple(prompt)
+    if merges is not None:
+        x, y, z = merges
+        prompt = prompt.replace(text_of([x, y]), text_of([z]))
+    return tuple(max(ord(c) - FIRST, 0) for c in prompt)
 
 
 @dataclass
@@ -95,6 +100,7 @@ class Manner:
     strict      refuses fields that OpenAI has not
     greedy      ignores temperature
     late        echo's logprobs are those of the next position
+    merges      (x, y, z): a text has token z where x and y follow each other
     own_top_k   generates from so many candidates, whose probabilities it gives, unless asked for another top_k
     echo_wrong  how far echo's logprobs are from the model's
     cached      what it says came from its prefix cache
@@ -113,6 +119,7 @@ class Manner:
     late: bool = False
     echo_wrong: float = 0.0
     own_top_k: int = 0
+    merges: tuple[int, int, int] | None = None
     cached: int | None = None
     jitter: float = 0.0
     before: Callable[[Any, str, Any], bool] = field(default=lambda handler, path, body: False)
@@ -187,7 +194,7 @@ def completion(model: Any, manner: Manner, body: dict[str, Any], noise: np.rando
         raise Refusal("prompt must be a string")
     if body["logprobs"] > manner.top:
         raise Refusal(f"logprobs is at most {manner.top}")
-    prompt = ids_of(body["prompt"])
+    prompt = ids_of(body["prompt"], manner.merges)
     named = manner.ids and body.get("return_tokens_as_token_ids")
     moved = lambda x: x + manner.jitter * noise.normal(size=x.shape)  # noqa: E731
     rows, after = [], []

@@ -16,7 +16,7 @@ from kvproof.bench.judge.served.subject import ServedSubject
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 from ._corpus import ALL, MODELS, asked, fault_subject, replay
-from ._stub import Manner, Oracle, Replay, served, text_of
+from ._stub import Manner, Oracle, Replay, reply, served, text_of
 
 TEXTS = [text_of([7, 8, 9, 10, 11]), text_of([3, 4, 5])]
 STEPS = 8
@@ -189,13 +189,43 @@ def test_a_server_of_ids_and_one_of_texts_are_compared_by_texts():
     assert any("32 positions compared" in note for note in found.notes), found.notes
 
 
-def test_equal_bits_out_of_a_prefix_cache_clear_nobody():
+class Scripted(Oracle):
+    """Generates 20, 21, ... behind each prompt, whatever is probable."""
+
+    def next(self, ids):
+        return 20 + len([i for i in ids if i >= 20]) if len(ids) < 30 else None
+
+
+@pytest.mark.parametrize("pair", [(22, 23), (23, 24), (24, 25)])
+@pytest.mark.parametrize("echo", [True, False], ids=["echo", "stepwise"])
+def test_a_text_that_is_split_otherwise_is_compared_as_far_as_it_is_not(pair, echo):
+    manner = Manner(ids=False, echo=echo, merges=(*pair, 50))
+    found = judged(Scripted(*small_model("float32")), manner)
+    assert found.verdict.verdict == ROUNDING, found.verdict.reason
+    at = f"the text of 8 generated tokens is split into others from token {pair[0] - 20 + (not echo) * 2}"
+    assert any(at in note for note in found.notes), found.notes
+
+
+@pytest.mark.parametrize("manner", [Manner(cached=2), Manner(echo=False)], ids=["cached", "stepwise"])
+def test_equal_bits_that_a_prefix_cache_may_have_given_clear_nobody(manner):
     model = Replay([[1, 2, 3, 4, 5, 6]], [1], [np.eye(4, 20)], [np.eye(4, 20)])
     texts = [text_of([1, 2])]
     assert judged(model, Manner(), texts=texts, steps=4).verdict.verdict == ROUNDING
-    found = judged(model, Manner(cached=2), texts=texts, steps=4).verdict
+    found = judged(model, manner, texts=texts, steps=4).verdict
     assert found.verdict == INCONCLUSIVE
-    assert "came from the prefix cache" in found.reason
+    assert "prefill may have come from the prefix cache" in found.reason
+
+
+def test_company_that_is_refused_is_said():
+    def before(handler, path, body):
+        refused = bool(body) and body["prompt"] in (TEXTS[0][::-1], [11, 10, 9, 8, 7])
+        if refused:
+            reply(handler, {"error": "too many"}, 400)
+        return refused
+
+    found = judged(oracle(), Manner(before=before))
+    assert found.verdict.verdict == ROUNDING
+    assert any("1 of 2 other requests failed: " in note for note in found.notes), found.notes
 
 
 @pytest.mark.parametrize(("where", "verdict"), [("decoded", BUG), ("both", INCONCLUSIVE)])
