@@ -100,11 +100,13 @@ class Manner:
     strict      refuses fields that OpenAI has not
     greedy      ignores temperature
     late        echo's logprobs are those of the next position
+    remembers   keeps what it computed of the last sequence, and answers the prompt's rows out of that
     merges      (x, y, z): a text has token z where x and y follow each other
     own_top_k   generates from so many candidates, whose probabilities it gives, unless asked for another top_k
     echo_wrong  how far echo's logprobs are from the model's
     cached      what it says came from its prefix cache
     jitter      how much the logits of one request differ from those of another, at random
+    memory      what it remembers, by tokens so far
     before      called with (handler, path, body) first; True says that it has answered
     """
 
@@ -119,9 +121,11 @@ class Manner:
     late: bool = False
     echo_wrong: float = 0.0
     own_top_k: int = 0
+    remembers: bool = False
     merges: tuple[int, int, int] | None = None
     cached: int | None = None
     jitter: float = 0.0
+    memory: dict[tuple[int, ...], np.ndarray] = field(default_factory=dict)
     before: Callable[[Any, str, Any], bool] = field(default=lambda handler, path, body: False)
 
 
@@ -200,6 +204,9 @@ def completion(model: Any, manner: Manner, body: dict[str, Any], noise: np.rando
     rows, after = [], []
     for _ in range(body["max_tokens"]):
         logits = moved(model.prefill(prompt)[-1] if not after else model.decode(prompt, after))
+        if manner.remembers and not any(past[0] == prompt[0] for past in manner.memory):
+            manner.memory.clear()
+        manner.memory[(*prompt, *after)] = logits
         own = {"top_k": manner.own_top_k} if manner.own_top_k else {}
         raw = {} if manner.processed else {"temperature": 1.0}
         logprobs = processed(logits, body | own | raw) if manner.processed or own else log_softmax(logits)
@@ -207,7 +214,10 @@ def completion(model: Any, manner: Manner, body: dict[str, Any], noise: np.rando
         rows.append((after[-1], logprobs))
     choice: dict[str, Any] = {"index": 0, "text": text_of(after), "finish_reason": "length"}
     if body.get("echo") and manner.echo:
-        before = log_softmax(moved(model.prefill(prompt)))
+        before = moved(model.prefill(prompt))
+        if manner.remembers:
+            before = np.array([manner.memory.get(prompt[: i + 1], row) for i, row in enumerate(before)])
+        before = log_softmax(before)
         before = log_softmax(before * (1 - manner.echo_wrong))
         ahead = [*before[:-1]] if not manner.late else [*before[1:]]
         rows = [(prompt[0], None), *zip(prompt[1:], ahead, strict=True), *rows]

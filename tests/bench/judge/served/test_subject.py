@@ -15,7 +15,7 @@ from kvproof.bench.judge.served.server import Server
 from kvproof.bench.judge.served.subject import ServedSubject
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
-from ._corpus import ALL, MODELS, asked, fault_subject, replay
+from ._corpus import ALL, MODELS, asked, fault_subject, replay, subject_of, texts_of
 from ._stub import Manner, Oracle, Replay, reply, served, text_of
 
 TEXTS = [text_of([7, 8, 9, 10, 11]), text_of([3, 4, 5])]
@@ -121,6 +121,13 @@ def test_a_fault_in_a_server_is_a_bug_where_its_logprobs_show_it(fault):
     assert found.verdict == expected, found.reason
     if expected == BUG:
         assert "generated token" in found.reason
+
+
+def test_a_fault_is_a_bug_in_a_server_that_answers_out_of_its_last_sequence_too():
+    (fault,) = (fault for fault in ALL if fault.name == "read_before_write")
+    model = replay(subject_of(fault), "float32")
+    found = judged(model, Manner(remembers=True), texts=texts_of(model)[:1], steps=24).verdict
+    assert found.verdict == BUG, found.reason
 
 
 def test_a_bug_in_bfloat16_is_called_where_it_is_larger_than_bfloat16_explains():
