@@ -227,6 +227,7 @@ class Server:
 
     def _prompt_form(self, text: str) -> str:
         """How the prompt's logprobs can be had."""
+        text += self._complete(Prompt(text), 2).text  # of one token nothing is given
         if (got := self._tried(lambda: self._echo(Prompt(text)))) and len(got) > 1:
             return ECHO
         ids = self._ids(text)

@@ -11,6 +11,7 @@ from kvproof.bench.judge.contract.adapters import small_model
 from kvproof.bench.judge.exam import ours
 from kvproof.bench.judge.investigation import investigate
 from kvproof.bench.judge.served.client import Client, ServerError
+from kvproof.bench.judge.served.rows import apart
 from kvproof.bench.judge.served.server import Server
 from kvproof.bench.judge.served.subject import ServedSubject
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
@@ -123,11 +124,15 @@ def test_a_fault_in_a_server_is_a_bug_where_its_logprobs_show_it(fault):
         assert "generated token" in found.reason
 
 
-def test_a_fault_is_a_bug_in_a_server_that_answers_out_of_its_last_sequence_too():
+def test_a_server_that_answers_out_of_its_last_sequence_is_made_to_compute_a_prefill():
     (fault,) = (fault for fault in ALL if fault.name == "read_before_write")
     model = replay(subject_of(fault), "float32")
-    found = judged(model, Manner(remembers=True), texts=texts_of(model)[:1], steps=24).verdict
-    assert found.verdict == BUG, found.reason
+    with served(model, Manner(remembers=True)) as url:
+        server = Server(Client(url, timeout=30), None, texts_of(model)[0])
+        (prompt,) = server.prompts(texts_of(model)[:1])
+        rows = server.generate(prompt, 24).generated
+        _, found = server.prefill(prompt, rows)
+    assert apart(found, rows) > 1
 
 
 def test_a_bug_in_bfloat16_is_called_where_it_is_larger_than_bfloat16_explains():
