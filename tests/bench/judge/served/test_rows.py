@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from kvproof.bench.judge.served.answers import Row
+from kvproof.bench.judge.served.answers import Row, Token
 from kvproof.bench.judge.served.limits import limit
 from kvproof.bench.judge.served.rows import apart, arrays, compared, earlier, one_late, same_context
 
 
 def row(token, *top, logprob=None):
     """A row whose most probable tokens are 0, 1, ... with these log-probabilities."""
-    known = dict(enumerate(top))
+    known: dict[Token, float] = dict(enumerate(top))
     return Row(token, known.get(token, logprob), known, min(top) if top else None)
 
 
