@@ -1,7 +1,7 @@
 """A Hugging Face causal LM as a subject (see ../subjects/__init__.py): its cached forward against its uncached one."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from copy import copy
 from functools import cached_property
 from pathlib import Path
@@ -13,15 +13,14 @@ import torch
 from ....gpt2.weights import as_device
 from ..contract.positions import same
 from ..contract.user_errors import UserCodeError
-from ..subjects.oracle import live_slots
-from ..subjects.ours import TorchSubject, scaled, stack_rows
-from ..tracing.module_tape import Columns, capture_modules
-from ..tracing.tape import Activation, TracingError, capture, is_known
-from .caches import AUTO, CACHES, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply, layers_of
+from ..subjects.ours import TorchSubject, scaled
+from ..tracing.tape import Activation, TracingError, is_known
+from .caches import AUTO, CACHES, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply
 from .checkpoint import attending
 from .lm import CausalLM, embedding
 from .paged import paged_logits
 from .play import Play
+from .recording import joined, live_slots_of, taped
 from .scenarios import PADDED, PLAIN, SAME_CALLS, SCENARIOS
 from .ties import TiesToTheFirst
 from .wide import float64_throughout
@@ -243,53 +242,24 @@ class HuggingFaceSubject(TorchSubject):
             if traced:
                 raise TracingError("over the paged cache tokens of all rows are packed, and no operation is compared")
             return paged_logits(self.lm, model, prompts, forced).double().cpu().numpy(), []
-        with self._taped(model) if traced else nullcontext() as tape:
+        with taped(model, self.family) if traced else nullcontext() as tape:
             how = {"extra": self.left_padded, "positions": self.position_ids, **self.how.how}
             play = Play(self.lm, model, kind, prompts, forced, tape=tape, **how)
             found = self.how.run(play).double().cpu().numpy()
         if tape is None:
             return found, []
-        slots = self._slots(play.cache, self.lengths[list(rows)], play.padding) if self.stepwise else []
+        slots = live_slots_of(play.cache, self.lengths[list(rows)], play.padding) if self.stepwise else []
         return found, [*tape.activations(), *slots]
 
     def _whole(self, model: Any, b: int, traced: bool) -> tuple[np.ndarray, list[Activation]]:
         """One sequence, all its tokens at once; a trace also fills a cache, only to see what it should hold."""
         cache = self.lm.new_cache("dynamic", self.lengths[b]) if traced and self.cache != OWN else None
-        with self._taped(model) if traced else nullcontext() as tape:
+        with taped(model, self.family) if traced else nullcontext() as tape:
             if tape is not None:
                 tape.at(np.zeros(1, np.int64), torch.from_numpy(self.positions[b : b + 1]))
             logits = self._alone(model, b, cache)
         found = logits.double().cpu().numpy()
-        return found, [*tape.activations(), *self._slots(cache, self.lengths[b : b + 1])] if tape else []
-
-    @contextmanager
-    def _taped(self, model: Any) -> Iterator[Any]:
-        """A tape of the model's operations, or of its modules, which is told what counts of each call."""
-        if self.family:
-            with capture(model) as tape:
-                yield tape
-        else:
-            with capture_modules([model]) as tape:
-                yield Columns(tape)
-
-    def _slots(self, cache: Any, lengths: np.ndarray, start: np.ndarray | None = None) -> list[Activation]:
-        """Each layer's live slots, the padding left out; nothing where a layer keeps something else, or not all."""
-        found = []
-        for layer, held in enumerate(layers_of(cache)):
-            k, v = (getattr(held, name, None) for name in ("keys", "values"))
-            if not (isinstance(k, torch.Tensor) and isinstance(v, torch.Tensor) and k.ndim == 4 and k.shape == v.shape):
-                return []
-            k, v = (x.double().cpu().numpy() for x in (k, v))
-            if k.shape[2] < max(lengths + (0 if start is None else start)):
-                return []  # a window keeps no slot for its oldest tokens
-            found.append(Activation(layer, "cache", live_slots(k, v, lengths, start)))
-        return found
-
-
-def joined(runs: Sequence[tuple[np.ndarray, list[Activation]]]) -> tuple[np.ndarray, list[Activation]]:
-    """The logits and traces of some rows each as those of all."""
-    logits, traces = zip(*runs, strict=True)
-    return np.concatenate(logits), stack_rows(traces)
+        return found, [*tape.activations(), *live_slots_of(cache, self.lengths[b : b + 1])] if tape else []
 
 
 def check_names(cache: str, scenario: str):
