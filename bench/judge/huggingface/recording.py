@@ -1,4 +1,4 @@
-"""What a causal LM computes on the way, and what its cache holds at the end, for the rows and tokens that are compared."""
+"""What a causal LM computes on the way and what its cache holds at the end, for the rows and tokens that are compared."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from .caches import layers_of
 
 @contextmanager
 def taped(model: Any, family: bool) -> Iterator[Any]:
-    """A tape of the model's operations, or where its family is not known of its modules, told what counts of each call."""
+    """A tape of the model's operations, or of its modules, which is told what counts of each call."""
     if family:
         with capture(model) as tape:
             yield tape

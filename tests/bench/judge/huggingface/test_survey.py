@@ -14,6 +14,7 @@ from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 from kvproof.bench.judge.huggingface.survey import RAISES, Survey, judged_model, survey
 from kvproof.bench.judge.huggingface.ties import TiesToTheFirst
 from kvproof.bench.judge.zoo.build import build
+from kvproof.bench.judge.zoo.sizes import SIZES
 
 from .._models import stranger
 
@@ -183,8 +184,9 @@ def test_a_model_without_known_module_names_is_judged_and_its_modules_are_named(
     assert cell.found.start.startswith("transformer.h.1.mlp, position 9 of sequence 0"), cell.found.start
 
 
-def test_equal_scores_that_topk_chooses_among_are_no_bug_and_hide_none():
+def test_equal_scores_that_topk_chooses_among_are_no_bug_and_hide_none(monkeypatch):
     """A sparse attention's scores are sums of ReLUs: with two heads several are 0, for the last place too."""
+    monkeypatch.setitem(SIZES, "index_n_heads", 2)
     model = build("glm_moe_dsa")
     (cell,) = survey(model, prompts=12, steps=6, caches=("dynamic",), scenarios=("steps",))
     assert cell.word == "ROUNDING"
