@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..contract.user_errors import said, shown
+from ..contract.user_errors import HERE, said, where
 from ..investigation import investigate
 from ..subjects.huggingface import HuggingFaceSubject
 from .build import build, models
@@ -40,16 +40,22 @@ def judged(model_type: str, scenario: str) -> dict[str, Any]:
         subject = HuggingFaceSubject(model, prompts=PROMPT, steps=STEPS, **SCENARIOS[scenario])
         report = investigate(subject, DTYPE).record()
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
         root = error.__cause__ or error
         return {
             "outcome": RAISED,
             "error": type(error).__name__,
             "cause": type(root).__name__,
             "message": said(error),
-            "place": f"{shown(frame.filename)}:{frame.lineno}",
+            "place": where(root) or ours(root),
         }
     return {"outcome": report["verdict"], **{name: report[name] for name in KEPT if name in report}}
+
+
+def ours(error: BaseException) -> str:
+    """file:line of kvproof's innermost frame: an error that no model's code raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next(frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(HERE))
+    return f"{Path(frame.filename).relative_to(HERE.parent)}:{frame.lineno}"
 
 
 def in_a_process(function: Callable[..., Any], given: tuple, seconds: float) -> dict[str, Any]:
