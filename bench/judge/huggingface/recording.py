@@ -1,4 +1,4 @@
-"""What a causal LM computes on the way and what its cache holds at the end, for the rows and tokens that are compared."""
+"""What a causal LM computes on the way and what its cache holds at the end, of the rows and tokens compared."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

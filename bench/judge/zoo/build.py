@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .shrink import N_VOCAB, shrunk
-from .sizes import NEEDS, NOT_BUILT
+from .sizes import NOT_BUILT
 
 TOKENS = 12  # of the prompt that logits are scaled on: longer than every window
 SPREAD = 0.1  # standard deviation of what is added to vectors: biases, weights of norms, decays
@@ -21,8 +21,6 @@ def known() -> dict[str, str]:
 
 def models() -> dict[str, str | None]:
     """model_type -> why it cannot be built, None where it can; a model that goes by two names counts once."""
-    from importlib.util import find_spec
-
     from transformers import CONFIG_MAPPING
 
     found: dict[str, str | None] = {}
@@ -30,8 +28,7 @@ def models() -> dict[str, str | None]:
         own = CONFIG_MAPPING[name].model_type
         if any(other != name and known().get(other) == made for other in (own, f"{name}_text")):
             continue  # another name of that configuration, or one with a vision tower around the same text model
-        missing = name in NEEDS and find_spec(NEEDS[name]) is None
-        found[name] = NOT_BUILT.get(name) or (f"it needs the package {NEEDS[name]}" if missing else None)
+        found[name] = NOT_BUILT.get(name)
     return found
 
 
@@ -48,8 +45,8 @@ def configured(model_type: str) -> tuple[Any, Any]:
 def build(model_type: str, seed: int = 0) -> Any:
     """A tiny causal LM in float32 and in eval mode, whose logits have an rms of 1 and depend on all earlier tokens.
 
-    Raises ValueError for a name that transformers does not map to a causal LM and for models that cannot be run on
-    token ids alone; what transformers raises where it cannot build this one.
+    Raises ValueError for a name that transformers does not map to a causal LM and for those of NOT_BUILT; what
+    transformers raises where it cannot build this one.
     """
     if model_type not in known():
         raise ValueError(f"{model_type!r} is no causal LM of transformers; it has {', '.join(known())}")

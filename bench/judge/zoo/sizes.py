@@ -182,10 +182,9 @@ EXCEPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "zaya": ({"layer_types": ["hybrid", "hybrid_sliding"] * 2, "num_experts_per_tok": 1}, "it takes one expert only"),
 }  # fmt: skip
 
-# model_type: why no model of it can be run on token ids alone
+# model_type: why no small model of it can be run on token ids alone
 NOT_BUILT = {
+    "gemma3n": "its vision tower is a network of 290M parameters from timm; gemma3n_text is its language model",
     "gemma4_assistant": "it drafts for another model, whose hidden states and caches it needs",
     "gemma4_unified_assistant": "it drafts for another model, whose hidden states and caches it needs",
 }
-# model_type: a package beyond transformers that its class needs
-NEEDS = {"gemma3n": "timm"}

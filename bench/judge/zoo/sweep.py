@@ -1,4 +1,4 @@
-"""The judge over tiny models of every architecture: one process and one JSON line for each, in as many scenarios."""
+"""The judge over tiny models of every architecture: a process and a JSON line for each, with a word for every cell."""
 
 import difflib
 import json
@@ -12,44 +12,38 @@ from typing import Any
 
 import torch
 
-from ..contract.user_errors import said, shown
-from ..huggingface.subject import HuggingFaceSubject
-from ..investigation import investigate
+from ..contract.user_errors import HERE, UserCodeError, said, where
+from ..huggingface.survey import ABSENT, Cell, judged_model
 from .build import build, models
 
 PROMPT, STEPS = 12, 6  # tokens of the longer prompt, past every window; decode steps compared
-DTYPE = "float32"
-# What the judge is asked: keywords of HuggingFaceSubject. The two prompts differ in length, so each batch is padded.
-SCENARIOS: dict[str, dict[str, Any]] = {
-    "dynamic": {},
-    "static": {"cache": "static"},
-    "left-padded": {"left_padded": 3},
-    "no-position-ids": {"position_ids": False},
-}
 PRELOADED = [__name__, "transformers.modeling_utils", "transformers.models.auto.modeling_auto"]
-RAISED, LATE, ENDED, NOT_BUILT = "raised", "timed out", "ended", "not built"
-# Of a report: all but what grows with the model.
-KEPT = ("a", "b", "verdict", "why", "rungs", "starts", "seen", "explained", "unknown")
+RAISED, REFUSED, LATE, ENDED, NOT_BUILT = "raised", "refused", "timed out", "ended", "not built"
 
 
-def judged(model_type: str, scenario: str) -> dict[str, Any]:
-    """The judge's report on one model, or what was raised instead, from where."""
+def judged(model_type: str, scenarios: Any, caches: Any) -> dict[str, Any]:
+    """One word for a model and one per cell; or what it raised, from where; or why it is refused."""
     torch.set_num_threads(1)
     try:
-        model = build(model_type)
-        subject = HuggingFaceSubject(model, prompts=PROMPT, steps=STEPS, **SCENARIOS[scenario])
-        report = investigate(subject, DTYPE).record()
+        found = judged_model(build(model_type), scenarios=scenarios, caches=caches, prompts=PROMPT, steps=STEPS)
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        root = error.__cause__ or error
-        return {
-            "outcome": RAISED,
-            "error": type(error).__name__,
-            "cause": type(root).__name__,
-            "message": said(error),
-            "place": f"{shown(frame.filename)}:{frame.lineno}",
-        }
-    return {"outcome": report["verdict"], **{name: report[name] for name in KEPT if name in report}}
+        root, word = error.__cause__ or error, RAISED
+        if isinstance(error, ValueError) and not isinstance(error, UserCodeError):
+            word = REFUSED
+        return {"outcome": word, "message": said(error), "place": where(root) or ours(root)}
+    return {"outcome": found.word, "cells": {f"{cell.cache}/{cell.scenario}": told(cell) for cell in found.cells}}
+
+
+def told(cell: Cell) -> str:
+    """A cell in a line: its word, and its numbers, its place or what was raised."""
+    return cell.word if cell.word == ABSENT else f"{cell.word}: {cell.line}"
+
+
+def ours(error: BaseException) -> str:
+    """file:line of kvproof's innermost frame: an error that no model's code raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next(frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(HERE))
+    return f"{Path(frame.filename).relative_to(HERE.parent)}:{frame.lineno}"
 
 
 def in_a_process(function: Callable[..., Any], given: tuple, seconds: float) -> dict[str, Any]:
@@ -80,8 +74,8 @@ def send(pipe: Any, function: Callable[..., Any], given: tuple) -> None:
     pipe.send(function(*given))
 
 
-def done(path: Path, version: str) -> set[tuple[str, str]]:
-    """(model_type, scenario) of the lines that a file holds; half a line at its end, of a killed run, is cut off.
+def done(path: Path, version: str) -> set[str]:
+    """The models that a file has lines of; half a line at its end, of a killed run, is cut off.
 
     Raises ValueError where the lines are of another transformers.
     """
@@ -97,33 +91,34 @@ def done(path: Path, version: str) -> set[tuple[str, str]]:
         raise ValueError(
             f"{path} holds lines of transformers {', '.join(sorted(other))}, here is {version}; name another file"
         )
-    return {(line["model_type"], line["scenario"]) for line in lines}
+    return {line["model_type"] for line in lines}
 
 
-def sweep(path: Path, only: Sequence[str], scenarios: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """Judge what the file lacks, one line after the other, each written when it is found and then yielded.
+def sweep(
+    path: Path, only: Sequence[str], scenarios: Sequence[str] | str, caches: Sequence[str] | str, seconds: float
+) -> Iterator[dict[str, Any]]:
+    """Judge the models that the file lacks, one line after the other, each written when it is found and then yielded.
 
-    only     names of models(); empty: all of them
-    seconds  that each may take
+    only               names of models(); empty: all of them
+    scenarios, caches  as judged_model takes them
+    seconds            that each model may take
 
     Raises ValueError for names that are none, and for a file of another transformers.
     """
     import transformers
 
     known = models()
-    for wrong, right in (({*only} - {*known}, known), ({*scenarios} - {*SCENARIOS}, SCENARIOS)):
-        if wrong:
-            near = [name for x in sorted(wrong) for name in difflib.get_close_matches(x, right)] or list(right)[:8]
-            raise ValueError(f"{', '.join(sorted(wrong))} came, which is none of {', '.join(near)} and so on")
+    if wrong := sorted({*only} - {*known}):
+        near = [name for x in wrong for name in difflib.get_close_matches(x, known)] or list(known)[:8]
+        raise ValueError(f"{', '.join(wrong)} came, which is none of {', '.join(near)} and so on")
     transformers.logging.set_verbosity_error()
     made = done(path, transformers.__version__)
     for name in only or known:
-        for scenario in scenarios:
-            if (name, scenario) in made:
-                continue
-            why = known[name]
-            found = {"outcome": NOT_BUILT, "message": why} if why else in_a_process(judged, (name, scenario), seconds)
-            line = {"model_type": name, "scenario": scenario, "transformers": transformers.__version__, **found}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            yield line
+        if name in made:
+            continue
+        why, given = known[name], (name, scenarios, caches)
+        found = {"outcome": NOT_BUILT, "message": why} if why else in_a_process(judged, given, seconds)
+        line = {"model_type": name, "transformers": transformers.__version__, **found}
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        yield line

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 
 from kvproof.bench.judge.zoo import sweep as zoo
@@ -17,11 +18,12 @@ def lines(path):
 
 def test_a_model_is_judged_and_its_line_written(tmp_path, capsys):
     path = tmp_path / "zoo.jsonl"
-    assert main([str(path), "--only", "llama"]) == 0
+    assert main([str(path), "--only", "llama", "--scenarios", "steps", "crop", "--caches", "dynamic"]) == 0
     (line,) = lines(path)
-    assert (line["model_type"], line["scenario"], line["outcome"]) == ("llama", "dynamic", ROUNDING)
-    assert line["rungs"]
-    assert "ulps" not in line
+    assert (line["model_type"], line["outcome"], list(line["cells"])) == (
+        "llama", ROUNDING, ["dynamic/steps", "dynamic/crop"]
+    )  # fmt: skip
+    assert re.fullmatch(r"ROUNDING: \S+ of \S+ in float64", line["cells"]["dynamic/steps"])
     assert capsys.readouterr().out.splitlines()[-1] == f"1 {ROUNDING}"
 
 
@@ -39,16 +41,22 @@ def test_a_killed_run_goes_on_where_it_ended(tmp_path, capsys, monkeypatch):
 
 def test_lines_of_another_transformers_are_not_mixed_in(tmp_path, capsys):
     path = tmp_path / "zoo.jsonl"
-    path.write_text(json.dumps({"model_type": "opt", "scenario": "dynamic", "transformers": "4.0"}) + "\n")
+    path.write_text(json.dumps({"model_type": "opt", "transformers": "4.0"}) + "\n")
     assert main([str(path), "--only", "llama"]) == 3
     assert "holds lines of transformers 4.0" in capsys.readouterr().err
 
 
 def test_what_a_model_raises_is_its_line():
-    found = zoo.judged("openai-gpt", "dynamic")
+    found = zoo.judged("openai-gpt", "steps", "all")
+    assert found["outcome"] == zoo.REFUSED
+    assert "no cached path to judge" in found["message"]
+    assert found["place"].startswith("kvproof/bench/judge/")
+
+
+def test_a_place_in_a_model_is_named_within_its_package():
+    found = zoo.judged("blt", "steps", "all")
     assert found["outcome"] == zoo.RAISED
-    assert found["message"]
-    assert found["place"].count(":") == 1
+    assert found["place"].startswith("transformers/")
 
 
 def test_a_model_that_hangs_or_ends_the_process_is_a_line_too():
@@ -61,7 +69,7 @@ def test_names_that_are_none_are_refused(tmp_path, capsys):
     assert main([str(tmp_path / "zoo.jsonl"), "--only", "lama"]) == 3
     assert "lama came, which is none of llama," in capsys.readouterr().err
     assert main([str(tmp_path / "zoo.jsonl"), "--scenarios", "warm"]) == 3
-    assert "warm came, which is none of dynamic, static, left-padded" in capsys.readouterr().err
+    assert "invalid choice: 'warm'" in capsys.readouterr().err
     assert main([]) == 3
 
 
