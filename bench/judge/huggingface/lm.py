@@ -215,7 +215,7 @@ class CausalLM:
             if own.given:
                 return OWN
         except ValueError as error:
-            raise first or error from None
+            first = first or error
         if isinstance(first, UserCodeError):
             raise first
         raise ValueError(

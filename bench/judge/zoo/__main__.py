@@ -1,11 +1,11 @@
 """The judge over a tiny random model of every causal LM of transformers, each in a process of its own.
 
-    python -m kvproof.bench.judge.zoo FILE.jsonl                            all of them, over every cache, in every scenario
+    python -m kvproof.bench.judge.zoo FILE.jsonl                 all of them, over every cache, in every scenario
     python -m kvproof.bench.judge.zoo FILE.jsonl --only llama gemma2 --scenarios steps crop --caches dynamic
-    python -m kvproof.bench.judge.zoo --models                              what each is, a JSON line per model
+    python -m kvproof.bench.judge.zoo --models                   what each is, a JSON line per model
 
-FILE holds a line per model: its word, and every cell's with its numbers and where the paths part; or what was raised and
-where. A run that was killed goes on where it ended. Exit codes: 0 all were judged, 1 the judge called a BUG, 3 the
+FILE holds a line per model: its word, and every cell's with its numbers and where the paths part; or what was raised
+and where. A run that was killed goes on where it ended. Exit codes: 0 all were judged, 1 the judge called a BUG, 3 the
 command is wrong.
 """
 
@@ -38,9 +38,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("file", nargs="?", type=Path, help="where the lines go, one JSON object each")
     parser.add_argument("--models", action="store_true", help="build the models, judge nothing")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="model types of transformers")
-    parser.add_argument("--scenarios", nargs="+", default=["all"], choices=("all", *SCENARIOS), metavar="NAME",
+    parser.add_argument("--scenarios", nargs="+", default=["all"], metavar="NAME",
         help=f"all (the default), or some of {', '.join(SCENARIOS)}")  # fmt: skip
-    parser.add_argument("--caches", nargs="+", default=["all"], choices=("all", AUTO, *CACHES), metavar="NAME",
+    parser.add_argument("--caches", nargs="+", default=["all"], metavar="NAME",
         help=f"all (the default), or some of {', '.join((AUTO, *CACHES))}")  # fmt: skip
     parser.add_argument("--seconds", type=float, default=300, help="that each model may take (300)")
     args = parser.parse_args(argv)

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from ..contract.user_errors import HERE, UserCodeError, said, where
-from ..huggingface.survey import ABSENT, Cell, judged_model
+from ..huggingface.caches import AUTO, KINDS
+from ..huggingface.scenarios import SCENARIOS
+from ..huggingface.survey import ABSENT, Cell, judged_model, names
 from .build import build, models
 
 PROMPT, STEPS = 12, 6  # tokens of the longer prompt, past every window; decode steps compared
@@ -43,7 +45,7 @@ def ours(error: BaseException) -> str:
     """file:line of kvproof's innermost frame: an error that no model's code raised."""
     frames = traceback.extract_tb(error.__traceback__)
     frame = next(frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(HERE))
-    return f"{Path(frame.filename).relative_to(HERE.parent)}:{frame.lineno}"
+    return f"kvproof/{Path(frame.filename).relative_to(HERE)}:{frame.lineno}"
 
 
 def in_a_process(function: Callable[..., Any], given: tuple, seconds: float) -> dict[str, Any]:
@@ -111,6 +113,8 @@ def sweep(
     if wrong := sorted({*only} - {*known}):
         near = [name for x in wrong for name in difflib.get_close_matches(x, known)] or list(known)[:8]
         raise ValueError(f"{', '.join(wrong)} came, which is none of {', '.join(near)} and so on")
+    names(scenarios, SCENARIOS, "scenario")
+    names(caches, (AUTO, *KINDS), "cache")
     transformers.logging.set_verbosity_error()
     made = done(path, transformers.__version__)
     for name in only or known:

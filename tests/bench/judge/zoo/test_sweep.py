@@ -69,7 +69,7 @@ def test_names_that_are_none_are_refused(tmp_path, capsys):
     assert main([str(tmp_path / "zoo.jsonl"), "--only", "lama"]) == 3
     assert "lama came, which is none of llama," in capsys.readouterr().err
     assert main([str(tmp_path / "zoo.jsonl"), "--scenarios", "warm"]) == 3
-    assert "invalid choice: 'warm'" in capsys.readouterr().err
+    assert "scenario 'warm' is not known; choose all or some of steps, bare" in capsys.readouterr().err
     assert main([]) == 3
 
 
