@@ -25,9 +25,9 @@ JOB = np.dtype([(name, np.float64) for name in ("scale", "softcap")] + [(name, n
     scale, softcap    of the scores; softcap 0 means none
     kb kh kt          elements from a sequence, head and slot of k to the next; vb vh vt those of v
     q, out            addresses of (B, H_kv, group, D) and (B, H_kv, group, D_v), in the dtype of sums, contiguous
-    table             address of int32 slots, table_b from a sequence's to the next's; 0 for slots first[b], first[b] + 1, ...
+    table             address of int32 slots, table_b from a sequence's to the next's; 0 for those from first[b] on
     first, lengths    addresses of (B,) int64
-    sink_logits             address of one score per head, in the dtype of sums, sink_b from a sequence's to the next's; or 0
+    sink_logits       address of a score per head, in the dtype of sums, sink_b from a sequence's to the next's; or 0
     scratch           scratch_size bytes per thread
     phases            counters of the phases of work, all 0, see phases.py
 """
@@ -65,7 +65,7 @@ def decode_attention(
     slots    (B, N) int32  the slots, in any order, in place of first; N >= lengths[b]
     scale    of the scores; 1 / sqrt(D) if None
     softcap  s -> softcap * tanh(s / softcap) of the scaled scores
-    sink_logits    (H,) or (B, H)  a score per head that takes weight and has no value
+    sink_logits  (H,) or (B, H)  a score per head that takes weight and has no value
     returns  (B, H, D_v) in q's dtype. Sums are float32, float64 for float64
 
     Raises ValueError if shapes, dtypes, slots or strides do not fit; NoEngine where compiled code cannot run.
@@ -103,13 +103,12 @@ def check(q: Tensor, k: Tensor, v: Tensor, first, lengths, slots, sink_logits) -
         raise ValueError(f"{shapes}; they must be (B, H, D), (B, H_kv, T, D) and (B, H_kv, T, D_v)")
     (B, H, _), T = q.shape, k.shape[2]
     if k.shape[0] != B or k.shape[1] == 0 or H % k.shape[1]:
-        raise ValueError(f"{shapes}; B must be the same, and H a multiple of H_kv: a KV head serves as many query heads")
+        raise ValueError(f"{shapes}; all must have B sequences, and H must be a multiple of H_kv")
     if q.dtype not in DTYPES or not q.dtype == k.dtype == v.dtype:
         names = ", ".join(DTYPES.values())
         raise ValueError(f"q is {q.dtype}, k {k.dtype}, v {v.dtype}; all must be the same one of {names}")
-    for name, x in {"q": q, "k": k, "v": v, "first": first, "lengths": lengths, "slots": slots, "sink_logits": sink_logits}.items():
-        if x is not None and x.device.type != "cpu":
-            raise ValueError(f"{name} is on {x.device}; this code runs on the CPU: use kernels.attention on a GPU")
+    if not all(x is None or x.device.type == "cpu" for x in (q, k, v, first, lengths, slots, sink_logits)):
+        raise ValueError(f"q is on {q.device}, k on {k.device}; all must be on the CPU: use kernels.attention on a GPU")
     for name, x in {"k": k, "v": v}.items():
         if x.shape[3] > 1 and x.stride(3) != 1:
             raise ValueError(f"{name} has strides {list(x.stride())}; the last axis must be contiguous (stride 1)")
@@ -117,21 +116,21 @@ def check(q: Tensor, k: Tensor, v: Tensor, first, lengths, slots, sink_logits) -
         if x is not None and (x.dtype, tuple(x.shape)) != (torch.int64, (B,)):
             raise ValueError(f"{name} is {x.dtype} {list(x.shape)}; it must be int64 [{B}]")
     if sink_logits is not None and tuple(sink_logits.shape) not in ((H,), (B, H)):
-        raise ValueError(f"sink_logits is {list(sink_logits.shape)}; one score per head is wanted, [{H}] or [{B}, {H}]")
+        raise ValueError(f"sink_logits is {list(sink_logits.shape)}; it must be [{H}] or [{B}, {H}], a score per head")
     check_slots(B, T, first, lengths, slots)
 
 
 def check_slots(B: int, T: int, first: Tensor | None, lengths: Tensor | None, slots: Tensor | None) -> None:
     """Raise ValueError if a sequence is to see a slot outside the cache's T."""
-    if slots is not None:
-        if slots.dtype != torch.int32 or slots.dim() != 2 or slots.shape[0] != B or lengths is None or first is not None:
-            raise ValueError(f"slots is {slots.dtype} {list(slots.shape)}; int32 [{B}, N] is wanted, with lengths alone")
-        live = torch.arange(slots.shape[1]) < lengths[:, None]
-        if bool(((lengths < 0) | (lengths > slots.shape[1])).any()) or bool((live & ((slots < 0) | (slots >= T))).any()):
-            raise ValueError(f"lengths are {lengths.tolist()} of slots {list(slots.shape)}; live slots must be 0..{T - 1}")
+    if slots is None:
+        start = torch.zeros(B, dtype=torch.int64) if first is None else first
+        n = T - start if lengths is None else lengths
+        if bool(((start < 0) | (n < 0) | (start + n > T)).any()):
+            raise ValueError(f"first is {start.tolist()}, lengths {n.tolist()}; the cache has {T} slots to lie within")
         return
-    start = 0 if first is None else first
-    for name, x in {"first": first, "lengths": lengths}.items():
-        end = T if x is None or x is first else start + x
-        if x is not None and bool(((x < 0) | (x > T) | torch.as_tensor(end > T)).any()):
-            raise ValueError(f"{name} is {x.tolist()}; the cache has {T} slots, and what is seen must lie within them")
+    N = slots.shape[-1]
+    if slots.dtype != torch.int32 or tuple(slots.shape) != (B, N) or lengths is None or first is not None:
+        raise ValueError(f"slots is {slots.dtype} {list(slots.shape)}; it must be int32 [{B}, N], with lengths alone")
+    live = torch.arange(N) < lengths[:, None]
+    if bool(((lengths < 0) | (lengths > N)).any()) or bool((live & ((slots < 0) | (slots >= T))).any()):
+        raise ValueError(f"lengths are {lengths.tolist()} of {N} slots; each of those must be 0..{T - 1}")

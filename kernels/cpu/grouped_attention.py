@@ -13,10 +13,10 @@ from .attention import LOWEST, TILES, add_scaled, clear, divide, scores, weigh
 from .decode_attention import JOB
 from .functions import LOG2E, OPTIONS, exp2
 from .job import BLOCK
+from .memory import load, store
 from .phases import Crew, all_here, count_up, meet, share
 from .pointers import at, pointer, read, write
 from .vectors import LANES, filled, first_of, lane, largest, like, maximum, operation, sums
-from .memory import load, store
 
 
 class Kinds(NamedTuple):
@@ -73,8 +73,8 @@ def begin(job, kinds, b, h, at_):
         divide(at_.q + g * D, at(kinds.sum, job.q) + (b * heads + head) * D, like(zero, 1.0 / factor), D)
         clear(at_.acc + g * job.D_v, job.D_v)
         sunk = job.sink_logits != 0
-        m = read(at(kinds.sum, job.sink_logits), b * job.sink_b + head) * like(zero, LOG2E) if sunk else like(zero, LOWEST)
-        write(at_.m, g, m)
+        sink = at(kinds.sum, job.sink_logits)
+        write(at_.m, g, read(sink, b * job.sink_b + head) * like(zero, LOG2E) if sunk else like(zero, LOWEST))
         write(at_.l, g, like(zero, 1.0) if sunk else zero)
 
 

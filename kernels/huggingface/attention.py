@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .decode import decode
 from .keywords import check_window, read, recording
-from .masks import live_slots
+from .masks import live_slots, selected
 from .prefill import prefill
 
 
@@ -19,7 +19,9 @@ def attention(
     attention_mask: Tensor | None = None,
     *,
     dropout: float = 0.0,
+    is_causal: bool | None = None,
     sliding_window: Any = None,
+    indices: Tensor | None = None,
     **keywords: Any,
 ) -> tuple[Tensor, None]:
     """The attention of a module of transformers, as its AttentionInterface calls it.
@@ -28,7 +30,8 @@ def attention(
     query      (B, H, M, D)
     key        (B, H_kv, T, D)  the model's cache, which a decode step reads where it lies; value (B, H_kv, T, D_v)
     attention_mask  (B or 1, 1, M, T) bool, or of floats that are added; None: see `masks.mask`
-    dropout    of weights, in training; sliding_window: slots that a query sees, as the mask has it
+    dropout    of weights, in training; is_causal: of several queries without a mask, the module's own if None
+    sliding_window  slots that a query sees, which the mask says too; indices (B, M, n): the only slots that it sees
     keywords   scaling, softcap, s_aux, sinks, position_bias; others have no effect or are refused, see keywords.py
     returns    (B, M, H, D_v) in query's dtype, contiguous, and no weights
 
@@ -36,12 +39,15 @@ def attention(
 
     Raises ValueError for what cannot be computed.
     """
-    scores = read(module, query, keywords)
+    scores, B, T = read(module, query, keywords), key.shape[0], key.shape[2]
+    if indices is not None:
+        attention_mask = selected(attention_mask, indices, T)
     if query.shape[2] != 1 or recording(query, key, value):
-        return prefill(module, query, key, value, attention_mask, scores, dropout, keywords.get("is_causal")), None
+        causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
+        return prefill(module, query, key, value, attention_mask, scores, dropout, causal), None
     if dropout:
         raise ValueError(f"dropout is {dropout} in a decode step; call model.eval(), or decode with gradients enabled")
-    B, T = key.shape[0], key.shape[2]
+    if attention_mask is None:
+        check_window(sliding_window, T)
     live = None if attention_mask is None else live_slots(attention_mask, B, T)
-    check_window(sliding_window, T if live is None else live.longest)
     return decode(impl, query, key, value, live, scores), None

@@ -1,4 +1,4 @@
-"""One query per sequence over the model's cache where it lies, by the code compiled for this CPU or the Triton kernel."""
+"""One query per sequence over the model's cache where it lies: the code compiled for this CPU, or the Triton kernel."""
 
 from contextlib import nullcontext
 
@@ -50,13 +50,15 @@ def with_numba(q, k, v, live: LiveSlots | None, scores: Scores, sinks: Tensor | 
 def with_triton(q, k, v, live: LiveSlots | None, scores: Scores, sinks: Tensor | None) -> Tensor:
     """(B, H, D_v) by the Triton kernel: on a GPU compiled, on a CPU by the PTX machine.
 
-    Where sequences begin at slots of their own, or some between are hidden, each slot is a page, and a table names them.
+    Where sequences begin at slots of their own, or some slots are hidden, each is a page, and a table names them.
     """
     from ..attention import decode_attention
     from ..backend import without_gpu
 
     if k.shape[3] != v.shape[3]:
-        raise ValueError(f'k has head_dim {k.shape[3]}, v {v.shape[3]}; impl "triton" takes one; use impl="numba" or sdpa')
+        raise ValueError(
+            f'k has head_dim {k.shape[3]}, v {v.shape[3]}; impl "triton" takes one; use impl="numba" or sdpa'
+        )
     table = None
     if live is None:
         lengths = torch.full((len(q),), k.shape[2], dtype=torch.int32, device=q.device)
@@ -99,7 +101,7 @@ def as_pages(k: Tensor, v: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tenso
     if others or step != int(step):
         raise ValueError(
             f"k has strides {list(k.stride())}, v {list(v.stride())}; where sequences begin at slots of their own, a "
-            f"sequence must follow the last one by whole slots, as many in both; {EAGER}, or impl=\"numba\""
+            f'sequence must follow the last one by whole slots, as many in both; {EAGER}, or impl="numba"'
         )
     pages = (B - 1) * int(step) + T
     k, v = (x.as_strided((pages, H_kv, 1, D), (x.stride(2), x.stride(1), x.stride(2), 1)) for x in (k, v))

@@ -7,11 +7,12 @@ from torch import Tensor
 
 # They tell other kernels what the mask says already, or concern other parts of a model.
 WITHOUT_EFFECT = {
-    "position_ids", "cache_position", "use_cache", "indices", "block_indices", "deterministic", "is_sliding",
-    "output_hidden_states", "output_router_logits", "num_items_in_batch", "return_dict", "is_causal",
+    "position_ids", "cache_position", "use_cache", "deterministic", "output_hidden_states", "output_router_logits",
+    "num_items_in_batch", "return_dict",
 }  # fmt: skip
 REFUSED = {
     "output_attentions": "no weights are kept by a kernel that never forms them",
+    "block_indices": "the model chooses blocks of slots and leaves them out of the mask",
     "head_mask": "heads cannot be scaled within the kernel",
     "cu_seq_lens_q": "packed sequences come as position_ids, which the mask knows, or not at all",
     "cu_seq_lens_k": "packed sequences come as position_ids, which the mask knows, or not at all",
@@ -51,7 +52,7 @@ def read(module: Any, query: Tensor, keywords: dict[str, Any]) -> Scores:
             raise ValueError(f"{name} came; {REFUSED[name]}; leave it out, or {EAGER}")
         if name not in WITHOUT_EFFECT:
             raise ValueError(
-                f"{name} came from {type(module).__name__}; kvproof's attention does not know what it does to scores; {EAGER}"
+                f"{name} came from {type(module).__name__}; what it does to attention is not known here; {EAGER}"
             )
     if s_aux is None and sinks is None and isinstance(getattr(module, "sinks", None), Tensor):
         raise ValueError(f"{type(module).__name__} has sinks and handed none over (s_aux); {EAGER}")
@@ -63,14 +64,12 @@ def read(module: Any, query: Tensor, keywords: dict[str, Any]) -> Scores:
     return Scores(scale, softcap, bias, s_aux if sinks is None else sinks)
 
 
-def check_window(window: int | None, longest: int) -> None:
-    """Raise ValueError if the mask shows a query more slots than the module's window has.
-
-    longest  slots that a query sees
-    """
-    if isinstance(window, int) and longest > window:
+def check_window(window: Any, T: int) -> None:
+    """Raise ValueError if no mask came and the cache has more slots than the module's window: some would be hidden."""
+    if isinstance(window, int) and T > window:
         raise ValueError(
-            f"the mask shows {longest} slots and sliding_window is {window}; which of them the model means is not known; {EAGER}"
+            f"sliding_window is {window}, the cache has {T} slots, and no mask came to say which are seen; the mask of "
+            f'"kvproof" is registered by register_with_transformers(): call it, or {EAGER}'
         )
 
 

@@ -1,22 +1,44 @@
 """What a query sees: transformers' mask, and the slots of the cache that it leaves to a decode step."""
 
+import sys
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .keywords import EAGER
 
-def mask(*arguments: Any, **keywords: Any) -> Tensor | None:
-    """The mask that models hand to attn_implementation="kvproof": that of "sdpa", (B, 1, M, T) bool, True where seen.
 
-    For a decode step it has B * T entries. None says that all slots are seen or, of several queries, those up to each;
-    a cache that counts its slots in a tensor, as a static one does, has unfilled ones, so there a step has a mask.
+def mask(*, config: Any = None, **keywords: Any) -> Tensor | None:
+    """The mask that models hand to attn_implementation="kvproof", of B * M * T entries; T of them at a decode step.
+
+    That of "sdpa", bool, True where seen, or None where the queries are the last ones and see all slots up to their
+    own, whatever the model cuts away afterwards. Models without SDPA add to their masks: they get that of "eager",
+    floats, and never None.
     """
-    from transformers.masking_utils import sdpa_mask
+    from transformers.masking_utils import eager_mask, sdpa_mask
 
-    if keywords.get("q_length") == 1 and isinstance(keywords.get("q_offset"), Tensor):
-        keywords["allow_is_causal_skip"] = False
-    return sdpa_mask(*arguments, **keywords)
+    if not has_sdpa(type(config).__module__.replace("configuration_", "modeling_")):
+        return eager_mask(**keywords)
+    end = keywords.get("q_offset", 0), keywords["q_length"], keywords.get("kv_offset", 0), keywords["kv_length"]
+    skip = keywords.get("allow_is_causal_skip", True) and shows_all(*end)
+    return sdpa_mask(**{**keywords, "allow_is_causal_skip": skip})
+
+
+def has_sdpa(file: str) -> bool:
+    """Whether a model of this module says that it supports SDPA, so that is_causal is right and masks may be bool."""
+    found = vars(sys.modules[file]).values() if file in sys.modules else ()
+    return any(isinstance(x, type) and x.__module__ == file and getattr(x, "_supports_sdpa", False) for x in found)
+
+
+def shows_all(q_offset: Any, q_length: int, kv_offset: int, kv_length: int) -> bool:
+    """Whether None can stand for a causal mask: no slot lies behind the last query, nor any before several of them.
+
+    A static cache counts in a tensor and has unfilled slots.
+    """
+    if isinstance(q_offset, Tensor) or q_offset + q_length != kv_offset + kv_length:
+        return False
+    return q_length in (1, kv_length)
 
 
 class LiveSlots(NamedTuple):
@@ -38,7 +60,7 @@ class LiveSlots(NamedTuple):
 def live_slots(attention_mask: Tensor, B: int, T: int) -> LiveSlots:
     """The slots that a decode step's mask shows, found once for all layers that are given the same mask.
 
-    attention_mask  (B or 1, 1, 1, T) bool, True where seen; or of floats, 0 where seen and their lowest, or -inf, elsewhere
+    attention_mask  (B or 1, 1, 1, T) bool, True where seen; or of floats, 0 where seen, their lowest or -inf elsewhere
 
     Raises ValueError for a mask of another shape, or that adds anything else to scores.
     """
@@ -57,7 +79,7 @@ def visible(attention_mask: Tensor, B: int, T: int) -> Tensor:
     if len(shape) != 4 or shape[0] not in (1, B) or shape[1:] != (1, 1, T):
         raise ValueError(
             f"attention_mask is {list(shape)}; a decode step over {T} slots takes [{B}, 1, 1, {T}], the same for all "
-            'heads; for a mask that differs by head use attn_implementation="eager"'
+            f"heads; {EAGER}"
         )
     if attention_mask.dtype == torch.bool:
         seen = attention_mask
@@ -65,15 +87,15 @@ def visible(attention_mask: Tensor, B: int, T: int) -> Tensor:
         seen = attention_mask == 0
         if not bool((seen | (attention_mask <= torch.finfo(attention_mask.dtype).min)).all()):
             raise ValueError(
-                f"attention_mask is {attention_mask.dtype} and holds numbers that are neither 0 nor the lowest; a decode "
-                'step takes masks that show or hide slots, not ones that add to scores; use attn_implementation="eager"'
+                f"attention_mask is {attention_mask.dtype} and has numbers that are neither 0 nor the lowest; a decode "
+                f"step takes masks that show or hide slots, not ones that add to scores; {EAGER}"
             )
     return seen[:, 0, 0].expand(B, T)
 
 
 def found(seen: Tensor) -> LiveSlots:
     """The live slots of seen (B, T) bool."""
-    B, T = seen.shape
+    T = seen.shape[1]
     lengths, numbers = seen.sum(1), torch.arange(T, device=seen.device)
     first = torch.where(seen, numbers, T).amin(1)
     last = torch.where(seen, numbers, -1).amax(1)
@@ -83,3 +105,14 @@ def found(seen: Tensor) -> LiveSlots:
     table = None if runs else torch.argsort(~seen, dim=1, stable=True).int()
     start = rows[0][0] if runs and len(set(rows[0])) == 1 else None
     return LiveSlots(first, lengths, table, start, max(rows[1], default=0))
+
+
+def selected(attention_mask: Tensor | None, indices: Tensor, T: int) -> Tensor:
+    """The mask (B, 1, M, T) that shows only what it showed among the slots of indices (B, M, n)."""
+    among = torch.zeros(*indices.shape[:2], T, dtype=torch.bool, device=indices.device)
+    among = among.scatter_(-1, indices.long(), True)[:, None]
+    if attention_mask is None:
+        return among
+    if attention_mask.dtype == torch.bool:
+        return attention_mask & among
+    return attention_mask.masked_fill(~among, torch.finfo(attention_mask.dtype).min)

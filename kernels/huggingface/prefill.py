@@ -5,22 +5,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .keywords import Scores
+from .keywords import EAGER, Scores
 
 
 def prefill(
-    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Scores, dropout: float, is_causal: Any
+    module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Scores, dropout: float, causal: bool
 ) -> Tensor:
-    """Attention with gradients; shapes as in `attention`. softcap and sinks are computed by the formula."""
+    """Attention with gradients; shapes as in `attention`. softcap and sinks are computed by the formula.
+
+    Raises ValueError for M > 1 causal queries over T != M slots without a mask: which see which is not known.
+    """
+    M, T = q.shape[2], k.shape[2]
+    if mask is None and causal and M not in (1, T):
+        raise ValueError(
+            f'{M} queries over {T} slots came without a mask; the mask of "kvproof" says which see which, and is '
+            f"registered by register_with_transformers(): call it, or {EAGER}"
+        )
     if scores.plain:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, q, k, v, mask,
-            dropout=dropout, scaling=scores.scale, is_causal=is_causal, position_bias=scores.position_bias,
+            dropout=dropout, scaling=scores.scale, is_causal=causal, position_bias=scores.position_bias,
         )[0]  # fmt: skip
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    return formula(q, k, v, mask, scores, bool(causal), dropout).transpose(1, 2).contiguous()
+    return formula(q, k, v, mask, scores, causal, dropout).transpose(1, 2).contiguous()
 
 
 def formula(
@@ -29,11 +37,10 @@ def formula(
     """softmax(softcap(q k^T * scale) + bias + mask, with sinks) v -> (B, H, M, D_v).
 
     It forms all B * H * M * T scores; weights are float32, or float64 for float64. Without a mask, query i of M > 1
-    sees the slots up to i if causal, as SDPA has it.
+    sees the slots up to i if causal.
     """
     (B, H, M, _), H_kv = q.shape, k.shape[1]
     if mask is None and causal and M > 1:
-        k, v = k[:, :, :M], v[:, :, :M]  # of a cache that was empty
         mask = torch.ones(M, M, dtype=torch.bool, device=q.device).tril()
     k, v = (x.repeat_interleave(H // H_kv, 1) for x in (k, v))
     s = q @ k.transpose(2, 3) * scores.scale  # (B, H, M, T)
