@@ -1,0 +1,1 @@
+"""Tiny random models of every causal LM that transformers has, to judge."""
