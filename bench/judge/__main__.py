@@ -4,6 +4,7 @@
     kvproof verify --impl triton --against numpy --dtype bfloat16
     kvproof verify --impl numba --page 16                the engine compiled for this CPU, over a paged cache
     kvproof verify --hf FOLDER --cache static            a Hugging Face causal LM: cached against uncached
+    kvproof verify --hf FOLDER --all                     the same over every cache and in every scenario
     kvproof verify --callable mine:cached --against mine:plain
     kvproof verify --faults                              the corpus of KV-cache bugs, with where each happened
     kvproof verify --impl eager --inject NAME            what one of them looks like
@@ -31,12 +32,12 @@ from typing import Any, NoReturn
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, TorchFault
+from kvproof.bench.judge.huggingface import command as huggingface
+from kvproof.bench.judge.huggingface.caches import AUTO, CACHES
+from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.investigation import Investigation, investigate
 from kvproof.bench.judge.options import apply_defaults
 from kvproof.bench.judge.subjects.callables import CallableSubject
-from kvproof.bench.judge.subjects.causal_lm import CACHES
-from kvproof.bench.judge.subjects.checkpoint import attention_named, read_prompts
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
 from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.measure.interleaved import IMPLS
@@ -54,7 +55,6 @@ from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
 USAGE, OURS = 3, 4
-PROMPT_IDS = ((7, 8, 9, 10, 11, 12, 13, 14, 15), (3, 4, 5, 6))  # for --hf, whose tokenizer may be absent
 PROMPTS = ("Once upon a time there was a king", "ROMEO:")  # ragged on purpose
 
 
@@ -86,7 +86,9 @@ def options() -> Parser:
     add("--device", help="for --impl, --hf (default cpu)")
     add("--page", type=int, metavar="N", help="for --impl: slots per page of its cache (default: a static one)")
     add("--inject", metavar="NAME", help="for --impl: plant this fault of --faults in the path under test")
-    add("--cache", choices=CACHES, help="for --hf (default dynamic)")
+    add("--cache", choices=(AUTO, *CACHES), help="for --hf (default auto: dynamic, or the model's own)")
+    add("--scenario", choices=SCENARIOS, help="for --hf: how the cached path is fed (default steps)")
+    add("--all", action="store_true", help="for --hf: every cache and scenario, in one table")
     add("--left-padded", type=int, metavar="N", help="for --hf: N more columns of padding on the left")
     add("--no-position-ids", action="store_true", help="for --hf: leave positions to the model, the classical bug")
     add("--attn-implementation", metavar="NAME", help="for --hf: what the cached path attends with, as transformers "
@@ -130,7 +132,7 @@ def subject_of(args: argparse.Namespace) -> Any:
     if args.callable is not None:
         return CallableSubject(args.callable, args.against, args.dtype, args.module)
     if args.hf is not None:
-        return hugging_face(args)
+        return huggingface.subject(args)
     device = as_device(args.device)
     model = load(args.model, device=device, impl="sdpa")  # for its tokenizer and sizes
     if args.context is not None:
@@ -143,19 +145,6 @@ def subject_of(args: argparse.Namespace) -> Any:
     how = {"prompts": prompts, "steps": args.steps, "device": args.device, "inject": inject, "weights": args.weights,
         "page": args.page}  # fmt: skip
     return OurSubject(args.model, args.impl, args.against or "naive", **how)
-
-
-def hugging_face(args: argparse.Namespace) -> HuggingFaceSubject:
-    attention = attention_named(args.attn_implementation)
-    prompts = (args.context or PROMPT_IDS) if args.prompt is None else read_prompts(args.hf, args.prompt)
-    subject = HuggingFaceSubject(
-        args.hf, prompts=prompts, steps=args.steps, cache=args.cache, left_padded=args.left_padded, device=args.device,
-        position_ids=not args.no_position_ids, attn_implementation=attention,
-    )  # fmt: skip
-    if args.no_position_ids and (not subject.padded or subject.lm.counting.start is None):
-        why = f"the model {subject.lm.counting.why}" if subject.padded else "no row is padded; add --left-padded N"
-        raise ValueError(f"--no-position-ids does nothing here: {why}")
-    return subject
 
 
 def catalogue(args: argparse.Namespace):
@@ -184,7 +173,11 @@ def examine(path: Path) -> int:
     return 1 if wrong else 0
 
 
-def say(found: Investigation):
+def say(found: Investigation, as_json: bool):
+    """Print what was found, as text or as a JSON record."""
+    if as_json:
+        print(json.dumps(found.record()))
+        return
     print(f"{found.verdict.verdict}: {found.name_a} against {found.name_b}, {found.numbers}\n")
     print(textwrap.fill(found.verdict.reason, 118) + "\n")
     for rung in found.verdict.rungs:
@@ -223,14 +216,14 @@ def main(argv: list[str] | None = None) -> int:
             check_writable(args.html)
         # What the user's own code prints stands beside the report, not in it.
         with emulation(args), Progress("judging"), redirect_stdout(sys.stderr):
-            found = investigate(subject_of(args), args.dtype)
-        code = CODES[found.verdict.verdict]
+            found = huggingface.judge_all(args) if args.all else investigate(subject_of(args), args.dtype)
+        code = CODES[found.verdict.verdict if isinstance(found, Investigation) else found.word]
         try:
-            print(json.dumps(found.record())) if args.json else say(found)
+            say(found, args.json) if isinstance(found, Investigation) else huggingface.say_all(found, args)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader has seen enough; the verdict stands
             abandon_output()
-        if args.html:
+        if args.html and isinstance(found, Investigation):
             write_page(found, args)
         return code
     except BrokenPipeError:

@@ -80,8 +80,10 @@ class Investigation:
         )
 
 
-def investigate(subject: Any, dtype: str) -> Investigation:
+def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigation:
     """Judge a subject's paths in a dtype and, where it can be traced, say where they part.
+
+    pictures  also find what only a page shows: the error of each layer, the margins of tokens, the slots that are read
 
     Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
@@ -89,10 +91,13 @@ def investigate(subject: Any, dtype: str) -> Investigation:
     verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
+    names = subject.name_a, subject.name_b
+    if not pictures:
+        return Investigation(*names, dtype, verdict, found, None, None, None, unknown)
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    weights, names = getattr(subject, "weights", None), (subject.name_a, subject.name_b)
+    weights = getattr(subject, "weights", None)
     return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights)
 
 

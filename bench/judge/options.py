@@ -16,6 +16,8 @@ GOES_WITH = {
     "page": ("impl",),
     "inject": ("impl",),
     "cache": ("hf",),
+    "scenario": ("hf",),
+    "all": ("hf",),
     "left_padded": ("hf",),
     "no_position_ids": ("hf",),
     "attn_implementation": ("hf",),
@@ -24,8 +26,8 @@ GOES_WITH = {
     "html": ("impl", "hf", "callable"),
 }
 DEFAULTS = {
-    "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "dynamic",
-    "left_padded": 0, "module": (),
+    "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "auto",
+    "scenario": "steps", "left_padded": 0, "module": (),
 }  # fmt: skip
 
 
@@ -50,6 +52,9 @@ def apply_defaults(args: argparse.Namespace) -> None:
         raise ValueError("--context and --prompt came; prompts have the length they have, so leave one out")
     if args.context is not None and args.context < 1:
         raise ValueError(f"--context is {args.context}; prompts have at least 1 token")
+    if args.all and (args.left_padded is not None or args.no_position_ids or args.html is not None):
+        raise ValueError("--all has padding and positions among its scenarios and prints a table: leave --left-padded, "
+            "--no-position-ids and --html out")  # fmt: skip
     if mode == "callable" and args.against is None:
         raise ValueError("--callable needs a trusted function: --against MODULE:FUNCTION")
     for name, value in DEFAULTS.items():

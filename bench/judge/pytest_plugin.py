@@ -3,6 +3,7 @@
 Four assertions, as functions to import and as fixtures of the same names:
 
     assert_same_decode(a, b)           two ways to the same logits: rounding, or a bug?
+    assert_same_decode(model, scenarios="all")  the same of a causal LM of transformers, cached and uncached
     assert_cache_contract(make_cache)  the promises of bench/judge/contract/cache.py, each by itself
     assert_pool_contract(make_pool)    the promises of bench/judge/contract/pool.py, for blocks that sequences share
     assert_attention(fn)               the promises of bench/judge/contract/attention.py for fn(q, k, v, lengths) -> o
@@ -40,11 +41,20 @@ from ...kernels.ptx import pytest_plugin as records
 if TYPE_CHECKING:
     from ...reference.judge.verdict import Verdict
     from .contract.report import ContractReport
+    from .huggingface.survey import Survey
 
 
 # The option --kvproof-json and the fixture that keeps the records; pytest takes them from both plugins alike.
 pytest_addoption, pytest_configure = records.pytest_addoption, records.pytest_configure
 kvproof_records = records.kvproof_records
+
+
+class ScenariosDiffer(AssertionError):
+    """A causal LM's cached path is not its uncached one over some cache, in some scenario; `report` has the cells."""
+
+    def __init__(self, report: "Survey"):
+        super().__init__("\n".join([f"{report.word}:", *report.table()]))
+        self.report = report
 
 
 class DecodeDiffers(AssertionError):
@@ -62,28 +72,49 @@ class DecodeDiffers(AssertionError):
 
 def assert_same_decode(
     a: Any,
-    b: Any,
+    b: Any = None,
     dtype: str | None = None,
     *,
     question: str = "cached against uncached",
     allow_inconclusive: bool = False,
-) -> "Verdict":
+    **of_model: Any,
+) -> "Verdict | Survey":
     """Raise DecodeDiffers unless the judge (reference/judge) says ROUNDING of path a beside the trusted path b.
 
     a, b      functions f(dtype, shift) or f(dtype) -> logits (B, n, V) of the same positions, or arrays of logits; see
-              check_decode in contract/decode.py. With shift, the judge measures rounding instead of assuming it
+              check_decode in contract/functions.py. With shift, the judge measures rounding instead of assuming it.
+              Or a alone, a causal LM of transformers, or the folder of one: its cached path beside its uncached one
     dtype     the one in question; by default float32, or that of the arrays
     question  what is compared, in words: "cached against uncached" or "against the oracle"
     allow_inconclusive  pass what is INCONCLUSIVE, as bfloat16 arrays alone are; a BUG never passes
-    returns   the verdict
+    of_model  for a model: scenarios="all" or names of them, caches="all" or names (default "steps" over the model's
+              usual cache; scenarios="all" has every cache too), prompts, steps, attn_implementation; see judged_model
+    returns   the verdict; of a model, every cell. What a model raises in a cell, and what does not apply, passes
+
+    Raises ScenariosDiffer for a model.
     """
     __tracebackhide__ = True
+    if b is None:
+        return assert_model(a, dtype or "float32", allow_inconclusive, **of_model)
+    if of_model:
+        raise TypeError(f"{', '.join(of_model)} came beside two paths; a model alone takes them")
     from .contract.functions import check_decode
 
     verdict = check_decode(a, b, dtype, question)
     if verdict.verdict != "ROUNDING" and not (allow_inconclusive and verdict.verdict == "INCONCLUSIVE"):
         raise DecodeDiffers(verdict)
     return verdict
+
+
+def assert_model(model: Any, dtype: str, allow_inconclusive: bool, **how: Any) -> "Survey":
+    __tracebackhide__ = True
+    from .huggingface.survey import judged_model
+
+    found = judged_model(model, dtype, **how)
+    passes = ("ROUNDING", "INCONCLUSIVE") if allow_inconclusive else ("ROUNDING",)
+    if found.word not in passes:
+        raise ScenariosDiffer(found)
+    return found
 
 
 def assert_cache_contract(make_cache: Callable[[], Any], **options: Any) -> "ContractReport":

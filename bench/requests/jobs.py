@@ -59,7 +59,7 @@ def throughput(args: argparse.Namespace, name: str) -> Iterator[Cell]:
     foreign = [arm for arm in args.arms if arm.startswith(FOREIGN)]
     if foreign and not find_spec("transformers"):
         raise ValueError(
-            f"--arms names {', '.join(foreign)}, and transformers is not here; python -m pip install -e '.[peers]',"
+            f"--arms names {', '.join(foreign)}, and transformers is not here; python -m pip install -e '.[hf]',"
             f" or --arms {','.join(arm for arm in args.arms if arm not in foreign)}"
         )
     model = load_endless(name, args.dtype)

@@ -88,7 +88,7 @@ def first_place(subject: Any, dtype: str) -> Place | None:
             places.append(Place(found, partial(operation_origin, found, a, b, gates, subject, dtype)))
         if dtype == "float64" and hasattr(subject, "trace_prompts"):
             places += in_prompts(subject, gates)
-    if dtype == "float64" and hasattr(subject, "attn_implementation"):
+    if dtype == "float64" and getattr(subject, "stepwise", False):
         places += in_interface(subject, traced[0] if traced else {})
     # Of places in the same operation the later entry saw more tokens, and so an earlier one.
     return min(reversed(places), key=lambda place: rank(place.found)) if places else None

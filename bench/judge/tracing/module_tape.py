@@ -79,18 +79,23 @@ class ModuleTape:
 
 
 class Columns:
-    """A tape of modules, of which the tokens `where` (B, n) of each call of more than n count."""
+    """A tape of modules, of whose calls some rows and tokens count, said by `at` before each."""
 
-    def __init__(self, tape: ModuleTape, where: torch.Tensor):
-        self.tape, self.where = tape, where.numpy()
+    def __init__(self, tape: ModuleTape):
+        self.tape = tape
+        self.kept: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def at(self, rows: np.ndarray, positions: torch.Tensor):
+        """Of the next call, keep these rows (B,) and of each the tokens at positions (B, n)."""
+        self.kept.append((rows, positions.numpy()))
 
     def activations(self) -> list[Activation]:
         """(B, n', ...) of the modules that gave a row for each token of every run, in order of computation."""
-        rows, n = np.arange(len(self.where))[:, None], self.where.shape[1]
-        return [
-            Activation(None, name, np.concatenate([x if x.shape[1] == n else x[rows, self.where] for x in calls], 1))
-            for name, calls in self.tape.each_token().items()
-        ]
+        found = []
+        for name, calls in self.tape.each_token().items():
+            kept = [x[rows[:, None], columns] for x, (rows, columns) in zip(calls, self.kept, strict=True)]
+            found.append(Activation(None, name, np.concatenate(kept, 1)))
+        return found
 
 
 def tokens(calls: Sequence[np.ndarray], which: str, n: int) -> np.ndarray:

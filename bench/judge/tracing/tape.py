@@ -77,6 +77,7 @@ class Tape:
 
     positions  (B, n) int64 or None: which tokens of a longer call are kept; a call of n tokens is kept whole, since
                that is where the model has already made the choice
+    rows       (B,) or None: which rows of a call are kept, in this order
     keep_kv    also keep the keys and values of all tokens, before any rotation, in `kv`: layer -> calls of
                (B, M, 2 H_kv, D)
     """
@@ -84,14 +85,20 @@ class Tape:
     def __init__(self, heads: int):
         self.heads = heads
         self.positions: torch.Tensor | None = None
+        self.rows: np.ndarray | None = None
         self.keep_kv = False
         self.kv: dict[int, list[np.ndarray]] = {}
         self.calls: dict[tuple[int | None, str], list[np.ndarray]] = {}
         self.batch = 1
         self._parts: list[torch.Tensor] = []
 
+    def at(self, rows: np.ndarray, positions: torch.Tensor):
+        """Of the next call, keep these rows (B,) and of each the tokens at positions (B, n)."""
+        self.rows, self.positions = rows, positions
+
     def record(self, layer: int | None, operation: str, value: torch.Tensor):
         """Keep a copy of value (B, M, ...), on the host, of the tokens that are wanted."""
+        value = value if self.rows is None else value[self.rows]
         if self.positions is not None and value.shape[1] != self.positions.shape[1]:
             rows = torch.arange(len(self.positions), device=value.device)[:, None]
             value = value[rows, self.positions.to(value.device)]

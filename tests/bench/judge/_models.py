@@ -51,7 +51,7 @@ def relative(a, b):
 
 def stranger(family):
     """A tiny random causal LM of any family of transformers, by its model_type; float32."""
-    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[hf]'")
     config = transformers.CONFIG_MAPPING[family]()
     sizes = {
         "vocab_size": 61, "hidden_size": 32, "n_embd": 32, "d_model": 32, "embedding_size": 32, "intermediate_size": 64,

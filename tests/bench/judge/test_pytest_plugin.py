@@ -253,7 +253,7 @@ LLAMA = """
 
 
 def test_an_unmodified_random_llama_is_rounding_its_cache_keeps_the_contract_and_a_bug_is_red(pytester):
-    pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[peers]'")
+    pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[hf]'")
     pytester.makepyfile(test_it=LLAMA)
     # A process of its own: pytester forgets what an inner run imports, and half of transformers is none.
     result = pytester.runpytest_subprocess(*_plugin.options(pytest_plugin))

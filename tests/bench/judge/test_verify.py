@@ -241,7 +241,7 @@ def wrong_attention(module, query, key, value, attention_mask, scaling=None, **_
 
 @pytest.mark.parametrize(("function", "code"), [("right_attention", 0), ("wrong_attention", 1)])
 def test_a_hugging_face_model_is_judged_under_an_attention_of_the_user_s(tmp_path, function, code):
-    transformers = pytest.importorskip("transformers", reason="transformers is not here; pip install -e '.[peers]'")
+    transformers = pytest.importorskip("transformers", reason="transformers is not here; pip install -e '.[hf]'")
     config = transformers.GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=2, n_positions=64)
     transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     own = ["--attn-implementation", f"test_verify:{function}"]

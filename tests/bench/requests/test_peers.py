@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[peers]'")
+pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[hf]'")
 
 from kvproof.bench.requests.arms import Ask, lone
 from kvproof.bench.requests.peers import HfStaticArm, PagedArm, endless

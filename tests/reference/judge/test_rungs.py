@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvproof.bench.judge.contract.functions import check_decode
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 from kvproof.reference.judge.difference import rms
 from kvproof.reference.judge.faults import FAULTS, int8_logits
 from kvproof.reference.judge.ladder import GATE

@@ -11,9 +11,7 @@ from kvproof.bench.judge.contract.report import BROKEN, NOT_CHECKED
 
 from ._broken_caches import sentence
 
-transformers = pytest.importorskip(
-    "transformers", reason="transformers is not here; python -m pip install -e '.[peers]'"
-)
+transformers = pytest.importorskip("transformers", reason="transformers is not here; python -m pip install -e '.[hf]'")
 
 
 def sized(name: str, layers=2, **more):

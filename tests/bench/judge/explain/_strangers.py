@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 
 HIDDEN = -torch.inf
 

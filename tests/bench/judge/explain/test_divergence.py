@@ -13,7 +13,7 @@ from kvproof.bench.judge.explain.divergence import (
 )
 from kvproof.bench.judge.explain.origin import origin, place_of
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, in_torch
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
 from kvproof.bench.judge.tracing.tape import Activation
 from kvproof.reference.judge.faults import FAULTS

@@ -239,7 +239,7 @@ def test_eighty_one_faults_of_the_corpus_are_to_be_explained():
     "llama: another activation", "mistral: window off in the prefill",
 )))  # fmt: skip
 def test_a_bug_of_a_stranger_is_explained_rightly_or_not_at_all(name):
-    pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
+    pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[hf]'")
     case = STRANGERS[name]
     sentences = said(case.subject(name.partition(":")[0]))
     assert bool(sentences) == (case.says is not None)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.oracle import NumpySubject
 from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.judge.subjects.slots import slots_read
@@ -16,9 +16,7 @@ from kvproof.reference.judge.faults import FAULTS
 from kvproof.reference.judge.parity import LOGIT_BARS
 
 from ...._gpt2_models import CACHED, random_prompts, small_model
-from .._models import STEPS, lengths_moved, relative, stranger, subject
-
-PROMPTS = random_prompts(61, (7, 3, 5))
+from .._models import lengths_moved, relative, subject
 
 
 @pytest.mark.parametrize("b", ["naive", "numpy"])
@@ -98,6 +96,13 @@ def test_what_does_not_fit_together_is_refused(a, b, more, message):
         subject(a, b, **more)
 
 
+def test_two_functions_by_name_are_a_subject():
+    ours = CallableSubject("numpy:zeros_like", "numpy:ones_like")
+    assert (ours.name_a, ours.name_b) == ("numpy:zeros_like", "numpy:ones_like")
+    with pytest.raises(ValueError, match="'numpy:nothing': module 'numpy' has no 'nothing'"):
+        CallableSubject("numpy:nothing", "numpy:ones_like")
+
+
 def test_a_numpy_fault_and_the_oracle_are_a_subject():
     model, params = small_model(4, 8)
     ids = np.array(random_prompts(61, (20, 20)))
@@ -108,67 +113,6 @@ def test_a_numpy_fault_and_the_oracle_are_a_subject():
     assert relative(a, b) > 1e-2
     with pytest.raises(NotImplementedError):
         wrong.paths("float16")
-
-
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_a_padded_batch_of_a_stranger_agrees_with_each_row_alone(family, cache):
-    theirs = HuggingFaceSubject(stranger(family), prompts=PROMPTS, steps=STEPS, cache=cache, left_padded=2)
-    bars = {"float64": 1e-11 if family == "gpt2" else 1e-4, "float32": 1e-4, "bfloat16": 3e-1}
-    for dtype, bar in bars.items():
-        a, b = theirs.paths(dtype)
-        assert a.shape == b.shape == (3, STEPS, 61)
-        assert relative(a, b) < bar
-        assert not np.array_equal(a, b) or dtype == "bfloat16"  # which may hide the other order of a sum
-    assert theirs.name_a == f"{cache} cache, left-padded"
-
-
-def test_a_left_padded_gpt2_without_positions_is_far_from_its_rows_alone():
-    lost = HuggingFaceSubject(stranger("gpt2"), prompts=PROMPTS, steps=STEPS, position_ids=False)
-    assert relative(*lost.paths("float64")) > 1e-2
-    assert lost.name_a == "dynamic cache, left-padded, no position_ids"
-
-
-def test_a_model_in_memory_is_left_as_it_is_and_a_folder_gives_the_same_logits(tmp_path):
-    model = stranger("gpt2")
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    model.save_pretrained(tmp_path)
-    in_memory, from_folder = (HuggingFaceSubject(x, prompts=PROMPTS, steps=2) for x in (model, tmp_path))
-    for dtype in ("float64", "bfloat16"):
-        assert np.array_equal(in_memory.paths(dtype, 1e-3)[0], from_folder.paths(dtype, 1e-3)[0])
-    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
-
-
-def test_a_custom_attention_attends_in_the_cached_path_alone():
-    transformers = pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    def unscaled(module, query, *rest, **kw):
-        return sdpa_attention_forward(module, query * 2, *rest, **kw)
-
-    AttentionMaskInterface.register("kvproof-test", sdpa_mask)
-    clean = HuggingFaceSubject(stranger("llama"), prompts=PROMPTS, steps=3)
-    for function, wrong in ((sdpa_attention_forward, False), (unscaled, True)):
-        transformers.AttentionInterface.register("kvproof-test", function)
-        custom = HuggingFaceSubject(stranger("llama"), prompts=PROMPTS, steps=3, attn_implementation="kvproof-test")
-        a, b = custom.paths("float64")
-        assert np.array_equal(b, clean.paths("float64")[1])
-        assert (relative(a, b) > 1e-2) == wrong
-    assert custom.name_a.endswith("kvproof-test")
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"cache": "paged"}, "cache is 'paged'; it must be one of dynamic, static"),
-    ({"steps": 0}, "steps is 0"),
-    ({"prompts": [[1], []]}, "at least one token id"),
-    ({"steps": 60}, "7 prompt columns and 60 steps do not fit the model's 64 positions"),
-    ({"model": "/no/such/folder"}, "has no config.json"),
-])  # fmt: skip
-def test_a_stranger_s_wrong_arguments_are_refused(arguments, message):
-    given = {"prompts": PROMPTS, "model": arguments.get("model") or stranger("gpt2")} | arguments
-    with pytest.raises(ValueError, match=message):
-        HuggingFaceSubject(**given)
 
 
 @pytest.mark.parametrize(("by", "unread", "trespassed"), [(0, 0, 0), (-1, 2, 0), (1, 0, 2)])

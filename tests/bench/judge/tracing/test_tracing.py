@@ -73,8 +73,8 @@ def test_each_operation_of_each_impl_is_the_oracle_s(a, b):
 
 
 def test_a_hugging_face_gpt2_is_traced_like_ours():
-    pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[peers]'")
-    from kvproof.bench.judge.subjects.huggingface import HuggingFaceSubject
+    pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[hf]'")
+    from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
     from kvproof.bench.judge.subjects.ours import OurSubject
     from kvproof.bench.measure import peers
 

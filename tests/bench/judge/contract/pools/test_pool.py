@@ -244,7 +244,7 @@ def test_the_engine_keeps_every_promise_to_the_bit(checks, kv_dtype):
 def tiny(family: str, attention: str):
     """A random model of transformers of two layers."""
     transformers = pytest.importorskip(
-        "transformers", reason="transformers is not here; python -m pip install -e '.[peers]'"
+        "transformers", reason="transformers is not here; python -m pip install -e '.[hf]'"
     )
     torch.manual_seed(0)
     if family == "gpt2":

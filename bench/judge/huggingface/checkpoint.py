@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ..contract.user_errors import user_code
-from .callables import find_function
+from ..subjects.callables import find_function
 
-ABSENT = "transformers is not here; python -m pip install -e '.[peers]'"
+ABSENT = "transformers is not here; python -m pip install -e '.[hf]'"
 
 
 def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch.device = "cpu") -> Any:
