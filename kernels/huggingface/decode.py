@@ -1,6 +1,7 @@
 """One query per sequence over the model's cache where it lies: the code compiled for this CPU, or the Triton kernel."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,20 +66,15 @@ def with_triton(q, k, v, live: LiveSlots | None, scores: Scores, sinks: Tensor |
     else:
         lengths = live.lengths.int()
         if live.start is None:
-            table = slot_table(live, k.shape[2])
+            k, v, table = as_pages(k, v, slot_table(live, k.shape[2]))
         else:
             k, v = k[:, :, live.start :], v[:, :, live.start :]
-    if table is not None:
-        table = as_pages(k, v, table)
-        k, v, table = table
+    options: dict[str, Any] = {"scale": scores.scale, "softcap": scores.softcap, "block_table": table}
     with nullcontext() if q.is_cuda else without_gpu():
-        found = decode_attention(
-            q, k, v, lengths,
-            scale=scores.scale, softcap=scores.softcap, block_table=table, return_lse=sinks is not None,
-        )  # fmt: skip
+        out, lse = decode_attention(q, k, v, lengths, return_lse=True, **options)
     if sinks is None:
-        return found
-    out, lse = found  # a sink takes exp(sink) of exp(lse) + exp(sink)
+        return out
+    # A sink takes exp(sink) of exp(lse) + exp(sink).
     return (out.to(lse.dtype) * torch.sigmoid(lse - sinks.to(lse.dtype))[..., None]).to(q.dtype)
 
 

@@ -21,7 +21,7 @@ def register_with_transformers(impl: str = "auto") -> None:
 
     Prefill and training go through torch, see README.md. A second call changes impl, for models that exist too.
 
-    Raises ImportError without transformers 5, or where impl "numba" was asked for and cannot run; ValueError for an
+    Raises ImportError without transformers 5.24, or where impl "numba" was asked for and cannot run; ValueError for an
     unknown impl.
     """
     check_impl(impl)
@@ -36,13 +36,13 @@ def interfaces() -> tuple[Any, Any]:
         from transformers import AttentionInterface, AttentionMaskInterface, __version__
     except ImportError as error:
         raise ImportError(
-            f'attn_implementation="{NAME}" needs transformers 5, which does not import here ({error}); '
-            "pip install 'transformers>=5'"
+            f'attn_implementation="{NAME}" needs transformers 5.24, which does not import here ({error}); '
+            "pip install 'transformers>=5.24,<6'"
         ) from error
-    if int(__version__.split(".")[0]) < 5:
+    if tuple(int(number) for number in __version__.split(".")[:2]) < (5, 24):
         raise ImportError(
-            f'transformers {__version__} came; attn_implementation="{NAME}" needs 5 or later, whose masks it reads: '
-            "pip install 'transformers>=5'"
+            f'transformers {__version__} came; attn_implementation="{NAME}" needs 5.24 or later, whose masks it reads: '
+            "pip install 'transformers>=5.24,<6'"
         )
     return AttentionInterface, AttentionMaskInterface
 

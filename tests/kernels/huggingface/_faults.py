@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kvproof.kernels.huggingface import attention, decode, keywords, masks, prefill, registration
+from kvproof.kernels.huggingface import attention, decode, masks, prefill, registration
 
 from ._models import LENGTHS
 
@@ -37,7 +37,7 @@ def live(**changes: Callable[[masks.LiveSlots], Any]) -> Callable[[Any], Any]:
     return wrong
 
 
-def scores(**changes: Callable[[keywords.Scores], Any]) -> Callable[[Any], Any]:
+def scores(**changes: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Change what is done to scores."""
 
     def wrong(right):

@@ -71,7 +71,7 @@ def decoded(made, rows, kind="dynamic", side="left", implementation="kvproof") -
     made.set_attn_implementation(implementation)
     ids, mask = batch(rows, side)
     cache, found = empty_cache(made.config, kind, ids.shape[1] + STEPS + 3), []
-    given = {cache_name(made): cache}
+    given = {str(cache_name(made)): cache}
     made(ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), **given)
     for step in range(STEPS - 1):
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

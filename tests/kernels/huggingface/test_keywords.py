@@ -1,6 +1,7 @@
 """Keywords of a module's call: those that change scores are taken, what cannot be honoured is refused by name."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from ._models import model, tokens
 MODULE = SimpleNamespace(is_causal=True, num_key_value_groups=2)
 
 
-def call(module=MODULE, M=1, T=6, impl="numba", D_v=8, **keywords):
+def call(module: Any = MODULE, M: Any = 1, T: Any = 6, impl: Any = "numba", D_v: Any = 8, **keywords: Any):
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, h, n, d, generator=rng) for h, n, d in ((4, M, 8), (2, T, 8), (2, T, D_v)))
     return attention(impl, module, q, k, v, keywords.pop("attention_mask", None), **keywords)[0]

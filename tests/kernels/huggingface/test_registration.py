@@ -52,13 +52,17 @@ def test_numba_is_refused_where_it_cannot_run(monkeypatch):
     kvproof.register_with_transformers("auto")
 
 
-@pytest.mark.parametrize(("version", "words"), [(None, "does not import here"), ("4.57.1", "transformers 4.57.1 came")])
-def test_without_transformers_5_there_is_advice(monkeypatch, version, words):
+OLD = ("4.57.1", "5.9.0")
+WITHOUT = [(None, "does not import here"), *((version, f"transformers {version} came") for version in OLD)]
+
+
+@pytest.mark.parametrize(("version", "words"), WITHOUT)
+def test_without_transformers_5_24_there_is_advice(monkeypatch, version, words):
     if version is None:
         monkeypatch.setitem(sys.modules, "transformers", None)
     else:
         monkeypatch.setattr(sys.modules["transformers"], "__version__", version)
-    with pytest.raises(ImportError, match=rf"{words}.*pip install 'transformers>=5'"):
+    with pytest.raises(ImportError, match=rf"{words}.*pip install 'transformers>=5.24,<6'"):
         kvproof.register_with_transformers()
 
 
