@@ -8,7 +8,7 @@ from torch import Tensor
 # They tell other kernels what the mask says already, or concern other parts of a model.
 WITHOUT_EFFECT = {
     "position_ids", "cache_position", "use_cache", "deterministic", "output_hidden_states", "output_router_logits",
-    "num_items_in_batch", "return_dict",
+    "num_items_in_batch", "logits_to_keep", "return_dict",
 }  # fmt: skip
 REFUSED = {
     "output_attentions": "no weights are kept by a kernel that never forms them",

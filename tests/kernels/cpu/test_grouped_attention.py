@@ -126,7 +126,7 @@ def test_a_sequence_that_sees_nothing_gets_zeros_and_none_at_all_are_taken():
         ({"slots": torch.tensor([[0], [6]]).int(), "lengths": torch.ones(2).long()}, "each of those must be 0..5"),
         ({"slots": torch.tensor([[0], [5]]).int(), "lengths": torch.tensor([1, 2])}, r"\[1, 2\] of 1 slots"),
         ({"slots": torch.tensor([[0], [5]]), "lengths": torch.ones(2).long()}, r"it must be int32 \[2, N\]"),
-        ({"sink_logits": torch.zeros(2)}, r"sink_logits is \[2\]; it must be \[4\] or \[2, 4\]"),
+        ({"sink_logits": torch.zeros(2)}, r"sink_logits is \[2\] on cpu; it must be \[4\] or \[2, 4\]"),
         ({"q": torch.zeros(2, 4, 8, device="meta")}, "all must be on the CPU"),
     ],
 )

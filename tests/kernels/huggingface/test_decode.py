@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from kvproof.kernels.huggingface import register_with_transformers
+from kvproof.bench.judge.zoo.build import build
+from kvproof.kernels.huggingface import masks, register_with_transformers
 
 from ._models import BAR, OWN, SIZES, STEPS, error, model, tokens, transformers
 
@@ -76,6 +77,22 @@ def test_beams_and_a_cropped_cache_decode_as_eager_does():
         drafted = made.generate(ids, max_new_tokens=8, prompt_lookup_num_tokens=3, do_sample=False, eos_token_id=None)
         found.append((beams.tolist(), drafted.tolist()))
     assert found[0] == found[1]
+
+
+def test_where_a_model_cuts_the_prompt_s_queries_the_last_sees_no_unfilled_slot(monkeypatch):
+    """Gemma 4's shared layers keep only the queries whose logits are asked for, whatever the mask was made for."""
+    made, ids = build("gemma4_text"), tokens()[0][None]
+
+    @torch.no_grad()
+    def last(name):
+        made.set_attn_implementation(name)
+        cache = transformers.StaticCache(config=made.config, max_cache_len=32)
+        return made(ids, cache=cache, logits_to_keep=1).logits
+
+    assert torch.allclose(last("kvproof"), last("eager"), atol=1e-5)
+    monkeypatch.setattr(masks, "shows_all", lambda *sizes: True)
+    with pytest.raises(ValueError, match="14 queries over 32 slots came without a mask"):
+        last("kvproof")
 
 
 def test_a_model_that_torch_compiles_decodes_the_same():

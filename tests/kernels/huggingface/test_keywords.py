@@ -46,7 +46,7 @@ def test_an_unknown_keyword_is_refused_and_one_without_effect_is_not():
         ({"sliding_window": 4}, "sliding_window is 4, the cache has 6 slots, and no mask came"),
         ({"M": 3}, "3 queries over 6 slots came without a mask"),
         ({"impl": "triton", "D_v": 16}, 'k has head_dim 8, v 16; impl "triton" takes one'),
-        ({"s_aux": torch.zeros(3)}, r"sink_logits is \[3\]; it must be \[4\] or \[2, 4\]"),
+        ({"s_aux": torch.zeros(3)}, r"sink_logits is \[3\] on cpu; it must be \[4\] or \[2, 4\]"),
     ],
 )
 def test_a_call_that_cannot_be_computed_says_what_came_and_what_to_do(keywords, words):
