@@ -32,7 +32,7 @@ ALLOWED = {
     },  # pytest: the PTX machine's plugin
     "gpt2": {"numpy", "torch", "safetensors", "huggingface_hub", "tiktoken", "reference", "gpt2"},
     "bench": {
-        *("numpy", "torch", "ml_dtypes", "jsonschema", "matplotlib", "pytest"),
+        *("numpy", "torch", "ml_dtypes", "safetensors", "jsonschema", "matplotlib", "pytest"),
         *("reference", "gpt2", "kernels", "bench"),
     },
 }

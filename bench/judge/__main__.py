@@ -6,11 +6,14 @@
     kvproof verify --hf FOLDER --cache static            a Hugging Face causal LM: cached against uncached
     kvproof verify --hf FOLDER --all                     the same over every cache and in every scenario
     kvproof verify --callable mine:cached --against mine:plain
+    kvproof verify --quantised mine:fn --format int8-row what a format must lose, or what the code loses beside
+    kvproof verify --logits a.npy b.npy                  saved logits; more pairs, of wider dtypes, decide more
+    kvproof verify --url http://127.0.0.1:8000/v1        a server: its decode against its prefill, or --against another
     kvproof verify --faults                              the corpus of KV-cache bugs, with where each happened
     kvproof verify --impl eager --inject NAME            what one of them looks like
     kvproof verify --exam FILE.jsonl                     all of them, and clean runs, before the judge
 
-Exit codes: 0 ROUNDING, 1 BUG, 2 INCONCLUSIVE, 3 the command or the machine does not allow it, 4 an error of ours.
+Exit codes: 0 ROUNDING or FORMAT, 1 BUG, 2 INCONCLUSIVE, 3 the command or machine does not allow it, 4 an error of ours.
 Also `python -m kvproof.bench.judge …`.
 """
 
@@ -32,12 +35,15 @@ from typing import Any, NoReturn
 
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS, TorchFault
+from kvproof.bench.judge.formats import command as formats
 from kvproof.bench.judge.huggingface import command as huggingface
 from kvproof.bench.judge.huggingface.caches import AUTO, CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.investigation import Investigation, investigate
 from kvproof.bench.judge.options import apply_defaults
+from kvproof.bench.judge.served.subject import served
 from kvproof.bench.judge.subjects.callables import CallableSubject
+from kvproof.bench.judge.subjects.logits import LogitsSubject
 from kvproof.bench.judge.subjects.ours import OurSubject
 from kvproof.bench.measure.environment import environment
 from kvproof.bench.measure.interleaved import IMPLS
@@ -73,16 +79,23 @@ def options() -> Parser:
     which.add_argument("--impl", choices=IMPLS, help="of ours, under test")
     which.add_argument("--hf", metavar="FOLDER", help="a causal LM that transformers loads from a local folder")
     which.add_argument("--callable", metavar="MODULE:FUNCTION", help="f(dtype, shift) -> logits (B, n, V), under test")
+    which.add_argument("--logits", nargs=2, action="append", metavar=("A", "B"), help="files of logits (n, V) or "
+        "(B, n, V), the second trusted; repeatable, a pair per dtype")  # fmt: skip
+    which.add_argument("--url", metavar="URL", help="a server of OpenAI's API, such as http://127.0.0.1:8000/v1")
     which.add_argument("--faults", action="store_true", help="list the corpus of bugs")
     which.add_argument("--exam", type=Path, metavar="FILE", help="put the corpus and clean runs before the judge")
-    add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle) or a function")
-    add("--model", help="for --impl, as kvproof generate takes it (default tiny)")
-    add("--dtype", choices=DTYPES, help="the dtype in question (default float32)")
+    formats.add_options(which, add)
+    add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle), a function, "
+        "or a server's URL")  # fmt: skip
+    add("--model", help="for --impl, as kvproof generate takes it (default tiny); for --url, the name that it serves")
+    add("--against-model", metavar="NAME", help="for --url: the name that the server of --against serves")
+    add("--dtype", choices=DTYPES, help="the dtype in question (default float32; of --url bfloat16)")
+    add("--dtypes", nargs="+", choices=DTYPES, help="for --logits: what each pair was computed in")
     add("--weights", choices=WEIGHTS, help="for --impl: quantise the model; the oracle computes with its values")
-    add("--prompt", action="append", help="for --impl, --hf; repeatable (default: two of different length)")
+    add("--prompt", action="append", help="for --impl, --hf, --url; repeatable (default: two of different length)")
     add("--context", type=int, metavar="N", help="instead: two prompts of N and half as many tokens, drawn at random")
     add("--steps", type=int, metavar="N", help="for --impl, --hf: positions compared, the prefill's, then decodes' "
-        "(default 8)")  # fmt: skip
+        "(default 8); for --url: tokens generated (default 32)")  # fmt: skip
     add("--device", help="for --impl, --hf (default cpu)")
     add("--page", type=int, metavar="N", help="for --impl: slots per page of its cache (default: a static one)")
     add("--inject", metavar="NAME", help="for --impl: plant this fault of --faults in the path under test")
@@ -95,6 +108,8 @@ def options() -> Parser:
         "names it, or your own attention function as module:function")  # fmt: skip
     add("--module", action="append", metavar="MODULE:OBJECT", help="for --callable, repeatable: a torch model whose "
         "parts the functions run by themselves; where they call a model as a whole it is found without")  # fmt: skip
+    add("--api-key-env", metavar="NAME", help="for --url: the variable that holds the key (default OPENAI_API_KEY)")
+    add("--timeout", type=float, metavar="S", help="for --url: seconds to wait for an answer (default 120)")
     add("--json", action="store_true", help="print one JSON record")
     add("--html", type=Path, metavar="FILE", help="write a page as well")
     return parser
@@ -131,6 +146,10 @@ def subject_of(args: argparse.Namespace) -> Any:
     sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
     if args.callable is not None:
         return CallableSubject(args.callable, args.against, args.dtype, args.module)
+    if args.logits is not None:
+        return LogitsSubject(args.logits, args.dtypes, args.dtype)
+    if args.url is not None:
+        return served(args)
     if args.hf is not None:
         return huggingface.subject(args)
     device = as_device(args.device)
@@ -199,8 +218,15 @@ def say(found: Investigation, as_json: bool):
         print(f"explains it: {found.origin.explanation}")
     for reason in found.unknown:
         print(f"not known: {reason}")
+    for note in found.notes:
+        print(textwrap.fill(f"note: {note}", 118, subsequent_indent="      "))
     if found.slots:
         print(f"slots: {found.slots.unread} live ones not read, {found.slots.trespassed} dead ones read")
+
+
+def judged(args: argparse.Namespace) -> Investigation:
+    subject = subject_of(args)
+    return investigate(subject, getattr(subject, "dtype", args.dtype))  # saved logits have a dtype of their own
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -210,13 +236,15 @@ def main(argv: list[str] | None = None) -> int:
         if args.faults:
             catalogue(args)
             return 0
+        if args.formats or args.quantised is not None:
+            return formats.run(args)
         if args.exam:
             return examine(args.exam)
         if args.html:
             check_writable(args.html)
         # What the user's own code prints stands beside the report, not in it.
         with emulation(args), Progress("judging"), redirect_stdout(sys.stderr):
-            found = huggingface.judge_all(args) if args.all else investigate(subject_of(args), args.dtype)
+            found = huggingface.judge_all(args) if args.all else judged(args)
         code = CODES[found.verdict.verdict if isinstance(found, Investigation) else found.word]
         try:
             say(found, args.json) if isinstance(found, Investigation) else huggingface.say_all(found, args)

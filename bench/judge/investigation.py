@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ class Investigation:
     margins  per position: by how much the token was decided, and how far the logits moved
     slots    which slots of the cache the decode step reads, of our own impls
     unknown  what could not be found out beside the verdict, and why, a sentence each
+    notes    what the subject says of its paths, a sentence each
     """
 
     name_a: str
@@ -45,6 +46,7 @@ class Investigation:
     slots: Slots | None
     unknown: Sequence[str] = ()
     weights: str | None = None
+    notes: Sequence[str] = ()
 
     @property
     def numbers(self) -> str:
@@ -76,6 +78,7 @@ class Investigation:
                 "tokens_at_risk": None if self.margins is None else int(self.margins.at_risk.sum()),
                 "slots": slots,
                 "unknown": list(self.unknown),
+                **({"notes": list(self.notes)} if self.notes else {}),
             }
         )
 
@@ -88,7 +91,11 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     Raises what the paths raise before there is a verdict. What fails after that is listed in `unknown`.
     """
     rungs = DtypeRefusals(subject.paths, dtype)
-    verdict = rungs.with_refusals(judge(rungs, dtype, question=subject.question, op=attention_of(subject)))
+    how = {"question": subject.question, "throughout": lambda: getattr(subject, "wide", False)}
+    verdict = rungs.with_refusals(judge(rungs, dtype, op=attention_of(subject), **how))
+    verdict = without_ties(subject, dtype, verdict)
+    if hasattr(subject, "qualify"):  # it knows more of its paths than the judge does
+        verdict = subject.qualify(verdict)
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     names = subject.name_a, subject.name_b
@@ -97,8 +104,24 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    weights = getattr(subject, "weights", None)
-    return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights)
+    weights, notes = getattr(subject, "weights", None), getattr(subject, "notes", ())
+    return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights, notes)
+
+
+def without_ties(subject: Any, dtype: str, verdict: Verdict) -> Verdict:
+    """The verdict; where equal scores were chosen among, that on the same paths with ties going to the earliest."""
+    if verdict.verdict != BUG or not hasattr(subject, "with_ties_to_the_first"):
+        return verdict
+    settled = subject.with_ties_to_the_first()
+    how = {"question": subject.question, "throughout": lambda: settled.wide}
+    again = judge(DtypeRefusals(settled.paths, dtype), dtype, **how)
+    if not settled.ties.tied or again.verdict == BUG:
+        return verdict
+    note = (
+        "As the model is, the paths differ more: torch.topk chooses among equal scores, one way for a whole sequence, "
+        "another for its last token alone. This is the verdict with ties going to the earliest."
+    )
+    return replace(again, reason=f"{again.reason} {note}")
 
 
 def attempt(unknown: list[str], what: str, find: Callable[[], T]) -> T | None:

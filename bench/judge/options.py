@@ -2,16 +2,18 @@
 
 import argparse
 
-MODES = ("impl", "hf", "callable", "faults", "exam")
+MODES = ("impl", "hf", "callable", "logits", "url", "quantised", "formats", "faults", "exam")
 # The modes that each option says something to.
 GOES_WITH = {
-    "against": ("impl", "callable"),
-    "model": ("impl",),
-    "dtype": ("impl", "hf", "callable"),
+    "against": ("impl", "callable", "url"),
+    "model": ("impl", "url"),
+    "against_model": ("url",),
+    "dtype": ("impl", "hf", "callable", "logits", "url", "quantised"),
+    "dtypes": ("logits",),
     "weights": ("impl",),
-    "prompt": ("impl", "hf"),
+    "prompt": ("impl", "hf", "url"),
     "context": ("impl", "hf"),
-    "steps": ("impl", "hf"),
+    "steps": ("impl", "hf", "url"),
     "device": ("impl", "hf"),
     "page": ("impl",),
     "inject": ("impl",),
@@ -22,13 +24,18 @@ GOES_WITH = {
     "no_position_ids": ("hf",),
     "attn_implementation": ("hf",),
     "module": ("callable",),
-    "json": ("impl", "hf", "callable", "faults"),
-    "html": ("impl", "hf", "callable"),
+    "api_key_env": ("url",),
+    "timeout": ("url",),
+    "format": ("quantised",),
+    "arrays": ("quantised",),
+    "json": ("impl", "hf", "callable", "logits", "url", "quantised", "formats", "faults"),
+    "html": ("impl", "hf", "callable", "logits", "url"),
 }
 DEFAULTS = {
     "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "auto",
-    "scenario": "steps", "left_padded": 0, "module": (),
+    "scenario": "steps", "left_padded": 0, "module": (), "arrays": "torch", "dtypes": (), "timeout": 120.0,
 }  # fmt: skip
+UNSAID = {"logits": ("dtype",), "url": ("dtype", "model", "steps")}  # what a mode finds out or chooses itself
 
 
 def flag(name: str) -> str:
@@ -57,6 +64,12 @@ def apply_defaults(args: argparse.Namespace) -> None:
             "--no-position-ids and --html out")  # fmt: skip
     if mode == "callable" and args.against is None:
         raise ValueError("--callable needs a trusted function: --against MODULE:FUNCTION")
+    if mode == "quantised" and args.format is None:
+        raise ValueError("--quantised needs the format it is meant to have: --format NAME, of --formats")
+    if args.dtype is not None and args.dtypes and args.dtype not in args.dtypes:
+        raise ValueError(f"--dtype is {args.dtype}, which is none of --dtypes {' '.join(args.dtypes)}")
+    if args.timeout is not None and not 0 < args.timeout < float("inf"):
+        raise ValueError(f"--timeout is {args.timeout:g}; it is a number of seconds above 0")
     for name, value in DEFAULTS.items():
-        if getattr(args, name) is None:
+        if getattr(args, name) is None and name not in UNSAID.get(mode, ()):
             setattr(args, name, value)

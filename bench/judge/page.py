@@ -30,6 +30,7 @@ def report(found: Investigation, command: str, environment: dict[str, str]) -> s
     starts += [page.prose(f"Seen: {at.seen}.")] if at else []
     explanation = [page.prose(f"Explains it: {at.explanation}.")] if at and at.explanation else []
     unknown = [page.prose(f"Not known is {reason}.") for reason in found.unknown]
+    unknown += [page.prose(f"{note[:1].upper()}{note[1:]}.") for note in found.notes]
     return page.page(
         f"{v.verdict}: {found.name_a} against {found.name_b}, {found.numbers}",
         page.section("Verdict", page.prose(f"{v.verdict}. {v.reason}", class_="lead"), *difference(found), *unknown),

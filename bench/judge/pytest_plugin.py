@@ -1,11 +1,12 @@
 """A pytest plugin: is this cached decode the same computation, or does it have a bug?
 
-Four assertions, as functions to import and as fixtures of the same names:
+Five assertions, as functions to import and as fixtures of the same names:
 
     assert_same_decode(a, b)           two ways to the same logits: rounding, or a bug?
     assert_same_decode(model, scenarios="all")  the same of a causal LM of transformers, cached and uncached
     assert_cache_contract(make_cache)  the promises of bench/judge/contract/cache.py, each by itself
     assert_pool_contract(make_pool)    the promises of bench/judge/contract/pool.py, for blocks that sequences share
+    assert_format(fn, format="…")      what a quantiser loses is what its format must lose: formats/quantisers.py
     assert_attention(fn)               the promises of bench/judge/contract/attention.py for fn(q, k, v, lengths) -> o
 
 A whole test file, for a decode of yours in place of these two:
@@ -39,6 +40,7 @@ import pytest
 from ...kernels.ptx import pytest_plugin as records
 
 if TYPE_CHECKING:
+    from ...reference.judge.formats.verdict import FormatVerdict
     from ...reference.judge.verdict import Verdict
     from .contract.report import ContractReport
     from .huggingface.survey import Survey
@@ -144,6 +146,29 @@ def assert_attention(fn: Callable[..., Any], **options: Any) -> "ContractReport"
     return check_attention(fn, **options).raise_if_broken()
 
 
+class FormatBroken(AssertionError):
+    """A quantiser loses what its format need not lose; `report` is the verdict."""
+
+    def __init__(self, verdict: "FormatVerdict"):
+        super().__init__(str(verdict))
+        self.report = verdict
+
+
+def assert_format(quantiser: Any, format: Any, dtype: str = "float32", **options: Any) -> "FormatVerdict":
+    """Raise FormatBroken unless the judge of formats says FORMAT; what is INCONCLUSIVE does not pass.
+
+    See check_format in bench/judge/formats/quantisers.py for what a quantiser is, the formats' names and the options,
+    such as arrays="numpy".
+    """
+    __tracebackhide__ = True
+    from .formats.quantisers import check_format
+
+    verdict = check_format(quantiser, format, dtype, **options)
+    if verdict.verdict != "FORMAT":
+        raise FormatBroken(verdict)
+    return verdict
+
+
 def recording(check: Callable[..., Any], records: list[dict]) -> Callable[..., Any]:
     """`check`, whose findings are also put into records, whether it raises or returns them."""
 
@@ -184,3 +209,9 @@ def pool_contract_fixture(kvproof_records: list[dict]):
 def attention_fixture(kvproof_records: list[dict]):
     """assert_attention, recorded."""
     return recording(assert_attention, kvproof_records)
+
+
+@pytest.fixture(name="assert_format")
+def format_fixture(kvproof_records: list[dict]):
+    """assert_format, recorded."""
+    return recording(assert_format, kvproof_records)

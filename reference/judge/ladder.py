@@ -173,7 +173,7 @@ def coarse_note(top: Run, measured: float) -> str:
     return f"these paths compute in half precision inside or round to steps, as an 8-bit cache does: {floor}"
 
 
-def widest_rounding(top: Run, below: Run | None, error: float) -> tuple[float, str]:
+def widest_rounding(top: Run, below: Run | None, error: float, throughout: bool = False) -> tuple[float, str]:
     """`widest_noise`, corrected where the size of the difference shows whether the paths part in float64 or float32."""
     measured, note = widest_noise(top, below)
     if top.dtype != "float64" or top.noise is None:
@@ -184,7 +184,8 @@ def widest_rounding(top: Run, below: Run | None, error: float) -> tuple[float, s
         return fine, f"they agree to float64's own rounding, though a shift moves each by {measured:.1e} at random"
     if below is None or error <= GATE * measured:
         return measured, note
-    parts = min(rms(below.b - top.b), UNSHIFTED * roundoff("float32") * size)
+    single = roundoff("float32") * size
+    parts = single if throughout else min(rms(below.b - top.b), UNSHIFTED * single)
     if error > GATE * parts:
         return measured, note
     return parts, (
@@ -193,10 +194,13 @@ def widest_rounding(top: Run, below: Run | None, error: float) -> tuple[float, s
     )
 
 
-def climb(runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0) -> list[tuple[Rung, Difference]]:
+def climb(
+    runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0, throughout: bool = False
+) -> list[tuple[Rung, Difference]]:
     """Hold both paths, on every rung, to the gate of that rung.
 
-    jumps  jumps(base) -> how far rounding across steps moves logits; asked where no smooth rounding explains a rung
+    jumps       jumps(base) -> how far rounding across steps moves logits; asked where smooth rounding explains no rung
+    throughout  in float64's run nothing stays in float32 but tables, whose numbers are rounded once
     """
     if not runs:
         return []
@@ -205,7 +209,7 @@ def climb(runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0)
     for now, below in zip(runs, [*runs[1:], None], strict=False):
         error = float(gaps(now.a, now.b).max())
         if alone:  # nothing wider to be measured by
-            measured, note = widest_rounding(now, below, error)
+            measured, note = widest_rounding(now, below, error, throughout)
             floor, alone = widest_noise(now, below)[0], now is not base
         else:
             measured, note = max(rms(now.b - base.b), floor, now.one_rounding), ""

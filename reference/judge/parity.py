@@ -37,6 +37,7 @@ def judge(
     question: str = CACHED,
     op: Callable[[str], float] | None = None,
     draws: int = 1,
+    throughout: Callable[[], bool] = lambda: False,
 ) -> Verdict:
     """Whether two paths to the same logits differ by rounding or by a bug.
 
@@ -48,6 +49,8 @@ def judge(
     op        op(dtype) -> the error of A's attention alone on given inputs, in multiples of its gate; see
               `attention_error`. Replayed in half precision, where final logits do not decide; above 1 is a bug
     draws     noise measurements per path
+    throughout  asked after the runs: whether the paths, asked for float64, computed all but tables in it; then no more
+              than one rounding to float32 is excused
 
     Raises ValueError for a dtype that is no float, and where the paths' shapes differ.
     """
@@ -58,7 +61,7 @@ def judge(
     for rung in dict.fromkeys((*DTYPES[:2], dtype)):
         measured = any(now.trusted for now in runs)
         runs += [found] if (found := run(paths, rung, 0 if measured else ORDER + draws - 1)) else []
-    climbed = climb(exclude_nonfinite(runs, dtype), lambda base: step_jump(paths, base))
+    climbed = climb(exclude_nonfinite(runs, dtype), lambda base: step_jump(paths, base), throughout())
     rungs = tuple(exclude_contradicted([rung for rung, _ in climbed], dtype))
     difference = next((found for rung, found in climbed if rung.dtype == dtype), None)
     replayed = float(op(dtype)) if op is not None and roundoff(dtype) > roundoff("float32") else None

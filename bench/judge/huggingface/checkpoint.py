@@ -33,8 +33,11 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
     except ImportError as error:
         raise ImportError(ABSENT) from error
 
-    with user_code(
-        f"transformers, reading {source},", "it must be a folder that AutoModelForCausalLM loads", refusals=False
+    with (
+        without_progress_bars(),
+        user_code(
+            f"transformers, reading {source},", "it must be a folder that AutoModelForCausalLM loads", refusals=False
+        ),
     ):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
@@ -49,6 +52,20 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
         )
     with user_code(f"moving the {type(model).__name__} to {device}", refusals=False):
         return widened(model.eval().requires_grad_(False).to(device), dtype)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """transformers draws none while this is open: the command has a progress line of its own."""
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
 
 
 def widened(model: Any, dtype: torch.dtype) -> Any:

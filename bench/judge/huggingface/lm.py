@@ -15,6 +15,7 @@ from ..contract.user_errors import UserCodeError, refusal, said, user_code
 from .caches import KEPT_BY_US, KINDS, OWN, DoesNotApply, dynamic, layers_of, tensors_of
 from .checkpoint import read_model
 from .quantised import kept_by_us
+from .wide import float64_throughout, widen_buffers
 
 COLUMNS = 3  # of padding, to see what a decode step makes of the mask
 
@@ -34,6 +35,18 @@ class OwnState:
         return ", ".join(type(value).__name__ for value in self.given.values())
 
 
+def vocabulary(model: Any) -> int:
+    """How many token ids there are: rows of the embedding, or of each of several."""
+    table = embedding(model)
+    return getattr(table, "num_embeddings", None) or table.weight.shape[0]
+
+
+def embedding(model: Any) -> Any:
+    """The module that holds the embedding of ids; the first of several."""
+    table = model.get_input_embeddings()
+    return table[0] if isinstance(table, torch.nn.ModuleList) else table
+
+
 class CausalLM:
     """The model in every dtype that is asked for, each loaded once, or copied where it came in memory.
 
@@ -47,7 +60,7 @@ class CausalLM:
         model = self.model("float32")
         self.name, self.config = type(model).__name__, model.config
         self.text = model.config.get_text_config(decoder=True)
-        self.n_vocab = model.get_input_embeddings().num_embeddings
+        self.n_vocab = vocabulary(model)
         self.wants = inspect.signature(model.forward).parameters
         self.takes_any = any(p.kind is p.VAR_KEYWORD for p in self.wants.values())
         self.cache_name = cache_name(model)
@@ -79,6 +92,21 @@ class CausalLM:
         """The fields of a forward's result that the next call takes."""
         names = [name for name in tuple(out) if name in self.wants or (self.takes_any and name in CACHE_NAMES)]
         return [name for name in names if name not in NO_STATE and out[name] is not None]
+
+    @cached_property
+    def widens(self) -> bool:
+        """Whether the model runs with float64 throughout, see wide.py."""
+        try:
+            model = self.model("float64")
+            widen_buffers(model)
+            with float64_throughout():
+                cache = self.new_cache(self.default_cache, 8)
+                self.forward(model, self.ids(3), cache)
+                self.forward(model, self.ids(4)[:, 3:], cache)
+                self.forward(model, self.ids(3))
+        except Exception:  # of whatever kind: float64 as the model takes it is what remains
+            return False
+        return True
 
     @cached_property
     def widest(self) -> str:

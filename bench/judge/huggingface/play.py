@@ -55,7 +55,7 @@ class Play:
         more = {} if self.bare else self.lm.ragged(padding, self.filled + ids.shape[1], ids.shape[1], self.positions)
         if not first and padding.any() and not self.lm.masks_steps(self.kind):
             del more["attention_mask"]
-        back = np.array([list(self.rows).index(b) for b in range(len(ids))])  # a row of each sequence
+        back = np.array([int(np.argmax(self.rows == b)) for b in range(len(ids))])  # a row of each sequence
         if self.tape is not None:
             self.tape.at(back, torch.tensor(list(keep), dtype=torch.long).expand(len(ids), -1))
         logits = self.lm.forward(self.model, ids[self.rows], self.cache, **more)
@@ -116,14 +116,17 @@ class Play:
 
         found: list[torch.Tensor] = []
         given: dict[str, Any] = {} if self.kind == OWN else {self.lm.cache_name or "": self.new_cache()}
-        with self._watched(found), user_code(f"generate() of {self.lm.name}"):
-            mask = (torch.arange(self.width) >= torch.from_numpy(self.padding)[:, None]).long()
-            n = self.forced.shape[1]
-            config = GenerationConfig(max_new_tokens=n, do_sample=False, eos_token_id=None, pad_token_id=self.lm.pad)
-            self.model.generate(
-                self.columns.to(self.model.device), attention_mask=mask.to(self.model.device), generation_config=config,
-                logits_processor=LogitsProcessorList([choose]), **given,
-            )  # fmt: skip
+        n, mask = self.forced.shape[1], torch.arange(self.width) >= torch.from_numpy(self.padding)[:, None]
+        config = GenerationConfig(max_new_tokens=n, do_sample=False, pad_token_id=self.lm.pad)
+        own, self.model.generation_config = self.model.generation_config, GenerationConfig()  # without its end tokens
+        try:
+            with self._watched(found), user_code(f"generate() of {self.lm.name}"):
+                self.model.generate(
+                    self.columns.to(self.model.device), attention_mask=mask.long().to(self.model.device),
+                    generation_config=config, logits_processor=LogitsProcessorList([choose]), **given,
+                )  # fmt: skip
+        finally:
+            self.model.generation_config = own
         if len(found) != n:
             raise DoesNotApply(f"generate() calls {self.lm.name}'s forward {len(found)} times for {n} tokens")
         return torch.cat(found, 1)

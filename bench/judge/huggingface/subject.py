@@ -19,10 +19,12 @@ from ..tracing.module_tape import Columns, capture_modules
 from ..tracing.tape import Activation, TracingError, capture, is_known
 from .caches import AUTO, CACHES, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply, layers_of
 from .checkpoint import attending
-from .lm import CausalLM
+from .lm import CausalLM, embedding
 from .paged import paged_logits
 from .play import Play
 from .scenarios import PADDED, PLAIN, SAME_CALLS, SCENARIOS
+from .ties import TiesToTheFirst
+from .wide import float64_throughout
 
 
 class HuggingFaceSubject(TorchSubject):
@@ -76,19 +78,26 @@ class HuggingFaceSubject(TorchSubject):
         self.lengths = np.array([len(prompt) for prompt in prompts]) + steps - 1
         self.positions = self.lengths[:, None] - steps + np.arange(steps)
         self.family = is_known(self.lm.model("float32"))  # by its modules' names
-        self._whole_logits: dict[tuple[str, float, str | None], np.ndarray] = {}
+        self._whole_logits: dict[tuple[str, float, bool], np.ndarray] = {}
+        self.ties: TiesToTheFirst | None = None
         self._bears: dict[int, bool] = {}
         self._check_prompts(max(map(len, prompts)) + left_padded + SCENARIOS[scenario].padding)
         self.lm.check_causal()
         self._play(cache, scenario, left_padded, position_ids)
+        self.forced  # noqa: B018  before anything is shifted or widened
 
     def playing(self, cache: str, scenario: str) -> "HuggingFaceSubject":
         """The same model and prompts over another cache and in another scenario; what has been computed is shared."""
         check_names(cache, scenario)
-        self.forced  # noqa: B018  computed once for all
         other = copy(self)
         other._check_prompts(max(map(len, self.prompts)) + SCENARIOS[scenario].padding)
         other._play(cache, scenario, 0, True)
+        return other
+
+    def with_ties_to_the_first(self) -> "HuggingFaceSubject":
+        """The same, where torch.topk takes the earliest of equal scores in both paths; `ties` counts them."""
+        other = copy(self)
+        other.ties = TiesToTheFirst()
         return other
 
     def _play(self, cache: str, scenario: str, left_padded: int, position_ids: bool):
@@ -115,6 +124,9 @@ class HuggingFaceSubject(TorchSubject):
                     f"{'the scenario ' + PADDED if scenario == PADDED else '--left-padded'} out"
                 )
             self.together = True
+        self.wide = self.lm.widens
+        if self.padding.any() and self.cache != PAGED:
+            self.lm.masks_steps(self.cache)  # found in float32, before anything is widened
         self.padded = self.together and self.cache != PAGED and bool(self.padding.any())
         self.stepwise = scenario in (PLAIN, PADDED) and self.cache != PAGED
         self.name_a = ", ".join(self._words())
@@ -125,7 +137,9 @@ class HuggingFaceSubject(TorchSubject):
         if wrong is not None:
             raise ValueError(f"token id {wrong} came; {lm.name} has ids 0 to {lm.n_vocab - 1}")
         limit = getattr(lm.text, "max_position_embeddings", None)
-        room = limit - (lm.counting.start or 0) if isinstance(limit, int) else width + self.steps
+        room = width + self.steps
+        if isinstance(limit, int) and limit > 0:  # XLNet says -1
+            room = limit - (lm.counting.start or 0)
         if width + self.steps - 1 > room:
             raise DoesNotApply(f"{width} prompt columns and {self.steps} steps do not fit the model's {room} positions")
 
@@ -170,24 +184,40 @@ class HuggingFaceSubject(TorchSubject):
         for prompt in self.prompts:
             ids = list(prompt)
             for _ in range(self.steps):
-                ids.append(int(self.lm.forward(model, torch.tensor([ids]))[0, -1].argmax()))
+                logits = self.lm.forward(model, torch.tensor([ids]))[0, -1].clone()
+                if self.lm.derives:  # it would count the padding's id as padding
+                    logits[self.lm.pad] = -torch.inf
+                ids.append(int(logits.argmax()))
             rows.append(ids[-self.steps :])
         return np.array(rows)
 
     def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
-        a, key = self._run("a", dtype, shift)[0], (dtype, shift, self.attn_implementation)
-        if self.lossy:
-            return a, self._run("b", dtype, shift)[0]
+        with self.ties or nullcontext():
+            a = self._run("a", dtype, shift)[0]
+            if self.lossy or self.ties is not None:
+                return a, self._run("b", dtype, shift)[0]
+        key = dtype, shift, self.wide
         if key not in self._whole_logits:
             self._whole_logits[key] = self._run("b", dtype, shift)[0]
         return a, self._whole_logits[key]
 
     def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
+        """The logits of path "a" or "b" and, if `traced`, its activations; in float64 throughout where that can be."""
+        if dtype == "float64" and self.wide:
+            try:
+                with float64_throughout():
+                    return self._run_as_it_is(which, dtype, shift, traced)
+            except TracingError:
+                raise
+            except Exception:  # of whatever kind: what the model raises without is what counts
+                self.wide = False
+        return self._run_as_it_is(which, dtype, shift, traced)
+
+    def _run_as_it_is(self, which: str, dtype: str, shift: float, traced: bool) -> tuple[np.ndarray, list[Activation]]:
         own, model = self.attn_implementation, self.lm.model(dtype)
-        self.forced  # noqa: B018  computed before anything is shifted
         trusted = own and ("sdpa" if getattr(model, "_supports_sdpa", True) else "eager")
-        with scaled(model.get_input_embeddings().weight, shift), attending(model, own if which == "a" else trusted):
+        with scaled(embedding(model).weight, shift), attending(model, own if which == "a" else trusted):
             if which == "a" or self.lossy:
                 return self._run_cached(model, self.cache if which == "a" else f"{KEPT_BY_US}{self.cache}", traced)
             runs = [self._whole(model, b, traced) for b in range(len(self.prompts))]

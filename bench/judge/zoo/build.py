@@ -20,20 +20,18 @@ def known() -> dict[str, str]:
 
 
 def models() -> dict[str, str | None]:
-    """model_type -> why it cannot be built, None where it can; names of one and the same model count once."""
+    """model_type -> why it cannot be built, None where it can; a model that goes by two names counts once."""
     from importlib.util import find_spec
 
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+    from transformers import CONFIG_MAPPING
 
     found: dict[str, str | None] = {}
-    seen = set()
     for name, made in known().items():
-        key = made, CONFIG_MAPPING_NAMES[name]
-        if known().get(f"{name}_text") == made or key in seen:  # the text model alone, or another name of the class
-            continue
-        seen.add(key)
-        missing = NEEDS.get(name) if name in NEEDS and find_spec(NEEDS[name]) is None else None
-        found[name] = NOT_BUILT.get(name) or (f"it needs the package {missing}" if missing else None)
+        own = CONFIG_MAPPING[name].model_type
+        if any(other != name and known().get(other) == made for other in (own, f"{name}_text")):
+            continue  # another name of that configuration, or one with a vision tower around the same text model
+        missing = name in NEEDS and find_spec(NEEDS[name]) is None
+        found[name] = NOT_BUILT.get(name) or (f"it needs the package {NEEDS[name]}" if missing else None)
     return found
 
 
@@ -41,7 +39,7 @@ def configured(model_type: str) -> tuple[Any, Any]:
     """(the class that AutoModelForCausalLM makes of this architecture, a small configuration of it)"""
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
-    kind = CONFIG_MAPPING[model_type]
+    kind: Any = CONFIG_MAPPING[model_type]
     made: Any = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
     inside = [type(x) for name in kind.sub_configs if (x := getattr(kind(), name, None)) is not None]
     return made, shrunk(made.config_class if made.config_class in inside else kind)

@@ -18,7 +18,7 @@ SIZES: dict[str, Any] = {
     "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8,
     # latent attention, and attention to chosen keys
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "qk_head_dim": 12,
-    "v_head_dim": 8, "o_groups": 2, "o_lora_rank": 8, "index_head_dim": 8, "index_n_heads": 2, "index_topk": 6,
+    "v_head_dim": 8, "o_groups": 2, "o_lora_rank": 8, "index_head_dim": 8, "index_n_heads": 16, "index_topk": 6,
     "index_block_size": 2, "index_topk_blocks": 3, "keep_window_size": 8, "d_rel": 4, "rel_extent": 8,
     # layers
     "num_hidden_layers": 4, "n_layer": 4, "n_layers": 4, "num_layers": 4, "encoder_layers": 3, "decoder_layers": 3,
@@ -155,9 +155,9 @@ EXCEPTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {
             "num_hidden_layers": 2, "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 16],
             "axial_pos_embds_dim": [16, 16], "feed_forward_size": 48, "attention_head_size": 8,
-            "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8,
+            "local_attn_chunk_length": 8, "lsh_attn_chunk_length": 8, "hash_seed": 0,
         },
-        "its positions are a grid, its attention is in chunks",
+        "its positions are a grid, its attention is in chunks, its hashes are drawn at random",
     ),
     "roc_bert": (
         {

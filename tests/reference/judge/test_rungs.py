@@ -124,6 +124,11 @@ HUGGING_FACE = pytest.mark.filterwarnings("ignore:.*past_key_values. is deprecat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_strangers_whose_padded_rows_are_nan_in_float64_alone_are_judged_by_float32(family):
     subject = HuggingFaceSubject(stranger(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], steps=4, **FAMILIES[family])
+    throughout = judge(subject.paths, "float32", throughout=lambda: subject.wide)
+    assert throughout.verdict == ROUNDING
+    assert subject.wide
+    assert throughout.rungs[0].resolution < 1e-11
+    subject.wide = False  # float64 as the model takes it
     found = judge(subject.paths, "float32")
     assert found.verdict == ROUNDING, found.reason
     assert "path A gives NaN" in found.reason
@@ -187,6 +192,7 @@ ROTARY = {"gpt_neox": 3, "gptj": 30, "phi": 3, "roformer": 0}
 def test_strangers_with_float32_tables_at_shifted_positions_are_rounding(family):
     how = {"steps": 4, "left_padded": ROTARY[family], "position_ids": False}
     subject = HuggingFaceSubject(stranger(family), prompts=[[7, 8, 9, 10, 11], [3, 4]], **how)
+    subject.wide = False  # float64 as the model takes it
     found = judge(subject.paths, "float32")
     assert found.verdict == ROUNDING, found.reason
     assert "parts of them stay in float32" in found.rungs[0].note

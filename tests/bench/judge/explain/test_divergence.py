@@ -41,6 +41,9 @@ def test_correct_paths_do_not_part(impl, lengths):
 def test_a_stranger_s_correct_paths_do_not_part_though_it_computes_in_float32_inside(family):
     theirs = HuggingFaceSubject(stranger(family), prompts=random_prompts(61, (7, 3)), steps=4)
     assert origin(theirs) is None
+    assert measured_gates(theirs)[None, "head"] < 1e-9
+    theirs.wide = False  # float64 as the model takes it
+    assert origin(theirs) is None
     gates = measured_gates(theirs)
     assert gates[None, "head"] > 1e-7 if family == "llama" else gates[None, "head"] < 1e-9
 

@@ -12,6 +12,8 @@ from kvproof.bench.judge.huggingface.caches import CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 from kvproof.bench.judge.huggingface.survey import RAISES, Survey, judged_model, survey
+from kvproof.bench.judge.huggingface.ties import TiesToTheFirst
+from kvproof.bench.judge.zoo.build import build
 
 from .._models import stranger
 
@@ -27,6 +29,8 @@ def words(model, **how):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "bloom"])
 def test_sound_models_are_not_accused_by_any_cache_or_scenario(family):
     found = words(stranger(family))
+    if family == "gemma2":  # whose softcap the paged eager attention of transformers 5.24 drops
+        assert found.pop(("paged", "steps")) == "BUG"
     assert set(found.values()) <= {"ROUNDING", "raises", "does not apply"}, found
     sound = {scenario for (cache, scenario), word in found.items() if word == "ROUNDING" and cache == "dynamic"}
     assert sound == set(SCENARIOS)
@@ -177,6 +181,34 @@ def test_a_model_without_known_module_names_is_judged_and_its_modules_are_named(
         hook.remove()
     assert cell.word == "BUG"
     assert cell.found.start.startswith("transformer.h.1.mlp, position 9 of sequence 0"), cell.found.start
+
+
+def test_equal_scores_that_topk_chooses_among_are_no_bug_and_hide_none():
+    """A sparse attention's scores are sums of ReLUs: with two heads several are 0, for the last place too."""
+    model = build("glm_moe_dsa")
+    (cell,) = survey(model, prompts=12, steps=6, caches=("dynamic",), scenarios=("steps",))
+    assert cell.word == "ROUNDING"
+    assert "torch.topk chooses among equal scores" in cell.reason
+    own = HuggingFaceSubject(model, prompts=12, steps=6).with_ties_to_the_first()
+    own.paths("float32")
+    assert own.ties is not None
+    assert own.ties.tied > 0
+    hook = model.model.layers[2].mlp.register_forward_hook(lambda module, args, out: out * (1 + (out.shape[1] == 1)))
+    try:
+        (cell,) = survey(model, prompts=12, steps=6, caches=("dynamic",), scenarios=("steps",))
+    finally:
+        hook.remove()
+    assert cell.word == "BUG"
+
+
+@pytest.mark.parametrize("largest", [True, False])
+def test_ties_go_to_the_first_and_nothing_else_changes(largest):
+    x = torch.tensor([[1.0, 3.0, 3.0, 0.0, 3.0], [5.0, 4.0, 2.0, 1.0, 0.0]])
+    with TiesToTheFirst() as ties:
+        values, indices = x.topk(2, largest=largest)
+    assert indices.tolist() == ([[1, 2], [0, 1]] if largest else [[3, 0], [4, 3]])
+    assert torch.equal(values, x.gather(1, indices))
+    assert ties.tied == int(largest)
 
 
 def test_what_a_model_raises_is_reported_as_its_own_with_its_line():

@@ -1,0 +1,162 @@
+"""JSON over HTTP to a server of OpenAI's API: what it answered, or one line on what came and what to do."""
+
+import http.client
+import json
+import socket
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+LONGEST = 200  # characters of a server's own words that are shown
+TRIES = 3  # of a request that the server puts off with 429 or 503
+WAIT = 20.0  # seconds between two of them, at most
+LOCAL = ("127.0.0.1", "localhost", "::1")
+BUSY = (429, 503)
+
+ADVICE = {
+    401: "it wants another API key: set OPENAI_API_KEY, or name the variable that holds it by --api-key-env NAME",
+    403: "its API key may not do this: name the variable that holds another by --api-key-env NAME",
+    404: "is this the address of its API, with the /v1 at the end, and the model's name as /models lists it?",
+    413: "the request is too long for it: pass a shorter --prompt or fewer --steps",
+    429: "it takes no more requests now: try again later",
+    500: "its own log says why",
+    502: "a proxy answered for it: is the server itself running?",
+    503: "it is not ready: is its model loaded?",
+    504: "a proxy gave up waiting for it: pass fewer --steps, or the address of the server itself",
+}
+
+
+class ServerError(ValueError):
+    """A server did not give what was asked, in one line.
+
+    status  the HTTP one, None where there was no answer
+    wait    the seconds after which it wants to be asked again, where it says so
+    """
+
+    def __init__(self, message: str, status: int | None = None, wait: float | None = None):
+        super().__init__(message)
+        self.status, self.wait = status, wait
+
+
+class Unredirected(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer like another: a POST that is followed becomes a GET."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class Client:
+    """The API at `url`, such as http://127.0.0.1:8000/v1.
+
+    key      sent as a bearer token where it is not None, and hidden wherever the server repeats it
+    timeout  seconds without a byte after which a request fails
+    waited   a sentence for each time that a request was put off and sent again
+
+    Raises ServerError for a URL that is none.
+    """
+
+    def __init__(self, url: str, key: str | None = None, timeout: float = 120.0):
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ServerError(f"{url!r} is no address of a server; write http://HOST:PORT/v1")
+        if parts.username or parts.password:
+            raise ServerError("the address holds a password; leave it out and name its variable by --api-key-env NAME")
+        self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
+        self.waited: list[str] = []
+        direct = [urllib.request.ProxyHandler({})] if parts.hostname in LOCAL else []
+        self.opener = urllib.request.build_opener(Unredirected, *direct)
+
+    def get(self, path: str) -> Any:
+        return self._ask(path, None)
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON object that the server answers.  Raises ServerError where it answers anything else."""
+        return self._ask(path, json.dumps(body).encode())
+
+    def _ask(self, path: str, body: bytes | None) -> Any:
+        for tried in range(1, TRIES + 1):
+            try:
+                return self._once(path, body)
+            except ServerError as error:
+                if error.status not in BUSY or tried == TRIES or (error.wait or 0) > WAIT:
+                    raise
+                wait = float(tried) if error.wait is None else error.wait
+                self.waited.append(f"{self.url}{path} answered {error.status}; asked again after {wait:g} s")
+                time.sleep(wait)
+        raise AssertionError("the last try returns or raises")
+
+    def _once(self, path: str, body: bytes | None) -> Any:
+        where = f"{self.url}{path}"
+        request = urllib.request.Request(where, body, {"Accept": "application/json"})
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
+        if self.key is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        try:
+            with self.opener.open(request, timeout=self.timeout) as answer:
+                return self._decoded(where, answer.headers.get_content_type(), answer.read())
+        except urllib.error.HTTPError as error:
+            raise self._refused(where, error) from None
+        except urllib.error.URLError as error:
+            raise self._absent(where, error.reason) from None
+        except http.client.IncompleteRead as error:
+            got = len(error.partial)
+            raise ServerError(f"{where}: the connection broke after {got} bytes; the server's log says why") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise self._absent(where, error) from None
+
+    def _decoded(self, where: str, kind: str, body: bytes) -> Any:
+        text = body.decode("utf-8", errors="replace")
+        if kind == "text/event-stream" or text.startswith("data:"):
+            raise ServerError(f'{where} streams though asked with "stream": false; switch that off at the server')
+        try:
+            return json.loads(text)
+        except ValueError:
+            what = "HTML" if kind == "text/html" or text.lstrip()[:1] == "<" else f"{kind} ({self._shown(text)!r})"
+            short = f", cut off after {len(body)} bytes" if text.lstrip()[:1] == "{" else ""
+            hint = "" if short else "; is this the address of the API, with the /v1 at the end?"
+            raise ServerError(
+                f"{where} answered {'JSON' if short else what} that is no whole JSON{short}{hint}"
+            ) from None
+
+    def _refused(self, where: str, error: urllib.error.HTTPError) -> ServerError:
+        try:
+            text = error.read().decode("utf-8", errors="replace")
+        except (OSError, http.client.HTTPException):
+            text = ""
+        said = "HTML" if text.lstrip()[:1] == "<" else self._shown(message_in(text))
+        advice = ADVICE.get(error.code, "it redirects; pass the address that it names" if error.code < 400 else "")
+        if error.code < 400:
+            said = self._shown(error.headers.get("Location") or "")
+        words = f"{where} answered {error.code}" + (f" ({said})" if said else "") + (f"; {advice}" if advice else "")
+        after = error.headers.get("Retry-After", "")
+        return ServerError(words, error.code, float(after) if after.isdigit() else None)
+
+    def _absent(self, where: str, reason: Any) -> ServerError:
+        if isinstance(reason, TimeoutError | socket.timeout):
+            return ServerError(f"{where} sent nothing for {self.timeout:g} s; wait longer with --timeout SECONDS")
+        if isinstance(reason, ConnectionRefusedError):
+            return ServerError(f"{where}: nobody listens there; is the server running, and on this port?")
+        if isinstance(reason, http.client.RemoteDisconnected | ConnectionResetError):
+            return ServerError(f"{where}: the server closed the connection without an answer; its log says why")
+        return ServerError(f"{where} cannot be reached ({self._shown(str(reason))})")
+
+    def _shown(self, text: str) -> str:
+        """The server's own words on one line, without the key."""
+        text = " ".join(text.split())
+        text = text.replace(self.key, "***") if self.key else text
+        return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def message_in(text: str) -> str:
+    """The message of an error's body: {"error": {"message": ...}}, {"detail": ...}, or the text itself."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    for key in ("error", "message", "detail"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    return found if isinstance(found, str) else json.dumps(found)

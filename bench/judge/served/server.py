@@ -1,0 +1,270 @@
+"""What one server can be asked: to generate, for the logprobs of a prompt, and for one token after each prefix."""
+
+import itertools
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .answers import Answer, Row, Token, answer_of, first_choice, prompt_rows
+from .client import Client, ServerError
+
+TOPS = (20, 5, 1)  # most probable tokens asked for: vLLM's limit, OpenAI's, and what the API must give
+REFUSED = (400, 404, 422, 500, 501)  # how servers say no to a field that they do not know
+PLAIN = {"top_p": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0, "seed": 0, "stream": False}
+# Beyond OpenAI's API, each left out where the server refuses it: sampling that changes no logprob, ids for texts.
+EXTRAS = {
+    "top_k": {"top_k": 0},
+    "min_p and penalties": {"min_p": 0.0, "repetition_penalty": 1.0, "repeat_penalty": 1.0},
+    "ignore_eos": {"ignore_eos": True},
+    "token ids": {"return_tokens_as_token_ids": True, "return_token_ids": True},
+}
+COLD = {"cache_prompt": {"cache_prompt": False}, "cache_salt": {"cache_salt": "kvproof"}}  # no prefix of an earlier one
+ECHO, EXTENSION, STEPWISE = "echo", "prompt_logprobs", "one token after each prefix"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens to send: their ids where the server takes and gives ids, else their text."""
+
+    text: str
+    ids: tuple[int, ...] | None = None
+
+    def followed_by(self, rows: Sequence[Row]) -> "Prompt":
+        """The prompt and the tokens of these rows."""
+        tokens = [row.token for row in rows]
+        if self.ids is None:
+            return Prompt(self.text + "".join(map(str, tokens)))
+        return Prompt(self.text, (*self.ids, *(int(token) for token in tokens)))
+
+    @property
+    def value(self) -> str | list[int]:
+        return self.text if self.ids is None else list(self.ids)
+
+
+class Server:
+    """A server whose abilities have been asked: which fields it takes, and how it gives a prompt's logprobs.
+
+    model    the name that requests carry; asked from /models where it is None
+    top      most probable tokens of each position
+    takes    the names of EXTRAS and COLD that it takes
+    form     ECHO, EXTENSION or STEPWISE
+    notes    what was found out, a sentence each
+
+    Raises ServerError where there is no server, no such model or no log-probabilities.
+    """
+
+    def __init__(self, client: Client, model: str | None = None, text: str = "Once upon a time"):
+        self.client, self.where = client, f"{client.url}/completions"
+        self.notes: list[str] = []
+        self.extras: dict[str, Any] = {}
+        self.takes: set[str] = set()
+        self.cached, self.by_ids = 0, True
+        self.counter = itertools.count()
+        self.model = self._model(model)
+        self.top = self._limit(text)
+        self._ask_extras(text)
+        self.form = self._prompt_form(text)
+
+    def prompts(self, texts: Sequence[str], by_ids: bool = True) -> list[Prompt]:
+        """The texts, by their ids where the server gives and takes those; from here on its tokens are ids or texts."""
+        found = [self._ids(text) for text in texts] if by_ids else []
+        usable = by_ids and all(ids is not None and len(ids) for ids in found) and self._takes_ids(texts[0], found[0])
+        if not usable:
+            self.by_ids, found = False, [None] * len(texts)
+            self.extras = {key: value for key, value in self.extras.items() if key not in EXTRAS["token ids"]}
+        self.notes.append(f"{self.client.url} {'takes token ids' if usable else 'takes text and no token ids'}")
+        return [Prompt(text, ids) for text, ids in zip(texts, found, strict=True)]
+
+    def generate(self, prompt: Prompt, n: int, temperature: float = 0.0, **more: Any) -> Answer:
+        """n tokens after the prompt, with their log-probabilities."""
+        return self._complete(prompt, n, temperature=temperature, **more)
+
+    def prefill(
+        self, prompt: Prompt, rows: Sequence[Row], temperature: float = 0.0
+    ) -> tuple[Row | None, Sequence[Row]]:
+        """The rows of the tokens of `rows`, which follow the prompt, as a prefill of all of them gives them.
+
+        Before them the row of the prompt's last token; None where each row is a prefill of its own. They are fewer
+        where the server splits the text into other tokens; a note says so.
+        """
+        if self.form == STEPWISE or (self.form == EXTENSION and prompt.ids is None):
+            return None, [self.step(prompt, rows[:i], temperature) for i in range(len(rows))]
+        whole = prompt.followed_by(rows)
+        self._forget(whole)
+        if self.form == EXTENSION:
+            found = self._extension(whole)[-len(rows) - 1 :]
+            return found[0], found[1:]
+        start = len(self._echo(prompt, temperature))
+        echoed = self._echo(whole, temperature)
+        same = list(
+            itertools.takewhile(lambda two: two[0].token == two[1].token, zip(echoed[start:], rows, strict=False))
+        )
+        if len(same) < len(rows):
+            self.notes.append(
+                f"its text of {len(rows)} generated tokens is split into others from token {len(same)} on; compared up "
+                "to there"
+            )
+        return echoed[start - 1], echoed[start : start + len(same)]
+
+    def step(self, prompt: Prompt, rows: Sequence[Row], temperature: float = 0.0) -> Row:
+        """The token that a prefill of the prompt and the tokens of `rows` chooses next."""
+        prefix = prompt.followed_by(rows)
+        self._forget(prefix)
+        return self._complete(prefix, 1, temperature=temperature, **self._cold()).generated[0]
+
+    def _echo(self, prompt: Prompt, temperature: float = 0.0) -> list[Row]:
+        """The rows of the prompt's own tokens."""
+        answer = self._complete(prompt, 1, temperature=temperature, echo=True, **self._cold())
+        return list(answer.rows[: answer.prompt])
+
+    def _extension(self, prompt: Prompt) -> list[Row]:
+        assert prompt.ids is not None, "the extension is used by ids alone"
+        body = self._body(prompt, 1, **self._cold()) | {"prompt_logprobs": self.top}
+        return prompt_rows(self.client.post("/completions", body), self.where, prompt.ids, self.top)
+
+    def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, **more: Any) -> Answer:
+        body = self._body(prompt, n, **more) | ({"echo": True} if echo else {})
+        answer = answer_of(self.client.post("/completions", body), self.where, self.top, prompt.value if echo else None)
+        self.cached = max(self.cached, answer.cached or 0)
+        if not echo and not answer.rows:
+            raise ServerError(f"{self.where} generated no token after {prompt.text!r}; pass another --prompt")
+        return answer
+
+    def _body(self, prompt: Prompt, n: int, **more: Any) -> dict[str, Any]:
+        named = {"model": self.model, "prompt": prompt.value, "max_tokens": n, "logprobs": self.top}
+        return named | PLAIN | self.extras | {"temperature": 0.0} | more
+
+    def _cold(self) -> dict[str, Any]:
+        """Fields that keep the server from answering out of what it has computed before."""
+        fields = {"cache_prompt": {"cache_prompt": False}, "cache_salt": {"cache_salt": uuid.uuid4().hex}}
+        return {key: value for name in self.takes & set(fields) for key, value in fields[name].items()}
+
+    def _forget(self, prompt: Prompt) -> None:
+        """Ask for another prompt, so that a server that keeps its last one computes this one anew."""
+        if prompt.ids is None:
+            first = "0" if prompt.text[:1] != "0" else "1"
+            other = Prompt(f"{first} {next(self.counter)}")
+        else:
+            others = [i for i in prompt.ids if i != prompt.ids[0]] or [max(prompt.ids[0] - 1, 0)]
+            other = Prompt("", (others[0],))
+        self._complete(other, 1)
+
+    def _model(self, wanted: str | None) -> str:
+        try:
+            found = self.client.get("/models")
+        except ServerError as error:
+            if error.status is None:
+                raise
+            if wanted is None:
+                raise ServerError(f"{error}; without a list of models, name yours by --model", error.status) from None
+            self.notes.append(
+                f"{self.client.url}/models answered {error.status}, so that nobody checked the model's name"
+            )
+            return wanted
+        listed = found.get("data") if isinstance(found, dict) else None
+        names = [str(x["id"]) for x in listed or () if isinstance(x, dict) and "id" in x]
+        if wanted is None and len(names) == 1:
+            return names[0]
+        if wanted in names:
+            return str(wanted)
+        serves = f"{self.client.url} serves {', '.join(names[:8]) or 'no model'}"
+        if wanted is None:
+            raise ServerError(f"{serves}; name one of them by --model")
+        raise ServerError(f"{serves}; there is no {wanted!r}: name one of them by --model")
+
+    def _limit(self, text: str) -> int:
+        """How many of the most probable tokens the server gives; 0 where it gives the chosen one's alone."""
+        for top in TOPS:
+            self.top = top
+            try:  # some tokens, since a list of texts is shorter where two of them are one text
+                found = first_choice(self.client.post("/completions", self._body(Prompt(text), 8)), self.where)
+            except ServerError as error:
+                if error.status not in REFUSED or top == TOPS[-1]:
+                    raise hinted(error) from None
+                continue
+            answer_of({"choices": [found]}, self.where, 0)
+            return min(top, len(most(found.get("logprobs"))))  # a list may hold the chosen token beside
+        raise AssertionError("the last one returns or raises")
+
+    def _ask_extras(self, text: str) -> None:
+        refused = []
+        for name, fields in (EXTRAS | COLD).items():
+            try:
+                self.client.post("/completions", self._body(Prompt(text), 1) | fields)
+            except ServerError as error:
+                if error.status not in REFUSED:
+                    raise
+                refused.append(name)
+                continue
+            self.takes.add(name)
+            self.extras |= {} if name in COLD else fields
+        if refused:
+            self.notes.append(f"{self.client.url} refuses {', '.join(refused)}, so that it was asked without")
+
+    def _prompt_form(self, text: str) -> str:
+        """How the prompt's logprobs can be had."""
+        if (got := self._tried(lambda: self._echo(Prompt(text)))) and len(got) > 1:
+            return ECHO
+        ids = self._ids(text)
+        if ids and (got := self._tried(lambda: self._extension(Prompt(text, ids)))) and len(got) > 1:
+            return EXTENSION
+        self.notes.append(
+            f"{self.client.url} gives no log-probabilities of a prompt (echo, prompt_logprobs), so that prefill is "
+            "one request per position: each prefix is sent by itself, for one token"
+        )
+        return STEPWISE
+
+    def _tried(self, ask: Callable[[], list[Row]]) -> list[Row]:
+        try:
+            return ask()
+        except ServerError as error:
+            if error.status is None and "log-probabilities" not in str(error):
+                raise
+            return []
+
+    def _ids(self, text: str) -> tuple[int, ...] | None:
+        """The text's ids, as the completion names them or the server's tokenizer; None where it says neither."""
+        body = self._body(Prompt(text), 1)
+        found = self.client.post("/completions", body)
+        given = first_choice(found, self.where).get("prompt_token_ids") or found.get("prompt_token_ids")
+        if given is None:
+            root = Client(self.client.url.removesuffix("/v1"), self.client.key, self.client.timeout)
+            try:
+                found = root.post(
+                    "/tokenize", {"content": text, "prompt": text, "model": self.model, "add_special": True}
+                )
+            except ServerError:
+                return None
+            given = found.get("tokens") if isinstance(found, dict) else None
+        return tuple(given) if isinstance(given, list) and all(isinstance(i, int) for i in given) else None
+
+    def _takes_ids(self, text: str, ids: tuple[int, ...] | None) -> bool:
+        """Whether the ids stand for the text: the server names its tokens by ids and expects the same ones next."""
+        try:
+            by_text = self._complete(Prompt(text), 1).generated[0]
+            by_ids = self._complete(Prompt(text, ids), 1).generated[0]
+        except ServerError as error:
+            if error.status not in REFUSED:
+                raise
+            return False
+        return all(isinstance(t, int) for t in by_text.known) and by_text.known.keys() == by_ids.known.keys()
+
+
+def most(logprobs: Any) -> Sequence[Token]:
+    """The tokens in the longest list of most probable ones."""
+    if not isinstance(logprobs, dict):
+        return ()
+    lists = logprobs.get("top_logprobs") or [x.get("top_logprobs") or () for x in logprobs.get("content") or ()]
+    return max((x for x in lists if x), key=len, default=())
+
+
+def hinted(error: ServerError) -> ServerError:
+    """The error of a first request; where completions are not there at all, what to do instead."""
+    if error.status not in (404, 405):
+        return error
+    return ServerError(
+        f"{error}. If it has chat completions alone, they hide the prompt's tokens: start a server with completions "
+        "(vLLM, SGLang, llama.cpp), or give saved logits by --logits A B",
+        error.status,
+    )

@@ -1,0 +1,8 @@
+"""What a quantised format must lose, and what code loses beside: see verdict.py.
+
+grids, groups, packing    the parts of a format; format, catalogue: the formats
+scales, bounds            every number that a format permits, in exact bounds
+computation               a format step by step; hypotheses/: the same with one step wrong
+cases, verdict            what is asked of a quantiser, and the answer
+faults/                   quantisers with the bugs that real projects have had
+"""
