@@ -89,7 +89,11 @@ class Config:
         our equations do not honour.
         """
         if raw.get("model_type", "gpt2") != "gpt2":
-            raise ConfigError(f"model_type is {brief(raw['model_type'])}; only 'gpt2' is computed here")
+            raise ConfigError(
+                f"model_type is {brief(raw['model_type'])}; only 'gpt2' is computed here. Other models keep their "
+                "own code and take the kernels: kvproof.register_with_transformers(), then transformers' "
+                'AutoModelForCausalLM.from_pretrained(folder, attn_implementation="kvproof")'
+            )
         for flag, honoured in FIXED_FLAGS.items():
             if raw.get(flag, honoured) != honoured:
                 raise ConfigError(f"{flag}={brief(raw[flag])} is not honoured; only {honoured!r} is")

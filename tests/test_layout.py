@@ -38,6 +38,7 @@ ALLOWED = {
 }
 # Reached from within the branches that run them, never on import, since they may be absent.
 ALLOWED_INSIDE_FUNCTIONS = {
+    "kernels": {"transformers"},
     "gpt2": {"kernels", "transformers", "ray", "pyarrow"},
     "bench": {
         *("triton", "transformers", "onnx", "onnxruntime", "openvino", "ctranslate2", "llama_cpp", "gguf"),
@@ -55,6 +56,7 @@ ROOMS = {
         "aot": {"attention", "ptx"},
         "ladder": {"ptx"},
         "cpu": set(),
+        "huggingface": {"attention", "cpu"},
     },
     "gpt2": {
         "checkpoint": set(),

@@ -60,37 +60,43 @@ def stored(job, x, divisor):
 
 
 @njit(**OPTIONS)
-def scores(q, k, rows, live, D, s):
-    """Dot products of q (head_dim,) and the keys of a block -> s (BLOCK,); those past `live` repeat the last key's."""
+def scores(q, k, rows, live, D, stride, s):
+    """Dot products of q (D,) and a block's keys -> s (BLOCK,); those past `live` repeat the last key's.
+
+    stride  elements from a row of k to the next
+    """
     whole, zero = D - D % LANES, like(read(q, 0), 0.0)
     for r in range(0, live, KEYS):
         acc = filled(KEYS, zero)
         for d in range(0, whole, LANES):
-            acc = outer(acc, load(1, q + d, 0), load_rows(KEYS, k + d, rows + r, D, LANES))
+            acc = outer(acc, load(1, q + d, 0), load_rows(KEYS, k + d, rows + r, stride, LANES))
         if whole < D:
             last = load_some(1, q + whole, 0, D - whole)
-            acc = outer(acc, last, load_rows(KEYS, k + whole, rows + r, D, D - whole))
+            acc = outer(acc, last, load_rows(KEYS, k + whole, rows + r, stride, D - whole))
         store_some(s + r, sums(acc), KEYS)
 
 
 @njit(**OPTIONS)
-def weigh(acc, a, p, v, rows, live, D):
-    """acc (head_dim,) = acc * a + the sum of p[r] * v[r], in the order of r < live; a is one vector of equal lanes."""
+def weigh(acc, a, p, v, rows, live, D, stride):
+    """acc (D,) = acc * a + the sum of p[r] * v[r], in the order of r < live; a is one vector of equal lanes.
+
+    stride  elements from a row of v to the next
+    """
     wide, whole, shrink = D - D % WIDTH, D - D % LANES, lane(a, 0)
     for d in range(0, wide, WIDTH):
         total = load(VALUES, acc + d, LANES) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load(VALUES, v + read(rows, r) * D + d, LANES))
+            total = outer(total, filled(1, read(p, r)), load(VALUES, v + read(rows, r) * stride + d, LANES))
         store(acc + d, total)
     for d in range(wide, whole, LANES):
         total = load(1, acc + d, 0) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load(1, v + read(rows, r) * D + d, 0))
+            total = outer(total, filled(1, read(p, r)), load(1, v + read(rows, r) * stride + d, 0))
         store(acc + d, total)
     if whole < D:
         total = load_some(1, acc + whole, 0, D - whole) * shrink
         for r in range(live):
-            total = outer(total, filled(1, read(p, r)), load_some(1, v + read(rows, r) * D + whole, 0, D - whole))
+            total = outer(total, filled(1, read(p, r)), load_some(1, v + read(rows, r) * stride + whole, 0, D - whole))
         store_some(acc + whole, total, D - whole)
 
 
@@ -110,7 +116,7 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
         if start + BLOCK < length:
             ask_ahead(k, v, read(rows, 0) + BLOCK, D)
         # 3. scores of this block, as exponents of 2
-        scores(q, k, rows, live, D, s)
+        scores(q, k, rows, live, D, D, s)
         block = load(TILES, s, LANES)
         if job.int8_cache:
             block = block * scales_of(k_scale, rows, at)
@@ -123,7 +129,7 @@ def attend(job, split, q, k, v, k_scale, v_scale, table, b, h, length, at):
         p = exp2(block - m)
         l = l + p
         store(s, p * scales_of(v_scale, rows, at) if job.int8_cache else p)
-        weigh(acc, a, s, v, rows, live, D)
+        weigh(acc, a, s, v, rows, live, D, D)
     # 6. merge the LANES sums
     tiles = sums(l)
     total = (lane(tiles, 0) + lane(tiles, 1)) + (lane(tiles, 2) + lane(tiles, 3))

@@ -18,7 +18,7 @@ from numba.core.runtime.nrt import rtsys
 from .host import OBJECT_FOLLOWS, SYMBOL, link, target_machine, undefined
 
 # What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
-LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff"}
+LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff", "tanh", "tanhf"}
 
 
 class OnlyLowered(JITCodeLibrary):

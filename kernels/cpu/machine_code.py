@@ -21,9 +21,10 @@ from . import code_cache
 from .code_cache import Unusable
 from .host import INSTEAD, OBJECT_FOLLOWS, NoEngine, available, cpu_features, cpu_name, link
 
-__all__ = ["CompilerFailed", "Engine", "NoEngine", "Variant", "available", "load"]
+__all__ = ["AttentionVariant", "CompilerFailed", "Engine", "NoEngine", "Variant", "available", "load"]
 
 ENTRY = ("kvproof.kernels.cpu.forward", "entry")  # what is compiled: a module and its function
+ATTENTION_ENTRY = ("kvproof.kernels.cpu.grouped_attention", "entry")  # for an AttentionVariant
 COMPILER = "kvproof.kernels.cpu.compiler"
 SOURCES = Path(__file__).parent
 
@@ -37,10 +38,17 @@ class Variant(NamedTuple):
     total: str
 
 
+class AttentionVariant(NamedTuple):
+    """dtypes, by name, of the attention over other models' caches: of keys and values, and of sums."""
+
+    cache: str
+    total: str
+
+
 class CompilerFailed(RuntimeError):
     """The engine could not be compiled; the message says why, in the compiler's last words."""
 
-    def __init__(self, variant: Variant, why: str):
+    def __init__(self, variant: Variant | AttentionVariant, why: str):
         super().__init__(f"the engine for {', '.join(variant)} could not be compiled: {why}; {INSTEAD}")
 
 
@@ -50,7 +58,7 @@ class Engine:
     origin   "disk" or "compiled";  code: the object file
     """
 
-    def __init__(self, variant: Variant, code: bytes, origin: str):
+    def __init__(self, variant: Variant | AttentionVariant, code: bytes, origin: str):
         self.variant, self.origin, self.code = variant, origin, code
         self._linked, address = link(code)  # the machine code lives as long as this
         # Numba's convention: the result and what was raised go through pointers, a status is returned.
@@ -64,18 +72,19 @@ class Engine:
         return result.value
 
 
-LOADED: dict[Variant, Engine] = {}
+LOADED: dict[Variant | AttentionVariant, Engine] = {}
 LOCK = threading.Lock()
 
 
-def load(variant: Variant, say: Callable[[str], None] | None = None) -> Engine:
+def load(variant: Variant | AttentionVariant, say: Callable[[str], None] | None = None) -> Engine:
     """The engine for these dtypes; the first time on a machine it is compiled, which takes some 10 s.
 
     say   is given each line that the user should see; None prints it on standard error
 
     Raises ValueError for dtypes that do not go together, NoEngine where it cannot run, CompilerFailed.
     """
-    check(variant)
+    if isinstance(variant, Variant):
+        check(variant)
     with LOCK:
         if variant not in LOADED:
             if reason := available(variant):
@@ -94,10 +103,15 @@ def check(variant: Variant) -> None:
         raise ValueError(f"impl 'numba' has no engine for {came}; what fits: {listed}; {INSTEAD}")
 
 
-def made_with(variant: Variant) -> dict:
+def entry_of(variant: Variant | AttentionVariant) -> tuple[str, str]:
+    """The module, and its function, that gives what is compiled for a variant."""
+    return ENTRY if isinstance(variant, Variant) else ATTENTION_ENTRY
+
+
+def made_with(variant: Variant | AttentionVariant) -> dict:
     """All that decides about the machine code, beside the sources."""
     return {
-        "entry": ENTRY,
+        "entry": entry_of(variant),
         "variant": list(variant),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "machine": f"{sys.platform} {platform.machine()}",
@@ -107,7 +121,7 @@ def made_with(variant: Variant) -> dict:
     }
 
 
-def from_disk(variant: Variant, tell: Callable[[str], None]) -> Engine | None:
+def from_disk(variant: Variant | AttentionVariant, tell: Callable[[str], None]) -> Engine | None:
     """The engine as it was kept; None if there is none to be used."""
     key = code_cache.key_of(made_with(variant), SOURCES)
     try:
@@ -118,7 +132,7 @@ def from_disk(variant: Variant, tell: Callable[[str], None]) -> Engine | None:
     return None if code is None else Engine(variant, code, "disk")
 
 
-def from_compiler(variant: Variant, say: Callable[[str], None] | None) -> Engine:
+def from_compiler(variant: Variant | AttentionVariant, say: Callable[[str], None] | None) -> Engine:
     """The engine, compiled and, where that is possible, kept."""
     made = made_with(variant)
     key = code_cache.key_of(made, SOURCES)  # before: sources may be edited meanwhile
@@ -134,10 +148,11 @@ def from_compiler(variant: Variant, say: Callable[[str], None] | None) -> Engine
     return engine
 
 
-def compiled(variant: Variant) -> bytes:
+def compiled(variant: Variant | AttentionVariant) -> bytes:
     """The object file, by a Python of its own: see compiler.py.  Raises CompilerFailed."""
     paths = [os.path.abspath(path) for path in sys.path]
-    program = f"import sys; sys.path[:] = {paths!r}\nfrom {COMPILER} import main; main(*{ENTRY!r}, {tuple(variant)!r})"
+    words = f"*{entry_of(variant)!r}, {tuple(variant)!r}"
+    program = f"import sys; sys.path[:] = {paths!r}\nfrom {COMPILER} import main; main({words})"
     theirs = ("NUMBA_", "LLVMLITE_")  # settings for other code that the user compiles
     environment = {name: value for name, value in os.environ.items() if not name.startswith(theirs)}
     environment["NUMBA_DISABLE_INTEL_SVML"] = "1"  # its functions are there only while Numba is
@@ -161,7 +176,7 @@ def print_line(text: str, end: str = "\n") -> None:
 
 
 @contextmanager
-def progress(variant: Variant, say: Callable[[str], None] | None) -> Iterator[None]:
+def progress(variant: Variant | AttentionVariant, say: Callable[[str], None] | None) -> Iterator[None]:
     """Say that the engine is being compiled; a terminal's line is completed with the seconds it took."""
     text = f"compiling the engine for this CPU, {' + '.join(dict.fromkeys(variant))} (some 10 s, once)"
     screen = sys.stderr if say is None and sys.stderr is not None and sys.stderr.isatty() else None

@@ -91,7 +91,11 @@ def read_prompts(folder: str | Path, texts: Sequence[str]) -> list[list[int]]:
 
 
 def attention_named(name: str | None) -> str | None:
-    """A name that transformers knows: of a function of the user's, once it has been registered."""
+    """A name that transformers knows: "kvproof", or a function of the user's, once it has been registered."""
+    if name == "kvproof":
+        from ....kernels.huggingface import register_with_transformers
+
+        register_with_transformers()
     if name is None or ":" not in name:
         return name
     try:
@@ -99,9 +103,9 @@ def attention_named(name: str | None) -> str | None:
         from transformers.masking_utils import sdpa_mask
     except ImportError as error:
         raise ImportError(ABSENT) from error
-    AttentionInterface.register("kvproof", find_function(name))
-    AttentionMaskInterface.register("kvproof", sdpa_mask)
-    return "kvproof"
+    AttentionInterface.register("kvproof-judged", find_function(name))
+    AttentionMaskInterface.register("kvproof-judged", sdpa_mask)
+    return "kvproof-judged"
 
 
 @contextmanager
