@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu import decode_attention as cpu
 from ..cpu.machine_code import AttentionVariant, NoEngine, available
 from .keywords import EAGER, Scores
 from .masks import LiveSlots
@@ -39,13 +40,11 @@ def decode(impl: str, query: Tensor, key: Tensor, value: Tensor, live: LiveSlots
 
 def with_numba(q, k, v, live: LiveSlots | None, scores: Scores, sinks: Tensor | None) -> Tensor:
     """(B, H, D_v) by the code compiled for this CPU."""
-    from ..cpu.decode_attention import decode_attention
-
     seen = {}
     if live is not None:
         table = live.table
         seen = {"lengths": live.lengths, **({"first": live.first} if table is None else {"slots": table})}
-    return decode_attention(q, k, v, **seen, scale=scores.scale, softcap=scores.softcap, sink_logits=sinks)
+    return cpu.decode_attention(q, k, v, **seen, scale=scores.scale, softcap=scores.softcap, sink_logits=sinks)
 
 
 def with_triton(q, k, v, live: LiveSlots | None, scores: Scores, sinks: Tensor | None) -> Tensor:
