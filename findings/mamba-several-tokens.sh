@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What: Mamba (the first) and Falcon-Mamba, given several tokens beside a filled cache, start from an empty state: what the
+# What: Mamba (the first), Falcon-Mamba and Jamba, given several tokens beside a filled cache, start from an empty state: what the
 # cache holds is ignored and overwritten. Prefill in chunks, a second turn of a chat and a verifier of drafts do just that.
 # Surprise: no error; a single token continues rightly, so token-by-token decoding and generate() never show it. Mamba-2, Zamba-2
-# and others had the same bug and were mended (https://github.com/huggingface/transformers/pull/46741); these two were not.
+# and others had the same bug and were mended (https://github.com/huggingface/transformers/pull/46741); these were not.
 # With a recurrent cache: test calls of several tokens on a filled cache, not only one token and the whole prompt.
 # Seen 2026-11-29, Python 3.11, CPU:
 #   transformers 5.24.0: float64, 8 tokens and then one at a time: logits differ by 1e-06 from the whole pass; then 4 and 4: by

@@ -7,10 +7,11 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs transformers; python -m pip install -e '.[dev]'")
 
+from kvproof.bench.judge.zoo.build import models
 from kvproof.kernels.huggingface import register_with_transformers
 from kvproof.kernels.huggingface.keywords import EAGER
 
-from ._architectures import CACHED, CACHES, TABLE, WAITS, judged, models
+from ._architectures import CACHED, CACHES, TABLE, WAITS, judged
 
 SAMPLE = ("mistral", "granite_swa", "deepseek_v32", "mimo_v2_flash", "bigbird_pegasus", "inkling_text")
 LINES = [json.loads(text) for text in TABLE.read_text(encoding="utf-8").splitlines()]
