@@ -185,7 +185,7 @@ def widest_rounding(top: Run, below: Run | None, error: float, throughout: bool 
     if below is None or error <= GATE * measured:
         return measured, note
     single = roundoff("float32") * size
-    parts = single if throughout else min(rms(below.b - top.b), UNSHIFTED * single)
+    parts = single if throughout and not note else min(rms(below.b - top.b), UNSHIFTED * single)
     if error > GATE * parts:
         return measured, note
     return parts, (
@@ -200,7 +200,8 @@ def climb(
     """Hold both paths, on every rung, to the gate of that rung.
 
     jumps       jumps(base) -> how far rounding across steps moves logits; asked where smooth rounding explains no rung
-    throughout  in float64's run nothing stays in float32 but tables, whose numbers are rounded once
+    throughout  in float64's run nothing stays in float32 but tables, whose numbers are rounded once; not believed where
+                the measured rounding is float32's
     """
     if not runs:
         return []

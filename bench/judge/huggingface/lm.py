@@ -84,6 +84,8 @@ class CausalLM:
         with user_code(self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static):
             out = model(ids.to(model.device), **given)
             logits = out.logits
+        if logits.ndim != 3 or logits.shape[1] != ids.shape[1]:
+            raise UserCodeError(f"{self.name} gave logits {tuple(logits.shape)} for ids {tuple(ids.shape)}")
         if isinstance(cache, OwnState):
             cache.given = {name: out[name] for name in self.carried(out)}
         return logits
@@ -187,10 +189,15 @@ class CausalLM:
         if not same(self.forward(model, ids), self.forward(model, ids)):
             raise ValueError(f"{self.name} gives other logits each time it is called, so no two paths can be compared")
         switch = next((name for name in ("is_decoder", "causal") if getattr(self.text, name, None) is False), None)
-        advice = f", since its config says {switch}=False" if switch else ""
+        if switch:
+            raise ValueError(
+                f"{self.name} attends to later tokens, since its config says {switch}=False, so no cache can decode "
+                f"with it; set {switch}=True in its config"
+            )
+        apart = (short - long).abs().max() / long.square().mean().sqrt()
         raise ValueError(
-            f"{self.name} attends to later tokens{advice}, so no cache can decode with it"
-            + (f"; set {switch}=True in its config" if switch else "")
+            f"{self.name} gives a token other logits once later ones follow, by {apart:.1g} of their rms and without a "
+            "cache, so no cache can decode with it: it attends to later tokens, or its uncached forward is wrong"
         )
 
     @cached_property

@@ -115,29 +115,34 @@ class Play:
             return only.scatter_(1, self.forced[:, ids.shape[1] - self.width, None].to(ids.device), 0.0)
 
         found: list[torch.Tensor] = []
+        fed: list[int] = []
         given: dict[str, Any] = {} if self.kind == OWN else {self.lm.cache_name or "": self.new_cache()}
         n, mask = self.forced.shape[1], torch.arange(self.width) >= torch.from_numpy(self.padding)[:, None]
         config = GenerationConfig(max_new_tokens=n, do_sample=False, pad_token_id=self.lm.pad)
         own, self.model.generation_config = self.model.generation_config, GenerationConfig()  # without its end tokens
         try:
-            with self._watched(found), user_code(f"generate() of {self.lm.name}"):
+            with self._watched(found, fed), user_code(f"generate() of {self.lm.name}"):
                 self.model.generate(
                     self.columns.to(self.model.device), attention_mask=mask.long().to(self.model.device),
                     generation_config=config, logits_processor=LogitsProcessorList([choose]), **given,
                 )  # fmt: skip
         finally:
             self.model.generation_config = own
-        if len(found) != n:
-            raise DoesNotApply(f"generate() calls {self.lm.name}'s forward {len(found)} times for {n} tokens")
+        if fed != [self.width] + [1] * (n - 1):
+            calls = ", ".join(map(str, fed))
+            raise DoesNotApply(
+                f"generate() feeds {self.lm.name} other tokens than a cache lacks: {calls} of them per call"
+            )
         return torch.cat(found, 1)
 
     @contextmanager
-    def _watched(self, found: list[torch.Tensor]) -> Iterator[None]:
-        """Keep the last token's logits of each call of the model's forward."""
+    def _watched(self, found: list[torch.Tensor], fed: list[int]) -> Iterator[None]:
+        """Keep the last token's logits of each call of the model's forward, and how many tokens it is given."""
 
         def before(module: Any, args: tuple, given: dict[str, Any]):
+            ids = next(x for x in (*args, given.get("input_ids")) if isinstance(x, torch.Tensor))
+            fed.append(ids.shape[1])
             if self.tape is not None:
-                ids = next(x for x in (*args, given.get("input_ids")) if isinstance(x, torch.Tensor))
                 self.tape.at(np.arange(len(ids)), torch.full((len(ids), 1), ids.shape[1] - 1))
 
         hooks = [

@@ -7,7 +7,7 @@ from typing import Any
 
 from ....reference.judge.difference import finite
 from ....reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
-from ..contract.user_errors import UserCodeError, said
+from ..contract.user_errors import UserCodeError, said, shown
 from ..investigation import Investigation, investigate
 from .caches import AUTO, HIDDEN, KINDS, DoesNotApply
 from .scenarios import PLAIN, SCENARIOS
@@ -83,9 +83,8 @@ def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Ce
         return Cell(cache, scenario, ABSENT, said(error))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        return Cell(
-            cache, scenario, RAISES, f"{type(error).__name__}: {said(error)} (at {last.filename}:{last.lineno})"
-        )
+        place = f"{shown(last.filename)}:{last.lineno}"
+        return Cell(cache, scenario, RAISES, f"an error of ours, {type(error).__name__}: {said(error)} (at {place})")
     return Cell(cache, scenario, found.verdict.verdict, found.verdict.reason, found)
 
 
