@@ -18,8 +18,6 @@ from .quantised import kept_by_us
 from .wide import float64_throughout, widen_buffers
 
 COLUMNS = 3  # of padding, to see what a decode step makes of the mask
-
-
 # Fields of a forward's result that its parameters share and that carry nothing from one call to the next.
 NO_STATE = {"input_ids", "inputs_embeds", "attention_mask", "position_ids", "labels", "hidden_states"}
 
@@ -29,10 +27,6 @@ class OwnState:
 
     def __init__(self) -> None:
         self.given: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        return ", ".join(type(value).__name__ for value in self.given.values())
 
 
 def vocabulary(model: Any) -> int:
