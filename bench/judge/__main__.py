@@ -143,7 +143,6 @@ def emulation(args: argparse.Namespace) -> AbstractContextManager:
 
 def subject_of(args: argparse.Namespace) -> Any:
     """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
-    sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
     if args.callable is not None:
         return CallableSubject(args.callable, args.against, args.dtype, args.module)
     if args.logits is not None:
@@ -242,10 +241,11 @@ def main(argv: list[str] | None = None) -> int:
             return examine(args.exam)
         if args.html:
             check_writable(args.html)
+        sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
         # What the user's own code prints stands beside the report, not in it.
         with emulation(args), Progress("judging"), redirect_stdout(sys.stderr):
             found = huggingface.judge_all(args) if args.all else judged(args)
-        code = CODES[found.verdict.verdict if isinstance(found, Investigation) else found.word]
+        code = CODES.get(found.verdict.verdict if isinstance(found, Investigation) else found.word, OURS)
         try:
             say(found, args.json) if isinstance(found, Investigation) else huggingface.say_all(found, args)
             sys.stdout.flush()

@@ -35,7 +35,11 @@ DEFAULTS = {
     "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "auto",
     "scenario": "steps", "left_padded": 0, "module": (), "arrays": "torch", "dtypes": (), "timeout": 120.0,
 }  # fmt: skip
-UNSAID = {"logits": ("dtype",), "url": ("dtype", "model", "steps")}  # what a mode finds out or chooses itself
+UNSAID = {
+    "logits": ("dtype",),
+    "url": ("dtype", "model", "steps"),
+    "all": ("cache", "scenario"),
+}  # what a mode finds out or chooses itself
 
 
 def flag(name: str) -> str:
@@ -71,5 +75,5 @@ def apply_defaults(args: argparse.Namespace) -> None:
     if args.timeout is not None and not 0 < args.timeout < float("inf"):
         raise ValueError(f"--timeout is {args.timeout:g}; it is a number of seconds above 0")
     for name, value in DEFAULTS.items():
-        if getattr(args, name) is None and name not in UNSAID.get(mode, ()):
+        if getattr(args, name) is None and name not in UNSAID.get("all" if args.all else mode, ()):
             setattr(args, name, value)

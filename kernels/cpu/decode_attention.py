@@ -134,8 +134,10 @@ def seen(B: int, T: int, first: Tensor | None, lengths: Tensor | None, slots: Te
             raise ValueError(f"first is {start}, lengths {n}; the cache has {T} slots to lie within")
         return start, n
     N = slots.shape[-1]
-    if slots.dtype != torch.int32 or tuple(slots.shape) != (B, N) or lengths is None or first is not None:
-        raise ValueError(f"slots is {slots.dtype} {list(slots.shape)}; it must be int32 [{B}, N], with lengths alone")
+    if slots.dtype != torch.int32 or tuple(slots.shape) != (B, N):
+        raise ValueError(f"slots is {slots.dtype} {list(slots.shape)}; it must be int32 [{B}, N]")
+    if lengths is None or first is not None:
+        raise ValueError("slots came without lengths, or with first; slots take lengths and nothing else")
     live = torch.arange(N) < lengths[:, None]
     if not 0 <= min(n) <= max(n) <= N or bool((live & ((slots < 0) | (slots >= T))).any()):
         raise ValueError(f"lengths are {n} of {N} slots; each of those must be 0..{T - 1}")

@@ -19,10 +19,17 @@ def mask(*, config: Any = None, **keywords: Any) -> Tensor | None:
     from transformers.masking_utils import eager_mask, sdpa_mask
 
     if not has_sdpa(type(config).__module__.replace("configuration_", "modeling_")):
-        return eager_mask(**keywords)
+        return ours(eager_mask(**keywords))
     end = keywords.get("q_offset", 0), keywords["q_length"], keywords.get("kv_offset", 0), keywords["kv_length"]
     skip = keywords.get("allow_is_causal_skip", True) and shows_all(*end)
-    return sdpa_mask(**{**keywords, "allow_is_causal_skip": skip})
+    return ours(sdpa_mask(**{**keywords, "allow_is_causal_skip": skip}))
+
+
+def ours(made: Tensor | None) -> Tensor | None:
+    """The mask, known as one that nobody but us and the model has: its live slots may be kept on it."""
+    if made is not None:
+        made._kvproof_made = True  # pyright: ignore[reportAttributeAccessIssue]
+    return made
 
 
 def has_sdpa(file: str) -> bool:
@@ -58,12 +65,16 @@ class LiveSlots(NamedTuple):
 
 
 def live_slots(attention_mask: Tensor, B: int, T: int) -> LiveSlots:
-    """The slots that a decode step's mask shows, found once for all layers that are given the same mask.
+    """The slots that a decode step's mask shows, found once for all layers that are given the same mask of ours.
+
+    A mask of the user's own is looked at anew for each layer: it may have been written through .data or NumPy.
 
     attention_mask  (B or 1, 1, 1, T) bool, True where seen; or of floats, 0 where seen, their lowest or -inf elsewhere
 
     Raises ValueError for a mask of another shape, or that adds anything else to scores.
     """
+    if not getattr(attention_mask, "_kvproof_made", False):
+        return found(visible(attention_mask, B, T))
     kept = getattr(attention_mask, "_kvproof_live_slots", None)
     version = None if attention_mask.is_inference() else attention_mask._version  # in-place changes count it up
     if kept is not None and version is not None and kept[:3] == (version, B, T):
@@ -83,6 +94,8 @@ def visible(attention_mask: Tensor, B: int, T: int) -> Tensor:
         )
     if attention_mask.dtype == torch.bool:
         seen = attention_mask
+    elif not attention_mask.is_floating_point():
+        raise ValueError(f"attention_mask is {attention_mask.dtype}; give bool, or floats of 0 and -inf; {EAGER}")
     else:
         seen = attention_mask == 0
         if not bool((seen | (attention_mask <= torch.finfo(attention_mask.dtype).min)).all()):

@@ -51,7 +51,9 @@ def user_code(what: str, advice: str = "", *, refusals: bool = True) -> Iterator
     except BaseException as error:
         if refusals and isinstance(error, NotImplementedError):
             raise
-        raise UserCodeError(f"{what} raised {described(error)}" + (f"; {advice}" if advice else "")) from error
+        says = UserCodeError(f"{what} raised {described(error)}" + (f"; {advice}" if advice else ""))
+        # A cause that is NotImplementedError would be taken for the refusal of a dtype.
+        raise says from (None if isinstance(error, NotImplementedError) else error)
 
 
 def described(error: BaseException) -> str:

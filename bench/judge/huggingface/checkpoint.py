@@ -10,6 +10,7 @@ import torch
 
 from ..contract.user_errors import user_code
 from ..subjects.callables import find_function
+from .caches import DoesNotApply
 
 ABSENT = "transformers is not here; python -m pip install -e '.[hf]'"
 
@@ -24,7 +25,8 @@ def read_model(source: str | Path | Any, dtype: torch.dtype, device: str | torch
         with user_code(f"copying the {type(source).__name__}", refusals=False):
             twin = copy.deepcopy(source).eval().requires_grad_(False)
         for parameter in twin.parameters():  # buffers stay: rotary frequencies are float32 in every checkpoint's dtype
-            parameter.data = parameter.data.to(dtype)
+            if parameter.is_floating_point():
+                parameter.data = parameter.data.to(dtype)
         return widened(twin, dtype)
     if not (Path(source) / "config.json").is_file():
         raise ValueError(f"{source} has no config.json; pass the local folder of a Hugging Face causal LM")
@@ -91,7 +93,11 @@ def read_prompts(folder: str | Path, texts: Sequence[str]) -> list[list[int]]:
 
 
 def attention_named(name: str | None) -> str | None:
-    """A name that transformers knows: "kvproof", or a function of the user's, once it has been registered."""
+    """A name that transformers knows: "kvproof", or a function of the user's, once it has been registered.
+
+    A function is given the mask of "sdpa": bool (B, 1, M, T), True where seen, or None. One that wants another names it
+    by its attribute `mask_function`, such as transformers.masking_utils.eager_mask, whose floats are added.
+    """
     if name == "kvproof":
         from ....kernels.huggingface import register_with_transformers
 
@@ -103,9 +109,11 @@ def attention_named(name: str | None) -> str | None:
         from transformers.masking_utils import sdpa_mask
     except ImportError as error:
         raise ImportError(ABSENT) from error
-    AttentionInterface.register("kvproof-judged", find_function(name))
-    AttentionMaskInterface.register("kvproof-judged", sdpa_mask)
-    return "kvproof-judged"
+    function = find_function(name)
+    known = name.replace(":", ".")  # as the report calls it
+    AttentionInterface.register(known, function)
+    AttentionMaskInterface.register(known, getattr(function, "mask_function", sdpa_mask))
+    return known
 
 
 @contextmanager
@@ -117,6 +125,11 @@ def attending(model: Any, name: str | None) -> Iterator[None]:
     before = model.config._attn_implementation
     with user_code(f"{type(model).__name__}, asked to attend by {name!r},", refusals=False):
         model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise DoesNotApply(
+            f"{type(model).__name__} does not attend through AttentionInterface, so {name} would not be called; leave "
+            "--attn-implementation out"
+        )
     try:
         yield
     finally:

@@ -5,11 +5,9 @@ import json
 import textwrap
 from typing import Any
 
-from .caches import AUTO
 from .checkpoint import attention_named, read_prompts
-from .scenarios import PLAIN
 from .subject import HuggingFaceSubject
-from .survey import Survey, survey
+from .survey import Survey, judged_model
 
 PROMPT_IDS = ((7, 8, 9, 10, 11, 12, 13, 14, 15), (3, 4, 5, 6))  # the tokenizer may be absent
 
@@ -35,10 +33,11 @@ def subject(args: argparse.Namespace) -> HuggingFaceSubject:
 
 
 def judge_all(args: argparse.Namespace) -> Survey:
-    """Every cache and scenario of the model, or of those the ones that --cache and --scenario name."""
-    caches = None if args.cache == AUTO else (args.cache,)
-    scenarios = None if args.scenario == PLAIN else (args.scenario,)
-    return Survey(list(survey(dtype=args.dtype, caches=caches, scenarios=scenarios, **given(args))))
+    """Every cache and scenario of the model, or those that --cache and --scenario name."""
+    how = given(args)
+    return judged_model(
+        how.pop("model"), args.dtype, scenarios=args.scenario or "all", caches=args.cache or "all", **how
+    )
 
 
 def say_all(found: Survey, args: argparse.Namespace):
@@ -46,7 +45,8 @@ def say_all(found: Survey, args: argparse.Namespace):
     if args.json:
         print(json.dumps({"model": args.hf, **found.record()}))
         return
-    print(f"{found.word}: {args.hf}, {args.dtype}, every cache and scenario\n")
+    what = f"{args.cache or 'every cache'}, {args.scenario or 'every scenario'}"
+    print(f"{found.word}: {args.hf}, {args.dtype}, {what}\n")
     print("\n".join(found.table()))
     for cell in found.cells:
         if cell.found is not None and cell.found.start:

@@ -75,7 +75,8 @@ class CausalLM:
         given = {name: value for name, value in given.items() if self.takes_any or name in self.wants}
         given = {name: x.to(model.device) if isinstance(x, torch.Tensor) else x for name, x in given.items()}
         static = type(cache).__name__ == "StaticCache"
-        with user_code(self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static):
+        what, advice = self.name + " with a StaticCache" * static, "--cache dynamic may suit it" * static
+        with user_code(what, advice, refusals=getattr(model, "dtype", None) != torch.float32):
             out = model(ids.to(model.device), **given)
             logits = out.logits
         if logits.ndim != 3 or logits.shape[1] != ids.shape[1]:
@@ -92,15 +93,16 @@ class CausalLM:
     @cached_property
     def widens(self) -> bool:
         """Whether the model runs with float64 throughout, see wide.py."""
+        model = self.model("float64")
+        narrow = widen_buffers(model)
         try:
-            model = self.model("float64")
-            widen_buffers(model)
             with float64_throughout():
                 cache = self.new_cache(self.default_cache, 8)
                 self.forward(model, self.ids(3), cache)
                 self.forward(model, self.ids(4)[:, 3:], cache)
                 self.forward(model, self.ids(3))
-        except Exception:  # of whatever kind: float64 as the model takes it is what remains
+        except (UserCodeError, NotImplementedError):  # float64 as the model takes it is what remains
+            narrow()
             return False
         return True
 

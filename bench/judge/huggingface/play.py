@@ -89,7 +89,7 @@ class Play:
         """Row i of the cache becomes what row order[i] was."""
         if self.kind == OWN or not hasattr(self.cache, "reorder_cache"):
             raise DoesNotApply("its cache has no reorder_cache()")
-        with user_code(f"reorder_cache() of the {type(self.cache).__name__}"):
+        with user_code(f"reorder_cache() of the {type(self.cache).__name__}", refusals=False):
             self.cache.reorder_cache(torch.tensor(order, device=self.model.device))
         self.rows = self.rows[list(order)]
 
@@ -121,7 +121,7 @@ class Play:
         config = GenerationConfig(max_new_tokens=n, do_sample=False, pad_token_id=self.lm.pad)
         own, self.model.generation_config = self.model.generation_config, GenerationConfig()  # without its end tokens
         try:
-            with self._watched(found, fed), user_code(f"generate() of {self.lm.name}"):
+            with self._watched(found, fed), user_code(f"generate() of {self.lm.name}", refusals=False):
                 self.model.generate(
                     self.columns.to(self.model.device), attention_mask=mask.long().to(self.model.device),
                     generation_config=config, logits_processor=LogitsProcessorList([choose]), **given,
@@ -131,7 +131,7 @@ class Play:
         if fed != [self.width] + [1] * (n - 1):
             calls = ", ".join(map(str, fed))
             raise DoesNotApply(
-                f"generate() feeds {self.lm.name} other tokens than a cache lacks: {calls} of them per call"
+                f"generate() gives {self.lm.name} {calls} tokens in turn; a cache lacks the prompt, then one per call"
             )
         return torch.cat(found, 1)
 

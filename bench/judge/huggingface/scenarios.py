@@ -31,7 +31,7 @@ def chunks(play: Play) -> torch.Tensor:
     width, first = play.width, int(play.padding.max()) + 1
     ends = sorted({first, first + (width - first) // 2, width})
     if len(ends) < 2:
-        raise DoesNotApply("the shortest prompt has a single token, which is no two chunks")
+        raise DoesNotApply("its first call must reach into the shortest prompt, and there is nothing left for a second")
     for start, end in zip([0, *ends], ends, strict=False):
         logits = play.feed(play.columns[:, start:end], [end - start - 1] if end == width else [])
     return torch.cat([logits, *(play.feed(play.forced[:, i : i + 1], [0]) for i in later(play))], 1)
@@ -50,6 +50,8 @@ def pieces(play: Play) -> torch.Tensor:
 
 def crop(play: Play) -> torch.Tensor:
     """Wrong drafts after the prompts and in between are taken back by crop()."""
+    if not later(play):
+        raise DoesNotApply("it takes tokens back before each further one: it needs 2 steps or more")
     play.record_past()
     found = [play.prefill()]
     for i in later(play):
@@ -64,6 +66,8 @@ def crop(play: Play) -> torch.Tensor:
 def beams(play: Play) -> torch.Tensor:
     """Two rows of each sequence, reordered before each step as beam search does: some twice, none lost."""
     n = len(play.prompts)
+    if not later(play):
+        raise DoesNotApply("it reorders rows before each further token: it needs 2 steps or more")
     play.rows = np.tile(play.rows, 2)
     found = [play.prefill()]
     for i in later(play):
@@ -97,6 +101,7 @@ class Scenario:
     how      what Play is given beside
     alone    one sequence at a time, whatever else
     padding  columns of padding on the left beyond the rows' own
+    drafts   tokens fed beyond the sequence's
     """
 
     what: str
@@ -104,9 +109,10 @@ class Scenario:
     how: dict[str, Any] = field(default_factory=dict)
     alone: bool = False
     padding: int = 0
+    drafts: int = 0
 
 
-PLAIN, PADDED, BARE = "steps", "left-padded", "bare"
+PLAIN, PADDED, BARE, GENERATE = "steps", "left-padded", "bare", "generate"
 SAME_CALLS = (PLAIN, "chunks", "pieces")  # in which a quantised cache and ours get the same calls
 SCENARIOS = {
     PLAIN: Scenario("the prompts in one call, then a token per call", steps),
@@ -114,8 +120,8 @@ SCENARIOS = {
     PADDED: Scenario("a batch with 3 columns of padding more on the left", steps, padding=3),
     "chunks": Scenario("the prompts in three calls", chunks),
     "pieces": Scenario(f"after the prompts, {PIECE} tokens per call", pieces),
-    "crop": Scenario(f"{DRAFTS} wrong tokens are fed and taken back by crop()", crop),
+    "crop": Scenario(f"{DRAFTS} wrong tokens are fed and taken back by crop()", crop, drafts=DRAFTS),
     "beams": Scenario("rows are doubled and reordered before each step", beams),
     "reuse": Scenario("a cache that has served other prompts, after reset()", reuse),
-    "generate": Scenario("through the model's own generate()", generate),
+    GENERATE: Scenario("through the model's own generate()", generate),
 }

@@ -15,13 +15,14 @@ from ..contract.positions import same
 from ..contract.user_errors import UserCodeError
 from ..subjects.ours import TorchSubject, scaled
 from ..tracing.tape import Activation, TracingError, is_known
-from .caches import AUTO, CACHES, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply
+from .caches import AUTO, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply
 from .checkpoint import attending
+from .choices import check_names, check_silent
 from .lm import CausalLM, embedding
 from .paged import paged_logits
 from .play import Play
 from .recording import joined, live_slots_of, taped
-from .scenarios import PADDED, PLAIN, SAME_CALLS, SCENARIOS
+from .scenarios import PADDED, PLAIN, SCENARIOS
 from .ties import TiesToTheFirst
 from .wide import float64_throughout
 
@@ -66,8 +67,10 @@ class HuggingFaceSubject(TorchSubject):
         attn_implementation: str | None = None,
         device: str | torch.device = "cpu",
     ):
-        if steps < 1 or left_padded < 0:
-            raise ValueError(f"steps is {steps} and left_padded {left_padded}; they start at 1 and at 0")
+        if steps < 1:
+            raise ValueError(f"steps is {steps}; at least 1 position is compared")
+        if left_padded < 0:
+            raise ValueError(f"left_padded is {left_padded}; it is a number of columns, 0 or more")
         check_names(cache, scenario)
         self.lm = CausalLM(model, as_device(device))
         prompts = self.lm.drawn(prompts) if isinstance(prompts, int) else prompts
@@ -80,16 +83,18 @@ class HuggingFaceSubject(TorchSubject):
         self._whole_logits: dict[tuple[str, float, bool], np.ndarray] = {}
         self.ties: TiesToTheFirst | None = None
         self._bears: dict[int, bool] = {}
-        self._check_prompts(max(map(len, prompts)) + left_padded + SCENARIOS[scenario].padding)
+        how = SCENARIOS[scenario]
+        self._check_prompts(max(map(len, prompts)) + left_padded + how.padding, how.drafts)
         self.lm.check_causal()
-        self._play(cache, scenario, left_padded, position_ids)
         self.forced  # noqa: B018  before anything is shifted or widened
+        self._play(cache, scenario, left_padded, position_ids)
 
     def playing(self, cache: str, scenario: str) -> "HuggingFaceSubject":
         """The same model and prompts over another cache and in another scenario; what has been computed is shared."""
         check_names(cache, scenario)
         other = copy(self)
-        other._check_prompts(max(map(len, self.prompts)) + SCENARIOS[scenario].padding)
+        how = SCENARIOS[scenario]
+        other._check_prompts(max(map(len, self.prompts)) + how.padding, how.drafts)
         other._play(cache, scenario, 0, True)
         return other
 
@@ -104,6 +109,7 @@ class HuggingFaceSubject(TorchSubject):
         self.cache = self.lm.default_cache if cache == AUTO else cache
         self.scenario, self.how = scenario, SCENARIOS[scenario]
         self.left_padded, self.position_ids = left_padded + self.how.padding, position_ids
+        check_silent(self.cache, scenario, attention=self.attn_implementation, padded=left_padded or not position_ids)
         self.lossy = self.cache in KINDS and KINDS[self.cache].lossy
         if self.lossy:
             self.question = "a quantised cache against one of ours that rounds alike"
@@ -130,17 +136,21 @@ class HuggingFaceSubject(TorchSubject):
         self.stepwise = scenario in (PLAIN, PADDED) and self.cache != PAGED
         self.name_a = ", ".join(self._words())
 
-    def _check_prompts(self, width: int):
+    def _check_prompts(self, width: int, drafts: int):
         lm, ids = self.lm, [i for prompt in self.prompts for i in prompt]
         wrong = next((i for i in ids if not 0 <= i < lm.n_vocab), None)
         if wrong is not None:
             raise ValueError(f"token id {wrong} came; {lm.name} has ids 0 to {lm.n_vocab - 1}")
         limit = getattr(lm.text, "max_position_embeddings", None)
-        room = width + self.steps
-        if isinstance(limit, int) and limit > 0:  # XLNet says -1
-            room = limit - (lm.counting.start or 0)
-        if width + self.steps - 1 > room:
-            raise DoesNotApply(f"{width} prompt columns and {self.steps} steps do not fit the model's {room} positions")
+        if not isinstance(limit, int) or limit < 0:  # XLNet says -1
+            return
+        room = limit - (lm.counting.start or 0)
+        if width + self.steps - 1 + drafts > room:
+            more = f" and {drafts} drafts" if drafts else ""
+            raise DoesNotApply(
+                f"{width} prompt columns and {self.steps} steps{more} do not fit the model's {room} positions; give a "
+                "shorter prompt or fewer steps"
+            )
 
     def _words(self) -> list[str]:
         words = [f"{self.cache} cache", *(["left-padded"] if self.padded else [])]
@@ -193,13 +203,21 @@ class HuggingFaceSubject(TorchSubject):
     def paths(self, dtype: str, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
         """Logits (B, n, V) float64 of both at `positions`, each run in `dtype`."""
         with self.ties or nullcontext():
-            a = self._run("a", dtype, shift)[0]
-            if self.lossy or self.ties is not None:
-                return a, self._run("b", dtype, shift)[0]
-        key = dtype, shift, self.wide
-        if key not in self._whole_logits:
-            self._whole_logits[key] = self._run("b", dtype, shift)[0]
-        return a, self._whole_logits[key]
+            wide = self.wide
+            a, b = self._run("a", dtype, shift)[0], self._trusted(dtype, shift)
+            if self.wide != wide:  # one of them runs in float64 as it takes it, and so the other must
+                a, b = self._run("a", dtype, shift)[0], self._trusted(dtype, shift)
+        return a, b
+
+    def _trusted(self, dtype: str, shift: float) -> np.ndarray:
+        """Path B's logits, computed once for every cache and scenario."""
+        if self.lossy or self.ties is not None:
+            return self._run("b", dtype, shift)[0]
+        if (dtype, shift, self.wide) not in self._whole_logits:
+            found = self._run("b", dtype, shift)[0]
+            self._whole_logits[dtype, shift, self.wide] = found  # as it was run
+            return found
+        return self._whole_logits[dtype, shift, self.wide]
 
     def _run(self, which: str, dtype: str, shift: float, traced=False) -> tuple[np.ndarray, list[Activation]]:
         """The logits of path "a" or "b" and, if `traced`, its activations; in float64 throughout where that can be."""
@@ -207,9 +225,7 @@ class HuggingFaceSubject(TorchSubject):
             try:
                 with float64_throughout():
                     return self._run_as_it_is(which, dtype, shift, traced)
-            except TracingError:
-                raise
-            except Exception:  # of whatever kind: what the model raises without is what counts
+            except (UserCodeError, NotImplementedError):  # what the model raises without is what counts
                 self.wide = False
         return self._run_as_it_is(which, dtype, shift, traced)
 
@@ -260,16 +276,3 @@ class HuggingFaceSubject(TorchSubject):
             logits = self._alone(model, b, cache)
         found = logits.double().cpu().numpy()
         return found, [*tape.activations(), *live_slots_of(cache, self.lengths[b : b + 1])] if tape else []
-
-
-def check_names(cache: str, scenario: str):
-    """Raise ValueError for a cache or a scenario of another name, or for two that do not go together."""
-    if cache not in (AUTO, *CACHES):
-        raise ValueError(f"cache is {cache!r}; it must be one of {', '.join((AUTO, *CACHES))}")
-    if scenario not in SCENARIOS:
-        raise ValueError(f"scenario is {scenario!r}; it must be one of {', '.join(SCENARIOS)}")
-    if cache == PAGED and scenario != PLAIN:
-        raise DoesNotApply(f"the paged cache decodes in the scenario {PLAIN} alone; {scenario} came")
-    if cache in KINDS and KINDS[cache].lossy and scenario not in SAME_CALLS:
-        names = ", ".join(SAME_CALLS)
-        raise DoesNotApply(f"a quantised cache rounds by calls; it is judged in the scenarios {names}; {scenario} came")

@@ -13,14 +13,15 @@ from .caches import AUTO, HIDDEN, KINDS, DoesNotApply
 from .scenarios import PLAIN, SCENARIOS
 from .subject import HuggingFaceSubject
 
-RAISES, ABSENT = "raises", "does not apply"
+RAISES, ABSENT, OURS = "raises", "does not apply", "error of ours"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One cache in one scenario.
 
-    word   ROUNDING, BUG, INCONCLUSIVE, "raises" with the model's own exception, or "does not apply" with the reason
+    word   ROUNDING, BUG, INCONCLUSIVE, "raises" with the model's own exception, "does not apply" with the reason, or
+           "error of ours"
     found  the investigation, where there is a verdict
     """
 
@@ -46,19 +47,26 @@ class Cell:
         return numbers + (f"; starts at {self.found.start}" if self.found.start else "")
 
 
-def cells(default: str) -> Iterator[tuple[str, str]]:
-    """Every cache in the plain scenario, then the model's usual cache and the static one in the others."""
-    for cache in (default, *(name for name in KINDS if name not in (default, *HIDDEN))):
-        yield cache, PLAIN
-    for scenario in SCENARIOS:
+def cells(default: str, caches: Sequence[str] | None, scenarios: Sequence[str] | None) -> Iterator[tuple[str, str]]:
+    """The caches and scenarios that are named, each with each.
+
+    Without caches: every one in the plain scenario, then the model's usual cache and the static one in the others.
+    """
+    if caches is not None:
+        yield from ((cache, scenario) for cache in caches for scenario in scenarios or SCENARIOS)
+        return
+    wanted = SCENARIOS if scenarios is None else scenarios
+    if PLAIN in wanted:
+        yield from ((cache, PLAIN) for cache in (default, *(x for x in KINDS if x not in (default, *HIDDEN))))
+    for scenario in wanted:
         if scenario != PLAIN:
-            yield default, scenario
-            yield "static", scenario
+            yield from ((cache, scenario) for cache in dict.fromkeys((default, "static")))
 
 
 def survey(
     model: Any, *, prompts: Sequence[Sequence[int]] | int, steps: int = 8, dtype: str = "float32",
-    scenarios: Sequence[str] | None = None, caches: Sequence[str] | None = None, **how: Any,
+    scenarios: Sequence[str] | None = None, caches: Sequence[str] | None = None,
+    attn_implementation: str | None = None, device: Any = "cpu",
 ) -> Iterator[Cell]:  # fmt: skip
     """Judge a model, as HuggingFaceSubject takes it, cell by cell.
 
@@ -66,17 +74,17 @@ def survey(
 
     Raises what HuggingFaceSubject raises before there is a first cell.
     """
-    first = HuggingFaceSubject(model, prompts=prompts, steps=steps, cache=AUTO, **how)
-    caches = caches and [first.cache if name == AUTO else name for name in caches]
-    for cache, scenario in cells(first.cache):
-        if (scenarios is None or scenario in scenarios) and (caches is None or cache in caches):
-            yield cell(first, cache, scenario, dtype)
+    how = {"attn_implementation": attn_implementation, "device": device}
+    subject = HuggingFaceSubject(model, prompts=prompts, steps=steps, cache=AUTO, **how)
+    caches = caches and [subject.cache if name == AUTO else name for name in caches]
+    for cache, scenario in cells(subject.cache, caches, scenarios):
+        yield cell(subject, cache, scenario, dtype)
 
 
-def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Cell:
+def cell(subject: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Cell:
     """The verdict on one cell, or why there is none."""
     try:
-        found = investigate(first.playing(cache, scenario), dtype, pictures=False)
+        found = investigate(subject.playing(cache, scenario), dtype, pictures=False)
     except UserCodeError as error:
         return Cell(cache, scenario, RAISES, said(error))
     except (DoesNotApply, ImportError) as error:
@@ -84,22 +92,29 @@ def cell(first: HuggingFaceSubject, cache: str, scenario: str, dtype: str) -> Ce
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{shown(last.filename)}:{last.lineno}"
-        return Cell(cache, scenario, RAISES, f"an error of ours, {type(error).__name__}: {said(error)} (at {place})")
+        return Cell(cache, scenario, OURS, f"{type(error).__name__}: {said(error)} (at {place})")
     return Cell(cache, scenario, found.verdict.verdict, found.verdict.reason, found)
 
 
 @dataclass(frozen=True)
 class Survey:
-    """The cells of one model, and one word for them: BUG if any is one; ROUNDING if some are and none is in doubt."""
+    """The cells of one model, and one word for them.
+
+    BUG if any is one; an error of ours if there was one; ROUNDING if some are and none is in doubt. Where cells were
+    `chosen` by name, one that raises leaves it in doubt; among all, models need not run over every cache.
+    """
 
     cells: Sequence[Cell]
+    chosen: bool = False
 
     @property
     def word(self) -> str:
         words = {cell.word for cell in self.cells}
-        if BUG in words:
-            return BUG
-        return ROUNDING if ROUNDING in words and INCONCLUSIVE not in words else INCONCLUSIVE
+        for word in (BUG, OURS):
+            if word in words:
+                return word
+        doubt = INCONCLUSIVE in words or (self.chosen and RAISES in words)
+        return ROUNDING if ROUNDING in words and not doubt else INCONCLUSIVE
 
     def record(self) -> dict[str, Any]:
         return {"word": self.word, "cells": [cell.record() for cell in self.cells]}
@@ -121,19 +136,15 @@ def judged_model(
 
     scenarios  "all", one name or several
     caches     "all", one name or several; by default every one with "all" scenarios, else the model's usual one
-    how        as HuggingFaceSubject takes it: steps, attn_implementation
+    how        as `survey` takes it: steps, attn_implementation, device
 
     Raises ValueError for names that are none, and what HuggingFaceSubject raises.
     """
     everything = scenarios == "all"
     caches = ("all" if everything else AUTO) if caches is None else caches
     wanted = {"scenarios": names(scenarios, SCENARIOS, "scenario"), "caches": names(caches, (AUTO, *KINDS), "cache")}
-    found = Survey(list(survey(model, prompts=prompts, dtype=dtype, **wanted, **how)))
-    if not found.cells:
-        raise ValueError(
-            f"no cell has caches {caches} and scenarios {scenarios}; over the other caches only {PLAIN} is run"
-        )
-    return found
+    chosen = wanted["scenarios"] is not None or wanted["caches"] is not None
+    return Survey(list(survey(model, prompts=prompts, dtype=dtype, **wanted, **how)), chosen)
 
 
 def names(given: str | Sequence[str], known: Iterable[str], what: str) -> Sequence[str] | None:

@@ -6,7 +6,7 @@ only one path clamps. While this is open, torch.float32 and Tensor.float mean fl
 stays in float32 are the defaults of functions defined before, and tables of numbers that were made before.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,8 @@ import torch
 
 
 @contextmanager
-def float64_throughout(on: bool = True) -> Iterator[None]:
+def float64_throughout() -> Iterator[None]:
     """float32 asked for by name is float64 while this is open. Not for threads that compute something else beside."""
-    if not on:
-        yield
-        return
     kept = torch.float32, torch.float, torch.Tensor.float
     torch.float32 = torch.float = torch.float64
     torch.Tensor.float = torch.Tensor.double
@@ -28,9 +25,20 @@ def float64_throughout(on: bool = True) -> Iterator[None]:
         torch.float32, torch.float, torch.Tensor.float = kept
 
 
-def widen_buffers(model: Any) -> None:
-    """Turn the model's float32 buffers, such as rotary frequencies, into float64 of the same values."""
+def widen_buffers(model: Any) -> Callable[[], None]:
+    """Turn the model's float32 buffers, such as rotary frequencies, into float64 of the same values.
+
+    Returns what turns them back.
+    """
+    kept = []
     for module in model.modules():
         for name, value in module._buffers.items():
             if value is not None and value.dtype == torch.float32:
+                kept.append((module, name, value))
                 module._buffers[name] = value.double()
+
+    def narrow() -> None:
+        for module, name, value in kept:
+            module._buffers[name] = value
+
+    return narrow

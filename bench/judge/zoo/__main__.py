@@ -5,8 +5,8 @@
     python -m kvproof.bench.judge.zoo --models                   what each is, a JSON line per model
 
 FILE holds a line per model: its word, and every cell's with its numbers and where the paths part; or what was raised
-and where. A run that was killed goes on where it ended. Exit codes: 0 all were judged, 1 the judge called a BUG, 3 the
-command is wrong.
+and where. A run that was killed goes on where it ended. Exit codes, by all lines of FILE: 1 the judge called a BUG,
+2 a model took too long or ended its process, 0 neither; 3 the command is wrong.
 """
 
 if __name__ == "__main__":
@@ -26,7 +26,7 @@ from kvproof.bench.judge.huggingface.caches import AUTO, CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.zoo.build import build, models
 from kvproof.bench.judge.zoo.record import record
-from kvproof.bench.judge.zoo.sweep import sweep
+from kvproof.bench.judge.zoo.sweep import ENDED, LATE, sweep
 from kvproof.bench.program import ends, parser_for
 from kvproof.reference.judge.verdict import BUG
 
@@ -79,7 +79,8 @@ def main(argv: list[str] | None = None) -> int:
             outcomes[line["outcome"]] += 1
             print(f"{line['model_type']:<26} {line['outcome']:<13}", line.get("message") or counted(line), flush=True)
         print(", ".join(f"{n} {outcome}" for outcome, n in outcomes.most_common()) or "nothing was left to judge")
-        return int(outcomes[BUG] > 0)
+        words = {json.loads(line)["outcome"] for line in args.file.read_text(encoding="utf-8").splitlines()}
+        return 1 if BUG in words else 2 if {LATE, ENDED} & words else 0
     except (ValueError, ImportError, OSError) as error:
         print(f"kvproof zoo: {error}", file=sys.stderr)
         return USAGE

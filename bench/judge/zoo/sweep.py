@@ -76,10 +76,10 @@ def send(pipe: Any, function: Callable[..., Any], given: tuple) -> None:
     pipe.send(function(*given))
 
 
-def done(path: Path, version: str) -> set[str]:
+def done(path: Path, version: str, asked: dict[str, Any]) -> set[str]:
     """The models that a file has lines of; half a line at its end, of a killed run, is cut off.
 
-    Raises ValueError where the lines are of another transformers.
+    Raises ValueError where the lines are of another transformers, or of other cells.
     """
     if not path.exists():
         return set()
@@ -93,7 +93,9 @@ def done(path: Path, version: str) -> set[str]:
         raise ValueError(
             f"{path} holds lines of transformers {', '.join(sorted(other))}, here is {version}; name another file"
         )
-    return {line["model_type"] for line in lines}
+    if other := [line["model_type"] for line in lines if any(line.get(name) != asked[name] for name in asked)]:
+        raise ValueError(f"{path} holds other caches or scenarios of {', '.join(other[:3])}; name another file")
+    return {line["model_type"] for line in lines if line["outcome"] not in (LATE, ENDED)}
 
 
 def sweep(
@@ -116,13 +118,14 @@ def sweep(
     names(scenarios, SCENARIOS, "scenario")
     names(caches, (AUTO, *KINDS), "cache")
     transformers.logging.set_verbosity_error()
-    made = done(path, transformers.__version__)
-    for name in only or known:
+    asked = {"scenarios": scenarios, "caches": caches}
+    made = done(path, transformers.__version__, asked)
+    for name in dict.fromkeys(only or known):
         if name in made:
             continue
         why, given = known[name], (name, scenarios, caches)
         found = {"outcome": NOT_BUILT, "message": why} if why else in_a_process(judged, given, seconds)
-        line = {"model_type": name, "transformers": transformers.__version__, **found}
+        line = {"model_type": name, "transformers": transformers.__version__, **asked, **found}
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         yield line

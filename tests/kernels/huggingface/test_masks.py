@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kvproof.kernels.huggingface.masks import has_sdpa, live_slots, mask, selected, shows_all
+from kvproof.kernels.huggingface.masks import has_sdpa, live_slots, mask, ours, selected, shows_all
 
 from ._models import model, transformers
 
@@ -49,16 +49,32 @@ def test_a_mask_of_floats_shows_where_it_adds_0(hidden):
 
 
 def test_a_mask_is_looked_at_once_and_again_after_it_was_changed():
-    shown = seen("..xxx.")
+    shown = ours(seen("..xxx."))
+    assert shown is not None
     first = live_slots(shown, 1, 6)
     assert live_slots(shown, 1, 6) is first
     shown[..., 5] = True
     assert live_slots(shown, 1, 6).lengths.tolist() == [4]
     with torch.inference_mode():
-        inside = seen("..xxx.")
+        inside = ours(seen("..xxx."))
+        assert inside is not None
         assert live_slots(inside, 1, 6).lengths.tolist() == [3]
         inside[..., 5] = True  # such tensors count no changes
         assert live_slots(inside, 1, 6).lengths.tolist() == [4]
+
+
+def test_a_mask_of_the_user_s_is_looked_at_anew_however_it_was_written():
+    shown = seen("..xxx.")
+    assert live_slots(shown, 1, 6).lengths.tolist() == [3]
+    shown.data[..., 5] = True  # which counts no change
+    assert live_slots(shown, 1, 6).lengths.tolist() == [4]
+    shown.numpy()[..., 4] = False
+    assert live_slots(shown, 1, 6).table is not None
+
+
+def test_whole_numbers_are_no_mask():
+    with pytest.raises(ValueError, match="attention_mask is torch.int64; give bool, or floats of 0 and -inf"):
+        live_slots(seen("..xxx.").long(), 1, 6)
 
 
 @pytest.mark.parametrize(

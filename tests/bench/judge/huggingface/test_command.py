@@ -35,7 +35,7 @@ def test_without_a_tokenizer_ragged_ids_are_judged(folder, capsys):
 def test_all_prints_a_line_per_cell_and_their_sums(folder, capsys):
     assert verify.main(["--hf", folder, "--all", "--cache", "dynamic", *QUICK]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"ROUNDING: {folder}, float32, every cache and scenario"
+    assert lines[0] == f"ROUNDING: {folder}, float32, dynamic, every scenario"
     assert [line.split()[1] for line in lines[3:-1]] == ["steps", *(s for s in verify.SCENARIOS if s != "steps")]
     assert lines[-1] == "9 cells: 9 ROUNDING"
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from kvproof.bench.judge.huggingface.caches import CACHES
-from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
+from kvproof.bench.judge.huggingface.play import Play
+from kvproof.bench.judge.huggingface.scenarios import SAME_CALLS, SCENARIOS
 from kvproof.bench.judge.huggingface.subject import HuggingFaceSubject
 from kvproof.bench.judge.huggingface.survey import RAISES, Survey, judged_model, survey
 from kvproof.bench.judge.huggingface.ties import TiesToTheFirst
@@ -220,6 +221,82 @@ def test_what_a_model_raises_is_reported_as_its_own_with_its_line():
     assert cell.found is None
 
 
+def test_an_error_of_ours_is_no_verdict_and_no_green_word(monkeypatch):
+    def broken(self, tokens):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(Play, "crop", broken)
+    found = judged_model(stranger("llama"), scenarios=("steps", "crop"), steps=3)
+    assert [cell.word for cell in found.cells] == ["ROUNDING", "error of ours"]
+    assert found.word == "error of ours"
+
+
+def test_what_raises_leaves_chosen_cells_in_doubt_and_does_not_spoil_all_of_them():
+    model = stranger("bloom")
+    assert judged_model(model, caches=("dynamic", "static"), scenarios="steps", steps=3).word == "INCONCLUSIVE"
+    assert judged_model(model, scenarios="all", steps=2).word == "ROUNDING"
+
+
+def test_an_operation_of_a_cache_that_is_not_implemented_raises_and_is_no_refusal_of_a_dtype(monkeypatch):
+    def absent(self, order):
+        raise NotImplementedError("no beams here")
+
+    monkeypatch.setattr(transformers.cache_utils.DynamicLayer, "reorder_cache", absent)
+    (cell,) = judged_model(stranger("llama"), scenarios="beams", steps=3).cells
+    assert (cell.word, "NotImplementedError: no beams here" in cell.reason) == (RAISES, True)
+    model = copy.deepcopy(stranger("llama"))
+    monkeypatch.setattr(type(model.model.norm), "forward", absent_forward)
+    with pytest.raises(ValueError, match="LlamaForCausalLM raised NotImplementedError: not yet"):
+        HuggingFaceSubject(model, prompts=12)
+
+
+def absent_forward(self, x):
+    raise NotImplementedError("not yet")
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"scenario": "bare", "left_padded": 2}, "bare is given neither mask nor positions; leave --left-padded"),
+    ({"scenario": "generate", "position_ids": False}, "generate makes masks and positions itself"),
+    ({"cache": "paged", "left_padded": 1}, "paged packs its rows without padding"),
+    ({"cache": "paged", "attn_implementation": "eager"}, "has an attention of its own, which eager cannot replace"),
+    ({"scenario": "crop", "prompts": 57, "steps": 6}, "6 steps and 3 drafts do not fit the model's 64 positions"),
+    ({"steps": 0}, "steps is 0; at least 1 position"),
+    ({"left_padded": -1}, "left_padded is -1"),
+])  # fmt: skip
+def test_what_would_do_nothing_or_not_fit_is_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        HuggingFaceSubject(stranger("llama"), **{"prompts": 12, **given})
+
+
+@pytest.mark.parametrize("scenario", ["crop", "beams"])
+def test_one_step_is_too_few_for_what_happens_between_steps(scenario):
+    (cell,) = judged_model(stranger("llama"), scenarios=scenario, steps=1).cells
+    assert (cell.word, "2 steps or more" in cell.reason) == ("does not apply", True)
+
+
+def test_an_attention_that_a_model_never_calls_is_refused():
+    subject = HuggingFaceSubject(stranger("bloom"), prompts=12, steps=2, attn_implementation="sdpa")
+    with pytest.raises(ValueError, match="does not attend through AttentionInterface, so sdpa would not be called"):
+        subject.paths("float32")
+
+
+def test_where_one_path_cannot_run_in_float64_throughout_neither_does():
+    model = copy.deepcopy(stranger("llama"))
+    subject = HuggingFaceSubject(model, prompts=12, steps=3)
+
+    def particular(module, args, out):
+        if torch.float32 == torch.float64 and out.shape[1] > 1 and len(out) == 1:
+            raise TypeError("whole sequences want float32 by name")
+
+    hook = subject.lm.model("float64").model.norm.register_forward_hook(particular)
+    try:
+        subject.paths("float64")
+    finally:
+        hook.remove()
+    assert not subject.wide
+    assert [key for key in subject._whole_logits if key[0] == "float64"] == [("float64", 0.0, False)]
+
+
 def test_models_that_no_cache_can_decode_with_are_refused_with_the_reason():
     noisy = copy.deepcopy(stranger("llama"))
     noisy.model.norm.register_forward_hook(lambda module, args, out: out + torch.randn_like(out))
@@ -233,7 +310,8 @@ def test_models_that_no_cache_can_decode_with_are_refused_with_the_reason():
 
 def test_an_8_bit_cache_is_held_to_its_own_numbers_and_a_wrong_scale_is_a_bug():
     model, how = stranger("llama"), {"caches": ("quantised-fp8",)}
-    assert set(words(model, **how).values()) == {"ROUNDING"}
+    found = {scenario: word for (_, scenario), word in words(model, **how).items()}
+    assert found == {x: "ROUNDING" if x in SAME_CALLS else "does not apply" for x in SCENARIOS}
     layer = transformers.cache_utils.Fp8QuantizedLayer
     own = layer._quantize
 
@@ -275,5 +353,5 @@ def test_cells_are_chosen_by_name():
     found = judged_model(model, scenarios=("crop", "reuse"), steps=3)
     assert [(cell.cache, cell.scenario) for cell in found.cells] == [("dynamic", "crop"), ("dynamic", "reuse")]
     assert len(judged_model(model, caches="all", steps=2).cells) == len(set(CACHES) - {"sliding", "hybrid"})
-    with pytest.raises(ValueError, match="no cell has caches full and scenarios crop"):
-        judged_model(model, scenarios="crop", caches="full")
+    (cell,) = judged_model(model, scenarios="crop", caches="full", steps=3).cells
+    assert (cell.cache, cell.scenario, cell.word) == ("full", "crop", "ROUNDING")
