@@ -33,6 +33,7 @@ run, so it imports nothing of weight before an assertion is called.
 
 from collections.abc import Callable
 from functools import wraps
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,6 +97,10 @@ def assert_same_decode(
     Raises ScenariosDiffer for a model.
     """
     __tracebackhide__ = True
+    if b is None and not hasattr(a, "get_input_embeddings") and not isinstance(a, (str, PathLike)):
+        raise TypeError(
+            f"a {type(a).__name__} came alone; give two paths, or a causal LM of transformers or its folder"
+        )
     if b is None:
         return assert_model(a, dtype or "float32", allow_inconclusive, **of_model)
     if of_model:

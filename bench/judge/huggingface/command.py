@@ -5,7 +5,7 @@ import json
 import textwrap
 from typing import Any
 
-from .checkpoint import attention_named, read_prompts
+from .checkpoint import read_prompts
 from .subject import HuggingFaceSubject
 from .survey import Survey, judged_model
 
@@ -15,9 +15,8 @@ PROMPT_IDS = ((7, 8, 9, 10, 11, 12, 13, 14, 15), (3, 4, 5, 6))  # the tokenizer 
 def given(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say of model, prompts and attention."""
     prompts = (args.context or PROMPT_IDS) if args.prompt is None else read_prompts(args.hf, args.prompt)
-    attention = attention_named(args.attn_implementation)
     return {"model": args.hf, "prompts": prompts, "steps": args.steps, "device": args.device,
-        "attn_implementation": attention}  # fmt: skip
+        "attn_implementation": args.attn_implementation}  # fmt: skip
 
 
 def subject(args: argparse.Namespace) -> HuggingFaceSubject:

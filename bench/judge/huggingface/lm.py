@@ -145,6 +145,13 @@ class CausalLM:
         except UserCodeError:
             return False
 
+    @cached_property
+    def windows(self) -> list[int]:
+        """The tokens that each layer with a window keeps, by the config."""
+        with user_code(f"the cache dynamic for {self.name}", refusals=False):
+            layers = dynamic(self.config, 8).layers if self.cache_name else []
+        return [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+
     @property
     def derives(self) -> bool:
         """Whether the model counts the ids that are not the padding's, as RoBERTa does."""

@@ -16,7 +16,7 @@ from ..contract.user_errors import UserCodeError
 from ..subjects.ours import TorchSubject, scaled
 from ..tracing.tape import Activation, TracingError, is_known
 from .caches import AUTO, KEPT_BY_US, KINDS, OWN, PAGED, DoesNotApply
-from .checkpoint import attending
+from .checkpoint import attending, attention_named
 from .choices import check_names, check_silent
 from .lm import CausalLM, embedding
 from .paged import paged_logits
@@ -76,7 +76,7 @@ class HuggingFaceSubject(TorchSubject):
         prompts = self.lm.drawn(prompts) if isinstance(prompts, int) else prompts
         if not len(prompts) or not all(map(len, prompts)):
             raise ValueError("prompts must be one or more sequences of at least one token id")
-        self.prompts, self.steps, self.attn_implementation = prompts, steps, attn_implementation
+        self.prompts, self.steps, self.attn_implementation = prompts, steps, attention_named(attn_implementation)
         self.lengths = np.array([len(prompt) for prompt in prompts]) + steps - 1
         self.positions = self.lengths[:, None] - steps + np.arange(steps)
         self.family = is_known(self.lm.model("float32"))  # by its modules' names
@@ -132,9 +132,20 @@ class HuggingFaceSubject(TorchSubject):
         self.wide = self.lm.widens
         if self.padding.any() and self.cache != PAGED:
             self.lm.masks_steps(self.cache)  # found in float32, before anything is widened
+        self.notes = self._windows_not_reached()
         self.padded = self.together and self.cache != PAGED and bool(self.padding.any())
         self.stepwise = scenario in (PLAIN, PADDED) and self.cache != PAGED
         self.name_a = ", ".join(self._words())
+
+    def _windows_not_reached(self) -> list[str]:
+        """A note where no sequence is longer than a window.  Raises DoesNotApply where windows were asked for."""
+        windows = [] if self.cache == OWN else self.lm.windows
+        if not windows or max(self.lengths) > min(windows):
+            return []
+        note = f"no sequence is longer than its windows of {min(windows)} tokens; give --context {min(windows)}"
+        if self.cache == "sliding":
+            raise DoesNotApply(note)
+        return [note]
 
     def _check_prompts(self, width: int, drafts: int):
         lm, ids = self.lm, [i for prompt in self.prompts for i in prompt]

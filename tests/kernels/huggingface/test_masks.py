@@ -73,7 +73,7 @@ def test_a_mask_of_the_user_s_is_looked_at_anew_however_it_was_written():
 
 
 def test_whole_numbers_are_no_mask():
-    with pytest.raises(ValueError, match="attention_mask is torch.int64; give bool, or floats of 0 and -inf"):
+    with pytest.raises(ValueError, match=r"attention_mask is torch\.int64; give bool, or floats of 0 and -inf"):
         live_slots(seen("..xxx.").long(), 1, 6)
 
 

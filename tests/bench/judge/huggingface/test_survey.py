@@ -344,8 +344,19 @@ def test_the_assertion_for_pytest_has_the_same_reach(assert_same_decode):
         assert_same_decode(model, scenarios="all", caches="dynamic", steps=3)
     with pytest.raises(ValueError, match="scenario 'beam' is not known; choose all or some of steps, bare"):
         assert_same_decode(model, scenarios="beam")
+    with pytest.raises(TypeError, match="a function came alone; give two paths, or a causal LM"):
+        assert_same_decode(lambda dtype: None)
     with pytest.raises(TypeError, match="scenarios came beside two paths"):
         assert_same_decode([[1.0]], [[1.0]], scenarios="all")
+
+
+def test_windows_that_no_sequence_reaches_are_said():
+    model = build("mistral")  # windows of 8
+    assert HuggingFaceSubject(model, prompts=12, steps=2).notes == []
+    (note,) = HuggingFaceSubject(model, prompts=5, steps=2).notes
+    assert note == "no sequence is longer than its windows of 8 tokens; give --context 8"
+    with pytest.raises(ValueError, match="no sequence is longer than its windows of 8 tokens"):
+        HuggingFaceSubject(model, prompts=5, steps=2, cache="sliding")
 
 
 def test_cells_are_chosen_by_name():
