@@ -99,12 +99,12 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     unknown: list[str] = []
     found = origin_of(subject, verdict, unknown)
     names = subject.name_a, subject.name_b
+    weights, notes = getattr(subject, "weights", None), getattr(subject, "notes", ())
     if not pictures:
-        return Investigation(*names, dtype, verdict, found, None, None, None, unknown)
+        return Investigation(*names, dtype, verdict, found, None, None, None, unknown, weights, notes)
     ulps = attempt(unknown, "the error of each layer", lambda: in_ulps(subject, dtype))
     margins = attempt(unknown, "how narrowly tokens are decided", lambda: margins_of(subject, dtype))
     slots = attempt(unknown, "which slots are read", lambda: slots_of(subject))
-    weights, notes = getattr(subject, "weights", None), getattr(subject, "notes", ())
     return Investigation(*names, dtype, verdict, found, ulps, margins, slots, unknown, weights, notes)
 
 

@@ -44,7 +44,8 @@ class Cell:
         rungs = [rung for rung in self.found.verdict.rungs if not rung.excluded]
         rung = next((rung for rung in rungs if not rung.green), rungs[0] if rungs else None)
         numbers = f"{rung.error:.1e} of {rung.gate:.1e} in {rung.dtype}" if rung else "no rung"
-        return numbers + (f"; starts at {self.found.start}" if self.found.start else "")
+        starts = f"; starts at {self.found.start}" if self.found.start else ""
+        return "; ".join([numbers + starts, *self.found.notes])
 
 
 def cells(default: str, caches: Sequence[str] | None, scenarios: Sequence[str] | None) -> Iterator[tuple[str, str]]:
