@@ -168,7 +168,7 @@ def test_the_attention_gate_has_a_needle_for_every_number_of_heads(monkeypatch, 
     assert gate.attention_faults(model, 1, 40)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.exhaustive)])
 def test_half_precision_is_green_where_float32_and_the_attention_op_are(capsys, dtype):
     assert main(["--impl", "all", "--dtype", dtype, "--device", "cpu", "--new-tokens", "2", "--repeats", "1"]) == 0
     assert "RED" not in capsys.readouterr().out

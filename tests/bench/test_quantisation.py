@@ -162,6 +162,7 @@ def test_the_readme_shows_the_committed_record():
         assert f"| nothing | | | | | {row['perplexity_unquantised']:.3f} | |" in lines
 
 
+@pytest.mark.exhaustive
 def test_a_part_of_the_committed_record_comes_out_again():
     """The same machine or another: a twentieth of the text has figures of the same size."""
     record = json.loads((Path(quantisation.__file__).parent / "results" / "quantisation-tiny.json").read_text())

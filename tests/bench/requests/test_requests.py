@@ -95,6 +95,7 @@ def test_an_arm_with_one_wrong_token_is_not_timed_and_leaves_no_record(tmp_path,
     assert "nothing is timed" in said
 
 
+@pytest.mark.exhaustive
 def test_speculation_measures_five_kinds_of_text_against_no_drafts(tmp_path, capsys):
     path = tmp_path / "run.jsonl"
     command = ["speculation", "--model", "tiny", "--tokens", "6", "--batch", "2", "--draft", "4", "--repeats", "1"]

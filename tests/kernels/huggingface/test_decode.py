@@ -95,6 +95,7 @@ def test_where_a_model_cuts_the_prompt_s_queries_the_last_sees_no_unfilled_slot(
         last("kvproof")
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_torch_compiles_decodes_the_same():
     made, row = model("llama"), tokens()[0][None]
     made.set_attn_implementation("kvproof")
