@@ -88,8 +88,10 @@ def prompt_count(rows: Sequence[Row], prompt: str | Sequence[int], generated: An
     rows are counted by what stands in them, and by the usage only where texts do not join to the prompt.
     """
     if not isinstance(prompt, str):
-        same = [row.token for row in rows[: len(prompt)]] == list(prompt)
-        return len(prompt) if same else 0
+        for given in (list(prompt), list(prompt[1:])):
+            if [row.token for row in rows[: len(given)]] == given:
+                return len(given)
+        return 0
     joined = ""
     for i, row in enumerate(rows):
         joined += str(row.token)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .answers import Answer, Row, Token, answer_of, first_choice, prompt_rows
 from .client import Client, ServerError
+from .models import model_of
 
 TOPS = (20, 5, 1)  # most probable tokens asked for: vLLM's limit, OpenAI's, and what the API must give
 REFUSED = (400, 404, 422, 500, 501)  # how servers say no to a field that they do not know
@@ -31,9 +32,11 @@ class Prompt:
     ids: tuple[int, ...] | None = None
 
     def followed_by(self, rows: Sequence[Row]) -> "Prompt":
-        """The prompt and the tokens of these rows."""
+        """The prompt and the tokens of these rows.  Raises ServerError for ids behind a text."""
         tokens = [row.token for row in rows]
         if self.ids is None:
+            if numbers := [token for token in tokens if isinstance(token, int)]:
+                raise ServerError(f"a token came as the id {numbers[0]} alone, whose text nobody knows: ask by ids")
             return Prompt(self.text + "".join(map(str, tokens)))
         return Prompt(self.text, (*self.ids, *(int(token) for token in tokens)))
 
@@ -61,7 +64,7 @@ class Server:
         self.takes: set[str] = set()
         self.cached, self.by_ids = 0, True
         self.counter = itertools.count()
-        self.model = self._model(model)
+        self.model = model_of(client, model, self.notes)
         self.top = self._limit(text)
         self._ask_extras(text)
         self.form = self._prompt_form(text)
@@ -94,15 +97,24 @@ class Server:
         self._forget(whole)
         if self.form == EXTENSION:
             found = self._extension(whole)[-len(rows) - 1 :]
+            self._check_joined(len(found) > len(rows), whole)
             return found[0], found[1:]
         given = self._echo(prompt, temperature)
         echoed = self._echo(whole, temperature)
+        self._check_joined(0 < len(given) <= len(echoed), whole)
         expected = [row.token for row in (*given, *rows)]
         pairs = zip(echoed, expected, strict=False)
         same = len(list(itertools.takewhile(lambda pair: pair[0].token == pair[1], pairs)))
         if same < len(expected):
             self._note_split(max(same - len(given), 0), len(rows))
         return echoed[len(given) - 1], echoed[len(given) : same]
+
+    def _check_joined(self, joined: bool, prompt: Prompt) -> None:
+        if not joined:
+            raise ServerError(
+                f"{self.where} gave by {self.form} no tokens that join to {prompt.text or prompt.value!r}, though "
+                "it did for another prompt; pass another --prompt"
+            )
 
     def keeps_tokens(self, prompt: Prompt, rows: Sequence[Row]) -> bool:
         """Whether the prompt followed by the tokens of `rows` is split into these tokens; False where nobody says."""
@@ -148,7 +160,8 @@ class Server:
 
     def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, **more: Any) -> Answer:
         body = self._body(prompt, n, **more) | ({"echo": True} if echo else {})
-        answer = answer_of(self.client.post("/completions", body), self.where, self.top, prompt.value if echo else None)
+        found = self.client.post("/completions", body)
+        answer = answer_of(found, self.where, self.top, prompt.value if echo else None, self.by_ids)
         self.cached = max(self.cached, answer.cached or 0)
         if not echo and not answer.rows:
             raise ServerError(f"{self.where} generated no token after {prompt.text!r}; pass another --prompt")
@@ -172,29 +185,6 @@ class Server:
             others = [i for i in prompt.ids if i != prompt.ids[0]] or [max(prompt.ids[0] - 1, 0)]
             other = Prompt("", (others[0],))
         self._complete(other, 1)
-
-    def _model(self, wanted: str | None) -> str:
-        try:
-            found = self.client.get("/models")
-        except ServerError as error:
-            if error.status is None:
-                raise
-            if wanted is None:
-                raise ServerError(f"{error}; without a list of models, name yours by --model", error.status) from None
-            self.notes.append(
-                f"{self.client.url}/models answered {error.status}, so that nobody checked the model's name"
-            )
-            return wanted
-        listed = found.get("data") if isinstance(found, dict) else None
-        names = [str(x["id"]) for x in listed or () if isinstance(x, dict) and "id" in x]
-        if wanted is None and len(names) == 1:
-            return names[0]
-        if wanted in names:
-            return str(wanted)
-        serves = f"{self.client.url} serves {', '.join(names[:8]) or 'no model'}"
-        if wanted is None:
-            raise ServerError(f"{serves}; name one of them by --model")
-        raise ServerError(f"{serves}; there is no {wanted!r}: name one of them by --model")
 
     def _limit(self, text: str) -> int:
         """How many of the most probable tokens the server gives; 0 where it gives the chosen one's alone."""

@@ -10,30 +10,14 @@ from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge.contract.adapters import small_model
 from kvproof.bench.judge.exam import ours
 from kvproof.bench.judge.investigation import investigate
-from kvproof.bench.judge.served.client import Client, ServerError
+from kvproof.bench.judge.served.client import Client
 from kvproof.bench.judge.served.rows import apart
 from kvproof.bench.judge.served.server import Server
-from kvproof.bench.judge.served.subject import ServedSubject
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 from ._corpus import ALL, MODELS, asked, fault_subject, replay, subject_of, texts_of
+from ._judged import TEXTS, judged, oracle
 from ._stub import Manner, Oracle, Replay, reply, served, text_of
-
-TEXTS = [text_of([7, 8, 9, 10, 11]), text_of([3, 4, 5])]
-STEPS = 8
-
-
-def oracle(dtype="float32"):
-    return Oracle(*small_model(dtype))
-
-
-def judged(model, manner=None, trusted=None, dtype="float32", texts=TEXTS, steps=STEPS):
-    """The investigation of a stub of that model, alone or against a trusted one."""
-    with served(model, manner) as first, served(trusted or model) as second:
-        servers = [Server(Client(url, timeout=30), None, texts[0]) for url in (first, second)]
-        subject = ServedSubject(servers[0], servers[1] if trusted else None, texts, steps, dtype)
-        return investigate(subject, dtype)
-
 
 MANNERS = {
     "plain": (Manner(), "prefill by echo"),
@@ -164,19 +148,6 @@ def test_a_trusted_server_s_decode_follows_the_other_s_tokens():
     assert any("are not the most probable" in note for note in judged(scripted, texts=[text_of(ids[0][:2])]).notes)
 
 
-def test_servers_that_split_texts_otherwise_are_refused():
-    with served(oracle()) as first, served(oracle(), Manner(before=other_ids)) as second:
-        servers = [Server(Client(url, timeout=30), None, TEXTS[0]) for url in (first, second)]
-        with pytest.raises(ServerError, match="other tokens: compare one model"):
-            ServedSubject(servers[0], servers[1], TEXTS, STEPS, "float32")
-
-
-def other_ids(handler, path, body):
-    if body and isinstance(body["prompt"], str):
-        body["prompt"] = body["prompt"][:1] + body["prompt"]
-    return False
-
-
 def test_an_echo_that_contradicts_a_prefill_of_the_prefix_alone_accuses_nobody():
     found = judged(oracle(), Manner(echo_wrong=0.9)).verdict
     assert found.verdict == INCONCLUSIVE
@@ -191,14 +162,6 @@ def test_candidates_that_a_server_leaves_out_accuse_nobody(manner, says):
     found = judged(oracle(), manner).verdict
     assert found.verdict == INCONCLUSIVE
     assert says in found.reason
-
-
-def test_a_server_of_ids_and_one_of_texts_are_compared_by_texts():
-    with served(oracle()) as first, served(oracle(), Manner(ids=False)) as second:
-        servers = [Server(Client(url, timeout=30), None, TEXTS[0]) for url in (first, second)]
-        found = investigate(ServedSubject(servers[0], servers[1], TEXTS, STEPS, "float32"), "float32")
-    assert found.verdict.verdict == ROUNDING
-    assert any("32 positions compared" in note for note in found.notes), found.notes
 
 
 class Scripted(Oracle):
