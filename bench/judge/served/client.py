@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 import time
 import urllib.error
@@ -9,6 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+KEY = "OPENAI_API_KEY"  # the variable that holds a key unless another is named
 LONGEST = 200  # characters of a server's own words that are shown
 TRIES = 3  # of a request that the server puts off with 429 or 503
 WAIT = 20.0  # seconds between two of them, at most
@@ -50,22 +52,19 @@ class Unredirected(urllib.request.HTTPRedirectHandler):
 class Client:
     """The API at `url`, such as http://127.0.0.1:8000/v1.
 
-    key      sent as a bearer token where it is not None, and hidden wherever the server repeats it
-    timeout  seconds without a byte after which a request fails
-    waited   a sentence for each time that a request was put off and sent again
+    key       sent as a bearer token where it is not None, and hidden wherever the server repeats it
+    timeout   seconds after which a request fails
+    variable  where the key came from
+    waited    a sentence for each time that a request was put off and sent again
 
-    Raises ServerError for a URL that is none.
+    Raises ServerError, without the key, for a URL that is none or may hold a secret, and for what is no key.
     """
 
-    def __init__(self, url: str, key: str | None = None, timeout: float = 120.0):
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ServerError(f"{url!r} is no address of a server; write http://HOST:PORT/v1")
-        if parts.username or parts.password:
-            raise ServerError("the address holds a password; leave it out and name its variable by --api-key-env NAME")
-        self.url, self.key, self.timeout = url.rstrip("/"), key, timeout
+    def __init__(self, url: str, key: str | None = None, timeout: float = 120.0, variable: str = KEY):
+        host = host_of(url)
+        self.url, self.key, self.timeout = url.rstrip("/"), None if key is None else clean(key, variable), timeout
         self.waited: list[str] = []
-        direct = [urllib.request.ProxyHandler({})] if parts.hostname in LOCAL else []
+        direct = [urllib.request.ProxyHandler({})] if host in LOCAL else []
         self.opener = urllib.request.build_opener(Unredirected, *direct)
 
     def get(self, path: str) -> Any:
@@ -114,7 +113,7 @@ class Client:
         try:
             return json.loads(text)
         except ValueError:
-            what = "HTML" if kind == "text/html" or text.lstrip()[:1] == "<" else f"{kind} ({self._shown(text)!r})"
+            what = "HTML" if kind == "text/html" or text.lstrip()[:1] == "<" else f"{kind} ({self.shown(text)!r})"
             short = f", cut off after {len(body)} bytes" if text.lstrip()[:1] == "{" else ""
             hint = "" if short else "; is this the address of the API, with the /v1 at the end?"
             raise ServerError(
@@ -126,10 +125,10 @@ class Client:
             text = error.read().decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException):
             text = ""
-        said = "HTML" if text.lstrip()[:1] == "<" else self._shown(message_in(text))
+        said = "HTML" if text.lstrip()[:1] == "<" else self.shown(message_in(text))
         advice = ADVICE.get(error.code, "it redirects; pass the address that it names" if error.code < 400 else "")
         if error.code < 400:
-            said = self._shown(error.headers.get("Location") or "")
+            said = self.shown(error.headers.get("Location") or "")
         words = f"{where} answered {error.code}" + (f" ({said})" if said else "") + (f"; {advice}" if advice else "")
         after = error.headers.get("Retry-After", "")
         return ServerError(words, error.code, float(after) if after.isdigit() else None)
@@ -141,13 +140,42 @@ class Client:
             return ServerError(f"{where}: nobody listens there; is the server running, and on this port?")
         if isinstance(reason, http.client.RemoteDisconnected | ConnectionResetError):
             return ServerError(f"{where}: the server closed the connection without an answer; its log says why")
-        return ServerError(f"{where} cannot be reached ({self._shown(str(reason))})")
+        return ServerError(f"{where} cannot be reached ({self.shown(str(reason))})")
 
-    def _shown(self, text: str) -> str:
+    def shown(self, text: str) -> str:
         """The server's own words on one line, without the key."""
         text = " ".join(text.split())
-        text = text.replace(self.key, "***") if self.key else text
+        for secret in (self.key, json.dumps(self.key)[1:-1]) if self.key else ():  # as it is, and as in JSON
+            text = text.replace(secret, "***")
         return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def clean(key: str, variable: str) -> str:
+    """The key without white space around it, as a file's last line has it.  Raises ServerError for what no key is."""
+    key = key.strip()
+    if not key or not all("!" <= c <= "~" for c in key):
+        what = "a character that is no printable ASCII" if key else "white space alone"
+        raise ServerError(f"{variable} holds {what}, as no API key does; put the key in it as it was given to you")
+    return key
+
+
+def host_of(url: str) -> str:
+    """The host of a server's address.  Raises ServerError for what is none, without what may be a secret in it."""
+    if "@" in url:
+        raise ServerError("the address holds a password; leave it out and name its variable by --api-key-env NAME")
+    if "?" in url or "#" in url:
+        raise ServerError(
+            f"{re.split('[?#]', url)[0]!r} came with a ? or # and more, which no address of an API has; leave that "
+            "out, and if it holds a key name its variable by --api-key-env NAME"
+        )
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port  # the port is checked when it is asked for
+    except ValueError:
+        host, parts = None, urllib.parse.SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https") or not host or not all("!" <= c <= "~" for c in url):
+        raise ServerError(f"{url!r} is no address of a server; write http://HOST:PORT/v1")
+    return host
 
 
 def message_in(text: str) -> str:

@@ -30,7 +30,7 @@ def model_of(client: Client, wanted: str | None, notes: list[str]) -> str:
         return names[0]
     if wanted in names:
         return str(wanted)
-    serves = f"{client.url} serves {', '.join(names[:8]) or 'no model'}"
+    serves = f"{client.url} serves {client.shown(', '.join(names[:8])) or 'no model'}"
     if wanted is None:
         raise ServerError(f"{serves}; name one of them by --model")
     raise ServerError(f"{serves}; there is no {wanted!r}: name one of them by --model")
