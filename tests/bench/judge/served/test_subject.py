@@ -212,6 +212,25 @@ def test_nan_is_a_bug_where_one_path_alone_has_it(where, verdict):
     assert found.verdict == verdict, found.reason
 
 
+@pytest.mark.parametrize("written", [str, lambda x: f"{x}/", lambda x: x.replace("127.0.0.1", "LocalHost"), str.upper])
+def test_a_server_is_not_compared_with_itself(written, capsys):
+    with served(oracle()) as url:
+        other = written(url).replace("HTTP", "http").replace("/V1", "/v1")
+        assert verify.main(["--url", url, "--against", other, "--against-model", "stub", "--dtype", "float32"]) == 3
+    assert "--url and --against are one server of one model" in capsys.readouterr().err
+
+
+def test_two_models_of_one_server_are_compared(capsys):
+    def before(handler, path, body):
+        if body is None:
+            reply(handler, {"data": [{"id": "one"}, {"id": "two"}]})
+        return body is None
+
+    words = ["--model", "one", "--against-model", "two", "--dtype", "float32", "--steps", "2", "--prompt", TEXTS[0]]
+    with served(oracle(), Manner(before=before)) as url:
+        assert verify.main(["--url", url, "--against", url, *words]) == 0
+
+
 def test_the_command_gives_a_report_a_record_and_a_page(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     words = ["--dtype", "float32", "--steps", "4", "--prompt", TEXTS[0], "--html", str(tmp_path / "page.html")]
