@@ -4,6 +4,7 @@ import http.client
 import json
 import re
 import socket
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -12,6 +13,8 @@ from typing import Any
 
 KEY = "OPENAI_API_KEY"  # the variable that holds a key unless another is named
 LONGEST = 200  # characters of a server's own words that are shown
+MOST = 1 << 26  # bytes of an answer: 64 MiB hold the 20 most probable tokens of 30 thousand positions
+CHUNK = 1 << 16  # bytes read at once
 TRIES = 3  # of a request that the server puts off with 429 or 503
 WAIT = 20.0  # seconds between two of them, at most
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -87,6 +90,30 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
     def _once(self, path: str, body: bytes | None) -> Any:
+        """The answer to one request, or a ServerError, within the timeout.
+
+        A socket's own timeout begins anew with each byte, also with those of a name's lookup and of headers, so that
+        the request is left behind in a thread of its own where all of it takes too long.
+        """
+        found: list[Any] = []
+        until = time.monotonic() + self.timeout
+
+        def ask() -> None:
+            try:
+                found.append(self._exchange(path, body, until))
+            except Exception as error:
+                found.append(error)
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(self.timeout)
+        if not found:
+            raise self._absent(f"{self.url}{path}", TimeoutError())
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
+
+    def _exchange(self, path: str, body: bytes | None, until: float) -> Any:
         where = f"{self.url}{path}"
         request = urllib.request.Request(where, body, {"Accept": "application/json"})
         if body is not None:
@@ -95,9 +122,12 @@ class Client:
             request.add_unredirected_header("Authorization", f"Bearer {self.key}")
         try:
             with self.opener.open(request, timeout=self.timeout) as answer:
-                return self._decoded(where, answer.headers.get_content_type(), answer.read())
+                read = read_body(answer, until, MOST)
+                if len(read) > MOST:
+                    raise ServerError(f"{where} sent more than {MOST} bytes, which no answer needs; is this its API?")
+                return self._decoded(where, answer.headers.get_content_type(), read)
         except urllib.error.HTTPError as error:
-            raise self._refused(where, error) from None
+            raise self._refused(where, error, until) from None
         except urllib.error.URLError as error:
             raise self._absent(where, error.reason) from None
         except http.client.IncompleteRead as error:
@@ -120,9 +150,10 @@ class Client:
                 f"{where} answered {'JSON' if short else what} that is no whole JSON{short}{hint}"
             ) from None
 
-    def _refused(self, where: str, error: urllib.error.HTTPError) -> ServerError:
+    def _refused(self, where: str, error: urllib.error.HTTPError, until: float) -> ServerError:
         try:
-            text = error.read().decode("utf-8", errors="replace")
+            with error:
+                text = read_body(error.fp, until, CHUNK).decode("utf-8", errors="replace")
         except (OSError, http.client.HTTPException):
             text = ""
         said = "HTML" if text.lstrip()[:1] == "<" else self.shown(message_in(text))
@@ -131,11 +162,11 @@ class Client:
             said = self.shown(error.headers.get("Location") or "")
         words = f"{where} answered {error.code}" + (f" ({said})" if said else "") + (f"; {advice}" if advice else "")
         after = error.headers.get("Retry-After", "")
-        return ServerError(words, error.code, float(after) if after.isdigit() else None)
+        return ServerError(words, error.code, float(after) if after.isdecimal() else None)
 
     def _absent(self, where: str, reason: Any) -> ServerError:
         if isinstance(reason, TimeoutError | socket.timeout):
-            return ServerError(f"{where} sent nothing for {self.timeout:g} s; wait longer with --timeout SECONDS")
+            return ServerError(f"{where} gave no whole answer in {self.timeout:g} s; wait longer by --timeout SECONDS")
         if isinstance(reason, ConnectionRefusedError):
             return ServerError(f"{where}: nobody listens there; is the server running, and on this port?")
         if isinstance(reason, http.client.RemoteDisconnected | ConnectionResetError):
@@ -148,6 +179,28 @@ class Client:
         for secret in (self.key, json.dumps(self.key)[1:-1]) if self.key else ():  # as it is, and as in JSON
             text = text.replace(secret, "***")
         return text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+
+
+def read_body(answer: Any, until: float, most: int) -> bytes:
+    """The bytes of an http.client.HTTPResponse, read up to a chunk beyond `most`.
+
+    Raises TimeoutError once time.monotonic() is past `until`, IncompleteRead where fewer came than were announced.
+    """
+    announced = None if answer.chunked else answer.length
+    read = b""
+    while len(read) <= most and (announced is None or len(read) < announced):
+        try:
+            chunk = answer.read1(CHUNK)
+        except http.client.IncompleteRead:
+            raise http.client.IncompleteRead(read) from None
+        if time.monotonic() > until:
+            raise TimeoutError
+        if not chunk and announced is not None:
+            raise http.client.IncompleteRead(read, announced - len(read))
+        if not chunk:
+            break
+        read += chunk
+    return read
 
 
 def clean(key: str, variable: str) -> str:

@@ -152,7 +152,7 @@ def test_a_server_that_sends_nothing_is_left_after_the_timeout(capsys):
         assert verdict_of(completions(lambda handler, body: done.wait(10)), "--timeout", "0.2") == 3
     finally:
         done.set()
-    assert "sent nothing for 0.2 s; wait longer with --timeout SECONDS" in capsys.readouterr().err
+    assert "gave no whole answer in 0.2 s; wait longer by --timeout SECONDS" in capsys.readouterr().err
 
 
 def test_a_port_where_nobody_listens(capsys):
