@@ -141,14 +141,20 @@ class Client:
         if kind == "text/event-stream" or text.startswith("data:"):
             raise ServerError(f'{where} streams though asked with "stream": false; switch that off at the server')
         try:
-            return json.loads(text)
-        except ValueError:
+            found = json.loads(text)
+        except (ValueError, RecursionError):
             what = "HTML" if kind == "text/html" or text.lstrip()[:1] == "<" else f"{kind} ({self.shown(text)!r})"
             short = f", cut off after {len(body)} bytes" if text.lstrip()[:1] == "{" else ""
             hint = "" if short else "; is this the address of the API, with the /v1 at the end?"
             raise ServerError(
                 f"{where} answered {'JSON' if short else what} that is no whole JSON{short}{hint}"
             ) from None
+        error = found.get("error") if isinstance(found, dict) and not {"choices", "data"} & set(found) else None
+        if error:  # what some servers say with the status 200
+            code = error.get("code") if isinstance(error, dict) else None
+            status = code if isinstance(code, int) and not isinstance(code, bool) else None
+            raise ServerError(f"{where} answered with an error ({self.shown(message_in(text))})", status)
+        return found
 
     def _refused(self, where: str, error: urllib.error.HTTPError, until: float) -> ServerError:
         try:
@@ -235,7 +241,7 @@ def message_in(text: str) -> str:
     """The message of an error's body: {"error": {"message": ...}}, {"detail": ...}, or the text itself."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     for key in ("error", "message", "detail"):
         if isinstance(found, dict) and key in found:

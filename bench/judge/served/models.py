@@ -1,5 +1,6 @@
 """Which model of a server is asked: the one that is named, or the only one that it lists."""
 
+from .answers import expected, field
 from .client import Client, ServerError
 
 LISTLESS = (400, 404, 405, 501)  # how servers say that they have no list of models
@@ -24,8 +25,10 @@ def model_of(client: Client, wanted: str | None, notes: list[str]) -> str:
             raise
         notes.append(f"{client.url}/models answered {error.status}, so that nobody checked the model's name")
         return wanted
-    listed = found.get("data") if isinstance(found, dict) else None
-    names = [str(x["id"]) for x in listed or () if isinstance(x, dict) and "id" in x]
+    where = f"{client.url}/models"
+    listed = field(expected(found, dict, "the list of models", where) or {}, "data", list, where) or []
+    models = [expected(x, dict, "data", where) or {} for x in listed]
+    names = [name for x in models if (name := field(x, "id", str, where)) is not None]
     if wanted is None and len(names) == 1:
         return names[0]
     if wanted in names:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import Answer, Row, Token, answer_of, first_choice, prompt_rows
+from .answers import Answer, Row, Token, answer_of, field, first_choice, prompt_rows
 from .client import Client, ServerError
 from .models import model_of
 
@@ -241,7 +241,8 @@ class Server:
         """The text's ids, as the completion names them or the server's tokenizer; None where it says neither."""
         body = self._body(Prompt(text), 1)
         found = self.client.post("/completions", body)
-        given = first_choice(found, self.where).get("prompt_token_ids") or found.get("prompt_token_ids")
+        choice = first_choice(found, self.where)
+        given = field(choice, "prompt_token_ids", list, self.where) or found.get("prompt_token_ids")
         if given is None:
             root = Client(self.client.url.removesuffix("/v1"), self.client.key, self.client.timeout)
             try:
@@ -251,7 +252,7 @@ class Server:
             except ServerError:
                 return None
             given = found.get("tokens") if isinstance(found, dict) else None
-        return tuple(given) if isinstance(given, list) and all(isinstance(i, int) for i in given) else None
+        return tuple(given) if isinstance(given, list) and all(type(i) is int for i in given) else None
 
     def _takes_ids(self, text: str, ids: tuple[int, ...] | None) -> bool:
         """Whether the ids stand for the text: the server names its tokens by ids and expects the same ones next."""

@@ -109,7 +109,7 @@ WORDS = {"tokens": ["a"], "token_logprobs": ["high"], "top_logprobs": None}
     (with_logprobs(token_logprobs=[-1.0]), "gave 1 token_logprobs and no tokens"),
     (with_logprobs(**TOKENS), "gave 2 token_logprobs and 1 tokens"),
     (with_logprobs(**LOGITS), "so these are logits or scores: give those by --logits A B"),
-    (with_logprobs(**WORDS), "gave 'high' for a log-probability, which is no number"),
+    (with_logprobs(**WORDS), "gave 'high' for a log-probability, which is none"),
     (with_logprobs(tokens=[], token_logprobs=[]), "generated no token after"),
     (no_models, "answered 404 (Not Found)"),
     (no_models, "without a list of models, name yours by --model"),
