@@ -77,13 +77,17 @@ def answer_of(
     Raises ServerError for what is no completion and for one without log-probabilities.
     """
     choice = first_choice(found, where)
-    usage = field(found, "usage", dict, where) or {}
-    details = field(usage, "prompt_tokens_details", dict, where) or {}
-    cached, tokens = field(details, "cached_tokens", int, where), field(usage, "prompt_tokens", int, where)
-    generated = field(usage, "completion_tokens", int, where)
+    usage, cached = field(found, "usage", dict, where) or {}, cached_tokens(found, where)
+    tokens, generated = field(usage, "prompt_tokens", int, where), field(usage, "completion_tokens", int, where)
     rows = rows_of(choice.get("logprobs"), where, top, by_ids)
     prompt = 0 if echoed is None else prompt_count(rows, echoed, generated)
     return Answer(field(choice, "text", str, where) or "", rows, prompt, tokens, cached)
+
+
+def cached_tokens(found: dict[str, Any], where: str) -> int | None:
+    """How many of the prompt's tokens came from the prefix cache; None where that is not said."""
+    usage = field(found, "usage", dict, where) or {}
+    return field(field(usage, "prompt_tokens_details", dict, where) or {}, "cached_tokens", int, where)
 
 
 def prompt_count(rows: Sequence[Row], prompt: str | Sequence[int], generated: int | None) -> int:
@@ -244,3 +248,11 @@ def prompt_rows(found: Any, where: str, ids: Sequence[int], top: int) -> list[Ro
         values = {int(key): x.get("logprob") for key, x in best.items()}
         rows.append(row(token, values.get(token), values, where, top))
     return rows
+
+
+def most(logprobs: Any) -> Sequence[Token]:
+    """The tokens in the longest list of most probable ones."""
+    if not isinstance(logprobs, dict):
+        return ()
+    lists = logprobs.get("top_logprobs") or [x.get("top_logprobs") or () for x in logprobs.get("content") or ()]
+    return max((x for x in lists if x), key=len, default=())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import Answer, Row, Token, answer_of, field, first_choice, prompt_rows
+from .answers import Answer, Row, answer_of, cached_tokens, field, first_choice, most, prompt_rows
 from .client import Client, ServerError
 from .models import model_of
 
@@ -52,6 +52,8 @@ class Server:
     top      most probable tokens of each position
     takes    the names of EXTRAS and COLD that it takes
     form     ECHO, EXTENSION or STEPWISE
+    cached   most tokens of a prompt that came from its prefix cache, as it says
+    reused   those of a prefill alone, which is asked for without; None where it says nothing of them
     notes    what was found out, a sentence each
 
     Raises ServerError where there is no server, no such model or no log-probabilities.
@@ -63,6 +65,7 @@ class Server:
         self.extras: dict[str, Any] = {}
         self.takes: set[str] = set()
         self.cached, self.by_ids = 0, True
+        self.reused: int | None = None
         self.counter = itertools.count()
         self.model = model_of(client, model, self.notes)
         self.top = self._limit(text)
@@ -146,26 +149,44 @@ class Server:
         """The token that a prefill of the prompt and the tokens of `rows` chooses next."""
         prefix = prompt.followed_by(rows)
         self._forget(prefix)
-        return self._complete(prefix, 1, temperature=temperature, **self._cold()).generated[0]
+        return self._complete(prefix, 1, cold=True, temperature=temperature).generated[0]
 
     def _echo(self, prompt: Prompt, temperature: float = 0.0) -> list[Row]:
         """The rows of the prompt's own tokens."""
-        answer = self._complete(prompt, 1, temperature=temperature, echo=True, **self._cold())
+        answer = self._complete(prompt, 1, cold=True, temperature=temperature, echo=True)
         return list(answer.rows[: answer.prompt])
 
     def _extension(self, prompt: Prompt) -> list[Row]:
         assert prompt.ids is not None, "the extension is used by ids alone"
         body = self._body(prompt, 1, **self._cold()) | {"prompt_logprobs": self.top}
-        return prompt_rows(self.client.post("/completions", body), self.where, prompt.ids, self.top)
+        found = self.client.post("/completions", body)
+        if (cached := cached_tokens(found, self.where)) is not None:
+            self.reused = max(self.reused or 0, cached)
+        return prompt_rows(found, self.where, prompt.ids, self.top)
 
-    def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, **more: Any) -> Answer:
-        body = self._body(prompt, n, **more) | ({"echo": True} if echo else {})
+    def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, cold: bool = False, **more: Any) -> Answer:
+        fields = self._cold() if cold else {}
+        body = self._body(prompt, n, **more, **fields) | ({"echo": True} if echo else {})
         found = self.client.post("/completions", body)
         answer = answer_of(found, self.where, self.top, prompt.value if echo else None, self.by_ids)
         self.cached = max(self.cached, answer.cached or 0)
+        if cold and answer.cached is not None:
+            self.reused = max(self.reused or 0, answer.cached)
         if not echo and not answer.rows:
             raise ServerError(f"{self.where} generated no token after {prompt.text!r}; pass another --prompt")
         return answer
+
+    def may_reuse(self, alone: bool) -> bool:
+        """Whether a prefill may have been answered out of what was decoded before.
+
+        Not where the server says that none of its tokens were cached, nor where it takes a field that forbids it and
+        says nothing.
+
+        alone  the server is its own proof, so that one token after each prefix is decode itself with a warm cache
+        """
+        if self.reused is not None:
+            return self.reused > 0
+        return not self.takes & set(COLD) and (self.cached > 0 or (alone and self.form == STEPWISE))
 
     def _body(self, prompt: Prompt, n: int, **more: Any) -> dict[str, Any]:
         named = {"model": self.model, "prompt": prompt.value, "max_tokens": n, "logprobs": self.top}
@@ -264,14 +285,6 @@ class Server:
                 raise
             return False
         return all(isinstance(t, int) for t in by_text.known) and by_text.known.keys() == by_ids.known.keys()
-
-
-def most(logprobs: Any) -> Sequence[Token]:
-    """The tokens in the longest list of most probable ones."""
-    if not isinstance(logprobs, dict):
-        return ()
-    lists = logprobs.get("top_logprobs") or [x.get("top_logprobs") or () for x in logprobs.get("content") or ()]
-    return max((x for x in lists if x), key=len, default=())
 
 
 def hinted(error: ServerError) -> ServerError:

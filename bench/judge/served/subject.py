@@ -86,6 +86,7 @@ class ServedSubject:
         self.positions = np.array(
             [[way.pairs[min(j, len(way.pairs) - 1)][0] for j in range(last)] for way in self.ways]
         )
+        self.real = np.array([[j < len(way.pairs) for j in range(last)] for way in self.ways])  # others fill rows
         self.contradiction = self._contradiction()
         self._note_rows()
 
@@ -99,11 +100,13 @@ class ServedSubject:
 
     def qualify(self, verdict: Verdict) -> Verdict:
         """The verdict on log-probabilities and not on logits, in words about servers."""
-        if verdict.difference is not None:  # the judge counts columns, which are no tokens
-            verdict = replace(verdict, difference=replace(verdict.difference, flips=()))
+        if verdict.difference is not None:  # the judge counts columns, which are no tokens, and repeated positions
+            a, b = self.made
+            agree = (a.argmax(-1) == b.argmax(-1)) & ~np.isnan(a + b).any(-1) & self.real
+            counted = {"agree": int(agree.sum()), "of": int(self.real.sum())}
+            verdict = replace(verdict, difference=replace(verdict.difference, flips=(), **counted))
         place = f"{self._place(*verdict.rungs[-1].where)}; {self._flips()}"
-        again = self.server.form == STEPWISE and not self.against
-        verdict = decided(verdict, SETTLE, place, again or bool(self.server.cached))
+        verdict = decided(verdict, SETTLE, place, self.server.may_reuse(alone=self.against is None))
         if verdict.verdict == BUG and self.contradiction:
             return replace(verdict, verdict=INCONCLUSIVE, reason=f"{verdict.reason} But {self.contradiction}")
         return verdict
@@ -118,6 +121,7 @@ class ServedSubject:
         """Where the most probable token differs, and by how much it leads at most."""
         a, b = self.made
         lead = np.take_along_axis(b, b.argmax(-1)[..., None], -1) - np.take_along_axis(b, a.argmax(-1)[..., None], -1)
+        lead = lead[self.real]
         flips = int((lead > 0).sum())
         if not flips:
             return "no most probable token differs"

@@ -181,14 +181,37 @@ def test_a_text_that_is_split_otherwise_is_compared_as_far_as_it_is_not(pair, ec
     assert any(at in note for note in found.notes), found.notes
 
 
-@pytest.mark.parametrize("manner", [Manner(cached=2), Manner(echo=False)], ids=["cached", "stepwise"])
-def test_equal_bits_that_a_prefix_cache_may_have_given_clear_nobody(manner):
+def no_cold_field(handler, path, body):
+    """Refuses what forbids a prefix cache."""
+    refused = bool(body) and bool({"cache_prompt", "cache_salt"} & set(body))
+    if refused:
+        reply(handler, {"error": "unknown field"}, 400)
+    return refused
+
+
+@pytest.mark.parametrize(("manner", "word"), [
+    (Manner(cached=2), INCONCLUSIVE), (Manner(cached=2, echo=False, extension=True), INCONCLUSIVE),
+    (Manner(cached=2, echo=False), INCONCLUSIVE), (Manner(cached=2, before=no_cold_field), INCONCLUSIVE),
+    (Manner(echo=False, before=no_cold_field), INCONCLUSIVE), (Manner(echo=False, strict=True), INCONCLUSIVE),
+    (Manner(cached=0, echo=False, before=no_cold_field), ROUNDING), (Manner(cached=0, echo=False), ROUNDING),
+    (Manner(echo=False), ROUNDING), (Manner(before=no_cold_field), ROUNDING), (Manner(cached=0), ROUNDING),
+])  # fmt: skip
+def test_equal_bits_that_a_prefix_cache_may_have_given_clear_nobody(manner, word):
     model = Replay([[1, 2, 3, 4, 5, 6]], [1], [np.eye(4, 20)], [np.eye(4, 20)])
     texts = [text_of([1, 2])]
     assert judged(model, Manner(), texts=texts, steps=4).verdict.verdict == ROUNDING
     found = judged(model, manner, texts=texts, steps=4).verdict
-    assert found.verdict == INCONCLUSIVE
-    assert "prefill may have come from the prefix cache" in found.reason
+    assert found.verdict == word, found.reason
+    advice = "prefill may have come from the prefix cache. To settle it let the server say how many tokens were cached"
+    assert (advice in found.reason) == (word == INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("trusted", [None, oracle()], ids=["alone", "against another"])
+def test_agreeing_tokens_are_counted_at_positions_that_were_compared(trusted):
+    found = judged(oracle(), Manner(), trusted)
+    counted = int(next(note for note in found.notes if "positions compared" in note).split("; ")[1].split()[0])
+    assert found.verdict.difference is not None
+    assert (found.verdict.difference.agree, found.verdict.difference.of) == (counted, counted)
 
 
 def test_company_that_is_refused_is_said():
