@@ -41,7 +41,7 @@ from kvproof.bench.judge.huggingface.caches import AUTO, CACHES
 from kvproof.bench.judge.huggingface.scenarios import SCENARIOS
 from kvproof.bench.judge.investigation import Investigation, investigate
 from kvproof.bench.judge.options import apply_defaults
-from kvproof.bench.judge.served.subject import served
+from kvproof.bench.judge.served.command import served
 from kvproof.bench.judge.subjects.callables import CallableSubject
 from kvproof.bench.judge.subjects.logits import LogitsSubject
 from kvproof.bench.judge.subjects.ours import OurSubject

@@ -138,7 +138,7 @@ def by_counted_rungs(dtype: str, rungs: Sequence[Rung], op: float | None, exclud
     if finest.resolution > RESOLUTION:
         return INCONCLUSIVE, (
             f"The paths differ by {errors}; rounding explains up to {finest.gate:.1e} in {finest.dtype}, the finest "
-            f"rung there was, but that is {100 * finest.resolution:.1g} % of the logits and bugs hide below it: "
+            f"rung there was, but that is {100 * finest.resolution:.2g} % of the logits and bugs hide below it: "
             f"{advice(rungs, excluded)}."
         )
     shrunk = rungs[0].error < 0.1 * rungs[-1].error

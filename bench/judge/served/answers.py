@@ -16,8 +16,11 @@ from typing import Any
 from .client import ServerError
 
 Token = int | str
-ID = re.compile(r"token_id:(\d+)")
+ID = re.compile(r"token_id:([0-9]{1,18})")
 LOWEST = -9000.0  # below it a server means minus infinity: OpenAI and vLLM write -9999
+HUGE = 1e300  # from here on a number is no log-probability, and may be too large for a float
+SHOWN = 60  # characters of what came in a wrong place
+KINDS = {dict: "an object", list: "a list", int: "a whole number", str: "text"}
 TOLERANCE = 0.01  # by which a sum of probabilities may exceed 1, in half precision
 
 
@@ -74,28 +77,36 @@ def answer_of(
     Raises ServerError for what is no completion and for one without log-probabilities.
     """
     choice = first_choice(found, where)
-    usage = found.get("usage") or {}
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    usage, cached = field(found, "usage", dict, where) or {}, cached_tokens(found, where)
+    tokens, generated = field(usage, "prompt_tokens", int, where), field(usage, "completion_tokens", int, where)
     rows = rows_of(choice.get("logprobs"), where, top, by_ids)
-    prompt = 0 if echoed is None else prompt_count(rows, echoed, usage.get("completion_tokens"))
-    return Answer(str(choice.get("text") or ""), rows, prompt, usage.get("prompt_tokens"), cached)
+    prompt = 0 if echoed is None else prompt_count(rows, echoed, generated)
+    return Answer(field(choice, "text", str, where) or "", rows, prompt, tokens, cached)
 
 
-def prompt_count(rows: Sequence[Row], prompt: str | Sequence[int], generated: Any) -> int:
+def cached_tokens(found: dict[str, Any], where: str) -> int | None:
+    """How many of the prompt's tokens came from the prefix cache; None where that is not said."""
+    usage = field(found, "usage", dict, where) or {}
+    return field(field(usage, "prompt_tokens_details", dict, where) or {}, "cached_tokens", int, where)
+
+
+def prompt_count(rows: Sequence[Row], prompt: str | Sequence[int], generated: int | None) -> int:
     """How many rows are the prompt's.
 
     A server may leave out the first token, where it added that itself, and the last one, which nothing follows; so the
     rows are counted by what stands in them, and by the usage only where texts do not join to the prompt.
     """
     if not isinstance(prompt, str):
-        same = [row.token for row in rows[: len(prompt)]] == list(prompt)
-        return len(prompt) if same else 0
+        for given in (list(prompt), list(prompt[1:])):
+            if [row.token for row in rows[: len(given)]] == given:
+                return len(given)
+        return 0
     joined = ""
     for i, row in enumerate(rows):
         joined += str(row.token)
         if joined.lstrip() == prompt.lstrip():
             return i + 1
-    return max(len(rows) - generated, 0) if isinstance(generated, int) and len(rows) > generated else 0
+    return max(len(rows) - generated, 0) if generated is not None else 0
 
 
 def first_choice(found: Any, where: str) -> dict[str, Any]:
@@ -120,21 +131,59 @@ def rows_of(logprobs: Any, where: str, top: int, by_ids: bool) -> list[Row]:
     if not isinstance(tokens, list) or len(tokens) != len(own):
         count = "no" if not isinstance(tokens, list) else len(tokens)
         raise ServerError(f"{where} gave {len(own)} token_logprobs and {count} tokens; they must be as many")
-    lists = logprobs.get("top_logprobs") or [None] * len(own)
+    lists = field(logprobs, "top_logprobs", list, where) or [None] * len(own)
     if len(lists) != len(own):
         raise ServerError(f"{where} gave {len(own)} token_logprobs and {len(lists)} top_logprobs; they must be as many")
-    return [row(t, p, best, where, top) for t, p, best in zip(tokens, own, lists, strict=True)]
+    bests = [best_of(best, where, by_ids) for best in lists]
+    return [row(t, p, best, where, top) for t, p, best in zip(tokens, own, bests, strict=True)]
 
 
 def content_row(x: Any, where: str, top: int, by_ids: bool) -> Row:
+    token, logprob = entry(x, "content", where, by_ids)
+    return row(token, logprob, best_of(x.get("top_logprobs"), where, by_ids), where, top)
+
+
+def best_of(best: Any, where: str, by_ids: bool) -> dict[Token, Any]:
+    """{token: log-probability} of the most probable tokens, which came so or as a list of {token, logprob}."""
+    if isinstance(best, list):
+        return dict(entry(x, "top_logprobs", where, by_ids) for x in best)
+    return expected(best, dict, "top_logprobs", where) or {}
+
+
+def entry(x: Any, name: str, where: str, by_ids: bool) -> tuple[Token, Any]:
+    """(token, log-probability) of a {token, id, logprob}."""
     if not isinstance(x, dict) or "logprob" not in x:
-        raise ServerError(f"{where} gave a token without a logprob; its log-probabilities are of no form known here")
-    best = {named(y, by_ids): y["logprob"] for y in x.get("top_logprobs") or ()}
-    return row(named(x, by_ids), x["logprob"], best, where, top)
+        raise ServerError(
+            f"{where} gave a token without a logprob in {name} ({short(x)}); its log-probabilities are of no form "
+            "known here"
+        )
+    named = x["id"] if by_ids and type(x.get("id")) is int else x.get("token")
+    return checked_token(named, where), x["logprob"]
 
 
-def named(x: dict[str, Any], by_ids: bool) -> Any:
-    return x["id"] if by_ids and isinstance(x.get("id"), int) else x.get("token")
+def checked_token(token: Any, where: str) -> Token:
+    if isinstance(token, bool) or not isinstance(token, int | str):
+        raise ServerError(f"{where} gave a token that is neither text nor an id ({short(token)})")
+    return token
+
+
+def expected(x: Any, kind: type, name: str, where: str) -> Any:
+    """x, which is None or of that kind.  Raises ServerError with the field's name for all else."""
+    if x is None or (isinstance(x, kind) and not isinstance(x, bool)):
+        return x
+    raise ServerError(
+        f"{where} gave {short(x)} for {name}, which is {KINDS[kind]} in OpenAI's API; does it speak that?"
+    )
+
+
+def field(found: dict[str, Any], name: str, kind: type, where: str) -> Any:
+    """A field that is absent, null or of that kind.  Raises ServerError with its name for all else."""
+    return expected(found.get(name), kind, name, where)
+
+
+def short(x: Any) -> str:
+    text = repr(x)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
 def row(token: Any, own: Any, best: Any, where: str, top: int) -> Row:
@@ -143,9 +192,7 @@ def row(token: Any, own: Any, best: Any, where: str, top: int) -> Row:
     Two tokens can have one text, as halves of a character do; a dict holds one of them. So a list of texts that is
     shorter than asked is not compared, and neither are texts that stand for any broken character.
     """
-    if not isinstance(token, int | str):
-        raise ServerError(f"{where} gave a token that is neither text nor an id ({token!r})")
-    chosen = as_token(token)
+    chosen = as_token(checked_token(token, where))
     found = {as_token(key): number(value, where) for key, value in (best or {}).items()}
     counted = len(found) - (chosen in found and len(found) > top)
     texts = [key for key in found if isinstance(key, str)]
@@ -178,8 +225,8 @@ def number(value: Any, where: str) -> float:
     """A log-probability; NaN passes, since the verdict is about it."""
     if value is None:
         return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ServerError(f"{where} gave {value!r} for a log-probability, which is no number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or HUGE <= abs(value) < math.inf:
+        raise ServerError(f"{where} gave {short(value)} for a log-probability, which is none")
     return float(value)
 
 
@@ -188,13 +235,24 @@ def prompt_rows(found: Any, where: str, ids: Sequence[int], top: int) -> list[Ro
 
     Raises ServerError where they do not belong to these ids.
     """
-    given = first_choice(found, where).get("prompt_logprobs")
-    if not isinstance(given, list):
+    given = field(first_choice(found, where), "prompt_logprobs", list, where)
+    if given is None:
         return []
     if len(given) != len(ids):
         raise ServerError(f"{where} gave prompt_logprobs of {len(given)} tokens for {len(ids)} ids")
     rows = []
     for token, best in zip(ids, given, strict=True):
-        values = {int(key): x.get("logprob") for key, x in (best or {}).items()}
+        best = expected(best, dict, "prompt_logprobs", where) or {}
+        if wrong := [key for key, x in best.items() if not (re.fullmatch(r"[0-9]{1,18}", key) and isinstance(x, dict))]:
+            raise ServerError(f"{where} gave {short(wrong[0])} in prompt_logprobs, which is no id with its logprob")
+        values = {int(key): x.get("logprob") for key, x in best.items()}
         rows.append(row(token, values.get(token), values, where, top))
     return rows
+
+
+def most(logprobs: Any) -> Sequence[Token]:
+    """The tokens in the longest list of most probable ones."""
+    if not isinstance(logprobs, dict):
+        return ()
+    lists = logprobs.get("top_logprobs") or [x.get("top_logprobs") or () for x in logprobs.get("content") or ()]
+    return max((x for x in lists if x), key=len, default=())

@@ -19,6 +19,11 @@ from ....reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING, Rung, Verdi
 # mean square: four times the worst, 19.6, of SmolLM2-135M's (six texts of 48 decode steps, float16 and bfloat16) and
 # of 384 clean draws (14.5; 4 head layouts, 1 to 24 layers, eager and sdpa, both dtypes).
 ROUNDINGS = 80.0
+COLD_START = (
+    "let the server say how many tokens were cached (cached_tokens of its usage; vLLM: --enable-prompt-tokens-details) "
+    "and start it without prefix caching; or use one that takes cache_prompt or cache_salt, or compare it with another "
+    "by --against URL"
+)
 LEAST_SIZE = 1.0  # nats: below it a root mean square of log-probabilities says little of the logits' size
 
 
@@ -65,7 +70,7 @@ def by_rung(rung: Rung, settle: str, place: str, cached: bool) -> tuple[str, str
         return BUG, f"They differ by {rung.error:.2g} nats, {explains}, most at {place}."
     if not rung.error and cached:
         why = "which two computations seldom do, and prefill may have come from the prefix cache"
-        return INCONCLUSIVE, f"They agree bit for bit, {why}. To settle it start the server without prefix caching."
+        return INCONCLUSIVE, f"They agree bit for bit, {why}. To settle it {COLD_START}."
     if not rung.error:
         return ROUNDING, "They agree bit for bit."
     if roundoff(rung.dtype) > roundoff("float32"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .answers import Row, Token
+from .client import ServerError
 
 ENOUGH = 3  # positions that must fit for rows to be taken for those of other positions
 
@@ -31,8 +32,15 @@ def compared(a: Row, b: Row) -> Compared:
 
     Of the latter only a bound is known: no token outside a list is more probable than the last one in it. Where the
     bound is kept the two count as equal, else as apart by what it is exceeded by, the least that they can be.
+
+    Raises ServerError where one names tokens by ids and the other by texts.
     """
     of_a, of_b = a.known, b.known
+    if len({type(token) for token in (*of_a, *of_b)}) > 1:
+        raise ServerError(
+            f"tokens are named by ids and by texts ({a.token!r}, {b.token!r}), which cannot be compared; let the "
+            "server name them in one way"
+        )
     found = []
     for token in of_a.keys() | of_b.keys():
         if token in of_a and token in of_b:

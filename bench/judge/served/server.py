@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .answers import Answer, Row, Token, answer_of, first_choice, prompt_rows
+from .answers import Answer, Row, answer_of, cached_tokens, field, first_choice, most, prompt_rows
 from .client import Client, ServerError
+from .models import model_of
 
 TOPS = (20, 5, 1)  # most probable tokens asked for: vLLM's limit, OpenAI's, and what the API must give
 REFUSED = (400, 404, 422, 500, 501)  # how servers say no to a field that they do not know
@@ -31,9 +32,11 @@ class Prompt:
     ids: tuple[int, ...] | None = None
 
     def followed_by(self, rows: Sequence[Row]) -> "Prompt":
-        """The prompt and the tokens of these rows."""
+        """The prompt and the tokens of these rows.  Raises ServerError for ids behind a text."""
         tokens = [row.token for row in rows]
         if self.ids is None:
+            if numbers := [token for token in tokens if isinstance(token, int)]:
+                raise ServerError(f"a token came as the id {numbers[0]} alone, whose text nobody knows: ask by ids")
             return Prompt(self.text + "".join(map(str, tokens)))
         return Prompt(self.text, (*self.ids, *(int(token) for token in tokens)))
 
@@ -49,6 +52,8 @@ class Server:
     top      most probable tokens of each position
     takes    the names of EXTRAS and COLD that it takes
     form     ECHO, EXTENSION or STEPWISE
+    cached   most tokens of a prompt that came from its prefix cache, as it says
+    reused   those of a prefill alone, which is asked for without; None where it says nothing of them
     notes    what was found out, a sentence each
 
     Raises ServerError where there is no server, no such model or no log-probabilities.
@@ -60,8 +65,9 @@ class Server:
         self.extras: dict[str, Any] = {}
         self.takes: set[str] = set()
         self.cached, self.by_ids = 0, True
+        self.reused: int | None = None
         self.counter = itertools.count()
-        self.model = self._model(model)
+        self.model = model_of(client, model, self.notes)
         self.top = self._limit(text)
         self._ask_extras(text)
         self.form = self._prompt_form(text)
@@ -94,15 +100,24 @@ class Server:
         self._forget(whole)
         if self.form == EXTENSION:
             found = self._extension(whole)[-len(rows) - 1 :]
+            self._check_joined(len(found) > len(rows), whole)
             return found[0], found[1:]
         given = self._echo(prompt, temperature)
         echoed = self._echo(whole, temperature)
+        self._check_joined(0 < len(given) <= len(echoed), whole)
         expected = [row.token for row in (*given, *rows)]
         pairs = zip(echoed, expected, strict=False)
         same = len(list(itertools.takewhile(lambda pair: pair[0].token == pair[1], pairs)))
         if same < len(expected):
             self._note_split(max(same - len(given), 0), len(rows))
         return echoed[len(given) - 1], echoed[len(given) : same]
+
+    def _check_joined(self, joined: bool, prompt: Prompt) -> None:
+        if not joined:
+            raise ServerError(
+                f"{self.where} gave by {self.form} no tokens that join to {prompt.text or prompt.value!r}, though "
+                "it did for another prompt; pass another --prompt"
+            )
 
     def keeps_tokens(self, prompt: Prompt, rows: Sequence[Row]) -> bool:
         """Whether the prompt followed by the tokens of `rows` is split into these tokens; False where nobody says."""
@@ -134,25 +149,44 @@ class Server:
         """The token that a prefill of the prompt and the tokens of `rows` chooses next."""
         prefix = prompt.followed_by(rows)
         self._forget(prefix)
-        return self._complete(prefix, 1, temperature=temperature, **self._cold()).generated[0]
+        return self._complete(prefix, 1, cold=True, temperature=temperature).generated[0]
 
     def _echo(self, prompt: Prompt, temperature: float = 0.0) -> list[Row]:
         """The rows of the prompt's own tokens."""
-        answer = self._complete(prompt, 1, temperature=temperature, echo=True, **self._cold())
+        answer = self._complete(prompt, 1, cold=True, temperature=temperature, echo=True)
         return list(answer.rows[: answer.prompt])
 
     def _extension(self, prompt: Prompt) -> list[Row]:
         assert prompt.ids is not None, "the extension is used by ids alone"
         body = self._body(prompt, 1, **self._cold()) | {"prompt_logprobs": self.top}
-        return prompt_rows(self.client.post("/completions", body), self.where, prompt.ids, self.top)
+        found = self.client.post("/completions", body)
+        if (cached := cached_tokens(found, self.where)) is not None:
+            self.reused = max(self.reused or 0, cached)
+        return prompt_rows(found, self.where, prompt.ids, self.top)
 
-    def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, **more: Any) -> Answer:
-        body = self._body(prompt, n, **more) | ({"echo": True} if echo else {})
-        answer = answer_of(self.client.post("/completions", body), self.where, self.top, prompt.value if echo else None)
+    def _complete(self, prompt: Prompt, n: int, *, echo: bool = False, cold: bool = False, **more: Any) -> Answer:
+        fields = self._cold() if cold else {}
+        body = self._body(prompt, n, **more, **fields) | ({"echo": True} if echo else {})
+        found = self.client.post("/completions", body)
+        answer = answer_of(found, self.where, self.top, prompt.value if echo else None, self.by_ids)
         self.cached = max(self.cached, answer.cached or 0)
+        if cold and answer.cached is not None:
+            self.reused = max(self.reused or 0, answer.cached)
         if not echo and not answer.rows:
             raise ServerError(f"{self.where} generated no token after {prompt.text!r}; pass another --prompt")
         return answer
+
+    def may_reuse(self, alone: bool) -> bool:
+        """Whether a prefill may have been answered out of what was decoded before.
+
+        Not where the server says that none of its tokens were cached, nor where it takes a field that forbids it and
+        says nothing.
+
+        alone  the server is its own proof, so that one token after each prefix is decode itself with a warm cache
+        """
+        if self.reused is not None:
+            return self.reused > 0
+        return not self.takes & set(COLD) and (self.cached > 0 or (alone and self.form == STEPWISE))
 
     def _body(self, prompt: Prompt, n: int, **more: Any) -> dict[str, Any]:
         named = {"model": self.model, "prompt": prompt.value, "max_tokens": n, "logprobs": self.top}
@@ -172,29 +206,6 @@ class Server:
             others = [i for i in prompt.ids if i != prompt.ids[0]] or [max(prompt.ids[0] - 1, 0)]
             other = Prompt("", (others[0],))
         self._complete(other, 1)
-
-    def _model(self, wanted: str | None) -> str:
-        try:
-            found = self.client.get("/models")
-        except ServerError as error:
-            if error.status is None:
-                raise
-            if wanted is None:
-                raise ServerError(f"{error}; without a list of models, name yours by --model", error.status) from None
-            self.notes.append(
-                f"{self.client.url}/models answered {error.status}, so that nobody checked the model's name"
-            )
-            return wanted
-        listed = found.get("data") if isinstance(found, dict) else None
-        names = [str(x["id"]) for x in listed or () if isinstance(x, dict) and "id" in x]
-        if wanted is None and len(names) == 1:
-            return names[0]
-        if wanted in names:
-            return str(wanted)
-        serves = f"{self.client.url} serves {', '.join(names[:8]) or 'no model'}"
-        if wanted is None:
-            raise ServerError(f"{serves}; name one of them by --model")
-        raise ServerError(f"{serves}; there is no {wanted!r}: name one of them by --model")
 
     def _limit(self, text: str) -> int:
         """How many of the most probable tokens the server gives; 0 where it gives the chosen one's alone."""
@@ -251,7 +262,8 @@ class Server:
         """The text's ids, as the completion names them or the server's tokenizer; None where it says neither."""
         body = self._body(Prompt(text), 1)
         found = self.client.post("/completions", body)
-        given = first_choice(found, self.where).get("prompt_token_ids") or found.get("prompt_token_ids")
+        choice = first_choice(found, self.where)
+        given = field(choice, "prompt_token_ids", list, self.where) or found.get("prompt_token_ids")
         if given is None:
             root = Client(self.client.url.removesuffix("/v1"), self.client.key, self.client.timeout)
             try:
@@ -261,7 +273,7 @@ class Server:
             except ServerError:
                 return None
             given = found.get("tokens") if isinstance(found, dict) else None
-        return tuple(given) if isinstance(given, list) and all(isinstance(i, int) for i in given) else None
+        return tuple(given) if isinstance(given, list) and all(type(i) is int for i in given) else None
 
     def _takes_ids(self, text: str, ids: tuple[int, ...] | None) -> bool:
         """Whether the ids stand for the text: the server names its tokens by ids and expects the same ones next."""
@@ -273,14 +285,6 @@ class Server:
                 raise
             return False
         return all(isinstance(t, int) for t in by_text.known) and by_text.known.keys() == by_ids.known.keys()
-
-
-def most(logprobs: Any) -> Sequence[Token]:
-    """The tokens in the longest list of most probable ones."""
-    if not isinstance(logprobs, dict):
-        return ()
-    lists = logprobs.get("top_logprobs") or [x.get("top_logprobs") or () for x in logprobs.get("content") or ()]
-    return max((x for x in lists if x), key=len, default=())
 
 
 def hinted(error: ServerError) -> ServerError:

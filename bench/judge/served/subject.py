@@ -1,8 +1,6 @@
 """A server against itself, decode against prefill, or two servers against each other, as a subject for the judge."""
 
-import argparse
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,16 +11,12 @@ import numpy as np
 from ....reference.judge.difference import rms
 from ....reference.judge.verdict import BUG, INCONCLUSIVE, Verdict
 from .answers import Row
-from .client import Client, ServerError
+from .client import ServerError
 from .limits import LEAST_SIZE, decided, limit
 from .rows import Compared, apart, arrays, compared, earlier, one_late, same_context
 from .semantics import ask
 from .server import STEPWISE, Prompt, Server
 
-PROMPTS = ("Once upon a time there was a king", "ROMEO:")
-STEPS = 32  # past a page of 16 slots, vLLM's
-DTYPE = "bfloat16"  # what servers compute in unless told otherwise
-KEY = "OPENAI_API_KEY"
 ONE_SERVER = "decode against prefill of the same server; what both share (weights, GELU, the head) it cannot see"
 TWO_SERVERS = "one server against another, through prefill and through decode"
 SETTLE = (
@@ -92,6 +86,7 @@ class ServedSubject:
         self.positions = np.array(
             [[way.pairs[min(j, len(way.pairs) - 1)][0] for j in range(last)] for way in self.ways]
         )
+        self.real = np.array([[j < len(way.pairs) for j in range(last)] for way in self.ways])  # others fill rows
         self.contradiction = self._contradiction()
         self._note_rows()
 
@@ -105,11 +100,13 @@ class ServedSubject:
 
     def qualify(self, verdict: Verdict) -> Verdict:
         """The verdict on log-probabilities and not on logits, in words about servers."""
-        if verdict.difference is not None:  # the judge counts columns, which are no tokens
-            verdict = replace(verdict, difference=replace(verdict.difference, flips=()))
+        if verdict.difference is not None:  # the judge counts columns, which are no tokens, and repeated positions
+            a, b = self.made
+            agree = (a.argmax(-1) == b.argmax(-1)) & ~np.isnan(a + b).any(-1) & self.real
+            counted = {"agree": int(agree.sum()), "of": int(self.real.sum())}
+            verdict = replace(verdict, difference=replace(verdict.difference, flips=(), **counted))
         place = f"{self._place(*verdict.rungs[-1].where)}; {self._flips()}"
-        again = self.server.form == STEPWISE and not self.against
-        verdict = decided(verdict, SETTLE, place, again or bool(self.server.cached))
+        verdict = decided(verdict, SETTLE, place, self.server.may_reuse(alone=self.against is None))
         if verdict.verdict == BUG and self.contradiction:
             return replace(verdict, verdict=INCONCLUSIVE, reason=f"{verdict.reason} But {self.contradiction}")
         return verdict
@@ -124,6 +121,7 @@ class ServedSubject:
         """Where the most probable token differs, and by how much it leads at most."""
         a, b = self.made
         lead = np.take_along_axis(b, b.argmax(-1)[..., None], -1) - np.take_along_axis(b, a.argmax(-1)[..., None], -1)
+        lead = lead[self.real]
         flips = int((lead > 0).sum())
         if not flips:
             return "no most probable token differs"
@@ -232,6 +230,12 @@ class ServedSubject:
         ways = [Way("prefill", i, 0, a, b) for i, (a, b) in enumerate(prefills)]
         for i, (prompt, rows) in enumerate(zip(self.prompts, self.decoded, strict=True)):
             ways.append(Way("decode", i, 0, rows, self._forced(against, prompt, rows)))
+        both = [pair for way in ways for pair in zip(way.a, way.b, strict=False)]
+        if both and not any(x.known.keys() & y.known.keys() for x, y in both):
+            raise ServerError(
+                f"{self.name_a} and {self.name_b} name no token alike (such as {both[0][0].token!r} and "
+                f"{both[0][1].token!r}), so that there is nothing to compare: do both serve one model?"
+            )
         return ways
 
     def _forced(self, server: Server, prompt: Prompt, rows: Sequence[Row]) -> Sequence[Row]:
@@ -273,23 +277,3 @@ def whole(row: Row) -> bool:
 def reversed_prompt(prompt: Prompt) -> Prompt:
     """Another prompt of about the same length."""
     return Prompt(prompt.text[::-1], None if prompt.ids is None else prompt.ids[::-1])
-
-
-def served(args: argparse.Namespace) -> ServedSubject:
-    """The subject of --url and --against.  Raises ServerError for what the servers do not give."""
-    variable = args.api_key_env or KEY
-    key = os.environ.get(variable) or None
-    if args.api_key_env and key is None:
-        raise ServerError(f"--api-key-env names {variable}, which is not set; put the key in it")
-    steps = STEPS if args.steps is None else args.steps
-    if steps < 1:
-        raise ServerError(f"--steps is {steps}; at least 1 position must be compared")
-    texts = args.prompt or list(PROMPTS)
-    if not all(texts):
-        raise ServerError("an empty --prompt came; a server's prompt has at least one token")
-    asked = ((args.url, args.model), (args.against, args.against_model))
-    servers = [Server(Client(url, key, args.timeout), model, texts[0]) for url, model in asked if url]
-    subject = ServedSubject(servers[0], servers[1] if len(servers) > 1 else None, texts, steps, args.dtype or DTYPE)
-    if args.dtype is None:
-        subject.notes.insert(0, f"no --dtype came, so {DTYPE} is assumed, which can accuse and cannot clear")
-    return subject

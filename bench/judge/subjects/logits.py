@@ -11,10 +11,11 @@ from safetensors import SafetensorError, safe_open
 from ....reference.judge.ladder import GATE, UNSHIFTED
 from ....reference.judge.parity import DTYPES
 from ....reference.judge.rounding import roundoff
-from ....reference.judge.verdict import BUG, INCONCLUSIVE, Verdict
+from ....reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING, Verdict, decide
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 NARROW_FIRST = ("bfloat16", "float16", "float32", "float64")
+OWN = "float64's own, assumed since saved logits take no shift"
 RAW_BFLOAT16 = np.dtype("V2")  # as np.load gives what ml_dtypes' bfloat16 was saved as
 
 
@@ -64,7 +65,7 @@ class LogitsSubject:
             )
         held = min((kind for _, kind in read), key=NARROW_FIRST.index)
         dtype = said or held
-        if NARROW_FIRST.index(held) < NARROW_FIRST.index(dtype) and held in NARROW_FIRST[:2]:
+        if NARROW_FIRST.index(held) < NARROW_FIRST.index(dtype):
             raise ValueError(
                 f"{' or '.join(pair)} holds numbers of {held} alone, so it was not computed in {dtype}; "
                 f"say {held}, or save it before it is rounded"
@@ -84,7 +85,9 @@ class LogitsSubject:
         return self.rungs[dtype]
 
     def qualify(self, verdict: Verdict) -> Verdict:
-        """The verdict, INCONCLUSIVE where it hangs on a dtype that nobody has said."""
+        """The verdict, INCONCLUSIVE where it hangs on a dtype that nobody has said, or on what float64 has inside."""
+        if verdict.verdict == ROUNDING:
+            return self._in_float64(verdict)
         rung = verdict.rungs[-1]
         narrow = GATE * UNSHIFTED * roundoff("bfloat16") * rung.size
         unsaid = not self.said and len(self.rungs) == 1
@@ -96,6 +99,24 @@ class LogitsSubject:
             f"settle it say --dtypes {rung.dtype} or --dtypes bfloat16, and give a wider pair, both paths in float64."
         )
         return replace(verdict, verdict=INCONCLUSIVE, reason=f"{reason} Asked: {self.question}.")
+
+    def _in_float64(self, verdict: Verdict) -> Verdict:
+        """ROUNDING, where float64's own explains what differs in float64; the ladder's gate assumes float32 inside."""
+        rungs = []
+        for rung in verdict.rungs:
+            own = GATE * UNSHIFTED * roundoff("float64") * rung.size
+            if rung.dtype == "float64" and not rung.excluded and rung.error > own:
+                reason = (
+                    f"They differ by {rung.error:.2g}; float64's own rounding explains up to {own:.1e}: a bug, "
+                    f"if nothing in either path is float32 inside. With float32 inside {rung.gate:.1e} is "
+                    "rounding. To settle it compute in float64 throughout and save both anew; if they do not, that "
+                    f"pair is --dtypes float32. Asked: {self.question}."
+                )
+                return replace(verdict, verdict=INCONCLUSIVE, reason=reason)
+            fine = rung.dtype == "float64" and not rung.excluded
+            rungs.append(replace(rung, gate=own, noise=own / GATE, note=OWN) if fine else rung)
+        word, reason = decide(self.dtype, rungs)
+        return replace(verdict, verdict=word, reason=f"{reason} Asked: {self.question}.", rungs=rungs)
 
 
 def read_logits(path: Path) -> tuple[np.ndarray, str]:
@@ -110,10 +131,16 @@ def read_logits(path: Path) -> tuple[np.ndarray, str]:
     x = from_safetensors(path) if path.suffix == ".safetensors" else from_numpy(path)
     if x.dtype == RAW_BFLOAT16:
         x = x.view(ml_dtypes.bfloat16)
+    if x.dtype.kind == "f":
+        x = x.astype(x.dtype.newbyteorder("="), copy=False)  # of another machine's byte order
     stored = str(x.dtype)
     if stored not in DTYPES:
         kind = "whole numbers, such as token ids" if x.dtype.kind in "iub" else stored
-        raise ValueError(f"{path} holds {kind}; logits are {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
+        if x.dtype.kind == "V":
+            kind = f"raw bytes ({stored}), as numpy.save leaves a dtype that NumPy lacks"
+        raise ValueError(
+            f"{path} holds {kind}; logits are {', '.join(DTYPES[:-1])} or {DTYPES[-1]}: save them as one of these"
+        )
     if x.ndim not in (2, 3) or not x.size:
         raise ValueError(f"{path} holds an array {x.shape}; logits are (n, V) or (B, n, V), of one position or more")
     wide = x.astype(np.float64)

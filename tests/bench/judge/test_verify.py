@@ -12,6 +12,7 @@ import torch
 from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge import exam
 from kvproof.bench.judge.faults.catalogue import TORCH_FAULTS
+from kvproof.bench.judge.options import GOES_WITH, MODES, flag
 from kvproof.bench.measure.gate import replayed_attention, to_numpy
 from kvproof.bench.measure.interleaved import Models
 from kvproof.gpt2 import attention, load
@@ -166,6 +167,23 @@ def test_what_a_fault_plants_is_taken_out_again():
 def test_a_mistake_is_exit_code_3_and_says_what_fits(argv, message, capsys):
     assert verify.main(argv) == 3
     assert message in capsys.readouterr().err
+
+
+def test_an_option_that_does_nothing_is_refused_whatever_its_value(capsys):
+    """Every option of every mode that it does not go with, by each value that could pass for no value."""
+    flags = {action.dest: action for action in verify.options()._actions}
+    words = {"logits": ["a", "b"], "faults": [], "formats": [], "impl": ["sdpa"]}
+    tried = 0
+    for mode, (name, modes) in product(MODES, GOES_WITH.items()):
+        action = flags[name]
+        if mode in modes or name == mode or action.choices:
+            continue
+        for value in [[]] if action.nargs == 0 else [["0"]] if action.type in (int, float) else [[""], ["0"]]:
+            argv = [flag(mode), *words.get(mode, ["x"]), flag(name), *value]
+            assert verify.main(argv) == 3, argv
+            assert f"{flag(name)} does nothing beside" in (said := capsys.readouterr().err) or "is empty" in said, argv
+            tried += 1
+    assert tried > 100
 
 
 def test_the_corpus_is_listed_with_where_each_bug_happened(capsys):

@@ -1,5 +1,6 @@
 """Whatever a server does instead of answering: one line says what came and what to do, and none has the key."""
 
+import json
 import socket
 import threading
 import time
@@ -9,7 +10,7 @@ import pytest
 
 from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge.contract.adapters import small_model
-from kvproof.bench.judge.served import client
+from kvproof.bench.judge.served import client, command
 from kvproof.bench.judge.served.client import Client, ServerError
 
 from ._stub import Manner, Oracle, reply, served, text_of
@@ -108,7 +109,7 @@ WORDS = {"tokens": ["a"], "token_logprobs": ["high"], "top_logprobs": None}
     (with_logprobs(token_logprobs=[-1.0]), "gave 1 token_logprobs and no tokens"),
     (with_logprobs(**TOKENS), "gave 2 token_logprobs and 1 tokens"),
     (with_logprobs(**LOGITS), "so these are logits or scores: give those by --logits A B"),
-    (with_logprobs(**WORDS), "gave 'high' for a log-probability, which is no number"),
+    (with_logprobs(**WORDS), "gave 'high' for a log-probability, which is none"),
     (with_logprobs(tokens=[], token_logprobs=[]), "generated no token after"),
     (no_models, "answered 404 (Not Found)"),
     (no_models, "without a list of models, name yours by --model"),
@@ -151,7 +152,7 @@ def test_a_server_that_sends_nothing_is_left_after_the_timeout(capsys):
         assert verdict_of(completions(lambda handler, body: done.wait(10)), "--timeout", "0.2") == 3
     finally:
         done.set()
-    assert "sent nothing for 0.2 s; wait longer with --timeout SECONDS" in capsys.readouterr().err
+    assert "gave no whole answer in 0.2 s; wait longer by --timeout SECONDS" in capsys.readouterr().err
 
 
 def test_a_port_where_nobody_listens(capsys):
@@ -164,10 +165,27 @@ def test_a_port_where_nobody_listens(capsys):
 @pytest.mark.parametrize(("words", "says"), [
     (["--url", "127.0.0.1:8000"], "is no address of a server; write http://HOST:PORT/v1"),
     (["--url", f"http://me:{KEY}@127.0.0.1/v1"], "the address holds a password"),
+    (["--url", f"me:{KEY}@127.0.0.1/v1"], "the address holds a password"),
+    (["--url", f"http://127.0.0.1/v1?key={KEY}"], "'http://127.0.0.1/v1' came with a ? or # and more"),
+    (["--url", f"127.0.0.1/v1?key={KEY}"], "'127.0.0.1/v1' came with a ? or # and more"),
+    (["--url", f"http://127.0.0.1/v1#{KEY}"], "'http://127.0.0.1/v1' came with a ? or # and more"),
+    (["--url", "http://127.0.0.1:1/v1", "--against", f"http://127.0.0.1:1/v1?{KEY}"], "came with a ? or # and more"),
+    (["--url", "http://[::1/v1"], "'http://[::1/v1' is no address of a server; write http://HOST:PORT/v1"),
+    (["--url", "http://127.0.0.1:x/v1"], "is no address of a server"),
+    (["--url", "http://127.0.0.1:99999/v1"], "is no address of a server"),
+    (["--url", "http://127.0.0.1/v\u00e91"], "is no address of a server"),
+    (["--url", "http://127.0.0.1/v 1"], "is no address of a server"),
+    (["--url", "http://127.0.0.1:1/v1", "--api-key-env", KEY], "takes the name of the variable that holds the key"),
     (["--url", "http://127.0.0.1:1/v1", "--api-key-env", "NO_SUCH"], "names NO_SUCH, which is not set"),
     (["--url", "http://127.0.0.1:1/v1", "--steps", "0"], "--steps is 0"),
     (["--url", "http://127.0.0.1:1/v1", "--prompt", ""], "an empty --prompt came"),
     (["--url", "http://127.0.0.1:1/v1", "--timeout", "0"], "--timeout is 0; it is a number of seconds above 0"),
+    (["--url", "http://127.0.0.1:1/v1", "--timeout", "nan"], "--timeout is nan; it is a number of seconds above 0"),
+    (["--url", "http://127.0.0.1:1/v1", "--timeout", "86401"], "--timeout is 86401; it is a number of seconds above 0"),
+    (["--url", "http://127.0.0.1:1/v1", "--timeout", "1e12"], "and a day (86400) at most"),
+    (["--url", "http://127.0.0.1:1/v1", "--against-model", "x"], "name that server by --against URL"),
+    (["--url", "http://127.0.0.1:1/v1", "--against", ""], "--against is empty; give it a value or leave it out"),
+    (["--url", ""], "--url is empty"),
     (["--url", "http://127.0.0.1:1/v1", "--cache", "static"], "--cache does nothing beside --url"),
     (["--impl", "sdpa", "--timeout", "3"], "--timeout does nothing beside --impl"),
 ])  # fmt: skip
@@ -176,6 +194,47 @@ def test_options_that_do_not_fit_are_refused(words, says, capsys):
     said = capsys.readouterr().err
     assert says in " ".join(said.split())
     assert KEY not in said
+
+
+@pytest.mark.parametrize("spoilt", [
+    "{}\r", "{}\r\n", "\n{}", " {} ", "{}\t", "{}\x0b", "{}\r\nX-More: 1", "{}\n\n{}", "{} {}", "{}\u00e9", "\u20ac{}",
+    "{}\x7f", "{}\x00", "{}\udcff", "\u2028{}", " ", "\r\n",
+])  # fmt: skip
+def test_a_key_that_is_spoilt_is_mended_or_refused_and_never_shown(spoilt, monkeypatch, capsys):
+    seen = []
+
+    def before(handler, path, body):
+        seen.append(handler.headers["Authorization"])
+        return False
+
+    key = spoilt.replace("{}", KEY)
+    monkeypatch.setattr(command.os, "environ", {"OPENAI_API_KEY": key})
+    code = verdict_of(before, "--dtype", "float32")
+    said = "".join(capsys.readouterr())
+    assert KEY not in said
+    if key.strip() == KEY:
+        assert code == 0
+        assert set(seen) == {f"Bearer {KEY}"}
+    else:
+        assert (code, seen) == (3, [])
+        assert "kvproof verify: OPENAI_API_KEY holds " in said
+
+
+@pytest.mark.parametrize("key", [KEY, 'sk-"quoted"', "sk-back\\slash"])
+@pytest.mark.parametrize("answer", [
+    lambda key: (400, {"error": {"message": f"no {key}"}}), lambda key: (400, {"detail": [{"key": key}]}),
+    lambda key: (400, key.encode()), lambda key: (200, f"it is {key}".encode()),
+    lambda key: (200, {"data": [{"id": key}]}),
+])  # fmt: skip
+def test_a_key_that_the_server_repeats_is_hidden(key, answer, monkeypatch, capsys):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    status, found = answer(key)
+    before = lambda handler, path, body: reply(handler, found, status) is None  # noqa: E731
+    assert verdict_of(before, "--model", "other") == 3
+    said = "".join(capsys.readouterr())
+    assert key not in said
+    assert json.dumps(key)[1:-1] not in said
+    assert "***" in said
 
 
 def test_the_key_goes_to_the_server_and_no_further():

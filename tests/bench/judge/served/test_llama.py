@@ -37,8 +37,11 @@ def test_llama_cpp_s_server_is_not_accused_and_its_echo_is_read_where_it_belongs
 
 def test_two_of_its_servers_with_other_weights_are_told_apart(tmp_path, capsys):
     models = [write_model(tmp_path / f"{i}.gguf", True, seed=i) for i in range(2)]
-    with llama_server(models[0], *F32) as a, llama_server(models[1], *F32) as b:
-        code, found = judged(a, capsys, "--against", b, "--dtype", "float32", "--steps", "8")
-        same, _ = judged(a, capsys, "--against", a, "--dtype", "float32", "--steps", "8")
+    words = ("--dtype", "float32", "--steps", "8")
+    with llama_server(models[0], *F32) as a:
+        with llama_server(models[1], *F32) as b:
+            code, found = judged(a, capsys, "--against", b, *words)
+        with llama_server(models[0], *F32) as b:
+            same, _ = judged(a, capsys, "--against", b, *words)
     assert code == 1, found["reason"]
     assert same in (0, 2)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from kvproof.bench.judge.served.answers import Row, Token
+from kvproof.bench.judge.served.client import ServerError
 from kvproof.bench.judge.served.limits import limit
 from kvproof.bench.judge.served.rows import apart, arrays, compared, earlier, one_late, same_context
+from kvproof.bench.judge.served.server import Prompt
 
 
 def row(token, *top, logprob=None):
@@ -26,6 +28,23 @@ def test_a_token_that_one_list_leaves_out_is_apart_by_no_more_than_is_certain():
     improbable = Row(0, -1.0, {0: -1.0, 5: -6.0}, -6.0)
     assert compared(improbable, Row(0, -1.0, {0: -1.0}, -1.0)).apart == 0  # it may be just as improbable there
     assert compared(a, Row(0, -1.25, {}, None)).apart == 0.25  # without a list there is no bound
+
+
+@pytest.mark.parametrize("other", [
+    Row("a", -1.0, {"a": -1.0, "b": -2.0}, -2.0), Row("a", None, {"a": -1.0}, -1.0), Row("a", -1.0, {}, None),
+    Row(0, -1.0, {0: -1.0, "b": -2.0}, -2.0),
+])  # fmt: skip
+def test_ids_and_texts_are_never_compared(other):
+    ids = row(0, -1.0, -2.0)
+    for a, b in ((ids, other), (other, ids)):
+        with pytest.raises(ServerError, match="named by ids and by texts"):
+            compared(a, b)
+
+
+def test_ids_are_never_glued_to_a_text_as_digits():
+    assert Prompt("a").followed_by([Row("7", None, {}, None)]) == Prompt("a7")
+    with pytest.raises(ServerError, match="a token came as the id 7 alone"):
+        Prompt("a").followed_by([Row("b", None, {}, None), Row(7, None, {}, None)])
 
 
 def test_a_nan_is_infinitely_far_apart():

@@ -10,30 +10,14 @@ from kvproof.bench.judge import __main__ as verify
 from kvproof.bench.judge.contract.adapters import small_model
 from kvproof.bench.judge.exam import ours
 from kvproof.bench.judge.investigation import investigate
-from kvproof.bench.judge.served.client import Client, ServerError
+from kvproof.bench.judge.served.client import Client
 from kvproof.bench.judge.served.rows import apart
 from kvproof.bench.judge.served.server import Server
-from kvproof.bench.judge.served.subject import ServedSubject
 from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 from ._corpus import ALL, MODELS, asked, fault_subject, replay, subject_of, texts_of
+from ._judged import TEXTS, judged, oracle
 from ._stub import Manner, Oracle, Replay, reply, served, text_of
-
-TEXTS = [text_of([7, 8, 9, 10, 11]), text_of([3, 4, 5])]
-STEPS = 8
-
-
-def oracle(dtype="float32"):
-    return Oracle(*small_model(dtype))
-
-
-def judged(model, manner=None, trusted=None, dtype="float32", texts=TEXTS, steps=STEPS):
-    """The investigation of a stub of that model, alone or against a trusted one."""
-    with served(model, manner) as first, served(trusted or model) as second:
-        servers = [Server(Client(url, timeout=30), None, texts[0]) for url in (first, second)]
-        subject = ServedSubject(servers[0], servers[1] if trusted else None, texts, steps, dtype)
-        return investigate(subject, dtype)
-
 
 MANNERS = {
     "plain": (Manner(), "prefill by echo"),
@@ -164,19 +148,6 @@ def test_a_trusted_server_s_decode_follows_the_other_s_tokens():
     assert any("are not the most probable" in note for note in judged(scripted, texts=[text_of(ids[0][:2])]).notes)
 
 
-def test_servers_that_split_texts_otherwise_are_refused():
-    with served(oracle()) as first, served(oracle(), Manner(before=other_ids)) as second:
-        servers = [Server(Client(url, timeout=30), None, TEXTS[0]) for url in (first, second)]
-        with pytest.raises(ServerError, match="other tokens: compare one model"):
-            ServedSubject(servers[0], servers[1], TEXTS, STEPS, "float32")
-
-
-def other_ids(handler, path, body):
-    if body and isinstance(body["prompt"], str):
-        body["prompt"] = body["prompt"][:1] + body["prompt"]
-    return False
-
-
 def test_an_echo_that_contradicts_a_prefill_of_the_prefix_alone_accuses_nobody():
     found = judged(oracle(), Manner(echo_wrong=0.9)).verdict
     assert found.verdict == INCONCLUSIVE
@@ -191,14 +162,6 @@ def test_candidates_that_a_server_leaves_out_accuse_nobody(manner, says):
     found = judged(oracle(), manner).verdict
     assert found.verdict == INCONCLUSIVE
     assert says in found.reason
-
-
-def test_a_server_of_ids_and_one_of_texts_are_compared_by_texts():
-    with served(oracle()) as first, served(oracle(), Manner(ids=False)) as second:
-        servers = [Server(Client(url, timeout=30), None, TEXTS[0]) for url in (first, second)]
-        found = investigate(ServedSubject(servers[0], servers[1], TEXTS, STEPS, "float32"), "float32")
-    assert found.verdict.verdict == ROUNDING
-    assert any("32 positions compared" in note for note in found.notes), found.notes
 
 
 class Scripted(Oracle):
@@ -218,14 +181,37 @@ def test_a_text_that_is_split_otherwise_is_compared_as_far_as_it_is_not(pair, ec
     assert any(at in note for note in found.notes), found.notes
 
 
-@pytest.mark.parametrize("manner", [Manner(cached=2), Manner(echo=False)], ids=["cached", "stepwise"])
-def test_equal_bits_that_a_prefix_cache_may_have_given_clear_nobody(manner):
+def no_cold_field(handler, path, body):
+    """Refuses what forbids a prefix cache."""
+    refused = bool(body) and bool({"cache_prompt", "cache_salt"} & set(body))
+    if refused:
+        reply(handler, {"error": "unknown field"}, 400)
+    return refused
+
+
+@pytest.mark.parametrize(("manner", "word"), [
+    (Manner(cached=2), INCONCLUSIVE), (Manner(cached=2, echo=False, extension=True), INCONCLUSIVE),
+    (Manner(cached=2, echo=False), INCONCLUSIVE), (Manner(cached=2, before=no_cold_field), INCONCLUSIVE),
+    (Manner(echo=False, before=no_cold_field), INCONCLUSIVE), (Manner(echo=False, strict=True), INCONCLUSIVE),
+    (Manner(cached=0, echo=False, before=no_cold_field), ROUNDING), (Manner(cached=0, echo=False), ROUNDING),
+    (Manner(echo=False), ROUNDING), (Manner(before=no_cold_field), ROUNDING), (Manner(cached=0), ROUNDING),
+])  # fmt: skip
+def test_equal_bits_that_a_prefix_cache_may_have_given_clear_nobody(manner, word):
     model = Replay([[1, 2, 3, 4, 5, 6]], [1], [np.eye(4, 20)], [np.eye(4, 20)])
     texts = [text_of([1, 2])]
     assert judged(model, Manner(), texts=texts, steps=4).verdict.verdict == ROUNDING
     found = judged(model, manner, texts=texts, steps=4).verdict
-    assert found.verdict == INCONCLUSIVE
-    assert "prefill may have come from the prefix cache" in found.reason
+    assert found.verdict == word, found.reason
+    advice = "prefill may have come from the prefix cache. To settle it let the server say how many tokens were cached"
+    assert (advice in found.reason) == (word == INCONCLUSIVE)
+
+
+@pytest.mark.parametrize("trusted", [None, oracle()], ids=["alone", "against another"])
+def test_agreeing_tokens_are_counted_at_positions_that_were_compared(trusted):
+    found = judged(oracle(), Manner(), trusted)
+    counted = int(next(note for note in found.notes if "positions compared" in note).split("; ")[1].split()[0])
+    assert found.verdict.difference is not None
+    assert (found.verdict.difference.agree, found.verdict.difference.of) == (counted, counted)
 
 
 def test_company_that_is_refused_is_said():
@@ -247,6 +233,25 @@ def test_nan_is_a_bug_where_one_path_alone_has_it(where, verdict):
     model = Replay([[1, 2, 3, 4, 5, 6]], [1], [broken], [rows if where == "decoded" else broken])
     found = judged(model, Manner(), texts=[text_of([1, 2])], steps=4).verdict
     assert found.verdict == verdict, found.reason
+
+
+@pytest.mark.parametrize("written", [str, lambda x: f"{x}/", lambda x: x.replace("127.0.0.1", "LocalHost"), str.upper])
+def test_a_server_is_not_compared_with_itself(written, capsys):
+    with served(oracle()) as url:
+        other = written(url).replace("HTTP", "http").replace("/V1", "/v1")
+        assert verify.main(["--url", url, "--against", other, "--against-model", "stub", "--dtype", "float32"]) == 3
+    assert "--url and --against are one server of one model" in capsys.readouterr().err
+
+
+def test_two_models_of_one_server_are_compared(capsys):
+    def before(handler, path, body):
+        if body is None:
+            reply(handler, {"data": [{"id": "one"}, {"id": "two"}]})
+        return body is None
+
+    words = ["--model", "one", "--against-model", "two", "--dtype", "float32", "--steps", "2", "--prompt", TEXTS[0]]
+    with served(oracle(), Manner(before=before)) as url:
+        assert verify.main(["--url", url, "--against", url, *words]) == 0
 
 
 def test_the_command_gives_a_report_a_record_and_a_page(tmp_path, capsys):

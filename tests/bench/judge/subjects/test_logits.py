@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from kvproof.bench.judge import __main__ as verify
-from kvproof.bench.judge.subjects.logits import LogitsSubject
+from kvproof.bench.judge.subjects.logits import NARROW_FIRST, LogitsSubject
 
 rng = np.random.default_rng(0)
 LOGITS = rng.normal(size=(2, 5, 50))
@@ -63,6 +63,43 @@ def test_each_verdict(folder, capsys, words, code, says):
     assert says in found["reason"]
 
 
+@pytest.mark.parametrize(("size", "word"), [
+    (0.0, "ROUNDING"), (1e-16, "ROUNDING"), (1e-14, "ROUNDING"), (3e-13, "INCONCLUSIVE"), (1e-9, "INCONCLUSIVE"),
+    (1e-6, "INCONCLUSIVE"), (1e-5, "INCONCLUSIVE"),
+])  # fmt: skip
+@pytest.mark.parametrize("more", [[], ["float32"], ["bfloat16", "float32"]], ids=len)
+def test_float64_is_cleared_by_its_own_rounding_alone(folder, capsys, size, word, more):
+    np.save("moved.npy", LOGITS * (1 + size))
+    pairs = [x for dtype in more for x in pair(dtype)]
+    _, found = judged(capsys, *pairs, "--logits", "moved.npy", "b-float64.npy", "--dtypes", *more, "float64")
+    assert found["verdict"] == word, found["reason"]
+    if word == "INCONCLUSIVE":
+        assert "a bug, if nothing in either path is float32 inside" in found["reason"]
+    if word == "ROUNDING" and size:
+        assert found["rungs"][0]["gate"] < 1e-12
+
+
+@pytest.mark.parametrize(("stored", "said"), [
+    (a, b) for i, a in enumerate(NARROW_FIRST) for b in NARROW_FIRST[i + 1 :]
+])  # fmt: skip
+@pytest.mark.parametrize("saved", ["as it is", "in float64"])
+@pytest.mark.parametrize("option", ["--dtype", "--dtypes"])
+def test_a_dtype_wider_than_the_numbers_is_refused(folder, capsys, stored, said, saved, option):
+    for path, x in (("a", LOGITS * 1.01), ("b", LOGITS)):
+        x = x.astype(stored)
+        np.save(f"{path}.npy", x.astype("float64") if saved == "in float64" else x)
+    assert verify.main(["--logits", "a.npy", "b.npy", option, said]) == 3
+    held = f"holds numbers of {stored} alone, so it was not computed in {said}"
+    assert held in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("dtype", [">f2", ">f4", ">f8", "<f4"])
+def test_either_byte_order_is_read(folder, dtype):
+    np.save("other.npy", LOGITS.astype(dtype))
+    a, _ = LogitsSubject([("other.npy", "b-float64.npy")]).rungs[np.dtype(dtype).newbyteorder("=").name]
+    np.testing.assert_array_equal(a, LOGITS.astype(dtype).astype("float64"))
+
+
 def test_each_pair_is_a_rung_of_the_dtype_that_its_numbers_show(folder):
     subject = LogitsSubject([(f"a-{dtype}.npy", f"b-{dtype}.npy") for dtype in ("float64", "float16")])
     assert set(subject.rungs) == {"float64", "float16"}
@@ -101,6 +138,9 @@ def made_wrong(name):
         "short.npy": lambda f: np.save(f, LOGITS[:, :4]),
         "vector.npy": lambda f: np.save(f, LOGITS[0, 0]),
         "complex.npy": lambda f: np.save(f, LOGITS * 1j),
+        "float8.npy": lambda f: np.save(f, LOGITS.astype(ml_dtypes.float8_e4m3fn)),
+        "long.npy": lambda f: np.save(f, LOGITS.astype(np.longdouble)),
+        "named.npy": lambda f: np.save(f, np.zeros((2, 3), [("x", "f4")])),
         "two.npz": lambda f: np.savez(f, a=LOGITS, b=LOGITS),
         "pickle.npy": lambda f: f.write(pickle.dumps(Opened())),
         "nothing.npy": lambda f: None,
@@ -121,6 +161,10 @@ def made_wrong(name):
     ("short.npy", "both need the same positions"),
     ("vector.npy", "logits are (n, V) or (B, n, V)"),
     ("complex.npy", "holds complex128"),
+    ("float8.npy", "holds raw bytes (|V1), as numpy.save leaves a dtype that NumPy lacks"),
+    ("float8.npy", "or float16: save them as one of these"),
+    ("long.npy", ": save them as one of these"),
+    ("named.npy", ": save them as one of these"),
     ("two.npz", "holds 2 arrays (a, b); save one array of logits per file"),
     ("text.txt", "is no .npy, .npz or .safetensors file"),
     ("cut.npy", "cannot be read"),
