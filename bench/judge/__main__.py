@@ -200,7 +200,7 @@ def say(found: Investigation, as_json: bool):
     print(textwrap.fill(found.verdict.reason, 118) + "\n")
     for rung in found.verdict.rungs:
         mark = {"green": "ok ", "RED": "RED", "aside": "-- "}[rung.word]
-        print(f"  {rung.dtype:9} {mark} differ by {rung.error:.2e} logits, gate {rung.gate:.2e}  {rung.note}".rstrip())
+        print(f"  {rung.dtype:9} {mark} differ by {rung.error:.2e}, gate {rung.gate:.2e}  {rung.note}".rstrip())
     if found.verdict.op is not None:
         mark = "ok " if found.verdict.op <= 1 else "RED"
         print(f"  attention {mark} {found.verdict.op:.2f} times its gate, on inputs of its own in {found.dtype}")
