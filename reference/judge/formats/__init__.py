@@ -1,7 +1,7 @@
 """What a quantised format must lose, and what code loses beside: see verdict.py.
 
 grids, groups, packing    the parts of a format; format, catalogue: the formats
-scales, bounds            every number that a format permits, in exact bounds
+scales, bounds, ties      every number that a format permits, in exact bounds; ties that a rounding moves
 computation               a format step by step; hypotheses/: the same with one step wrong
 cases, verdict            what is asked of a quantiser, and the answer
 faults/                   quantisers with the bugs that real projects have had

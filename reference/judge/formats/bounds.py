@@ -2,7 +2,8 @@
 
 Bounds follow from the rule, in float64: scales as scales.py has them, quotients with their roundings, every code that
 is nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came
-out. Nothing is a tolerance. A number outside is one that no order of operations gives.
+out. Nothing is a tolerance. A number outside is one that no order of operations gives. Ties that a rounding moves are
+kept apart: ties.py.
 """
 
 from typing import NamedTuple
@@ -13,15 +14,17 @@ import numpy as np
 from .format import Format
 from .groups import split
 from .scales import Stored, exact_scales, half, stored_ways
+from .ties import power_shown, ties_against
 
 
 class Judged(NamedTuple):
     """Of every number of x: whether y lies outside all that is permitted; what an exact computation gives (float64);
-    whether the dtype of y hides one code from the next."""
+    whether the dtype of y hides one code from the next; which rules of ties give another code (see ties.py)."""
 
     outside: np.ndarray
     expected: np.ndarray
     hidden: np.ndarray
+    ties: np.ndarray
 
 
 @np.errstate(all="ignore")
@@ -35,8 +38,17 @@ def judge_numbers(f: Format, x: np.ndarray, y: np.ndarray, pieces=None) -> Judge
     if y.shape != x.shape:
         raise ValueError(f"what was read back is {y.shape}, what was stored {x.shape}; return x's own shape")
     pieces = (x.shape[-2],) if pieces is None else pieces
+    judged, compute = judge_as(f, x, y, pieces), f.dtype_of("compute", x.dtype)
+    if np.dtype(compute).itemsize < x.dtype.itemsize and judged.outside.any():  # x may be rounded to it first
+        cast_first = judge_as(f, x.astype(compute).astype(x.dtype), y, pieces)
+        judged = judged._replace(outside=judged.outside & cast_first.outside, ties=judged.ties & cast_first.ties)
+    return judged
+
+
+def judge_as(f: Format, x: np.ndarray, y: np.ndarray, pieces: tuple[int, ...]) -> Judged:
+    """`judge_numbers`, of numbers that are not rounded before they are quantised."""
     outside = ~((y == x.astype(y.dtype)) | (np.isnan(y) & np.isnan(x)))
-    expected, hidden = x.astype(np.float64), np.zeros(x.shape, bool)
+    expected, hidden, ties = x.astype(np.float64), np.zeros(x.shape, bool), np.zeros(x.shape, np.uint8)
     given = None
     for a, b in f.spans(pieces):
         cut = split(x[..., a:b, :], f.group, f.size)
@@ -47,13 +59,14 @@ def judge_numbers(f: Format, x: np.ndarray, y: np.ndarray, pieces=None) -> Judge
         if f.growth == "frozen" and given is None:
             given = exact_scales(f, g, cut.live)
             if not finite.all():  # what a kept scale of NaN does to later tokens is its own affair
-                return Judged(np.zeros_like(outside), expected, hidden)
+                return Judged(np.zeros_like(outside), expected, hidden, ties)
         came = split(y[..., a:b, :], f.group, f.size).g
         bad = judge_groups(f, g, cut.live, ways, came) & finite
+        tied = np.where(finite, ties_against(f, g, cut.live, ways[0], came), 0)
         best, blind = nearest(f, g, ways[0], y.dtype)
-        for whole, part in ((outside, bad), (expected, best), (hidden, blind)):
+        for whole, part in ((outside, bad), (expected, best), (hidden, blind), (ties, tied)):
             whole[..., a:b, :] = cut.join(part)
-    return Judged(outside, expected, hidden)
+    return Judged(outside, expected, hidden, ties)
 
 
 def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored], came: np.ndarray) -> np.ndarray:
@@ -67,18 +80,10 @@ def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored],
 
 
 def pinned(f: Format, way: Stored, came: np.ndarray) -> Stored:
-    """The way, its scale one power of two where what came shows it: all numbers are codes times that, and it is within
-    the bounds. Division by it is exact, so ties are decided."""
-    if f.rule != "absmax" or (f.divisor == "unrounded" and f.scale_dtype != "float32"):
-        return way
+    """The way, its scale one power of two where what came shows that codes were multiplied by it."""
+    p, shown = power_shown(f, way, came)
     lo, hi = way.scale
-    with np.errstate(all="ignore"):
-        p = np.exp2(np.rint(np.log2((lo + hi) / 2)))
-        multiples = came.astype(np.float64) / p[:, None]
-        codes = f.codes.values[f.codes.below(multiples)]
-        shown = (multiples == codes).all(-1) & (lo <= p) & (p <= hi) & (lo > 0)
-    bounds = np.where(shown, p, lo), np.where(shown, p, hi)
-    return way._replace(scale=bounds, divisor=bounds)
+    return way._replace(scale=(np.where(shown, p, lo), np.where(shown, p, hi)))
 
 
 def positions(f: Format, g: np.ndarray, way: Stored) -> tuple[np.ndarray, np.ndarray]:

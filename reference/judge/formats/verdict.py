@@ -9,16 +9,17 @@ gives the numbers is named where one does. INCONCLUSIVE: nothing ran, or the dty
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..difference import finite
-from .bounds import judge_numbers, scales_outside
+from .bounds import Judged, judge_numbers, scales_outside
 from .cases import Case, cases
 from .explanation import Candidate, Seen, candidates, choose
 from .format import DTYPES, Format
+from .ties import other_rule, parted
 
 FORMAT, BUG, INCONCLUSIVE = "FORMAT", "BUG", "INCONCLUSIVE"
 HIDDEN = 0.5  # of the numbers: where the dtype hides one code from the next in more of them, nothing can be said
@@ -162,6 +163,8 @@ def what_was_found(f: Format, run: Seen, scales: Any) -> Found:
 
 def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) -> FormatVerdict:
     """The word for these runs, and its reason."""
+    if other_rule(f, [run.judged.ties for run in seen]):
+        seen, found = with_ties(f, seen, found)
     about = (f.name, f.describe(), dtype)
     wrong = [x for x in found if x.outside or x.scales]
     if wrong:
@@ -182,9 +185,40 @@ def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) 
     numbers, worst = sum(x.of for x in found if not x.refused), max(found, key=lambda x: x.lost)
     reason = (
         f"All {numbers} numbers read back in {len(seen)} cases are ones that the format permits. It loses up to "
-        f"{worst.lost:.2g} rms ({worst.case}); the code loses nothing beside."
+        f"{worst.lost:.2g} rms ({worst.case}); the code loses nothing beside.{ties_note(f, seen)}"
     )
     return FormatVerdict(FORMAT, *about, reason, found)
+
+
+def with_ties(f: Format, seen: Sequence[Seen], found: Sequence[Found]) -> tuple[Sequence[Seen], Sequence[Found]]:
+    """The runs, with ties that fell by another rule among what is outside."""
+    whole = [run._replace(judged=judged_with_ties(f, run.judged)) for run in seen]
+    again = {run.case.name: what_was_found(f, run, None) for run in whole}
+    return whole, [replace(again[x.case], scales=x.scales) if x.case in again else x for x in found]
+
+
+def judged_with_ties(f: Format, judged: Judged) -> Judged:
+    return judged._replace(outside=judged.outside | parted(f, judged.ties))
+
+
+def ties_note(f: Format, seen: Sequence[Seen]) -> str:
+    """What is said of ties that a rounding moved."""
+    moved = sum(int(parted(f, run.judged.ties).sum()) for run in seen)
+    if not moved:
+        return ""
+    return (
+        f" {moved} quotients halfway between two codes fell to the other one, and no rule of ties gives them all: a "
+        "quotient that is rounded on its way, as x * (1 / max) * top, leaves a tie by its last bit."
+    )
+
+
+def digits(*numbers: float) -> list[str]:
+    """The numbers, with as many digits as it takes to tell them apart."""
+    for n in (6, 9, 17):
+        words = [f"{x:.{n}g}" for x in numbers]
+        if len(set(words)) == len(set(numbers)):
+            return words
+    return words
 
 
 def bug_reason(wrong: Sequence[Found], found: Sequence[Found]) -> str:
@@ -199,8 +233,9 @@ def bug_reason(wrong: Sequence[Found], found: Sequence[Found]) -> str:
     loss = f"there the format loses {worst.must:.2g} rms and the code {worst.lost:.2g}"
     scales = sum(x.scales or 0 for x in wrong)
     stored = f" {scales} stored scales are none that the rule gives." if scales else ""
-    came = f"{worst.x:.6g} at (b {b}, h {h}, t {t}, d {d}) came back as {worst.came:.6g}"
+    x, got, permitted = digits(worst.x, worst.came, worst.permitted)
+    came = f"{x} at (b {b}, h {h}, t {t}, d {d}) came back as {got}"
     return (
         f"{numbers} of {of} numbers are none that the format permits ({cases_}); {worst.case}: {loss}, and {came} "
-        f"where the format gives {worst.permitted:.6g}.{stored}"
+        f"where the format gives {permitted}.{stored}"
     )
