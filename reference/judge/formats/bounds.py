@@ -115,11 +115,16 @@ def permitted(f: Format, g: np.ndarray, way: Stored, came: np.ndarray) -> np.nda
         lo, hi = products(v, way, compute)
         fits |= (came >= cast(lo, out)) & (came <= cast(hi, out))
     # Scales below the smallest normal number are flushed, guarded or kept: numbers may be lost, not become others.
-    least = max(float(ml_dtypes.finfo(t).smallest_normal) for t in (compute, f.dtype_of("scale_dtype", g.dtype)))
+    least = smallest_normal(f, g.dtype)
     moved = g.astype(np.float64) - way.low[:, None]
     lost = np.abs(came.astype(np.float64) - g.astype(np.float64)) <= np.abs(moved)
     none = came == cast(way.low, out)[:, None]
     return fits | ((np.abs(way.scale[1]) < least)[:, None] & (lost | none))
+
+
+def smallest_normal(f: Format, dtype) -> float:
+    """Below it scales are flushed, guarded or kept, as programs please."""
+    return max(float(ml_dtypes.finfo(f.dtype_of(t, dtype)).smallest_normal) for t in ("compute", "scale_dtype"))
 
 
 def products(v: np.ndarray, way: Stored, compute) -> tuple[np.ndarray, np.ndarray]:
@@ -158,12 +163,26 @@ def must_lose(f: Format, x: np.ndarray, pieces=None) -> np.ndarray:
 
 @np.errstate(all="ignore")
 def scales_outside(f: Format, x: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """(G,) bool: the stored scale of a group is none that the rule gives. Groups in the order of split(x)."""
+    """(G,) bool: the stored scale of a group is none that the rule gives. Groups in the order of split(x).
+
+    Where the rule gives none that is normal, as for zeros, any finite one will do: what is read back shows the rest.
+    """
     cut = split(x, f.group, f.size)
-    came = np.asarray(stored).astype(np.float64).ravel()
+    came = scales_as_numbers(f, np.asarray(stored)).ravel()
     if came.size not in (len(cut.g), 1):
         raise ValueError(f"{came.size} scales came; these numbers have {len(cut.g)} groups ({f.group}), one scale each")
     fits = np.zeros(len(cut.g), bool)
     for way in stored_ways(f, cut.g, cut.live, x.dtype):
         fits |= (came >= way.scale[0]) & (came <= way.scale[1])
-    return ~fits & np.isfinite(cut.g.astype(np.float64)).all(-1)
+    free = (np.abs(exact_scales(f, cut.g, cut.live).s) < smallest_normal(f, x.dtype)) & np.isfinite(came)
+    return ~(fits | free) & np.isfinite(cut.g.astype(np.float64)).all(-1)
+
+
+def scales_as_numbers(f: Format, stored: np.ndarray) -> np.ndarray:
+    """Stored scales as float64; of e8m0 in bytes, 2^(byte - 127), 255 for NaN.  ValueError for other integers."""
+    if stored.dtype.kind not in "iu":
+        return stored.astype(np.float64)
+    if f.scale_dtype != "e8m0" or stored.dtype != np.uint8:
+        wanted = "floats, or uint8 exponents + 127" if f.scale_dtype == "e8m0" else "floats"
+        raise ValueError(f"scales came as {stored.dtype}, and this format stores {f.scale_dtype}; return {wanted}")
+    return np.where(stored == 255, np.nan, np.exp2(stored.astype(np.float64) - 127))

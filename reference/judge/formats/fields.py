@@ -1,23 +1,20 @@
 """Fields of a format that its others have no use for, and numbers that fit none: each is refused, with what fits."""
 
 import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .format import Format
+from typing import Any
 
 SIZED = ("block", "flat", "flat-channel")  # groups that need a size; "channel" may have one
 
 
-def refuse_unfit(f: "Format") -> None:
-    """Raises ValueError for the first field that says nothing, or nothing that can be."""
+def refuse_unfit(f: Any) -> None:
+    """f is a Format. Raises ValueError for the first field that says nothing, or nothing that can be."""
     for check in (check_numbers, check_group, check_scale, check_rule, check_packing, check_growth):
         wrong = check(f)
         if wrong:
             raise ValueError(wrong)
 
 
-def check_numbers(f: "Format") -> str:
+def check_numbers(f: Any) -> str:
     if f.window < 0 or f.size < 0 or (f.window_kind != "sliding" and f.window == 0):
         return f"window={f.window}, size={f.size}; neither is negative, and blocks have a window"
     if not math.isfinite(f.top) or (f.top < 0 and f.rule != "signed"):
@@ -29,7 +26,7 @@ def check_numbers(f: "Format") -> str:
     return ""
 
 
-def check_group(f: "Format") -> str:
+def check_group(f: Any) -> str:
     if f.group in SIZED and f.size < 1:
         return f"group={f.group} has no size; say how many numbers share a scale: size=32"
     if f.size and f.group not in (*SIZED, "channel"):
@@ -37,7 +34,7 @@ def check_group(f: "Format") -> str:
     return ""
 
 
-def check_scale(f: "Format") -> str:
+def check_scale(f: Any) -> str:
     power = f.rule.startswith("pow2")
     if f.scale_dtype == "e8m0" and not power:
         return f"scale_dtype=e8m0 holds powers of two, and rule={f.rule} others; it goes with pow2-floor, pow2-ceil"
@@ -52,7 +49,7 @@ def check_scale(f: "Format") -> str:
     return ""
 
 
-def check_rule(f: "Format") -> str:
+def check_rule(f: Any) -> str:
     if f.rule != "fixed" and f.value != 1.0:
         return f"value={f.value:g} says nothing to rule={f.rule}; it is the scale of rule=fixed"
     if f.rule == "fixed" and f.top:
@@ -62,14 +59,14 @@ def check_rule(f: "Format") -> str:
     return ""
 
 
-def check_packing(f: "Format") -> str:
+def check_packing(f: Any) -> str:
     per = {"bytes": 1, "quarters": 4}.get(f.packing, 2)
     if per > 1 and per * f.codes.bits != 8:
         return f"packing={f.packing} puts {per} codes in a byte, and those of {f.grid} have {f.codes.bits} bits"
     return ""
 
 
-def check_growth(f: "Format") -> str:
+def check_growth(f: Any) -> str:
     kept = f.group in ("head", "tensor") or (f.group == "channel" and not f.size)
     if f.growth == "frozen" and (not kept or f.window or f.rule == "fixed"):
         return (

@@ -3,7 +3,7 @@
 A subject is one of three:
     a function      x (B, H, T, D) -> what is read back, same shape, any float dtype
     a cache         subject() -> object with append(x (B, H, M, D)) and read() -> (B, H, T, D)
-    two functions   Parts(quantise, dequantise): codes and scales are judged one by one too
+    two functions   Parts(quantise, dequantise): stored scales are held to the rule too
 FORMAT: every number is one that the format permits (bounds.py). BUG: at least one is not; the wrong computation that
 gives the numbers is named where one does. INCONCLUSIVE: nothing ran, or the dtype read back hides the format's steps.
 """
@@ -28,7 +28,8 @@ HIDDEN = 0.5  # of the numbers: where the dtype hides one code from the next in 
 class Parts(NamedTuple):
     """A quantiser in two functions.
 
-    quantise    x (B, H, T, D) -> codes, scales [, more]: scales with one number per group, in order of the groups
+    quantise    x (B, H, T, D) -> codes, scales [, more]: scales with one number per group, in order of the groups, as
+                floats, or for e8m0 as uint8 exponents + 127. Codes are judged by what dequantise reads
     dequantise  (codes, scales [, more]) -> x's shape
     """
 
@@ -104,7 +105,8 @@ def judge_format(
     only     names of cases.KINDS; empty: all that suit the format, and rows whose last block is not full
 
     A subject refuses a case by NotImplementedError, and rows that blocks do not fill by ValueError too; it is reported.
-    What else it raises passes. Raises ValueError for another dtype, or what comes back in another shape.
+    What else it raises passes. Raises ValueError for another dtype or case, for rows of fewer than 8 numbers, and for
+    what comes back in another shape, or not in floats.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -115,6 +117,7 @@ def judge_format(
         except refusals(case) as error:
             found.append(Found(case.name, case.x.size, refused=f"{type(error).__name__}: {error}"))
             continue
+        refuse_codes(y)
         run = Seen(case, y, judge_numbers(f, case.x, y, case.pieces))
         seen.append(run)
         found.append(what_was_found(f, run, scales))
@@ -124,6 +127,14 @@ def judge_format(
 def refusals(case: Case) -> tuple[type[Exception], ...]:
     """What a subject may raise to say that it does not take such numbers."""
     return (NotImplementedError, *((ValueError, AssertionError) if case.name == "ragged" else ()))
+
+
+def refuse_codes(y: np.ndarray) -> None:
+    """Raises ValueError where no floats were read back."""
+    if y.dtype.kind != "f" and not str(y.dtype).startswith(("bfloat16", "float8", "float4")):
+        raise ValueError(
+            f"{y.dtype} came back, as codes do; return what is read back, in floats, or give quantise and dequantise"
+        )
 
 
 def numpy_dtype(name: str) -> np.dtype:
