@@ -17,8 +17,9 @@ import numpy as np
 from ..difference import finite
 from .bounds import Judged, judge_numbers, scales_outside
 from .cases import Case, cases
-from .explanation import Candidate, Seen, candidates, choose
+from .explanation import Candidate, Seen, explained
 from .format import DTYPES, Format
+from .guard import advice
 from .ties import other_rule, parted
 
 FORMAT, BUG, INCONCLUSIVE = "FORMAT", "BUG", "INCONCLUSIVE"
@@ -179,11 +180,10 @@ def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) 
     about = (f.name, f.describe(), dtype)
     wrong = [x for x in found if x.outside or x.scales]
     if wrong:
-        order = candidates(f, seen)
-        named = choose(order)
-        rival = next((x for x in order if x not in named), None)
+        named, rival, guard = explained(f, seen)
         names = tuple(dict.fromkeys(x.name for x in named))
-        return FormatVerdict(BUG, *about, bug_reason(wrong, found), found, named, rival, names)
+        reason = bug_reason(wrong, found) + (advice(f, guard) if guard else "")
+        return FormatVerdict(BUG, *about, reason, found, named, rival, names)
     if not seen:
         return FormatVerdict(INCONCLUSIVE, *about, "The subject refused every case, so nothing was compared.", found)
     hidden = float(np.mean([run.judged.hidden.mean() for run in seen if run.case.name != "tiny"] or [1.0]))
