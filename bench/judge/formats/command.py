@@ -60,6 +60,6 @@ def list_formats(as_json: bool) -> int:
         for row in rows:
             print(textwrap.fill(row["rule"], 118, initial_indent=f"{row['name']:24}", subsequent_indent=" " * 24))
         print(
-            f"\n{len(rows)} formats; any field of one may be changed: --format int8-row,scale_dtype=float16,ties=away"
+            f"\n{len(rows)} formats; a field that the rule reads may be changed: --format int8-row,scale_dtype=float16"
         )
     return 0

@@ -1,4 +1,4 @@
-"""The formats that are known by name; any field of one may be changed: "int8-row,scale_dtype=float16"."""
+"""The formats that are known by name; any field that its rule reads may be changed: "int8-row,scale_dtype=float16"."""
 
 import difflib
 
