@@ -106,16 +106,16 @@ def explained(f: Format, seen: Sequence[Seen]) -> tuple[tuple[Candidate, ...], C
         return named, rival, 0.0
     guard = guard_of(f, seen)
     if guard:
-        same = tuple(x for x in named if x.name == FLOOR and is_guard(f, x, guard))
-        named = same or (Candidate(FLOOR, f"{AT_LEAST.format(guard)}, a guard against zero", 0.0),)
+        named = tuple(Candidate(FLOOR, sentence, 0.0) for sentence in sentences_of(f, guard))
         rival = next((x for x in order if x.name != FLOOR), None)
     return named, rival, guard
 
 
-def is_guard(f: Format, candidate: Candidate, guard: float) -> bool:
-    """Whether the hypothesis is that very least scale, in as many digits as scales of float32 have."""
+def sentences_of(f: Format, guard: float) -> list[str]:
+    """What is said of that least scale: the hypotheses' own words where they have it, to as many digits as came."""
     least = {AT_LEAST.format(x): x for x in FLOORS} | {RANGE.format(x): x / abs(f.divides_by) for x in RANGES}
-    return abs(least.get(candidate.sentence, 0.0) / guard - 1) < 2.0**-7
+    known = [sentence for sentence, x in least.items() if abs(x / guard - 1) < 2.0**-7]
+    return known or [f"{AT_LEAST.format(guard)}, a guard against zero"]
 
 
 def spread(runs: Sequence[Seen], most: int) -> list[Seen]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .bounds import judge_numbers
+from .bounds import judge_numbers, smallest_normal
 from .format import Format
 from .groups import split
 from .scales import exact_scales, half
@@ -31,6 +31,7 @@ def guard_of(f: Format, seen: Sequence[Any]) -> float:
         return 0.0
     s, x, y, low = max(wrong, key=lambda group: group[0])
     row = replace(f, group="row", size=0, window=0, window_kind="sliding", growth="own")
+    s = max(s, smallest_normal(f, x.dtype))  # below it many a least scale fits, and none is told from another
     fits = [g for g in guards(f, s, y, low) if not judge_numbers(replace(row, floor=g), x, y).outside.any()]
     return next((g for g in fits[:FULL] if permits_all(replace(f, floor=g), seen)), 0.0)
 
