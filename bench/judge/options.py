@@ -28,12 +28,14 @@ GOES_WITH = {
     "timeout": ("url",),
     "format": ("quantised",),
     "arrays": ("quantised",),
+    "head_dim": ("quantised",),
     "json": ("impl", "hf", "callable", "logits", "url", "quantised", "formats", "faults"),
     "html": ("impl", "hf", "callable", "logits", "url"),
 }
 DEFAULTS = {
     "against": None, "model": "tiny", "dtype": "float32", "steps": 8, "device": "cpu", "cache": "auto",
     "scenario": "steps", "left_padded": 0, "module": (), "arrays": "torch", "dtypes": (), "timeout": 120.0,
+    "head_dim": 128,
 }  # fmt: skip
 DAY = 24 * 60 * 60  # seconds
 # What a mode finds out or chooses itself.

@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 from ....gpt2.cli.progress import Progress
 from ....reference.judge.formats.catalogue import named, table
 from ....reference.judge.formats.verdict import BUG, FORMAT, INCONCLUSIVE, FormatVerdict
+from ...program import abandon_output
 from ..subjects.callables import find
 from .quantisers import ARRAYS, SHAPES, check_format
 
@@ -20,6 +21,7 @@ def add_options(which, add) -> None:
     which.add_argument("--quantised", metavar="MODULE:NAME", help=f"a quantiser: {SHAPES}")
     which.add_argument("--formats", action="store_true", help="list the formats of --quantised, with their rules")
     add("--format", metavar="NAME", help="for --quantised: of --formats, changed as in int8-row,scale_dtype=float16")
+    add("--head-dim", type=int, metavar="D", help="for --quantised: numbers of a row (default 128)")
     add("--arrays", choices=ARRAYS, help="for --quantised: what it is given (default torch)")
 
 
@@ -30,17 +32,22 @@ def run(args: argparse.Namespace) -> int:
     sys.path.insert(0, "")  # the user's own modules, as `python -m` would find them
     f = named(args.format)
     with Progress("judging"), redirect_stdout(sys.stderr):
-        verdict = check_format(find(args.quantised), f, args.dtype, arrays=args.arrays, name=args.quantised)
+        how = {"arrays": args.arrays, "name": args.quantised, "D": args.head_dim}
+        verdict = check_format(find(args.quantised), f, args.dtype, **how)
     return say(verdict, args.json)
 
 
 def say(verdict: FormatVerdict, as_json: bool) -> int:
-    """Print the verdict; returns its exit code."""
+    """Print the verdict; returns its exit code, also where the reader takes no more."""
     if as_json:
-        print(json.dumps(verdict.record()))
+        text = json.dumps(verdict.record())
     else:
         first, *rest = str(verdict).splitlines()
-        print("\n\n".join([first, *(textwrap.fill(line, 118) for line in (f"rule: {verdict.rule}", *rest))]))
+        text = "\n\n".join([first, *(textwrap.fill(line, 118) for line in (f"rule: {verdict.rule}", *rest))])
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # the reader has seen enough; the verdict stands
+        abandon_output()
     return CODES[verdict.verdict]
 
 
@@ -53,6 +60,6 @@ def list_formats(as_json: bool) -> int:
         for row in rows:
             print(textwrap.fill(row["rule"], 118, initial_indent=f"{row['name']:24}", subsequent_indent=" " * 24))
         print(
-            f"\n{len(rows)} formats; any field of one may be changed: --format int8-row,scale_dtype=float16,ties=away"
+            f"\n{len(rows)} formats; a field that the rule reads may be changed: --format int8-row,scale_dtype=float16"
         )
     return 0

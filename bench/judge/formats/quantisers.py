@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from ....reference.judge.formats.catalogue import named
 from ....reference.judge.formats.format import Format
@@ -18,7 +19,7 @@ SHAPES = "f(x) -> what is read back, a class with append(x) and read(), or somet
 def check_format(
     quantiser: Any,
     format: str | Format,
-    dtype: str = "float32",
+    dtype: Any = "float32",
     *,
     arrays: str = "torch",
     caches: bool = False,
@@ -29,9 +30,9 @@ def check_format(
 
     quantiser  f(x (B, H, T, D)) -> what is read back, x's shape; or a class of caches with append(x (B, H, M, D)) and
                read() -> (B, H, T, D); or an object with quantise(x) -> (codes, scales, …) and dequantise(codes, scales,
-               …) -> x's shape, whose scales are judged too
+               …) -> x's shape, whose scales are judged too: floats, float8_e8m0fnu, or for e8m0 uint8 exponents + 127
     format     a name of catalogue.FORMATS, with changes as "int8-row,scale_dtype=float16"; or a Format
-    dtype      of the numbers it is given
+    dtype      of the numbers it is given: a name, or torch's or NumPy's dtype
     arrays     what it is given: "torch" tensors on the CPU, or "numpy" arrays
     caches     quantiser() makes an empty cache, though it is a function
     options    D, only, seed of judge_format
@@ -42,9 +43,15 @@ def check_format(
         raise ValueError(f"arrays is {arrays!r}; it is {' or '.join(ARRAYS)}")
     f = named(format) if isinstance(format, str) else format
     wrap: Callable[[np.ndarray], Any] = to_torch if arrays == "torch" else np.copy
+    dtype = dtype if isinstance(dtype, str) else dtype_name(dtype)
     name = name or getattr(quantiser, "__name__", type(quantiser).__name__)
     subject, state = as_subject(quantiser, wrap, name, caches)
     return judge_format(f, subject, dtype, state=state, **options)
+
+
+def dtype_name(dtype: Any) -> str:
+    """torch.bfloat16, np.float32 and the like by name."""
+    return str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else str(np.dtype(dtype))
 
 
 def as_subject(quantiser: Any, wrap: Callable[[np.ndarray], Any], name: str, caches=False) -> tuple[Any, bool]:
@@ -60,7 +67,8 @@ def as_subject(quantiser: Any, wrap: Callable[[np.ndarray], Any], name: str, cac
 
     def round_trip(x: np.ndarray) -> np.ndarray:
         with user_code(name):
-            return to_numpy(quantiser(wrap(x)))
+            y = quantiser(wrap(x))
+        return to_numpy(y)
 
     return round_trip, False
 
@@ -71,14 +79,17 @@ def two_functions(quantiser: Any, wrap: Callable[[np.ndarray], Any], name: str) 
 
     def quantise(x: np.ndarray) -> tuple:
         with user_code(f"{name}.quantise"):
-            own = tuple(quantiser.quantise(wrap(x)))
-            shown = to_numpy(own[0]), to_numpy(own[1])
-        kept[0] = own
-        return shown
+            own = quantiser.quantise(wrap(x))
+        if not isinstance(own, (tuple, list)) or len(own) < 2:
+            count = f" of {len(own)}" if isinstance(own, (tuple, list)) else ""
+            raise ValueError(f"{name}.quantise gave a {type(own).__name__}{count}; it gives (codes, scales), or more")
+        kept[0] = tuple(own)
+        return to_numpy(own[0]), to_numpy(own[1])
 
     def dequantise(*_: np.ndarray) -> np.ndarray:
         with user_code(f"{name}.dequantise"):
-            return to_numpy(quantiser.dequantise(*kept[0]))
+            y = quantiser.dequantise(*kept[0])
+        return to_numpy(y)
 
     return Parts(quantise, dequantise)
 
@@ -97,4 +108,5 @@ class Wrapped:
 
     def read(self) -> np.ndarray:
         with user_code(f"{self.name}.read"):
-            return to_numpy(self.cache.read())
+            y = self.cache.read()
+        return to_numpy(y)

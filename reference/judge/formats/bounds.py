@@ -2,7 +2,8 @@
 
 Bounds follow from the rule, in float64: scales as scales.py has them, quotients with their roundings, every code that
 is nearest to one of these quotients, and for each code the product with its roundings, rounded to the dtype that came
-out. Nothing is a tolerance. A number outside is one that no order of operations gives.
+out. Nothing is a tolerance. A number outside is one that no order of operations gives. Ties that a rounding moves are
+kept apart: ties.py.
 """
 
 from typing import NamedTuple
@@ -13,15 +14,17 @@ import numpy as np
 from .format import Format
 from .groups import split
 from .scales import Stored, exact_scales, half, stored_ways
+from .ties import power_shown, ties_against
 
 
 class Judged(NamedTuple):
     """Of every number of x: whether y lies outside all that is permitted; what an exact computation gives (float64);
-    whether the dtype of y hides one code from the next."""
+    whether the dtype of y hides one code from the next; which rules of ties give another code (see ties.py)."""
 
     outside: np.ndarray
     expected: np.ndarray
     hidden: np.ndarray
+    ties: np.ndarray
 
 
 @np.errstate(all="ignore")
@@ -35,8 +38,17 @@ def judge_numbers(f: Format, x: np.ndarray, y: np.ndarray, pieces=None) -> Judge
     if y.shape != x.shape:
         raise ValueError(f"what was read back is {y.shape}, what was stored {x.shape}; return x's own shape")
     pieces = (x.shape[-2],) if pieces is None else pieces
+    judged, compute = judge_as(f, x, y, pieces), f.dtype_of("compute", x.dtype)
+    if np.dtype(compute).itemsize < x.dtype.itemsize and judged.outside.any():  # x may be rounded to it first
+        cast_first = judge_as(f, x.astype(compute).astype(x.dtype), y, pieces)
+        judged = judged._replace(outside=judged.outside & cast_first.outside, ties=judged.ties & cast_first.ties)
+    return judged
+
+
+def judge_as(f: Format, x: np.ndarray, y: np.ndarray, pieces: tuple[int, ...]) -> Judged:
+    """`judge_numbers`, of numbers that are not rounded before they are quantised."""
     outside = ~((y == x.astype(y.dtype)) | (np.isnan(y) & np.isnan(x)))
-    expected, hidden = x.astype(np.float64), np.zeros(x.shape, bool)
+    expected, hidden, ties = x.astype(np.float64), np.zeros(x.shape, bool), np.zeros(x.shape, np.uint8)
     given = None
     for a, b in f.spans(pieces):
         cut = split(x[..., a:b, :], f.group, f.size)
@@ -47,13 +59,14 @@ def judge_numbers(f: Format, x: np.ndarray, y: np.ndarray, pieces=None) -> Judge
         if f.growth == "frozen" and given is None:
             given = exact_scales(f, g, cut.live)
             if not finite.all():  # what a kept scale of NaN does to later tokens is its own affair
-                return Judged(np.zeros_like(outside), expected, hidden)
+                return Judged(np.zeros_like(outside), expected, hidden, ties)
         came = split(y[..., a:b, :], f.group, f.size).g
         bad = judge_groups(f, g, cut.live, ways, came) & finite
+        tied = np.where(finite, ties_against(f, g, cut.live, ways[0], came), 0)
         best, blind = nearest(f, g, ways[0], y.dtype)
-        for whole, part in ((outside, bad), (expected, best), (hidden, blind)):
+        for whole, part in ((outside, bad), (expected, best), (hidden, blind), (ties, tied)):
             whole[..., a:b, :] = cut.join(part)
-    return Judged(outside, expected, hidden)
+    return Judged(outside, expected, hidden, ties)
 
 
 def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored], came: np.ndarray) -> np.ndarray:
@@ -67,18 +80,10 @@ def judge_groups(f: Format, g: np.ndarray, live: np.ndarray, ways: list[Stored],
 
 
 def pinned(f: Format, way: Stored, came: np.ndarray) -> Stored:
-    """The way, its scale one power of two where what came shows it: all numbers are codes times that, and it is within
-    the bounds. Division by it is exact, so ties are decided."""
-    if f.rule != "absmax" or (f.divisor == "unrounded" and f.scale_dtype != "float32"):
-        return way
+    """The way, its scale one power of two where what came shows that codes were multiplied by it."""
+    p, shown = power_shown(f, way, came)
     lo, hi = way.scale
-    with np.errstate(all="ignore"):
-        p = np.exp2(np.rint(np.log2((lo + hi) / 2)))
-        multiples = came.astype(np.float64) / p[:, None]
-        codes = f.codes.values[f.codes.below(multiples)]
-        shown = (multiples == codes).all(-1) & (lo <= p) & (p <= hi) & (lo > 0)
-    bounds = np.where(shown, p, lo), np.where(shown, p, hi)
-    return way._replace(scale=bounds, divisor=bounds)
+    return way._replace(scale=(np.where(shown, p, lo), np.where(shown, p, hi)))
 
 
 def positions(f: Format, g: np.ndarray, way: Stored) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +115,16 @@ def permitted(f: Format, g: np.ndarray, way: Stored, came: np.ndarray) -> np.nda
         lo, hi = products(v, way, compute)
         fits |= (came >= cast(lo, out)) & (came <= cast(hi, out))
     # Scales below the smallest normal number are flushed, guarded or kept: numbers may be lost, not become others.
-    least = max(float(ml_dtypes.finfo(t).smallest_normal) for t in (compute, f.dtype_of("scale_dtype", g.dtype)))
+    least = smallest_normal(f, g.dtype)
     moved = g.astype(np.float64) - way.low[:, None]
     lost = np.abs(came.astype(np.float64) - g.astype(np.float64)) <= np.abs(moved)
     none = came == cast(way.low, out)[:, None]
     return fits | ((np.abs(way.scale[1]) < least)[:, None] & (lost | none))
+
+
+def smallest_normal(f: Format, dtype) -> float:
+    """Below it scales are flushed, guarded or kept, as programs please."""
+    return max(float(ml_dtypes.finfo(f.dtype_of(t, dtype)).smallest_normal) for t in ("compute", "scale_dtype"))
 
 
 def products(v: np.ndarray, way: Stored, compute) -> tuple[np.ndarray, np.ndarray]:
@@ -153,12 +163,26 @@ def must_lose(f: Format, x: np.ndarray, pieces=None) -> np.ndarray:
 
 @np.errstate(all="ignore")
 def scales_outside(f: Format, x: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """(G,) bool: the stored scale of a group is none that the rule gives. Groups in the order of split(x)."""
+    """(G,) bool: the stored scale of a group is none that the rule gives. Groups in the order of split(x).
+
+    Where the rule gives none that is normal, as for zeros, any finite one will do: what is read back shows the rest.
+    """
     cut = split(x, f.group, f.size)
-    came = np.asarray(stored).astype(np.float64).ravel()
+    came = scales_as_numbers(f, np.asarray(stored)).ravel()
     if came.size not in (len(cut.g), 1):
         raise ValueError(f"{came.size} scales came; these numbers have {len(cut.g)} groups ({f.group}), one scale each")
     fits = np.zeros(len(cut.g), bool)
     for way in stored_ways(f, cut.g, cut.live, x.dtype):
         fits |= (came >= way.scale[0]) & (came <= way.scale[1])
-    return ~fits & np.isfinite(cut.g.astype(np.float64)).all(-1)
+    free = (np.abs(exact_scales(f, cut.g, cut.live).s) < smallest_normal(f, x.dtype)) & np.isfinite(came)
+    return ~(fits | free) & np.isfinite(cut.g.astype(np.float64)).all(-1)
+
+
+def scales_as_numbers(f: Format, stored: np.ndarray) -> np.ndarray:
+    """Stored scales as float64; of e8m0 in bytes, 2^(byte - 127), 255 for NaN.  ValueError for other integers."""
+    if stored.dtype.kind not in "iu":
+        return stored.astype(np.float64)
+    if f.scale_dtype != "e8m0" or stored.dtype != np.uint8:
+        wanted = "floats, or uint8 exponents + 127" if f.scale_dtype == "e8m0" else "floats"
+        raise ValueError(f"scales came as {stored.dtype}, and this format stores {f.scale_dtype}; return {wanted}")
+    return np.where(stored == 255, np.nan, np.exp2(stored.astype(np.float64) - 127))

@@ -9,6 +9,7 @@ import numpy as np
 from .format import Format
 
 B, H = 2, 3
+LEAST = 8  # numbers of a row
 
 
 class Case(NamedTuple):
@@ -112,6 +113,12 @@ KINDS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+def ragged_width(D: int, size: int) -> int:
+    """About half of D, in fours, which fill bytes of codes; no multiple of blocks of that size."""
+    width = max(4, D * 9 // 64 * 4)
+    return width - 4 if size and width > 4 and width % size == 0 else width
+
+
 def cases(f: Format, dtype, *, D=128, state=False, ragged=True, only=(), seed=0) -> Iterator[Case]:
     """The cases that suit the format, numbers of this dtype.
 
@@ -119,7 +126,13 @@ def cases(f: Format, dtype, *, D=128, state=False, ragged=True, only=(), seed=0)
     state   the subject is a cache: tokens come in pieces too
     ragged  rows whose last block is not full
     only    names of KINDS; empty: all
+    Raises ValueError for a name that is none, and for rows of fewer than 8 numbers.
     """
+    unknown = [name for name in only if name not in KINDS]
+    if unknown:
+        raise ValueError(f"no case {', '.join(map(repr, unknown))}; there are {', '.join(KINDS)}")
+    if D < LEAST:
+        raise ValueError(f"rows of {D} numbers; they have at least {LEAST}")
     span = max(f.size if f.group == "channel" else 0, f.window, 4)
     T = 2 * span + 4
     whole, split = (T,), (span + 1, 1, 1, 1, *[1] * (T - span - 6), 2)
@@ -133,6 +146,7 @@ def cases(f: Format, dtype, *, D=128, state=False, ragged=True, only=(), seed=0)
         if state and name in ("normal", "growing", "ramp", "offset"):
             yield Case(f"{name}, in pieces", x, split)
     if ragged and f.group in ("row", "block", "channel", "head") and not only:
-        x = np.random.default_rng([seed, 99]).normal(size=(B, H, T - 1, D - 56))
-        x *= 1.08 ** np.arange(D - 56)
+        width = ragged_width(D, f.size)
+        x = np.random.default_rng([seed, 99]).normal(size=(B, H, T - 1, width))
+        x *= 1.08 ** np.arange(width)
         yield Case("ragged", x.astype(dtype), (T - 1,))

@@ -1,4 +1,4 @@
-"""The formats that are known by name; any field of one may be changed: "int8-row,scale_dtype=float16"."""
+"""The formats that are known by name; any field that its rule reads may be changed: "int8-row,scale_dtype=float16"."""
 
 import difflib
 
@@ -44,6 +44,7 @@ FORMATS: dict[str, Format] = {
 def named(text: str) -> Format:
     """The format NAME or NAME,field=value,….  Raises ValueError with the nearest names, or the fields."""
     name, _, rest = text.partition(",")
+    name = name.strip()
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, 3, 0.3) or FORMATS
         raise ValueError(f"no format {name!r}; there are {', '.join(near)}: see --formats")

@@ -1,4 +1,4 @@
-"""A format computed step by step, as a program does it; every step can be replaced by a wrong one (hypotheses.py)."""
+"""A format computed step by step, as a program does it; every step can be replaced by a wrong one (hypotheses/)."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

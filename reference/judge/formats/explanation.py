@@ -1,4 +1,7 @@
-"""Which wrong computation gives the numbers that came: named only if it gives them all and no other nearly does."""
+"""Which wrong computation gives the numbers that came: named where it gives nearly all, and no other does nearly so.
+
+Up to MOST that the numbers cannot tell apart are named together. A least scale is no list's but estimated: guard.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +13,16 @@ import numpy as np
 from .bounds import Judged
 from .cases import Case
 from .format import Format
+from .guard import guard_of
 from .hypotheses import HYPOTHESES
+from .hypotheses.scales import AT_LEAST, FLOORS, RANGE, RANGES
 
 EXPLAINED = 0.02  # of the numbers outside: what a hypothesis may leave unreproduced, for scales a last bit apart
 CLEARLY = 3.0  # times as many as the best must its nearest rival leave
 SAME = 0.005  # hypotheses that leave no more than this are not told apart
 NOTHING = 0.5  # what leaves more is no rival
 MOST = 3  # hypotheses that are named together; more say nothing
+FLOOR = "scale floor"  # the name of hypotheses of a least scale
 WRONG, FINE = 6, 3  # cases with and without wrong numbers on which they are tried
 
 
@@ -89,6 +95,27 @@ def choose(order: Sequence[Candidate]) -> tuple[Candidate, ...]:
         return ()
     same = tuple(x for x in order if x.left <= max(CLEARLY * order[0].left, SAME))
     return same if len(same) <= MOST else ()
+
+
+def explained(f: Format, seen: Sequence[Seen]) -> tuple[tuple[Candidate, ...], Candidate | None, float]:
+    """What explains the numbers outside, the next best, and the least scale that permits them all, 0 for none."""
+    order = candidates(f, seen)
+    named = choose(order)
+    rival = next((x for x in order if x not in named), None)
+    if named and not any(x.name == FLOOR for x in named):
+        return named, rival, 0.0
+    guard = guard_of(f, seen)
+    if guard:
+        named = tuple(Candidate(FLOOR, sentence, 0.0) for sentence in sentences_of(f, guard))
+        rival = next((x for x in order if x.name != FLOOR), None)
+    return named, rival, guard
+
+
+def sentences_of(f: Format, guard: float) -> list[str]:
+    """What is said of that least scale: the hypotheses' own words where they have it, to as many digits as came."""
+    least = {AT_LEAST.format(x): x for x in FLOORS} | {RANGE.format(x): x / abs(f.divides_by) for x in RANGES}
+    known = [sentence for sentence, x in least.items() if abs(x / guard - 1) < 2.0**-7]
+    return known or [f"{AT_LEAST.format(guard)}, a guard against zero"]
 
 
 def spread(runs: Sequence[Seen], most: int) -> list[Seen]:

@@ -6,6 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from .fields import SIZED, refuse_unfit
 from .grids import TIES, Grid, grid
 from .groups import GROUPS
 from .packing import PACKINGS
@@ -22,6 +23,11 @@ RULES = {
     "scale = their product",
     "fixed": "scale is given, and numbers beyond the grid's end saturate",
 }
+KEPT = {
+    "sliding": "the newest {} tokens unquantised",
+    "blocks": "tokens are quantised in blocks of {0}, and the newest T mod {0} stay unquantised",
+    "flush": "tokens after the first append stay unquantised until there are {}, then all are quantised",
+}
 SCALE_DTYPES = ("float32", "float16", "bfloat16", "e8m0", "e4m3fn", "input")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -30,10 +36,13 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 class Format:
     """How numbers are stored with few bits. All of it can be written as NAME,field=value,… on a command line.
 
+    A field that the others make no use of is refused (fields.py), as is a number that fits none, by ValueError.
+
+
     grid         of codes: see grids.py
     group, size  which numbers share a scale: see groups.py
     rule         of the scale: RULES
-    top          what the rule divides by; 0 for the grid's largest value
+    top          what the rule divides by; 0 for the grid's largest value, of the rule "signed" the lowest
     scale_dtype  in which scale (and min) are stored; "input": the dtype of x
     compute      in which scale and quotient are computed: "float32", or "input"
     divisor      x is divided by the "stored" scale, or by the "unrounded" one
@@ -72,8 +81,7 @@ class Format:
             if getattr(self, field) not in words:
                 raise ValueError(f"{field}={getattr(self, field)!r}; there are {', '.join(words)}")
         grid(self.grid)
-        if self.window < 0 or self.size < 0 or (self.window_kind != "sliding" and self.window == 0):
-            raise ValueError(f"window={self.window}, size={self.size}; neither is negative, and blocks have a window")
+        refuse_unfit(self)
 
     @property
     def codes(self) -> Grid:
@@ -84,7 +92,7 @@ class Format:
         """`top`, or what stands for it."""
         if self.top:
             return self.top
-        return {"signed": -8.0}.get(self.rule, self.codes.top)
+        return float(self.codes.values[0]) if self.rule == "signed" else self.codes.top
 
     @property
     def spans_tokens(self) -> bool:
@@ -121,12 +129,14 @@ class Format:
     def describe(self) -> str:
         """The rule in words."""
         words = [f"{self.grid} codes per {self.group}{f' of {self.size}' if self.size else ''}", RULES[self.rule]]
-        words[-1] = words[-1].replace("top", f"{self.divides_by:g}")
+        words[-1] = words[-1].replace("448 top", "448 * top").replace("top", f"{self.divides_by:g}")
+        words[-1] = words[-1].replace("is given", f"is {self.value:g}")
         words.append(f"stored as {self.scale_dtype}; x / {self.divisor} scale, ties {self.ties}")
+        words.append("computed in " + ("the dtype of x" if self.compute == "input" else self.compute))
         if self.packing != "bytes":
             words.append(f"packed: {self.packing}")
         if self.window:
-            words.append(f"the newest {self.window} tokens unquantised ({self.window_kind})")
+            words.append(KEPT[self.window_kind].format(self.window))
         if self.floor:
             words.append(f"a scale is at least {self.floor:g}")
         if self.growth == "frozen":
@@ -134,14 +144,23 @@ class Format:
         return "; ".join(words)
 
 
+def regrouped(f: Format, group: str, size: int = 0) -> Format:
+    """The format with other groups; `size` counts where such groups have one, `growth` where scales can be kept."""
+    sized = size if group in (*SIZED, "channel") else 0
+    kept = f.growth if group in ("head", "tensor") or (group == "channel" and not sized) else "own"
+    return replace(f, group=group, size=sized, growth=kept)
+
+
 def changed(base: Format, text: str) -> Format:
     """`base` with "field=value,…".  Raises ValueError for a field or value that it does not have."""
     kinds = {field.name: type(getattr(base, field.name)) for field in fields(Format) if field.name != "name"}
     new: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        field, equals, value = part.partition("=")
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        field, equals, value = (word.strip() for word in part.partition("="))
         if not equals or field not in kinds:
             raise ValueError(f"{part!r} is no field=value; the fields are {', '.join(kinds)}")
+        if field in new:
+            raise ValueError(f"{field} came twice, the second time as {value}; say it once")
         try:
             new[field] = kinds[field](value)
         except ValueError:

@@ -3,22 +3,24 @@
 A subject is one of three:
     a function      x (B, H, T, D) -> what is read back, same shape, any float dtype
     a cache         subject() -> object with append(x (B, H, M, D)) and read() -> (B, H, T, D)
-    two functions   Parts(quantise, dequantise): codes and scales are judged one by one too
+    two functions   Parts(quantise, dequantise): stored scales are held to the rule too
 FORMAT: every number is one that the format permits (bounds.py). BUG: at least one is not; the wrong computation that
 gives the numbers is named where one does. INCONCLUSIVE: nothing ran, or the dtype read back hides the format's steps.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..difference import finite
-from .bounds import judge_numbers, scales_outside
+from .bounds import Judged, judge_numbers, scales_outside
 from .cases import Case, cases
-from .explanation import Candidate, Seen, candidates, choose
+from .explanation import Candidate, Seen, explained
 from .format import DTYPES, Format
+from .guard import advice
+from .ties import other_rule, parted
 
 FORMAT, BUG, INCONCLUSIVE = "FORMAT", "BUG", "INCONCLUSIVE"
 HIDDEN = 0.5  # of the numbers: where the dtype hides one code from the next in more of them, nothing can be said
@@ -27,7 +29,8 @@ HIDDEN = 0.5  # of the numbers: where the dtype hides one code from the next in 
 class Parts(NamedTuple):
     """A quantiser in two functions.
 
-    quantise    x (B, H, T, D) -> codes, scales [, more]: scales with one number per group, in order of the groups
+    quantise    x (B, H, T, D) -> codes, scales [, more]: scales with one number per group, in order of the groups, as
+                floats, or for e8m0 as uint8 exponents + 127. Codes are judged by what dequantise reads
     dequantise  (codes, scales [, more]) -> x's shape
     """
 
@@ -103,7 +106,8 @@ def judge_format(
     only     names of cases.KINDS; empty: all that suit the format, and rows whose last block is not full
 
     A subject refuses a case by NotImplementedError, and rows that blocks do not fill by ValueError too; it is reported.
-    What else it raises passes. Raises ValueError for another dtype, or what comes back in another shape.
+    What else it raises passes. Raises ValueError for another dtype or case, for rows of fewer than 8 numbers, and for
+    what comes back in another shape, or not in floats.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r}; there are {', '.join(DTYPES)}")
@@ -114,6 +118,7 @@ def judge_format(
         except refusals(case) as error:
             found.append(Found(case.name, case.x.size, refused=f"{type(error).__name__}: {error}"))
             continue
+        refuse_codes(y)
         run = Seen(case, y, judge_numbers(f, case.x, y, case.pieces))
         seen.append(run)
         found.append(what_was_found(f, run, scales))
@@ -123,6 +128,14 @@ def judge_format(
 def refusals(case: Case) -> tuple[type[Exception], ...]:
     """What a subject may raise to say that it does not take such numbers."""
     return (NotImplementedError, *((ValueError, AssertionError) if case.name == "ragged" else ()))
+
+
+def refuse_codes(y: np.ndarray) -> None:
+    """Raises ValueError where no floats were read back."""
+    if y.dtype.kind != "f" and not str(y.dtype).startswith(("bfloat16", "float8", "float4")):
+        raise ValueError(
+            f"{y.dtype} came back, as codes do; return what is read back, in floats, or give quantise and dequantise"
+        )
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -162,14 +175,15 @@ def what_was_found(f: Format, run: Seen, scales: Any) -> Found:
 
 def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) -> FormatVerdict:
     """The word for these runs, and its reason."""
+    if other_rule(f, [run.judged.ties for run in seen]):
+        seen, found = with_ties(f, seen, found)
     about = (f.name, f.describe(), dtype)
     wrong = [x for x in found if x.outside or x.scales]
     if wrong:
-        order = candidates(f, seen)
-        named = choose(order)
-        rival = next((x for x in order if x not in named), None)
+        named, rival, guard = explained(f, seen)
         names = tuple(dict.fromkeys(x.name for x in named))
-        return FormatVerdict(BUG, *about, bug_reason(wrong, found), found, named, rival, names)
+        reason = bug_reason(wrong, found) + (advice(f, guard) if guard else "")
+        return FormatVerdict(BUG, *about, reason, found, named, rival, names)
     if not seen:
         return FormatVerdict(INCONCLUSIVE, *about, "The subject refused every case, so nothing was compared.", found)
     hidden = float(np.mean([run.judged.hidden.mean() for run in seen if run.case.name != "tiny"] or [1.0]))
@@ -182,9 +196,40 @@ def decide(f: Format, dtype: str, seen: Sequence[Seen], found: Sequence[Found]) 
     numbers, worst = sum(x.of for x in found if not x.refused), max(found, key=lambda x: x.lost)
     reason = (
         f"All {numbers} numbers read back in {len(seen)} cases are ones that the format permits. It loses up to "
-        f"{worst.lost:.2g} rms ({worst.case}); the code loses nothing beside."
+        f"{worst.lost:.2g} rms ({worst.case}); the code loses nothing beside.{ties_note(f, seen)}"
     )
     return FormatVerdict(FORMAT, *about, reason, found)
+
+
+def with_ties(f: Format, seen: Sequence[Seen], found: Sequence[Found]) -> tuple[Sequence[Seen], Sequence[Found]]:
+    """The runs, with ties that fell by another rule among what is outside."""
+    whole = [run._replace(judged=judged_with_ties(f, run.judged)) for run in seen]
+    again = {run.case.name: what_was_found(f, run, None) for run in whole}
+    return whole, [replace(again[x.case], scales=x.scales) if x.case in again else x for x in found]
+
+
+def judged_with_ties(f: Format, judged: Judged) -> Judged:
+    return judged._replace(outside=judged.outside | parted(f, judged.ties))
+
+
+def ties_note(f: Format, seen: Sequence[Seen]) -> str:
+    """What is said of ties that a rounding moved."""
+    moved = sum(int(parted(f, run.judged.ties).sum()) for run in seen)
+    if not moved:
+        return ""
+    return (
+        f" {moved} quotients halfway between two codes fell to the other one, and no rule of ties gives them all: a "
+        "quotient that is rounded on its way, as x * (1 / max) * top, leaves a tie by its last bit."
+    )
+
+
+def digits(*numbers: float) -> list[str]:
+    """The numbers, with as many digits as it takes to tell them apart."""
+    for n in (6, 9, 17):
+        words = [f"{x:.{n}g}" for x in numbers]
+        if len(set(words)) == len(set(numbers)):
+            return words
+    return words
 
 
 def bug_reason(wrong: Sequence[Found], found: Sequence[Found]) -> str:
@@ -199,8 +244,9 @@ def bug_reason(wrong: Sequence[Found], found: Sequence[Found]) -> str:
     loss = f"there the format loses {worst.must:.2g} rms and the code {worst.lost:.2g}"
     scales = sum(x.scales or 0 for x in wrong)
     stored = f" {scales} stored scales are none that the rule gives." if scales else ""
-    came = f"{worst.x:.6g} at (b {b}, h {h}, t {t}, d {d}) came back as {worst.came:.6g}"
+    x, got, permitted = digits(worst.x, worst.came, worst.permitted)
+    came = f"{x} at (b {b}, h {h}, t {t}, d {d}) came back as {got}"
     return (
         f"{numbers} of {of} numbers are none that the format permits ({cases_}); {worst.case}: {loss}, and {came} "
-        f"where the format gives {worst.permitted:.6g}.{stored}"
+        f"where the format gives {permitted}.{stored}"
     )

@@ -226,6 +226,8 @@ def fixed_zero_middle(f: Format, cut, dtype):
 TOPS = (("one more than", 1.0), ("half more than", 0.5), ("one less than", -1.0))
 MINMAX = ("minmax", "minmax-zero")
 ABS = ("absmax", "two-level")
+FLOORS, AT_LEAST = (1.0, 2.0**-7, 2.0**-10, 1e-3, 1e-4, 1e-5, 1e-6, 2.0**-23, 1e-7, 1e-8), "the scale is at least {:g}"
+RANGES, RANGE = (2.0**-7, 1e-4, 1e-5, 1e-6, 1e-7), "the range of the numbers is taken as at least {:g}"
 
 HYPOTHESES: tuple[Hypothesis, ...] = (
     *(step("divisor", f"the scale divides by {words} the largest code", lambda f: f.codes.whole and scaled(f),
@@ -233,10 +235,8 @@ HYPOTHESES: tuple[Hypothesis, ...] = (
     *(step("divisor", f"the scale divides by {top}, not the largest value", lambda f, top=top: floats(f) and f.rule in
         ABS and f.codes.top != top, scale=times(lambda f, top=top: f.divides_by / top))
         for top in (1.0, 4.0, 8.0, 127.0, 224.0, 240.0, 256.0, 448.0, 480.0, 57344.0)),
-    *(step("scale floor", f"the scale is at least {least:g}", smooth, scale=floor_of(least))
-        for least in (1.0, 2.0**-7, 2.0**-10, 1e-3, 1e-4, 1e-5, 1e-6, 2.0**-23, 1e-7, 1e-8)),
-    *(step("scale floor", f"the range of the numbers is taken as at least {least:g}", smooth,
-        scale=clamped_range(least)) for least in (2.0**-7, 1e-4, 1e-5, 1e-6, 1e-7)),
+    *(step("scale floor", AT_LEAST.format(least), smooth, scale=floor_of(least)) for least in FLOORS),
+    *(step("scale floor", RANGE.format(least), smooth, scale=clamped_range(least)) for least in RANGES),
     step("abs", "the scale follows from max x, not from max |x|", lambda f: f.rule == "absmax", scale=signed_maximum),
     step("range", "the range is stretched to include zero", lambda f: f.rule == "minmax", scale=from_zero),
     *(step("scale dtype", f"the scale is computed and kept in {name}", smooth, scale=in_dtype(t))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..computation import RIGHT, Kept, decode_step, round_trip, run, scale_step
-from ..format import Format
+from ..format import Format, regrouped
 from ..groups import split
 from ..scales import Scale
 from .base import Hypothesis, scaled
@@ -109,7 +109,7 @@ def other_groups(group: str, size=None):
 
     def apply(f: Format, x, pieces):
         whole = x.shape[-2] if size is None else size
-        other = replace(f, group=group, size=whole if group == "channel" else f.size)
+        other = regrouped(f, group, whole if group == "channel" else f.size)
         y = x.copy()
         for a, b in f.spans(pieces):
             y[..., a:b, :] = run(other, x[..., a:b, :])
@@ -143,12 +143,12 @@ def last_group(change):
 def of_the_one_before(f: Format, x, n):
     before = x[..., -n - f.size : -n]
     scale = scale_step(f, split(before, "row"), x.dtype)
-    return run(replace(f, group="row"), x[..., -n:], given=Scale(*scale))
+    return run(regrouped(f, "row"), x[..., -n:], given=Scale(*scale))
 
 
 def padded_with_zeros(f: Format, x, n):
     full = np.concatenate([x[..., -n:], np.zeros((*x.shape[:-1], f.size - n), x.dtype)], -1)
-    return run(replace(f, group="row"), full)[..., :n]
+    return run(regrouped(f, "row"), full)[..., :n]
 
 
 def block(f: Format) -> bool:

@@ -36,6 +36,60 @@ class Parts:
         return codes * s * cls.factor
 
 
+class Microscaled:
+    """OCP's mxfp8, right: elements, and the exponent of each block of 32 as its byte."""
+
+    @staticmethod
+    def quantise(x):
+        if x.shape[-1] % 32:
+            raise ValueError("no whole blocks")
+        blocks = x.double().reshape(*x.shape[:-1], -1, 32)
+        exponent = torch.floor(torch.log2(blocks.abs().amax(-1))) - 8
+        byte = (exponent.clamp(-127, 127) + 127).nan_to_num().to(torch.uint8)
+        codes = (blocks / torch.exp2(byte.double() - 127)[..., None]).clamp(-448, 448)
+        return codes.float().to(torch.float8_e4m3fn), byte
+
+    @staticmethod
+    def dequantise(codes, byte):
+        return (codes.double() * torch.exp2(byte.double() - 127)[..., None]).flatten(-2).float()
+
+
+class MicroscaledAsE8m0(Microscaled):
+    """The same, its scales as torch's float8_e8m0fnu."""
+
+    @staticmethod
+    def quantise(x):
+        codes, byte = Microscaled.quantise(x)
+        return codes, byte.view(torch.float8_e8m0fnu)
+
+    @staticmethod
+    def dequantise(codes, scale):
+        return Microscaled.dequantise(codes, scale.view(torch.uint8))
+
+
+class Guarded(Parts):
+    """Rows of zeros have scale 1, and are zeros."""
+
+    @staticmethod
+    def quantise(x):
+        s = scale_of(x)
+        s = torch.where(s == 0, 1.0, s)
+        return (x.float() / s).round().clamp(-127, 127).nan_to_num().to(torch.int8), s
+
+
+class OneExponentUp(Microscaled):
+    """The stored byte is one more than what codes are read with."""
+
+    @staticmethod
+    def quantise(x):
+        codes, byte = Microscaled.quantise(x)
+        return codes, byte + 1
+
+    @staticmethod
+    def dequantise(codes, byte):
+        return Microscaled.dequantise(codes, byte - 1)
+
+
 class Doubled(Parts):
     """Reads twice what was stored."""
 

@@ -1,6 +1,9 @@
 """Torch quantisers, our 8-bit caches and other libraries before the judge of formats."""
 
 import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from kvproof.gpt2.int8_cache import Int8PagedCache, Int8StaticCache
 from kvproof.gpt2.int8_weights import quantise
 from kvproof.reference.cache import Int8Cache
 from kvproof.reference.config import Config
+from kvproof.reference.judge.formats.cases import KINDS
 from kvproof.reference.judge.formats.format import Format
 from kvproof.reference.judge.formats.verdict import BUG, FORMAT
 
@@ -56,6 +60,80 @@ def test_codes_and_scales_apart():
     assert check_format(mine.Doubled, "int8-row", only=FEW).verdict == BUG
 
 
+FINITE = tuple(name for name in KINDS if name not in ("nonfinite", "tiny"))
+
+
+@pytest.mark.parametrize("quantiser", [mine.Microscaled, mine.MicroscaledAsE8m0])
+def test_scales_of_e8m0_may_be_bytes_or_floats(quantiser):
+    verdict = check_format(quantiser, "mxfp8", only=FINITE)
+    assert verdict.verdict == FORMAT, str(verdict)
+    assert all(found.scales == 0 for found in verdict.found)
+
+
+def test_a_wrong_byte_of_e8m0_is_seen():
+    verdict = check_format(mine.OneExponentUp, "mxfp8", only=FINITE)
+    assert verdict.verdict == BUG
+    assert "stored scales are none that the rule gives" in verdict.reason
+
+
+def test_integer_scales_of_other_formats_are_refused():
+    with pytest.raises(ValueError, match="scales came as uint8, and this format stores float32; return floats"):
+        check_format(mine.Microscaled, "mxfp8,scale_dtype=float32", only=("normal",))
+
+
+def test_a_row_of_zeros_may_have_any_scale():
+    verdict = check_format(mine.Guarded, "int8-row", only=FEW)
+    assert verdict.verdict == FORMAT, str(verdict)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"]
+)
+def test_floats_of_8_bits_come_as_they_are(dtype):
+    x = torch.tensor([0.5, 1.0, 2.0, 16.0]).to(getattr(torch, dtype))
+    assert str(to_numpy(x).dtype) == dtype
+    assert to_numpy(x).astype(np.float32).tolist() == [0.5, 1.0, 2.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("quantiser", "arrays", "says"),
+    [(lambda x: x.to(torch.int8), "torch", "int8 came back, as codes do; return what is read back, in floats"),
+        (lambda x: x.astype(np.int32), "numpy", "int32 came back, as codes do"),
+        (lambda x: x > 0, "torch", "a tensor of bool came back; return"),
+        (lambda x: x > 0, "numpy", "a ndarray of bool came back; return"),
+        (lambda x: x.to(torch.complex64), "torch", "a tensor of complex64 came back; return"),
+        (lambda x: None, "torch", "a NoneType of object came back; return")],
+)  # fmt: skip
+def test_what_is_not_read_back_in_floats_is_refused(quantiser, arrays, says):
+    with pytest.raises(ValueError, match=says):
+        check_format(quantiser, "int8-row", arrays=arrays)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [(lambda x: x, "quantise gave a Tensor; it gives"), (lambda x: (x,), "quantise gave a tuple of 1; it gives"),
+        (lambda x: {"codes": x}, "quantise gave a dict; it gives")],
+)  # fmt: skip
+def test_codes_without_scales_are_refused(given, says):
+    class Odd(mine.Parts):
+        quantise = staticmethod(given)
+
+    with pytest.raises(ValueError, match=says):
+        check_format(Odd, "int8-row")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, np.float16, np.dtype("float64")])
+def test_dtypes_are_taken_as_torch_and_numpy_have_them(dtype):
+    assert check_format(mine.right, "int8-row", dtype, only=("normal",)).verdict == FORMAT
+
+
+@pytest.mark.parametrize("n", [8, 40, 48, 56, 57, 80])
+def test_rows_of_any_width(n):
+    verdict = check_format(mine.right, "int8-row", D=n)
+    assert verdict.verdict == FORMAT
+    assert all(found.of > 0 for found in verdict.found)
+
+
 def test_caches_are_given_tokens_in_pieces():
     assert check_format(mine.RightCache, "int8-row", only=FEW).verdict == FORMAT
     assert check_format(mine.StaleCache, "int8-row", only=FEW).verdict == BUG
@@ -68,6 +146,8 @@ def test_what_is_no_quantiser_is_refused_in_one_line():
         check_format(mine.RightCache(), "int8-row")
     with pytest.raises(ValueError, match="arrays is"):
         check_format(mine.right, "int8-row", arrays="jax")
+    with pytest.raises(ValueError, match="no case 'nosuch'; there are normal, offset"):
+        check_format(mine.right, "int8-row", only=("nosuch",))
     with pytest.raises(UserCodeError, match="no such kernel"):
         check_format(mine.broken, "int8-row")
 
@@ -144,6 +224,28 @@ def test_the_command_gives_the_verdict_and_its_exit_code(capsys):
     assert main(["--quantised", "_quantisers:truncating", "--format", "int8-row", "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
     assert (record["verdict"], record["names"]) == ("BUG", ["truncation"])
+
+
+@pytest.mark.usefixtures("beside")
+def test_the_command_takes_the_width_of_rows(capsys):
+    words = ["--quantised", "_quantisers:right", "--format", "int8-row", "--head-dim"]
+    assert main([*words, "48"]) == 0
+    assert main([*words, "0"]) == 3
+    assert "at least 8" in capsys.readouterr().err
+    assert main(["--faults", "--head-dim", "48"]) == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize(("quantiser", "code"), [("right", 0), ("truncating", 1)])
+def test_a_reader_that_leaves_does_not_change_the_exit_code(quantiser, code, more):
+    read, write = os.pipe()
+    os.close(read)
+    words = ["--quantised", f"_quantisers:{quantiser}", "--format", "int8-row", *more]
+    program = f"import sys; from kvproof.bench.judge.__main__ import main; sys.exit(main({words!r}))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", program], stdout=write, cwd=Path(__file__).parent, env=env)
+    os.close(write)
+    assert done.returncode == code
 
 
 def test_the_exit_codes_are_those_of_verify():

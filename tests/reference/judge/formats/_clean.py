@@ -25,6 +25,34 @@ class Arithmetic(NamedTuple):
             none = ~np.isfinite(inverse) if self.reciprocal else b == 0
             return np.where(none, 0, a * inverse if self.reciprocal else a / b)
 
+    def quotients(self, x, s, largest, top):
+        """x / s"""
+        return self.over(x, s)
+
+
+class Products(NamedTuple):
+    """Quotients from the largest number itself, its scale aside: the order is a key of ORDERS."""
+
+    dtype: type
+    order: str
+
+    def over(self, a, b):
+        return Arithmetic(self.dtype, False).over(a, b)
+
+    def quotients(self, x, s, largest, top):
+        x, largest, top = (np.asarray(a).astype(self.dtype) for a in (x, largest, top))
+        with np.errstate(all="ignore"):
+            q = ORDERS[self.order](x, largest, top)
+            return np.where(np.isfinite(q) & (s > 0), q, 0)
+
+
+ORDERS = {
+    "x * (1 / max) * top": lambda x, largest, top: x * (top.dtype.type(1) / largest) * top,
+    "x / max * top": lambda x, largest, top: x / largest * top,
+    "x * (top / max)": lambda x, largest, top: x * (top / largest),
+    "x * top / max": lambda x, largest, top: x * top / largest,
+}
+PRODUCTS = [Products(t, order) for t in (np.float32, np.float64) for order in ORDERS]
 
 ARITHMETIC = [Arithmetic(t, r) for t in (np.float32, np.float64) for r in (False, True)]
 
@@ -35,8 +63,9 @@ def whole(x, s, low, high, a):
 
 def symmetric(top):
     def quantise(g, a):
-        s = a.over(np.abs(g).max(-1, keepdims=True), top).astype(np.float32)
-        return whole(g, s, -top, top, a).astype(np.float32) * s
+        largest = np.abs(g).max(-1, keepdims=True)
+        s = a.over(largest, top).astype(np.float32)
+        return np.clip(np.rint(a.quotients(g, s, largest, top)), -top, top).astype(np.float32) * s
 
     return quantise
 
@@ -64,8 +93,10 @@ def float8(name, scaled=True):
     dtype, top = FP8[name]
 
     def quantise(g, a):
-        s = a.over(np.abs(g).max(-1, keepdims=True), top).astype(np.float32) if scaled else np.float32(1)
-        return np.clip(a.over(g, s) if scaled else g, -top, top).astype(dtype).astype(np.float32) * s
+        largest = np.abs(g).max(-1, keepdims=True)
+        s = a.over(largest, top).astype(np.float32) if scaled else np.float32(1)
+        q = a.quotients(g, s, largest, top) if scaled else g
+        return np.clip(q, -top, top).astype(dtype).astype(np.float32) * s
 
     return quantise
 
@@ -176,10 +207,12 @@ QUANTISERS: dict[str, tuple[Callable, Callable, Callable | None]] = {
     "q4_0": (q4_0, in_blocks(32), None),
     "q4_1": (q4_1, in_blocks(32), None),
 }
+BY_MAXIMUM = ("int8-row", "int8-channel", "int8-tensor", "int4-block", "fp8-row", "fp8-head", "fp8-tensor",
+    "fp8-e5m2-row")  # fmt: skip
 GROWING = ("fp8-head", "fp8-tensor", "int8-tensor")  # their first append's scale is kept: given at once, not in pieces
 
 
-def round_trip(format: str, arithmetic: Arithmetic) -> Callable[[np.ndarray], np.ndarray]:
+def round_trip(format: str, arithmetic: Arithmetic | Products) -> Callable[[np.ndarray], np.ndarray]:
     """The function of a format without a window: x -> what is read back."""
     quantise, cut, _ = QUANTISERS[format]
 
@@ -190,7 +223,7 @@ def round_trip(format: str, arithmetic: Arithmetic) -> Callable[[np.ndarray], np
     return run
 
 
-def cache(format: str, arithmetic: Arithmetic) -> Callable[[], "Cache"]:
+def cache(format: str, arithmetic: Arithmetic | Products) -> Callable[[], "Cache"]:
     """A cache of the format: tokens are quantised once, when they leave its window."""
     return lambda: Cache(round_trip(format, arithmetic), QUANTISERS[format][2])
 

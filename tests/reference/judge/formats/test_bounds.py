@@ -10,6 +10,7 @@ from kvproof.reference.judge.formats.bounds import judge_numbers, must_lose, sca
 from kvproof.reference.judge.formats.cases import KINDS, cases
 from kvproof.reference.judge.formats.catalogue import FORMATS, named
 from kvproof.reference.judge.formats.computation import decode, encode, round_trip
+from kvproof.reference.judge.formats.ties import other_rule, parted
 
 each_format = pytest.mark.parametrize("name", FORMATS)
 
@@ -100,9 +101,22 @@ def test_ties_are_decided_where_the_scale_is_a_power_of_two():
     x = np.array([127, 0.5, 1.5, 2.5, -0.5, -1.5], np.float32).reshape(1, 1, 1, 6)
     even = np.array([127, 0, 2, 2, 0, -2], np.float32).reshape(x.shape)
     away = np.array([127, 1, 2, 3, -1, -2], np.float32).reshape(x.shape)
-    assert not judge_numbers(named("int8-row"), x, even).outside.any()
-    assert judge_numbers(named("int8-row"), x, away).outside.sum() == 3
-    assert not judge_numbers(named("int8-row,ties=away"), x, away).outside.any()
+    for rule, y, n in (("even", even, 0), ("even", away, 3), ("away", away, 0), ("away", even, 3)):
+        f = named(f"int8-row,ties={rule}")
+        judged = judge_numbers(f, x, y)
+        assert not judged.outside.any()
+        assert parted(f, judged.ties).sum() == n
+
+
+def test_all_ties_by_another_rule_are_that_rule_s_and_ties_both_ways_are_nobody_s():
+    f, x = named("int8-row"), (np.arange(-64, 63) + 0.5).astype(np.float32)
+    x = np.append(x, np.float32(127)).reshape(1, 1, 1, -1)
+    up = np.where(x < 127, np.floor(x + np.float32(0.5)), x).astype(np.float32)
+    assert other_rule(f, [judge_numbers(f, x, up).ties]) == "up"
+    assert other_rule(f, [judge_numbers(f, x, np.rint(x)).ties]) == ""
+    mixed = np.where(np.arange(128) % 3 == 0, up, np.rint(x)).astype(np.float32)
+    mixed.flat[1::5] = np.ceil(x - np.float32(0.5)).flat[1::5]
+    assert other_rule(f, [judge_numbers(f, x, mixed).ties]) == ""
 
 
 def test_nan_permits_anything_in_its_own_group_and_nothing_beside():

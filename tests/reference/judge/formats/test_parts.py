@@ -77,21 +77,52 @@ def test_signed_codes_come_back(packing):
 
 
 def test_a_format_is_named_with_its_changes():
-    f = named("int8-row,scale_dtype=float16,ties=away,size=4")
-    assert (f.scale_dtype, f.ties, f.size) == ("float16", "away", 4)
-    assert f.name == "int8-row,scale_dtype=float16,ties=away,size=4"
+    f = named("int8-row,scale_dtype=float16,ties=away,top=100")
+    assert (f.scale_dtype, f.ties, f.top) == ("float16", "away", 100)
+    assert f.name == "int8-row,scale_dtype=float16,ties=away,top=100"
+    assert named("int8-row, ties = away").ties == "away"
     for text, words in (("int8-rows", "int8-row"), ("int8-row,sise=4", "the fields are"), ("int8-row,ties=odd", "even"),
-            ("int8-row,size=x", "takes a number"), ("int8-row,grid=int9", "no grid")):  # fmt: skip
+            ("int8-row,size=x", "takes a number"), ("int8-row,ties=up,ties=away", "came twice"),
+            ("int8-row,grid=int9", "no grid")):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             named(text)
     assert [row["name"] for row in table()] == list(FORMATS)
 
 
+UNREAD = (
+    [f"{name},scale_dtype=e8m0" for name in ("fp8-row", "uint4-block", "q4_0", "int8-static", "nvfp4")]
+    + [f"{name},scale_dtype=e4m3fn" for name in ("fp8-row", "uint4-block", "mxfp8", "int8-static")]
+    + [f"nvfp4,scale_dtype={dtype}" for dtype in ("float32", "float16", "input", "e8m0")]
+    + [f"{name},size=64" for name in ("int8-row", "fp8-head", "fp8-tensor")]
+    + [f"int8-row,group={group}" for group in ("block", "flat", "flat-channel")]
+    + [f"{name},value=3" for name in FORMATS if FORMATS[name].rule != "fixed"]
+    + [f"{name},packing={way}" for name in ("int8-row", "fp8-row") for way in ("low", "high", "halves", "quarters")]
+    + ["int4-block,packing=quarters", "uint2-block,packing=low", "int8-static,top=3", "q4_0,grid=uint4"]
+    + [f"int8-row,{field}={x}" for field in ("top", "floor", "value") for x in ("nan", "inf", "-1")]
+    + [f"{name},growth=frozen" for name in ("int8-row", "kivi-keys", "int4-block", "nvfp4")]
+    + ["mxfp8,divisor=unrounded", "nvfp4,divisor=unrounded", "q4_0,floor=1", "int8-static,floor=1", "mxfp4,floor=3"]
+)
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_a_field_that_says_nothing_is_refused(text):
+    with pytest.raises(ValueError, match=text.rpartition(",")[2].partition("=")[0]):
+        named(text)
+
+
+def test_the_lowest_code_divides_where_the_scale_has_a_sign():
+    assert named("q4_0").divides_by == -8
+    assert named("q4_0,grid=int8,packing=bytes").divides_by == -128
+
+
 def test_the_rule_is_written_down():
     assert FORMATS["q4_0"].describe() == (
         "int4 codes per block of 32; scale = x / -8, x the number of largest magnitude, with its sign; stored as "
-        "float16; x / unrounded scale, ties up; packed: halves"
+        "float16; x / unrounded scale, ties up; computed in float32; packed: halves"
     )
+    assert "scale is 0.03125," in FORMATS["int8-static"].describe()
+    assert "the newest T mod 32 stay unquantised" in FORMATS["kivi-keys"].describe()
+    assert "max|x| / (448 * 6)" in FORMATS["nvfp4"].describe()
 
 
 def test_e2m1_is_the_table_of_the_standard():

@@ -49,6 +49,13 @@ def test_a_planted_hypothesis_is_never_taken_for_another(name):
             check(name, h)
 
 
+@pytest.mark.parametrize("name", ["uint4-block", "q8_0"])
+def test_a_planted_least_scale_is_never_taken_for_another(name):
+    for other, h in PLANTED:
+        if other == name and h.name == "scale floor":
+            check(name, h)
+
+
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["int8-row", "uint4-block", "mxfp4", "nvfp4"])
 def test_all_planted_hypotheses_are_seen_and_none_is_taken_for_another(name):
