@@ -109,7 +109,9 @@ class HuggingFaceSubject(TorchSubject):
         self.cache = self.lm.default_cache if cache == AUTO else cache
         self.scenario, self.how = scenario, SCENARIOS[scenario]
         self.left_padded, self.position_ids = left_padded + self.how.padding, position_ids
-        check_silent(self.cache, scenario, attention=self.attn_implementation, padded=left_padded or not position_ids)
+        check_silent(
+            self.cache, scenario, attention=self.attn_implementation, padded=bool(left_padded) or not position_ids
+        )
         self.lossy = self.cache in KINDS and KINDS[self.cache].lossy
         if self.lossy:
             self.question = "a quantised cache against one of ours that rounds alike"
