@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ...measure.peers import cache_name, empty_cache
-from ..huggingface.caches import can_go_back
 from .positions import positions_of
 
 
@@ -153,3 +152,11 @@ def shows_slots(layer: Any) -> bool:
     packed = any(hasattr(layer, name) for name in ("indexer_keys", "_quantized_keys"))
     keys = getattr(layer, "keys", None)
     return not own and not packed and keys is not None and keys.dim() == 4
+
+
+def can_go_back(layer: Any) -> bool:
+    """Whether crop() can put this layer back: it says so, and where it has a window it has kept what left that."""
+    if not getattr(layer, "is_croppable", hasattr(layer, "crop")):
+        return False
+    window = getattr(layer, "sliding_window", None)
+    return window is None or layer.get_seq_length() < window or getattr(layer, "record_past", False)

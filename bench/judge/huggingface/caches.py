@@ -133,11 +133,3 @@ def tensors_of(held: Any, depth: int = 6) -> list[torch.Tensor]:
     else:
         parts = [getattr(held, name, None) for name in vars(held)] if hasattr(held, "__dict__") else []
     return [x for part in parts for x in tensors_of(part, depth - 1)]
-
-
-def can_go_back(layer: Any) -> bool:
-    """Whether crop() can put this layer back: it says so, and where it has a window it has kept what left that."""
-    if not getattr(layer, "is_croppable", hasattr(layer, "crop")):
-        return False
-    window = getattr(layer, "sliding_window", None)
-    return window is None or layer.get_seq_length() < window or getattr(layer, "record_past", False)

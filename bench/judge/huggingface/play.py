@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..contract.huggingface import can_go_back
 from ..contract.user_errors import user_code
-from .caches import OWN, DoesNotApply, can_go_back, layers_of
+from .caches import OWN, DoesNotApply, layers_of
 from .lm import CausalLM
 
 SPARE = 4  # slots beyond the sequences: drafts, which are taken back
