@@ -113,9 +113,12 @@ def without_ties(subject: Any, dtype: str, verdict: Verdict) -> Verdict:
     if verdict.verdict != BUG or not hasattr(subject, "with_ties_to_the_first"):
         return verdict
     settled = subject.with_ties_to_the_first()
+    settled.paths(next(rung.dtype for rung in verdict.rungs if rung.word == "RED"))
+    if not settled.ties.tied:  # seen in one run of each path, before the judge makes all of them
+        return verdict
     how = {"question": subject.question, "throughout": lambda: settled.wide}
     again = judge(DtypeRefusals(settled.paths, dtype), dtype, **how)
-    if not settled.ties.tied or again.verdict == BUG:
+    if again.verdict == BUG:
         return verdict
     note = (
         "As the model is, the paths differ more: torch.topk chooses among equal scores, one way for a whole sequence, "

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ...measure.peers import empty_cache
+
 OWN, PAGED, AUTO = "own", "paged", "auto"
 KEPT_BY_US = "ours, as "  # before the name of a quantised kind: the same numbers in a cache of ours
 
@@ -72,15 +74,11 @@ def full(config: Any, slots: int) -> Any:
 
 
 def dynamic(config: Any, slots: int, **more: Any) -> Any:
-    from transformers import DynamicCache
-
-    return DynamicCache(config=config, **more)
+    return empty_cache(config, "dynamic", slots, **more)
 
 
 def static(config: Any, slots: int, **more: Any) -> Any:
-    from transformers import StaticCache
-
-    return StaticCache(config=config, max_cache_len=slots, **more)
+    return empty_cache(config, "static", slots, **more)
 
 
 def quantised(backend: str) -> Callable[[Any, int], Any]:
@@ -95,8 +93,7 @@ def quantised(backend: str) -> Callable[[Any, int], Any]:
 
 
 KINDS = {
-    "dynamic": Kind("what the config says of each layer: all tokens, a window, a recurrent state",
-                    dynamic),
+    "dynamic": Kind("what the config says of each layer: all tokens, a window, a recurrent state", dynamic),
     "full": Kind("every token in every layer, windows too", full, no_states),
     "static": Kind("a fixed number of slots", static),
     "sliding": Kind("dynamic, of a model that has windows", dynamic, windows),

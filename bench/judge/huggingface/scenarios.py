@@ -87,11 +87,6 @@ def reuse(play: Play) -> torch.Tensor:
     return steps(play)
 
 
-def generate(play: Play) -> torch.Tensor:
-    """The model's own generate(), which prepares masks and positions itself; its tokens are chosen for it."""
-    return play.generate()
-
-
 @dataclass(frozen=True)
 class Scenario:
     """A way to feed the cached path.
@@ -123,5 +118,5 @@ SCENARIOS = {
     "crop": Scenario(f"{DRAFTS} wrong tokens are fed and taken back by crop()", crop, drafts=DRAFTS),
     "beams": Scenario("rows are doubled and reordered before each step", beams),
     "reuse": Scenario("a cache that has served other prompts, after reset()", reuse),
-    GENERATE: Scenario("through the model's own generate()", generate),
+    GENERATE: Scenario("through the model's own generate()", Play.generate),
 }

@@ -24,11 +24,13 @@ def cache_name(model: Any) -> str | None:
     return next((name for name in CACHE_NAMES if name in takes), None)
 
 
-def empty_cache(config: Any, kind: str, slots: int) -> Any:
-    """An empty cache of transformers: "dynamic", or "static" with so many slots."""
+def empty_cache(config: Any, kind: str, slots: int, **more: Any) -> Any:
+    """An empty cache of transformers: "dynamic", or "static" with so many slots; `more` is its constructor's."""
     from transformers import DynamicCache, StaticCache  # pyright: ignore[reportMissingImports]
 
-    return DynamicCache(config=config) if kind == "dynamic" else StaticCache(config=config, max_cache_len=slots)
+    if kind == "dynamic":
+        return DynamicCache(config=config, **more)
+    return StaticCache(config=config, max_cache_len=slots, **more)
 
 
 @lru_cache(maxsize=2)  # one cell needs two at most: half precision is held to float32 as well
