@@ -29,6 +29,7 @@ class Step(NamedTuple):
     control: str | None = None  # the machine's method for it
     guard: tuple[int, bool] | None = None  # slot and whether negated, for those with control
     target: int = 0  # index of the instruction to jump to, or number of the barrier
+    threads: int = 0  # of a barrier: how many it waits for; 0: all of the program
 
 
 class Decoded(NamedTuple):
@@ -48,6 +49,7 @@ class Decoded(NamedTuple):
     granule: int  # the least bytes that an access to shared memory takes
     local: int  # bytes of local memory of a thread
     shared: int  # bytes of shared memory that the module itself declares
+    asynchronous: bool  # whether anything works beside the threads, or barriers are for a part of them
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:

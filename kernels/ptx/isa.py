@@ -19,9 +19,7 @@ from .opcode import BITS, Opcode, Semantics, typed
 REFUSED = {
     "wgmma": "warp-group matrix products are not modelled",
     "tcgen05": "tensor memory of sm_100 is not modelled",
-    "mbarrier": "barriers in shared memory are not modelled",
     "multimem": "memory of several GPUs is not modelled",
-    "barrier.cluster": "clusters of programs are not modelled",
 }
 
 INT = "{u16,u32,u64,s16,s32,s64}"
