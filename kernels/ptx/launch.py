@@ -26,7 +26,7 @@ from .limits import grid_shape
 from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .settings import Settings, check_settings
-from .tma.host import Descriptor, arrays
+from .tma import host
 from .torch_empty import unwritten, watching
 
 
@@ -151,7 +151,7 @@ def _run_tuned(tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 def argument(name: str, value: Any) -> Any:
     """The value of a PTX parameter as execute takes it."""
-    if isinstance(value, Descriptor):
+    if isinstance(value, host.Descriptor):
         return value._replace(base=buffer(name, value.base))
     return buffer(name, value)
 
@@ -170,7 +170,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         readable = readable(compiled.name, compiled.parameters)
         check_settings({"readable": readable})
     arguments = [(name, argument(name, value)) for name, value in compiled.arguments]
-    buffers = arrays([value for _, value in arguments])
+    buffers = host.arrays([value for _, value in arguments])
     others = reached(buffers, route.settings.reachable)
     arrays = [array.name for array in (*buffers, *others)]
     if unknown := sorted(set(readable or ()) - set(arrays)):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..access import load_global, load_shared, store_global, store_shared
 from ..arrays import first_of
+from ..collective import meet
 from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, UnknownOpcode
 from ..forms import Form, address
@@ -24,6 +25,7 @@ from .requests import Request
 from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, MAGIC, SIZE, fault, faults, lacking
 
 WORD = 16
+ALL = 0xFFFFFFFF  # lanes of a warp
 SHARED = Form("shared", "", "", "", WORD, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
@@ -106,6 +108,7 @@ def copy_out(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         block.instruction = i
+        meet(block, np.full((1, 1), ALL, np.uint32), active, i)
         lane = np.arange(block.world.T)[None] % 32
         copiers = (lane < SIZE // WORD) & (True if active is None else active)
         start, target = (x(block.R) for x in (source, to))
