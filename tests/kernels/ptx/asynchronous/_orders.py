@@ -24,7 +24,7 @@ def draw(rng: np.random.Generator, length: int, copies: bool) -> list[tuple]:
     """A program of about so many events."""
     events: list[tuple] = [("write", int(rng.integers(WARPS)), cell) for cell in range(CELLS)]
     events.append(("meet", tuple(range(WARPS)), 1))
-    mbarriers, kinds = itertools.count(), ["write", "read", "hand", "hand", "meet", "meet", "meet"]
+    mbarriers, kinds = itertools.count(), ["write", "read", "read", "hand", "hand", "meet"]
     kinds += ["copy", "send", "fence", "fence", "drain"] if copies else []
     while len(events) < length:
         kind = kinds[rng.integers(len(kinds))]

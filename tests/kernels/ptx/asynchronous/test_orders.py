@@ -24,7 +24,7 @@ def verdict(events: list[tuple], seed: int | None) -> bool:
 def test_races_are_those_that_reachability_finds(part):
     rng, found = np.random.default_rng(part), [0, 0]
     for n in range(40):
-        events = draw(rng, int(rng.integers(6, 16)), copies=False)
+        events = draw(rng, int(rng.integers(8, 22)), copies=False)
         truth = race(events)
         assert verdict(events, [None, 0, 1][n % 3]) == truth, events
         found[truth] += 1
