@@ -62,6 +62,10 @@ def builder(i: Instruction, families: dict[str, Any]) -> Any:
     return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
 
 
+def warp_wide(i: Instruction) -> bool:
+    return bool(builder(i, collective.FAMILIES)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+
+
 def bind(d: Decoder, i: Instruction) -> Run:
     for families in FAMILIES:
         if found := builder(i, families):
@@ -141,7 +145,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
-    waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)
+    waits = any(s.instruction.guard and warp_wide(s.instruction) for s in steps)
     until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
     stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):

@@ -43,7 +43,7 @@ def placed(name: str, value: Any, meta: dict[str, Any] | None) -> Iterator[tuple
         return
     fields = described(name, value, shape, strides, meta)
     if what := faults(encode(fields | {"global_address": value.base.data_ptr()})[0]):
-        raise Refused(f"the tensor descriptor {name} has shape {shape} and strides {strides}, and its {what}")
+        raise Refused(f"{name}, a tensor descriptor of shape {shape} and strides {strides}, is none for a GPU: {what}")
     yield name, Descriptor(value.base, fields)
     yield from sizes
 

@@ -95,13 +95,13 @@ def load(request: Request, given: Operands, size: int) -> None:
     on = np.broadcast_to(request.on, (len(request.rows), address.shape[1]))
     data = global_side.load(request, address, PIECE, on, request.site(lambda row, n: f"piece {n} of a bulk copy"))
     at = pieces(request, given.shared, size)
-    proxy.write(block, at, data, request.on, request.who, proxy.Done("mbarrier", bar))
-    block.mbarriers.complete_tx(block, bar, size, request.rows)
+    proxy.write(block, at, data, request.some, request.who, proxy.Done("mbarrier", bar))
+    block.mbarriers.complete_tx(block, bar, size, request.counted)
 
 
 def store(request: Request, given: Operands, size: int) -> None:
     at = pieces(request, given.shared, size)
-    data = proxy.read(request.block, at, PIECE, request.on, request.who, proxy.Done("bulk"))
+    data = proxy.read(request.block, at, PIECE, request.some, request.who, proxy.Done("bulk"))
     address = pieces(request, given.other, size).view(np.uint64)
     on = np.broadcast_to(request.on, (len(request.rows), address.shape[1]))
     site = request.site(lambda row, n: f"piece {n} of a bulk copy")
@@ -111,7 +111,7 @@ def store(request: Request, given: Operands, size: int) -> None:
 def reduce(request: Request, given: Operands, size: int, step: int, function: Callable) -> None:
     """One element after the other, of `step` bytes."""
     at = pieces(request, given.shared, size)
-    data = proxy.read(request.block, at, PIECE, request.on, request.who, proxy.Done("bulk"))
+    data = proxy.read(request.block, at, PIECE, request.some, request.who, proxy.Done("bulk"))
     address = pieces(request, given.other, size, step).view(np.uint64)
     on = np.broadcast_to(request.on, (len(request.rows), address.shape[1]))
     site = request.site(lambda row, n: f"element {n} of a bulk reduction")

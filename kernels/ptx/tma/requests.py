@@ -12,12 +12,13 @@ class Request:
     """One thread of each program that executes an instruction.
 
     thread  its number
-    rows    (P,) bool, the programs in which it does; on: the same, (P, 1)
+    rows    (P,) bool, the programs in which it does; on: the same, (P, 1); some: the same, None if they are all
     who     (1,) int64, the thread, as proxy.py takes it
     """
 
     def __init__(self, block: Any, thread: int, rows: np.ndarray):
         self.block, self.thread, self.rows, self.on = block, thread, rows, rows[:, None]
+        self.some = None if rows.all() else self.on  # so that what is alike in all programs is done once
         self.who = np.array([thread])
 
     def value(self, read: Callable[[list], np.ndarray], signed: bool = False) -> np.ndarray:
@@ -26,6 +27,11 @@ class Request:
         x = x[:, self.thread if x.shape[1] > 1 else 0]
         x = x.view(f"i{x.itemsize}").astype(np.int64) if signed else x.astype(np.int64)
         return x if len(x) == 1 else np.where(self.rows, x, 0)
+
+    @property
+    def counted(self) -> np.ndarray:
+        """(P or 1,) bool, the programs whose mbarriers count what is copied."""
+        return self.rows[:1] if self.some is None else self.rows
 
     def error(self, kind: type[PtxError], what: str, row: int | None = None) -> PtxError:
         return self.block.error(kind, what, int(np.argmax(self.rows)) if row is None else row, self.thread)

@@ -64,14 +64,14 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where))
         data = np.where(box.inside[..., None], converted(data, box), filling(box))
         pieces = data.reshape(len(data), -1, PIECE)
-        proxy.write(block, box.places(at), pieces, part.on, part.who, proxy.Done("mbarrier", bar))
-        block.mbarriers.complete_tx(block, bar, box.bytes, part.rows)
+        proxy.write(block, box.places(at), pieces, part.some, part.who, proxy.Done("mbarrier", bar))
+        block.mbarriers.complete_tx(block, bar, box.bytes, part.counted)
 
 
 def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
-        pieces = proxy.read(request.block, box.places(at), PIECE, part.on, part.who, proxy.Done("bulk"))
+        pieces = proxy.read(request.block, box.places(at), PIECE, part.some, part.who, proxy.Done("bulk"))
         on, site = box.inside & part.on, part.site(box.where)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
