@@ -88,7 +88,7 @@ def race(events: list[tuple]) -> bool:
         if one[0] in ("copy", "send"):
             if not before[N + a, b]:
                 return True
-        elif other[0] in ("copy", "send") and one[0] == "write":
+        elif other[0] in ("copy", "send"):
             if not any(before[a, f] and before[f, b] for f in fences):
                 return True
         elif not before[a, b]:
