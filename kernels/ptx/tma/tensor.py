@@ -1,7 +1,8 @@
 """Copies of boxes of tensors between global and shared memory, and reductions of a box into global memory.
 
 The machine moves the bytes when the instruction is issued; proxy.py and global_side.py know until when they may still
-be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written.
+be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written, but for those in a piece
+of 16 bytes that begins within the tensor: hardware writes pieces whole, as an H100 was seen to do.
 
 Source: PTX ISA 8.8, 9.7.9.27.1 (cp.async.bulk.tensor, cp.reduce.async.bulk.tensor), 5.5 (tensors).
 """
@@ -75,7 +76,10 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         on, site = box.inside & part.on, part.site(box.where)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
-            global_side.store(part, np.broadcast_to(box.address, on.shape), data, box.word, on, site)
+            address = np.broadcast_to(box.address, on.shape)
+            global_side.store(part, address, data, box.word, on, site)
+            if box.tail is not None and (tail := box.tail & part.on).any():
+                global_side.spill(part, address, data, box.word, tail, site)
             continue
         kind = box.element.name.removesuffix(".ftz")
         function = reduction(f.operation, kind)

@@ -18,41 +18,41 @@ SHAPE = (64, 256)
 
 
 @triton.jit
-def copy_1(a, b, at, B0: tl.constexpr):
-    i = tl.program_id(0) * B0 + at
+def copy_1(a, b, at, last, B0: tl.constexpr):
+    i = tl.program_id(0) * B0 + last
     b.store([i], a.load([i]))
 
 
 @triton.jit
-def copy_2(a, b, at, B0: tl.constexpr, B1: tl.constexpr):
-    i, j = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + at
+def copy_2(a, b, at, last, B0: tl.constexpr, B1: tl.constexpr):
+    i, j = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + last
     b.store([i, j], a.load([i, j]))
 
 
 @triton.jit
-def copy_3(a, b, at, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr):
-    i, j, k = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + at, tl.program_id(2) * B2 + at
+def copy_3(a, b, at, last, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr):
+    i, j, k = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + at, tl.program_id(2) * B2 + last
     b.store([i, j, k], a.load([i, j, k]))
 
 
 @triton.jit
-def copy_4(a, b, at, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, B3: tl.constexpr):
+def copy_4(a, b, at, last, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, B3: tl.constexpr):
     i, j, k = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + at, tl.program_id(2) * B2 + at
-    b.store([i, j, k, at], a.load([i, j, k, at]))
+    b.store([i, j, k, last], a.load([i, j, k, last]))
 
 
 @triton.jit
-def copy_5(a, b, at, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, B3: tl.constexpr, B4: tl.constexpr):
+def copy_5(a, b, at, last, B0: tl.constexpr, B1: tl.constexpr, B2: tl.constexpr, B3: tl.constexpr, B4: tl.constexpr):
     i, j, k = tl.program_id(0) * B0 + at, tl.program_id(1) * B1 + at, tl.program_id(2) * B2 + at
-    b.store([i, j, k, at, at], a.load([i, j, k, at, at]))
+    b.store([i, j, k, at, last], a.load([i, j, k, at, last]))
 
 
 COPIES = {1: copy_1, 2: copy_2, 3: copy_3, 4: copy_4, 5: copy_5}
 
 
 @triton.jit
-def view(a, out, at, B0: tl.constexpr, B1: tl.constexpr):
-    tl.store(out + tl.arange(0, B0)[:, None] * B1 + tl.arange(0, B1), a.load([at, at]))
+def view(a, out, at, last, B0: tl.constexpr, B1: tl.constexpr):
+    tl.store(out + tl.arange(0, B0)[:, None] * B1 + tl.arange(0, B1), a.load([at, last]))
 
 
 @triton.jit
@@ -74,23 +74,23 @@ def row_sums(a, out, N, B0: tl.constexpr, B1: tl.constexpr):
 def reduce(a, b, OP: tl.constexpr, B0: tl.constexpr, B1: tl.constexpr):
     value = a.load([tl.program_id(0) * B0, 0])
     if OP == "add":
-        b.atomic_add([2, 4], value)
+        b.atomic_add([2, 16], value)
     elif OP == "min":
-        b.atomic_min([2, 4], value)
+        b.atomic_min([2, 16], value)
     elif OP == "max":
-        b.atomic_max([2, 4], value)
+        b.atomic_max([2, 16], value)
     elif OP == "and":
-        b.atomic_and([2, 4], value)
+        b.atomic_and([2, 16], value)
     elif OP == "or":
-        b.atomic_or([2, 4], value)
+        b.atomic_or([2, 16], value)
     else:
-        b.atomic_xor([2, 4], value)
+        b.atomic_xor([2, 16], value)
 
 
 @triton.jit
-def rows_of(a, b, rows, at, N: tl.constexpr):
+def rows_of(a, b, rows, at, to, N: tl.constexpr):
     i = tl.load(rows + tl.arange(0, N))
-    b.scatter(a.gather(i, at), i, at)
+    b.scatter(a.gather(i, at), i, to)
 
 
 @triton.jit

@@ -22,17 +22,21 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 TYPES = (*INTEGERS, *FLOATS, *FLOATS_8)
-CASES = [(2, x, -3) for x in TYPES] + [(r, torch.float16, at) for r in SHAPES for at in (0, 5)]
+CASES = [(2, x, -3, -16) for x in TYPES]
+CASES += [(r, torch.float16, *at) for r in SHAPES for at in ((0, 0), (1, 8), (-1, -8))]
 
 
-@pytest.mark.parametrize(("rank", "dtype", "at"), CASES, ids=str)
-def test_boxes_are_copied_but_for_what_lies_outside(rank, dtype, at):
+@pytest.mark.parametrize(("rank", "dtype", "at", "last"), CASES, ids=str)
+def test_boxes_are_copied_but_for_what_lies_outside(rank, dtype, at, last):
     shape, block = SHAPES[rank], BLOCKS[rank]
     x = numbers(shape, dtype)
     y = torch.zeros_like(x)
     boxes = [-(-n // b) if axis < 3 else 1 for axis, (n, b) in enumerate(zip(shape, block, strict=True))]
-    ptx.run(COPIES[rank], tuple(boxes[:3]), descriptor(x, *block), descriptor(y, *block), at, *block)
-    covered = tuple(slice(max(at, 0), many * b + at) for many, b in zip(boxes, block, strict=True))
+    ptx.run(COPIES[rank], tuple(boxes[:3]), descriptor(x, *block), descriptor(y, *block), at, last, *block)
+    starts = [at] * (rank - 1) + [last]
+    covered = tuple(
+        slice(max(start, 0), max(many * b + start, 0)) for start, many, b in zip(starts, boxes, block, strict=True)
+    )
     expected = torch.zeros_like(x)
     expected[covered] = x[covered]
     assert same_bits(y, expected)
@@ -41,16 +45,16 @@ def test_boxes_are_copied_but_for_what_lies_outside(rank, dtype, at):
 FILLED = [(torch.int8, "zero"), (torch.float16, "zero"), *((x, "nan") for x in FLOATS)]
 
 
-@pytest.mark.parametrize("block", [(8, 16), (8, 32), (8, 64), (16, 128), (2, 512)], ids=str)
+@pytest.mark.parametrize("block", [(8, 16), (8, 32), (8, 64), (16, 128), (16, 256)], ids=str)
 @pytest.mark.parametrize(("dtype", "padding"), FILLED, ids=str)
 def test_every_swizzle_and_what_fills_a_box_outside_of_the_tensor(dtype, block, padding):
     x, out = numbers((12, 208), dtype), torch.zeros(block, dtype=dtype)
-    report = ptx.run(view, 1, descriptor(x, *block, padding=padding), out, -5, *block)
+    report = ptx.run(view, 1, descriptor(x, *block, padding=padding), out, -5, -16, *block)
     swizzle = {16: 0, 32: 1, 64: 2}.get(block[1] * dtype.itemsize, 3)
-    assert report.metadata.tensordesc_meta[0]["swizzle"] == (swizzle if block[0] >= 8 else 0)
+    assert report.metadata.tensordesc_meta[0]["swizzle"] == swizzle
     expected = torch.full(block, float("nan") if padding == "nan" else 0).to(dtype)
-    part = x[: block[0] - 5, : block[1] - 5] if block[0] > 5 else x[:0]
-    expected[5 : 5 + len(part), 5 : 5 + part.shape[1]] = part
+    part = x[: block[0] - 5, : block[1] - 16] if block[0] > 5 else x[:0]
+    expected[5 : 5 + len(part), 16 : 16 + part.shape[1]] = part
     torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -82,29 +86,30 @@ def test_reductions_of_several_programs_into_one_box(operation, dtype):
     x, y = numbers((32, 32), dtype, most=30), numbers((12, 48), dtype, seed=1, most=30)
     expected = y.to(torch.float64 if dtype.is_floating_point else torch.int64)
     for part in x.to(expected.dtype).split(8):
-        expected[2:10, 4:36] = FUNCTIONS[operation](expected[2:10, 4:36], part)
+        expected[2:10, 16:48] = FUNCTIONS[operation](expected[2:10, 16:48], part)
     ptx.run(reduce, 4, descriptor(x, 8, 32), descriptor(y, 8, 32), operation, 8, 32)
     assert torch.equal(y.to(expected.dtype), expected)
 
 
 def test_a_reduction_that_reaches_past_the_end_leaves_the_rest_alone():
-    x, y = numbers((8, 32), torch.float32), torch.zeros(6, 16)
+    x, y = numbers((8, 32), torch.float32), torch.zeros(6, 24)
     ptx.run(reduce, 1, descriptor(x, 8, 32), descriptor(y, 8, 32), "add", 8, 32)
-    assert torch.equal(y[2:, 4:], x[:4, :12])
+    assert torch.equal(y[2:, 16:], x[:4, :8])
     assert not y[:2].any()
-    assert not y[:, :4].any()
+    assert not y[:, :16].any()
 
 
-@pytest.mark.parametrize("at", [0, 5, -3])
+@pytest.mark.parametrize("at", [0, 16, -16])
 @pytest.mark.parametrize(("n", "dtype"), [(8, torch.float16), (32, torch.float32), (16, torch.int8)], ids=str)
 def test_rows_are_gathered_and_scattered(n, dtype, at):
     x = numbers((40, 96), dtype)
     rows = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:n].to(torch.int32)
     rows[3] = 50  # no row of the tensor
     y, expected = torch.zeros_like(x), torch.zeros_like(x)
-    ptx.run(rows_of, 1, descriptor(x, 1, 32), descriptor(y, 1, 32), rows, at, n, target="sm_100")
+    ptx.run(rows_of, 1, descriptor(x, 1, 32), descriptor(y, 1, 32), rows, at, 16, n, target="sm_100")
     kept = rows[rows < 40].long()
-    expected[kept, max(at, 0) : at + 32] = x[kept, max(at, 0) : at + 32]
+    from_, to = max(at, 0), max(at, 0) - at + 16
+    expected[kept, to:48] = x[kept, from_ : at + 32]
     assert same_bits(y, expected)
 
 
@@ -132,7 +137,7 @@ def test_float32_is_rounded_to_tf32_where_a_descriptor_asks_for_it():
     x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     x[0, :3] = torch.tensor([float("inf"), float("nan"), 1 + 2.0**-11])  # the last lies halfway
     out = torch.zeros_like(x)
-    ptx.run(view, 1, descriptor(x, round_f32_to_tf32=True), out, 0, 16, 64)
+    ptx.run(view, 1, descriptor(x, round_f32_to_tf32=True), out, 0, 0, 16, 64)
     assert not (out[1:].view(torch.int32) & 0x1FFF).any()
     assert (out[1:] - x[1:]).abs().max() <= x[1:].abs().max() * 2.0**-11
     assert torch.isnan(out[0, 1])
