@@ -83,7 +83,7 @@ def arrive(d: Decoder, i: Instruction) -> Run:
             touch(block, at, here, "arrived at")
             barriers, one = block.mbarriers, np.int64(1)
             state = np.where(here, barriers.phase[:, n, None].astype(np.uint64), state)
-            each = one if number is None else np.broadcast_to(block.R[number], here.shape).astype(np.int64)
+            each = one if number is None else block.R[number].astype(np.int64)
             if expects:
                 barriers.expect(n, np.where(here, each, 0).sum(1))
             given = block.clocks.released(block.warps(here))
@@ -105,7 +105,7 @@ def count_bytes(d: Decoder, i: Instruction) -> Run:
         for at, here in targets(block, where(block.R), active):
             n = valid(block, at, here)
             touch(block, at, here, "changed")
-            bytes = np.broadcast_to(block.R[number], here.shape).astype(np.int64)
+            bytes = block.R[number].astype(np.int64)
             block.mbarriers.expect(n, sign * np.where(here, bytes, 0).sum(1))
             settled(block, n, at)
 

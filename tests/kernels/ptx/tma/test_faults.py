@@ -179,7 +179,9 @@ def test_a_program_reads_its_own_store_too_early():
 
 def test_two_programs_that_store_one_box_race():
     x = torch.randn(4, 256)
-    with pytest.raises(Race, match=r"at b\[0, 0\]: this store by a bulk copy and a store by a bulk copy by thread") as caught:
+    with pytest.raises(
+        Race, match=r"at b\[0, 0\]: this store by a bulk copy and a store by a bulk copy by thread"
+    ) as caught:
         ptx.run(one_box, 4, descriptor(x, 1, 256), descriptor(torch.zeros(4, 256), 1, 256), 256)
     assert caught.value.program == (1, 0, 0)
 
@@ -190,7 +192,10 @@ def test_two_programs_that_store_one_box_race():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"strides": [9, 1]}, r"shape \[64, 256\] and strides \[9, 1\], is none for a GPU: global_stride\[0\] is 18; it must"),
+        (
+            {"strides": [9, 1]},
+            r"shape \[64, 256\] and strides \[9, 1\], is none for a GPU: global_stride\[0\] is 18; it must",
+        ),
         ({"shape": [64, 0]}, r"global_dim\[0\] is 0; it must be at least 1"),
         ({"shape": [1 << 33, 256]}, r"each must be less than 2\*\*32"),
         ({"base": torch.zeros(70 * 256, dtype=torch.float16)[4:]}, "global_address is .*; it must be a multiple of 16"),
@@ -235,7 +240,9 @@ def test_a_store_fills_the_last_piece_of_a_row():
     ptx.run(copy_2, (1, 2), descriptor(x), descriptor(y), 0, 0, *BLOCK, **settings)
     assert torch.equal(whole[:, :72], x[:, :72])
     assert (whole[:, 72:] == 7).all()
-    with pytest.warns(RuntimeWarning, match=r"element \[0, 70\] of a tensor map: .* whole pieces of 16 bytes, .* program"):
+    with pytest.warns(
+        RuntimeWarning, match=r"element \[0, 70\] of a tensor map: .* whole pieces of 16 bytes, .* program"
+    ):
         ptx.run(copy_2, (1, 2), descriptor(x), descriptor(y), 0, 0, *BLOCK)
 
 
