@@ -19,6 +19,7 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     isa, and what it names           what each instruction computes that touches neither memory nor another thread
     access, atomics, collective      those that do; warp and mma are the arithmetic of the latter
     asynchronous/                    mbarriers, the async proxy, and happens-before in shared memory
+    tma/                             tensor maps and bulk copies
     calls                            device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
     termination, progress            loops that never end, long launches
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         DivergentBarrier,
         Endless,
         InvalidBarrier,
+        InvalidTensorMap,
         Misaligned,
         OutOfBounds,
         ParseError,
@@ -62,8 +64,8 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "Misaligned", "OutOfBounds",
-    "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap",
+    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "InvalidTensorMap", "Misaligned",
+    "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap",
     "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
 ]  # fmt: skip
 
