@@ -10,6 +10,7 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Instruction, parse
+from .tensor_core import in_flight, wgmma
 from .termination import weights
 
 
@@ -40,7 +41,7 @@ def builder(i: Instruction, families: dict[str, Any]) -> Any:
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES, calls.FAMILIES):
+    for families in (collective.FAMILIES, wgmma.FAMILIES, access.FAMILIES, atomics.FAMILIES, calls.FAMILIES):
         if found := builder(i, families):
             return found(d, i)
     name = i.opcode.split(".")[0]
@@ -114,10 +115,12 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    steps = in_flight.guarded(steps, d.slots)
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
-    waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)
+    together = {**collective.FAMILIES, **wgmma.FAMILIES}
+    waits = any(s.instruction.guard and builder(s.instruction, together) for s in steps)
     until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
     stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):

@@ -67,6 +67,10 @@ class WarpRace(Race):
     """
 
 
+class Undefined(PtxError):
+    """A use of an instruction that PTX leaves undefined, where no other kind says more."""
+
+
 class AssertionFailed(PtxError):
     """A device_assert that does not hold, or Triton's own that an integer did not overflow, both with debug=True."""
 
