@@ -2,7 +2,7 @@
 
 Forward dataflow over all paths. A register of D or of A is in flight from its wgmma on until a wait_group for its group;
 what ordinary instructions have written since the last wgmma.fence is not yet visible to the next wgmma. A mov passes
-both on to its result, for ptxas gives a copy the same register. An instruction that is at fault raises when it is run,
+both on to its result, for ptxas gives a copy the same register: Triton's own programs copy between the two. An instruction that is at fault raises when it is run,
 so a program that is right pays nothing.
 Source: PTX ISA 8.7, wgmma.fence, wgmma.mma_async, wgmma.commit_group, wgmma.wait_group.
 """
@@ -45,15 +45,15 @@ def merged(a: State | None, b: State) -> State:
 
 
 def names(operand: Any) -> list[str]:
-    parts = operand.parts if isinstance(operand, Vector) else ()
+    """The registers of an operand."""
+    parts = operand.parts if isinstance(operand, Vector) else (operand,)
     return [x.name for x in parts if isinstance(x, Register)]
 
 
-def copied(step: Step) -> tuple[str, str] | None:
-    """A mov from one register to another: (to, from)."""
+def copied(step: Step) -> tuple[list[str], list[str]] | None:
+    """A mov: the registers that it writes, and those that it copies, or whose halves it parts or joins."""
     i = step.instruction
-    plain = i.opcode.startswith("mov.") and all(isinstance(x, Register) for x in i.operands)
-    return (i.operands[0].name, i.operands[1].name) if plain else None
+    return (names(i.operands[0]), names(i.operands[1])) if i.opcode.startswith("mov.") else None
 
 
 class Flow:
@@ -68,15 +68,15 @@ class Flow:
 
     def operands(self, step: Step) -> tuple[list[int], list[int]]:
         """The slots of D and of A."""
-        d, a = ([self.slots[x] for x in names(operand)] for operand in step.instruction.operands[:2])
-        return d, a
+        d, a = step.instruction.operands[:2]
+        return [self.slots[x] for x in names(d)], [self.slots[x] for x in names(a)] if isinstance(a, Vector) else []
 
     def closure(self) -> int:
         """Slots of matrices in registers, and those that they are copied to and from, as bits."""
         of_matrices = (x for s in self.steps if s.instruction.opcode.startswith(MMA) for x in self.operands(s))
         found = sum(1 << slot for slot in {slot for slots in of_matrices for slot in slots})
-        copies = [pair for s in self.steps if (pair := copied(s))]
-        bits = [1 << self.slots[a] | 1 << self.slots[b] for a, b in copies if a in self.slots and b in self.slots]
+        copies = [[*pair[0], *pair[1]] for s in self.steps if (pair := copied(s))]
+        bits = [sum(1 << slot for slot in {self.slots[x] for x in pair if x in self.slots}) for pair in copies]
         before = 0
         while before != found:
             before = found
@@ -110,23 +110,32 @@ class Flow:
     def touched(self, n: int, state: State) -> State:
         """An ordinary instruction reads or writes registers that matter."""
         step, pair = self.steps[n], copied(self.steps[n])
+        if pair:
+            return self.moved(n, state, *([self.slots[x] for x in part if x in self.slots] for part in pair))
         flights, unfenced = dict(state.flights), dict(state.unfenced)
-        for slot in [x for x in flights if (step.reads | step.writes) >> x & 1 and not pair]:
+        for slot in [x for x in flights if (step.reads | step.writes) >> x & 1]:
             if step.writes >> slot & 1 or flights[slot].role == "D":
                 self.fault(n, self.early(slot, flights[slot], "written" if step.writes >> slot & 1 else "read"))
-        if pair:
-            to, source = (self.slots[x] for x in pair)
-            if to in flights and source not in flights and flights[to].role == "D" and not self.is_copy(to, flights):
-                self.fault(n, self.early(to, flights[to], "written"))
-            for known in (flights, unfenced):
-                known.pop(to, None)
-                if source in known:
-                    known[to] = known[source]
-            return State(flights, unfenced)
         for slot in range(step.writes.bit_length()):
             if step.writes >> slot & 1 and self.relevant >> slot & 1:
                 flights.pop(slot, None)
                 unfenced[slot] = n
+        return State(flights, unfenced)
+
+    def moved(self, n: int, state: State, results: list[int], sources: list[int]) -> State:
+        """A mov passes on what holds of its sources; one of a constant is visible wherever it stands, as to ptxas."""
+        flights, unfenced = dict(state.flights), dict(state.unfenced)
+        flying = [flights[x] for x in sources if x in flights]
+        late = [unfenced[x] for x in sources if x in unfenced]
+        for slot in results:
+            if slot in flights and flights[slot].role == "D" and not flying and not self.is_copy(slot, flights):
+                self.fault(n, self.early(slot, flights[slot], "written"))
+            flights.pop(slot, None)
+            unfenced.pop(slot, None)
+            if flying:
+                flights[slot] = min(flying)
+            if late:
+                unfenced[slot] = min(late)
         return State(flights, unfenced)
 
     def is_copy(self, slot: int, flights: dict[int, Flight]) -> bool:
