@@ -77,8 +77,6 @@ def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np
 def fence(d: Decoder, i: Instruction) -> Run:
     """fence, membar: orders a thread's accesses around it, for the threads that synchronise with it."""
     parts = i.opcode.split(".")[1:]
-    if parts[:2] == ["proxy", "async"]:
-        return lambda block, active: None
     scopes = [{"gl": "gpu"}.get(p, p) for p in parts if p not in ("sc", "acq_rel")]
     if len(scopes) != 1 or scopes[0] not in SCOPES:
         raise UnknownOpcode(i.opcode, "this kind of fence", i)

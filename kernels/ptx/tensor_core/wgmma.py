@@ -219,14 +219,40 @@ def from_registers(f: Form, block, slots: list[int]) -> np.ndarray:
     return rows.reshape(len(rows), T // GROUP, 64, f.K)
 
 
-def collectively(d: Decoder, i: Instruction) -> Run:
-    """wgmma.fence, commit_group and wait_group: in_flight.py holds registers to them before the launch."""
-    if not re.fullmatch(r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned", i.opcode):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+def fence(d: Decoder, i: Instruction) -> Run:
+    """wgmma.fence: see in_flight.py."""
+    known(i)
     return lambda block, active: converge(block, active, i)
 
 
+def commit(d: Decoder, i: Instruction) -> Run:
+    """wgmma.commit_group: what a warpgroup has begun since its last one is a group."""
+    known(i)
+
+    def run(block, active):
+        converge(block, active, i)
+        proxy.commit(block, active, "wgmma")
+
+    return run
+
+
+def wait(d: Decoder, i: Instruction) -> Run:
+    """wgmma.wait_group: all groups of a warpgroup but its latest are done."""
+    known(i)
+    left = i.operands[0].bits
+
+    def run(block, active):
+        converge(block, active, i)
+        proxy.wait(block, active, "wgmma", left)
+
+    return run
+
+
+def known(i: Instruction) -> None:
+    if not re.fullmatch(r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned", i.opcode):
+        raise UnknownOpcode(i.opcode, "this form of it", i)
+
+
 FAMILIES = {
-    "wgmma.mma_async": multiply, "wgmma.fence": collectively, "wgmma.commit_group": collectively,
-    "wgmma.wait_group": collectively,
+    "wgmma.mma_async": multiply, "wgmma.fence": fence, "wgmma.commit_group": commit, "wgmma.wait_group": wait,
 }  # fmt: skip
