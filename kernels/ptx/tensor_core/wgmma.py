@@ -25,7 +25,9 @@ INPUTS = {
     "f16": (16, {"f16", "f32"}), "bf16": (16, {"f32"}), "tf32": (8, {"f32"}),
     **dict.fromkeys(("e4m3", "e5m2"), (32, {"f16", "f32"})), **dict.fromkeys(("s8", "u8"), (32, {"s32"})),
 }  # fmt: skip
-OPCODE = re.compile(r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)(\.satfinite)?\.(\w+)\.(\w+)\.(\w+)(\.satfinite)?")
+OPCODE = re.compile(
+    r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)(\.satfinite)?\.(\w+)\.(\w+)\.(\w+)(\.satfinite)?"
+)
 
 
 class Form(NamedTuple):

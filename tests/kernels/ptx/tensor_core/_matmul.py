@@ -50,7 +50,11 @@ class Product:
         acc = acc or (tl.int32 if whole else tl.float32)
         kind = {"int32": torch.int32, "fp32": torch.float32, "fp16": torch.float16, "fp64": torch.float64}[acc.name]
         self.c = torch.full((M, N), -1 if whole else float("nan"), dtype=kind)
-        self.grid, self.target, self.tf32 = (M // BM, N // BN, 1), target, dtype == torch.float32 and precision == "tf32"
+        self.grid, self.target, self.tf32 = (
+            (M // BM, N // BN, 1),
+            target,
+            dtype == torch.float32 and precision == "tf32",
+        )
         strides = (*self.a.stride(), *self.b.stride())
         self.args = (self.a, self.b, self.c, K, *strides, N, BM, BN, BK, acc, precision, stages)
         self.options = options

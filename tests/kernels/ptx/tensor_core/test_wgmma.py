@@ -9,7 +9,7 @@ import pytest
 import torch
 import triton.language as tl
 
-from kvproof.kernels.ptx import Undefined, UnknownOpcode
+from kvproof.kernels.ptx import OutOfBounds, Race, Undefined, UnknownOpcode
 from kvproof.kernels.ptx.tensor_core import wgmma
 
 from ._matmul import Product, opcodes
@@ -132,13 +132,27 @@ def test_threads_that_disagree_about_a_descriptor_are_reported():
         wgmma.uniform(block, value, None, "x")
 
 
-def test_a_wrong_field_of_a_descriptor_gives_a_wrong_product():
-    """Planted: the constants of Triton's descriptors, with another swizzle, leading or stride offset."""
-    right = 4611686293305294848  # swizzle of 128 bytes, stride 1024, leading offset 16, start 0
-    for wrong in (right ^ 1 << 62 ^ 1 << 63, right ^ 1 << 62, right + (1 << 32), right - (1 << 37)):
-        product = Product(HALF)
-        product.edited(lambda text, wrong=wrong: text.replace(str(right), str(wrong)))
-        assert product.error() > 0.01
+RIGHT = 4611686293305294848  # Triton's: swizzle of 128 bytes, stride 1024, leading offset 16, start 0
+WRONG = {"swizzle of 64 bytes": RIGHT ^ 3 << 62, "no swizzle": RIGHT ^ 1 << 62, "stride": RIGHT - (1 << 37),
+         "start": RIGHT + 64, "base": RIGHT | 1 << 49}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_field_of_a_descriptor_gives_a_wrong_product(wrong):
+    product = Product(HALF, K=64, stages=1)
+    product.edited(lambda text: text.replace(str(RIGHT), str(WRONG[wrong])))
+    assert product.error() > 0.01
+
+
+def test_a_matrix_beyond_shared_memory_is_out_of_bounds():
+    with pytest.raises(OutOfBounds, match="of shared memory: the address is not in its") as caught:
+        Product(HALF, K=64, stages=1).edited(lambda text: text.replace(str(RIGHT), str(RIGHT + (1 << 44))))
+    assert (caught.value.opcode or "").startswith("wgmma.mma_async")
+
+
+def test_a_wgmma_that_no_proxy_fence_precedes_is_a_race():
+    with pytest.raises(Race, match=r"no fence\.proxy\.async in between"):
+        Product(HALF, K=64, stages=1).edited(lambda text: re.sub(r"fence\.proxy\.async\S*;", "", text))
 
 
 def test_a_negated_operand_and_a_dropped_accumulator_are_what_the_flags_say():
