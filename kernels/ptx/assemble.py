@@ -12,10 +12,10 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Immediate, Instruction, parse
-from .tensor_core import in_flight, wgmma
+from .tensor_core import in_flight, tcgen05, tcgen05_mma, wgmma
 from .termination import weights
 
-FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, wgmma, access, atomics, calls)]
+FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, wgmma, tcgen05, tcgen05_mma, access, atomics, calls)]
 TOGETHER = {**collective.FAMILIES, **wgmma.FAMILIES}  # by all lanes of a warp, or by several warps
 CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 

@@ -18,7 +18,6 @@ from .opcode import BITS, Opcode, Semantics, typed
 
 TMA = ("cp.async.bulk", "cp.reduce.async.bulk", "tensormap")
 REFUSED = {
-    "tcgen05": "tensor memory of sm_100 is not modelled",
     **dict.fromkeys(TMA, "the tensor memory accelerator is not modelled"),
     "multimem": "memory of several GPUs is not modelled",
 }

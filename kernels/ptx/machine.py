@@ -84,7 +84,7 @@ class Machine:
         return idle and len(block.fragments) == 1 and block.fragments[0].active is None
 
     def gather(self, block: Block, fragment: Fragment) -> None:
-        """Take in the block's other fragments that are at the same instruction; with a seed, only those of its warps."""
+        """Take in the block's other fragments that are at the same instruction; with a seed, those of its warps."""
         for other in [f for f in block.fragments if f is not fragment and f.pc == fragment.pc and f.barrier is None]:
             a, b = block.mask(fragment), block.mask(other)
             if self.random is None or self.related(block, fragment.pc, a, b):

@@ -2,7 +2,7 @@
 
 A matrix is made of units of 16 bytes along its contiguous axis: K, or the other one, M of A and N of B. Swizzled, the
 units of a row of 32, 64 or 128 bytes change places by the row's number, which is a part of the address itself.
-Source: PTX ISA, "Asynchronous warpgroup level matrix shared memory layout", "Tcgen05 shared memory layout and swizzling".
+Source: PTX ISA 8.7, sections 9.7.15.5 (wgmma) and 9.7.16.5 (tcgen05).
 """
 
 from functools import lru_cache

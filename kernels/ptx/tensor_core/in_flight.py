@@ -1,9 +1,9 @@
 """Registers of a wgmma that is under way: what may not be touched before its wait_group, found before the launch.
 
-Forward dataflow over all paths. A register of D or of A is in flight from its wgmma on until a wait_group for its group;
-what ordinary instructions have written since the last wgmma.fence is not yet visible to the next wgmma. A mov passes
-both on to its result, for ptxas gives a copy the same register: Triton's own programs copy between the two. An instruction that is at fault raises when it is run,
-so a program that is right pays nothing.
+Forward dataflow over all paths. A register of D or of A is in flight from its wgmma on until a wait_group for its
+group; what ordinary instructions have written since the last wgmma.fence is not yet visible to the next wgmma. A mov
+passes both on to its result, for ptxas gives a copy the same register: Triton's own programs copy between the two. An
+instruction that is at fault raises when it is run, so a program that is right pays nothing.
 Source: PTX ISA 8.7, wgmma.fence, wgmma.mma_async, wgmma.commit_group, wgmma.wait_group.
 """
 
