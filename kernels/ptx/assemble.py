@@ -12,11 +12,12 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Immediate, Instruction, parse
-from .tensor_core import in_flight, tcgen05, tcgen05_mma, wgmma
+from .tensor_core import families, in_flight
 from .termination import weights
 
-FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, wgmma, tcgen05, tcgen05_mma, access, atomics, calls)]
-TOGETHER = {**collective.FAMILIES, **wgmma.FAMILIES}  # by all lanes of a warp, or by several warps
+MEETS = re.compile(r"\.global|^mbarrier\.")
+FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, families, access, atomics, calls)]
+TOGETHER = {**collective.FAMILIES, **families.FAMILIES}  # by all lanes of a warp, or by several warps
 CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 
 
@@ -126,7 +127,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     """Bind a PTX module's kernel.
 
     ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
-    stops       end straight code before every access to global memory, so that others can come in between
+    stops       end straight code before every access to global memory and to an mbarrier, so that others can come in
 
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
@@ -137,7 +138,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
-    accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
     steps = in_flight.guarded(steps, d.slots)
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)

@@ -1,9 +1,9 @@
 """Shared memory as the async proxy sees it: read and written by bulk copies, wgmma and tcgen05, beside the threads.
 
 The machine moves the bytes when the instruction is issued, and remembers who may still be moving them: an access that
-nothing orders after their end is a Race, whenever it comes. Plain stores are visible to the async proxy through a
-fence.proxy.async on the way from one to the other (PTX ISA 8.7, 8.9.1.1 and 9.7.13.4); a plain read that is ordered
-before a write by the async proxy needs none, as its value is in a register.
+nothing orders after their end is a Race, whenever it comes. A plain store, and a plain read of what the async proxy
+then writes, are ordered before it by a fence.proxy.async on the way (PTX ISA 8.7, 8.9.1.1 and 9.7.9.25.2: access to
+one place by several proxies needs a fence across them). What waits for the async proxy needs no fence.
 """
 
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ def read(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.n
         arrived = ~shared.known("copying")[cells.at]
         shared.demand(arrived, Race, "that a cp.async may still be writing", cells, size, block)
         ordered(block, "writer", cells, "read", size)
-        shared.order.note("read", cells.at, *agents(block, cells, who, done))
+        shared.order.note("read", cells.at, *agents(block, cells, on, who, done))
     at = at if on is None else np.where(on, at, 0)
     rows = np.arange(len(block.programs))[:, None] if len(at) > 1 else slice(None)
     words = block.shared.bytes.reshape(len(block.programs), -1, size)
@@ -57,7 +57,7 @@ def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, w
         cells = touched(block, at, size, on, who)
         ordered(block, "writer", cells, "written", size)
         ordered(block, "reader", cells, "written", size)
-        shared.order.note("writer", cells.at, *agents(block, cells, who, done))
+        shared.order.note("writer", cells.at, *agents(block, cells, on, who, done))
         for name, value in (("writer", -1), ("reader", -1), ("written", True), ("by", block.number)):
             shared.known(name)[cells.at] = value
     words = shared.bytes.reshape(P, -1, size)
@@ -100,15 +100,16 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     if good.all():
         return
     known, _ = block.shared.order.held(name, cells, True)
-    mine = cells.warp == block.shared.order.writer.reshape(-1)[cells.at]
-    unfenced = name == "writer" and bool((known | mine)[~good].all())
+    unfenced = bool(known[~good].all())  # but for the fence, all is ordered
     why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
     past = {"writer": "wrote", "reader": "read"}[name]
     what = f"{verb} here by the async proxy, that {who} {past} with {why}"
     block.shared.demand(good, Race, what, cells, size, block)
 
 
-def agents(block: Any, cells: Cells, who: np.ndarray, done: Done) -> tuple[np.ndarray, np.ndarray]:
+def agents(
+    block: Any, cells: Cells, on: np.ndarray | None, who: np.ndarray, done: Done
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each cell, the agent (a column of the clocks) in whose name it is touched, and the moment."""
     clocks, at = block.clocks, done.address
     keys = np.asarray(at) if at is not None else np.array([leader(done.kind, w) for w in (who // 32).tolist()])
@@ -122,11 +123,24 @@ def agents(block: Any, cells: Cells, who: np.ndarray, done: Done) -> tuple[np.nd
     found = {key: (clocks.column((done.kind, key)), moments(key)) for key in np.unique(keys).tolist()}
     rows = max(len(keys), *(len(moment) for _, moment in found.values()))
     column, moment = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    here = np.ones(1, bool) if on is None else on.any(1)
     for key, (agent, now) in found.items():
+        clocks.issue(agent, np.where((keys == key) & here, now, 0), block.instruction)
         column, moment = np.where(keys == key, agent, column), np.where(keys == key, now, moment)
     block.shared.order.fit(1)
     row = cells.row if rows > 1 else np.zeros_like(cells.row)
     return column[row], moment[row]
+
+
+def ended(block: Any, rows: np.ndarray) -> None:
+    """Raise if some of a block's programs, (P or 1,) bool, end before what they began is over."""
+    if block.clocks is None or not block.clocks.issued:
+        return
+    if (found := block.clocks.unfinished()) is None or not (late := found[0] & rows).any():
+        return
+    block.instruction = found[1]
+    what = "the program ends, and nobody has waited until this access to its shared memory is over"
+    raise block.error(Race, what, int(np.argmax(late)), 0)
 
 
 def leader(kind: str, warp: int) -> int:
