@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from . import mma, warp
+from . import warp
 from .arrays import first_of
 from .decode import Decoder, Run
 from .errors import DivergentBarrier, NotConverged, UnknownOpcode
 from .forms import address, parts_of
 from .parse import Instruction
 from .shared import SEVERAL, WHO
+from .tensor_core import mma
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 

@@ -18,7 +18,7 @@ CLASSES = {
     "global load": r"ld\.global", "global store": r"st\.global|cp\.async\.bulk.*bulk_group", "atomic": r"(atom|red|cp\.reduce)\.", "async copy": r"cp\.async",
     "shared": r"(ld|st)\.shared|ldmatrix|stmatrix", "local": r"(ld|st)\.local",
     "barrier": r"(bar|barrier)\.|fence|membar",
-    "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.",
+    "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.|wgmma|tcgen05",
     "branch": r"bra\b|ret\b|exit\b|trap|vprintf|__assertfail",
     "special function": r"(ex2|lg2|sin|cos|tanh|rsqrt|sqrt|rcp|div)\.",
     "convert": r"cvt", "move": r"mov\.|ld\.param|selp|prmt",

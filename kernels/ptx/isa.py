@@ -17,8 +17,6 @@ from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
 REFUSED = {
-    "wgmma": "warp-group matrix products are not modelled",
-    "tcgen05": "tensor memory of sm_100 is not modelled",
     "multimem": "memory of several GPUs is not modelled",
 }
 
