@@ -9,6 +9,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as ttgl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kvproof.kernels.ptx import launch
@@ -116,6 +119,38 @@ def double_ragged(x, y, lengths, B0: tl.constexpr, B1: tl.constexpr):
     a = tl.make_tensor_descriptor(x + p * B0 * B1, [rows, B1], [B1, 1], [B0, B1])
     b = tl.make_tensor_descriptor(y + p * B0 * B1, [rows, B1], [B1, 1], [B0, B1])
     b.store([0, 0], a.load([0, 0]) * 2)
+
+
+@triton.jit
+def matmul(a, b, c, K, B0: tl.constexpr, B1: tl.constexpr, BK: tl.constexpr):
+    i, j = tl.program_id(0) * B0, tl.program_id(1) * B1
+    total = tl.zeros((B0, B1), tl.float32)
+    for k in tl.range(0, K, BK, num_stages=3):
+        total = tl.dot(a.load([i, k]), b.load([j, k]).T, total)
+    c.store([i, j], total.to(c.dtype))
+
+
+@triton.jit
+def matmul_persistent(a, b, c, M, N, K, B0: tl.constexpr, B1: tl.constexpr, BK: tl.constexpr, APART: tl.constexpr):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(M, B0) * tl.cdiv(N, B1), tl.num_programs(0), warp_specialize=APART):
+        i, j = tile // tl.cdiv(N, B1) * B0, tile % tl.cdiv(N, B1) * B1
+        total = tl.zeros((B0, B1), tl.float32)
+        for k in tl.range(0, K, BK):
+            total = tl.dot(a.load([i, k]), b.load([j, k]).T, total)
+        c.store([i, j], total.to(c.dtype))
+
+
+@gluon.jit
+def image(a, b, n, h, w, DOWN: ttgl.constexpr, RIGHT: ttgl.constexpr):
+    room = ttgl.allocate_shared_memory(a.dtype, a.block_shape, a.layout)
+    bar = mbarrier.allocate_mbarrier()
+    mbarrier.init(bar, count=1)
+    mbarrier.expect(bar, a.block_type.nbytes)
+    tma.async_load_im2col(a, [n, h, w, 0], [DOWN, RIGHT], bar, room)
+    mbarrier.wait(bar, phase=0)
+    mbarrier.invalidate(bar)
+    tma.async_store(b, [0, 0], room)
+    tma.store_wait(pendings=0)
 
 
 def descriptor(tensor: torch.Tensor, *block: int, **options: Any) -> TensorDescriptor:

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from triton.experimental.gluon import language as ttgl
+from triton.experimental.gluon.nvidia import hopper
 
 from kvproof.kernels import ptx
 
 from ._kernels import (
-    COPIES, SHAPE, add_one, add_one_made, descriptor, double_ragged, numbers, reduce, row_sums, rows_of, transpose, view,
+    COPIES, SHAPE, add_one, add_one_made, descriptor, double_ragged, image, matmul, matmul_persistent, numbers, reduce,
+    row_sums, rows_of, transpose, view,
 )  # fmt: skip
 
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64]
@@ -72,8 +75,8 @@ def test_kernels_of_several_warps_in_any_schedule(num_warps, seed):
 WHOLE = [torch.int32, torch.uint32, torch.int64, torch.uint64]
 REDUCED = {
     "add": [torch.int32, torch.uint32, torch.uint64, torch.float16, torch.bfloat16, torch.float32],
-    **dict.fromkeys(("min", "max"), [*WHOLE, torch.float16, torch.bfloat16]),
-    **dict.fromkeys(("and", "or", "xor"), WHOLE),
+    **{name: [*WHOLE, torch.float16, torch.bfloat16] for name in ("min", "max")},
+    **{name: WHOLE for name in ("and", "or", "xor")},
 }  # fmt: skip
 FUNCTIONS = {
     "add": torch.add, "min": torch.minimum, "max": torch.maximum,
@@ -151,3 +154,31 @@ def test_a_report_counts_what_was_copied():
     assert report.total.loaded.bytes == report.total.stored.bytes == x.nbytes
     assert report.total.loaded.sectors == report.total.stored.sectors == x.nbytes // 32
     assert report.unique["a"] == x.nbytes
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("how", ["a tile each", "persistent", "warps apart"])
+def test_matrix_products_of_boxes(how, dtype):
+    M, N, K = 96, 80, 144
+    a, b, c = numbers((M, K), dtype, most=4), numbers((N, K), dtype, 1, most=4), torch.zeros(M, N)
+    given = descriptor(a, 64, 32), descriptor(b, 64, 32), descriptor(c, 64, 64)
+    if how == "a tile each":
+        ptx.run(matmul, (2, 2), *given, K, 64, 64, 32)
+    else:
+        ptx.run(matmul_persistent, 3, *given, M, N, K, 64, 64, 32, how == "warps apart")
+    assert torch.equal(c, a.float() @ b.float().T)
+
+
+@pytest.mark.parametrize(("corner", "offsets"), [(0, (0, 0)), (-1, (0, 0)), (-1, (1, 1))])
+def test_gluon_loads_pixels_of_images(corner, offsets):
+    x, out = numbers((2, 4, 4, 32), torch.float32), torch.zeros(16, 32)
+    layout = ttgl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=32, rank=2)
+    corners = {f"pixel_box_{end}_corner": [corner, corner] for end in ("lower", "upper")}
+    a = hopper.TensorDescriptorIm2Col.from_tensor(x, [16, 32], layout, **corners)
+    ptx.run(image, 1, a, hopper.TensorDescriptor.from_tensor(out, [16, 32], layout), 0, 1, 2, *offsets, num_warps=1)
+    # Windows of 4 x 4 pixels, moved by the corner and the offsets, one image after the other.
+    moved = torch.nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
+    down, right = (1 + corner + offset for offset in offsets)
+    window = moved[:, down : down + 4, right : right + 4].reshape(-1, 32)
+    first = (1 - corner) * 4 + 2 - corner
+    assert torch.equal(out, window[first : first + 16])
