@@ -3,6 +3,7 @@
 Each is as Triton pipelines it for sm_90: wgmma over cp.async, tensor descriptors over mbarriers, stores by bulk copies.
 """
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -134,7 +135,8 @@ LINES = {
     "bar.sync": "", "fence.proxy.async": "", "wgmma.fence": "", "wgmma.commit_group": "", "wgmma.wait_group": "",
     "cp.async.commit_group": "", "cp.async.wait_group": "", "cp.async.bulk.commit_group": "",
     "cp.async.bulk.wait_group": "", "mbarrier.init": "", "mbarrier.arrive": "",
-    "mbarrier.try_wait": "mov.pred complete, -1;", "fence.proxy.tensormap": "", "tensormap.cp_fenceproxy": "", "bar.warp.sync": "",
+    "mbarrier.try_wait": "mov.pred complete, -1;", "fence.proxy.tensormap": "",
+    "tensormap.cp_fenceproxy": "", "bar.warp.sync": "",
 }  # fmt: skip
 
 

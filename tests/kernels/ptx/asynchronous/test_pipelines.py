@@ -60,7 +60,7 @@ def test_a_pipelined_kernel_is_right_under_every_schedule(name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_deleted_wait_fence_and_arrival_is_reported(name):
-    """Of the barriers many are spare, since Triton puts two or three in a row: test_orders.py has the truth of those."""
+    """Of the barriers many are spare, as Triton puts two or three in a row: test_orders.py has the truth of those."""
     found, spare = outcomes(name), dict(SPARE.get(name, {}))
     for _, opcode, error in found:
         start = next((start for start in spare if opcode.startswith(start)), "")
