@@ -150,7 +150,7 @@ def image(one: np.void, dims: list, start: list, offsets: list, columns: int, wo
 
 
 def word_of(size: int, columns: np.ndarray, rows: np.ndarray) -> int:
-    """The most bytes, up to 16, that lie wholly inside of a tensor or outside: as its rows of `columns` (P or 1, 1) end."""
+    """The most bytes, up to 16, that lie wholly inside of a tensor or outside: its rows have `columns` (P or 1, 1)."""
     some = columns[rows] if len(columns) > 1 else columns
     bits = int(np.bitwise_or.reduce(some * size, axis=None)) | PIECE
     return bits & -bits

@@ -30,6 +30,7 @@ SHARED = Form("shared", "", "", "", WORD, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
 FIRST = {name: (DTYPE.fields or {})[name][1] for name in FIELDS}  # byte of a field within a map
+SCOPE = "(cta|cluster|gpu|sys)"
 MOST_SHARED = 1 << 24  # no array of global memory lies at an address below
 
 
@@ -101,8 +102,8 @@ def each(block: Any, value: np.ndarray, on: np.ndarray) -> set[tuple[int, int, i
 
 def copy_out(d: Decoder, i: Instruction) -> Run:
     """tensormap.cp_fenceproxy: a warp copies a map from shared to global memory, and releases it."""
-    form = r"tensormap\.cp_fenceproxy\.global\.shared::cta\.tensormap::generic\.release\.(cta|cluster|gpu|sys)\.sync\.aligned"
-    if not re.fullmatch(form, i.opcode) or i.operands[2].bits != SIZE:
+    form = r"tensormap\.cp_fenceproxy\.global\.shared::cta\.tensormap::generic\.release\.SCOPE\.sync\.aligned"
+    if not re.fullmatch(form.replace("SCOPE", SCOPE), i.opcode) or i.operands[2].bits != SIZE:
         raise UnknownOpcode(i.opcode, "this form of tensormap.cp_fenceproxy", i)
     to, source = address(d, i.operands[0], "global"), address(d, i.operands[1], "shared")
 
@@ -120,7 +121,7 @@ def copy_out(d: Decoder, i: Instruction) -> Run:
 
 def fence(d: Decoder, i: Instruction) -> Run:
     """fence.proxy.tensormap: a map that was changed is released, or acquired."""
-    known = re.fullmatch(r"fence\.proxy\.tensormap::generic\.(release|acquire)\.(cta|cluster|gpu|sys)", i.opcode)
+    known = re.fullmatch(rf"fence\.proxy\.tensormap::generic\.(release|acquire)\.{SCOPE}", i.opcode)
     if not known:
         raise UnknownOpcode(i.opcode, "this kind of fence", i)
     if known[1] == "release":
@@ -142,10 +143,8 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
 def release(block: Any, active: Any) -> None:
     """What the program changed in global memory is released."""
-    programs = set(
-        block.programs[np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))].tolist()
-    )
-    state = bulk(block)
+    rows = np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))
+    programs, state = set(block.programs[rows].tolist()), bulk(block)
     state.unreleased = {key for key in state.unreleased if key[0] not in programs}
 
 
@@ -154,12 +153,14 @@ def read(request: Request, pointer: np.ndarray) -> np.ndarray:
 
     Raises InvalidTensorMap for what is none, or is not yet to be used.
     """
-    block, memory = request.block, request.block.world.memory
+    memory = request.block.world.memory
     on = request.on if len(pointer) > 1 else np.ones((1, 1), bool)
     low = (pointer < MOST_SHARED) & on[:, 0]
     if low.any():
-        what = f"the tensor map lies at {int(pointer[np.argmax(low)])}, in shared memory; a copy takes it from global memory"
-        raise request.error(InvalidTensorMap, f"{what}: tensormap.cp_fenceproxy copies it there", int(np.argmax(low)))
+        what = (
+            f"the tensor map lies at {int(pointer[np.argmax(low)])}, in shared memory; copies want it in global memory"
+        )
+        raise request.error(InvalidTensorMap, f"{what}: tensormap.cp_fenceproxy puts it there", int(np.argmax(low)))
     site = request.site(lambda row, n: "the tensor map")
     at = memory.located(pointer.view("u8")[:, None], ALIGNMENT, on, site)
     words = memory.load(at + np.arange(0, SIZE, WORD), WORD, site)

@@ -124,7 +124,7 @@ def test_programs_may_have_maps_that_differ():
     out = np.zeros(2 * 256, np.uint8)
     body = "setp.eq.u32 %p3, %r2, 0; selp.b64 %rd9, %rd2, %rd3, %p3; selp.b32 %r9, 128, 96, %p3; " + INIT
     body += f"@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [{BAR}], %r9; mul.wide.u32 %rd10, %r2, 256; "
-    body += f"@%p1 cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [0], "
+    body += "@%p1 cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [0], "
     body += f"[%rd9, {{16, %r2}}], [{BAR}], %rd10; add.u64 %rd11, %rd1, %rd10; " + WAIT.format(0, 0)
     body += "@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd11], [0], %r9; " + ENDED + "ret;"
     run(body, out, tensor(a, [32, 4], U8), tensor(b, [16, 6], U8), programs=2)
@@ -164,4 +164,8 @@ def test_forms_that_are_not_modelled_are_named(change, why):
     with pytest.raises(UnknownOpcode, match=why):
         run(body, np.zeros(4, np.uint8), tensor(array, [32, 4], U8))
     if mask:
-        run(body.replace(mask, ", 1").replace("ret;", WAIT.format(0, 0) + "ret;"), np.zeros(4, np.uint8), tensor(array, [32, 4], U8))
+        run(
+            body.replace(mask, ", 1").replace("ret;", WAIT.format(0, 0) + "ret;"),
+            np.zeros(4, np.uint8),
+            tensor(array, [32, 4], U8),
+        )

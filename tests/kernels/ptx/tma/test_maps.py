@@ -92,7 +92,9 @@ def made(space: str, where: str, **change: str) -> str:
 
 
 ZERO = f"mov.u32 %r9, {MAP}; shl.b32 %r10, %r1, 2; add.u32 %r9, %r9, %r10; st.shared.b32 [%r9], 0; bar.warp.sync -1; "
-COPY_OUT = f"tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%rd3], [{MAP}], 128; "
+COPY_OUT = (
+    f"tensormap.cp_fenceproxy.global.shared::cta.tensormap::generic.release.gpu.sync.aligned [%rd3], [{MAP}], 128; "
+)
 ACQUIRE = "fence.proxy.tensormap::generic.acquire.gpu [%rd3], 128; "
 LOAD = "@%p1 cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [0], [%rd3, {{{}}}], [{}]; "
 USE = INIT + EXPECT.format(128) + LOAD.format("16, 2", BAR) + WAIT.format(0, 0) + OUT.format(0, 128)
@@ -127,9 +129,18 @@ def test_a_map_is_made_by_its_fields(body, seed):
         (GLOBAL.replace("release", "acquire").replace("gpu; ", "gpu [%rd3], 128; "), "and not released by"),
         (GLOBAL + ACQUIRE + made("global", "%rd3").split("; ")[-2] + "; ", "and not released by"),
         (ACQUIRE, "and are none: only a descriptor or tensormap.replace makes one"),
-        (ZERO + made("shared::cta", str(MAP), box_dim_0="40") + COPY_OUT + ACQUIRE, "40 bytes; it must be a multiple of 16"),
-        (ZERO + made("shared::cta", str(MAP), global_dim_1="0"), r"in a tensor map global_dim\[1\] is 0; it must be at least 1"),
-        (ZERO + f"@%p1 st.shared.b32 [{MAP}], 7; " + made("shared::cta", str(MAP)), "and are none: make them zero first"),
+        (
+            ZERO + made("shared::cta", str(MAP), box_dim_0="40") + COPY_OUT + ACQUIRE,
+            "40 bytes; it must be a multiple of 16",
+        ),
+        (
+            ZERO + made("shared::cta", str(MAP), global_dim_1="0"),
+            r"in a tensor map global_dim\[1\] is 0; it must be at least 1",
+        ),
+        (
+            ZERO + f"@%p1 st.shared.b32 [{MAP}], 7; " + made("shared::cta", str(MAP)),
+            "and are none: make them zero first",
+        ),
     ],
 )
 def test_what_is_no_map_or_not_yet_one(body, what):
@@ -141,7 +152,9 @@ def test_what_is_no_map_or_not_yet_one(body, what):
 
 def test_a_map_is_acquired_by_each_program_of_its_own():
     # Only the first program acquires the map that it has made for both.
-    body = "setp.eq.u32 %p3, %r2, 0; and.pred %p1, %p1, %p3; " + GLOBAL + "@%p3 " + ACQUIRE + "setp.eq.u32 %p1, %r1, 0; "
+    body = (
+        "setp.eq.u32 %p3, %r2, 0; and.pred %p1, %p1, %p3; " + GLOBAL + "@%p3 " + ACQUIRE + "setp.eq.u32 %p1, %r1, 0; "
+    )
     with pytest.raises(InvalidTensorMap, match="not acquired") as caught:
         launch(body, programs=2)
     assert caught.value.program == (1, 0, 0)
@@ -151,7 +164,7 @@ def test_a_map_lies_at_a_multiple_of_64_in_an_array():
     body = IN_SHARED + COPY_OUT + ACQUIRE
     with pytest.raises(Misaligned, match="64 bytes at c"):
         launch(body + "add.u64 %rd3, %rd3, 16; ")
-    with pytest.raises(OutOfBounds, match="the tensor map: 16 bytes at .* belongs to no argument"):
+    with pytest.raises(OutOfBounds, match=r"the tensor map: 16 bytes at .* belongs to no argument"):
         launch(body + "add.u64 %rd3, %rd3, 1024; ")
     with pytest.raises(InvalidTensorMap, match=f"lies at {MAP}, in shared memory"):
         launch(body + f"mov.u64 %rd3, {MAP}; ")
@@ -162,7 +175,11 @@ def test_a_map_lies_at_a_multiple_of_64_in_an_array():
     [
         ("tensormap.replace.tile.nothing.shared::cta.b1024.b32 [0], 1; ", UnknownOpcode, "this form of"),
         ("tensormap.replace.tile.rank.b1024.b32 [%rd3], 1; ", UnknownOpcode, "or a generic address"),
-        ("tensormap.replace.tile.box_dim.global.b1024.b32 [%rd3], 5, 1; ", UnknownOpcode, "5 entries, and this is for number 5"),
+        (
+            "tensormap.replace.tile.box_dim.global.b1024.b32 [%rd3], 5, 1; ",
+            UnknownOpcode,
+            "5 entries, and this is for number 5",
+        ),
         ("fence.proxy.tensormap::generic.acquire.gpu [%rd3], 64; ", UnknownOpcode, "a size other than"),
         ("fence.proxy.tensormap::generic.acquire.gpu; ", ParseError, "operands that do not fit"),
         (COPY_OUT.replace("128", "64"), UnknownOpcode, "this form of"),

@@ -14,14 +14,19 @@ FILL = "shl.b32 %r9, %r1, 2; st.shared.b32 [%r9], {}; fence.proxy.async.shared::
 @pytest.mark.parametrize("seed", [None, 0, 1])
 def test_bytes_go_to_shared_memory_and_back(seed):
     a, out = np.arange(48, dtype=np.uint32), np.zeros(48, np.uint32)
-    body = INIT + EXPECT.format(192) + LOAD.format(64, "%rd2", 128) + LOAD.format(192, "%rd2+128", 64) + WAIT.format(0, 0)
+    body = (
+        INIT + EXPECT.format(192) + LOAD.format(64, "%rd2", 128) + LOAD.format(192, "%rd2+128", 64) + WAIT.format(0, 0)
+    )
     run(body + OUT.format(64, 192), out, a, seed=seed)
     assert np.array_equal(out, a)
 
 
 def test_programs_may_copy_different_numbers_of_bytes():
     a, out = np.arange(96, dtype=np.uint32), np.zeros(96, np.uint32)
-    body = INIT + "mul.lo.u32 %r9, %r2, 64; mul.wide.u32 %rd9, %r2, 128; add.u64 %rd10, %rd1, %rd9; add.u64 %rd11, %rd2, %rd9; "
+    body = (
+        INIT
+        + "mul.lo.u32 %r9, %r2, 64; mul.wide.u32 %rd9, %r2, 128; add.u64 %rd10, %rd1, %rd9; add.u64 %rd11, %rd2, %rd9; "
+    )
     body += EXPECT.format("%r9") + LOAD.format(0, "%rd11", "%r9") + WAIT.format(0, 0)
     body += "@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd10], [0], %r9; " + ENDED + "ret;"
     run(body, out, a, programs=3)
@@ -101,7 +106,7 @@ def test_a_later_group_may_be_under_way_when_an_earlier_one_is_over():
     assert np.array_equal(out[:32], np.arange(32))
     run(body + wait.format(0) + over.format(64) + ENDED + "ret;", out)
     for left, at in ((1, 64), (2, 0)):
-        with pytest.raises(Race, match="no cp.async.bulk.wait_group"):
+        with pytest.raises(Race, match=r"no cp.async.bulk.wait_group"):
             run(body + wait.format(left) + over.format(at) + ENDED + "ret;", out)
 
 
@@ -128,7 +133,10 @@ def test_threads_read_what_was_copied_out_after_a_wait(wait, races):
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [0], [64], 64, [8192]; ", "within shared memory"),
+        (
+            "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [0], [64], 64, [8192]; ",
+            "within shared memory",
+        ),
         ("cp.async.bulk.global.shared::cta.bulk_group.cp_mask [%rd1], [0], 64, %h1; ", "with a mask of bytes"),
         ("cp.reduce.async.bulk.global.shared::cta.bulk_group.and.f32 [%rd1], [0], 64; ", "and of f32"),
         ("cp.reduce.async.bulk.global.shared::cta.bulk_group.u32 [%rd1], [0], 64; ", "a part of it is missing"),

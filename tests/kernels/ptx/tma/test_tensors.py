@@ -9,9 +9,22 @@ from triton.experimental.gluon.nvidia import hopper
 from kvproof.kernels import ptx
 
 from ._kernels import (
-    COPIES, SHAPE, add_one, add_one_made, descriptor, double_ragged, image, matmul, matmul_persistent, numbers, reduce,
-    row_sums, rows_of, transpose, view,
-)  # fmt: skip
+    COPIES,
+    SHAPE,
+    add_one,
+    add_one_made,
+    descriptor,
+    double_ragged,
+    image,
+    matmul,
+    matmul_persistent,
+    numbers,
+    reduce,
+    row_sums,
+    rows_of,
+    transpose,
+    view,
+)
 
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -76,7 +89,7 @@ WHOLE = [torch.int32, torch.uint32, torch.int64, torch.uint64]
 REDUCED = {
     "add": [torch.int32, torch.uint32, torch.uint64, torch.float16, torch.bfloat16, torch.float32],
     **{name: [*WHOLE, torch.float16, torch.bfloat16] for name in ("min", "max")},
-    **{name: WHOLE for name in ("and", "or", "xor")},
+    **dict.fromkeys(("and", "or", "xor"), WHOLE),
 }  # fmt: skip
 FUNCTIONS = {
     "add": torch.add, "min": torch.minimum, "max": torch.maximum,
