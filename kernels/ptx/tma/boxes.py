@@ -12,10 +12,10 @@ import numpy as np
 from ..errors import InvalidTensorMap, Misaligned, OutOfBounds
 from .opcodes import Form
 from .requests import Request
-from .tensor_map import DTYPE, IM2COL, SPAN, TILED, TYPES, Element
+from .tensor_map import FIRST, IM2COL, SPAN, TILED, TYPES, Element
 
 PIECE = 16  # bytes that swizzling moves as one
-STATIC = slice((DTYPE.fields or {})["box_dim"][1], (DTYPE.fields or {})["unused"][1])  # how a box lies, in any tensor
+STATIC = slice(FIRST["box_dim"], FIRST["unused"])  # how a box lies, in any tensor
 
 
 class Box(NamedTuple):

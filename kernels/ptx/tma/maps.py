@@ -22,14 +22,13 @@ from ..forms import Form, address
 from ..parse import Instruction
 from .global_side import bulk
 from .requests import Request
-from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, MAGIC, SIZE, fault, faults, lacking
+from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, FIRST, MAGIC, SIZE, fault, faults, lacking
 
 WORD = 16
 ALL = 0xFFFFFFFF  # lanes of a warp
 SHARED = Form("shared", "", "", "", WORD, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
-FIRST = {name: (DTYPE.fields or {})[name][1] for name in FIELDS}  # byte of a field within a map
 SCOPE = "(cta|cluster|gpu|sys)"
 MOST_SHARED = 1 << 24  # no array of global memory lies at an address below
 

@@ -39,8 +39,8 @@ def form(i: Instruction) -> Form:
     """Read an opcode. Raises UnknownOpcode, with the part, for what is not modelled."""
     parts = [p for p in i.opcode.split(".") if p not in ("cp", "reduce", "async", "bulk", "tensor")]
     spaces = [p for p in parts if p == "global" or p in SHARED]
-    found = dict.fromkeys(("rank", "mode", "operation", "kind"), "")
-    fields = {"mode": MODES, "operation": OPERATIONS if ".reduce." in i.opcode else ()}
+    found: dict[str, str] = dict.fromkeys(("rank", "mode", "operation", "kind"), "")
+    fields: dict[str, tuple[str, ...]] = {"mode": MODES, "operation": OPERATIONS if ".reduce." in i.opcode else ()}
     if len(spaces) != 2 or spaces.count("global") != 1:
         raise UnknownOpcode(i.opcode, "copies within shared memory are not modelled", i)
     done = "mbarrier::complete_tx::bytes" if spaces[1] == "global" else "bulk_group"

@@ -186,8 +186,10 @@ def test_matrix_products_of_boxes(how, dtype):
 def test_gluon_loads_pixels_of_images(corner, offsets):
     x, out = numbers((2, 4, 4, 32), torch.float32), torch.zeros(16, 32)
     layout = ttgl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=32, rank=2)
-    corners = {f"pixel_box_{end}_corner": [corner, corner] for end in ("lower", "upper")}
-    a = hopper.TensorDescriptorIm2Col.from_tensor(x, [16, 32], layout, **corners)
+    both = [corner, corner]
+    a = hopper.TensorDescriptorIm2Col.from_tensor(
+        x, [16, 32], layout, pixel_box_lower_corner=both, pixel_box_upper_corner=both
+    )
     ptx.run(image, 1, a, hopper.TensorDescriptor.from_tensor(out, [16, 32], layout), 0, 1, 2, *offsets, num_warps=1)
     # Windows of 4 x 4 pixels, moved by the corner and the offsets, one image after the other.
     moved = torch.nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
