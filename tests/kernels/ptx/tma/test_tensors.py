@@ -13,6 +13,7 @@ from ._kernels import (
     SHAPE,
     add_one,
     add_one_made,
+    add_one_to_groups,
     descriptor,
     double_ragged,
     image,
@@ -147,6 +148,16 @@ def test_numpy_arrays_and_a_tensor_map_of_its_own_for_every_program():
     for n, rows in enumerate([16, 9, 16, 1, 9, 4]):
         assert np.array_equal(y[n, :rows], 2 * x[n, :rows])
         assert not y[n, rows:].any()
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_programs_that_make_map_after_map_and_part_ways(seed):
+    rows = [40, 16, 100]
+    inputs = [numbers((n, 64), torch.float16, n) for n in rows]
+    outputs = [torch.zeros_like(x) for x in inputs]
+    tables = [torch.tensor([x.data_ptr() for x in arrays]) for arrays in (inputs, outputs)]
+    ptx.run(add_one_to_groups, 2, *tables, torch.tensor(rows, dtype=torch.int32), 3, 16, 64, seed=seed)
+    assert all(torch.equal(y, x + 1) for x, y in zip(inputs, outputs, strict=True))
 
 
 def test_float32_is_rounded_to_tf32_where_a_descriptor_asks_for_it():
