@@ -188,7 +188,8 @@ def changed(request: Request, at: np.ndarray, maps: np.ndarray) -> None:
     """Raise unless the programs have acquired these maps as they are; those among the parameters need not be."""
     block, state = request.block, bulk(request.block)
     segments = block.world.memory.segments
-    parameters = int(segments.arena[segments.arrays]) if len(segments.arena) > segments.arrays else segments.size
+    after = segments.arena[segments.arrays :]  # the module's own variables, and the maps among the parameters
+    parameters = int(after[0]) if len(after) else segments.size
     for row in np.flatnonzero(request.rows).tolist():
         first = int(at[row % len(at)])
         if first >= parameters:
