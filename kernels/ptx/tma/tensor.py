@@ -72,7 +72,7 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
 def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
-        pieces = proxy.read(request.block, box.places(at), PIECE, part.some, part.who, proxy.Done("bulk"))
+        pieces = proxy.read(request.block, box.places(at), PIECE, wanted(box, part), part.who, proxy.Done("bulk"))
         on, site = box.inside & part.on, part.site(box.where)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
@@ -94,6 +94,12 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         on = np.repeat(on, many, axis=1)
         site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many))
         global_side.atomic(part, np.broadcast_to(address, on.shape), data, size, function, on, site)
+
+
+def wanted(box: Box, part: Request) -> np.ndarray | None:
+    """Which pieces of shared memory go out, (P or 1, pieces) of bool; None: all."""
+    inside = box.inside.reshape(len(box.inside), -1, PIECE // box.word).any(2)
+    return part.some if np.all(inside) else np.logical_and(inside, part.on)
 
 
 def filling(box: Box) -> np.ndarray:

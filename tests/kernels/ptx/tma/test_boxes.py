@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx import InvalidTensorMap, UnknownOpcode
+from kvproof.kernels.ptx import InvalidTensorMap, Uninitialised, UnknownOpcode
 
 from ._by_hand import BAR, ENDED, EXPECT, INIT, WAIT, loaded, run, tensor
 
@@ -130,6 +130,17 @@ def test_programs_may_have_maps_that_differ():
     run(body, out, tensor(a, [32, 4], U8), tensor(b, [16, 6], U8), programs=2)
     assert np.array_equal(out[:128], a[:, 16:48].ravel())
     assert np.array_equal(out[256:352], np.vstack([b[1:, 16:32], np.zeros((1, 16), np.uint8)]).ravel())
+
+
+def test_what_lies_outside_is_not_even_read_from_shared_memory():
+    out = np.zeros((3, 16), np.uint8)
+    body = "shl.b32 %r9, %r1, 2; setp.lt.u32 %p3, %r1, 12; @%p3 st.shared.b32 [%r9], 0x01010101; "  # three rows of four
+    body += "fence.proxy.async.shared::cta; bar.sync 0; "
+    copy = "@%p1 cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%rd1, {{0, {}}}], [0]; "
+    run(body + copy.format(0) + ENDED + "ret;", tensor(out, [16, 4], U8))
+    assert (out == 1).all()
+    with pytest.raises(Uninitialised, match="16 bytes at 48 of shared memory that nothing has written"):
+        run(body + copy.format(-1) + ENDED + "ret;", tensor(out, [16, 4], U8))
 
 
 @pytest.mark.parametrize("nan", [0, 1])
