@@ -1,0 +1,70 @@
+"""The museum: each bug of a public Triton kernel is red as it was, in the way its exhibit says, and green as mended."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+from kvproof.kernels import ptx
+
+from . import _attention, _kv_cache, _layouts, _locks, _quantisation  # noqa: F401
+from ._exhibit import EXHIBITS, Exhibit, Launch, Named
+
+names = pytest.mark.parametrize("name", EXHIBITS)
+
+
+class Different(AssertionError):
+    """A result that is not what it should be."""
+
+
+def compare(launch: Launch) -> None:
+    """Raise Different if a result is further from the truth than it may be; NaN is far from everything else."""
+    for name, (truth, bound) in launch.truth.items():
+        got, truth = (np.asarray(x, np.float64) for x in (launch.arguments[name], truth))
+        fine = (np.isnan(got) & np.isnan(truth)) | (got == truth) | (np.abs(got - truth) <= bound)
+        if not fine.all():
+            raise Different(f"{name}: {np.count_nonzero(~fine)} of {fine.size} elements are wrong")
+
+
+def as_it_was(exhibit: Exhibit, **settings) -> None:
+    for launch in exhibit.launches(False):
+        ptx.run(launch.kernel, launch.grid, readable=launch.readable, **launch.arguments, **settings)
+        compare(launch)
+
+
+@names
+@pytest.mark.parametrize("seed", [None, 0])
+def test_as_it_was_it_is_red_as_declared(name, seed):
+    exhibit = EXHIBITS[name]
+    red = exhibit.red
+    if not isinstance(red, Named):
+        with pytest.raises(Different, match=rf"^{red.result}: "):
+            as_it_was(exhibit, target=exhibit.targets[-1], seed=seed)
+        return
+    with pytest.raises(red.kind) as caught:
+        as_it_was(exhibit, target=exhibit.targets[-1], seed=seed)
+    assert caught.type is red.kind
+    if red.line:
+        kernel = exhibit.launches(False)[-1].kernel.fn
+        lines, first = inspect.getsourcelines(kernel)
+        (at,) = (first + n for n, line in enumerate(lines) if red.line in line)
+        assert caught.value.where[0] == (inspect.getsourcefile(kernel).rpartition("/")[2], at)
+
+
+@names
+def test_as_mended_it_is_green(name):
+    exhibit = EXHIBITS[name]
+    for launch in exhibit.launches(True):
+        ptx.check(launch.kernel, launch.grid, targets=exhibit.targets, seeds=(0,), readable=launch.readable,
+                  **launch.arguments)  # fmt: skip
+        compare(launch)
+
+
+def test_the_museum_has_twenty_exhibits_of_at_most_forty_lines_each_with_its_own_thread():
+    assert len(EXHIBITS) >= 20
+    threads = [exhibit.thread for exhibit in EXHIBITS.values()]
+    assert len(set(threads)) == len(threads)
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+#[1-9]\d*", thread) for thread in threads)
+    assert {name: exhibit.lines() for name, exhibit in EXHIBITS.items() if exhibit.lines() > 40} == {}
+    assert all(re.fullmatch(r"[A-Z].{20,118}\.", exhibit.what) for exhibit in EXHIBITS.values())
