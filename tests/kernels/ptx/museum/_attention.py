@@ -25,14 +25,19 @@ def merge_two(a, b, lse_a, lse_b, out, FIXED: tl.constexpr, D: tl.constexpr):
     tl.store(out + p * D + d, (tl.load(a + p * D + d) * wa + tl.load(b + p * D + d) * wb) / z)
 
 
-@exhibit("vllm-project/vllm#39148", Wrong("out"),
-         "Two parts without a token were merged: -inf minus -inf, so the whole row was NaN.")  # fmt: skip
+@exhibit(
+    "vllm-project/vllm#39148",
+    Wrong("out"),
+    "Two parts without a token were merged: -inf minus -inf, so the whole row was NaN.",
+)
 def both_parts_empty(FIXED):
     a, b, out = normal(3, 16), normal(3, 16, seed=1), unwritten(3, 16)
     lse = np.array([[0.5, -np.inf, -np.inf], [1.5, 2.0, -np.inf]], np.float32)
     a[1:], b[2] = 0, 0
     truth = (softmax(lse.T)[:, :, None] * np.stack([a, b], 1)).sum(1)
-    return launch(merge_two, 3, {"out": (truth, 1e-5)}, a=a, b=b, lse_a=lse[0], lse_b=lse[1], out=out, FIXED=FIXED, D=16)
+    return launch(
+        merge_two, 3, {"out": (truth, 1e-5)}, a=a, b=b, lse_a=lse[0], lse_b=lse[1], out=out, FIXED=FIXED, D=16
+    )
 
 
 @triton.jit
@@ -50,8 +55,11 @@ def online(s, v, out, FIXED: tl.constexpr, BLOCKS: tl.constexpr, N: tl.constexpr
     tl.store(out + d, acc / z)
 
 
-@exhibit("vllm-project/vllm#48364", Wrong("out"),
-         "The first block of a row's indices was all padding: NaN from -inf minus -inf, which no later block mends.")  # fmt: skip
+@exhibit(
+    "vllm-project/vllm#48364",
+    Wrong("out"),
+    "The first block of a row's indices was all padding: NaN from -inf minus -inf, which no later block mends.",
+)
 def first_block_masked(FIXED):
     s, v, out = normal(48), normal(48, 16, seed=1), unwritten(16)
     s[:16] = -np.inf
@@ -71,8 +79,11 @@ def merge_many(lse, v, out, n, FIXED: tl.constexpr, D: tl.constexpr):
     tl.store(out + d, acc / z)
 
 
-@exhibit("flashinfer-ai/flashinfer#5262", Wrong("out"),
-         "The running maximum began at a finite number, and scores below it got the weight 0: 0 / 0.")  # fmt: skip
+@exhibit(
+    "flashinfer-ai/flashinfer#5262",
+    Wrong("out"),
+    "The running maximum began at a finite number, and scores below it got the weight 0: 0 / 0.",
+)
 def finite_first_maximum(FIXED):
     lse, v, out = normal(4) - 60000, normal(4, 16, seed=1), unwritten(16)
     return launch(merge_many, 1, {"out": (softmax(lse) @ v, 1e-2)}, lse=lse, v=v, out=out, n=4, FIXED=FIXED, D=16)
@@ -95,12 +106,16 @@ def scaled(s, v, out, scale, FIXED: tl.constexpr, BLOCKS: tl.constexpr, N: tl.co
     tl.store(out + d, acc / z)
 
 
-@exhibit("flagos-ai/FlagGems#424", Wrong("out"),
-         "The scale was multiplied by log2(e) inside the loop, once more for each block of keys; one block was right.")  # fmt: skip
+@exhibit(
+    "FlagOpen/FlagGems#424",
+    Wrong("out"),
+    "The scale was multiplied by log2(e) inside the loop, once more for each block of keys; one block was right.",
+)
 def scale_grows_with_blocks(FIXED):
     s, v, out = normal(64), normal(64, 16, seed=1), unwritten(16)
     truth = softmax(0.25 * s) @ v
-    return launch(scaled, 1, {"out": (truth, 1e-5)}, s=s, v=v, out=out, scale=0.25, FIXED=FIXED, BLOCKS=4, N=16, D=16)
+    return launch(scaled, 1, {"out": (truth, 1e-5)}, s=s, v=v, out=out, scale=0.25, FIXED=FIXED, BLOCKS=4, N=16, D=16,
+                  num_warps=1)  # fmt: skip
 
 
 @triton.jit
@@ -114,8 +129,11 @@ def biased(s, bias, out, FIXED: tl.constexpr, N: tl.constexpr):
     tl.store(out + n, p / tl.sum(p, 0))
 
 
-@exhibit("meta-pytorch/segment-anything-fast#71", Wrong("out"),
-         "Scores were scaled for exp2, the bias that was added to them was not.")  # fmt: skip
+@exhibit(
+    "meta-pytorch/segment-anything-fast#71",
+    Wrong("out"),
+    "Scores were scaled for exp2, the bias that was added to them was not.",
+)
 def bias_without_log2e(FIXED):
     s, bias, out = normal(32), normal(32, seed=1), unwritten(32)
     return launch(biased, 1, {"out": (softmax(s + bias), 1e-6)}, s=s, bias=bias, out=out, FIXED=FIXED, N=32)
@@ -131,8 +149,11 @@ def lse_of_block(s, out, FIXED: tl.constexpr, N: tl.constexpr):
     tl.store(out + tl.program_id(0), lse)
 
 
-@exhibit("ROCm/aotriton#108", Wrong("out"),
-         "The kernel's log-sum-exp was to the base 2; whoever merged by it took it for a natural logarithm.")  # fmt: skip
+@exhibit(
+    "ROCm/aotriton#108",
+    Wrong("out"),
+    "The kernel's log-sum-exp was to the base 2; whoever merged by it took it for a natural logarithm.",
+)
 def lse_to_base_two(FIXED):
     s, a, lse, out = normal(2, 32), normal(2, 16, seed=1), unwritten(2), unwritten(1, 16)
     truth = softmax(np.log(np.exp(s.astype(np.float64)).sum(1))) @ a
@@ -146,15 +167,15 @@ def lse_to_base_two(FIXED):
 @triton.jit
 def softcap(s, out, cap, FIXED: tl.constexpr, N: tl.constexpr):
     x = tl.load(s + tl.arange(0, N)) / cap
-    if FIXED:
-        y = 1 - 2 / (tl.exp(2 * x) + 1)
-    else:
-        y = (tl.exp(x) - tl.exp(-x)) / (tl.exp(x) + tl.exp(-x))
+    y = 1 - 2 / (tl.exp(2 * x) + 1) if FIXED else (tl.exp(x) - tl.exp(-x)) / (tl.exp(x) + tl.exp(-x))
     tl.store(out + tl.arange(0, N), cap * y)
 
 
-@exhibit("vllm-project/vllm#56579", Wrong("out"),
-         "The cap of large scores was made of exponentials that overflow: inf / inf.")  # fmt: skip
+@exhibit(
+    "vllm-project/vllm#56579",
+    Wrong("out"),
+    "The cap of large scores was made of exponentials that overflow: inf / inf.",
+)
 def softcap_of_large_scores(FIXED):
     s, out = np.array([0, 1, -50, 1000, 4400, -5000, 10000, -10000], np.float32), unwritten(8)
     return launch(softcap, 1, {"out": (50 * np.tanh(s / 50.0), 1e-3)}, s=s, out=out, cap=50.0, FIXED=FIXED, N=8)
@@ -167,8 +188,11 @@ def copy_heads(x, out, FIXED: tl.constexpr, H: tl.constexpr, T: tl.constexpr):
     tl.store(out + row + t, tl.load(x + row + t) * 2)
 
 
-@exhibit("triton-lang/triton#6242", Named(ptx.Race, "tl.store(out"),
-         "A tutorial's row offset took the batch index for a row: batches wrote into each other.")  # fmt: skip
+@exhibit(
+    "triton-lang/triton#6242",
+    Named(ptx.Race, "tl.store(out"),
+    "A tutorial's row offset took the batch index for a row: batches wrote into each other.",
+)
 def batch_is_one_row(FIXED):
     x, out = normal(3, 2, 16), np.zeros((3, 2, 16), np.float32)
     return launch(copy_heads, (3, 2), {"out": (2 * x, 0)}, x=x, out=out, FIXED=FIXED, H=2, T=16)
@@ -182,8 +206,11 @@ def weigh(p, v, out, FIXED: tl.constexpr, T: tl.constexpr, D: tl.constexpr, BLOC
     tl.store(out + (d if FIXED else tl.arange(0, BLOCK)), o)
 
 
-@exhibit("fla-org/flash-linear-attention#1031", Named(ptx.Race, "tl.store(out"),
-         "Programs that share a head's values all stored their part at its start.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#1031",
+    Named(ptx.Race, "tl.store(out"),
+    "Programs that share a head's values all stored their part at its start.",
+)
 def parts_stored_at_the_start(FIXED):
     p, v, out = softmax(normal(32)).astype(np.float32), normal(32, 64, seed=1), unwritten(64)
     return launch(weigh, 2, {"out": (p @ v, 1e-5)}, p=p, v=v, out=out, FIXED=FIXED, T=32, D=64, BLOCK=32)
@@ -197,8 +224,11 @@ def chunk(x, out, FIXED: tl.constexpr, T: tl.constexpr, OFFSET: tl.constexpr, BT
     tl.store(out + t, tl.load(x + t, mask, 0.0) * 3, mask)
 
 
-@exhibit("fla-org/flash-linear-attention#907", Wrong("out"),
-         "Later chunks compared the absolute position with their own length and left all their rows unwritten.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#907",
+    Wrong("out"),
+    "Later chunks compared the absolute position with their own length and left all their rows unwritten.",
+)
 def chunk_masked_by_its_length(FIXED):
     x, out = normal(40), unwritten(40)
     return [
@@ -215,8 +245,11 @@ def grouped(q, k, out, FIXED: tl.constexpr, H: tl.constexpr, KV: tl.constexpr, T
     tl.store(out + h * T + t, tl.sum(keys * tl.load(q + h * D + d)[None, :], 1))
 
 
-@exhibit("LMCache/LMCache#3092", Named(ptx.OutOfBounds, "keys = tl.load(k"),
-         "The index of a query's head was used for keys, which have fewer heads.")  # fmt: skip
+@exhibit(
+    "LMCache/LMCache#3092",
+    Named(ptx.OutOfBounds, "keys = tl.load(k"),
+    "The index of a query's head was used for keys, which have fewer heads.",
+)
 def heads_without_groups(FIXED):
     q, k, out = normal(6, 16), normal(2, 8, 16, seed=1), unwritten(6, 8)
     truth = np.einsum("hd,htd->ht", q, k.repeat(3, 0))
@@ -226,7 +259,7 @@ def heads_without_groups(FIXED):
 @triton.jit
 def causal(q, k, out, start, FIXED: tl.constexpr, T: tl.constexpr, D: tl.constexpr, N: tl.constexpr):
     d, at = tl.arange(0, D), start + tl.program_id(0)
-    total = 0.0
+    total = tl.zeros((), tl.float32)
     for block in range(0 if FIXED else start, at + 1, N):
         n = block + tl.arange(0, N)
         keys = tl.load(k + n[:, None] * D + d, (n <= at)[:, None], 0.0)
@@ -235,8 +268,11 @@ def causal(q, k, out, start, FIXED: tl.constexpr, T: tl.constexpr, D: tl.constex
     tl.store(out + tl.program_id(0), total)
 
 
-@exhibit("openai/gpt-oss#196", Wrong("out"),
-         "The loop over keys began where the queries begin, so everything cached before them was skipped.")  # fmt: skip
+@exhibit(
+    "openai/gpt-oss#196",
+    Wrong("out"),
+    "The loop over keys began where the queries begin, so everything cached before them was skipped.",
+)
 def keys_before_the_queries(FIXED):
     q, k, out, start = normal(3, 16) / 4, normal(27, 16, seed=1), unwritten(3), 24
     truth = [math.fsum(np.exp(k[: start + i + 1].astype(np.float64) @ q[i])) for i in range(3)]

@@ -25,7 +25,8 @@ class Wrong(NamedTuple):
 
 
 class Named(NamedTuple):
-    """Red: the machine reports this kind of error at the one line of the kernel that has this text."""
+    """Red: the machine reports this kind of error at the line of the kernel that has this text, or at one of those
+    that have it: which access of a race comes second is left to the schedule."""
 
     kind: type[Exception]
     line: str = ""

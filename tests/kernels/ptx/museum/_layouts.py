@@ -16,27 +16,32 @@ def row_max(logits, out, vocab, stride, FIXED: tl.constexpr, N: tl.constexpr):
     tl.store(out + p, tl.max(tl.load(row + n, n < vocab, float("-inf")), 0))
 
 
-@exhibit("vllm-project/vllm#42739", Named(ptx.OutOfBounds, "tl.load(row + n"),
-         "Rows of logits were taken to lie one vocabulary apart, but the vocabulary was padded.")  # fmt: skip
+@exhibit(
+    "vllm-project/vllm#42739",
+    Named(ptx.OutOfBounds, "tl.load(row + n"),
+    "Rows of logits were taken to lie one vocabulary apart, but the vocabulary was padded.",
+)
 def padded_vocabulary(FIXED):
     logits, out = normal(4, 128)[:, :100], unwritten(4)
-    return launch(row_max, 4, {"out": (logits.max(1), 0)}, logits=logits, out=out, vocab=100, stride=128, FIXED=FIXED, N=128)
+    return launch(
+        row_max, 4, {"out": (logits.max(1), 0)}, logits=logits, out=out, vocab=100, stride=128, FIXED=FIXED, N=128
+    )
 
 
 @triton.jit
 def swish_gradient(dy, y, out, stride_t, stride_d, FIXED: tl.constexpr, D: tl.constexpr):
     t, d = tl.program_id(0), tl.arange(0, D)
     g = tl.load(dy + t * stride_t + d * stride_d)
-    if FIXED:
-        x = tl.load(y + t * D + d)
-    else:
-        x = tl.load(y + t * stride_t + d * stride_d)
+    x = tl.load(y + (t * D + d if FIXED else t * stride_t + d * stride_d))
     s = tl.sigmoid(x)
     tl.store(out + t * D + d, g * s * (1 + x * (1 - s)))
 
 
-@exhibit("fla-org/flash-linear-attention#1139", Wrong("out"),
-         "A recomputed tensor was read with the strides of its gradient, which were its own only if both are contiguous.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#1139",
+    Wrong("out"),
+    "A recomputed tensor was read with the strides of its gradient, its own only where both are contiguous.",
+)
 def strides_of_the_gradient(FIXED):
     dy, y, out = normal(16, 16).T, normal(16, 16, seed=1), unwritten(16, 16)
     s = 1 / (1 + np.exp(-y.astype(np.float64)))
@@ -54,8 +59,9 @@ def rotate(x, cos, sin, out, D: tl.constexpr, FIXED: tl.constexpr):
         tl.store(out + row + D // 2 + half, b * c + a * s)
 
 
-@exhibit("vllm-project/vllm-ascend#7082", Wrong("out"),
-         "Of a rotated head the second half was computed and never stored.")  # fmt: skip
+@exhibit(
+    "vllm-project/vllm-ascend#7082", Wrong("out"), "Of a rotated head the second half was computed and never stored."
+)
 def half_a_head(FIXED):
     x, out, angle = normal(3, 32), unwritten(3, 32), np.arange(16, dtype=np.float32) / 10
     c, s = np.cos(angle), np.sin(angle)
@@ -71,8 +77,11 @@ def rotate_from(x, cos, offsets, out, T, FIXED: tl.constexpr, D: tl.constexpr):
     tl.store(out + (b * T + t) * D + d, y, (at >= 0) | FIXED)
 
 
-@exhibit("fla-org/flash-linear-attention#967", Wrong("out"),
-         "Padding on the left has negative positions, whose rows were skipped: what torch.empty left reached attention.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#967",
+    Wrong("out"),
+    "Padding on the left has negative positions, whose rows were skipped: what torch.empty left went on.",
+)
 def rows_before_position_zero(FIXED):
     x, cos, offsets, out = normal(2, 6, 16), normal(6, 16, seed=1), np.array([0, -2], np.int32), unwritten(2, 6, 16)
     truth = np.zeros((2, 6, 16))
@@ -89,8 +98,11 @@ def relu_squared(x, out, n, FIXED: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + at, y * y, mask)
 
 
-@exhibit("fla-org/flash-linear-attention#1103", Named(ptx.OutOfBounds, "tl.load(x + at, mask)"),
-         "The last block was as full as the others, whatever the number of elements.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#1103",
+    Named(ptx.OutOfBounds, "tl.load(x + at, mask)"),
+    "The last block was as full as the others, whatever the number of elements.",
+)
 def last_block_unmasked(FIXED):
     x, out = normal(300), unwritten(300)
     truth = {"out": (np.maximum(x, 0) ** 2, 0)}
@@ -103,8 +115,11 @@ def shift_in(x, state, D: tl.constexpr, FIXED: tl.constexpr):
     tl.store(state + n * D + tl.arange(0, D), tl.load(x + n * D + tl.arange(0, D)))
 
 
-@exhibit("fla-org/flash-linear-attention#1097", Named(ptx.Refused),
-         "Sequences were the second axis of the grid, where no GPU takes more than 65535 programs.")  # fmt: skip
+@exhibit(
+    "fla-org/flash-linear-attention#1097",
+    Named(ptx.Refused),
+    "Sequences were the second axis of the grid, where no GPU takes more than 65535 programs.",
+)
 def too_many_sequences(FIXED):
     x, state = np.arange(65536 * 2, dtype=np.int8), np.zeros(65536 * 2, np.int8)
     grid = 65536 if FIXED else (1, 65536)
@@ -112,20 +127,20 @@ def too_many_sequences(FIXED):
 
 
 @triton.jit
-def dropout(seed, out, FIXED: tl.constexpr, N: tl.constexpr):
-    if FIXED:
-        number = tl.load(seed)
-    else:
-        number = seed.to(tl.int64, bitcast=True).to(tl.int32)
-    tl.store(out + tl.arange(0, N), tl.rand(number, tl.arange(0, N)) > 0.5)
+def dropout(number, out, FIXED: tl.constexpr, N: tl.constexpr):
+    key = tl.load(number) if FIXED else number.to(tl.int64, bitcast=True).to(tl.int32)
+    tl.store(out + tl.arange(0, N), tl.rand(key, tl.arange(0, N)) > 0.5)
 
 
-@exhibit("facebookresearch/xformers#173", Wrong("out"),
-         "The address of the seed was the seed: the same one elsewhere in memory gave another mask.")  # fmt: skip
+@exhibit(
+    "facebookresearch/xformers#173",
+    Wrong("out"),
+    "The address of the seed was the seed: the same one elsewhere in memory gave another mask.",
+)
 def address_for_a_seed(FIXED):
     seeds, one, other = np.full(16, 7, np.int32), np.zeros(64, bool), np.zeros(64, bool)
-    first = launch(dropout, 1, seed=seeds[:1], out=one, FIXED=FIXED, N=64)
-    return [first, launch(dropout, 1, {"out": (one, 0)}, seed=seeds[8:], out=other, FIXED=FIXED, N=64)]
+    first = launch(dropout, 1, number=seeds[:1], out=one, FIXED=FIXED, N=64)
+    return [first, launch(dropout, 1, {"out": (one, 0)}, number=seeds[8:], out=other, FIXED=FIXED, N=64)]
 
 
 @triton.jit
@@ -136,8 +151,13 @@ def dropped_alike(out, row, other, stride, FIXED: tl.constexpr, N: tl.constexpr)
     tl.store(out, tl.sum((tl.rand(1, row * stride + n) == tl.rand(1, other * stride + n)).to(tl.int32), 0))
 
 
-@exhibit("xlite-dev/ffpa-attn#352", Wrong("out"),
-         "The number of a score was counted in 32 bits: rows 2**32 scores apart dropped the same ones.")  # fmt: skip
+@exhibit(
+    "xlite-dev/ffpa-attn#352",
+    Named(ptx.AssertionFailed, "row * stride"),
+    "The number of a score was counted in 32 bits: rows 2**32 scores apart dropped the same ones.",
+)
 def random_numbers_again(FIXED):
     out = np.zeros(1, np.int32)
-    return launch(dropped_alike, 1, {"out": (0, 2)}, out=out, row=1, other=5, stride=2**30, FIXED=FIXED, N=64)
+    return launch(
+        dropped_alike, 1, {"out": (0, 2)}, out=out, row=3, other=7, stride=2**30, FIXED=FIXED, N=64, debug=True
+    )

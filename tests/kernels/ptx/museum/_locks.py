@@ -21,10 +21,17 @@ def add_under_lock(x, total, lock, FIXED: tl.constexpr, N: tl.constexpr):
     tl.atomic_xchg(lock, 0)
 
 
-@exhibit("triton-lang/triton#6307", Named(ptx.Race, "tl.store(total"),
-         "One thread released a lock while other warps of its program still stored what the lock guards.")  # fmt: skip
+@exhibit(
+    "triton-lang/triton#6307",
+    Named(ptx.Race, "tl.store(total"),
+    "One thread released a lock while other warps of its program still stored what the lock guards.",
+)
 def lock_without_a_barrier(FIXED):
-    x, total, lock = np.arange(4 * 256, dtype=np.float32).reshape(4, 256), np.zeros(256, np.float32), np.zeros(1, np.int32)
+    x, total, lock = (
+        np.arange(4 * 256, dtype=np.float32).reshape(4, 256),
+        np.zeros(256, np.float32),
+        np.zeros(1, np.int32),
+    )
     return launch(add_under_lock, 4, {"total": (x.sum(0), 0)}, x=x, total=total, lock=lock, FIXED=FIXED, N=256)
 
 
@@ -44,8 +51,11 @@ def norm_and_rotate(x, cos, sin, D: tl.constexpr, FIXED: tl.constexpr):
     tl.store(row + D // 2 + half, b * c + a * s)
 
 
-@exhibit("pytorch/helion#3080", Named(ptx.Race, "a, b = tl.load(row + half), tl.load(row + D // 2 + half)"),
-         "A row was stored by one layout of threads and loaded by another, with nothing in between.")  # fmt: skip
+@exhibit(
+    "pytorch/helion#3080",
+    Named(ptx.Race, "a, b = tl.load(row + half), tl.load(row + D // 2 + half)"),
+    "A row was stored by one layout of threads and loaded by another, with nothing in between.",
+)
 def stored_and_loaded_again(FIXED):
     x, angle = normal(2, 256), np.arange(128, dtype=np.float32) / 100
     y = x / np.sqrt((x.astype(np.float64) ** 2).mean(1, keepdims=True))
@@ -56,24 +66,27 @@ def stored_and_loaded_again(FIXED):
 
 @triton.jit
 def shift(state, x, w, out, D: tl.constexpr, W: tl.constexpr, FIXED: tl.constexpr):
-    d, t = tl.arange(0, D), tl.arange(0, W)
+    d, t = tl.arange(0, D), tl.arange(0, W)[:, None]
     y = tl.zeros((D,), tl.float32)
-    for tap in tl.static_range(W):
-        y += tl.load(state + d * W + tap) * tl.load(w + tap)
-    new = tl.load(x + d)
-    old = tl.load(state + d[:, None] * W + t + 1, (t < W - 1)[None, :], 0.0)
+    for tap in range(W):
+        y += tl.load(state + tap * D + d) * tl.load(w + tap)
+    new = tl.load(x + d + 0 * t)
+    old = tl.load(state + (t + 1) * D + d, t < W - 1, 0.0)
     if FIXED:
         tl.debug_barrier()
-    tl.store(state + d[:, None] * W + t, tl.where((t < W - 1)[None, :], old, new[:, None]))
+    tl.store(state + t * D + d, tl.where(t < W - 1, old, new))
     tl.store(out + d, y)
 
 
-@exhibit("NVIDIA/TensorRT-LLM#17522", Named(ptx.Race, "tl.store(state"),
-         "A convolution's state was shifted in place by threads that had not read it, while others still did.")  # fmt: skip
+@exhibit(
+    "NVIDIA/TensorRT-LLM#17522",
+    Named(ptx.Race, "tl.store(state"),
+    "A convolution's state was shifted in place by threads that had not read it, while others still did.",
+)
 def state_shifted_too_early(FIXED):
-    state, x, w, out = normal(256, 4), normal(256, seed=1), np.array([1, 2, 4, 8], np.float32), unwritten(256)
-    truth = {"out": (state @ w, 1e-4), "state": (np.concatenate([state[:, 1:], x[:, None]], 1), 0)}
-    return launch(shift, 1, truth, state=state, x=x, w=w, out=out, D=256, W=4, FIXED=FIXED, num_warps=4)
+    state, x, w, out = normal(4, 256), normal(256, seed=1), np.array([1, 2, 4, 8], np.float32), unwritten(256)
+    truth = {"out": (w @ state, 1e-4), "state": (np.concatenate([state[1:], x[None]]), 0)}
+    return launch(shift, 1, truth, state=state, x=x, w=w, out=out, D=256, W=4, FIXED=FIXED)
 
 
 @triton.jit
@@ -89,12 +102,15 @@ def starts(counts, first, out, N: tl.constexpr, FIXED: tl.constexpr):
     tl.store(out + expert, mine)
 
 
-@exhibit("ModelTC/LightLLM#1361", Named(ptx.Race, "mine = tl.load(first"),
-         "All warps stored the starts of the experts, and each thread loaded one that another warp had stored.")  # fmt: skip
+@exhibit(
+    "ModelTC/LightLLM#1361",
+    Named(ptx.Race, "(first + expert * N"),
+    "All warps stored the starts of the experts, and each thread loaded one that another warp had stored.",
+)
 def start_read_from_another_warp(FIXED):
     counts, first, out = np.arange(256, dtype=np.int32), np.zeros((3, 256), np.int32), unwritten(3, dtype=np.int32)
     truth = {"out": (np.cumsum(counts)[:3] - counts[:3], 0)}
-    return launch(starts, 3, truth, {"first": False}, counts=counts, first=first, out=out, N=256, FIXED=FIXED, num_warps=8)
+    return launch(starts, 3, truth, counts=counts, first=first, out=out, N=256, FIXED=FIXED, num_warps=8)
 
 
 @triton.jit
@@ -103,12 +119,17 @@ def count(experts, counts, ranks, N: tl.constexpr):
     tl.store(ranks + n, tl.atomic_add(counts + tl.load(experts + n), 1))
 
 
-@exhibit("sgl-project/sglang#3339", Named(ptx.Uninitialised, "tl.atomic_add(counts"),
-         "Tokens were counted into memory of torch.empty, and the ranks that came of it pointed anywhere.")  # fmt: skip
+@exhibit(
+    "sgl-project/sglang#3339",
+    Named(ptx.Uninitialised, "tl.atomic_add(counts"),
+    "Tokens were counted into memory of torch.empty, and the ranks that came of it pointed anywhere.",
+)
 def counted_from_nothing(FIXED):
     experts, counts, ranks = np.arange(32, dtype=np.int32), np.zeros(32, np.int32), unwritten(32, dtype=np.int32)
     truth = {"ranks": (np.zeros(32), 0), "counts": (np.ones(32), 0)}
-    return launch(count, 1, truth, {} if FIXED else {"counts": False}, experts=experts, counts=counts, ranks=ranks, N=32)
+    return launch(
+        count, 1, truth, {} if FIXED else {"counts": False}, experts=experts, counts=counts, ranks=ranks, N=32
+    )
 
 
 @triton.jit
@@ -121,8 +142,11 @@ def gradient(p, out, label, FIXED: tl.constexpr, N: tl.constexpr):
         tl.store(p + n, x)
 
 
-@exhibit("triton-lang/triton#54", Wrong("p"),
-         "A gradient was computed in place, and autotuning ran the kernel on its own result again and again.")  # fmt: skip
+@exhibit(
+    "triton-lang/triton#54",
+    Wrong("p"),
+    "A gradient was computed in place, and autotuning ran the kernel on its own result again and again.",
+)
 def tried_in_place(FIXED):
     p = softmax(normal(32)).astype(np.float32)
     out, keep = unwritten(32), p.copy()
