@@ -18,6 +18,7 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     assemble, decode                 instructions -> steps that can be run, bound to registers
     isa, and what it names           what each instruction computes that touches neither memory nor another thread
     access, atomics, collective      those that do; warp and mma are the arithmetic of the latter
+    asynchronous/                    mbarriers, the async proxy, and happens-before in shared memory
     calls                            device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
     termination, progress            loops that never end, long launches
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Deadlock,
         DivergentBarrier,
         Endless,
+        InvalidBarrier,
         Misaligned,
         OutOfBounds,
         ParseError,
@@ -61,9 +63,9 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "Misaligned", "OutOfBounds", "OutOfResources",
-    "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Unfinished", "Uninitialised",
-    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "spread",
+    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "Misaligned", "OutOfBounds",
+    "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Unfinished",
+    "Uninitialised", "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}

@@ -75,6 +75,10 @@ class Trap(PtxError):
     """The kernel stops itself."""
 
 
+class InvalidBarrier(PtxError):
+    """An mbarrier used before its init or after its inval, or arrived at more often than it was made for."""
+
+
 class DivergentBarrier(PtxError):
     """Some threads of a program wait at a barrier that others never reach."""
 

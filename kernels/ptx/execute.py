@@ -152,7 +152,7 @@ def execute(
         registers = decoded.registers(memory.pointers, values, T, grid, random)
         size = shared + decoded.shared
         counters, printed, lenient = Counters(decoded, T), Printed(prints), warp_races == "warn"
-        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient)
+        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
 
     def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
         other = world(filler, prints=False)

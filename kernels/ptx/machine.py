@@ -10,8 +10,9 @@ apart, and which fragment runs after every access to global memory.
 import numpy as np
 
 from .arrays import first_of
+from .asynchronous.barriers import arrive, pass_together
 from .block import Block, Fragment, Round, World
-from .deadlock import deadlock, together
+from .deadlock import deadlock
 from .decode import Step
 from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
 from .progress import Progress
@@ -79,7 +80,8 @@ class Machine:
 
     @staticmethod
     def joinable(block: Block) -> bool:
-        return len(block.fragments) == 1 and block.fragments[0].active is None and not block.copies
+        idle = not block.copies and not block.arrivals
+        return idle and len(block.fragments) == 1 and block.fragments[0].active is None
 
     def gather(self, block: Block, fragment: Fragment) -> None:
         """Take in the block's other fragments that are at the same instruction; by chance, only those of its warps."""
@@ -234,13 +236,24 @@ class Machine:
     def barrier(self, block: Block, fragment: Fragment, step: Step) -> None:
         waits, passes = self.chosen(block, fragment, step)
         fragment.pc += 1
-        if (mixed := waits.any(1, keepdims=True) & passes).any():
+        mixed = waits.any(1, keepdims=True) & passes
+        if mixed.any() and not step.threads:
             what = "a barrier that this thread skips and others wait at"
             raise block.error(DivergentBarrier, what, *first_of(mixed))
-        if fragment.active is None:
+        if fragment.active is None and not mixed.any() and step.threads in (0, self.world.T):
             block.barrier_passed(waits[:, 0])
-        else:
-            fragment.barrier = step.target
+        elif waits.any():
+            if passes.any():
+                block.fragments.append(Fragment(fragment.pc, passes))
+            fragment.active, fragment.barrier, fragment.threads = waits, step.target, step.threads
+            self.release(block)
+
+    def arrival(self, block: Block, fragment: Fragment, step: Step) -> None:
+        """bar.arrive: the threads count at a barrier, and go on."""
+        comes, _ = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if comes.any():
+            arrive(block, step.target, comes)
             self.release(block)
 
     def release(self, block: Block) -> None:
@@ -252,11 +265,8 @@ class Machine:
         if (here > 1).any() and len({f.pc for f in waiting}) > 1:
             row, warp = first_of(here > 1)
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
-        arrived, left = together(block, waiting), together(block, block.fragments)
-        if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():
-            for f in waiting:
-                f.barrier = None
-            block.barrier_passed()
+        for number in sorted({f.barrier for f in waiting if f.barrier is not None}):
+            pass_together(block, [f for f in waiting if f.barrier == number], number)
 
     def stuck(self) -> tuple[Block, Fragment]:
         """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""

@@ -31,13 +31,19 @@ def word(bit: int, dtype: np.dtype) -> np.ndarray:
     return np.array(pattern(bit), "u8").astype(dtype)
 
 
-def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    """Whether words agree, or are floats of `width` bits that differ as sums in several orders do.
+def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
+    """Whether words agree, or are floats of one of these widths in bits that differ as sums in several orders do.
 
     The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
     """
-    if width not in (16, 32, 64) or not a.size:
-        return np.array_equal(a, b)
+    if np.array_equal(a, b):
+        return True
+    return any(near_floats(a, b, width) for width in (widths if isinstance(widths, tuple) else (widths,)))
+
+
+def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
+    if width not in (16, 32, 64):
+        return False
     a, b = (np.ascontiguousarray(x)[..., None].view(f"f{width // 8}").astype(np.float64) for x in (a, b))
     scale = np.fmax(np.abs(a), np.abs(b)).max() * 2.0 ** {16: -6, 32: -14, 64: -30}[width]
     return bool(((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= scale)).all())

@@ -114,8 +114,7 @@ def scaled(s, v, out, scale, FIXED: tl.constexpr, BLOCKS: tl.constexpr, N: tl.co
 def scale_grows_with_blocks(FIXED):
     s, v, out = normal(64), normal(64, 16, seed=1), unwritten(16)
     truth = softmax(0.25 * s) @ v
-    return launch(scaled, 1, {"out": (truth, 1e-5)}, s=s, v=v, out=out, scale=0.25, FIXED=FIXED, BLOCKS=4, N=16, D=16,
-                  num_warps=1)  # fmt: skip
+    return launch(scaled, 1, {"out": (truth, 1e-5)}, s=s, v=v, out=out, scale=0.25, FIXED=FIXED, BLOCKS=4, N=16, D=16)
 
 
 @triton.jit
