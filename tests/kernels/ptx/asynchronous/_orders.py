@@ -76,8 +76,13 @@ def reach(events: list[tuple]) -> np.ndarray:
 
 
 def race(events: list[tuple]) -> bool:
-    """Whether two accesses to one cell, one of them a write, are unordered, or lack a proxy fence on the way."""
+    """Whether two accesses to one cell, one of them a write, are unordered, or lack a proxy fence on the way.
+
+    Likewise if the program ends before a bulk copy does.
+    """
     N, before = len(events), reach(events)
+    if any(event[0] in ("copy", "send") and not before[N + n, :N].any() for n, event in enumerate(events)):
+        return True
     fences = [n for n, event in enumerate(events) if event[0] == "fence"]
     accesses = [n for n, event in enumerate(events) if event[0] in ("write", "read", "copy", "send")]
     for a, b in itertools.combinations(accesses, 2):
@@ -88,7 +93,7 @@ def race(events: list[tuple]) -> bool:
         if one[0] in ("copy", "send"):
             if not before[N + a, b]:
                 return True
-        elif other[0] in ("copy", "send") and one[0] == "write":
+        elif other[0] in ("copy", "send"):
             if not any(before[a, f] and before[f, b] for f in fences):
                 return True
         elif not before[a, b]:
