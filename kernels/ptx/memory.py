@@ -93,6 +93,7 @@ class GlobalMemory:
         self.regions = [segments.region(b) for b in buffers if b.array.size]
         self.pointers |= {b.name: MIDDLE for b in buffers}  # of an array without elements
         self.pointers |= {r.buffer.name: segments.pointer(r.pointer) for r in self.regions}
+        self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
         self.untouched: list[Region] = []  # of which nothing is written at all
         self.blank(blank or {}, filler)
@@ -259,3 +260,13 @@ class GlobalMemory:
         region = next(r for r in self.regions if r.buffer.name == name)
         state = region.of(self.state)
         return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+
+    def unwritten(self) -> dict[str, int]:
+        """By array of which something came unwritten, how many elements nothing has written yet."""
+        left = {}
+        for region in self.regions:
+            if region.buffer.name in self.came_unwritten:
+                state = region.of(self.state)
+                written = state & word(READABLE | BLANK, state.dtype) == word(READABLE, state.dtype)
+                left[region.buffer.name] = int(np.count_nonzero(~written))
+        return left

@@ -8,7 +8,7 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 
-from ._exhibit import Named, Wrong, exhibit, launch, normal, softmax, unwritten
+from ._exhibit import Named, Unwritten, Wrong, exhibit, launch, normal, softmax, unwritten
 
 
 @triton.jit
@@ -216,6 +216,28 @@ def parts_stored_at_the_start(FIXED):
 
 
 @triton.jit
+def weigh_and_norm(s, v, out, lse, FIXED: tl.constexpr, T: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr):
+    part, t = tl.program_id(0), tl.arange(0, T)
+    d = part * BLOCK + tl.arange(0, BLOCK)
+    p = tl.exp(tl.load(s + t))
+    p = p / tl.sum(p, 0)
+    tl.store(out + d, tl.sum(p[:, None] * tl.load(v + t[:, None] * D + d[None, :]), 0))
+    if part == 0 or not FIXED:
+        tl.store(lse, tl.log(tl.sum(tl.exp(tl.load(s + t)), 0)))
+
+
+@exhibit(
+    "fla-org/flash-linear-attention#1033",
+    Named(ptx.Race, "tl.store(lse"),
+    "Programs that share a head's values stored its log-sum-exp at the same time, each the same number.",
+)
+def lse_stored_by_all(FIXED):
+    s, v, out, lse = normal(32), normal(32, 64, seed=1), unwritten(64), unwritten(1)
+    truth = {"out": (softmax(s) @ v, 1e-5), "lse": (np.log(np.exp(s.astype(np.float64)).sum()), 1e-5)}
+    return launch(weigh_and_norm, 2, truth, s=s, v=v, out=out, lse=lse, FIXED=FIXED, T=32, D=64, BLOCK=32)
+
+
+@triton.jit
 def chunk(x, out, FIXED: tl.constexpr, T: tl.constexpr, OFFSET: tl.constexpr, BT: tl.constexpr):
     local = tl.program_id(0) * BT + tl.arange(0, BT)
     t = OFFSET + local
@@ -225,14 +247,25 @@ def chunk(x, out, FIXED: tl.constexpr, T: tl.constexpr, OFFSET: tl.constexpr, BT
 
 @exhibit(
     "fla-org/flash-linear-attention#907",
-    Wrong("out"),
+    Unwritten("out"),
     "Later chunks compared the absolute position with their own length and left all their rows unwritten.",
 )
 def chunk_masked_by_its_length(FIXED):
     x, out = normal(40), unwritten(40)
     return [
-        launch(chunk, 2, x=x, out=out, FIXED=FIXED, T=20, OFFSET=0, BT=16),
-        launch(chunk, 2, {"out": (3 * x, 0)}, x=x, out=out, FIXED=FIXED, T=20, OFFSET=20, BT=16),
+        launch(chunk, 2, None, {"out": False}, x=x, out=out, FIXED=FIXED, T=20, OFFSET=0, BT=16),
+        launch(
+            chunk,
+            2,
+            {"out": (3 * x, 0)},
+            {"out": np.arange(40) < 20},
+            x=x,
+            out=out,
+            FIXED=FIXED,
+            T=20,
+            OFFSET=20,
+            BT=16,
+        ),
     ]
 
 

@@ -32,10 +32,16 @@ class Named(NamedTuple):
     line: str = ""
 
 
+class Unwritten(NamedTuple):
+    """Red: the report counts elements of this result that the launch never wrote. It is green with none."""
+
+    result: str
+
+
 class Exhibit(NamedTuple):
     thread: str  # repository#number, issue or pull request
     what: str  # what happened, one sentence
-    red: Wrong | Named
+    red: Wrong | Named | Unwritten
     launches: Callable[[bool], list[Launch]]  # of FIXED: one launch after the other, on the same arrays
     targets: tuple[str, ...]
 
@@ -48,7 +54,7 @@ class Exhibit(NamedTuple):
 EXHIBITS: dict[str, Exhibit] = {}
 
 
-def exhibit(thread: str, red: Wrong | Named, what: str, targets: tuple[str, ...] = TARGETS):
+def exhibit(thread: str, red: Wrong | Named | Unwritten, what: str, targets: tuple[str, ...] = TARGETS):
     """Hang a function of FIXED, which gives the launch or launches, under its own name."""
 
     def hang(launches):

@@ -6,7 +6,7 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 
-from ._exhibit import Named, Wrong, exhibit, launch, normal, unwritten
+from ._exhibit import Named, Unwritten, Wrong, exhibit, launch, normal, unwritten
 
 
 @triton.jit
@@ -60,13 +60,15 @@ def rotate(x, cos, sin, out, D: tl.constexpr, FIXED: tl.constexpr):
 
 
 @exhibit(
-    "vllm-project/vllm-ascend#7082", Wrong("out"), "Of a rotated head the second half was computed and never stored."
+    "vllm-project/vllm-ascend#7082",
+    Unwritten("out"),
+    "Of a rotated head the second half was computed and never stored.",
 )
 def half_a_head(FIXED):
     x, out, angle = normal(3, 32), unwritten(3, 32), np.arange(16, dtype=np.float32) / 10
     c, s = np.cos(angle), np.sin(angle)
     truth = np.concatenate([x[:, :16] * c - x[:, 16:] * s, x[:, 16:] * c + x[:, :16] * s], 1)
-    return launch(rotate, 3, {"out": (truth, 1e-6)}, x=x, cos=c, sin=s, out=out, D=32, FIXED=FIXED)
+    return launch(rotate, 3, {"out": (truth, 1e-6)}, {"out": False}, x=x, cos=c, sin=s, out=out, D=32, FIXED=FIXED)
 
 
 @triton.jit
@@ -79,15 +81,15 @@ def rotate_from(x, cos, offsets, out, T, FIXED: tl.constexpr, D: tl.constexpr):
 
 @exhibit(
     "fla-org/flash-linear-attention#967",
-    Wrong("out"),
+    Unwritten("out"),
     "Padding on the left has negative positions, whose rows were skipped: what torch.empty left went on.",
 )
 def rows_before_position_zero(FIXED):
     x, cos, offsets, out = normal(2, 6, 16), normal(6, 16, seed=1), np.array([0, -2], np.int32), unwritten(2, 6, 16)
     truth = np.zeros((2, 6, 16))
     truth[0], truth[1, 2:] = x[0] * cos, x[1, 2:] * cos[:4]
-    return launch(rotate_from, (2, 6), {"out": (truth, 1e-6)}, x=x, cos=cos, offsets=offsets, out=out, T=6, FIXED=FIXED,
-                  D=16)  # fmt: skip
+    arrays = {"x": x, "cos": cos, "offsets": offsets, "out": out}
+    return launch(rotate_from, (2, 6), {"out": (truth, 1e-6)}, {"out": False}, **arrays, T=6, FIXED=FIXED, D=16)
 
 
 @triton.jit

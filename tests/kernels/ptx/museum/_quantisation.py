@@ -54,7 +54,7 @@ def group_size_minus_one(FIXED):
 def to_float8(x, out, scale, FIXED: tl.constexpr, N: tl.constexpr):
     at = tl.program_id(0) * N + tl.arange(0, N)
     values = tl.load(x + at)
-    s = tl.maximum(tl.max(tl.abs(values), 0) / 448.0, 1e-12 if FIXED else 0.0)
+    s = tl.maximum(tl.max(tl.abs(values) / 448.0, 0), 1e-12 if FIXED else 0.0)
     tl.store(out + at, (values / s).to(tl.float8e4nv).to(tl.uint8, bitcast=True))
     tl.store(scale + tl.program_id(0), s)
 
