@@ -47,7 +47,7 @@ class Report:
     lines        Line by Python source line (file name, number)
     classes      warp instructions by class of instruction
     unique       distinct bytes of each array argument that were read
-    unwritten    elements that came unwritten, as of torch.empty or not `readable`, and still are, by array of which any did
+    unwritten    elements that came unwritten and still are, by array of which any came so
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
     printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty

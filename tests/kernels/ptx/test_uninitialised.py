@@ -114,9 +114,9 @@ def test_the_other_elements_of_a_tensor_stay_unwritten(dtype):
 def test_the_report_counts_what_a_launch_left_unwritten(dtype):
     x, out, full = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype), torch.zeros(100, dtype=dtype)
     with ptx.route() as reports:
-        add[1](x, out, 60, False, 128)
-        add[1](x, out, 90, False, 128)
-        add[1](x, full, 60, False, 128)
+        launch(x, out, n=60)
+        launch(x, out, n=90)
+        launch(x, full, n=60)
     assert [report.unwritten for report in reports] == [{"out": 40}, {"out": 10}, {}]
 
 
