@@ -10,7 +10,7 @@ import pytest
 
 from kvproof.kernels import ptx
 
-from . import _attention, _kv_cache, _layouts, _locks, _quantisation  # noqa: F401
+from . import _attention, _kv_cache, _layouts, _locks, _quantisation, _softmax  # noqa: F401
 from ._exhibit import EXHIBITS, Exhibit, Launch, Named, Unwritten, Wrong
 
 names = pytest.mark.parametrize("name", EXHIBITS)
