@@ -33,10 +33,10 @@ class Close(NamedTuple):
     length: int
 
 
-def close(array: np.ndarray, guard: int) -> Close | None:
+def close(array: np.ndarray, guard: int, room: int = 0) -> Close | None:
     """An array's place in the arena without its holes, each of which leaves `guard` bytes or more; None: it has none.
 
-    An address keeps its lowest 8 bits.
+    Each piece has `room` bytes at least. An address keeps its lowest 8 bits.
     """
     strides, extent, size, length = list(array.strides), array.itemsize, array.itemsize, 0
     apart = at = np.zeros(1, np.int64)
@@ -44,7 +44,7 @@ def close(array: np.ndarray, guard: int) -> Close | None:
         n, stride = array.shape[axis], abs(array.strides[axis])
         step = stride
         if n > 1 and stride - extent >= HOLE:
-            length = length or extent
+            length, size = length or extent, size if length else max(size, room)
             step = size + guard + (stride - size - guard) % 256
             apart, at = (np.add.outer(np.arange(n) * s, x).ravel() for s, x in ((stride, apart), (step, at)))
             strides[axis] = step if array.strides[axis] > 0 else -step

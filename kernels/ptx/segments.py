@@ -65,13 +65,24 @@ def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return pieces
 
 
-def closed(low: int, high: int, arrays: list[np.ndarray]) -> Close | None:
-    """How the one array within a span of memory lies in the arena without its holes; None: all of the span is there."""
-    if high - low < HOLE:
-        return None
-    here = [a for a in arrays if low <= address_of(a) < high]
-    layouts = {(address_of(a), a.shape, a.strides, a.itemsize) for a in here}
-    return close(here[0], GUARD) if len(layouts) == 1 else None
+def layout(array: np.ndarray) -> tuple:
+    return address_of(array), array.shape, array.strides, array.itemsize
+
+
+def closed(low: int, high: int, arrays: list[np.ndarray]) -> dict[tuple, Close]:
+    """How arrays that share a span of memory lie in the arena without its holes, by layout; {}: the whole span does.
+
+    There they may lie side by side, as keys and values of one cache, but all with the same holes.
+    """
+    here = {layout(a): a for a in arrays if high - low >= HOLE and low <= address_of(a) < high}
+    alone = [close(a, GUARD) for a in here.values()]
+    holes = [x.apart for x in alone if x]
+    if not here or len(holes) < len(alone) or any(not np.array_equal(x, holes[0]) for x in holes):
+        return {}
+    room = max(span(a)[0] - low + x.length for a, x in zip(here.values(), alone, strict=True) if x)
+    if np.diff(holes[0]).min() - room < HOLE // 2:
+        return {}
+    return {key: x._replace(length=room) for key, a in here.items() if (x := close(a, GUARD, room))}
 
 
 class Segments:
@@ -88,18 +99,18 @@ class Segments:
         spans = joined([span(a) for a in arrays])
         if len(spans) + len(constants) >= 1 << 63 - BITS:
             raise ValueError(f"{len(spans)} arrays came; the machine takes {(1 << 63 - BITS) - 1}: pass fewer")
-        self.strides: dict[int, tuple[int, ...]] = {}  # in the arena, of an array with holes, by its first byte
+        self.strides: dict[tuple, tuple[int, ...]] = {}  # in the arena, of an array with holes, by its layout
         pieces, end = [], 2 * GUARD
         sizes = [(low, high - low) for low, high in spans] + [(0, len(data)) for data in constants.values()]
         for n, (low, size) in enumerate(sizes):
             first, virtual = -(-end // 256) * 256 + low % 256, (n + 1 << BITS) + MIDDLE + low % 256
             holes = closed(low, low + size, arrays)
-            if holes is None:
+            if not holes:
                 pieces.append((low, first, size, virtual))
-            else:
-                self.strides[low] = holes.strides
-                each = zip(holes.apart.tolist(), holes.at.tolist(), strict=True)
-                pieces += [(low + apart, first + at, holes.length, virtual + apart) for apart, at in each]
+            for piece in list(holes.values())[:1]:
+                each = zip(piece.apart.tolist(), piece.at.tolist(), strict=True)
+                pieces += [(low + apart, first + at, piece.length, virtual + apart) for apart, at in each]
+            self.strides |= {key: piece.strides for key, piece in holes.items()}
             end = pieces[-1][1] + pieces[-1][2] + GUARD
         self.arrays = len(pieces) - len(constants)
         self.real, self.arena, self.length, self.virtual = np.array(pieces, np.int64).reshape(-1, 4).T.copy()
@@ -110,7 +121,7 @@ class Segments:
     def region(self, buffer: Buffer) -> Region:
         low, high = span(buffer.array)
         first, pointer, last = map(self.placed, (low, address_of(buffer.array), high - 1))
-        return Region(buffer, pointer, first, last + 1, self.strides.get(low, buffer.array.strides))
+        return Region(buffer, pointer, first, last + 1, self.strides.get(layout(buffer.array), buffer.array.strides))
 
     def placed(self, byte: int) -> int:
         """Where a byte of an array lies in the arena."""

@@ -11,6 +11,7 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx import errors, holes
+from kvproof.kernels.ptx.profile import touches
 from kvproof.kernels.ptx.segments import GUARD, Buffer, Segments
 
 from ._text import OWN, fails, run
@@ -168,10 +169,37 @@ def test_addresses_in_a_table_lead_behind_holes():
     assert table[0] == address + 4
 
 
-def test_arrays_that_share_memory_with_holes_still_share_it():
-    both = strided((4, 8), (1 << 25, 4))
-    run("setp.ne.u32 %p1, %r1, 0; @%p1 ret; st.global.b32 [%rd2+4], 7; ret;", both[0], both[:, 4:])
-    assert both[0].tolist() == [0, 0, 0, 0, 0, 7, 0, 0]
-    run("setp.ne.u32 %p1, %r1, 0; @%p1 ret; st.global.b32 [%rd2+4], 9; ld.global.b32 %r9, [%rd1+4]; "
-        "st.global.b32 [%rd1], %r9; ret;", both, both)  # fmt: skip
-    assert both[0, :2].tolist() == [9, 9]
+SHARED = {
+    # name: (two arrays in four rows of 16, the first of which begins at [0, 8], and whether holes are left out)
+    "side by side": (lambda both: (both[:, 8:], both[:, :8]), True),
+    "overlapping": (lambda both: (both[:, 8:], both[:, 4:12]), True),
+    "the same": (lambda both: (both[:, 8:], both[:, 8:]), True),
+    "one backwards": (lambda both: (both[:, 8:], both[::-1, :8]), True),
+    "a row of them": (lambda both: (both[:, 8:], both[1]), False),
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_arrays_that_share_memory_with_holes_still_share_it(name):
+    views, small = SHARED[name]
+    both = strided((4, 16), (1 << 27, 4))
+    both[...] = values((4, 16), np.uint32)
+    one, other = views(both)
+    out = np.zeros(32, np.uint32)
+    far = "mov.b64 %rd9, 402653184; add.u64 %rd9, %rd9, %rd2; "  # row 3 of the first
+    run(far + "ld.global.b32 %r9, [%rd9]; " + OWN.format("%r9"), out, one, other)
+    assert (out == both[3, 8]).all()
+    first = "setp.ne.u32 %p1, %r1, 0; @%p1 ret; "
+    run(far + first + "ld.global.b32 %r9, [%rd3+4]; st.global.b32 [%rd9], %r9; ret;", out, one, other)
+    assert both[3, 8] == other.ravel()[1]
+    assert (Segments([Buffer("a", one), Buffer("b", other)], {}).size < 1 << 17) == small
+
+
+def test_a_profile_counts_elements_behind_holes():
+    x, slots, out = values((2, 32), "float32"), np.array([3, 1], np.int32), np.zeros((4, 32), np.float32)
+    far = ptx.spread(out, FAR)
+    report = ptx.run(put, 2, x, slots, far, FAR, True, 32, trace=True, readable={"out": False})
+    (stored,) = [each for each in touches(report) if each.kind == "store"]
+    assert (stored.region.buffer.name, stored.distinct, report.unwritten) == ("out", 256, {"out": 64})
+    elements = np.unique(stored.each_element(4)[2])
+    assert elements.tolist() == [*range(32, 64), *range(96, 128)]
