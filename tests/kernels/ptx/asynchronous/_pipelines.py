@@ -31,12 +31,16 @@ def product(a, b, c, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def persistent(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
-    """c = a @ b.T by few programs over all tiles, through descriptors made in the kernel."""
+def persistent(a, b, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, APART: tl.constexpr):
+    """c = a @ b.T by few programs over all tiles, through descriptors made in the kernel.
+
+    APART: on sm_100, warps that load, warps that multiply and warps that store go their own ways.
+    """
     A = tl.make_tensor_descriptor(a, [M, K], [K, 1], [BM, BK])
     B = tl.make_tensor_descriptor(b, [N, K], [K, 1], [BN, BK])
     C = tl.make_tensor_descriptor(c, [M, N], [N, 1], [BM, BN])
-    for tile in tl.range(tl.program_id(0), tl.cdiv(M, BM) * tl.cdiv(N, BN), tl.num_programs(0), flatten=True):
+    tiles = tl.cdiv(M, BM) * tl.cdiv(N, BN)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True, warp_specialize=APART):
         m, n = tile // tl.cdiv(N, BN) * BM, tile % tl.cdiv(N, BN) * BN
         acc = tl.zeros((BM, BN), tl.float32)
         for k in range(0, K, BK):
@@ -79,6 +83,7 @@ class Case(NamedTuple):
     arguments: Callable[[], dict[str, Any]]  # anew for each launch
     result: str
     truth: torch.Tensor
+    target: str = "sm_90"
 
 
 def tiles(x: torch.Tensor, *block: int) -> TensorDescriptor:
@@ -91,11 +96,19 @@ def cases() -> dict[str, Case]:
     M = N = K = 128
     empty = lambda *shape: torch.full(shape, torch.nan, dtype=torch.float16)  # noqa: E731
     tile = {"BM": 64, "BN": 64, "BK": 32}
+    wide = torch.randn(256, 256).half()
     q, k = a[:, :64].contiguous(), b[:, :64].contiguous()
     return {
         "product": Case(product, (2, 2), lambda: {"a": a, "b": b, "c": empty(M, N), "K": K, **tile}, "c", a @ b),
         "persistent": Case(
-            persistent, (3,), lambda: {"a": a, "b": b, "c": empty(M, N), "M": M, "N": N, "K": K, **tile}, "c", a @ b.T
+            persistent, (3,),
+            lambda: {"a": a, "b": b, "c": empty(M, N), "M": M, "N": N, "K": K, **tile, "APART": False}, "c", a @ b.T,
+        ),
+        "apart": Case(
+            persistent, (1,),
+            lambda: {"a": wide, "b": wide[:128], "c": empty(256, 128), "M": 256, "N": 128, "K": 256,
+                     "BM": 128, "BN": 128, "BK": 64, "APART": True},
+            "c", wide @ wide[:128].T, "sm_100",
         ),
         "attend": Case(
             attend, (2,),
@@ -120,7 +133,7 @@ def run(case: Case, edit: Callable[[str], str] | None = None, **settings: Any) -
         return compiled._replace(asm=compiled.asm | {"ptx": edit(compiled.ptx)}) if edit else compiled
 
     with mock.patch.object(launch, "compile", edited):
-        report = ptx.run(case.kernel, case.grid, **arguments, **settings)
+        report = ptx.run(case.kernel, case.grid, target=case.target, **arguments, **settings)
     result = arguments[case.result]
     return getattr(result, "base", result), report
 
@@ -136,7 +149,8 @@ LINES = {
     "cp.async.commit_group": "", "cp.async.wait_group": "", "cp.async.bulk.commit_group": "",
     "cp.async.bulk.wait_group": "", "mbarrier.init": "", "mbarrier.arrive": "",
     "mbarrier.try_wait": "mov.pred complete, -1;", "fence.proxy.tensormap": "",
-    "tensormap.cp_fenceproxy": "", "bar.warp.sync": "",
+    "tensormap.cp_fenceproxy": "", "bar.warp.sync": "", "barrier.sync": "", "tcgen05.commit": "", "tcgen05.wait": "",
+    "tcgen05.fence": "", "tcgen05.dealloc": "",
 }  # fmt: skip
 
 

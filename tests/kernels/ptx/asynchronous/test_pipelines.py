@@ -1,4 +1,4 @@
-"""Pipelined kernels for sm_90: right under every schedule, and red without any one line that orders or waits."""
+"""Pipelined kernels: right under every schedule, and red, at their own line, without any that orders or waits."""
 
 from functools import lru_cache
 
@@ -17,7 +17,14 @@ SPARE = {
         "cp.async.bulk.commit_group": 3, "cp.async.bulk.wait_group.read": 3,  # of tensor maps: nothing is under way
         "wgmma.wait_group": 1,  # after the loop, whose last tile has waited
     },
+    "apart": {
+        "cp.async.bulk.commit_group": 3, "cp.async.bulk.wait_group.read": 3,
+        "mbarrier.try_wait": 2,  # for phases before the first, which are complete
+        "bar.warp.sync": 4,  # around what one lane does, and what only it has to do with
+    },
 }  # fmt: skip
+LONG = pytest.mark.exhaustive  # two minutes
+EACH = pytest.mark.parametrize("name", [pytest.param(name, marks=LONG if name == "apart" else ()) for name in CASES])
 
 
 @lru_cache(maxsize=len(CASES))
@@ -34,7 +41,7 @@ def compiled(name: str) -> tuple[str, frozenset[int], torch.Tensor]:
 
 
 def outcomes(name: str) -> list[tuple[int, str, str]]:
-    """(line, opcode, the name of an error, or "" if bits and all stay) of each deletion among the lines that ran."""
+    """(line, opcode, error and the file of its line, or "" if all stays) of each deletion among the lines that ran."""
     text, ran, expected = compiled(name)
     found = []
     for line, opcode, mutant in deletions(text):
@@ -43,7 +50,8 @@ def outcomes(name: str) -> list[tuple[int, str, str]]:
         try:
             result, _ = run(CASES[name], lambda _, mutant=mutant: mutant)
         except ptx.PtxError as error:
-            found.append((line, opcode, type(error).__name__))
+            files = {file for file, _ in error.where[:1]}
+            found.append((line, opcode, f"{type(error).__name__} in {', '.join(files) or 'no file'}"))
         else:
             assert torch.equal(result, expected), f"line {line}: {opcode} is gone, and other bits come in silence"
             found.append((line, opcode, ""))
@@ -58,7 +66,7 @@ def test_a_pipelined_kernel_is_right_under_every_schedule(name):
         assert torch.equal(run(CASES[name], seed=seed)[0], expected)
 
 
-@pytest.mark.parametrize("name", CASES)
+@EACH
 def test_every_deleted_wait_fence_and_arrival_is_reported(name):
     """Of the barriers many are spare, as Triton puts two or three in a row: test_orders.py has the truth of those."""
     found, spare = outcomes(name), dict(SPARE.get(name, {}))
@@ -69,6 +77,7 @@ def test_every_deleted_wait_fence_and_arrival_is_reported(name):
         elif opcode != "bar.sync":
             assert error, f"{opcode} may go, and nothing is reported"
     assert all(n >= 0 for n in spare.values())
+    assert {error.partition(" in ")[2] for _, _, error in found} - {""} == {"_pipelines.py"}
     assert any(error for _, opcode, error in found if opcode == "bar.sync")
     assert len(found) > 12
 
