@@ -7,8 +7,11 @@ lib/Dialect/TritonInstrument and lib/Conversion/TritonInstrumentToLLVM of triton
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +26,7 @@ FORMATS = {
     "float64": (64, 0x3FF0_0000_0000_0000),
 }
 TAG = 314159
+WRAPS = np.errstate(over="ignore")  # NumPy warns of scalars, though not of arrays
 FOLD = 3511
 # What Triton numbers, by name: a hash of the number marks the operation.
 TAGGED = {"log": 1, "log2": 3, "sqrt": 6, "rsqrt": 7, "erf": 8, "floor": 9, "ceil": 10, "sqrt_rn": 11}
@@ -39,14 +43,32 @@ class Dialect(NamedTuple):
 DIALECTS = {(3, 8): Dialect(922291, 0x236EE9BF, False), (3, 9): Dialect(14940041, 0x26A29A75, True)}
 
 
+_as_of: ContextVar[Dialect | None] = ContextVar("as_of", default=None)
+
+
 @cache
 def installed() -> Dialect:
     """The dialect of the Triton that is installed, or the newest one known. Raises ImportError without Triton."""
     try:
         major, minor = map(int, re.findall(r"\d+", version("triton"))[:2])
-    except ModuleNotFoundError as error:
+    except PackageNotFoundError as error:
         raise ImportError("the ring is that of the installed Triton, and there is none; install triton>=3.8") from error
     return DIALECTS.get((major, minor), DIALECTS[max(DIALECTS)])
+
+
+def dialect() -> Dialect:
+    """The one to compute in."""
+    return _as_of.get() or installed()
+
+
+@contextmanager
+def as_of(*version: int) -> Iterator[None]:
+    """Inside, this thread's rings are those of a version of Triton, such as (3, 9). Raises KeyError for none known."""
+    token = _as_of.set(DIALECTS[version])
+    try:
+        yield
+    finally:
+        _as_of.reset(token)
 
 
 def inverse(a: int) -> int:
@@ -64,9 +86,10 @@ def mixing(name: str, multiplier: int) -> tuple[int, int, int, int]:
     return shift, mask, first, inverse(mixed ^ mixed >> shift) & mask
 
 
-def embed(bits: np.ndarray, name: str, dialect: Dialect) -> np.ndarray:
+@WRAPS
+def embed(bits: np.ndarray, name: str) -> np.ndarray:
     """The bits of floats of a format -> their payloads, both unsigned ints of its width."""
-    shift, mask, first, second = mixing(name, dialect.multiplier)
+    shift, mask, first, second = mixing(name, dialect().multiplier)
     size = bits.dtype.type
     negative = bits >> size(FORMATS[name][0] - 1) != 0
     z = bits * size(first) & size(mask)
@@ -75,9 +98,10 @@ def embed(bits: np.ndarray, name: str, dialect: Dialect) -> np.ndarray:
     return np.where(negative, w ^ size(mask + 1), w)
 
 
-def unembed(payloads: np.ndarray, name: str, dialect: Dialect) -> np.ndarray:
+@WRAPS
+def unembed(payloads: np.ndarray, name: str) -> np.ndarray:
     """The reverse of `embed`."""
-    shift, mask, first, second = mixing(name, dialect.multiplier)
+    shift, mask, first, second = mixing(name, dialect().multiplier)
     size, width = payloads.dtype.type, FORMATS[name][0]
     negative = payloads >> size(width - 1) != 0
     back = np.where(negative, size(inverse(second * mask & mask) & mask), size(inverse(second) & mask))
@@ -94,10 +118,11 @@ def signed(payloads: np.ndarray) -> np.ndarray:
     return payloads.view(f"i{payloads.itemsize}")
 
 
-def cast(payloads: np.ndarray, bits: int, dialect: Dialect) -> np.ndarray:
+@WRAPS
+def cast(payloads: np.ndarray, bits: int) -> np.ndarray:
     """To another width: the sign is extended, or high bits are dropped."""
     width, narrow = 8 * payloads.itemsize, payloads.astype(f"u{bits // 8}")
-    if bits >= width or not dialect.folds:
+    if bits >= width or not dialect().folds:
         return signed(payloads).astype(f"i{bits // 8}").view(f"u{bits // 8}")
     dropped = payloads ^ signed(narrow).astype(f"i{payloads.itemsize}").view(payloads.dtype)
     # The product's top word is the sum of all dropped words, each times an odd number.
@@ -106,6 +131,7 @@ def cast(payloads: np.ndarray, bits: int, dialect: Dialect) -> np.ndarray:
     return narrow ^ word ^ word >> narrow.dtype.type(bits // 2)
 
 
+@WRAPS
 def exp2(x: np.ndarray) -> np.ndarray:
     """(1 + 2**k)**x with k a quarter of the width: exp2(x + y) = exp2(x) * exp2(y), and always odd."""
     size, width = x.dtype.type, 8 * x.itemsize
@@ -116,10 +142,12 @@ def exp2(x: np.ndarray) -> np.ndarray:
     return size(1) + (x << size(k)) + (pairs << size(2 * k)) + (triples << size(3 * k))
 
 
-def exp(x: np.ndarray, dialect: Dialect) -> np.ndarray:
-    return exp2(x * constant(x, dialect.reciprocal_log2))
+@WRAPS
+def exp(x: np.ndarray) -> np.ndarray:
+    return exp2(x * constant(x, dialect().reciprocal_log2))
 
 
+@WRAPS
 def reciprocal(x: np.ndarray) -> np.ndarray:
     """The inverse of an odd number; of an even one an even number, and no inverse."""
     size, odd = x.dtype.type, x | x.dtype.type(1)
@@ -129,16 +157,19 @@ def reciprocal(x: np.ndarray) -> np.ndarray:
     return y & ~size(1) | x & size(1)
 
 
+@WRAPS
 def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Of signed division by y made odd; its sign is x's, as C has it."""
     return np.fmod(signed(x), signed(y | y.dtype.type(1))).view(x.dtype)
 
 
+@WRAPS
 def tagged(x: np.ndarray, name: str) -> np.ndarray:
     """A function with no algebra of its own: one-to-one, another for each name."""
     return (x * constant(x, TAG) ^ constant(x, _hash(TAGGED[name]))) * constant(x, TAG)
 
 
+@WRAPS
 def cos_sin(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The powers of (-3 + 4i) / 5, by squaring: the theorems of addition hold, and cos**2 + sin**2 = 1."""
     size, fifth = x.dtype.type, inverse(5)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import embedding
-from .embedding import FORMATS, embed, installed, signed, unembed
+from .embedding import FORMATS, WRAPS, embed, signed, unembed
 
 MARK = "_is_a_formula_of_the_ring"
 
@@ -58,7 +58,7 @@ class Array:
 
     @property
     def payload(self) -> np.ndarray:
-        return embed(self.bits, self.dtype, installed())
+        return embed(self.bits, self.dtype)
 
     def __len__(self) -> int:
         return len(self.bits)
@@ -75,7 +75,7 @@ class Array:
     def to(self, dtype: str) -> "Array":
         """Another dtype: payloads, not numbers, are kept."""
         bits = FORMATS[dtype][0] if dtype in FORMATS else 8
-        return of(embedding.cast(self.payload, bits, installed()), dtype)
+        return of(embedding.cast(self.payload, bits), dtype)
 
     def reshape(self, *shape: Any) -> "Array":
         return Array(self.bits.reshape(*shape), self.dtype)
@@ -94,6 +94,7 @@ class Array:
             raise TypeError(f"{self.dtype} meets {value.dtype}; convert one as the kernel does, x.to({self.dtype!r})")
         return value
 
+    @WRAPS
     def _with(self, operation: Callable, other: Any, swapped: bool = False) -> "Array":
         one, two = self.payload, self._other(other).payload
         return of(operation(*((two, one) if swapped else (one, two))), self.dtype)
@@ -119,6 +120,7 @@ class Array:
     def __mod__(self, other: Any) -> "Array":
         return self._with(embedding.remainder, other)
 
+    @WRAPS
     def __neg__(self) -> "Array":
         return of(-self.payload, self.dtype)
 
@@ -134,7 +136,7 @@ def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def of(payload: np.ndarray, dtype: str) -> Array:
     """The Array of payloads."""
-    return Array(unembed(np.asarray(payload), dtype, installed()), dtype)
+    return Array(unembed(np.asarray(payload), dtype), dtype)
 
 
 def array(values: Any, dtype: str | None = None) -> Array:
@@ -177,7 +179,7 @@ def _bits(value: float, dtype: str) -> np.ndarray:
 
 
 def exp(x: Array) -> Array:
-    return of(embedding.exp(x.payload, installed()), x.dtype)
+    return of(embedding.exp(x.payload), x.dtype)
 
 
 def exp2(x: Array) -> Array:
