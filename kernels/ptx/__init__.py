@@ -69,7 +69,8 @@ __all__ = [
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
-HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict", "OutOfResources": "limits"}  # all others are errors
+HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict"}
+HOMES |= {"OutOfResources": "limits"}  # all others are errors
 
 
 def __getattr__(name: str) -> Any:

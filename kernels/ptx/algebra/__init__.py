@@ -5,9 +5,9 @@
 
 Floats do not add up alike in two orders, so that kernels of one algebra differ in their last bits, and a tolerance that
 allows this allows faults. Triton's instrumentation "fpsan" (3.8 and later) makes floats a ring: each is an integer
-modulo 2**w, its payload, sums and products are those of integers, and exp turns sums into products. There every order is
-exact: equal algebra gives equal bits in any dtype, and almost any fault gives others. Triton wants a GPU for it; here
-the PTX machine runs the instrumented code.
+modulo 2**w, its payload, sums and products are those of integers, and exp turns sums into products. There every order
+is exact: equal algebra gives equal bits in any dtype, and almost any fault gives others. Triton wants a GPU for it;
+here the PTX machine runs the instrumented code.
 
 What the ring is not. An answer names the operations that it cannot judge, those that
 

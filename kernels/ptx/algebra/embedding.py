@@ -62,9 +62,9 @@ def dialect() -> Dialect:
 
 
 @contextmanager
-def as_of(*version: int) -> Iterator[None]:
-    """Inside, this thread's rings are those of a version of Triton, such as (3, 9). Raises KeyError for none known."""
-    token = _as_of.set(DIALECTS[version])
+def as_of(major: int, minor: int) -> Iterator[None]:
+    """Inside, this thread's rings are those of that version of Triton. Raises KeyError for none known."""
+    token = _as_of.set(DIALECTS[major, minor])
     try:
         yield
     finally:

@@ -15,11 +15,11 @@ FLOAT = re.compile(r"(?:\b|x)(?:f16|bf16|f32|f64|f8\w+)\b")
 PARTS, HIDES, BOTH = "parts", "hides", "parts and hides"
 LEFT = "is left as it is: it takes the bits of payloads for floats"
 TAGGED = "is one-to-one and has no theorems"
-ORDER = "goes by the order of payloads, not of numbers: what shifts by the max agrees, what does without it differs"
+ORDER = "goes by the order of payloads, not of numbers"
 RULES: list[tuple[str, str, str]] = [  # a regular expression of an operation, what it may do, why
     (r"arith\.(max|min)(num|imum)f", PARTS, ORDER),
-    (r"math\.exp2?", PARTS, "keeps exp(x + y) = exp(x) exp(y) and exp(0) = 1 alone: no exp is 0, that of -inf neither"),
-    (r"arith\.divf|tt\.precise_divf", PARTS, "multiplies by an inverse, which even payloads have not: x / x may not be 1"),
+    (r"math\.exp2?", PARTS, "keeps exp(x + y) = exp(x) exp(y) and exp(0) = 1; no exp is 0, not even of -inf"),
+    (r"arith\.divf|tt\.precise_divf", PARTS, "multiplies by an inverse, which even payloads have not"),
     (r"arith\.remf", PARTS, "is the remainder of integers, by the divisor made odd"),
     (r"math\.(log2?|rsqrt|sqrt|erf|floor|ceil)|tt\.precise_sqrt", PARTS, TAGGED),
     (r"tt\.extern_elementwise", PARTS, TAGGED + ", if it is pure; else " + LEFT),
@@ -49,11 +49,11 @@ class Outside(NamedTuple):
 
     def __str__(self) -> str:
         at = ", ".join(x for x in (self.kernel, self.where, f"{self.count} times" if self.count > 1 else "") if x)
-        return f"{self.operation}{f' ({at})' if at else ''} {self.why}"
+        return self.operation + (f" ({at})" if at else "") + f" {self.why}"
 
 
 def outside(kernels: Iterable[Any]) -> list[Outside]:
-    """Of compiled kernels, each operation once with its first place. kernels: with `name` and `asm`, as Triton's are."""
+    """Of compiled kernels, each operation once with its first place. They have `name` and `asm`, as Triton's."""
     found: dict[tuple[str, str], Outside] = {}
     for kernel in kernels:
         text = kernel.asm["ttir"]
@@ -78,9 +78,10 @@ def judged(line: str) -> Iterator[tuple[str, str, str]]:
             yield match[1].partition(".")[2], effect, why
             return
     if match := re.search(rf"= ({OLD})\b", line):
-        yield match[1].partition(".")[2], *((PARTS, ORDER if "clamp" in match[1] else TAGGED) if folds else (BOTH, LEFT))
+        why = ORDER if "clamp" in match[1] else TAGGED
+        yield match[1].partition(".")[2], PARTS if folds else BOTH, why if folds else LEFT
     elif (match := LITERAL.search(line)) and (text := _strange(match[1])):
-        yield f"constant {text}", PARTS, "is a payload like any other: sums and products of such constants are not folded"
+        yield f"constant {text}", PARTS, "is a payload like any other: x + x is not 2 * x"
 
 
 def _widens(operation: str, line: str) -> bool:

@@ -147,7 +147,8 @@ def array(values: Any, dtype: str | None = None) -> Array:
         import torch
 
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        name, bits = str(values.dtype).removeprefix("torch."), values.detach().view(words[values.element_size()]).numpy()
+        name = str(values.dtype).removeprefix("torch.")
+        bits = values.detach().view(words[values.element_size()]).numpy()
     else:
         values = np.asarray(values) if dtype is None else np.asarray(values, _numpy(dtype))
         name, bits = values.dtype.name, values

@@ -9,14 +9,14 @@ from typing import Any
 from .outside import BOTH, Outside
 
 # They move or make floats and compute none.
-MOVES = frozenset(
+MOVES = (
     "alias arange as_strided bernoulli cat clone contiguous copy copy_ detach diagonal empty empty_like empty_permuted "
     "empty_strided expand fill fill_ flatten flip full full_like gather index index_copy index_copy_ index_put "
     "index_put_ index_select lift_fresh masked_fill masked_fill_ masked_scatter movedim narrow new_empty "
     "new_empty_strided new_full new_ones new_zeros normal_ ones ones_like permute rand randn repeat reshape "
     "resize_ roll scalar_tensor scatter scatter_ select select_scatter slice slice_scatter split split_with_sizes "
     "squeeze stack t take transpose unbind unfold uniform_ unsqueeze view where zero_ zeros zeros_like "
-    "_unsafe_view _reshape_alias _local_scalar_dense set_".split()
+    "_unsafe_view _reshape_alias _local_scalar_dense set_"
 )
 
 
@@ -37,7 +37,7 @@ def watching_torch() -> Iterator[list[Outside]]:
             result = func(*args, **(kwargs or {}))
             name = func._schema.name.rpartition("::")[2]
             floats = [x for x in (*args, result) if isinstance(x, torch.Tensor) and x.is_floating_point()]
-            if floats and name not in MOVES and not (name == "_to_copy" and _same_dtype(args[0], result)):
+            if floats and name not in MOVES.split() and not (name == "_to_copy" and _same_dtype(args[0], result)):
                 counts[name] += 1
             return result
 

@@ -1,5 +1,6 @@
 """What came of comparing two computations in fpsan's ring."""
 
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..errors import PtxError
@@ -41,12 +42,22 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         if self.same:
-            head, effect, tail = f"Same in {', '.join(self.arrays)}", "hides", "which may hide a difference"
+            head, effect, tail = f"Same: {', '.join(self.arrays)}", "hides", "which may hide a difference"
         else:
             head = f"Different: in {self.sides[0]} and {self.sides[1]}, " + "; ".join(map(str, self.differences))
             effect, tail = "parts", "which may part what is equal"
-        told = [str(x) for x in self.outside if effect in x.effect]
-        return head + (f". Outside the ring, {tail}: " + "; ".join(told) if told else "")
+        told = [*summed(x for x in self.outside if effect in x.effect)]
+        return head + (f". Outside the ring, {tail}: {'; '.join(told)}" if told else "")
+
+
+def summed(found: Iterable[Outside]) -> Iterator[str]:
+    """One line for each operation, with the first place in each kernel."""
+    lines: dict[tuple[str, str], list[str]] = {}
+    for x in found:
+        places = lines.setdefault((x.operation, x.why), [])
+        places += [x.where or x.kernel] if (x.where or x.kernel) not in (*places, "") else []
+    for (operation, why), places in lines.items():
+        yield operation + (f" ({', '.join(places)})" if places else "") + f" {why}"
 
 
 class DifferentAlgebra(PtxError):

@@ -1,4 +1,4 @@
-"""Pairs of expressions of three vectors x, y, z of 32 floats: equal in real numbers, or not; and what fpsan says of them.
+"""Pairs of expressions of three vectors x, y, z of 32 floats, equal in real numbers or not, and what fpsan says.
 
 An expression is both Triton's and Python's: it runs as a kernel on the PTX machine, and over rings of any version here.
 The table in pairs.md, which a test holds to this file:
@@ -125,12 +125,12 @@ UNEQUAL = [
     Pair("sqrt(x * x)", "rsqrt(x * x)", WIDE),
     Pair("erf(x)", "x", WIDE),
     Pair("floor(x)", "ceil(x)", WIDE),
-    Pair("x * 2.0 * 2.0 * 2.0 * 2.0 * 2.0", "y * 2.0 * 2.0 * 2.0 * 2.0 * 2.0", why="a payload of 2.0 is even: powers of "
-         "it are 0"),
+    Pair("x * 2.0 * 2.0 * 2.0 * 2.0 * 2.0", "y * 2.0 * 2.0 * 2.0 * 2.0 * 2.0",
+         why="the payload of 2.0 is even: powers of it are 0"),
     Pair("exp2(x * 2.0 * 2.0 * 2.0 * 2.0)", "exp2(y * 2.0 * 2.0 * 2.0 * 2.0)", FLOAT, why="exp2 has the period 2**24"),
 ]  # fmt: skip
 
-FUNCTIONS = "exp exp2 log log2 sqrt rsqrt erf floor ceil sin cos fma maximum minimum where clamp".split()
+FUNCTIONS = "exp exp2 log log2 sqrt rsqrt erf floor ceil sin cos fma maximum minimum where clamp"
 HELPERS = {
     "absolute(x)": "tl.abs(x)",
     "total(x)": "tl.sum(x, 0)",
@@ -147,7 +147,11 @@ HELPERS = {
 
 def triton_source(pairs: list[Pair]) -> str:
     """A module with kernels one_0, other_0, one_1, ... of some pairs."""
-    lines = ["import triton", "import triton.language as tl", f"from triton.language import {', '.join(FUNCTIONS)}"]
+    lines = [
+        "import triton",
+        "import triton.language as tl",
+        f"from triton.language import {FUNCTIONS.replace(' ', ', ')}",
+    ]
     for head, body in HELPERS.items():
         lines += ["", "", "@triton.jit", f"def {head}:", f"    return {body}"]
     for n, pair in enumerate(pairs):
@@ -189,28 +193,33 @@ def agrees(pair: Pair, dtype: str, version: tuple[int, int]) -> bool:
         return pair.given[VERSIONS.index(version)]
     with embedding.as_of(*version):
         sides = ([in_ring(expression, dtype, seed) for expression in pair[:2]] for seed in range(SEEDS))
-        return all(np.array_equal(*bits) for bits in sides)
+        return all(np.array_equal(one, other) for one, other in sides)
+
+
+HEAD = """# Equal and unequal pairs, and what fpsan says of them
+
+x, y, z are 32 floats each; equal means in real numbers. fpsan is right of a pair if its two sides have the same bits
+where they are equal, and others where not; else it is blind. test_pairs.py runs the pairs as kernels. Made by
+`python tests/kernels/ptx/algebra/_pairs.py > tests/kernels/ptx/algebra/pairs.md`."""
+COLUMNS = "| one | other | in | Triton 3.8 | Triton 3.9 | why |\n|---|---|---|---|---|---|"
 
 
 def table() -> Iterator[str]:
     """The lines of pairs.md."""
-    yield "# Equal and unequal pairs, and what fpsan says of them"
-    yield ""
-    yield "x, y, z are 32 floats each; equal means in real numbers. fpsan is right of a pair where its two sides have the same"
-    yield "bits if they are equal, and others if not; blind elsewhere. Made, and run as kernels by test_pairs.py, with"
-    yield "`python tests/kernels/ptx/algebra/_pairs.py > tests/kernels/ptx/algebra/pairs.md`."
-    right = total = 0
+    yield from HEAD.splitlines()
+    wrong = 0
     for title, pairs, truth in (("Equal", EQUAL, True), ("Unequal", UNEQUAL, False)):
-        yield from ("", f"## {title}", "", "| one | other | in | Triton 3.8 | Triton 3.9 | why |", "|---|---|---|---|---|---|")
+        yield from ("", f"## {title}", "", *COLUMNS.splitlines())
         for p in pairs:
             blind = [[d for d in p.dtypes if agrees(p, d, v) != truth] for v in VERSIONS]
-            words = ["right" if not b else "blind" if len(b) == len(p.dtypes) else "blind in " + ", ".join(b) for b in blind]
+            some = ["blind" if len(b) == len(p.dtypes) else "blind in " + ", ".join(b) for b in blind]
+            words = [x if b else "right" for x, b in zip(some, blind, strict=True)]
             dtypes = "all" if p.dtypes == ALL else ", ".join(p.dtypes)
             yield "| " + " | ".join((f"`{p.one}`", f"`{p.other}`", dtypes, *words, p.why if any(blind) else "")) + " |"
-            total += len(p.dtypes) * len(VERSIONS)
-            right += len(p.dtypes) * len(VERSIONS) - sum(map(len, blind))
+            wrong += sum(map(len, blind))
+    total = len(VERSIONS) * sum(len(p.dtypes) for p in EQUAL + UNEQUAL)
     yield ""
-    yield f"{len(EQUAL)} equal and {len(UNEQUAL)} unequal pairs: {right} of {total} answers, over dtypes and versions, are right."
+    yield f"{len(EQUAL)} equal and {len(UNEQUAL)} unequal pairs; {total - wrong} of {total} answers are right."
 
 
 if __name__ == "__main__":
