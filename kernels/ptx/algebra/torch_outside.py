@@ -35,9 +35,10 @@ def watching_torch() -> Iterator[list[Outside]]:
     class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            name = func._schema.name.rpartition("::")[2]
+            space, _, name = func._schema.name.rpartition("::")
             floats = [x for x in (*args, result) if isinstance(x, torch.Tensor) and x.is_floating_point()]
-            if floats and name not in MOVES.split() and not (name == "_to_copy" and _same_dtype(args[0], result)):
+            copies = name == "_to_copy" and args[0].dtype == result.dtype
+            if space == "aten" and floats and name not in MOVES.split() and not copies:
                 counts[name] += 1
             return result
 
@@ -45,7 +46,3 @@ def watching_torch() -> Iterator[list[Outside]]:
         yield found
     why = "is torch's own arithmetic: do it in a kernel, or in ring"
     found += [Outside(f"torch.{name}", BOTH, why, "", "", n) for name, n in counts.items()]
-
-
-def _same_dtype(one: Any, other: Any) -> bool:
-    return one.dtype == other.dtype
