@@ -33,6 +33,10 @@ def watching_torch() -> Iterator[list[Outside]]:
     counts: Counter[str] = Counter()
 
     class Watch(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return False  # else torch imports its compiler, for seconds, to keep it from compiling the function below
+
         def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
             result = func(*args, **(kwargs or {}))
             space, _, name = func._schema.name.rpartition("::")
