@@ -134,8 +134,8 @@ def test_decode_py_is_the_formula_and_the_general_op(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_one_last_place_of_one_key_is_seen_and_two_values_swapped_if_bits_are_left(dtype):
-    """A sum of 256 odd weights is divisible by 256, so is what stands for its inverse, and weights differ from bit 8 on:
-    of a difference between two rows of V nothing is left in the low 16 bits, to which 3.8 narrows a float16 output."""
+    """A sum of 256 odd weights is divisible by 256, so is what stands for its inverse, and weights differ from bit 8
+    on: of two rows of V swapped nothing is left in the low 16 bits, to which 3.8 narrows a float16 output."""
     call = drawn(dtype)
     usual = partial(decode_attention, engine="simt")
 
