@@ -21,11 +21,10 @@ MOVES = (
 
 
 @contextmanager
-def watching_torch() -> Iterator[list[Outside]]:
-    """Inside, float arithmetic of torch's is counted; the list holds it afterwards."""
-    found: list[Outside] = []
+def watching_torch(found: list[Outside]) -> Iterator[None]:
+    """Inside, float arithmetic of torch's is counted; afterwards it is added to the list."""
     if "torch" not in sys.modules:
-        yield found
+        yield
         return
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,6 +46,6 @@ def watching_torch() -> Iterator[list[Outside]]:
             return result
 
     with Watch():
-        yield found
+        yield
     why = "is torch's own arithmetic: do it in a kernel, or in ring"
     found += [Outside(f"torch.{name}", BOTH, why, "", "", n) for name, n in counts.items()]

@@ -7,6 +7,7 @@ The table in pairs.md, which a test holds to this file:
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,6 +188,7 @@ def in_ring(expression: str, dtype: str, seed: int = 0) -> np.ndarray:
     return np.broadcast_to(found.bits, N)
 
 
+@cache
 def agrees(pair: Pair, dtype: str, version: tuple[int, int]) -> bool:
     """Whether the two sides have the same bits, whatever the numbers, in the ring of a version."""
     if pair.given:

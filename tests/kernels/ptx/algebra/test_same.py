@@ -191,6 +191,19 @@ def test_dots_are_one_algebra_in_blocks_of_any_size_and_the_formula(dtype):
     assert not compare(blocks(16), lambda a, b, out: kernels.product[1,](a, b, out, 16, 16, 48, 16), a, b, out).same
 
 
+def test_dots_leave_the_same_bits_for_every_gpu():
+    rng = np.random.default_rng(1)
+    a, b = (torch.from_numpy(rng.standard_normal(s)).half() for s in ((16, 64), (64, 16)))
+    bits = []
+    for target in ("sm_80", "sm_90", "sm_100"):
+        out = torch.zeros(16, 16)
+        ptx.run(
+            kernels.product, 1, a, b, out, 16, 16, 64, 32, target=target, instrumentation_mode="fpsan", checks=False
+        )
+        bits.append(out.numpy().tobytes())
+    assert len(set(bits)) == 1
+
+
 def test_one_last_place_of_one_element_is_seen():
     x, out = vector(64), torch.zeros(64)
 
