@@ -15,7 +15,7 @@ from ._fpsan import needs_fpsan
 from ._pairs import EQUAL, UNEQUAL, Pair, agrees, drawn, in_ring, table, triton_source
 
 PAIRS = EQUAL + UNEQUAL
-IN_THE_SUITE = 8  # of so many pairs one; all of them with -m exhaustive
+IN_THE_SUITE = 16  # of so many pairs one; all of them with -m exhaustive
 CASES = [(n, dtype) for n, pair in enumerate(PAIRS) for dtype in pair.dtypes]
 
 
