@@ -186,5 +186,6 @@ def known(i: Instruction, *names: str) -> list[str]:
 
 FAMILIES = {
     "mbarrier.init": init, "mbarrier.inval": inval, "mbarrier.arrive": arrive, "mbarrier.expect_tx": count_bytes,
-    "mbarrier.complete_tx": count_bytes, "cp.async.mbarrier": arrive_with_copies, "mbarrier.test_wait": wait, "mbarrier.try_wait": wait,
+    "mbarrier.complete_tx": count_bytes, "mbarrier.test_wait": wait, "mbarrier.try_wait": wait,
+    "cp.async.mbarrier": arrive_with_copies,
 }  # fmt: skip

@@ -112,7 +112,7 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
 
 
 def holds_address(block: Any, cells: Cells) -> np.ndarray:
-    """Which cells tcgen05.alloc wrote last. Its ISA names no proxy; Triton lets copies overwrite them without a fence."""
+    """Which cells tcgen05.alloc wrote last: its ISA names no proxy, and Triton overwrites them without a fence."""
     steps = block.world.decoded.steps
     allocate = [n for n, s in enumerate(steps) if s.instruction.opcode.startswith("tcgen05.alloc")]
     return np.isin(block.shared.known("by")[cells.at], allocate)
