@@ -51,7 +51,7 @@ def properties(device: Any = None) -> Any:
 
 def current_stream(device: Any = None) -> Stream:
     checked(device)
-    return pretence().streams[0]
+    return pretence().stream
 
 
 def default_stream(device: Any = None) -> Stream:
@@ -61,7 +61,7 @@ def default_stream(device: Any = None) -> Stream:
 
 def set_stream(stream: Stream | None) -> None:
     if stream is not None:
-        pretence().streams[0] = stream
+        pretence().stream = stream
 
 
 def manual_seed(seed: int) -> None:
@@ -151,7 +151,7 @@ ACCELERATOR: dict[str, Callable[..., Any]] = {
 }
 NVTX = {"range_push": zero, "range_pop": zero, "range_start": zero, "range_end": nothing, "mark": nothing}
 LOW: dict[str, Callable[..., Any]] = {  # which launchers that save time call
-    "_cuda_getCurrentRawStream": lambda device=0: pretence().streams[0].cuda_stream,
+    "_cuda_getCurrentRawStream": lambda device=0: pretence().stream.cuda_stream,
     "_cuda_getDeviceCount": lambda: 1,
     "_cuda_getDevice": lambda: 0,
     "_cuda_setDevice": nothing,

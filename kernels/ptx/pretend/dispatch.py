@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..arrays import true_device
 from ..errors import Refused
-from .places import GPU, HOST, UNSAID, is_gpu, key, note, place, pretence, pretending
+from .places import GPU, HOST, UNSAID, is_gpu, key, note, place, pretence, pretending, said
 
 CPU = torch.device("cpu")
 KEYS = torch._C.DispatchKey
@@ -29,36 +29,42 @@ class Dispatch(TorchDispatchMode):
             return func(*args, **kwargs)
         if any(hasattr(t, "__torch_dispatch__") and t not in PLAIN for t in types):
             return NotImplemented  # of a subclass, which asks again for what it holds
-        device = kwargs.get("device")
-        if device is not None and is_gpu(device):
-            kwargs = {**kwargs, "device": CPU}
-        args = tuple(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args)
-        if kwargs.get("pin_memory"):
-            kwargs = {**kwargs, "pin_memory": False}
         inputs = [*tensors((*args, *kwargs.values()))]
-        out = self.called(func, args, kwargs, inputs)
+        device = kwargs.get("device")
+        if device is not None and pretence().making == GPU:
+            device = torch.device("cuda", 0)
+        out = self.called(func, args, kwargs, inputs, device)
         if pretence().noted:
             settle(inputs, out, device)
         return out
 
-    def called(self, func: Any, args: tuple, kwargs: dict[str, Any], inputs: list) -> Any:
+    def called(self, func: Any, args: tuple, kwargs: dict[str, Any], inputs: list, device: Any) -> Any:
         """The kernel of an operator, one of Python's with the pretence on."""
         name = f"{func.namespace}/{func._schema.name.split('::')[1]}"
         name += f".{func._schema.overload_name}" if func._schema.overload_name else ""
-        if f"{name}/CUDA" in library._impls:
+        if f"{name}/CUDA" in library._impls and on_gpu(inputs, device):
             with self:
-                return func._op_dk(KEYS.CUDA, *args, **kwargs)
-        if func.namespace in ("aten", "prim", "prims"):
-            return func(*args, **kwargs)
-        for which in OURS_TOO:
-            if f"{name}/{which}" in library._impls:
-                with self:
-                    return func._op_dk(getattr(KEYS, which), *args, **kwargs)
-        if not has_kernel(func, *OURS_TOO) and has_kernel(func, "CUDA"):
-            raise Refused(
-                f"{func.name()} is machine code for a GPU; a pretended one cannot run it: use Triton's or torch's"
-            )
-        return func(*args, **kwargs)
+                return func._op_dk(KEYS.CUDA, *args, **(kwargs if device is None else {**kwargs, "device": device}))
+        if func.namespace not in ("aten", "prim", "prims"):
+            for which in OURS_TOO:
+                if f"{name}/{which}" in library._impls:
+                    with self:
+                        return func._op_dk(getattr(KEYS, which), *args, **kwargs)
+            if has_kernel(func, "CUDA") and not has_kernel(func, *OURS_TOO):
+                what = f"{func.name()} is machine code for a GPU, which a pretended one cannot run"
+                raise Refused(f"{what}: use an operator of Triton or torch in its place")
+        if device is not None and is_gpu(device):
+            kwargs = {**kwargs, "device": CPU}
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+        return func(*(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args), **kwargs)
+
+
+def on_gpu(inputs: list[torch.Tensor], device: Any) -> bool:
+    """Whether an operator runs on the GPU: what it makes is to be there, or a tensor that it takes is."""
+    if device is not None:
+        return is_gpu(device)
+    return any(said(x).type == "cuda" for x in inputs)
 
 
 PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)

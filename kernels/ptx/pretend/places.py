@@ -5,7 +5,8 @@ Every tensor's memory is the CPU's. What counts is who made it: a storage that i
 
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -20,13 +21,15 @@ UNSAID = "unsaid"  # made without a device: it plays on the GPU, but .cuda() cop
 GPU = "gpu"
 
 
-class Pretence(NamedTuple):
+@dataclass
+class Pretence:
     """One thread's pretended GPU."""
 
     properties: Properties
-    noted: dict[int, tuple[Any, str]]  # by storage: a weak reference, and its place; none is GPU
-    streams: list  # the current one
+    stream: Any  # the current one
     generator: Any  # torch.cuda.default_generators[0]
+    noted: dict[int, tuple[Any, str]] = field(default_factory=dict)  # by storage: a weak reference, its place; else GPU
+    making: str = ""  # where the tensor that is being made will be
 
 
 _pretence: ContextVar[Pretence | None] = ContextVar("pretence", default=None)

@@ -19,7 +19,7 @@ def pretend(sm: int) -> Iterator[None]:
     """
     nested = pretending()
     with replacing(everything), triton_driver.active():
-        token = _pretence.set(Pretence(properties(sm), {}, [Stream.default()], random.default()))
+        token = _pretence.set(Pretence(properties(sm), Stream.default(), random.default()))
         try:
             if nested:
                 yield

@@ -58,12 +58,12 @@ class Stream:
         return event
 
     def __enter__(self) -> "Stream":
-        self._before.append(pretence().streams[0])
-        pretence().streams[0] = self
+        self._before.append(pretence().stream)
+        pretence().stream = self
         return self
 
     def __exit__(self, *error: object) -> None:
-        pretence().streams[0] = self._before.pop()
+        pretence().stream = self._before.pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Stream) and other.stream_id == self.stream_id

@@ -14,7 +14,7 @@ from torch.utils import _device
 from ..arrays import true_device
 from ..errors import Refused
 from . import replaced
-from .places import GPU, HOST, PINNED, UNSAID, is_gpu, note, place, pretending, said
+from .places import GPU, HOST, PINNED, UNSAID, is_gpu, note, place, pretence, pretending, said
 
 CPU = torch.device("cpu")
 # torch's own list of what makes tensors from nothing, and those that take a device beside a tensor.
@@ -83,7 +83,12 @@ def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
             where = HOST
         if pinned:
             where = PINNED
-        out = usual(*args, **kwargs)
+        now = pretence()
+        before, now.making = now.making, where or ""
+        try:
+            out = usual(*args, **kwargs)
+        finally:
+            now.making = before
         if where is None:
             where = place(args[0]) if isinstance(args[0], torch.Tensor) else GPU
         return note(out, where) if isinstance(out, torch.Tensor) else out

@@ -66,7 +66,7 @@ ANSWERS: dict[str, Callable[..., Any]] = {
     "get_current_target": lambda: GPUTarget("cuda", pretence().properties.sm, 32),
     "get_current_device": lambda: 0,
     "set_current_device": lambda device: is_gpu(device) and None,
-    "get_current_stream": lambda device=0: pretence().streams[0].cuda_stream,
+    "get_current_stream": lambda device=0: pretence().stream.cuda_stream,
     "get_device_capability": lambda device=0: (pretence().properties.major, pretence().properties.minor),
     "get_active_torch_device": lambda: torch.device("cuda", 0),
     "get_device_interface": lambda: torch.cuda,
