@@ -45,7 +45,7 @@ def per(meta):
     return (triton.cdiv(meta["n"], meta["BLOCK"]),)
 
 
-def tuned(kernel=add_to, configs=SIZES, **options):
+def tuned(kernel: Any = add_to, configs: Any = SIZES, **options):
     return triton.autotune(configs, key=["n"], **options)(kernel)
 
 
