@@ -94,7 +94,7 @@ def tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def settle(inputs: list[torch.Tensor], out: Any, device: Any) -> None:
     """Note where results are: on the GPU if an input is; else on the host if all are."""
-    if not inputs or device is not None:
+    if not inputs or (device is not None and is_gpu(device)):
         return
     places = [place(x) for x in inputs if true_device(x).type == "cpu" and (x.dim() or len(inputs) == 1)]
     if not places or GPU in places:
