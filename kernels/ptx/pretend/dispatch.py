@@ -24,6 +24,11 @@ OURS_TOO = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
 class Dispatch(TorchDispatchMode):
     """torch's own kernels of the CPU, for tensors that play on the GPU."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: it would import torch._dynamo at the first operator, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if not pretending():
