@@ -1,20 +1,38 @@
 """PTX text -> Decoded: every instruction bound, and the ways that control may take between them."""
 
+import re
 from functools import lru_cache, reduce
 from typing import Any
 
 import numpy as np
 
 from . import access, atomics, calls, collective, isa
+from .asynchronous import instructions, proxy
 from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
-from .parse import Instruction, parse
+from .parse import Immediate, Instruction, parse
+from .tensor_core import families, in_flight
 from .termination import weights
+from .tma import maps, plain
+
+MEETS = re.compile(r"\.global|^mbarrier\.")
+FAMILIES = [part.FAMILIES for part in (maps, plain, proxy, instructions, collective, families, access, atomics, calls)]
+TOGETHER = {**collective.FAMILIES, **families.FAMILIES}  # by all lanes of a warp, or by several warps
+CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 
 
 def nothing(block, active) -> None:
     pass
+
+
+# What works beside the threads, or orders a part of them.
+ASYNCHRONOUS = re.compile(
+    r"mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
+)
+IDLE = re.compile(
+    r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."
+)  # what changes no value: time, registers that are lent to other warps, caches, the start of the next launch
 
 
 def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
@@ -27,26 +45,37 @@ def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
     if i.opcode == "trap":
         return "trap", 0
     if parts[0] in ("bar", "barrier") and "warp" not in parts:
-        if [p for p in parts[1:] if p not in ("cta", "aligned")] != ["sync"] or len(i.operands) > 1:
-            raise UnknownOpcode(i.opcode, "barriers of a part of a program, arrivals and reductions are not known", i)
-        return "barrier", i.operands[0].bits if i.operands else 0
+        kind = [p for p in parts[1:] if p not in ("cta", "aligned")]
+        if kind[:2] == ["cluster", "wait"]:  # of a cluster of one program
+            return "barrier", CLUSTER
+        if kind[:2] == ["cluster", "arrive"]:
+            return None, 0
+        if kind not in (["sync"], ["arrive"]) or not all(isinstance(x, Immediate) for x in i.operands):
+            raise UnknownOpcode(i.opcode, "barriers in registers, and those that reduce, are not known", i)
+        if kind == ["arrive"] and len(i.operands) < 2:
+            raise UnknownOpcode(i.opcode, "an arrival must say how many threads its barrier is for", i)
+        return "barrier" if kind == ["sync"] else "arrival", i.operands[0].bits if i.operands else 0
     return None, 0
 
 
 def builder(i: Instruction, families: dict[str, Any]) -> Any:
-    """What a table of families has for an instruction, by the first two parts of its opcode or the first; or None."""
-    name, *parts = i.opcode.split(".")
-    return families.get(".".join([name, *parts[:1]])) or families.get(name)
+    """What a table of families has for an instruction, by up to three parts of its opcode, as many as fit; or None."""
+    parts = i.opcode.split(".")
+    return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
+
+
+def warp_wide(i: Instruction) -> bool:
+    return bool(builder(i, collective.FAMILIES)) or i.opcode.startswith("tensormap.cp_fenceproxy")
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for families in (collective.FAMILIES, access.FAMILIES, atomics.FAMILIES, calls.FAMILIES):
+    for families in FAMILIES:
         if found := builder(i, families):
             return found(d, i)
     name = i.opcode.split(".")[0]
     if name == "mov" and len(i.operands) == 2:
         return d.move(i)
-    if name in ("nanosleep", "pmevent"):
+    if IDLE.match(i.opcode) or i.opcode.startswith("barrier.cluster.arrive"):
         return nothing
     return d.pure(i)
 
@@ -94,7 +123,8 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
         results = {x: dtype(d.kind(name)) for name, x in d.slots.items() if d.writes >> x & 1 and name != "carry"}
         run = guarded(run, *guard, results)
         d.reads |= d.writes  # what the guard leaves out keeps its old value
-    return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target)
+    threads = i.operands[1].bits if steers in ("barrier", "arrival") and len(i.operands) > 1 else 0
+    return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target, threads)
 
 
 @lru_cache(maxsize=64)  # about 1 MB for each thousand instructions
@@ -102,7 +132,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     """Bind a PTX module's kernel.
 
     ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
-    stops       end straight code before every access to global memory, so that others can come in between
+    stops       end straight code before every access to global memory and to an mbarrier, so that others can come in
 
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
@@ -113,11 +143,12 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
-    accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
+    steps = in_flight.guarded(steps, d.slots)
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
-    waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)
+    waits = any(s.instruction.guard and builder(s.instruction, TOGETHER) for s in steps)
     until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
     stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):
@@ -129,9 +160,10 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     index = {id(s.instruction): n for n, s in enumerate(steps)}
     given = {x: slot for x, slot in d.slots.items() if x not in program.registers and slot not in d.fixed}
     shared = sum(-(-size // 16) * 16 for size in program.shared.values())
+    asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), liveness(steps), always, d.granule, program.local, shared, undefined,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
     )  # fmt: skip
 
 

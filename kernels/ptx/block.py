@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .asynchronous.clocks import Clocks, Knowledge
+from .asynchronous.mbarrier import MBarriers
 from .calls import Printed
 from .counters import Counters
 from .decode import Decoded
@@ -35,6 +37,8 @@ class World(NamedTuple):
     random: np.random.Generator | None  # who decides the schedule; None: the default one
     printed: Printed
     lenient: bool  # whether races within one warp are warnings
+    agents: dict[tuple, int]  # of the clocks, see asynchronous/clocks.py
+    places: dict[int, int]  # of mbarriers
 
     def complain(self, error: PtxError) -> None:
         """Raise an error, or warn of it."""
@@ -67,6 +71,7 @@ class Fragment:
     def __init__(self, pc: int, active: np.ndarray | None):
         self.pc, self.active = pc, active
         self.barrier: int | None = None  # waits at this one
+        self.threads = 0  # until so many have come; 0: all
         self.asleep: Callable[[], bool] | None = None  # spins, or waits for its warp: while this is true
         self.looped: Round | None = None  # the last jump back
         self.jumps = 0  # back
@@ -84,8 +89,14 @@ class Block:
             slot = world.decoded.slots.get(f"%ctaid.{name}")
             if slot is not None:
                 self.R[slot] = place.astype(np.uint32)[:, None]
-        self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks)
+        self.clocks: Any = Clocks(world.agents, world.T // 32) if world.decoded.asynchronous else None
+        self.mbarriers: Any = MBarriers(world.places, self.clocks) if self.clocks else None
+        # Of threads that came to a barrier and went on, by its number: of which warps, (P or 1, W), and what they know.
+        self.arrivals: dict[int, np.ndarray] = {}
+        self.given: dict[int, Knowledge] = {}
+        self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks, self.clocks)
         self.local: LocalMemory | None = None
+        self.tensor: Any = None  # its tensor memory, see tensor_core/tensor_memory.py
         # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.
         self.copies: list[tuple[np.ndarray, int, np.ndarray, np.ndarray]] = []
         self.commits = np.zeros((1, world.T // 32), np.int64)
@@ -104,13 +115,26 @@ class Block:
 
     def barrier_passed(self, rows: np.ndarray | None = None) -> None:
         """All threads of all programs, or of some, have met at a barrier."""
-        self.epoch = self.epoch + (1 if rows is None else rows)
+        if self.clocks is not None:
+            self.clocks.meet((np.ones(1, bool) if rows is None else rows)[:, None] & np.ones(self.clocks.W, bool))
+        self.learned(1 if rows is None else rows)
+
+    def learned(self, rows: Any) -> None:
+        """Threads of all programs, or of some, have learned what others did.
+
+        Where only a part of the threads has, the race detector of global memory takes it for all.
+        """
+        self.epoch = self.epoch + rows
         self.retag()
 
     def mask(self, fragment: Fragment) -> np.ndarray:
         """A fragment's threads, (P or 1, T) bool."""
         everyone = np.ones((1, self.world.T), bool)
         return everyone if fragment.active is None else fragment.active & everyone
+
+    def together(self, fragments: list[Fragment]) -> np.ndarray:
+        """The threads of some fragments: (P or 1, T) bool."""
+        return np.logical_or.reduce(np.broadcast_arrays(*(self.mask(f) for f in fragments)))
 
     def live(self) -> int:
         """The registers that some fragment may still read, as bits."""
@@ -126,17 +150,22 @@ class Block:
         live = self.live()
         # Dead registers go: an old value with other programs' rows would meet those written under a mask.
         other.R = [x if x is None or len(x) == 1 else x[rows] if live >> i & 1 else None for i, x in enumerate(self.R)]
-        other.shared = self.shared.take(rows)
+        other.clocks = None if self.clocks is None else self.clocks.take(rows)
+        other.mbarriers = None if self.clocks is None else self.mbarriers.take(rows, other.clocks)
+        other.shared = self.shared.take(rows, other.clocks)
         other.local = None if self.local is None else self.local.take(rows)
+        other.tensor = None if self.tensor is None else self.tensor.take(rows, other.clocks)
         part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
         other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
+        other.arrivals = {number: part(warps) for number, warps in self.arrivals.items()}
+        other.given = {number: Knowledge(*map(part, given)) for number, given in self.given.items()}
         other.epoch, other.warp_epoch, other.commits = self.epoch[rows], part(self.warp_epoch), part(self.commits)
         other.fragments, other.moves, other.running = [], 0, None
         for f in self.fragments:
             active = part(f.active) if f.active is not None else None
             if active is None or active.any():
                 other.fragments.append(Fragment(f.pc, active))
-                other.fragments[-1].barrier = f.barrier
+                other.fragments[-1].barrier, other.fragments[-1].threads = f.barrier, f.threads
         other.retag()
         return other
 
@@ -151,9 +180,14 @@ class Block:
                 continue
             a, b = (np.zeros_like(y[:1]) if x is None else x for x, y in ((a, b), (b, a)))
             self.R[i] = joined(a, P, b, Q)
+        if self.clocks is not None:
+            self.clocks.join(P, other.clocks, Q)
+            self.mbarriers.join(P, other.mbarriers, Q)
         self.shared.join(other.shared)
         if self.local is not None or other.local is not None:
             self.local = self.local_memory().join(other.local_memory())
+        if self.tensor is not None and other.tensor is not None:
+            self.tensor.join(P, other.tensor, Q)
         self.warp_epoch = joined(self.warp_epoch, P, other.warp_epoch, Q)
         self.commits = joined(self.commits, P, other.commits, Q)
         self.programs = np.concatenate([self.programs, other.programs])

@@ -2,17 +2,9 @@
 
 from typing import Any
 
-import numpy as np
-
 from .arrays import first_of
-from .block import Block, Fragment
 from .errors import Deadlock, DivergentBarrier, Endless, PtxError
 from .termination import READ
-
-
-def together(block: Block, fragments: list[Fragment]) -> np.ndarray:
-    """The threads of some fragments: (P or 1, T) bool."""
-    return np.logical_or.reduce(np.broadcast_arrays(*(block.mask(f) for f in fragments)))
 
 
 def deadlock(machine: Any) -> PtxError:
@@ -26,6 +18,11 @@ def deadlock(machine: Any) -> PtxError:
     row, thread = first_of(block.mask(f))
     if spins:
         loop, executed = f.looped, machine.most - machine.limit
+        waits = block.mbarriers.waits if block.mbarriers else {}
+        at = next((waits[n] for s in steps[loop.head : loop.jump] if (n := id(s.instruction)) in waits), None)
+        if at is not None:
+            what = f"a thread waits for ever: {block.mbarriers.missing(at, row)}"
+            return block.error(Deadlock, what, row, thread)
         if loop.found == "still" and any(READ.match(s.instruction.opcode) for s in steps[loop.head : loop.jump]):
             what = "a loop waits for memory to change, and nobody is left to change it"
             return block.error(Deadlock, what, row, thread)
@@ -34,6 +31,6 @@ def deadlock(machine: Any) -> PtxError:
     if f.barrier is None:
         return block.error(DivergentBarrier, "a warp-wide instruction that not all of its lanes reach", row, thread)
     others = [f"at PTX line {i.line} ({i.opcode})" for i in (at(g) for g in block.fragments if g is not f)]
-    others += [] if together(block, block.fragments).all() else ["returned"]
+    others += [] if block.together(block.fragments).all() else ["returned"]
     what = f"a barrier that not all threads reach; others are {', '.join(others)}"
     return block.error(DivergentBarrier, what, row, thread)

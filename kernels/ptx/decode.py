@@ -16,7 +16,10 @@ from .opcode import BITS, Semantics
 from .parse import Immediate, Instruction, Program, Register, Symbol, Vector
 
 Run = Callable[[Any, Any], None]  # (block, active): active (P or 1, T or 1) bool, or None for all threads
-SPECIAL = ("%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid")
+SPECIAL = ("%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid", "%nwarpid")
+# Of a cluster of one program: its place in the grid, and its size in programs.
+CLUSTER = {"%clusterid": "%ctaid", "%nclusterid": "%nctaid"}
+ALONE = {"%cluster_ctarank": 0, "%cluster_nctarank": 1, "%cluster_ctaid": 0, "%cluster_nctaid": 1}
 
 
 class Step(NamedTuple):
@@ -29,6 +32,7 @@ class Step(NamedTuple):
     control: str | None = None  # the machine's method for it
     guard: tuple[int, bool] | None = None  # slot and whether negated, for those with control
     target: int = 0  # index of the instruction to jump to, or number of the barrier
+    threads: int = 0  # of a barrier: how many it waits for; 0: all of the program
 
 
 class Decoded(NamedTuple):
@@ -48,6 +52,7 @@ class Decoded(NamedTuple):
     granule: int  # the least bytes that an access to shared memory takes
     local: int  # bytes of local memory of a thread
     shared: int  # bytes of shared memory that the module itself declares
+    asynchronous: bool  # whether anything works beside the threads, or barriers are for a part of them
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
@@ -66,6 +71,8 @@ class Decoded(NamedTuple):
                 R[slot] = thread % 32
             elif kind == "%warpid":
                 R[slot] = thread // 32
+            elif kind == "%nwarpid" or kind in ALONE:
+                R[slot] = np.full((1, 1), ALONE.get(kind, T // 32), np.uint32)
             elif kind in ("%ntid", "%nctaid"):
                 sizes = (T, 1, 1) if kind == "%ntid" else grid
                 R[slot] = np.full((1, 1), sizes["xyz".index(axis)], np.uint32)
@@ -130,7 +137,7 @@ class Decoder:
 
     def kind(self, name: str) -> str:
         """The class of a register."""
-        if name.partition(".")[0] in SPECIAL:
+        if name.partition(".")[0] in (*SPECIAL, *ALONE):
             return "b32"
         if name not in self.program.registers:
             raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
@@ -151,6 +158,8 @@ class Decoder:
             return slot, None
         if not isinstance(operand, Register):
             raise ParseError(f"an operand that is no value: {operand}")
+        name, dot, axis = operand.name.partition(".")
+        operand = operand._replace(name=CLUSTER.get(name, name) + dot + axis)
         slot = self.slot(operand.name)
         self.reads |= 1 << slot
         if operand.negated:

@@ -67,12 +67,24 @@ class WarpRace(Race):
     """
 
 
+class InvalidTensorMap(PtxError):
+    """A tensor map that no GPU takes, or that is used before it is complete, released and acquired."""
+
+
+class Undefined(PtxError):
+    """A use of an instruction that PTX leaves undefined, where no other kind says more."""
+
+
 class AssertionFailed(PtxError):
     """A device_assert that does not hold, or Triton's own that an integer did not overflow, both with debug=True."""
 
 
 class Trap(PtxError):
     """The kernel stops itself."""
+
+
+class InvalidBarrier(PtxError):
+    """An mbarrier used before its init or after its inval, or arrived at more often than it was made for."""
 
 
 class DivergentBarrier(PtxError):

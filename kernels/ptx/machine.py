@@ -10,8 +10,10 @@ apart, and which fragment runs after every access to global memory.
 import numpy as np
 
 from .arrays import first_of
+from .asynchronous.barriers import arrive, pass_together
+from .asynchronous.proxy import ended
 from .block import Block, Fragment, Round, World
-from .deadlock import deadlock, together
+from .deadlock import deadlock
 from .decode import Step
 from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
 from .progress import Progress
@@ -79,16 +81,24 @@ class Machine:
 
     @staticmethod
     def joinable(block: Block) -> bool:
-        return len(block.fragments) == 1 and block.fragments[0].active is None and not block.copies
+        idle = not block.copies and not block.arrivals
+        return idle and len(block.fragments) == 1 and block.fragments[0].active is None
 
     def gather(self, block: Block, fragment: Fragment) -> None:
-        """Take in the block's other fragments that are at the same instruction; by chance, only those of its warps."""
+        """Take in the block's other fragments that are at the same instruction; with a seed, those of its warps."""
         for other in [f for f in block.fragments if f is not fragment and f.pc == fragment.pc and f.barrier is None]:
             a, b = block.mask(fragment), block.mask(other)
-            if self.random is None or (block.warps(a) & block.warps(b)).any():
+            if self.random is None or self.related(block, fragment.pc, a, b):
                 fragment.active = None if (a | b).all() else a | b
                 fragment.looped = None
                 block.fragments.remove(other)
+
+    def related(self, block: Block, pc: int, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether threads a and b have a warp in common or, where an instruction wants four of them, a warpgroup."""
+        a, b = block.warps(a), block.warps(b)
+        if self.decoded.steps[pc].instruction.opcode.startswith("wgmma.") and a.shape[1] % 4 == 0:
+            a, b = (x.reshape(len(x), -1, 4).any(2) for x in (a, b))
+        return bool((a & b).any())
 
     def advance(self, block: Block, fragment: Fragment) -> None:
         """Run one fragment through straight code and one jump, barrier or return."""
@@ -115,18 +125,23 @@ class Machine:
         self.world.counters.issued[pc:end] += warps
         fragment.pc = end
         if fragment.asleep:
-            return
+            return None
         block.moves += 1
         if end == len(decoded.steps):
-            block.fragments.remove(fragment)
-            self.release(block)
-            return
+            return self.gone(block, fragment)
         step = decoded.steps[end]
         if step.control is None:  # a place where others may come in
-            return
+            return None
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
-        getattr(self, step.control)(block, fragment, step)
+        return getattr(self, step.control)(block, fragment, step)
+
+    def gone(self, block: Block, fragment: Fragment) -> None:
+        """The threads of a fragment have returned."""
+        block.fragments.remove(fragment)
+        if not block.fragments:
+            ended(block, np.ones(1, bool))
+        self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
 
     def alone(self, block: Block, fragment: Fragment, end: int) -> bool:
         """Whether no other fragment can run or join before an instruction: one stretch then does for several.
@@ -190,8 +205,7 @@ class Machine:
         leaves, stays = self.chosen(block, fragment, step)
         fragment.pc += 1
         if not stays.any():
-            block.fragments.remove(fragment)
-            self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
+            self.gone(block, fragment)
         elif leaves.any():
             self.part(block, fragment, leaves, stays, None)
 
@@ -205,6 +219,8 @@ class Machine:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
         if fragment.active is None and (goes == goes[:, :1]).all():  # whole programs
             rows = np.broadcast_to(goes[:, 0], len(block.programs))
+            if target is None and len(block.fragments) == 1:
+                ended(block, rows)
             self.blocks[self.blocks.index(block)] = block.take(~rows)
             if target is not None:
                 fragment.pc = target
@@ -234,13 +250,24 @@ class Machine:
     def barrier(self, block: Block, fragment: Fragment, step: Step) -> None:
         waits, passes = self.chosen(block, fragment, step)
         fragment.pc += 1
-        if (mixed := waits.any(1, keepdims=True) & passes).any():
+        mixed = waits.any(1, keepdims=True) & passes
+        if mixed.any() and not step.threads:
             what = "a barrier that this thread skips and others wait at"
             raise block.error(DivergentBarrier, what, *first_of(mixed))
-        if fragment.active is None:
+        if fragment.active is None and not mixed.any() and step.threads in (0, self.world.T):
             block.barrier_passed(waits[:, 0])
-        else:
-            fragment.barrier = step.target
+        elif waits.any():
+            if passes.any():
+                block.fragments.append(Fragment(fragment.pc, passes))
+            fragment.active, fragment.barrier, fragment.threads = waits, step.target, step.threads
+            self.release(block)
+
+    def arrival(self, block: Block, fragment: Fragment, step: Step) -> None:
+        """bar.arrive: the threads count at a barrier, and go on."""
+        comes, _ = self.chosen(block, fragment, step)
+        fragment.pc += 1
+        if comes.any():
+            arrive(block, step.target, comes)
             self.release(block)
 
     def release(self, block: Block) -> None:
@@ -252,11 +279,8 @@ class Machine:
         if (here > 1).any() and len({f.pc for f in waiting}) > 1:
             row, warp = first_of(here > 1)
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
-        arrived, left = together(block, waiting), together(block, block.fragments)
-        if len({f.barrier for f in waiting}) == 1 and (arrived.all(1) | ~left.any(1)).all():
-            for f in waiting:
-                f.barrier = None
-            block.barrier_passed()
+        for number in sorted({f.barrier for f in waiting if f.barrier is not None}):
+            pass_together(block, [f for f in waiting if f.barrier == number], number)
 
     def stuck(self) -> tuple[Block, Fragment]:
         """No thread can go on: part the programs of each block, if that may set some free, or raise the diagnosis."""

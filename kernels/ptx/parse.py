@@ -23,6 +23,9 @@ def operand(text: str, rename: dict[str, str]):
     """One operand, from its text. Raises ValueError for what is none."""
     if text[:1] + text[-1:] in ("{}", "()"):
         return Vector(tuple(operand(part, rename) for part in split_operands(text[1:-1])))
+    if text[:1] + text[-1:] == "[]" and "{" in text:  # [tensor map, {coordinates}]
+        base, coordinates = split_operands(text[1:-1])
+        return Vector((operand(f"[{base}]", rename), operand(coordinates, rename)))
     if text[:1] + text[-1:] == "[]":
         match = ADDRESS.match(re.sub(r"\s", "", text[1:-1]))
         if not match or not INTEGER.match(match[2] or "0"):
@@ -78,6 +81,8 @@ class Body:
         self.in_asm = False
         self.scopes = [Scope({}, 0)]
         self.pending = ""
+        self.last = ""  # label
+        self.branches: dict[str, list[str]] = {}  # .branchtargets by the label before them
 
     def read(self, raw: str, number: int) -> bool:
         """Take one line; False once the function's closing brace was read."""
@@ -98,6 +103,7 @@ class Body:
                     return False
                 text = text[1:].strip()
             elif label := re.match(r"([$\w%]+):(?!:)", text):
+                self.last = label[1]
                 self.label(label[1], number)
                 text = text[label.end() :].strip()
             elif ";" in text:
@@ -158,8 +164,22 @@ class Body:
         except ValueError as error:
             raise ParseError(f"PTX line {number}: {error} is no operand the parser knows: {text}") from None
         guard = Register(names.get(match[2], match[2]), bool(match[1])) if match[2] else None
+        if match[3] in ("brx.idx", "brx.idx.uni"):
+            return self.branch_by_index(operands, guard, number)
         self.instructions.append(Instruction(match[3], operands, guard, number, self.where))
         return None
+
+    def branch_by_index(self, operands: tuple, guard: Register | None, number: int) -> None:
+        """brx.idx, as a comparison and a jump for each of its targets (9.7.12.4)."""
+        targets = self.branches.get(getattr(operands[-1], "name", ""))
+        if targets is None or guard or len(operands) != 2:
+            raise ParseError(f"PTX line {number}: a brx.idx with a guard, or without its .branchtargets before it")
+        for n, label in enumerate(targets):
+            here = Register(f"%brx.{number}.{n}")
+            self.registers[here.name] = "pred"
+            compare = Instruction("setp.eq.u32", (here, operands[0], Immediate(n, 0)), None, number, self.where)
+            jump = Instruction("bra", (operand(label, self.scopes[-1].registers),), here, number, self.where)
+            self.instructions += [compare, jump]
 
     def declare(self, text: str, number: int) -> None:
         if match := re.match(r"\.reg\s+\.(pred|[bus]8|[bus]16|[busf]32|[busf]64|f16|f16x2)\s+(.*)$", text, re.S):
@@ -170,6 +190,8 @@ class Body:
             (self.shared if match[1] == "shared" else self.local)[match[2]] = int(match[3])
         elif (match := re.match(r"\.param\b.*?([$\w]+)(?:\[\d+\])?$", text)) and len(self.scopes) > 1:
             self.scopes[-1].registers[match[1]] = f"{match[1]}.{len(self.instructions)}"  # of one call alone
+        elif match := re.match(r"\.branchtargets\b(.*)$", text, re.S):
+            self.branches[self.last] = split_operands(match[1])
         elif not re.match(r"\.(param|pragma)\b", text):
             raise ParseError(f"PTX line {number}: a directive the parser does not know: {text}")
 

@@ -4,6 +4,9 @@ What is known of a byte is (1, bytes) while the programs of a block use the same
 
 A tag is the last access to a byte: barriers of the program passed << 40 | of the warp << 20 | who, where who
 is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: none yet.
+
+Barriers of a part of the program, and what works beside its threads, are beyond such counting: in programs that have
+them, an Ordering says what orders the accesses of two warps, and tags are compared within a warp alone.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +14,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import first_of
+from .asynchronous.clocks import Clocks
+from .asynchronous.ordering import Ordering
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order, near
 
 PROGRAM, WARP = 40, 20
 SEVERAL, ALL, ATOMIC = 1 << 16, 1 << 17, 1 << 18
 WHO = (1 << WARP) - 1
+VERBS = {"writer": "wrote", "reader": "read"}
 
 
 def warp_of(tag: np.ndarray) -> np.ndarray:
@@ -45,9 +51,12 @@ def both(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
 
 
 class SharedMemory:
-    """`size` bytes for each of P programs; `granule` bytes are the least that any instruction touches."""
+    """`size` bytes for each of P programs; `granule` bytes are the least that any instruction touches.
 
-    def __init__(self, size: int, P: int, granule: int, checks: bool = True):
+    clocks  of the programs, where barriers alone do not order their accesses
+    """
+
+    def __init__(self, size: int, P: int, granule: int, checks: bool = True, clocks: Clocks | None = None):
         self.size, self.granule, self.checks = -(-size // 32) * 32, granule, checks
         self.bytes = np.zeros((P, self.size), np.uint8)
         cells = self.size // granule
@@ -55,10 +64,11 @@ class SharedMemory:
         self.writer, self.reader = np.full((1, cells), -1), np.full((1, cells), -1)
         self.by = np.full((1, cells), -1)  # the instruction that wrote it
         self.copying = np.zeros((1, cells), bool)  # the target of a cp.async that no wait_group has ended
+        self.order = Ordering(clocks, cells) if clocks is not None and checks else None
 
     KNOWN = ("written", "writer", "reader", "by", "copying")
 
-    def take(self, rows: np.ndarray) -> "SharedMemory":
+    def take(self, rows: np.ndarray, clocks: Clocks | None) -> "SharedMemory":
         """The shared memory of some of the programs."""
         other = object.__new__(SharedMemory)
         other.size, other.granule, other.checks = self.size, self.granule, self.checks
@@ -66,12 +76,15 @@ class SharedMemory:
         for name in self.KNOWN:
             known = getattr(self, name)
             setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+        other.order = None if self.order is None or clocks is None else self.order.take(rows, clocks)
         return other
 
     def join(self, other: "SharedMemory") -> None:
         """Take in the shared memory of more programs, after one's own."""
         P, Q = len(self.bytes), len(other.bytes)
         self.bytes = np.concatenate([self.bytes, other.bytes])
+        if self.order is not None and other.order is not None:
+            self.order.join(P, other.order, Q)
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.KNOWN}
         if len(self.writer) == len(other.writer) == 1 and all(np.array_equal(*pair) for pair in pairs.values()):
             return
@@ -93,6 +106,9 @@ class SharedMemory:
     def cells(self, at: np.ndarray, size: int, active, tags: np.ndarray) -> "Cells":
         """What is known of the bytes at each address: once for all programs, if address and clock do not differ."""
         n = max(len(at), len(tags), len(self.writer), 1 if active is None else len(active))
+        if self.order is not None:
+            n = max(n, self.order.rows())
+            self.order.fit(n)
         if n > len(self.writer):
             for name in self.KNOWN:
                 setattr(self, name, np.repeat(getattr(self, name), n, 0))
@@ -123,6 +139,8 @@ class SharedMemory:
             arrived = ~self.known("copying")[cells.at]
             self.demand(arrived, Race, "that a cp.async may still be writing", cells, size, site)
             self.ordered("writer", cells, "read", size, site)
+            if self.order is not None:
+                self.order.note("read", cells.at, *self.order.warps(cells))
             reader = self.known("reader")
             if earlier(reader[cells.at], cells.mine):
                 reader[cells.at] = cells.mine
@@ -175,10 +193,14 @@ class SharedMemory:
         same = self.known("by")[cells.at] == site.number
         tag = self.known("writer")[cells.at]
         again = np.zeros(len(tag), bool) if earlier(tag, cells.mine) else unordered(tag, cells.mine) & same
+        if self.order is not None:
+            again |= self.order.unknown_write(cells, False) & same
         self.ordered("writer", cells, "written", size, site, ~same)
         self.ordered("reader", cells, "written", size, site)
         for name, value in (("writer", cells.mine), ("written", True), ("by", site.number)):
             self.known(name)[cells.at] = value
+        if self.order is not None:
+            self.order.note("writer", cells.at, *self.order.warps(cells))
         threads = np.zeros((len(self.writer), tags.shape[1]), bool)
         threads.reshape(-1)[cells.who[again]] = True
         return threads
@@ -188,6 +210,8 @@ class SharedMemory:
         cells = self.cells(address.astype(np.int64), size, active, tags)
         self.known("copying")[cells.at] = begins
         self.known("writer")[cells.at] = cells.mine
+        if self.order is not None:
+            self.order.note("writer", cells.at, *self.order.warps(cells))
 
     def atomic(self, address, flat, values, function, size: int, on, active, tags, site) -> np.ndarray:
         """Apply `function` (old, *values) at each address of `flat`, in order; returns the old values."""
@@ -196,22 +220,34 @@ class SharedMemory:
         if self.checks:
             cells = self.cells(at, size, active, tags)
             self.demand(self.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, site)
-            for name in ("writer", "reader"):
-                tag = self.known(name)[cells.at]
-                self.ordered(name, cells, "changed", size, site, tag & WHO < ATOMIC)
-            self.known("writer")[cells.at] = cells.mine | ATOMIC
+            self.changed(cells, "changed", size, site)
         table = self.bytes.view(f"u{size}")
         index = on // tags.shape[1] * table.shape[1] + flat.astype(np.int64) // size
         return in_order(table.reshape(-1), index, values, function)
+
+    def changed(self, cells: "Cells", verb: str, size: int, site) -> None:
+        """Note who changes bytes by an atomic, if nothing that is none forbids it."""
+        for name in ("writer", "reader"):
+            tag = self.known(name)[cells.at]
+            self.ordered(name, cells, verb, size, site, tag & WHO < ATOMIC)
+        self.known("writer")[cells.at] = cells.mine | ATOMIC
+        if self.order is not None:
+            self.order.note("writer", cells.at, *self.order.warps(cells))
 
     def table(self, size: int) -> np.ndarray:
         return self.bytes.view(f"u{min(size, 8)}").reshape(len(self.bytes), -1, max(size // 8, 1))
 
     def ordered(self, name: str, cells: "Cells", verb: str, size: int, site, matters: Any = True) -> None:
+        if self.order is not None:
+            good, who = self.order.held(name, cells, matters)
+            what = f"{verb} here, that {who} {VERBS[name]} with nothing to order the two"
+            self.demand(good, Race, what, cells, size, site)
         tag = self.known(name)[cells.at]
         if earlier(tag, cells.mine):
             return
         bad = unordered(tag, cells.mine) & matters
+        if self.order is not None:
+            bad &= warp_of(tag) == warp_of(cells.mine)
         if not bad.any():
             return
         other_warp = bad & (warp_of(tag) != warp_of(cells.mine))
@@ -222,8 +258,7 @@ class SharedMemory:
         who = int(tag[np.flatnonzero(bad)[0]] & WHO)
         them = f"thread {who}" if who < SEVERAL else f"warp {who - SEVERAL}" if who < ALL else "several warps"
         them += " of the same warp" * (kind is WarpRace and who < SEVERAL)
-        verbs = {"writer": "wrote", "reader": "read"}[name]
-        self.demand(~bad, kind, f"{verb} here, that {them} {verbs} with no barrier in between", cells, size, site)
+        self.demand(~bad, kind, f"{verb} here, that {them} {VERBS[name]} with no barrier in between", cells, size, site)
 
     def demand(self, good: np.ndarray, kind: type[PtxError], what: str, cells: "Cells", size: int, site) -> None:
         if not good.all():
@@ -231,6 +266,7 @@ class SharedMemory:
             where = int(cells.at[first]) % self.writer.shape[1] * self.granule
             text = f"{size} bytes at {where} of shared memory {what}"
             who = divmod(int(cells.who[first]), cells.threads)
+            who = who if cells.by is None else (who[0], int(cells.by[first]))
             site.world.complain(site.error(kind, text, *who))
 
 
@@ -241,3 +277,12 @@ class Cells(NamedTuple):
     mine: np.ndarray  # the thread's tag
     who: np.ndarray  # row * threads + thread
     threads: int
+    by: np.ndarray | None = None  # the threads in whose name the async proxy touches them; None: the threads themselves
+
+    @property
+    def row(self) -> np.ndarray:
+        return self.who // self.threads
+
+    @property
+    def warp(self) -> np.ndarray:
+        return (self.who % self.threads if self.by is None else self.by) >> 5

@@ -61,8 +61,8 @@ def compiled(function: Callable[..., Any], *args: torch.Tensor) -> Callable[...,
 def prepare() -> None:
     """Put what inductor's modules call in place of a driver's; again does nothing."""
     import torch._dynamo.guards
-    import torch._inductor.runtime.triton_heuristics as heuristics
     import torch._inductor.runtime.triton_helpers as helpers
+    import torch._inductor.runtime.triton_heuristics as heuristics
 
     if getattr(heuristics.CachingAutotuner.run, "__wrapped__", None) is None:
         replaced.put(heuristics.CachingAutotuner, "run", replaced.function, launch)

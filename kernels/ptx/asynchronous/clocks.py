@@ -1,0 +1,143 @@
+"""Happens-before in one program: vector clocks of its warps, after FastTrack.
+
+An agent is a warp, or what works beside the warps: the copies that one mbarrier counts, the wgmmas of a warp group, the
+bulk copies or tcgen05 instructions that a warp has begun. A moment is a number of an agent's own: of a warp, how often
+it has released what it did; of the others, see proxy.Done. An access is known by its agent and moment, and it happened
+before whatever a warp does now if the warp knows that moment of that agent.
+
+Source: Flanagan and Freund 2009, FastTrack; PTX ISA 8.7, section 8 (memory consistency model) and 8.9.1 (proxies).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Knowledge(NamedTuple):
+    """What is known of each agent, (P or 1, agents) int32, in all and through a proxy fence; see Clocks."""
+
+    known: np.ndarray
+    fenced: np.ndarray
+
+
+class Clocks:
+    """What each of W warps of P programs in lockstep knows.
+
+    agents  names of the launch's agents, which all blocks share -> columns; a warp's is its number
+    known   (P or 1, W, agents) int32, the last moment of each agent that happened before what the warp does now
+    fenced  likewise, of warps: the last moment whose plain stores the async proxy sees, when this warp asks it
+    begun   kind of asynchronous instruction -> (P or 1, W) int32, how many groups of it each warp has committed
+    issued  agent's column -> (P or 1,) int32, the moment of its latest access, and the instruction
+    """
+
+    def __init__(self, agents: dict, W: int):
+        self.agents, self.W = agents, W
+        self.known = np.zeros((1, W, W), np.int32)
+        self.known[0, range(W), range(W)] = 1
+        self.fenced = np.zeros_like(self.known)
+        self.begun: dict[str, np.ndarray] = {}
+        self.issued: dict[int, tuple[np.ndarray, Any]] = {}
+
+    def column(self, agent: tuple) -> int:
+        """Where an agent stands; a new one gets a place."""
+        return self.agents.setdefault(agent, self.W + len(self.agents))
+
+    def fit(self, rows: int = 1) -> None:
+        """Make room for all agents, and for programs that differ."""
+        more = self.W + len(self.agents) - self.known.shape[2]
+        if more > 0:
+            self.known, self.fenced = (np.pad(x, ((0, 0), (0, 0), (0, more))) for x in (self.known, self.fenced))
+        if rows > len(self.known):
+            self.known, self.fenced = (np.repeat(x, rows, 0) for x in (self.known, self.fenced))
+
+    def now(self) -> np.ndarray:
+        """Each warp's own moment: (P or 1, W)."""
+        return self.known[:, range(self.W), range(self.W)]
+
+    def tick(self, warps: np.ndarray) -> None:
+        """After some warps, (P or 1, W) bool, have released what they did: what they do from now on is later."""
+        self.fit(len(warps))
+        self.known[:, range(self.W), range(self.W)] += warps
+
+    def released(self, warps: np.ndarray) -> Knowledge:
+        """What some warps together know, and now give to whoever acquires it."""
+        self.fit(len(warps))
+        each = (np.where(warps[..., None], x, 0).max(1) for x in (self.known, self.fenced))
+        given = Knowledge(*each)
+        self.tick(warps)
+        return given
+
+    def acquire(self, warps: np.ndarray, given: Knowledge) -> None:
+        """Some warps learn what others have given."""
+        self.fit(max(len(warps), len(given.known)))
+        for mine, other in zip((self.known, self.fenced), given, strict=True):
+            some = mine[..., : other.shape[1]]
+            np.maximum(some, other[:, None], out=some, where=warps[..., None])
+
+    def meet(self, warps: np.ndarray) -> None:
+        """Some warps have met at a barrier."""
+        self.acquire(warps, self.released(warps))
+
+    def fence(self, warps: np.ndarray) -> None:
+        """fence.proxy.async: what these warps know of plain stores, the async proxy is to see."""
+        self.fit(len(warps))
+        np.maximum(self.fenced, self.known, out=self.fenced, where=warps[..., None])
+        self.tick(warps)
+
+    def learn(self, warps: np.ndarray, column: int, moment: np.ndarray) -> None:
+        """Some warps have waited for an agent's moment, (P or 1,) or (P or 1, W)."""
+        moment = moment if moment.ndim == 2 else moment[:, None]
+        self.fit(max(len(warps), len(moment)))
+        np.maximum(self.known[..., column], moment, out=self.known[..., column], where=warps)
+
+    def groups(self, kind: str) -> np.ndarray:
+        return self.begun.setdefault(kind, np.zeros((1, self.W), np.int32))
+
+    def commit(self, warps: np.ndarray, kind: str) -> None:
+        """What some warps have begun of a kind since their last commit is a group."""
+        self.begun[kind] = self.groups(kind) + warps
+
+    def issue(self, column: int, moment: np.ndarray, instruction: Any) -> None:
+        """An asynchronous instruction has begun."""
+        before = self.issued.get(column, (moment, None))[0]
+        self.issued[column] = np.maximum(before, moment), instruction
+
+    def unfinished(self) -> Any:
+        """(rows, instruction) of what nobody has waited for, or None: a program must not end before it is over."""
+        self.fit()
+        for column, (moment, instruction) in self.issued.items():
+            late = moment > self.known[..., column].max(1)
+            if late.any():
+                return late, instruction
+        return None
+
+    def take(self, rows: np.ndarray) -> "Clocks":
+        """Those of some of the programs."""
+        other = object.__new__(Clocks)
+        part = lambda x: x[rows] if len(x) > 1 else x.copy()  # noqa: E731
+        other.agents, other.W = self.agents, self.W
+        other.known, other.fenced = part(self.known), part(self.fenced)
+        other.begun = {kind: part(x) for kind, x in self.begun.items()}
+        other.issued = {column: (part(moment), i) for column, (moment, i) in self.issued.items()}
+        return other
+
+    def join(self, P: int, other: "Clocks", Q: int) -> None:
+        """Take in those of Q more programs, after one's own P."""
+        for clocks in (self, other):
+            clocks.fit()
+        self.known, self.fenced = (
+            merged(a, P, b, Q) for a, b in ((self.known, other.known), (self.fenced, other.fenced))
+        )
+        kinds = self.begun.keys() | other.begun.keys()
+        self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
+        none = np.zeros(1, np.int32), None
+        for column in self.issued.keys() | other.issued.keys():
+            (a, mine), (b, theirs) = self.issued.get(column, none), other.issued.get(column, none)
+            self.issued[column] = merged(a, P, b, Q), mine or theirs
+
+
+def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
+    """Rows of P programs and then of Q others; one row where all are alike."""
+    if len(a) == len(b) == 1 and np.array_equal(a, b):
+        return a
+    return np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))])

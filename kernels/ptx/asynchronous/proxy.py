@@ -1,0 +1,178 @@
+"""Shared memory as the async proxy sees it: read and written by bulk copies, wgmma and tcgen05, beside the threads.
+
+The machine moves the bytes when the instruction is issued, and remembers who may still be moving them: an access that
+nothing orders after their end is a Race, whenever it comes. A plain store, and a plain read of what the async proxy
+then writes, are ordered before it by a fence.proxy.async on the way (PTX ISA 8.7, 8.9.1.1 and 9.7.9.25.2: access to
+one place by several proxies needs a fence across them). What waits for the async proxy needs no fence.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..decode import Decoder, Run
+from ..errors import Misaligned, OutOfBounds, Race, Uninitialised, UnknownOpcode
+from ..parse import Instruction
+from ..shared import Cells
+
+
+class Done(NamedTuple):
+    """By what a thread learns that an asynchronous access is over.
+
+    kind     "mbarrier", whose phase its bytes complete; "bulk", "wgmma", "tcgen05": a wait for the groups of that kind
+    address  (P or 1,) of the mbarrier
+    """
+
+    kind: str
+    address: np.ndarray | None = None
+
+
+def read(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray, done: Done) -> np.ndarray:
+    """The bytes that an asynchronous instruction reads: (P or 1, N, size) uint8.
+
+    at    (P or 1, N) int64, first bytes, multiples of `size`; on (P or 1, N) bool, which of them; None: all
+    who   (P or 1,) the thread that issues it
+    """
+    at = at.astype(np.int64)
+    check(block, at, size, on, who)
+    if block.world.checks:
+        shared, cells = block.shared, touched(block, at, size, on, who)
+        shared.demand(shared.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, block)
+        arrived = ~shared.known("copying")[cells.at]
+        shared.demand(arrived, Race, "that a cp.async may still be writing", cells, size, block)
+        ordered(block, "writer", cells, "read", size)
+        shared.order.note("read", cells.at, *agents(block, cells, on, who, done))
+    at = at if on is None else np.where(on, at, 0)
+    rows = np.arange(len(block.programs))[:, None] if len(at) > 1 else slice(None)
+    words = block.shared.bytes.reshape(len(block.programs), -1, size)
+    return words[rows, at // size] if len(at) > 1 else words[:, at[0] // size]
+
+
+def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, who: np.ndarray, done: Done) -> None:
+    """Write what an asynchronous instruction brings: data (P or 1, N, size) uint8; the rest as for `read`."""
+    at, size, P = at.astype(np.int64), data.shape[2], len(block.programs)
+    check(block, at, size, on, who)
+    shared = block.shared
+    if block.world.checks:
+        cells = touched(block, at, size, on, who)
+        ordered(block, "writer", cells, "written", size)
+        ordered(block, "reader", cells, "written", size)
+        shared.order.note("writer", cells.at, *agents(block, cells, on, who, done))
+        for name, value in (("writer", -1), ("reader", -1), ("written", True), ("by", block.number)):
+            shared.known(name)[cells.at] = value
+    words = shared.bytes.reshape(P, -1, size)
+    rows = np.broadcast_to(np.arange(P)[:, None], (P, at.shape[1]))
+    place = np.broadcast_to(at // size, rows.shape)
+    data = np.broadcast_to(data, (*rows.shape, size))
+    if on is None:
+        words[rows, place] = data
+    else:
+        here = np.broadcast_to(on, rows.shape)
+        words[rows[here], place[here]] = data[here]
+
+
+def check(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
+    """Raise unless each address is a multiple of `size` inside of shared memory."""
+    limit = block.shared.size
+    bad = (at < 0) | (at + size > limit) | (at % size != 0)
+    bad = bad if on is None else bad & on
+    if bad.any():
+        row, n = np.argwhere(bad)[0].tolist()
+        where = int(np.broadcast_to(at, bad.shape)[row, n])
+        kind = Misaligned if 0 <= where <= limit - size else OutOfBounds
+        verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {limit} bytes"
+        what = f"{size} bytes at {where} of shared memory: the address {verb}"
+        raise block.error(kind, what, row, int(who[row if len(who) > 1 else 0]))
+
+
+def touched(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> Cells:
+    """The cells of an asynchronous access, in the name of the thread that issues it."""
+    shared, N = block.shared, at.shape[1]
+    if len(who) > 1 and len(at) == 1:
+        at = np.broadcast_to(at, (len(who), N))
+    cells = shared.cells(at, size, on, np.zeros((1, N), np.int64))
+    return cells._replace(by=who[cells.row if len(who) > 1 else 0] + np.zeros_like(cells.at))
+
+
+def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
+    """Raise unless all plain and other accesses to the cells are ordered before one by the async proxy."""
+    good, who = block.shared.order.held(name, cells, True, proxy=True)
+    if good.all():
+        return
+    known, _ = block.shared.order.held(name, cells, True)
+    unfenced = bool(known[~good].all())  # but for the fence, all is ordered
+    why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
+    past = {"writer": "wrote", "reader": "read"}[name]
+    what = f"{verb} here by the async proxy, that {who} {past} with {why}"
+    block.shared.demand(good, Race, what, cells, size, block)
+
+
+def agents(
+    block: Any, cells: Cells, on: np.ndarray | None, who: np.ndarray, done: Done
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each cell, the agent (a column of the clocks) in whose name it is touched, and the moment."""
+    clocks, at = block.clocks, done.address
+    keys = np.asarray(at) if at is not None else np.array([leader(done.kind, w) for w in (who // 32).tolist()])
+
+    def moments(key: int) -> np.ndarray:
+        if at is None:
+            return clocks.groups(done.kind)[:, key] + 1
+        n = block.mbarriers.place(key, 1)
+        return block.mbarriers.phase[:, n] + 1
+
+    found = {key: (clocks.column((done.kind, key)), moments(key)) for key in np.unique(keys).tolist()}
+    rows = max(len(keys), *(len(moment) for _, moment in found.values()))
+    column, moment = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    here = np.ones(1, bool) if on is None else on.any(1)
+    for key, (agent, now) in found.items():
+        clocks.issue(agent, np.where((keys == key) & here, now, 0), block.instruction)
+        column, moment = np.where(keys == key, agent, column), np.where(keys == key, now, moment)
+    block.shared.order.fit(1)
+    row = cells.row if rows > 1 else np.zeros_like(cells.row)
+    return column[row], moment[row]
+
+
+def ended(block: Any, rows: np.ndarray) -> None:
+    """Raise if some of a block's programs, (P or 1,) bool, end before what they began is over."""
+    if block.clocks is None or not block.clocks.issued:
+        return
+    if (found := block.clocks.unfinished()) is None or not (late := found[0] & rows).any():
+        return
+    block.instruction = found[1]
+    what = "the program ends, and nobody has waited until this access to its shared memory is over"
+    raise block.error(Race, what, int(np.argmax(late)), 0)
+
+
+def leader(kind: str, warp: int) -> int:
+    """The warp in whose name a group is begun: of a wgmma the first of its four."""
+    return warp // 4 * 4 if kind == "wgmma" else warp
+
+
+def commit(block: Any, active: np.ndarray | None, kind: str) -> None:
+    """What each warp has begun of a kind since its last commit is a group."""
+    block.clocks.commit(block.warps(active), kind)
+
+
+def wait(block: Any, active: np.ndarray | None, kind: str, left: int, reads_only: bool = False) -> None:
+    """All groups of each warp but its `left` latest are done; of bulk copies, maybe, their reads alone."""
+    clocks, warps = block.clocks, block.warps(active)
+    for warp in sorted({leader(kind, w) for w in np.flatnonzero(warps.any(0)).tolist()}):
+        mine = warps & (np.array([leader(kind, w) for w in range(clocks.W)]) == warp)
+        clocks.learn(mine, clocks.column((kind, warp)), np.maximum(clocks.groups(kind)[:, warp] - left, 0))
+
+
+def fence(d: Decoder, i: Instruction) -> Run:
+    """fence.proxy.async, and fence.mbarrier_init, after which other warps may see an mbarrier that init has begun."""
+    parts = i.opcode.split(".")[1:]
+    if parts[0] == "mbarrier_init":
+        return lambda block, active: None
+    if parts[:2] != ["proxy", "async"] or not set(parts[2:]) <= {"global", "shared::cta", "shared::cluster"}:
+        raise UnknownOpcode(i.opcode, "this kind of proxy fence", i)
+
+    def run(block, active):
+        block.clocks.fence(block.warps(active))
+
+    return run
+
+
+FAMILIES = {"fence.proxy": fence, "fence.mbarrier_init": fence}

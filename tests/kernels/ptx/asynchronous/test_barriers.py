@@ -1,0 +1,164 @@
+"""Barriers of a part of a program, mbarriers, and what orders accesses to shared memory: PTX written by hand."""
+
+import re
+
+import numpy as np
+import pytest
+
+from kvproof.kernels.ptx import errors
+
+from .._text import fails, own, run
+
+INIT = "setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [512], {}; bar.sync 0; "
+WAIT = "L{0}: mbarrier.try_wait.parity.shared::cta.b64 %p2, [512], {1}; @!%p2 bra L{0}; "
+FIRST = "setp.lt.u32 %p3, %r1, 32; "  # %p3: the first of two warps
+# The first warp writes a word of each of its threads, the second reads them.
+WRITE, READ = "@%p3 st.shared.b32 [%r5], %r1; ", "@!%p3 ld.shared.b32 %r9, [%r5+-128]; "
+
+
+def handed_over(between: str, **settings) -> np.ndarray:
+    """What the second warp reads of the first, with instructions of both between."""
+    found = own(f"mov.u32 %r9, 77; {FIRST}{INIT.format(1)}{WRITE}{between}{READ}", threads=64, **settings)
+    assert (found[:32] == 77).all()
+    return found[32:]
+
+
+def races(between: str, what: str = "thing to order the two", kind=errors.Race):
+    body = f"mov.u32 %r9, 77; {FIRST}{INIT.format(1)}{WRITE}{between}{READ}"
+    return fails(kind, what, body + "ret;", threads=64)
+
+
+ARRIVE = "elect.sync _|%p4, -1; and.pred %p5, %p3, %p4; @%p5 mbarrier.arrive.shared::cta.b64 _, [512]; "
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize(
+    "between",
+    [
+        ARRIVE + WAIT.format(1, 0),
+        "bar.sync 3, 64; ",
+        "@%p3 bar.arrive 2, 64; @!%p3 bar.sync 2, 64; ",
+        "barrier.cta.sync.aligned 1; ",
+        "barrier.cluster.arrive; barrier.cluster.wait; ",
+    ],
+    ids=["mbarrier", "part", "arrive", "all", "cluster of one"],
+)
+def test_what_orders_two_warps(between, seed):
+    assert (handed_over(between, seed=seed) == np.arange(32)).all()
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "",
+        "@%p3 bar.sync 2, 32; ",  # the writer alone
+        "@%p3 bar.sync 2, 32; @!%p3 bar.sync 3, 32; ",
+        ARRIVE,  # and nobody waits
+        WAIT.format(1, 1),  # for the phase before the first, which is complete
+        "fence.proxy.async.shared::cta; ",
+    ],
+)
+def test_what_does_not(between):
+    assert "read here, that warp 0 wrote" in str(races(between))
+
+
+def test_a_write_over_what_another_warp_reads_is_a_race():
+    body = FIRST + INIT.format(1) + "@%p3 st.shared.b32 [%r5], %r1; bar.sync 0; "
+    body += "@!%p3 ld.shared.b32 %r9, [%r5+-128]; {}@%p3 st.shared.b32 [%r5], 5; ret;"
+    caught = fails(errors.Race, "nothing to order the two", body.format(""), threads=64)
+    assert "written here, that warp 1 read" in str(caught)
+    run(body.format("bar.sync 1, 64; "), np.zeros(256, np.uint32), threads=64)
+
+
+def test_a_warps_later_write_is_not_covered_by_what_it_gave_before():
+    races(ARRIVE + WAIT.format(1, 0) + WRITE)
+
+
+def test_lanes_of_one_warp_are_still_told_apart():
+    body = "setp.eq.u32 %p1, %r1, 3; st.shared.b32 [%r5], %r1; {}@%p1 ld.shared.b32 %r9, [0]; ret;"
+    kept = "bar.sync 2, 32; "  # makes the program one with clocks
+    fails(errors.WarpRace, "thread 0 of the same warp wrote", kept + body.format(""), threads=32)
+    run(kept + body.format("bar.warp.sync -1; "), np.zeros(256, np.uint32), threads=32)
+
+
+def test_phases_alternate_and_count_arrivals_of_all_threads():
+    body = INIT.format(64) + "mov.u32 %r9, 0; "
+    for phase in range(3):
+        body += f"mbarrier.arrive.shared::cta.b64 %rd{phase + 12}, [512]; " + WAIT.format(phase, phase % 2)
+        body += f"cvt.u32.u64 %r10, %rd{phase + 12}; mad.lo.u32 %r9, %r9, 10, %r10; "
+    assert (own(body, threads=64) == 12).all()  # 0, 1, 2: the phase is what arrive returns
+
+
+def test_a_state_is_waited_for_as_a_parity_is():
+    state = "mbarrier.arrive.shared::cta.b64 %rd12, [512]; L1: mbarrier.test_wait.shared::cta.b64 %p2, [512], %rd12; "
+    assert (own(INIT.format(64) + state + "@!%p2 bra L1; mov.u32 %r9, 5; ", threads=64) == 5).all()
+
+
+def test_bytes_are_waited_for():
+    tx = "@%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [512], 96; "
+    done = "@%p1 mbarrier.complete_tx.relaxed.cta.shared::cta.b64 [512], {}; "
+    body = INIT.format(1) + tx + "{}" + WAIT.format(1, 0) + "mov.u32 %r9, 5; "
+    assert (own(body.format(done.format(64) + done.format(32))) == 5).all()
+    for short, lacks in ((32, "64 bytes"), (128, "32 bytes fewer")):
+        caught = fails(errors.Deadlock, "waits for ever", body.format(done.format(short)) + "ret;")
+        assert f"the mbarrier at 512 is in phase 0, which lacks {lacks}" in str(caught)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("mbarrier.arrive.shared::cta.b64 _, [512]; ret;", "at 512 of shared memory is not initialised"),
+        (INIT.format(1) + "mbarrier.arrive.shared::cta.b64 _, [512]; ret;", "more arrivals in one phase than the 1"),
+        (INIT.format(1) + "@%p1 mbarrier.init.shared::cta.b64 [512], 1; ret;", "initialised again without"),
+        (INIT.format(0) + "ret;", "is to take 0 arrivals"),
+        (INIT.format(1) + "@%p1 mbarrier.inval.shared::cta.b64 [512]; bar.sync 0; " + WAIT.format(1, 0), "not init"),
+        (INIT.format(1) + "@%p1 st.shared.b32 [512], 7; bar.sync 0; " + WAIT.format(1, 0), "overwritten by other"),
+    ],
+)
+def test_an_mbarrier_used_wrongly_is_reported(body, what):
+    fails(errors.InvalidBarrier, re.escape(what) if "(" in what else what, body)
+
+
+def test_an_mbarrier_is_no_place_to_race_for():
+    early = "setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [512], 1; setp.eq.u32 %p3, %r1, 32; "
+    fails(errors.Race, "arrived at here", early + "@%p3 mbarrier.arrive.shared::cta.b64 _, [512]; ret;", threads=64)
+    late = (
+        "setp.eq.u32 %p3, %r1, 32; @%p3 mbarrier.arrive.shared::cta.b64 _, [512]; @%p1 mbarrier.inval.shared.b64 [512];"
+    )
+    fails(errors.Race, "written here", INIT.format(1) + late + " ret;", threads=64)
+
+
+def test_barriers_for_too_many_and_for_two_numbers_are_reported():
+    fails(errors.DivergentBarrier, "barrier 2 is for 32 threads, and 64 come", "bar.sync 2, 32; ret;", threads=64)
+    two = FIRST + "@%p3 bra L1; bar.sync 2, 64; ret; L1: bar.sync 2, 96; ret;"
+    fails(errors.DivergentBarrier, "for 64 threads and for 96 threads", two, threads=64)
+    fails(errors.DivergentBarrier, "not all threads reach", FIRST + "@%p3 bar.sync 2, 64; ret;", threads=64)
+
+
+def test_programs_in_lockstep_keep_their_own_barriers():
+    """Programs with other numbers of rounds part, meet again and hand over in each round."""
+    body = FIRST + INIT.format(1) + "mov.u32 %r9, 0; mov.u32 %r10, 0; L5: " + WRITE + ARRIVE
+    body += "and.b32 %r11, %r10, 1; " + WAIT.format(1, "%r11") + "@!%p3 ld.shared.b32 %r12, [%r5+-128]; "
+    body += (
+        "@!%p3 add.u32 %r9, %r9, %r12; bar.sync 4, 64; add.u32 %r10, %r10, 1; setp.le.u32 %p6, %r10, %r2; @%p6 bra L5; "
+    )
+    for seed in (None, 0, 1):
+        found = own(body, programs=3, threads=64, seed=seed).reshape(3, 64)
+        assert (found[:, 32:] == np.arange(32) * np.arange(1, 4)[:, None]).all()
+
+
+def test_branches_by_index_lead_to_their_targets():
+    body = "and.b32 %r10, %r1, 3; T0: .branchtargets L0, L1, L2, L0; brx.idx %r10, T0; "
+    body += "L0: mov.u32 %r9, 5; bra L9; L1: mov.u32 %r9, 6; bra L9; L2: mov.u32 %r9, 7; L9: "
+    assert (own(body) == np.tile([5, 6, 7, 5], 8)).all()
+    with pytest.raises(errors.ParseError, match="without its"):
+        run("brx.idx %r1, T0; ret;", np.zeros(256, np.uint32))
+
+
+def test_a_cluster_of_one_program_is_that_program():
+    body = "mov.u32 %r9, %cluster_ctarank; mad.lo.u32 %r9, %r9, 10, %cluster_nctarank; "
+    body += "mad.lo.u32 %r9, %r9, 10, %clusterid.x; "
+    assert (own(body, programs=3).reshape(3, 32) == np.arange(10, 13)[:, None]).all()
+    body = "st.shared.b32 [%r5], %r1; bar.sync 0; mapa.shared::cluster.u32 %r6, %r5, 0; "
+    body += "ld.shared::cluster.b32 %r9, [%r6]; "
+    assert (own(body) == np.arange(32)).all()
