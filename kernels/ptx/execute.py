@@ -48,6 +48,7 @@ class Report:
     lines        Line by Python source line (file name, number)
     classes      warp instructions by class of instruction
     unique       distinct bytes of each array argument that were read
+    unwritten    elements that came unwritten and still are, by array of which any came so
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
     printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
@@ -64,6 +65,7 @@ class Report:
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
         self.counters, memory = world.counters, world.memory
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
+        self.unwritten = memory.unwritten()
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
@@ -203,10 +205,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
         group, missing = {
             "warp": ("the same warp", "no barrier, for lanes need not be in step,"),
             "program": ("the same program", "no barrier"),
-            "launch": (
-                f"program {coordinates(p % own, grid)}",
-                "neither a release and acquire nor the end of a launch",
-            ),
+            "launch": (f"program {coordinates(p % own, grid)}", "neither a release and acquire nor the end of a launch"),
         }[race.level]
         where = f", {location(one.where)}" if one.where else ""
         what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "

@@ -7,18 +7,7 @@ import torch
 from kvproof.kernels import ptx
 
 from ._kernels import (
-    COPIES,
-    SHAPE,
-    add_one,
-    add_one_made,
-    descriptor,
-    double_ragged,
-    numbers,
-    reduce,
-    row_sums,
-    rows_of,
-    transpose,
-    view,
+    COPIES, SHAPE, add_one, add_one_made, descriptor, double_ragged, numbers, reduce, row_sums, rows_of, transpose, view,
 )  # fmt: skip
 
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64, torch.uint64]
