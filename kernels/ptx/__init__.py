@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 __all__ = [
     "AssertionFailed", "ConfigDependent", "Deadlock", "DifferentAlgebra", "DivergentBarrier", "Endless",
     "InvalidBarrier", "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError",
-    "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised", "UnknownOpcode",
-    "WarpRace", "check", "route", "routing", "run", "same_algebra", "spread",
+    "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "same_algebra", "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
