@@ -218,11 +218,13 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
 def issuer(block: Any, active: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Which programs, (P or 1,) bool, have a thread that issues an instruction, and which, (P or 1,)."""
-    on = block.world.T * np.ones(1, np.int64) if active is None else np.broadcast_to(active, (len(active), block.world.T)).sum(1)
-    if (on > 1).any():
-        row = int(np.argmax(on > 1))
-        raise block.error(Undefined, f"{int(on[row])} threads of the program each {what}: one may", row, 0)
-    return on > 0, np.argmax(active, axis=1)
+    T = block.world.T
+    threads = np.ones((1, T), bool) if active is None else np.broadcast_to(active, (len(active), T))
+    number = threads.sum(1)
+    if (number > 1).any():
+        row = int(np.argmax(number > 1))
+        raise block.error(Undefined, f"{int(number[row])} threads of the program each {what}: one may", row, 0)
+    return number > 0, threads.argmax(1)
 
 
 def picked(block: Any, value: np.ndarray, who: np.ndarray) -> np.ndarray:

@@ -53,7 +53,8 @@ def form(block: Any, kind: str, code: int, thread: int) -> Form:
     bits = lambda at, n: code >> at & (1 << n) - 1  # noqa: E731
     size, inputs, sums = KINDS[kind]
     M, N = 16 * bits(24, 5), 8 * bits(17, 6)
-    fits = M in (64, 128) and 8 <= N <= 256 and N % (16 if M == 128 else 8) == 0
+    step = 16 if M == 128 or (kind == "i8" and N > 32) else 8
+    fits = M in (64, 128) and 8 <= N <= 256 and N % step == 0
     known = bits(7, 3) in inputs and bits(10, 3) in inputs and bits(4, 2) in sums
     if not fits or not known or bits(2, 1) or bits(30, 2):
         what = f"the instruction descriptor {code:#x}, of M {M}, N {N} and types {bits(7, 3)}, {bits(10, 3)} and "
@@ -79,7 +80,9 @@ def shared_operand(block: Any, issue: Issue, descriptor: np.ndarray, name: str, 
     words = descriptors.fields(descriptor[:, None], 61)
     codes = {int(x) for x in words.swizzle.ravel()}
     if len(codes) > 1 or not codes <= MODES.keys() or (descriptor >> np.uint64(46) & np.uint64(7) != 1).any():
-        what = f"the descriptor {int(descriptor[0]):#x} of {name} is none of tcgen05, or has a swizzle that is not known"
+        what = (
+            f"the descriptor {int(descriptor[0]):#x} of {name} is none of tcgen05, or has a swizzle that is not known"
+        )
         raise block.error(Undefined, what, 0, int(issue.who[0]))
     at = descriptors.units(words, rows, f.K, f.size, mn_major, MODES[codes.pop()])
     on = None if issue.rows.all() else np.broadcast_to(issue.rows[:, None], (len(issue.rows), at.shape[1]))
@@ -163,7 +166,11 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         if len(codes) > 1:
             raise block.error(Undefined, "programs that multiply together have several instruction descriptors", 0, 0)
         f = form(block, kind, int(codes[0]), int(issue.who[0]))
-        left = in_memory(block, issue, value(A(R)), f) if callable(A) else shared_operand(block, issue, value(R[A]), "A", f)
+        left = (
+            in_memory(block, issue, value(A(R)), f)
+            if callable(A)
+            else shared_operand(block, issue, value(R[A]), "A", f)
+        )
         product = left @ shared_operand(block, issue, value(R[b]), "B", f).swapaxes(1, 2)
         product = -product if f.negative else product
         on = value(~R[keep] if negated else R[keep])
