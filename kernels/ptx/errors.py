@@ -67,6 +67,10 @@ class WarpRace(Race):
     """
 
 
+class InvalidTensorMap(PtxError):
+    """A tensor map that no GPU takes, or that is used before it is complete, released and acquired."""
+
+
 class Undefined(PtxError):
     """A use of an instruction that PTX leaves undefined, where no other kind says more."""
 

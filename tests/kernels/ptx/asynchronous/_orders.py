@@ -39,6 +39,8 @@ def draw(rng: np.random.Generator, length: int, copies: bool) -> list[tuple]:
         else:
             m = next(mbarriers)
             arrives = rng.permutation(WARPS)[: rng.integers(1, 3)].tolist()
+            if kind == "copy" and warp not in arrives:  # whose arrival keeps the phase open until the copy has begun
+                arrives[0] = warp
             events += [("copy", warp, cell, m)] if kind == "copy" else []
             events += [("arrive", w, m) for w in arrives]
             events += [("wait", w, m) for w in rng.permutation(WARPS)[: rng.integers(1, 3)].tolist()]
