@@ -44,9 +44,7 @@ class Box(NamedTuple):
         return f"element {at} of a tensor map"
 
 
-def boxes(
-    request: Request, maps: np.ndarray, f: Form, start: list[np.ndarray], offsets: list[np.ndarray]
-) -> Iterator[Box]:
+def boxes(request: Request, maps: np.ndarray, f: Form, start: list[np.ndarray], offsets: list[np.ndarray]) -> Iterator[Box]:
     """The boxes of a copy, in groups of programs whose maps differ in no more than the tensor's place and shape.
 
     maps     (P or 1,) of DTYPE

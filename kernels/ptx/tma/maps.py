@@ -142,9 +142,7 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
 def release(block: Any, active: Any) -> None:
     """What the program changed in global memory is released."""
-    programs = set(
-        block.programs[np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))].tolist()
-    )
+    programs = set(block.programs[np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))].tolist())
     state = bulk(block)
     state.unreleased = {key for key in state.unreleased if key[0] not in programs}
 

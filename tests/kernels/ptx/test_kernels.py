@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from kvproof.kernels import ptx
 from kvproof.kernels.ptx.compile import compile
 
 from ._kernels import FLOATS, gelu_case, layer_norm_case, make, matmul_case, order_case, run, softmax_case, waves_case

@@ -16,7 +16,7 @@ def scaled(a, a_scale, b, b_scale, c, M: tl.constexpr, N: tl.constexpr, K: tl.co
     m, n, blocks = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K // 32)
     x = tl.load(a + m[:, None] * KA + tl.arange(0, KA)[None, :])
     y = tl.load(b + tl.arange(0, KB)[:, None] * N + n[None, :])
-    if A == "bf16":
+    if A == "bf16":  # noqa: SIM108
         s = None
     else:
         s = tl.load(a_scale + m[:, None] * (K // 32) + blocks[None, :])

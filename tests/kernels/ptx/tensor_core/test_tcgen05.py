@@ -200,7 +200,7 @@ def test_lanes_of_another_warp_are_reported():
     def edit(text: str) -> str:
         return swapped(text, r"(tcgen05\.ld.*\[)%r\d+ \+ 0\]", r"\g<1>%r1 + 0]")
 
-    with pytest.raises(Undefined, match="of tensor memory (lies in lanes of another warp|differs between)"):
+    with pytest.raises(Undefined, match=r"of tensor memory (lies in lanes of another warp|differs between)"):
         Product(HALF, **ONE).edited(edit)
 
 
