@@ -1,13 +1,19 @@
-"""The instructions of this folder by the first two parts of their opcodes, but for mma.sync, which is collective's."""
+"""The instructions of this folder by the first two parts of their opcodes."""
 
+from .. import collective
 from ..decode import Decoder, Run
 from ..parse import Instruction
-from . import tcgen05, tcgen05_mma, tcgen05_scaled, wgmma
+from . import mma_scaled, tcgen05, tcgen05_mma, tcgen05_scaled, wgmma
 
 
 def multiply(d: Decoder, i: Instruction) -> Run:
-    """tcgen05.mma, with scales or without."""
+    """mma.sync, with scales or without."""
+    return (mma_scaled if ".block_scale" in i.opcode else collective).multiply(d, i)
+
+
+def multiply_in_memory(d: Decoder, i: Instruction) -> Run:
+    """tcgen05.mma, likewise."""
     return (tcgen05_scaled if ".block_scale" in i.opcode else tcgen05_mma).FAMILY(d, i)
 
 
-FAMILIES = {**wgmma.FAMILIES, **tcgen05.FAMILIES, "tcgen05.mma": multiply}
+FAMILIES = {**wgmma.FAMILIES, **tcgen05.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory}

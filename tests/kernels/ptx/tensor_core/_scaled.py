@@ -12,15 +12,15 @@ TENSORS = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2, "e2m1": torch
 
 @triton.jit
 def scaled(a, a_scale, b, b_scale, c, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, KA: tl.constexpr,
-           KB: tl.constexpr, A: tl.constexpr, B: tl.constexpr):  # fmt: skip
-    m, n, blocks = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K // 32)
+           KB: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    m, n, blocks = tl.arange(0, M), tl.arange(0, N), tl.arange(0, K // BLOCK)
     x = tl.load(a + m[:, None] * KA + tl.arange(0, KA)[None, :])
     y = tl.load(b + tl.arange(0, KB)[:, None] * N + n[None, :])
     if A == "bf16":  # noqa: SIM108
         s = None
     else:
-        s = tl.load(a_scale + m[:, None] * (K // 32) + blocks[None, :])
-    t = tl.load(b_scale + n[:, None] * (K // 32) + blocks[None, :])
+        s = tl.load(a_scale + m[:, None] * (K // BLOCK) + blocks[None, :])
+    t = tl.load(b_scale + n[:, None] * (K // BLOCK) + blocks[None, :])
     tl.store(c + m[:, None] * N + n[None, :], tl.dot_scaled(x, s, A, y, t, B))
 
 
@@ -36,21 +36,28 @@ def operand(rng: np.random.Generator, rows: int, K: int, kind: str) -> tuple[tor
     return torch.from_numpy(np.ascontiguousarray(bits)).view(TENSORS[kind]), values.astype(np.float64)
 
 
+def drawn_scales(rng: np.random.Generator, rows: int, blocks: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
+    """(rows, blocks) scales: powers of two as ue8m0 for blocks of 32, positive e4m3 for those of 16; and in float64."""
+    if size == 32:
+        bits = rng.integers(124, 131, (rows, blocks)).astype(np.uint8)
+        return torch.from_numpy(bits), np.ldexp(1.0, bits.astype(int) - 127)
+    values = np.abs(rng.standard_normal((rows, blocks))).astype(ml_dtypes.float8_e4m3fn)
+    return torch.from_numpy(values.view(np.uint8)).view(torch.float8_e4m3fn), values.astype(np.float64)
+
+
 class Scaled:
     """One launch of `scaled` and what it should give."""
 
-    def __init__(self, A: str, B: str, M=128, N=64, K=128):
+    def __init__(self, A: str, B: str, block=32, M=128, N=64, K=128):
         rng = np.random.default_rng(0)
         (a, x), (b, y) = operand(rng, M, K, A), operand(rng, N, K, B)
-        s, t = (rng.integers(124, 131, (rows, K // 32)).astype(np.uint8) for rows in (M, N))
-        if A != "bf16":
-            x = x * np.repeat(np.ldexp(1.0, s.astype(int) - 127), 32, axis=1)
-        y = y * np.repeat(np.ldexp(1.0, t.astype(int) - 127), 32, axis=1)
+        (s, u), (t, v) = (drawn_scales(rng, rows, K // block, block) for rows in (M, N))
+        x = x if A == "bf16" else x * np.repeat(u, block, axis=1)
+        y = y * np.repeat(v, block, axis=1)
         self.truth, self.sizes = x @ y.T, np.abs(x) @ np.abs(y).T
         self.c = torch.full((M, N), float("nan"))
         b = b.view(torch.uint8).T.contiguous().view(b.dtype)
-        scales = torch.from_numpy(s), torch.from_numpy(t)
-        self.args = (a, scales[0], b, scales[1], self.c, M, N, K, a.shape[1], b.shape[0], A, B)
+        self.args = (a, s, b, t, self.c, M, N, K, a.shape[1], b.shape[0], A, B, block)
 
     def error(self) -> float:
         return float((np.abs(self.c.double().numpy() - self.truth) / self.sizes).max())
