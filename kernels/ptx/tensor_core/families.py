@@ -3,7 +3,7 @@
 from .. import collective
 from ..decode import Decoder, Run
 from ..parse import Instruction
-from . import mma_scaled, tcgen05, tcgen05_mma, tcgen05_scaled, wgmma
+from . import mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_scaled, wgmma
 
 
 def multiply(d: Decoder, i: Instruction) -> Run:
@@ -16,4 +16,7 @@ def multiply_in_memory(d: Decoder, i: Instruction) -> Run:
     return (tcgen05_scaled if ".block_scale" in i.opcode else tcgen05_mma).FAMILY(d, i)
 
 
-FAMILIES = {**wgmma.FAMILIES, **tcgen05.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory}
+FAMILIES = {
+    **wgmma.FAMILIES, **tcgen05.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory,
+    "tcgen05.cp": tcgen05_copy.FAMILY,
+}  # fmt: skip

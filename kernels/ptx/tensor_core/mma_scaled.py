@@ -98,8 +98,8 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         converge(block, ALL_LANES, active, i)
         R, T = block.R, block.world.T
         whole = lambda slot: np.broadcast_to(R[slot], (len(R[slot]), T))  # noqa: E731
-        values = ([whole(slot) for slot in slots] for slots in (a, b, c))
-        found = product(f, *values, (whole(of_a), byte_a, thread_a), (whole(of_b), byte_b, thread_b))
+        A, B, C = ([whole(slot) for slot in slots] for slots in (a, b, c))
+        found = product(f, A, B, C, (whole(of_a), byte_a, thread_a), (whole(of_b), byte_b, thread_b))
         for put, value in zip(puts, found, strict=True):
             put(R, value, active)
 

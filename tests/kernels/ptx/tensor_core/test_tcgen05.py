@@ -144,6 +144,13 @@ def test_a_missing_wait_after_a_load_is_a_race_with_the_next_product():
     fault(Race, "a tcgen05.ld of warp . reads, and nothing tells", "tcgen05.st", edit)
 
 
+def test_a_missing_wait_after_a_load_is_reported_where_the_register_is_read():
+    def edit(text: str) -> str:
+        return swapped(text, r"tcgen05\.wait::ld\.sync\.aligned;", "")
+
+    fault(Race, r"which the tcgen05\.ld at PTX line \d+ brings, is read before a tcgen05\.wait::ld", "st.", edit)
+
+
 def test_tensor_memory_that_nothing_has_written_is_reported():
     def edit(text: str) -> str:
         return swapped(text, r"@%p\d+ tcgen05\.st.*", "")
@@ -236,7 +243,7 @@ def test_a_negated_operand_is_negated():
 
 @pytest.mark.parametrize(("kind", "M", "N", "types"), [
     ("f16", 128, 8, (0, 0, 1)), ("f16", 96, 64, (0, 0, 1)), ("f16", 64, 264, (0, 0, 1)), ("tf32", 64, 64, (0, 0, 1)),
-    ("i8", 64, 40, (1, 1, 2)), ("f8f6f4", 64, 64, (5, 5, 1)), ("f16", 64, 64, (0, 0, 2)),
+    ("i8", 64, 40, (1, 1, 2)), ("f8f6f4", 64, 64, (6, 5, 1)), ("f16", 64, 64, (0, 0, 2)),
 ])  # fmt: skip
 def test_an_instruction_descriptor_that_the_kind_has_not_is_reported(kind, M, N, types):
     block = SimpleNamespace(error=lambda kind, what, row, thread: kind(what))
@@ -256,7 +263,7 @@ def test_integer_sums_are_clamped_or_wrap():
 @pytest.mark.parametrize(("old", "new", "words"), [
     (r"tcgen05\.mma\.cta_group::1", "tcgen05.mma.cta_group::2", "pairs of programs"),
     (r"tcgen05\.wait::ld\.sync\.aligned;", "tcgen05.shift.cta_group::1.down [%r1];", "tcgen05.shift"),
-    (r"kind::f16", "kind::mxf8f6f4.block_scale.block32", "dense, without scales"),
+    (r"kind::f16", "kind::f16.ashift", "without disabled lanes"),
     (r"tcgen05\.ld\.sync", "tcgen05.ld.red.sync", "this form of it"),
 ])  # fmt: skip
 def test_what_is_not_known_is_refused_by_name(old, new, words):
