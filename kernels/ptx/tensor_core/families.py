@@ -3,7 +3,7 @@
 from .. import collective
 from ..decode import Decoder, Run
 from ..parse import Instruction
-from . import mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_scaled, wgmma
+from . import mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_move, tcgen05_scaled, wgmma
 
 
 def multiply(d: Decoder, i: Instruction) -> Run:
@@ -17,6 +17,6 @@ def multiply_in_memory(d: Decoder, i: Instruction) -> Run:
 
 
 FAMILIES = {
-    **wgmma.FAMILIES, **tcgen05.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory,
+    **wgmma.FAMILIES, **tcgen05.FAMILIES, **tcgen05_move.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory,
     "tcgen05.cp": tcgen05_copy.FAMILY,
 }  # fmt: skip

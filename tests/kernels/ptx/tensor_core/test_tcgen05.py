@@ -2,6 +2,7 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx import Deadlock, OutOfBounds, Race, Undefined, Uninitialised, UnknownOpcode
-from kvproof.kernels.ptx.tensor_core import tcgen05, tcgen05_mma
+from kvproof.kernels.ptx.tensor_core import tcgen05_mma, tcgen05_move
 
 from ._attention import attention, converted, softmax_of
 from ._matmul import Product, opcodes
 
 HALF, BRAIN, E4M3, E5M2 = torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2
-ON = {"target": "sm_100"}
-ONE = {"BM": 128, "K": 64, "stages": 1, **ON}
+ON: dict[str, Any] = {"target": "sm_100"}
+ONE: dict[str, Any] = {"BM": 128, "K": 64, "stages": 1, **ON}
 
 CASES = [
     *((HALF, {"ta": ta, "tb": tb}, "f16") for ta in (False, True) for tb in (False, True)),
@@ -88,8 +89,8 @@ FIGURES = {
 @pytest.mark.parametrize("repeat", [1, 2, 8])
 @pytest.mark.parametrize("shape", FIGURES)
 def test_a_warp_holds_what_the_figures_show(shape, repeat):
-    m = tcgen05.Move(shape, repeat, False, 0)
-    lane, column = tcgen05.places(m)
+    m = tcgen05_move.Move(shape, repeat, False, 0)
+    lane, column = tcgen05_move.places(m)
     got = {(r, t): (int(lane[r, t]), int(column[r, t])) for r in range(m.registers) for t in range(32)}
     assert got == {(r, t): FIGURES[shape](r, t) for r, t in got}
     lanes, columns = m.lanes, 32 * m.registers // m.lanes
@@ -97,9 +98,9 @@ def test_a_warp_holds_what_the_figures_show(shape, repeat):
 
 
 def test_of_16x32bx2_the_upper_lanes_are_the_second_part():
-    lane, column = tcgen05.places(tcgen05.Move("16x32bx2", 4, False, 40))
+    lane, column = tcgen05_move.places(tcgen05_move.Move("16x32bx2", 4, False, 40))
     assert (lane[2, 5], column[2, 5], lane[2, 21], column[2, 21]) == (5, 2, 5, 42)
-    assert tcgen05.places(tcgen05.Move("16x32bx2", 4, True, 40))[1][2, 21] == 44
+    assert tcgen05_move.places(tcgen05_move.Move("16x32bx2", 4, True, 40))[1][2, 21] == 44
 
 
 def swapped(text: str, old: str, new: str) -> str:
