@@ -130,6 +130,27 @@ def test_a_masked_asynchronous_copy_fills_with_zeros_and_reads_nothing():
     assert out.tolist() == [1, 2, 3, 4, 5] + [0] * 27
 
 
+MATRIX = {
+    # name: (what lanes hold, of which a row's four lie in one place with the other rows' four; error or None)
+    "one float32": ("mov.b32 %r7, 0f3F800000;", None),
+    "sums of float32 in several orders": ("mov.b32 %r7, 0f3F800000; @%p1 add.u32 %r7, %r7, 3;", None),
+    "sums of float16 in several orders": ("mov.b32 %r7, 0x3C003C00; @%p1 add.u32 %r7, %r7, 65537;", None),
+    "other float32s": ("mov.b32 %r7, 0f3F800000; @%p1 mov.b32 %r7, 0f40000000;", errors.WarpRace),
+    "integers": ("shr.u32 %r7, %r1, 2;", errors.WarpRace),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_rows_that_stmatrix_stores_in_one_place_may_differ_as_sums_do(name):
+    values, kind = MATRIX[name]
+    body = "setp.ge.u32 %p1, %r1, 4; mov.b32 %r6, 0; " + values
+    body += " stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r6], {%r7}; ret;"
+    if kind is not None:
+        fails(kind, "two threads of one warp store two values", body)
+    else:
+        assert run(body, np.zeros(32, np.uint32)).disagreeing == (0 if name == "one float32" else 1)
+
+
 GLOBAL = {
     "before the first array": (errors.OutOfBounds, "ld.global.b32 %r9, [%rd1+-4];", "a -4 bytes, 4 before its start"),
     "past the last array": (errors.OutOfBounds, "ld.global.b32 %r9, [%rd2+40];", "b .40 bytes, 0 past its end"),
