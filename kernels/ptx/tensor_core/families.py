@@ -17,6 +17,6 @@ def multiply_in_memory(d: Decoder, i: Instruction) -> Run:
 
 
 FAMILIES = {
-    **wgmma.FAMILIES, **tcgen05.FAMILIES, **tcgen05_move.FAMILIES, "mma.sync": multiply, "tcgen05.mma": multiply_in_memory,
-    "tcgen05.cp": tcgen05_copy.FAMILY,
+    **wgmma.FAMILIES, **tcgen05.FAMILIES, **tcgen05_move.FAMILIES, "mma.sync": multiply,
+    "tcgen05.mma": multiply_in_memory, "tcgen05.cp": tcgen05_copy.FAMILY,
 }  # fmt: skip

@@ -143,7 +143,7 @@ def one_program(build: Any) -> Any:
 
 FAMILIES = {
     "tcgen05.alloc": one_program(allocate), "tcgen05.dealloc": one_program(free),
-    "tcgen05.relinquish_alloc_permit": one_program(relinquish), 
+    "tcgen05.relinquish_alloc_permit": one_program(relinquish),
     "tcgen05.wait::ld": wait, "tcgen05.wait::st": wait, "tcgen05.fence::before_thread_sync": fence,
     "tcgen05.fence::after_thread_sync": fence, "tcgen05.commit": one_program(commit),
 }  # fmt: skip
