@@ -17,14 +17,12 @@ from kvproof.kernels.ptx.tensor_core import mma_scaled, numbers
 from ._scaled import Scaled, scaled
 
 CASES = [
-    ("sm_80", "e2m1", "e2m1", 32, "mma.sync"), ("sm_80", "e5m2", "e2m1", 32, "mma.sync"),
-    ("sm_89", "e4m3", "e4m3", 32, "mma.sync"),
+    ("sm_80", "e5m2", "e2m1", 32, "mma.sync"), ("sm_89", "e4m3", "e4m3", 32, "mma.sync"),
     ("sm_90", "e4m3", "e4m3", 32, "wgmma"), ("sm_90", "bf16", "e2m1", 32, "wgmma"),
     ("sm_100", "bf16", "e2m1", 32, "tcgen05.mma.*f16"), ("sm_100", "e4m3", "e5m2", 32, "tcgen05.*mxf8f6f4.block_scale"),
     ("sm_100", "e5m2", "e2m1", 32, "tcgen05.*mxf8f6f4.block_scale"), ("sm_100", "e2m1", "e2m1", 32, "tcgen05.*mxf4.b"),
     ("sm_100", "e2m1", "e2m1", 16, "tcgen05.*mxf4nvf4.block_scale"),
-    ("sm_120", "bf16", "e4m3", 32, "mma.sync.*bf16"), ("sm_120", "e4m3", "e4m3", 32, "mma.sync.*mxf8f6f4.block_scale"),
-    ("sm_120", "e5m2", "e5m2", 32, "mma.sync.*mxf8f6f4.block_scale"),
+    ("sm_120", "e4m3", "e4m3", 32, "mma.sync.*mxf8f6f4.block_scale"),
     ("sm_120", "e2m1", "e2m1", 32, "mma.sync.*2X"), ("sm_120", "e2m1", "e2m1", 16, "mma.sync.*4X.*ue4m3"),
 ]  # fmt: skip
 

@@ -38,7 +38,13 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "options", "kind"), CASES)
+WIDE = (2, 5, 7, 10, 12, 13, 15, 16)  # what others reach almost as well
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "kind"),
+    [pytest.param(*case, marks=[pytest.mark.exhaustive] if n in WIDE else []) for n, case in enumerate(CASES)],
+)
 def test_a_product_on_sm_100_is_that_of_the_matrices(dtype, options, kind):
     product = Product(dtype, **options, **ON)
     report = product.run()
@@ -52,14 +58,14 @@ def test_a_product_on_sm_100_is_that_of_the_matrices(dtype, options, kind):
         assert error < 8 * 2**-24
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0])
 def test_products_do_not_depend_on_the_schedule(seed):
     product = Product(HALF, BM=128, num_warps=8, K=256, **ON)
     product.run(seed=seed)
     assert product.error() < 8 * 2**-24
 
 
-@pytest.mark.parametrize(("BM", "warps", "stages"), [(64, 4, 1), (128, 4, 3), (128, 8, 2)])
+@pytest.mark.parametrize(("BM", "warps", "stages"), [(64, 4, 1), (128, 8, 2)])
 def test_attention_runs_on_sm_100_without_an_alarm(BM, warps, stages):
     rng = torch.Generator().manual_seed(stages)
     q, k, v = (torch.randn(128, 64, generator=rng).half() for _ in range(3))
