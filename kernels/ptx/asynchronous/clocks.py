@@ -47,8 +47,7 @@ class Clocks:
         more = self.W + len(self.agents) - self.known.shape[2]
         if more > 0:
             self.known, self.fenced = (np.pad(x, ((0, 0), (0, 0), (0, more))) for x in (self.known, self.fenced))
-        if rows > len(self.known):
-            self.known, self.fenced = (np.repeat(x, rows, 0) for x in (self.known, self.fenced))
+        self.known, self.fenced = (np.repeat(x, rows, 0) if rows > len(x) else x for x in (self.known, self.fenced))
 
     def now(self) -> np.ndarray:
         """Each warp's own moment: (P or 1, W)."""
@@ -128,6 +127,7 @@ class Clocks:
         self.known, self.fenced = (
             merged(a, P, b, Q) for a, b in ((self.known, other.known), (self.fenced, other.fenced))
         )
+        self.fit(max(len(self.known), len(self.fenced)))  # of one, all programs may be alike
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
         none = np.zeros(1, np.int32), None

@@ -43,9 +43,9 @@ class Ordering:
         more = self.clocks.known.shape[2] - self.read.shape[2]
         if more:
             self.read = np.pad(self.read, ((0, 0), (0, 0), (0, more)))
-        if rows > len(self.writer):
-            for name in self.NAMES:
-                setattr(self, name, np.repeat(getattr(self, name), rows, 0))
+        for name in self.NAMES:
+            if rows > len(known := getattr(self, name)):
+                setattr(self, name, np.repeat(known, rows, 0))
 
     def take(self, rows: np.ndarray, clocks: Clocks) -> "Ordering":
         """That of some of the programs."""
@@ -62,6 +62,7 @@ class Ordering:
             ordering.fit(1)
         for name in self.NAMES:
             setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
+        self.fit(max(len(getattr(self, name)) for name in self.NAMES))  # of one, all programs may be alike
 
     def told(self, table: np.ndarray, cells: Any, agent: np.ndarray | slice) -> np.ndarray:
         """What the warps of some accesses know, by a table of the clocks, of an agent each."""
