@@ -149,5 +149,6 @@ def test_numbers_of_four_and_six_bits_are_ml_dtypes_own(kind):
     x = x.astype(np.float32)
     within = x.clip(-form.largest, form.largest).astype(dtype)
     assert np.array_equal(floats.encode(x, kind), within.view(np.uint8))
-    beyond = floats.decode(floats.encode(np.array([np.inf, -np.inf, np.nan], np.float32), kind), kind)
-    assert beyond.tolist() == [form.largest, -form.largest, form.largest]
+    with np.errstate(invalid="ignore"):  # as in the machine
+        bits = floats.encode(np.array([np.inf, -np.inf, np.nan], np.float32), kind)
+    assert floats.decode(bits, kind).tolist() == [form.largest, -form.largest, form.largest]
