@@ -52,11 +52,10 @@ BITS |= {"e4m3x2": 16, "e5m2x2": 16, "e2m3x2": 16, "e3m2x2": 16, "e2m1x2": 8, "p
 
 def integer(kind: str, letter: str) -> Any:
     """The NumPy type, of this letter, of a type's patterns: of one of the two numbers where they are packed."""
-    return (
-        np.dtype(f"{letter}{max(BITS[kind] // (16 if kind.endswith('x2') else 8), 1)}").type
-        if BITS[kind] > 1
-        else np.bool_
-    )
+    if kind == "pred":
+        return np.bool_
+    bytes = BITS[kind] // (16 if kind.endswith("x2") else 8)
+    return np.dtype(f"{letter}{max(bytes, 1)}").type  # two of e2m1 are one byte
 
 
 UNSIGNED = {kind: integer(kind, "u") for kind in BITS}
