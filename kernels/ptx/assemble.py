@@ -28,7 +28,7 @@ def nothing(block, active) -> None:
 
 # What works beside the threads, or orders a part of them.
 ASYNCHRONOUS = re.compile(
-    r"mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
+    r"(cp\.async\.)?mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
 )
 IDLE = re.compile(
     r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."

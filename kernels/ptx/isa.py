@@ -17,6 +17,7 @@ from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
 REFUSED = {
+    "clusterlaunchcontrol": "programs that take over those not yet launched are not modelled",
     "multimem": "memory of several GPUs is not modelled",
 }
 

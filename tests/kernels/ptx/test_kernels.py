@@ -6,7 +6,18 @@ import pytest
 
 from kvproof.kernels.ptx.compile import compile
 
-from ._kernels import FLOATS, gelu_case, layer_norm_case, make, matmul_case, order_case, run, softmax_case, waves_case
+from ._kernels import (
+    FLOATS,
+    check,
+    gelu_case,
+    layer_norm_case,
+    make,
+    matmul_case,
+    order_case,
+    run,
+    softmax_case,
+    waves_case,
+)
 from ._programs import decode_case, histogram_case, locked_case, relay_case, total_case
 from ._tutorials import TUTORIALS
 
@@ -76,6 +87,16 @@ def test_programs_that_share_memory_agree_under_every_schedule(launch, seed):
 def test_a_kernel_as_others_write_it_runs(name, target):
     for seed in (None, 0, 1):
         run(TUTORIALS[name](), target=target, seed=seed)
+
+
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("name", ["matmul_described", "attention_described"])
+def test_a_loop_with_warps_for_its_loads_and_for_its_products_runs(name, target):
+    case = TUTORIALS[name](apart=True)  # pyright: ignore[reportCallIssue]
+    assert "setmaxnreg" in text(case, target)  # its warps have parted
+    reports = ptx.check(case.kernel, case.grid, readable=case.readable, **case.arguments, targets=target, seeds=(0,))
+    check(case)
+    assert len(reports) == 2
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
