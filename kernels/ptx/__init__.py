@@ -12,6 +12,8 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
     launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    pretend/                         a GPU that is not there, for launchers that insist on one
+    differences                      arrays put back and compared
     reachable                        the arrays that it may touch
     other_targets                    a target for a kernel with instructions that the machine does not execute
     syntax, parse, inline            PTX -> instructions
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from .check import check
     from .errors import (
         AssertionFailed,
+        ConfigDependent,
         Deadlock,
         DivergentBarrier,
         Endless,
@@ -70,10 +73,10 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "Deadlock", "DifferentAlgebra", "DivergentBarrier", "Endless", "InvalidBarrier",
-    "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused",
-    "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace",
-    "check", "route", "routing", "run", "same_algebra", "spread",
+    "AssertionFailed", "ConfigDependent", "Deadlock", "DifferentAlgebra", "DivergentBarrier", "Endless",
+    "InvalidBarrier", "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError",
+    "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "same_algebra", "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}

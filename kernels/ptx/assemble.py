@@ -69,8 +69,8 @@ def warp_wide(i: Instruction) -> bool:
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for families in FAMILIES:
-        if found := builder(i, families):
+    for family in FAMILIES:
+        if found := builder(i, family):
             return found(d, i)
     name = i.opcode.split(".")[0]
     if name == "mov" and len(i.operands) == 2:

@@ -120,6 +120,9 @@ TABLE = (
     ("9.7.9 cvt", "cvt.{rn,rz}.{f16x2,bf16x2}.f32", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.satfinite.{e4m3x2,e5m2x2}.{f32,f16x2}", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.f16x2.{e4m3x2,e5m2x2}", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.satfinite.{e2m3x2,e3m2x2,e2m1x2}.f32", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.f16x2.{e2m3x2,e3m2x2}", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.f16x2.e2m1x2", ar.convert_nibbles),
 )
 
 

@@ -145,6 +145,8 @@ def agents(
 
 def ended(block: Any, rows: np.ndarray) -> None:
     """Raise if some of a block's programs, (P or 1,) bool, end before what they began is over."""
+    if block.tensor is not None:
+        block.tensor.ended(block, rows)
     if block.clocks is None or not block.clocks.issued:
         return
     if (found := block.clocks.unfinished()) is None or not (late := found[0] & rows).any():
