@@ -10,7 +10,7 @@ from triton.runtime.jit import JITFunction
 from kvproof.kernels import ptx
 
 from .. import _kernels
-from . import _launch, _refused
+from . import _blackwell, _launch, _refused
 from ._blackwell import BLACKWELL
 from ._core import CORE
 from ._hopper import HOPPER
@@ -83,6 +83,14 @@ def test_a_kernel_of_hopper_is_right(name, target):
 def test_a_kernel_of_blackwell_is_right(name):
     for seed in (None, 1):
         _launch.run(BLACKWELL[name](), target="sm_100", seed=seed)
+
+
+def test_unwritten_tensor_memory_may_be_loaded_but_not_used():
+    out = np.zeros((128, 32), np.float32)
+    ptx.run(_blackwell.unwritten_columns, 1, out, 0, target="sm_100")
+    assert (out == 7).all()
+    with pytest.raises(ptx.Uninitialised, match="column 0 of lanes 0 to 15 of tensor memory, that nothing has written"):
+        ptx.run(_blackwell.unwritten_columns, 1, out, 3, target="sm_100")
 
 
 def test_a_cluster_of_two_programs_is_refused_by_name():
