@@ -138,7 +138,7 @@ class TensorMemory:
         at, warp = row * CELLS + cells[place], warp[place]
         mine, groups = columns[warp], clocks.groups(kind)
         if reads and not (known := self.written.reshape(-1)[at]).all():
-            # A loop that Triton pipelines also loads, in programs without a turn of it, what their products would write.
+            # A loop that Triton pipelines loads, without a turn of it too, what its products would write.
             self.doubt(block, known, at, warp) if kind == "tcgen05.ld" else self.unwritten(block, known, at, warp)
         agents = self.order.writer.reshape(-1)[at]
         known = clocks.known[row if len(clocks.known) > 1 else 0, warp]
