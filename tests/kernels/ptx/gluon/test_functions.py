@@ -112,6 +112,13 @@ def test_loads_that_reduce_are_refused_by_ptxas_for_this_target():
         ptx.run(_refused.least, 1, *np.zeros((2, 128), np.float32), target="sm_100")
 
 
+def test_no_other_target_is_tried_for_what_the_machine_does_not_execute():
+    """Triton ends the process where it compiles for sm_80 what names a unit of sm_100."""
+    with pytest.raises(ptx.UnknownOpcode, match=r"does not execute tcgen05\.shift") as caught:
+        ptx.run(_refused.shifted, 1, np.zeros(128, np.float32), target="sm_100")
+    assert "take target" not in str(caught.value)
+
+
 def test_a_gpu_to_come_is_refused_by_name():
     assert set(MODULES["rubin"].__all__) > {"add4", "sub4", "mul4", "fma4"}
     with pytest.raises(ptx.Refused, match=r"target is 'sm_107'; it can be sm_75, .*sm_100"):
