@@ -267,7 +267,7 @@ class Machine:
         comes, _ = self.chosen(block, fragment, step)
         fragment.pc += 1
         if comes.any():
-            arrive(block, step.target, comes)
+            arrive(block, step.target, step.threads, comes)
             self.release(block)
 
     def release(self, block: Block) -> None:
