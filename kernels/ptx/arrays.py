@@ -1,6 +1,8 @@
-"""NumPy idioms: small broadcasts, the first True of a mask, numbers of repeated values."""
+"""NumPy idioms: small broadcasts, the first True of a mask, numbers of repeated values; and where a tensor is."""
 
 import math
+import sys
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +33,11 @@ def turns(values: np.ndarray) -> np.ndarray:
     turn = np.empty(len(values), np.int64)
     turn[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
     return turn
+
+
+def true_device(x: Any) -> Any:
+    """The device that a torch tensor's memory is on, whatever it says under a pretence; None for what has none."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return torch._C.TensorBase.device.__get__(x, type(x))
+    return getattr(x, "device", None)

@@ -14,6 +14,7 @@ from .floats import Approximation
 from .parse import Immediate, Instruction, parse
 from .termination import weights
 
+MEETS = re.compile(r"\.global|^mbarrier\.")
 FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, access, atomics, calls)]
 CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 
@@ -124,7 +125,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     """Bind a PTX module's kernel.
 
     ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
-    stops       end straight code before every access to global memory, so that others can come in between
+    stops       end straight code before every access to global memory and to an mbarrier, so that others can come in
 
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
@@ -135,7 +136,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
-    accesses = {n for n, s in enumerate(steps) if stops and ".global" in s.instruction.opcode}
+    accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.

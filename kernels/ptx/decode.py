@@ -16,7 +16,10 @@ from .opcode import BITS, Semantics
 from .parse import Immediate, Instruction, Program, Register, Symbol, Vector
 
 Run = Callable[[Any, Any], None]  # (block, active): active (P or 1, T or 1) bool, or None for all threads
-SPECIAL = ("%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid")
+SPECIAL = ("%tid", "%ntid", "%ctaid", "%nctaid", "%laneid", "%warpid", "%nwarpid")
+# Of a cluster of one program: its place in the grid, and its size in programs.
+CLUSTER = {"%clusterid": "%ctaid", "%nclusterid": "%nctaid"}
+ALONE = {"%cluster_ctarank": 0, "%cluster_nctarank": 1, "%cluster_ctaid": 0, "%cluster_nctaid": 1}
 
 
 class Step(NamedTuple):
@@ -68,6 +71,8 @@ class Decoded(NamedTuple):
                 R[slot] = thread % 32
             elif kind == "%warpid":
                 R[slot] = thread // 32
+            elif kind == "%nwarpid" or kind in ALONE:
+                R[slot] = np.full((1, 1), ALONE.get(kind, T // 32), np.uint32)
             elif kind in ("%ntid", "%nctaid"):
                 sizes = (T, 1, 1) if kind == "%ntid" else grid
                 R[slot] = np.full((1, 1), sizes["xyz".index(axis)], np.uint32)
@@ -132,7 +137,7 @@ class Decoder:
 
     def kind(self, name: str) -> str:
         """The class of a register."""
-        if name.partition(".")[0] in SPECIAL:
+        if name.partition(".")[0] in (*SPECIAL, *ALONE):
             return "b32"
         if name not in self.program.registers:
             raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
@@ -153,6 +158,8 @@ class Decoder:
             return slot, None
         if not isinstance(operand, Register):
             raise ParseError(f"an operand that is no value: {operand}")
+        name, dot, axis = operand.name.partition(".")
+        operand = operand._replace(name=CLUSTER.get(name, name) + dot + axis)
         slot = self.slot(operand.name)
         self.reads |= 1 << slot
         if operand.negated:

@@ -38,7 +38,7 @@ def form(i: Instruction) -> Form:
     found: dict[str, Any] = {"space": "", "order": "", "scope": "", "operation": "", "count": 1, "kind": ""}
     policy = False
     for part in i.opcode.split(".")[1:]:
-        name = part.removesuffix("::cta")
+        name = part.removesuffix("::cta").removesuffix("::cluster")  # of one program
         for field, names in (("space", SPACES), ("order", ORDERS), ("scope", SCOPES), ("operation", ATOMICS)):
             if name in names and not found[field]:
                 found[field] = name

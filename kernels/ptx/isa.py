@@ -100,7 +100,12 @@ TABLE = (
     ("9.7.8 shr", "shr.{b16,b32,b64,u16,u32,u64,s16,s32,s64}", typed(it.right, ("", "u32"))),
     # data movement and conversion
     ("9.7.9 mov", f"mov.{{pred,{ANY[1:]}", typed(lambda x: x, 1)),
-    ("9.7.9 cvta", "cvta{,.to}.{global,shared,local,const,param,shared::cta}.u64", typed(lambda x: x, 1)),
+    (
+        "9.7.9 cvta",
+        "cvta{,.to}.{global,shared,local,const,param,shared::cta,shared::cluster}.u64",
+        typed(lambda x: x, 1),
+    ),
+    ("9.7.9 mapa", "mapa{,.shared::cluster}.{u32,u64}", typed(lambda a, rank: a, ("", "u32"))),  # of a cluster of one
     ("9.7.9 prmt", "prmt.b32", typed(it.permute, 3)),
     ("9.7.9 cvt", f"cvt.{BYTES}.{BYTES}", ar.convert),
     ("9.7.9 cvt", f"cvt{WHOLE}{FTZ}.{BYTES}.f32", ar.convert),

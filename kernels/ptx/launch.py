@@ -11,12 +11,13 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
+from .arrays import true_device
 from .autotune import chosen, run_tuned
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
@@ -39,11 +40,13 @@ class Route(NamedTuple):
     each: Callable[[Any], object] | None
     takes_all: bool  # else a launch with a tensor on another device goes its usual way
     seen: set  # the keys of autotuned kernels that were launched
+    pretend: bool = False
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         tensors = (x for x in leaves((*args, *kwargs.values())) if hasattr(x, "data_ptr"))
+        devices = (true_device(getattr(x, "base", x)) for x in tensors)  # of triton.reinterpret
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
-        return self.takes_all or all(getattr(getattr(x, "device", None), "type", "cpu") == "cpu" for x in tensors)
+        return self.takes_all or all(getattr(device, "type", "cpu") == "cpu" for device in devices)
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -78,27 +81,42 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
 
 @contextmanager
 def route(
-    target: str = "sm_90", *, keep: int | None = 64, each: Callable[[Any], object] | None = None, **settings: Any
-) -> Iterator[deque]:
+    target: str = "sm_90", *, keep: int | None = 64, each: Callable[[Any], object] | None = None,
+    pretend: bool = False, **settings: Any,
+) -> Iterator[deque]:  # fmt: skip
     """Inside, launches of this thread whose arrays are all on the CPU run on the machine; yields their reports.
 
     keep      number of reports to keep, the latest; None keeps all
     each      function, called with every report
+    pretend   whether this thread has a GPU meanwhile: code that insists on one runs, see pretend/__init__.py. What
+              cannot be pretended raises Refused
     settings  the fields of `Settings`
 
     Memory of torch.empty and its like counts as unwritten until it is written. Launches with a tensor elsewhere go
     their usual way. Of nested routes the innermost takes the launch. A launch returns its report: see compiled.py.
     Raises ValueError for settings that do not fit, Refused under Triton's interpreter.
     """
-    check_settings({"keep": keep, "each": each, **settings})
-    route = Route(target, Settings(**settings), deque(maxlen=keep), each, False, set())
-    with _routed(route) as reports, watching(routing):
+    check_settings({"keep": keep, "each": each, "pretend": pretend, **settings})
+    route = Route(target, Settings(**settings), deque(maxlen=keep), each, False, set(), pretend)
+    with _routed(route) as reports, watching(routing), pretended(route.target) if pretend else nullcontext():
         yield reports
 
 
 def routing() -> bool:
     """Whether this thread's launches on CPU tensors run on the machine."""
     return _route.get() is not None
+
+
+def pretended(target: str) -> Any:
+    from .pretend import pretend  # which needs torch
+
+    return pretend(capability(target))
+
+
+def check_places(name: str, arguments: list) -> None:
+    from .pretend import check_places
+
+    check_places(name, arguments)
 
 
 @contextmanager
@@ -161,6 +179,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     if callable(readable):
         readable = readable(compiled.name, compiled.parameters)
         check_settings({"readable": readable})
+    if route.pretend:
+        check_places(compiled.name, compiled.arguments)
     arguments = [(name, buffer(name, value)) for name, value in compiled.arguments]
     buffers = [value for _, value in arguments if isinstance(value, Buffer)]
     others = reached(buffers, route.settings.reachable)

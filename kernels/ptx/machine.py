@@ -11,6 +11,7 @@ import numpy as np
 
 from .arrays import first_of
 from .asynchronous.barriers import arrive, pass_together
+from .asynchronous.proxy import ended
 from .block import Block, Fragment, Round, World
 from .deadlock import deadlock
 from .decode import Step
@@ -117,18 +118,23 @@ class Machine:
         self.world.counters.issued[pc:end] += warps
         fragment.pc = end
         if fragment.asleep:
-            return
+            return None
         block.moves += 1
         if end == len(decoded.steps):
-            block.fragments.remove(fragment)
-            self.release(block)
-            return
+            return self.gone(block, fragment)
         step = decoded.steps[end]
         if step.control is None:  # a place where others may come in
-            return
+            return None
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
-        getattr(self, step.control)(block, fragment, step)
+        return getattr(self, step.control)(block, fragment, step)
+
+    def gone(self, block: Block, fragment: Fragment) -> None:
+        """The threads of a fragment have returned."""
+        block.fragments.remove(fragment)
+        if not block.fragments:
+            ended(block, np.ones(1, bool))
+        self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
 
     def alone(self, block: Block, fragment: Fragment, end: int) -> bool:
         """Whether no other fragment can run or join before an instruction: one stretch then does for several.
@@ -192,8 +198,7 @@ class Machine:
         leaves, stays = self.chosen(block, fragment, step)
         fragment.pc += 1
         if not stays.any():
-            block.fragments.remove(fragment)
-            self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
+            self.gone(block, fragment)
         elif leaves.any():
             self.part(block, fragment, leaves, stays, None)
 
@@ -207,6 +212,8 @@ class Machine:
         """Send some threads to `target`, or nowhere if it is None; the others go on."""
         if fragment.active is None and (goes == goes[:, :1]).all():  # whole programs
             rows = np.broadcast_to(goes[:, 0], len(block.programs))
+            if target is None and len(block.fragments) == 1:
+                ended(block, rows)
             self.blocks[self.blocks.index(block)] = block.take(~rows)
             if target is not None:
                 fragment.pc = target

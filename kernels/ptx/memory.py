@@ -32,15 +32,27 @@ def word(bit: int, dtype: np.dtype) -> np.ndarray:
 
 
 def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    """Whether words agree, or are floats of `width` bits that differ as sums in several orders do.
+    """Whether words agree, or are floats of `width` bits, or pairs of 16 in 32, that differ as sums in several orders do.
 
     The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
     """
     if width not in (16, 32, 64) or not a.size:
         return np.array_equal(a, b)
+    return close(a, b, width) or (width == 32 and pairs(a, b) and close(a, b, 16))
+
+
+def close(a: np.ndarray, b: np.ndarray, width: int) -> bool:
     a, b = (np.ascontiguousarray(x)[..., None].view(f"f{width // 8}").astype(np.float64) for x in (a, b))
     scale = np.fmax(np.abs(a), np.abs(b)).max() * 2.0 ** {16: -6, 32: -14, 64: -30}[width]
     return bool(((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= scale)).all())
+
+
+def pairs(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
+    a, b = (np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b))
+    halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
+    exponents = halves >> 10 & 31  # of bfloat16 these are the lowest, which are as seldom all alike
+    return bool(((exponents > 0) & (exponents < 31)).all())
 
 
 def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], function) -> np.ndarray:

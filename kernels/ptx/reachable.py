@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import true_device
 from .segments import BITS, SURELY, Buffer, span
 
 
@@ -21,9 +22,10 @@ def buffer(name: str, value: Any) -> Any:
         import torch
 
         value = getattr(value, "base", value)  # of triton.reinterpret
-        if value.device.type != "cpu":
+        device = true_device(value)
+        if device.type != "cpu":
             advice = f"pass {name}.cpu(), or launch the kernel as usual to run it there"
-            raise ValueError(f"{name} is on {value.device}; the machine works on this computer's memory: {advice}")
+            raise ValueError(f"{name} is on {device}; the machine works on this computer's memory: {advice}")
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         value = value.detach().view(words[value.element_size()]).numpy()
     if isinstance(value, np.ndarray):
@@ -93,7 +95,7 @@ def living() -> Iterator[Buffer]:
     """Every tensor of this process that lies in its memory."""
     torch: Any = sys.modules.get("torch")
     for x in gc.get_objects() if torch else ():
-        plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout == torch.strided
-        if plain and math.prod(x.shape) and not x.is_complex() and not x.is_quantized:
+        plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided
+        if plain and true_device(x).type == "cpu" and math.prod(x.shape) and not x.is_complex() and not x.is_quantized:
             with suppress(RuntimeError):  # within a transform of torch.func there is no memory to see
                 yield buffer("", x)

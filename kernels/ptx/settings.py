@@ -79,6 +79,7 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reachable.py asks each
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
     "prints": (boolean, "True or False"),
+    "pretend": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),
     "each": (lambda x: x is None or callable(x), "None or a function of a report"),
     "tolerance": (shares, "a dict of array names to numbers >= 0, shares of the array's largest value"),

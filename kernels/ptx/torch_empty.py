@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import true_device
 from .segments import Buffer, span
 
 PATTERN = 0xFFE5  # a NaN as float16, bfloat16 and, repeated, float32 and float64
@@ -91,7 +92,7 @@ def note(tensor: Any) -> None:
     import torch
     from torch.multiprocessing.reductions import StorageWeakRef
 
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+    if true_device(tensor).type != "cpu" or tensor.layout != torch.strided:
         return
     memory = tensor.untyped_storage()
     size, low = memory.nbytes(), memory.data_ptr()

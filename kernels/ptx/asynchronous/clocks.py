@@ -8,7 +8,7 @@ before whatever a warp does now if the warp knows that moment of that agent.
 Source: Flanagan and Freund 2009, FastTrack; PTX ISA 8.7, section 8 (memory consistency model) and 8.9.1 (proxies).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Clocks:
     known   (P or 1, W, agents) int32, the last moment of each agent that happened before what the warp does now
     fenced  likewise, of warps: the last moment whose plain stores the async proxy sees, when this warp asks it
     begun   kind of asynchronous instruction -> (P or 1, W) int32, how many groups of it each warp has committed
+    issued  agent's column -> (P or 1,) int32, the moment of its latest access, and the instruction
     """
 
     def __init__(self, agents: dict, W: int):
@@ -35,6 +36,7 @@ class Clocks:
         self.known[0, range(W), range(W)] = 1
         self.fenced = np.zeros_like(self.known)
         self.begun: dict[str, np.ndarray] = {}
+        self.issued: dict[int, tuple[np.ndarray, Any]] = {}
 
     def column(self, agent: tuple) -> int:
         """Where an agent stands; a new one gets a place."""
@@ -95,6 +97,20 @@ class Clocks:
         """What some warps have begun of a kind since their last commit is a group."""
         self.begun[kind] = self.groups(kind) + warps
 
+    def issue(self, column: int, moment: np.ndarray, instruction: Any) -> None:
+        """An asynchronous instruction has begun."""
+        before = self.issued.get(column, (moment, None))[0]
+        self.issued[column] = np.maximum(before, moment), instruction
+
+    def unfinished(self) -> Any:
+        """(rows, instruction) of what nobody has waited for, or None: a program must not end before it is over."""
+        self.fit()
+        for column, (moment, instruction) in self.issued.items():
+            late = moment > self.known[..., column].max(1)
+            if late.any():
+                return late, instruction
+        return None
+
     def take(self, rows: np.ndarray) -> "Clocks":
         """Those of some of the programs."""
         other = object.__new__(Clocks)
@@ -102,6 +118,7 @@ class Clocks:
         other.agents, other.W = self.agents, self.W
         other.known, other.fenced = part(self.known), part(self.fenced)
         other.begun = {kind: part(x) for kind, x in self.begun.items()}
+        other.issued = {column: (part(moment), i) for column, (moment, i) in self.issued.items()}
         return other
 
     def join(self, P: int, other: "Clocks", Q: int) -> None:
@@ -113,6 +130,10 @@ class Clocks:
         )
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
+        none = np.zeros(1, np.int32), None
+        for column in self.issued.keys() | other.issued.keys():
+            (a, mine), (b, theirs) = self.issued.get(column, none), other.issued.get(column, none)
+            self.issued[column] = merged(a, P, b, Q), mine or theirs
 
 
 def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:

@@ -81,9 +81,15 @@ class Ordering:
         return some & (seen < moment) & (agent != cells.warp)
 
     def unknown_reads(self, cells: Any, proxy: bool) -> np.ndarray:
-        """(accesses, agents): whose last reads are not ordered before them; a warp's own plain ones are."""
-        agents = self.clocks.known.shape[2]
-        late = self.read.reshape(-1, agents)[cells.at] > self.told(self.clocks.known, cells, slice(None))
+        """(accesses, agents): whose last reads are not ordered before them; a warp's own plain ones are.
+
+        proxy  whether the async proxy writes: plain reads must have passed a proxy fence, too
+        """
+        agents, W = self.clocks.known.shape[2], self.clocks.W
+        known = self.told(self.clocks.known, cells, slice(None))
+        if proxy:
+            known[:, :W] = self.told(self.clocks.fenced, cells, slice(W))
+        late = self.read.reshape(-1, agents)[cells.at] > known
         if not proxy and late.any():
             late[np.arange(len(late)), cells.warp] = False
         return late

@@ -1,9 +1,9 @@
 """Shared memory as the async proxy sees it: read and written by bulk copies, wgmma and tcgen05, beside the threads.
 
 The machine moves the bytes when the instruction is issued, and remembers who may still be moving them: an access that
-nothing orders after their end is a Race, whenever it comes. Plain stores are visible to the async proxy through a
-fence.proxy.async on the way from one to the other (PTX ISA 8.7, 8.9.1.1 and 9.7.13.4); a plain read that is ordered
-before a write by the async proxy needs none, as its value is in a register.
+nothing orders after their end is a Race, whenever it comes. A plain store, and a plain read of what the async proxy
+then writes, are ordered before it by a fence.proxy.async on the way (PTX ISA 8.7, 8.9.1.1 and 9.7.9.25.2: access to
+one place by several proxies needs a fence across them). What waits for the async proxy needs no fence.
 """
 
 from typing import Any, NamedTuple
@@ -100,8 +100,7 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     if good.all():
         return
     known, _ = block.shared.order.held(name, cells, True)
-    mine = cells.warp == block.shared.order.writer.reshape(-1)[cells.at]
-    unfenced = name == "writer" and bool((known | mine)[~good].all())
+    unfenced = bool(known[~good].all())  # but for the fence, all is ordered
     why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
     past = {"writer": "wrote", "reader": "read"}[name]
     what = f"{verb} here by the async proxy, that {who} {past} with {why}"
@@ -123,10 +122,22 @@ def agents(block: Any, cells: Cells, who: np.ndarray, done: Done) -> tuple[np.nd
     rows = max(len(keys), *(len(moment) for _, moment in found.values()))
     column, moment = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     for key, (agent, now) in found.items():
+        clocks.issue(agent, np.where(keys == key, now, 0), block.instruction)
         column, moment = np.where(keys == key, agent, column), np.where(keys == key, now, moment)
     block.shared.order.fit(1)
     row = cells.row if rows > 1 else np.zeros_like(cells.row)
     return column[row], moment[row]
+
+
+def ended(block: Any, rows: np.ndarray) -> None:
+    """Raise if some of a block's programs, (P or 1,) bool, end before what they began is over."""
+    if block.clocks is None or not block.clocks.issued:
+        return
+    if (found := block.clocks.unfinished()) is None or not (late := found[0] & rows).any():
+        return
+    block.instruction = found[1]
+    what = "the program ends, and nobody has waited until this access to its shared memory is over"
+    raise block.error(Race, what, int(np.argmax(late)), 0)
 
 
 def leader(kind: str, warp: int) -> int:

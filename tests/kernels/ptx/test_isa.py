@@ -17,6 +17,7 @@ FAMILIES = sorted({opcode.split(".")[0] for opcode in isa.OPCODES})
 APPROXIMATIONS = {"ex2", "lg2", "sin", "cos", "tanh", "rsqrt"}  # test_floats.py has their truth
 DIRECTIONS = ("rn", "rz", "rm", "rp")
 INTEGERS = {
+    "mapa": lambda op, a, rank: a,
     "mul": lambda op, a, b: a * b >> (t.width(op[-1]) if "hi" in op else 0),
     "mad": lambda op, a, b, c: (a * b >> (t.width(op[-1]) if "hi" in op else 0)) + c,
     "rem": lambda op, a, b: a - b * t.towards_zero(a, b),

@@ -153,3 +153,12 @@ def test_branches_by_index_lead_to_their_targets():
     assert (own(body) == np.tile([5, 6, 7, 5], 8)).all()
     with pytest.raises(errors.ParseError, match="without its"):
         run("brx.idx %r1, T0; ret;", np.zeros(256, np.uint32))
+
+
+def test_a_cluster_of_one_program_is_that_program():
+    body = "mov.u32 %r9, %cluster_ctarank; mad.lo.u32 %r9, %r9, 10, %cluster_nctarank; "
+    body += "mad.lo.u32 %r9, %r9, 10, %clusterid.x; "
+    assert (own(body, programs=3).reshape(3, 32) == np.arange(10, 13)[:, None]).all()
+    body = "st.shared.b32 [%r5], %r1; bar.sync 0; mapa.shared::cluster.u32 %r6, %r5, 0; "
+    body += "ld.shared::cluster.b32 %r9, [%r6]; "
+    assert (own(body) == np.arange(32)).all()

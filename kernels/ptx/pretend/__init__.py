@@ -1,0 +1,24 @@
+"""A GPU that is not there: code that insists on one runs on CPU tensors, in one thread, while a route is open.
+
+    with ptx.route("sm_90", pretend=True):
+        out = launcher(x)  # x may have been made outside, on the CPU; the launcher may ask x.is_cuda
+
+    properties       what is known of each GPU, as torch and Triton report it
+    places           which tensors play on the GPU: all but those that were put on the host
+    tensors          what torch and its tensors answer before torch's dispatcher is asked
+    dispatch         what the dispatcher is asked: creation, kernels of custom operators
+    cuda, streams    torch.cuda and torch.accelerator
+    random           generators of random numbers
+    triton_driver    triton.runtime.driver.active and do_bench
+    replaced         how names are replaced while a route is open, and only in threads that have one
+
+A tensor from outside the route, and one that is made inside for "cuda", plays on the GPU. One that is made inside
+without a device says so too, since a launch takes it, but .cuda() copies it as a GPU would. One that is made with
+device="cpu", .cpu() or .to("cpu") is on the host and says so; a kernel does not get it. Memory is the CPU's own in
+every case.
+"""
+
+from .places import check_places, pretending
+from .session import pretend
+
+__all__ = ["check_places", "pretend", "pretending"]

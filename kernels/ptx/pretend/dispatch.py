@@ -1,0 +1,97 @@
+"""What torch's dispatcher is asked while a thread pretends.
+
+Creation on "cuda" gives the CPU's memory, also from within C++; results of tensors that are on the host stay there; and
+an operator that Python has registered for CUDA (torch.library, Triton's own too) runs that kernel.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import library
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..arrays import true_device
+from ..errors import Refused
+from .places import GPU, HOST, UNSAID, is_gpu, key, note, place, pretence, pretending, said
+
+CPU = torch.device("cpu")
+KEYS = torch._C.DispatchKey
+OURS_TOO = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
+
+
+class Dispatch(TorchDispatchMode):
+    """torch's own kernels of the CPU, for tensors that play on the GPU."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not pretending():
+            return func(*args, **kwargs)
+        if any(hasattr(t, "__torch_dispatch__") and t not in PLAIN for t in types):
+            return NotImplemented  # of a subclass, which asks again for what it holds
+        inputs = [*tensors((*args, *kwargs.values()))]
+        device = kwargs.get("device")
+        if device is not None and pretence().making == GPU:
+            device = torch.device("cuda", 0)
+        out = self.called(func, args, kwargs, inputs, device)
+        if pretence().noted:
+            settle(inputs, out, device)
+        return out
+
+    def called(self, func: Any, args: tuple, kwargs: dict[str, Any], inputs: list, device: Any) -> Any:
+        """The kernel of an operator, one of Python's with the pretence on."""
+        name = f"{func.namespace}/{func._schema.name.split('::')[1]}"
+        name += f".{func._schema.overload_name}" if func._schema.overload_name else ""
+        if f"{name}/CUDA" in library._impls and on_gpu(inputs, device):
+            with self:
+                return func._op_dk(KEYS.CUDA, *args, **(kwargs if device is None else {**kwargs, "device": device}))
+        if func.namespace not in ("aten", "prim", "prims"):
+            for which in OURS_TOO:
+                if f"{name}/{which}" in library._impls:
+                    with self:
+                        return func._op_dk(getattr(KEYS, which), *args, **kwargs)
+            if has_kernel(func, "CUDA") and not has_kernel(func, *OURS_TOO):
+                what = f"{func.name()} is machine code for a GPU, which a pretended one cannot run"
+                raise Refused(f"{what}: use an operator of Triton or torch in its place")
+        if device is not None and is_gpu(device):
+            kwargs = {**kwargs, "device": CPU}
+        if kwargs.get("pin_memory"):
+            kwargs = {**kwargs, "pin_memory": False}
+        return func(*(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args), **kwargs)
+
+
+def on_gpu(inputs: list[torch.Tensor], device: Any) -> bool:
+    """Whether an operator runs on the GPU: what it makes is to be there, or a tensor that it takes is."""
+    if device is not None:
+        return is_gpu(device)
+    return any(said(x).type == "cuda" for x in inputs)
+
+
+PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def has_kernel(func: Any, *keys: str) -> bool:
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), which) for which in keys)
+
+
+def tensors(values: Any) -> Iterator[torch.Tensor]:
+    """The tensors among arguments or results, and in their lists."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors(value)
+
+
+def settle(inputs: list[torch.Tensor], out: Any, device: Any) -> None:
+    """Note where results are: on the GPU if an input is; else on the host if all are."""
+    if not inputs or device is not None:
+        return
+    places = [place(x) for x in inputs if true_device(x).type == "cpu" and (x.dim() or len(inputs) == 1)]
+    if not places or GPU in places:
+        return
+    where = UNSAID if UNSAID in places else HOST
+    old = {key(x) for x in inputs}
+    for x in tensors((out,)):
+        if key(x) not in old:
+            note(x, where)

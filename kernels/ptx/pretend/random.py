@@ -1,0 +1,85 @@
+"""Generators of random numbers for "cuda": the CPU's numbers, behind the state of a GPU's generator."""
+
+from typing import Any
+
+import torch
+
+from . import replaced
+from .places import is_gpu, pretence
+
+_CPU_GENERATOR: Any = torch.Generator
+
+
+class Generator(_CPU_GENERATOR):
+    """A generator of the CPU's that says it is on cuda:0.
+
+    Its state is that of a GPU's Philox generator, 16 bytes: seed and offset, int64. A state that was got before is one
+    to come back to; another, as launchers set that draw their own numbers, begins a new sequence of its own.
+    """
+
+    device = torch.device("cuda", 0)  # pyright: ignore[reportAssignmentType]
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return super().__new__(cls) if is_gpu(device) else _CPU_GENERATOR(device)
+
+    def __init__(self, device: Any):
+        self._offset, self._known = 0, {}
+
+    def manual_seed(self, seed: int) -> "Generator":
+        self._offset = 0
+        super().manual_seed(seed)
+        return self
+
+    def get_offset(self) -> int:
+        return self._offset
+
+    def set_offset(self, offset: int) -> None:
+        self._offset = offset
+
+    def get_state(self) -> torch.Tensor:
+        now = super().get_state()
+        last = self._known.get((self.initial_seed(), self._offset))
+        if last is not None and not torch.equal(last, now):
+            self._offset += 4  # numbers were drawn since
+        self._known[self.initial_seed(), self._offset] = now
+        return torch.tensor([self.initial_seed(), self._offset], device="cpu").view(torch.uint8)
+
+    def set_state(self, state: torch.Tensor) -> None:
+        seed, offset = state.view(torch.int64).tolist()
+        known = self._known.get((seed, offset))
+        if known is None:
+            super().manual_seed(seed + offset)
+            known = super().get_state()
+            super().manual_seed(seed)
+            self._known[seed, offset] = known
+        super().set_state(known)
+        self._offset = offset
+
+
+def default() -> Generator:
+    """torch.cuda.default_generators[0], seeded as torch's is."""
+    return Generator("cuda").manual_seed(torch.initial_seed() & (2**63 - 1))
+
+
+class Generators:
+    """torch.cuda.default_generators: this thread's one, or torch's own."""
+
+    def __init__(self, usual: Any):
+        self.usual = usual
+
+    def _now(self) -> Any:
+        return (pretence().generator,) if replaced.pretending() else self.usual
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._now()[at]
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def __iter__(self) -> Any:
+        return iter(self._now())
+
+
+def put_all() -> None:
+    replaced.put(torch, "Generator", replaced.kind, Generator)
+    replaced.put(torch.cuda, "default_generators", lambda usual, _: Generators(usual), None)

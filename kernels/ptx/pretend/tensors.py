@@ -1,0 +1,200 @@
+"""What torch and its tensors answer before the dispatcher is asked: devices, moves, and functions that make tensors.
+
+C++ would look for a driver as soon as it saw "cuda", so these are given "cpu" and what they make is noted as the GPU's.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import overrides
+from torch.utils import _device
+
+from ..arrays import true_device
+from ..errors import Refused
+from . import replaced
+from .places import GPU, HOST, PINNED, UNSAID, is_gpu, note, place, pretence, pretending, said
+
+CPU = torch.device("cpu")
+# torch's own list of what makes tensors from nothing, and those that take a device beside a tensor.
+MAKERS = tuple(sorted(f.__name__ for f in _device._device_constructors() if vars(torch).get(f.__name__) is f))
+MAKERS = tuple(name for name in MAKERS if name not in ("as_tensor", "asarray"))
+LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
+METHODS = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros")
+FFT = ("fftfreq", "rfftfreq")
+
+
+def put_all() -> None:
+    for name in MAKERS:
+        replaced.put(torch, name, making, True)
+    for name in FFT:
+        replaced.put(torch.fft, name, making, True)
+    for name in LIKE:
+        replaced.put(torch, name, making, False)
+    for name in METHODS:
+        replaced.put(torch.Tensor, name, making, False)
+    for name in ("as_tensor", "asarray", "from_numpy", "frombuffer"):
+        replaced.put(torch, name, taking, None)
+    for name, ours in (("device", said), ("is_cuda", is_cuda), ("is_cpu", is_cpu)):
+        replaced.put(torch.Tensor, name, replaced.attribute, ours)
+    for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
+        replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
+    replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
+
+
+def is_cuda(x: torch.Tensor) -> bool:
+    return said(x).type == "cuda"
+
+
+def is_cpu(x: torch.Tensor) -> bool:
+    return said(x).type == "cpu"
+
+
+def array_interface(x: torch.Tensor) -> Any:
+    raise Refused(
+        "__cuda_array_interface__ of a tensor is asked for; its memory is the CPU's, so no CUDA code can use it"
+    )
+
+
+def default_device() -> torch.device | None:
+    """That of torch.set_default_device or `with torch.device(...)`, if one is set."""
+    if not torch._C._len_torch_function_stack():
+        return None
+    found = [x.device for x in overrides._get_current_function_mode_stack() if isinstance(x, _device.DeviceContext)]
+    return found[-1] if found else None
+
+
+def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
+    """A function that makes a tensor: from nothing if `new`, else its device may be another tensor's."""
+
+    @functools.wraps(usual)
+    def made(*args, **kwargs):
+        if not pretending():
+            return usual(*args, **kwargs)
+        device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", None)
+        if device is None and new:
+            device = default_device()
+        if device is None:
+            where = UNSAID if new else None
+        elif is_gpu(device):
+            kwargs["device"], where = CPU, GPU
+        else:
+            where = HOST
+        if pinned:
+            where = PINNED
+        now = pretence()
+        before, now.making = now.making, where or ""
+        try:
+            out = usual(*args, **kwargs)
+        finally:
+            now.making = before
+        if where is None:
+            where = place(args[0]) if isinstance(args[0], torch.Tensor) else GPU
+        return note(out, where) if isinstance(out, torch.Tensor) else out
+
+    return made
+
+
+def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
+    """torch.as_tensor and its like: a new tensor, or the one that came, moved."""
+
+    @functools.wraps(usual)
+    def taken(*args, **kwargs):
+        if not pretending():
+            return usual(*args, **kwargs)
+        args, device = list(args), kwargs.pop("device", None)
+        if usual.__name__ == "as_tensor" and len(args) > 2:
+            device = args.pop(2)
+        device = default_device() if device is None else device
+        source = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+        if usual.__name__ in ("as_tensor", "asarray"):
+            kwargs["device"] = CPU
+        out = usual(*args, **kwargs)
+        if isinstance(source, torch.Tensor):
+            return moved(source, out, device)
+        return moved(None, note(out, UNSAID), device)
+
+    return taken
+
+
+def method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that is `ours`, called with its usual form first, on tensors of the CPU in threads that pretend."""
+
+    @functools.wraps(usual)
+    def either(self, *args, **kwargs):
+        if pretending() and true_device(self).type == "cpu":
+            return ours(usual, self, *args, **kwargs)
+        return usual(self, *args, **kwargs)
+
+    return either
+
+
+def moved(source: torch.Tensor | None, out: torch.Tensor, device: Any) -> torch.Tensor:
+    """`out`, which is `source` or made of it, on a device: copied where a GPU would copy it."""
+    if device is None or true_device(out).type != "cpu":
+        return out
+    to = GPU if is_gpu(device) else HOST
+    at = UNSAID if source is None else place(source)
+    stays = at == to or (at == PINNED and to == HOST)
+    if not stays and source is not None and out.untyped_storage()._cdata == source.untyped_storage()._cdata:
+        out = out.clone()
+    return out if stays else note(out, to)
+
+
+def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Tensor.to(device, dtype), .to(dtype), .to(tensor), with non_blocking, copy and memory_format."""
+    given, device = [*args], kwargs.pop("device", None)
+    if given and isinstance(given[0], torch.Tensor):
+        kwargs["other"] = given.pop(0)
+    elif given and (given[0] is None or isinstance(given[0], (str, torch.device, int))):
+        device = given.pop(0)
+    if "other" in kwargs:
+        other = kwargs.pop("other")
+        device, kwargs["dtype"] = other.device, other.dtype
+    kwargs |= zip((*(() if "dtype" in kwargs else ("dtype",)), "non_blocking", "copy"), given, strict=False)
+    if device is not None and not is_gpu(device) and torch.device(device).type != "cpu":
+        return usual(self, device, **kwargs)
+    out = usual(self, CPU, **kwargs)
+    return moved(self, out, device)
+
+
+def tensor_cuda(usual: Any, self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return moved(self, self, "cuda" if device is None else device)
+
+
+def tensor_cpu(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    return moved(self, self, CPU)
+
+
+def tensor_pin_memory(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    if is_cuda(self) and place(self) == GPU:
+        raise RuntimeError(f"cannot pin '{tensor_type(None, self)}': only dense CPU tensors can be pinned")
+    return self if place(self) == PINNED else note(self.clone(), PINNED)
+
+
+def tensor_is_pinned(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> bool:
+    return place(self) == PINNED
+
+
+def tensor_type(usual: Any, self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
+    """Tensor.type(): its name, or a conversion."""
+    names = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float32: "Float", torch.float64: "Double"}
+    names |= {torch.int8: "Char", torch.uint8: "Byte", torch.int16: "Short", torch.int32: "Int", torch.int64: "Long"}
+    names |= {torch.bool: "Bool"}
+    name = f"torch.{'cuda.' if is_cuda(self) else ''}{names.get(self.dtype, self.dtype)}Tensor"
+    if dtype is None:
+        return name
+    if isinstance(dtype, str):
+        kinds = {f"{value}Tensor": key for key, value in names.items()}
+        device = "cuda" if dtype.startswith("torch.cuda.") else "cpu"
+        return self.to(device, kinds[dtype.rpartition(".")[2]])
+    return usual(self, dtype, *args, **kwargs)
+
+
+def tensor_get_device(usual: Any, self: torch.Tensor) -> int:
+    return 0 if is_cuda(self) else -1
+
+
+def tensor_record_stream(usual: Any, self: torch.Tensor, stream: Any) -> None:
+    """Nothing: memory is given back when it is no longer used."""
