@@ -12,6 +12,8 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
     launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    pretend/                         a GPU that is not there, for launchers that insist on one
+    differences                      arrays put back and compared
     reachable                        the arrays that it may touch
     other_targets                    a target for a kernel with instructions that the machine does not execute
     syntax, parse, inline            PTX -> instructions
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .check import check
     from .errors import (
         AssertionFailed,
+        ConfigDependent,
         Deadlock,
         DivergentBarrier,
         Endless,
@@ -62,8 +65,8 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "Misaligned", "OutOfBounds",
-    "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap",
+    "AssertionFailed", "ConfigDependent", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "Misaligned",
+    "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap",
     "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
 ]  # fmt: skip
 

@@ -1,16 +1,20 @@
-"""The configuration of a kernel under triton.autotune: the first that pruning leaves and the target takes.
+"""A kernel under triton.autotune: its first configuration, or all of them, which must agree.
 
-Nothing is timed. The launch's hooks run, and arrays of reset_to_zero become zero before the first launch of each key.
+Configurations are those that pruning leaves and the target takes. Nothing is timed. The launch's hooks run, and arrays
+of reset_to_zero become zero before the first launch of each key.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime.errors import OutOfResources
 
-from .errors import Refused
+from .differences import copied, difference, named_arrays, put, rounding
+from .errors import ConfigDependent, PtxError, Refused
+from .reachable import buffer, reached
+from .settings import Tuning
 
 try:
     from triton.runtime.errors import PTXASError
@@ -21,43 +25,125 @@ LEFT_OUT = (OutOfResources, CompileTimeAssertionFailure, PTXASError)  # what Tri
 chosen: ContextVar[Any] = ContextVar("chosen", default=None)  # the triton.Config of the launch that is under way
 
 
-def run_tuned(tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], seen: set) -> Any:
-    """Launch one configuration of `tuner` and return what `launch(*args, **kwargs)` does.
+class Tuned(NamedTuple):
+    """One launch of an autotuned kernel."""
 
-    seen  the tuners and keys that were launched before; a new one is added
+    tuner: Any
+    given: dict[str, Any]  # parameters by name, as they came
+    configs: list
+    launch: Callable[..., Any]  # of a configuration's keywords
+    first: bool  # of its key
 
-    Raises Refused if the launch names what the configurations set; what `launch` raises if no configuration fits.
+    def each(self) -> Iterator[tuple[Any, Callable[[], Any]]]:
+        """Every configuration, and what launches it and returns what the launch does.
+
+        Raises Refused if the launch names what the configurations set.
+        """
+        for config in self.configs:
+            asked = config.all_kwargs()
+            if clash := sorted(set(asked) & set(self.given)):
+                name = self.tuner.base_fn.__name__
+                what = f"{clash[0]}= came with a launch of {name}, whose configurations set it"
+                raise Refused(f"{what}: leave it out, or launch {name}.fn")
+            yield config, lambda config=config, asked=asked: self.run(config, asked)
+
+    def run(self, config: Any, asked: dict[str, Any]) -> Any:
+        everything = self.given | asked
+        if config.pre_hook is not None:
+            config.pre_hook(everything)
+        if self.first and len(self.configs) > 1:
+            self.tuner.pre_hook(everything, reset_only=True)
+        token = chosen.set(config)
+        try:
+            return self.launch(**asked)
+        finally:
+            chosen.reset(token)
+
+
+def run_tuned(
+    tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], seen: set, tuning: Tuning,
+    reachable: Any = None,
+) -> Any:  # fmt: skip
+    """Launch one configuration of `tuner`, or all, and return what `launch(*args, **kwargs)` does, of the first.
+
+    seen       the tuners and keys that were launched before; a new one is added
+    reachable  as in Settings
+
+    Raises Refused if the launch names what the configurations set; ConfigDependent if they disagree; what `launch`
+    raises, where one of several leaves a fault, or none fits the target.
     """
-    name = tuner.base_fn.__name__
     given = dict(zip(tuner.arg_names, args, strict=False)) | kwargs
     tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
     try:
         configs = tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs
         dtypes = (str(x.dtype) for x in given.values() if hasattr(x, "dtype"))
         key = (id(tuner), *(given.get(k) for k in tuner.keys), *dtypes)
-        first, failure = key not in seen, None
+        first = key not in seen
         seen.add(key)
-        for config in configs:
-            asked = config.all_kwargs()
-            if clash := sorted(set(asked) & set(given)):
-                what = f"{clash[0]}= came with a launch of {name}, whose configurations set it"
-                raise Refused(f"{what}: leave it out, or launch {name}.fn")
-            everything = given | asked
-            if config.pre_hook is not None:
-                config.pre_hook(everything)
-            if first and len(configs) > 1:
-                tuner.pre_hook(everything, reset_only=True)
-            token = chosen.set(config)
+        tuned = Tuned(tuner, given, configs, lambda **asked: launch(*args, **kwargs, **asked), first)
+        if tuning.autotune == "all" and len(configs) > 1:
+            return run_all(tuned, tuning.tolerance or {}, reachable)
+        return run_first(tuned)
+    finally:
+        tuner.nargs = None
+
+
+def run_first(tuned: Tuned) -> Any:
+    failure = None
+    for config, run in tuned.each():
+        try:
+            left = run()
+        except LEFT_OUT as error:
+            failure = failure or error
+            continue
+        tuned.tuner.best_config = config
+        return left
+    assert failure is not None
+    raise failure
+
+
+def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
+    """Run every configuration from the arrays as they came; they are left as the first leaves them."""
+    arrays = dict(pair for name, value in tuned.given.items() for pair in named_arrays(name, value))
+    buffers = [buffer(name, value) for name, value in arrays.items()]
+    others = reached(buffers, reachable)  # which are restored; what they hold is not known to be numbers
+    memory: dict[str, Any] = dict((*buffers, *others))
+    came, usual, failure = copied(memory), None, None
+    try:
+        for config, run in tuned.each():
+            put(memory, came)
             try:
-                left = launch(*args, **kwargs, **asked)
+                left = run()
             except LEFT_OUT as error:
                 failure = failure or error
                 continue
-            finally:
-                chosen.reset(token)
-            tuner.best_config = config
-            return left
+            except PtxError as error:
+                error.args = (f"{error}; with the configuration {config}", *error.args[1:])
+                raise
+            now = copied(memory)
+            if usual is None:
+                usual = config, now, left
+                tuned.tuner.best_config = config
+            for name, like in arrays.items():
+                agree(name, like, (usual[0], usual[1][name]), (config, now[name]), tolerance)
+    finally:
+        if usual is not None:
+            put(memory, usual[1])
+    if usual is None:
         assert failure is not None
         raise failure
-    finally:
-        tuner.nargs = None
+    return usual[2]
+
+
+def agree(name: str, like: Any, one: tuple[Any, Any], other: tuple[Any, Any], tolerance: Any) -> None:
+    """Raise ConfigDependent unless two configurations left an array alike, but for rounding or the tolerance."""
+    allowed = tolerance.get(name, rounding(like))
+    found = difference(name, like, one[1], other[1], allowed)
+    if found is None:
+        return
+    why = "" if name in tolerance or allowed is None else f", where another order of sums explains {allowed:.2g}"
+    raise ConfigDependent(
+        f"{found.place} depends on the configuration: {found.one} with {one[0]}, and {found.other} with {other[0]}; "
+        f"{found.count}{why}. Where that is right, as of partial sums for each block, allow it: "
+        f"tolerance={{{name!r}: ...}}"
+    )

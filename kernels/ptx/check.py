@@ -3,17 +3,18 @@
 check(kernel, grid, x, out, n, BLOCK=256, readable={"out": False})
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .compile import capability, members
+from .compile import capability
+from .differences import copied, difference, named_arrays, put
 from .errors import PtxError, ScheduleDependent
 from .execute import Report
-from .launch import buffer, run
-from .settings import Settings, check_settings, several, whole
+from .launch import run
+from .reachable import buffer
+from .settings import Settings, Tuning, check_settings, several, whole
 
 OURS = ("targets", "seeds", "tolerance", "target", "seed", "checks")  # names a kernel's parameter cannot be given by
 
@@ -29,8 +30,8 @@ def check(
                leave the same bits in them
     tolerance  by array, how far its values may differ, in units of its largest: {"out": 1e-6} where atomic additions
                of floats come in any order, {"log": math.inf} where any order is right
-    args, kwargs  as `run` takes them, with `readable`, `max_steps`, and `approximation_ulps`, which are drawn anew by
-               each seed
+    args, kwargs  as `run` takes them, with `readable`, `max_steps`, `autotune`, and `approximation_ulps`, which are
+               drawn anew by each seed
 
     Afterwards the arrays hold what the first run left, also where a later one raises. Raises the PtxError that a run
     finds, its message ending with the target and seed that `run` shows it with; ScheduleDependent, a PtxError, if
@@ -46,7 +47,8 @@ def check(
     named = lambda x: isinstance(x, str)  # noqa: E731
     targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)
     seeds = several("seeds", seeds, whole(0), "a sequence of whole numbers >= 0, such as range(3)")
-    check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in Settings._fields})
+    settings = (*Settings._fields, *Tuning._fields)
+    check_settings({"tolerance": tolerance} | {k: x for k, x in kwargs.items() if k in settings})
     for target in targets:
         capability(target)
     given = [*zip(names, args, strict=False), *kwargs.items()]
@@ -61,7 +63,8 @@ def check(
             for seed in (None, *seeds):
                 put(memory, came)
                 silent = {"prints": False} if reports else {}  # once is enough
-                reports.append(checked(kernel, grid, args, kwargs | {"target": target, "seed": seed} | silent))
+                here = {"target": target, "seed": seed, "tolerance": tolerance}
+                reports.append(checked(kernel, grid, args, kwargs | here | silent))
                 now = copied(memory)
                 left, usual = left or now, usual or now
                 for name, value in arrays.items():
@@ -70,26 +73,6 @@ def check(
         if left:
             put(memory, left)
     return reports
-
-
-def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays of one parameter, a tuple's as `members` names them."""
-    if isinstance(value, tuple):
-        for part, item in members(name, value):
-            yield from named_arrays(part, item)
-    elif isinstance(value, np.ndarray) or hasattr(value, "data_ptr"):
-        yield name, value
-
-
-def copied(memory: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: array.copy() for name, array in memory.items()}
-
-
-def put(memory: dict[str, np.ndarray], values: dict[str, np.ndarray]) -> None:
-    """Write what differs: an array that kernels only read may be read-only."""
-    for name, array in memory.items():
-        if not np.array_equal(array, values[name]):
-            array[...] = values[name]
 
 
 def checked(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any]) -> Report:
@@ -105,37 +88,9 @@ def checked(kernel: Any, grid: Any, args: tuple, kwargs: dict[str, Any]) -> Repo
 
 def compare(name: str, like: Any, usual: np.ndarray, now: np.ndarray, tolerance: float | None, run: tuple) -> None:
     """Raise ScheduleDependent unless an array's bits, or values within the tolerance, are those of the default run."""
-    if tolerance == math.inf or np.array_equal(usual, now):
-        return
-    a, b = numbers(usual, like), numbers(now, like)
-    gap = gaps(a, b)
-    bad = usual != now if tolerance is None else gap > tolerance
-    if not bad.any():
-        return
-    at = tuple(np.argwhere(bad)[0])
-    place = f"{name}[{', '.join(map(str, at))}]" if at else name
-    one, other = (f"{values[at]} ({int(bits[at]):#x})" for values, bits in ((a, usual), (b, now)))
-    raise ScheduleDependent(
-        f"{place} depends on the schedule: {one} with target={run[0]!r}, seed=None, and {other} with seed={run[1]}; "
-        f"{np.count_nonzero(bad)} of {bad.size} elements differ, by up to {gap.max():.2g} of the largest value. Where "
-        f"that is right, as of atomic additions of floats, allow it: tolerance={{{name!r}: ...}}"
-    )
-
-
-def numbers(bits: np.ndarray, like: Any) -> np.ndarray:
-    """Bits of an array like `like` as float64."""
-    if isinstance(like, np.ndarray):
-        return bits.view(like.dtype).astype(np.float64)
-    import torch
-
-    dtype = getattr(like, "base", like).dtype
-    return torch.from_numpy(bits.view(f"i{bits.itemsize}")).view(dtype).double().numpy()
-
-
-def gaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a - b| in units of the largest finite value of both; infinite where only one is NaN or infinite."""
-    sizes = np.abs([a, b])
-    with np.errstate(all="ignore"):
-        gap = np.abs(a - b) / np.max(sizes, initial=0, where=np.isfinite(sizes))
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return np.where(same, 0.0, np.where(np.isnan(gap), np.inf, gap))
+    if found := difference(name, like, usual, now, tolerance):
+        raise ScheduleDependent(
+            f"{found.place} depends on the schedule: {found.one} with target={run[0]!r}, seed=None, and {found.other} "
+            f"with seed={run[1]}; {found.count}. Where that is right, as of atomic additions of floats, allow it: "
+            f"tolerance={{{name!r}: ...}}"
+        )

@@ -99,5 +99,9 @@ class ScheduleDependent(PtxError):
     """Two schedules of one launch leave different results."""
 
 
+class ConfigDependent(PtxError):
+    """Two configurations of one autotuned kernel leave different results."""
+
+
 class NotConverged(Exception):
     """Within the machine: some lanes of a warp-wide instruction have not come; others run first."""

@@ -27,7 +27,7 @@ from .limits import grid_shape
 from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .segments import Buffer
-from .settings import Settings, check_settings
+from .settings import Settings, Tuning, check_settings
 from .torch_empty import unwritten, watching
 
 
@@ -41,6 +41,7 @@ class Route(NamedTuple):
     takes_all: bool  # else a launch with a tensor on another device goes its usual way
     seen: set  # the keys of autotuned kernels that were launched
     pretend: bool = False
+    tuning: Tuning = Tuning()
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         tensors = (x for x in leaves((*args, *kwargs.values())) if hasattr(x, "data_ptr"))
@@ -49,10 +50,18 @@ class Route(NamedTuple):
         return self.takes_all or all(getattr(device, "type", "cpu") == "cpu" for device in devices)
 
 
+def made(
+    target: str, settings: dict[str, Any], keep: int | None, each: Any = None, takes_all: bool = False,
+    pretend: bool = False,
+) -> Route:  # fmt: skip
+    tuning = Tuning(**{name: settings.pop(name) for name in Tuning._fields if name in settings})
+    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, set(), pretend, tuning)
+
+
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
 _patching = threading.Lock()
 _routes = 0  # open in all threads
-_usual: dict[type, Any] = {}  # class -> its own run, while routes replace it
+_usual: dict[Any, Any] = {}  # class -> its own run, while routes replace it
 
 
 def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: Any) -> Any:
@@ -62,21 +71,21 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
     grid    an int, a tuple of up to three, or a function of the parameters by name
     args    NumPy arrays or torch CPU tensors of any strides, numbers, None, constexprs
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
-    kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings`
+    kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings` and `Tuning`
 
     Raises Refused under Triton's interpreter; TypeError and ValueError for arguments, options, settings and launches
     that no GPU takes, OutOfResources among them; PtxError for what the machine finds.
     """
     if not isinstance(kernel, KernelInterface):
         raise TypeError(f"the kernel is {kernel!r}; run takes a function decorated with @triton.jit")
-    settings = {name: kwargs.pop(name) for name in Settings._fields if name in kwargs}
+    settings = {name: kwargs.pop(name) for name in (*Settings._fields, *Tuning._fields) if name in kwargs}
     parameters = kernel.arg_names  # pyright: ignore[reportAttributeAccessIssue]
     if clash := sorted({"target", *settings} & set(parameters[len(args) :])):
         raise TypeError(f"{clash[0]}= is a parameter of the kernel and a setting of run; pass the kernel's by position")
     check_settings(settings)
-    with _routed(Route(target, Settings(**settings), deque(maxlen=1), None, True, set())) as reports:
+    with _routed(made(target, settings, keep=None, takes_all=True)) as reports:
         kernel[grid](*args, **kwargs)
-    return reports[-1] if reports else None
+    return reports[0] if reports else None
 
 
 @contextmanager
@@ -90,14 +99,14 @@ def route(
     each      function, called with every report
     pretend   whether this thread has a GPU meanwhile: code that insists on one runs, see pretend/__init__.py. What
               cannot be pretended raises Refused
-    settings  the fields of `Settings`
+    settings  the fields of `Settings` and `Tuning`
 
     Memory of torch.empty and its like counts as unwritten until it is written. Launches with a tensor elsewhere go
     their usual way. Of nested routes the innermost takes the launch. A launch returns its report: see compiled.py.
     Raises ValueError for settings that do not fit, Refused under Triton's interpreter.
     """
     check_settings({"keep": keep, "each": each, "pretend": pretend, **settings})
-    route = Route(target, Settings(**settings), deque(maxlen=keep), each, False, set(), pretend)
+    route = made(target, settings, keep, each, pretend=pretend)
     with _routed(route) as reports, watching(routing), pretended(route.target) if pretend else nullcontext():
         yield reports
 
@@ -136,18 +145,39 @@ def _patch(opened: int) -> None:
     global _routes
     with _patching:
         if _routes == 0:
-            _usual.update({JITFunction: JITFunction.run, Autotuner: Autotuner.run})
-            JITFunction.run, Autotuner.run = _run, _run_tuned  # pyright: ignore[reportAttributeAccessIssue]
+            _replace(JITFunction, _run)
+            _adopt(Autotuner)
+            # Others' tuners are Triton's with a `run` of their own; more may be imported while the route is open.
+            Autotuner.__init_subclass__ = classmethod(_adopt)  # pyright: ignore[reportAttributeAccessIssue]
         _routes += opened
         if _routes == 0:
-            JITFunction.run, Autotuner.run = _usual[JITFunction], _usual[Autotuner]
+            del Autotuner.__init_subclass__
+            while _usual:
+                kind, run = _usual.popitem()
+                kind.run = run
 
 
-def _run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
-    """JITFunction.run, while any thread has a route."""
-    route = _route.get()
-    if route is None or compiling() or not route.takes(args, kwargs):
-        return _usual[JITFunction](kernel, *args, grid=grid, warmup=warmup, **kwargs)
+def _adopt(tuner: Any) -> None:
+    if "run" in vars(tuner):
+        _replace(tuner, _run_tuned)
+    for other in tuner.__subclasses__():
+        _adopt(other)
+
+
+def _replace(kind: Any, run: Callable[..., Any]) -> None:
+    usual = _usual[kind] = kind.run
+
+    def either(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        route = _route.get()
+        if route is None or compiling() or not route.takes(args, kwargs):
+            return usual(self, *args, **kwargs)
+        return run(route, self, *args, **kwargs)
+
+    kind.run = either
+
+
+def _run(route: Route, kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+    """JITFunction.run on the machine."""
     made = Kernel(compile(kernel, args, kwargs, route.target), kernel, _launch)
     if warmup:
         return made
@@ -158,12 +188,9 @@ def _run(kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> 
         raise
 
 
-def _run_tuned(tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
-    """Autotuner.run, while any thread has a route: nothing is timed, since the machine is no GPU."""
-    route = _route.get()
-    if route is None or compiling() or not route.takes(args, kwargs):
-        return _usual[Autotuner](tuner, *args, **kwargs)
-    return run_tuned(tuner, tuner.fn.run, args, kwargs, route.seen)
+def _run_tuned(route: Route, tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """Autotuner.run on the machine: nothing is timed, since it is no GPU."""
+    return run_tuned(tuner, tuner.fn.run, args, kwargs, route.seen, route.tuning, route.settings.reachable)
 
 
 def _launch(kernel: Kernel, grid: Any) -> Any:

@@ -41,6 +41,19 @@ class Settings(NamedTuple):
     prints: bool = True
 
 
+class Tuning(NamedTuple):
+    """What becomes of kernels under triton.autotune; `run`, `route` and `check` take these as keywords, too.
+
+    autotune   "first" runs the first configuration that pruning leaves and the target takes, "all" runs them all, each
+               from the arrays as they came; they must agree, and the first one's results stay
+    tolerance  by array, how far its values may differ then, in units of its largest; by default as far as another order
+               of sums explains (differences.rounding), and whole numbers not at all
+    """
+
+    autotune: str = "first"
+    tolerance: Mapping[str, float] | None = None
+
+
 def whole(least: int, most: float = math.inf) -> Callable[[Any], bool]:
     return lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool) and bool(least <= x <= most)
 
@@ -79,6 +92,7 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reachable.py asks each
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
     "prints": (boolean, "True or False"),
+    "autotune": (lambda x: x in ("first", "all"), '"first" or "all"'),
     "pretend": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),
     "each": (lambda x: x is None or callable(x), "None or a function of a report"),
@@ -90,7 +104,7 @@ def check_settings(given: Mapping[str, Any]) -> None:
     """Raise Refused for a setting that does not exist, or whose value does not fit: what came, what fits."""
     for name, value in given.items():
         if name not in TAKES:
-            raise Refused(f"{name}= is no setting of the machine{nearest(name, Settings._fields)}")
+            raise Refused(f"{name}= is no setting of the machine{nearest(name, (*Settings._fields, *Tuning._fields))}")
         fits, words = TAKES[name]
         try:
             good = fits(value)

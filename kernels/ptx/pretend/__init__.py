@@ -8,7 +8,7 @@
     tensors          what torch and its tensors answer before torch's dispatcher is asked
     dispatch         what the dispatcher is asked: creation, kernels of custom operators
     cuda, streams    torch.cuda and torch.accelerator
-    random           generators of random numbers
+    random, autocast generators of random numbers, and torch.autocast("cuda")
     triton_driver    triton.runtime.driver.active and do_bench
     replaced         how names are replaced while a route is open, and only in threads that have one
 

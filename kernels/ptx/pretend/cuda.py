@@ -23,6 +23,7 @@ def facts() -> Any:
 
 def checked(device: Any = None) -> int:
     """The index of a device that is the pretended one. Raises Refused for another, ValueError for the CPU."""
+    device = getattr(device, "idx", device)  # of torch.cuda.device and device_of
     if device is not None and not is_gpu(device):
         raise ValueError(f"Expected a cuda device, but got: {device}")
     return 0

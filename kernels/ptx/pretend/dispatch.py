@@ -4,6 +4,7 @@ Creation on "cuda" gives the CPU's memory, also from within C++; results of tens
 an operator that Python has registered for CUDA (torch.library, Triton's own too) runs that kernel.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,14 +41,12 @@ class Dispatch(TorchDispatchMode):
 
     def called(self, func: Any, args: tuple, kwargs: dict[str, Any], inputs: list, device: Any) -> Any:
         """The kernel of an operator, one of Python's with the pretence on."""
-        name = f"{func.namespace}/{func._schema.name.split('::')[1]}"
-        name += f".{func._schema.overload_name}" if func._schema.overload_name else ""
-        if f"{name}/CUDA" in library._impls and on_gpu(inputs, device):
+        if by_python(func, "CUDA") and on_gpu(inputs, device):
             with self:
                 return func._op_dk(KEYS.CUDA, *args, **(kwargs if device is None else {**kwargs, "device": device}))
         if func.namespace not in ("aten", "prim", "prims"):
             for which in OURS_TOO:
-                if f"{name}/{which}" in library._impls:
+                if by_python(func, which):
                     with self:
                         return func._op_dk(getattr(KEYS, which), *args, **kwargs)
             if has_kernel(func, "CUDA") and not has_kernel(func, *OURS_TOO):
@@ -58,6 +57,16 @@ class Dispatch(TorchDispatchMode):
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
         return func(*(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args), **kwargs)
+
+
+def by_python(func: Any, key: str) -> bool:
+    """Whether an operator's kernel for a dispatch key is a Python function, and not one of torch's own."""
+    schema = func._schema
+    overload = f".{schema.overload_name}" if schema.overload_name else ""
+    if f"{schema.name.replace('::', '/')}{overload}/{key}" not in library._impls:
+        return False
+    line = re.search(rf"^{key}: registered at (.*)", torch._C._dispatch_dump(func.name()), re.MULTILINE)
+    return line is None or "/torch/_native/" not in line[1]  # since 2.14 torch has some, which end in machine code
 
 
 def on_gpu(inputs: list[torch.Tensor], device: Any) -> bool:

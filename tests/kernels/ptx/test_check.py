@@ -1,6 +1,5 @@
 """`ptx.check`: what it runs, what it leaves in the arrays, and what two schedules may not disagree about."""
 
-import importlib
 import math
 import re
 
@@ -13,6 +12,7 @@ import triton.language as tl
 from triton import TensorWrapper
 
 from kvproof.kernels import ptx
+from kvproof.kernels.ptx.differences import gaps, numbers
 
 ONE = {"targets": ("sm_90",), "seeds": (0, 1, 2)}
 
@@ -112,14 +112,13 @@ def test_a_sum_by_atomics_differs_in_its_last_bits_which_a_tolerance_allows():
 
 
 def test_a_tolerance_is_a_share_of_the_largest_value_and_forgives_no_nan():
-    module = importlib.import_module("kvproof.kernels.ptx.check")  # its package's `check` is the function
     a, b = np.array([1000.0, 1.0, np.nan, np.inf]), np.array([1000.0, 1.5, np.nan, np.inf])
-    assert module.gaps(a, b).tolist() == [0, 0.0005, 0, 0]
-    assert module.gaps(a, b[[0, 2, 1, 3]]).tolist() == [0, math.inf, math.inf, 0]
-    assert module.gaps(np.zeros(2), -np.zeros(2)).tolist() == [0, 0]
+    assert gaps(a, b).tolist() == [0, 0.0005, 0, 0]
+    assert gaps(a, b[[0, 2, 1, 3]]).tolist() == [0, math.inf, math.inf, 0]
+    assert gaps(np.zeros(2), -np.zeros(2)).tolist() == [0, 0]
     values = np.array([1.5, -2.0], ml_dtypes.bfloat16)
-    assert module.numbers(values.view("u2"), values).tolist() == [1.5, -2]
-    assert module.numbers(values.view("u2"), torch.zeros(2, dtype=torch.bfloat16)).tolist() == [1.5, -2]
+    assert numbers(values.view("u2"), values).tolist() == [1.5, -2]
+    assert numbers(values.view("u2"), torch.zeros(2, dtype=torch.bfloat16)).tolist() == [1.5, -2]
 
 
 def test_what_a_run_finds_says_with_which_target_and_seed():
