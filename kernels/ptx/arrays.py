@@ -39,5 +39,6 @@ def true_device(x: Any) -> Any:
     """The device that a torch tensor's memory is on, whatever it says under a pretence; None for what has none."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
-        return torch._C.TensorBase.device.__get__(x, type(x))
+        with torch._C.DisableTorchFunction():  # a mode would be handed torch.Tensor's own attribute
+            return torch._C.TensorBase.device.__get__(x, type(x))
     return getattr(x, "device", None)

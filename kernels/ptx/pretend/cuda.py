@@ -80,9 +80,7 @@ def zero(*args: Any, **kwargs: Any) -> int:
 
 def refused(name: str) -> Callable[..., Any]:
     def asked(*args: Any, **kwargs: Any) -> Any:
-        raise Refused(
-            f"{name} is asked for; it is not pretended: the machine runs each launch at once, and records none"
-        )
+        raise Refused(f"{name} is asked for; it is not pretended, since only a true GPU has it")
 
     asked.__name__ = name.rpartition(".")[2]
     return asked
@@ -126,9 +124,11 @@ CUDA: dict[str, Callable[..., Any]] = {
     "set_rng_state_all": lambda new_states: pretence().generator.set_state(new_states[0]),
     "mem_get_info": lambda device=None: (facts().total_memory, facts().total_memory),
     "memory_stats": lambda device=None: {},
-    "graph_pool_handle": refused("torch.cuda.graph_pool_handle"),
-    "make_graphed_callables": refused("torch.cuda.make_graphed_callables"),
 }
+CUDA |= {name: refused(f"torch.cuda.{name}") for name in (
+    "graph_pool_handle", "make_graphed_callables", "cudart", "caching_allocator_alloc", "memory_snapshot",
+    "utilization", "temperature", "power_draw", "clock_rate", "memory_usage", "device_memory_used",
+)}  # fmt: skip
 CUDA |= dict.fromkeys(("empty_cache", "reset_peak_memory_stats", "reset_max_memory_allocated",
                        "reset_accumulated_memory_stats", "reset_max_memory_cached"), nothing)  # fmt: skip
 CUDA |= dict.fromkeys(("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved",
@@ -173,7 +173,7 @@ def put_all() -> None:
             if hasattr(owner, name):
                 replaced.put(owner, name, replaced.function, ours)
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "empty_cache",
-                 "mem_get_info", "memory_stats", "reset_peak_memory_stats"):  # fmt: skip
+                 "mem_get_info", "memory_stats", "reset_peak_memory_stats", "caching_allocator_alloc"):  # fmt: skip
         replaced.put(torch.cuda.memory, name, replaced.function, CUDA[name])
     for name in ("manual_seed", "manual_seed_all", "get_rng_state", "set_rng_state", "initial_seed"):
         replaced.put(torch.cuda.random, name, replaced.function, CUDA[name])

@@ -24,6 +24,11 @@ OURS_TOO = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
 class Dispatch(TorchDispatchMode):
     """torch's own kernels of the CPU, for tensors that play on the GPU."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: it would import torch._dynamo at the first operator, which takes seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         if not pretending():
@@ -94,7 +99,7 @@ def tensors(values: Any) -> Iterator[torch.Tensor]:
 
 def settle(inputs: list[torch.Tensor], out: Any, device: Any) -> None:
     """Note where results are: on the GPU if an input is; else on the host if all are."""
-    if not inputs or device is not None:
+    if not inputs or (device is not None and is_gpu(device)):
         return
     places = [place(x) for x in inputs if true_device(x).type == "cpu" and (x.dim() or len(inputs) == 1)]
     if not places or GPU in places:

@@ -23,10 +23,17 @@ class Generator(_CPU_GENERATOR):
         return super().__new__(cls) if is_gpu(device) else _CPU_GENERATOR(device)
 
     def __init__(self, device: Any):
-        self._offset, self._known = 0, {}
+        self._seed, self._offset, self._known = super().initial_seed(), 0, {}
+
+    def initial_seed(self) -> int:
+        return self._seed
+
+    def seed(self) -> int:
+        self._seed, self._offset = super().seed(), 0
+        return self._seed
 
     def manual_seed(self, seed: int) -> "Generator":
-        self._offset = 0
+        self._seed, self._offset = seed, 0
         super().manual_seed(seed)
         return self
 
@@ -38,22 +45,20 @@ class Generator(_CPU_GENERATOR):
 
     def get_state(self) -> torch.Tensor:
         now = super().get_state()
-        last = self._known.get((self.initial_seed(), self._offset))
+        last = self._known.get((self._seed, self._offset))
         if last is not None and not torch.equal(last, now):
             self._offset += 4  # numbers were drawn since
-        self._known[self.initial_seed(), self._offset] = now
-        return torch.tensor([self.initial_seed(), self._offset], device="cpu").view(torch.uint8)
+        self._known[self._seed, self._offset] = now
+        return torch.tensor([self._seed, self._offset], device="cpu").view(torch.uint8)
 
     def set_state(self, state: torch.Tensor) -> None:
         seed, offset = state.view(torch.int64).tolist()
         known = self._known.get((seed, offset))
         if known is None:
             super().manual_seed(seed + offset)
-            known = super().get_state()
-            super().manual_seed(seed)
-            self._known[seed, offset] = known
+            self._known[seed, offset] = known = super().get_state()
         super().set_state(known)
-        self._offset = offset
+        self._seed, self._offset = seed, offset
 
 
 def default() -> Generator:

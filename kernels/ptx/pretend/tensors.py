@@ -4,6 +4,7 @@ C++ would look for a driver as soon as it saw "cuda", so these are given "cpu" a
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,18 +15,23 @@ from torch.utils import _device
 from ..arrays import true_device
 from ..errors import Refused
 from . import replaced
-from .places import GPU, HOST, PINNED, UNSAID, is_gpu, note, place, pretence, pretending, said
+from .places import GPU, HOST, PINNED, UNSAID, is_gpu, key, note, place, pretence, pretending, said
 
+# In place of "cuda". This object, and no other of the kind: a TorchFunctionMode is handed what stands here for a method
+# of a tensor, and calls it a second time.
 CPU = torch.device("cpu")
 # torch's own list of what makes tensors from nothing, and those that take a device beside a tensor.
 MAKERS = tuple(sorted(f.__name__ for f in _device._device_constructors() if vars(torch).get(f.__name__) is f))
-MAKERS = tuple(name for name in MAKERS if name not in ("as_tensor", "asarray"))
+MAKERS = ("normal", *(name for name in MAKERS if name not in ("as_tensor", "asarray")))
 LIKE = ("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like")
 METHODS = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros")
 FFT = ("fftfreq", "rfftfreq")
 
 
 def put_all() -> None:
+    replaced.put(torch, "compile", compiling, None)
+    if dynamo := sys.modules.get("torch._dynamo.eval_frame"):  # for what was compiled before
+        replaced.put(dynamo, "_stance", lambda usual, _: dynamo.DynamoStance("force_eager"), None)
     for name in MAKERS:
         replaced.put(torch, name, making, True)
     for name in FFT:
@@ -41,6 +47,30 @@ def put_all() -> None:
     for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
         replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
     replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
+
+
+def compiling(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
+    """torch.compile: what it makes runs as it is written where a thread pretends, and compiled elsewhere."""
+
+    @functools.wraps(usual)
+    def compile(model=None, **settings):
+        if not pretending() or isinstance(model, torch.nn.Module):
+            return usual(model, **settings)
+        if model is None:
+            return lambda model: torch.compile(model, **settings)
+        made: list[Any] = []
+
+        @functools.wraps(model)
+        def either(*args, **kwargs):
+            if pretending():
+                return model(*args, **kwargs)
+            if not made:
+                made.append(usual(model, **settings))
+            return made[0](*args, **kwargs)
+
+        return either
+
+    return compile
 
 
 def is_cuda(x: torch.Tensor) -> bool:
@@ -71,6 +101,8 @@ def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
     @functools.wraps(usual)
     def made(*args, **kwargs):
         if not pretending():
+            return usual(*args, **kwargs)
+        if kwargs.get("device") is CPU:
             return usual(*args, **kwargs)
         device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", None)
         if device is None and new:
@@ -103,9 +135,9 @@ def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
     def taken(*args, **kwargs):
         if not pretending():
             return usual(*args, **kwargs)
-        args, device = list(args), kwargs.pop("device", None)
-        if usual.__name__ == "as_tensor" and len(args) > 2:
-            device = args.pop(2)
+        if kwargs.get("device") is CPU:
+            return usual(*args, **kwargs)
+        device = kwargs.pop("device", None)
         device = default_device() if device is None else device
         source = args[0] if args else kwargs.get("data", kwargs.get("obj"))
         if usual.__name__ in ("as_tensor", "asarray"):
@@ -137,13 +169,28 @@ def moved(source: torch.Tensor | None, out: torch.Tensor, device: Any) -> torch.
     to = GPU if is_gpu(device) else HOST
     at = UNSAID if source is None else place(source)
     stays = at == to or (at == PINNED and to == HOST)
-    if not stays and source is not None and out.untyped_storage()._cdata == source.untyped_storage()._cdata:
-        out = out.clone()
+    if not stays and source is not None and key(out) == key(source):
+        return Moved.apply(out, to, at)
     return out if stays else note(out, to)
+
+
+class Moved(torch.autograd.Function):
+    """A copy on the GPU or the host, whose gradient comes back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, to: str, at: str) -> torch.Tensor:
+        ctx.at = at
+        return note(x.clone(), to)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        return note(grads[0].clone(), ctx.at), None, None
 
 
 def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Tensor.to(device, dtype), .to(dtype), .to(tensor), with non_blocking, copy and memory_format."""
+    if args and args[0] is CPU:
+        return usual(self, *args, **kwargs)
     given, device = [*args], kwargs.pop("device", None)
     if given and isinstance(given[0], torch.Tensor):
         kwargs["other"] = given.pop(0)
@@ -155,8 +202,7 @@ def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     kwargs |= zip((*(() if "dtype" in kwargs else ("dtype",)), "non_blocking", "copy"), given, strict=False)
     if device is not None and not is_gpu(device) and torch.device(device).type != "cpu":
         return usual(self, device, **kwargs)
-    out = usual(self, CPU, **kwargs)
-    return moved(self, out, device)
+    return usual(moved(self, self, device), CPU, **kwargs)
 
 
 def tensor_cuda(usual: Any, self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
