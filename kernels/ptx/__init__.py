@@ -19,8 +19,10 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     syntax, parse, inline            PTX -> instructions
     assemble, decode                 instructions -> steps that can be run, bound to registers
     isa, and what it names           what each instruction computes that touches neither memory nor another thread
-    access, atomics, collective      those that do; warp and mma are the arithmetic of the latter
+    access, atomics, collective      those that do; warp is the arithmetic of the latter
     asynchronous/                    mbarriers, the async proxy, and happens-before in shared memory
+    tma/                             tensor maps and bulk copies
+    tensor_core/                     what tensor cores do: mma, wgmma, tcgen05
     calls                            device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
     termination, progress            loops that never end, long launches
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
         DivergentBarrier,
         Endless,
         InvalidBarrier,
+        InvalidTensorMap,
         Misaligned,
         OutOfBounds,
         ParseError,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
         Refused,
         ScheduleDependent,
         Trap,
+        Undefined,
         Unfinished,
         Uninitialised,
         UnknownOpcode,
@@ -65,9 +69,10 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "ConfigDependent", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier", "Misaligned",
-    "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused", "Report", "ScheduleDependent", "Trap",
-    "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace", "check", "route", "routing", "run",
+    "AssertionFailed", "ConfigDependent", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier",
+    "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused",
+    "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace",
+    "check", "route", "routing", "run",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}

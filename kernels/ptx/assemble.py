@@ -12,10 +12,13 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Immediate, Instruction, parse
+from .tensor_core import families, in_flight
 from .termination import weights
+from .tma import maps, plain
 
 MEETS = re.compile(r"\.global|^mbarrier\.")
-FAMILIES = [part.FAMILIES for part in (proxy, instructions, collective, access, atomics, calls)]
+FAMILIES = [part.FAMILIES for part in (maps, plain, proxy, instructions, collective, families, access, atomics, calls)]
+TOGETHER = {**collective.FAMILIES, **families.FAMILIES}  # by all lanes of a warp, or by several warps
 CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 
 
@@ -56,9 +59,13 @@ def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
 
 
 def builder(i: Instruction, families: dict[str, Any]) -> Any:
-    """What a table of families has for an instruction, by the first two parts of its opcode or the first; or None."""
-    name, *parts = i.opcode.split(".")
-    return families.get(".".join([name, *parts[:1]])) or families.get(name)
+    """What a table of families has for an instruction, by up to three parts of its opcode, as many as fit; or None."""
+    parts = i.opcode.split(".")
+    return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
+
+
+def warp_wide(i: Instruction) -> bool:
+    return bool(builder(i, collective.FAMILIES)) or i.opcode.startswith("tensormap.cp_fenceproxy")
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
@@ -137,10 +144,11 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     steps = [step(d, i, program.labels) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
+    steps = in_flight.guarded(steps, d.slots)
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
-    waits = any(s.instruction.guard and builder(s.instruction, collective.FAMILIES) for s in steps)
+    waits = any(s.instruction.guard and builder(s.instruction, TOGETHER) for s in steps)
     until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
     stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):

@@ -96,6 +96,7 @@ class Block:
         self.given: dict[int, Knowledge] = {}
         self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks, self.clocks)
         self.local: LocalMemory | None = None
+        self.tensor: Any = None  # its tensor memory, see tensor_core/tensor_memory.py
         # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.
         self.copies: list[tuple[np.ndarray, int, np.ndarray, np.ndarray]] = []
         self.commits = np.zeros((1, world.T // 32), np.int64)
@@ -153,6 +154,7 @@ class Block:
         other.mbarriers = None if self.clocks is None else self.mbarriers.take(rows, other.clocks)
         other.shared = self.shared.take(rows, other.clocks)
         other.local = None if self.local is None else self.local.take(rows)
+        other.tensor = None if self.tensor is None else self.tensor.take(rows, other.clocks)
         part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
         other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
         other.arrivals = {number: part(warps) for number, warps in self.arrivals.items()}
@@ -184,6 +186,8 @@ class Block:
         self.shared.join(other.shared)
         if self.local is not None or other.local is not None:
             self.local = self.local_memory().join(other.local_memory())
+        if self.tensor is not None and other.tensor is not None:
+            self.tensor.join(P, other.tensor, Q)
         self.warp_epoch = joined(self.warp_epoch, P, other.warp_epoch, Q)
         self.commits = joined(self.commits, P, other.commits, Q)
         self.programs = np.concatenate([self.programs, other.programs])

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from . import mma, warp
+from . import warp
 from .arrays import first_of
 from .decode import Decoder, Run
 from .errors import DivergentBarrier, NotConverged, UnknownOpcode
 from .forms import address, parts_of
 from .parse import Instruction
 from .shared import SEVERAL, WHO
+from .tensor_core import mma
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 
@@ -92,14 +93,19 @@ def warp_barrier(d: Decoder, i: Instruction) -> Run:
     members = member_mask(d, i)
 
     def run(block, active):
-        converge(block, block.R[members], active, i)
-        if block.world.T == 32:
-            block.barrier_passed()
-            return
-        block.warp_epoch = block.warp_epoch + block.warps(active)
-        block.retag()
+        meet(block, block.R[members], active, i)
 
     return run
+
+
+def meet(block, members, active, i: Instruction) -> None:
+    """The lanes of each warp meet, which orders their accesses."""
+    converge(block, members, active, i)
+    if block.world.T == 32:
+        block.barrier_passed()
+        return
+    block.warp_epoch = block.warp_epoch + block.warps(active)
+    block.retag()
 
 
 def matrix_form(i: Instruction) -> tuple[int, bool]:

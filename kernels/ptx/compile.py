@@ -5,7 +5,7 @@ During one `JITFunction.run(warmup=True)` a stand-in driver names the target; Tr
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from triton.runtime import JITFunction, driver
 from .errors import Refused
 from .limits import LIMITS
 from .options import check_options
+from .tma import host
 
 TARGETS = tuple(LIMITS)
 ELEMENTS = (
@@ -44,6 +45,7 @@ class Compiled(NamedTuple):
     scratch: dict[str, tuple[int, int]]  # argument -> (bytes of each program, alignment), where the kernel wants any
     types: dict[str, Any]  # of the parameters in Triton's signature; "constexpr" where it folded the value
     triton: Any  # its CompiledKernel
+    maps: Sequence[dict[str, Any]] = ()  # what Triton says of each tensor descriptor; none on targets without
 
     @property
     def ptx(self) -> str:
@@ -87,11 +89,12 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     """Compile what `kernel[grid](*args, **kwargs)` launches on `target`; Triton caches it, in memory and on disk.
 
     kernel  a @triton.jit function
-    args    NumPy arrays, torch tensors of any device (meta, too), numbers, None, constexprs, tuples of these
+    args    NumPy arrays, torch tensors of any device (meta, too), tensor descriptors of these, numbers, None, constexprs,
+            tuples of these
     kwargs  parameters by name, and Triton's options
 
     Raises Refused under Triton's interpreter, TypeError for another kernel or argument, ValueError for keywords and
-    values that no launch has and for thread block clusters and tensor descriptors; and what Triton raises. Whether the
+    values that no launch has and for thread block clusters; and what Triton raises. Whether the
     program fits the target is checked at its launch: see compiled.Kernel.
     """
     sm = capability(target)
@@ -107,7 +110,8 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
     scratch = {name: size for name, size in sizes.items() if size[0]}
     types = {name: types.get(name, "constexpr") for name in parameters}
-    arguments = [pair for name, x in parameters.items() for pair in placed(name, types[name], x)]
+    maps = getattr(facts, "tensordesc_meta", None) or ()
+    arguments = flattened(parameters, types, maps)
     entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", out.asm["ptx"], re.DOTALL)
     found = entry[1].count(".param") if entry else 0
     if not 0 <= found - len(arguments) <= len(SCRATCH):
@@ -117,7 +121,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
         )
     arguments += [(name, 0) for name in SCRATCH[: found - len(arguments)]]
     facts = facts.name, facts.shared, facts.num_warps
-    return Compiled(out.asm, *facts, f"sm_{sm}", arguments, parameters, scratch, types, out)
+    return Compiled(out.asm, *facts, f"sm_{sm}", arguments, parameters, scratch, types, out, maps)
 
 
 def bind(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -174,13 +178,19 @@ def _seen(value: Any) -> Any:
     return Pointer(value) if isinstance(value, np.ndarray) else value
 
 
-def placed(name: str, kind: Any, value: Any) -> Iterator[tuple[str, Any]]:
+def flattened(parameters: dict[str, Any], types: dict[str, Any], maps: Sequence[dict]) -> list[tuple[str, Any]]:
+    """The PTX parameters of all Python parameters; see Compiled. Raises Refused for what no GPU takes."""
+    rest = iter(maps)
+    return [pair for name, x in parameters.items() for pair in placed(name, types.get(name, "constexpr"), x, rest)]
+
+
+def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[tuple[str, Any]]:
     """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
         for (part, item), inner in zip(members(name, value), kind, strict=True):
-            yield from placed(part, inner, item)
+            yield from placed(part, inner, item, maps)
     elif str(kind).startswith("tensordesc"):
-        raise Refused(f"{name} is a tensor descriptor, and the machine executes no TMA: pass a pointer and strides")
+        yield from host.placed(name, value, next(maps, None))
     elif kind != "constexpr":
         yield name, value
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import triton
 
-from .compile import SCRATCH, Compiled, bind, placed
+from .compile import SCRATCH, Compiled, bind, flattened
 from .errors import Refused
 from .limits import WARP, check_program, check_registers, threads_by_registers
 
@@ -102,7 +102,7 @@ class Kernel:
                     "launch the @triton.jit function itself, which compiles it anew"
                 )
         scratch = [pair for pair in old.arguments if pair[0] in SCRATCH]
-        arguments = [pair for name, x in new.items() for pair in placed(name, old.types.get(name, "constexpr"), x)]
+        arguments = flattened(new, old.types, old.maps)
         return Kernel(old._replace(arguments=arguments + scratch, parameters=new), self.python, self._launch)
 
 

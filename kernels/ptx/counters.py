@@ -15,10 +15,10 @@ BANKS = 32  # of 4 bytes each, in shared memory
 
 # The first pattern that an opcode matches names its class.
 CLASSES = {
-    "global load": r"ld\.global", "global store": r"st\.global", "atomic": r"(atom|red)\.", "async copy": r"cp\.async",
+    "global load": r"ld\.global", "global store": r"st\.global|cp\.async\.bulk.*bulk_group", "atomic": r"(atom|red|cp\.reduce)\.", "async copy": r"cp\.async",
     "shared": r"(ld|st)\.shared|ldmatrix|stmatrix", "local": r"(ld|st)\.local",
     "barrier": r"(bar|barrier)\.|fence|membar",
-    "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.",
+    "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.|wgmma|tcgen05",
     "branch": r"bra\b|ret\b|exit\b|trap|vprintf|__assertfail",
     "special function": r"(ex2|lg2|sin|cos|tanh|rsqrt|sqrt|rcp|div)\.",
     "convert": r"cvt", "move": r"mov\.|ld\.param|selp|prmt",
@@ -80,6 +80,13 @@ class Counters:
         new = np.count_nonzero(sector[..., 1:] != sector[..., :-1]) + np.count_nonzero(sector[..., 0] >= 0)
         threads = (sector.size if on is None else int(np.count_nonzero(on))) * times
         self.add(self.memory, block, (threads * size, int(new) * times, 0, 0, threads))
+
+    def copied(self, block: Any, at: np.ndarray, size: int, on: np.ndarray) -> None:
+        """Count a bulk copy's words in global memory, at bytes (P or 1, N), of those that are on (P, N)."""
+        sector = np.sort(np.where(on, at >> SECTOR.bit_length() - 1, -1), axis=1)
+        new = np.count_nonzero(sector[:, 1:] != sector[:, :-1]) + np.count_nonzero(sector[:, 0] >= 0)
+        words = int(np.count_nonzero(on))
+        self.add(self.memory, block, (words * size, int(new), 0, 0, int(np.count_nonzero(on.any(1)))))
 
     def banks(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to shared memory.

@@ -18,10 +18,9 @@ def deadlock(machine: Any) -> PtxError:
     row, thread = first_of(block.mask(f))
     if spins:
         loop, executed = f.looped, machine.most - machine.limit
-        waits = {id(s.instruction): s.instruction for s in steps[loop.head : loop.jump]}
-        if block.mbarriers and (
-            at := next((block.mbarriers.waits[n] for n in waits if n in block.mbarriers.waits), None)
-        ):
+        waits = block.mbarriers.waits if block.mbarriers else {}
+        at = next((waits[n] for s in steps[loop.head : loop.jump] if (n := id(s.instruction)) in waits), None)
+        if at is not None:
             what = f"a thread waits for ever: {block.mbarriers.missing(at, row)}"
             return block.error(Deadlock, what, row, thread)
         if loop.found == "still" and any(READ.match(s.instruction.opcode) for s in steps[loop.head : loop.jump]):

@@ -67,6 +67,14 @@ class WarpRace(Race):
     """
 
 
+class InvalidTensorMap(PtxError):
+    """A tensor map that no GPU takes, or that is used before it is complete, released and acquired."""
+
+
+class Undefined(PtxError):
+    """A use of an instruction that PTX leaves undefined, where no other kind says more."""
+
+
 class AssertionFailed(PtxError):
     """A device_assert that does not hold, or Triton's own that an integer did not overflow, both with debug=True."""
 

@@ -18,6 +18,7 @@ from .memory import GlobalMemory
 from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number
+from .tma import host
 from .uninitialised import verdict
 
 LIBRARY = ("standard.py", "core.py", "math.py")
@@ -128,7 +129,7 @@ def execute(
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
-    arguments  (name, Buffer or number) in the order of the module's parameters
+    arguments  (name, Buffer, number or tma.host.Descriptor) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
     blank      by array, which elements are unwritten: see uninitialised.py
     shared     bytes of dynamic shared memory; the rest as in settings.py
@@ -140,12 +141,18 @@ def execute(
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
-    buffers = [*(value for _, value in arguments if isinstance(value, Buffer)), *reachable]
+    buffers = [*host.arrays([value for _, value in arguments]), *reachable]
+    parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
 
     def world(filler: int | None, prints: bool) -> World:
-        memory = GlobalMemory(buffers, decoded.constants, readable or {}, checks, blank if checks else None, filler)
+        constants = decoded.constants | host.room(parameters)
+        memory = GlobalMemory(buffers, constants, readable or {}, checks, blank if checks else None, filler)
+        host.write(memory, parameters)
         values = {}
-        for (parameter, kind), (_, value) in zip(decoded.parameters, arguments, strict=True):
+        for parameter, kind in decoded.parameters:
+            value = parameters[parameter]
+            if isinstance(value, host.Descriptor):
+                continue  # the parameter's name stands for the address of its map
             bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
             values[parameter] = scalar(bits or 0, kind)
         T, random = 32 * num_warps, None if seed is None else np.random.default_rng(seed)
@@ -183,17 +190,27 @@ def ended(world: World, max_steps: int | None) -> PtxError | None:
 def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
     """A race of races.py as an error at its second access."""
     (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
+    X, Y, Z = grid
     warp = race.level == "warp"
     what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
-    if warp and one is two and first == second == "store":
+    own = X * Y * Z  # programs from here on are bulk copies, beside the programs
+    if p % own == q % own and not race.within:
+        what += f"this {words(second, q >= own)} and a {words(first, p >= own)} by thread {t} of the same program, PTX "
+        what += f"line {one.line}, with no cp.async.bulk.wait_group between them"
+    elif warp and one is two and first == second == "store":
         what += f"threads {t} and {u} store two values, and PTX does not say which stays"
     else:
         group, missing = {
             "warp": ("the same warp", "no barrier, for lanes need not be in step,"),
             "program": ("the same program", "no barrier"),
-            "launch": (f"program {coordinates(p, grid)}", "neither a release and acquire nor the end of a launch"),
+            "launch": (f"program {coordinates(p % own, grid)}", "neither a release and acquire nor the end of a launch"),
         }[race.level]
         where = f", {location(one.where)}" if one.where else ""
-        what += f"this {second} and {'an' if first == 'atomic' else 'a'} {first} by thread {t} of {group}{where}, "
+        what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "
+        what += f"thread {t} of {group}{where}, "
         what += f"PTX line {one.line}, with {missing} between them"
-    return (WarpRace if warp else Race)(what, two, coordinates(q, grid), u)
+    return (WarpRace if warp else Race)(what, two, coordinates(q % own, grid), u)
+
+
+def words(kind: str, bulk: bool) -> str:
+    return f"{kind} by a bulk copy" if bulk else kind

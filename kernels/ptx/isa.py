@@ -16,11 +16,7 @@ from .errors import UnknownOpcode
 from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
-TMA = ("cp.async.bulk", "cp.reduce.async.bulk", "tensormap")
 REFUSED = {
-    "wgmma": "warp-group matrix products are not modelled",
-    "tcgen05": "tensor memory of sm_100 is not modelled",
-    **dict.fromkeys(TMA, "the tensor memory accelerator is not modelled"),
     "multimem": "memory of several GPUs is not modelled",
 }
 

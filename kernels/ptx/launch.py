@@ -26,8 +26,8 @@ from .execute import execute
 from .limits import grid_shape
 from .other_targets import explain
 from .reachable import buffer, reached, scratch
-from .segments import Buffer
 from .settings import Settings, Tuning, check_settings
+from .tma import host
 from .torch_empty import unwritten, watching
 
 
@@ -44,7 +44,8 @@ class Route(NamedTuple):
     tuning: Tuning = Tuning()
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
-        tensors = (x for x in leaves((*args, *kwargs.values())) if hasattr(x, "data_ptr"))
+        values = (getattr(x, "base", x) if hasattr(x, "block_shape") else x for x in leaves((*args, *kwargs.values())))
+        tensors = (x for x in values if hasattr(x, "data_ptr"))
         devices = (true_device(getattr(x, "base", x)) for x in tensors)  # of triton.reinterpret
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
         return self.takes_all or all(getattr(device, "type", "cpu") == "cpu" for device in devices)
@@ -193,6 +194,13 @@ def _run_tuned(route: Route, tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
     return run_tuned(tuner, tuner.fn.run, args, kwargs, route.seen, route.tuning, route.settings.reachable)
 
 
+def argument(name: str, value: Any) -> Any:
+    """The value of a PTX parameter as execute takes it."""
+    if isinstance(value, host.Descriptor):
+        return value._replace(base=buffer(name, value.base))
+    return buffer(name, value)
+
+
 def _launch(kernel: Kernel, grid: Any) -> Any:
     """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
     route, compiled = _route.get(), kernel.compiled
@@ -208,8 +216,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         check_settings({"readable": readable})
     if route.pretend:
         check_places(compiled.name, compiled.arguments)
-    arguments = [(name, buffer(name, value)) for name, value in compiled.arguments]
-    buffers = [value for _, value in arguments if isinstance(value, Buffer)]
+    arguments = [(name, argument(name, value)) for name, value in compiled.arguments]
+    buffers = host.arrays([value for _, value in arguments])
     others = reached(buffers, route.settings.reachable)
     arrays = [array.name for array in (*buffers, *others)]
     if unknown := sorted(set(readable or ()) - set(arrays)):

@@ -85,13 +85,20 @@ class Machine:
         return idle and len(block.fragments) == 1 and block.fragments[0].active is None
 
     def gather(self, block: Block, fragment: Fragment) -> None:
-        """Take in the block's other fragments that are at the same instruction; by chance, only those of its warps."""
+        """Take in the block's other fragments that are at the same instruction; with a seed, those of its warps."""
         for other in [f for f in block.fragments if f is not fragment and f.pc == fragment.pc and f.barrier is None]:
             a, b = block.mask(fragment), block.mask(other)
-            if self.random is None or (block.warps(a) & block.warps(b)).any():
+            if self.random is None or self.related(block, fragment.pc, a, b):
                 fragment.active = None if (a | b).all() else a | b
                 fragment.looped = None
                 block.fragments.remove(other)
+
+    def related(self, block: Block, pc: int, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether threads a and b have a warp in common or, where an instruction wants four of them, a warpgroup."""
+        a, b = block.warps(a), block.warps(b)
+        if self.decoded.steps[pc].instruction.opcode.startswith("wgmma.") and a.shape[1] % 4 == 0:
+            a, b = (x.reshape(len(x), -1, 4).any(2) for x in (a, b))
+        return bool((a & b).any())
 
     def advance(self, block: Block, fragment: Fragment) -> None:
         """Run one fragment through straight code and one jump, barrier or return."""

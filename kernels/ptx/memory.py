@@ -88,6 +88,7 @@ class GlobalMemory:
         self.written: list[tuple[int, int]] = []  # spans of bytes within which something was written
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
+        self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
         self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
         self.state = np.zeros(len(self.bytes), np.uint8)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ

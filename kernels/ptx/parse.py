@@ -23,6 +23,9 @@ def operand(text: str, rename: dict[str, str]):
     """One operand, from its text. Raises ValueError for what is none."""
     if text[:1] + text[-1:] in ("{}", "()"):
         return Vector(tuple(operand(part, rename) for part in split_operands(text[1:-1])))
+    if text[:1] + text[-1:] == "[]" and "{" in text:  # [tensor map, {coordinates}]
+        base, coordinates = split_operands(text[1:-1])
+        return Vector((operand(f"[{base}]", rename), operand(coordinates, rename)))
     if text[:1] + text[-1:] == "[]":
         match = ADDRESS.match(re.sub(r"\s", "", text[1:-1]))
         if not match or not INTEGER.match(match[2] or "0"):

@@ -34,6 +34,8 @@ class Access(NamedTuple):
     value       stores: (P or 1, T or 1, size) uint8, the bytes written; None: unknown, so that no two stores are alike
     sequence    atomics: indices into the flattened (P, T), active threads in the order in which they took effect;
                 None: ascending
+    issuer      (P,) the one thread of each program that makes the whole access, whose second axes are then not threads
+                but words, N of them; None: each thread its own
     """
 
     instruction: Any
@@ -49,6 +51,7 @@ class Access(NamedTuple):
     warp_epoch: np.ndarray | None = None
     value: np.ndarray | None = None
     sequence: np.ndarray | None = None
+    issuer: np.ndarray | None = None
 
     @property
     def strong(self) -> bool:
@@ -59,19 +62,25 @@ class Access(NamedTuple):
         """Whether other programs may be synchronised with: strong, and of gpu or sys scope."""
         return self.strong and self.scope in ("gpu", "sys")
 
+    @property
+    def many(self) -> int:
+        """The length of the second axes."""
+        return self.threads if self.issuer is None or self.address is None else self.address.shape[1]
+
     def who(self) -> tuple[np.ndarray, np.ndarray]:
         """Active threads in their order: indices into the flattened (P, T), and their numbers program * T + thread."""
-        P, T = len(self.programs), self.threads
+        P, N, T = len(self.programs), self.many, self.threads
         flat = self.sequence
         if flat is None:
-            flat = np.arange(P * T)
-            flat = flat if self.active is None else flat[np.broadcast_to(self.active, (P, T)).ravel()]
-        return flat, np.asarray(self.programs, np.int64)[flat // T] * T + flat % T
+            flat = np.arange(P * N)
+            flat = flat if self.active is None else flat[np.broadcast_to(self.active, (P, N)).ravel()]
+        thread = flat % T if self.issuer is None else self.issuer[flat // N]
+        return flat, np.asarray(self.programs, np.int64)[flat // N] * T + thread
 
     def of(self, array: np.ndarray | None, flat: np.ndarray) -> np.ndarray:
         """Each active thread's entry of a (P or 1, T or 1, ...) array."""
         assert array is not None
-        shape = (len(self.programs), self.threads, *array.shape[2:])
+        shape = (len(self.programs), self.many, *array.shape[2:])
         return np.broadcast_to(array, shape).reshape(-1, *array.shape[2:])[flat]
 
     def touched(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -238,7 +247,7 @@ def _stored(access: Access, flat: np.ndarray, who: np.ndarray, granule: int) -> 
 def _rows_of(k: int, access: Access, flat, who, place, value, here, turn) -> Rows:
     """Rows of one access: those of its places (threads, granules of each) that are here."""
     i, j = np.nonzero(here)
-    program, warp = flat // access.threads, flat % access.threads // 32
+    program, warp = flat // access.many, who % access.threads // 32
     passed = np.zeros(len(flat), np.int64) if access.warp_epoch is None else access.warp_epoch[program, warp]
     # A program of one warp has no other barrier than the warp's.
     epoch = access.epoch[program] + (passed if access.threads == 32 else 0)

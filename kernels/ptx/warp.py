@@ -187,7 +187,7 @@ def rows_of(registers: list[np.ndarray], trans: bool) -> np.ndarray:
     """stmatrix .m8n8.b16, the inverse of fragments: (P or 1, W, 8*num, 16) uint8; W is 1 if no register varies."""
     stacked = np.stack(np.broadcast_arrays(*by_warp(*registers)), axis=2)
     P, W, num, _ = stacked.shape
-    matrices = _transposed(stacked.view("<u2").reshape(P, W, num, 8, 8), trans)
+    matrices = _transposed(np.ascontiguousarray(stacked).view("<u2").reshape(P, W, num, 8, 8), trans)
     return matrices.view(np.uint8).reshape(P, W, 8 * num, 16)
 
 

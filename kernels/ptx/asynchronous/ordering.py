@@ -14,6 +14,8 @@ NAMES = {
     "wgmma": "a wgmma that warp {0} began (no wgmma.wait_group)",
     "bulk": "a bulk copy that warp {0} began (no cp.async.bulk.wait_group)",
     "tcgen05": "a tcgen05 instruction that warp {0} began (its commit's mbarrier was not waited for)",
+    "tcgen05.ld": "a tcgen05.ld that warp {0} began (no tcgen05.wait::ld)",
+    "tcgen05.st": "a tcgen05.st that warp {0} began (no tcgen05.wait::st)",
 }
 
 

@@ -41,7 +41,7 @@ def read(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.n
         arrived = ~shared.known("copying")[cells.at]
         shared.demand(arrived, Race, "that a cp.async may still be writing", cells, size, block)
         ordered(block, "writer", cells, "read", size)
-        shared.order.note("read", cells.at, *agents(block, cells, who, done))
+        shared.order.note("read", cells.at, *agents(block, cells, on, who, done))
     at = at if on is None else np.where(on, at, 0)
     rows = np.arange(len(block.programs))[:, None] if len(at) > 1 else slice(None)
     words = block.shared.bytes.reshape(len(block.programs), -1, size)
@@ -57,7 +57,7 @@ def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, w
         cells = touched(block, at, size, on, who)
         ordered(block, "writer", cells, "written", size)
         ordered(block, "reader", cells, "written", size)
-        shared.order.note("writer", cells.at, *agents(block, cells, who, done))
+        shared.order.note("writer", cells.at, *agents(block, cells, on, who, done))
         for name, value in (("writer", -1), ("reader", -1), ("written", True), ("by", block.number)):
             shared.known(name)[cells.at] = value
     words = shared.bytes.reshape(P, -1, size)
@@ -107,7 +107,9 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     block.shared.demand(good, Race, what, cells, size, block)
 
 
-def agents(block: Any, cells: Cells, who: np.ndarray, done: Done) -> tuple[np.ndarray, np.ndarray]:
+def agents(
+    block: Any, cells: Cells, on: np.ndarray | None, who: np.ndarray, done: Done
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each cell, the agent (a column of the clocks) in whose name it is touched, and the moment."""
     clocks, at = block.clocks, done.address
     keys = np.asarray(at) if at is not None else np.array([leader(done.kind, w) for w in (who // 32).tolist()])
@@ -121,8 +123,9 @@ def agents(block: Any, cells: Cells, who: np.ndarray, done: Done) -> tuple[np.nd
     found = {key: (clocks.column((done.kind, key)), moments(key)) for key in np.unique(keys).tolist()}
     rows = max(len(keys), *(len(moment) for _, moment in found.values()))
     column, moment = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+    here = np.ones(1, bool) if on is None else on.any(1)
     for key, (agent, now) in found.items():
-        clocks.issue(agent, np.where(keys == key, now, 0), block.instruction)
+        clocks.issue(agent, np.where((keys == key) & here, now, 0), block.instruction)
         column, moment = np.where(keys == key, agent, column), np.where(keys == key, now, moment)
     block.shared.order.fit(1)
     row = cells.row if rows > 1 else np.zeros_like(cells.row)

@@ -39,6 +39,8 @@ def draw(rng: np.random.Generator, length: int, copies: bool) -> list[tuple]:
         else:
             m = next(mbarriers)
             arrives = rng.permutation(WARPS)[: rng.integers(1, 3)].tolist()
+            if kind == "copy" and warp not in arrives:  # whose arrival keeps the phase open until the copy has begun
+                arrives[0] = warp
             events += [("copy", warp, cell, m)] if kind == "copy" else []
             events += [("arrive", w, m) for w in arrives]
             events += [("wait", w, m) for w in rng.permutation(WARPS)[: rng.integers(1, 3)].tolist()]
@@ -76,8 +78,13 @@ def reach(events: list[tuple]) -> np.ndarray:
 
 
 def race(events: list[tuple]) -> bool:
-    """Whether two accesses to one cell, one of them a write, are unordered, or lack a proxy fence on the way."""
+    """Whether two accesses to one cell, one of them a write, are unordered, or lack a proxy fence on the way.
+
+    Likewise if the program ends before a bulk copy does.
+    """
     N, before = len(events), reach(events)
+    if any(event[0] in ("copy", "send") and not before[N + n, :N].any() for n, event in enumerate(events)):
+        return True
     fences = [n for n, event in enumerate(events) if event[0] == "fence"]
     accesses = [n for n, event in enumerate(events) if event[0] in ("write", "read", "copy", "send")]
     for a, b in itertools.combinations(accesses, 2):

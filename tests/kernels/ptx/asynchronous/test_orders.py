@@ -29,3 +29,14 @@ def test_races_are_those_that_reachability_finds(part):
         assert verdict(events, [None, 0, 1][n % 3]) == truth, events
         found[truth] += 1
     assert min(found) > 4
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_races_with_bulk_copies_are_those_that_reachability_finds(part):
+    rng, found = np.random.default_rng(10 + part), [0, 0]
+    for n in range(25):
+        events = draw(rng, int(rng.integers(6, 18)), copies=True)
+        truth = race(events)
+        assert verdict(events, [None, 0, 1][n % 3]) == truth, events
+        found[truth] += 1
+    assert min(found) > 4

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx.errors import UnknownOpcode
-from kvproof.kernels.ptx.mma import mma
+from kvproof.kernels.ptx.tensor_core.mma import mma
 
 P, W = 2, 2
 

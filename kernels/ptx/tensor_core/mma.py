@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from .errors import UnknownOpcode
-from .floats import FORMATS, decode, encode
-from .warp import by_warp
+from ..errors import UnknownOpcode
+from ..floats import FORMATS, decode, encode
+from ..warp import by_warp
 
 # Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
 INPUTS = {
@@ -56,16 +56,16 @@ def mma(opcode: str, a: list[np.ndarray], b: list[np.ndarray], c: list[np.ndarra
     """
     M, K, a_type, b_type, c_type, satfinite = form(opcode)
     H = M // 8
-    A = _matrix(a_type, a, (-1, H), (2, 3, 1, 4, 0, 5), K)
-    B = _matrix(b_type, b, (-1, 1), (2, 3, 1, 4, 0, 5), K)  # transposed: its fragments are those of an A with 8 rows
-    C = _matrix(c_type, c, (H, -1), (2, 3, 0, 4, 5, 1), 8)
+    A = fragments(a_type, a, (-1, H), (2, 3, 1, 4, 0, 5), K)
+    B = fragments(b_type, b, (-1, 1), (2, 3, 1, 4, 0, 5), K)  # transposed: its fragments are those of an A with 8 rows
+    C = fragments(c_type, c, (H, -1), (2, 3, 0, 4, 5, 1), 8)
     D = _rounded(A @ B.swapaxes(2, 3) + C, c_type, satfinite)
     P, W = D.shape[:2]
     words = D.reshape(P, W, H, 8, 4, 2).view(c[0].dtype).transpose(2, 5, 0, 1, 3, 4).reshape(-1, P, W * 32)
     return list(words if any(register.shape[1] > 1 for register in (*a, *b, *c)) else words[..., :1])
 
 
-def _matrix(kind: str, registers: list, split: tuple[int, int], order: tuple[int, ...], columns: int) -> np.ndarray:
+def fragments(kind: str, registers: list, split: tuple[int, int], order: tuple[int, ...], columns: int) -> np.ndarray:
     """(P, W, rows, columns) float64: the numbers in registers whose axes (*split, P, W, g, t) are put in order."""
     words = np.stack(np.broadcast_arrays(*by_warp(*registers)))
     P, W = words.shape[1:3]

@@ -1,0 +1,260 @@
+"""wgmma: the four warps of a warpgroup multiply matrices, of which one or both lie in shared memory.
+
+The product is there as soon as it is asked for; what may not be touched until wgmma.wait_group is told by in_flight.py
+for registers and by the asynchronous proxy for shared memory.
+Source: PTX ISA 8.7, "Asynchronous warpgroup level matrix multiply-accumulate instructions".
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..asynchronous import proxy
+from ..decode import Decoder, Run
+from ..errors import NotConverged, Undefined, UnknownOpcode
+from ..floats import FORMATS, decode, encode
+from ..parse import Immediate, Instruction, Vector
+from . import descriptors
+from .mma import INTEGERS, MIXED, fragments
+
+GROUP = 128  # threads of a warpgroup
+MODES = {0: 0, 1: 128, 2: 64, 3: 32}  # code -> bytes of a swizzled row
+# Elements of A and B: K, and the types that D may have.
+INPUTS = {
+    "f16": (16, {"f16", "f32"}), "bf16": (16, {"f32"}), "tf32": (8, {"f32"}),
+    **dict.fromkeys(("e4m3", "e5m2"), (32, {"f16", "f32"})), **dict.fromkeys(("s8", "u8"), (32, {"s32"})),
+}  # fmt: skip
+OPCODE = re.compile(
+    r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)(\.satfinite)?\.(\w+)\.(\w+)\.(\w+)(\.satfinite)?"
+)
+
+
+class Form(NamedTuple):
+    """The parts of an opcode."""
+
+    N: int
+    K: int
+    d: str
+    a: str
+    b: str
+    satfinite: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of an element of A and B in shared memory."""
+        return FORMATS[self.a].bits // 8 if self.a in FORMATS else 1
+
+
+def form(opcode: str) -> Form:
+    """Take a wgmma.mma_async apart. Raises UnknownOpcode unless INPUTS has it."""
+    found = OPCODE.fullmatch(opcode)
+    if found is None:
+        raise UnknownOpcode(opcode, "of wgmma.mma_async it takes dense products, m64n8 to m64n256")
+    N, K, d, a, b = int(found[1]), int(found[2]), *found.group(4, 5, 6)
+    k, sums = INPUTS.get(a, (0, ()))
+    matches = (a == b or {a, b} in MIXED) and K == k and d in sums
+    whole = 8 <= N <= 256 and N % (16 if d == "s32" and N > 32 else 8) == 0
+    satfinite = bool(found[3] or found[7])
+    if not matches or not whole or (satfinite and d != "s32"):
+        raise UnknownOpcode(opcode, "it knows no wgmma with these shapes and types")
+    return Form(N, K, d, a, b, satfinite)
+
+
+def converge(block, active, i: Instruction) -> None:
+    """All threads of a warpgroup must have come: until they have, others run."""
+    block.instruction = i
+    T = block.world.T
+    if T % GROUP:
+        raise block.error(Undefined, f"wgmma needs warpgroups of 128 threads; the program has {T}", 0, 0)
+    if active is not None:
+        groups = np.broadcast_to(active, (len(active), T)).reshape(len(active), -1, GROUP)
+        if (groups.any(2) != groups.all(2)).any():
+            raise NotConverged
+
+
+def uniform(block, value: np.ndarray, active, what: str) -> np.ndarray:
+    """One value (P or 1, G or 1) for each warpgroup of (P or 1, T or 1). Raises Undefined where its threads differ."""
+    if value.shape[1] == 1:
+        return value
+    groups = value.reshape(len(value), -1, GROUP)
+    differs = (groups != groups[..., :1]).any(2, keepdims=True) & np.ones(GROUP, bool)
+    differs = differs.reshape(value.shape) if active is None else differs.reshape(value.shape) & active
+    if differs.any():
+        row, thread = np.argwhere(differs)[0].tolist()
+        raise block.error(Undefined, f"{what} differs between threads of a warpgroup", row, thread)
+    return groups[..., 0]
+
+
+class Operand(NamedTuple):
+    """A or B in shared memory."""
+
+    slot: int
+    name: str
+    rows: int
+    k: int
+    kind: str
+    size: int
+    mn_major: bool
+
+    def read(self, block, active) -> np.ndarray:
+        """The matrices of all warpgroups, (P or 1, G or 1, rows, k); of those that are not active, any."""
+        found = uniform(block, block.R[self.slot], active, f"the descriptor of {self.name}")
+        groups = range(block.world.T // GROUP)
+        parts = [self.group(block, found[:, g % found.shape[1], None], active, g) for g in groups]
+        if len({id(x) for x in parts}) == 1:
+            return parts[0][:, None]
+        shown = next(x for x in parts if x is not None)
+        return np.stack(np.broadcast_arrays(*(shown if x is None else x for x in parts)), axis=1)
+
+    def group(self, block, descriptor: np.ndarray, active, g: int) -> Any:
+        """The matrix (P or 1, rows, k) of a warpgroup; None if no program's is active."""
+        on = None if active is None else np.broadcast_to(active, (len(active), block.world.T))[:, g * GROUP, None]
+        if on is not None and not on.any():
+            return None
+        f = descriptors.fields(descriptor, 62)
+        if (f.swizzle != f.swizzle[:1]).any():
+            raise block.error(Undefined, f"the descriptors of {self.name} have several kinds of swizzle", 0, g * GROUP)
+        at = descriptors.units(f, self.rows, self.k, self.size, self.mn_major, MODES[int(f.swizzle[0, 0])])
+        on = None if on is None or on.all() else np.broadcast_to(on, (len(on), at.shape[1]))
+        who = np.full(1, g * GROUP, np.int64)
+        words = proxy.read(block, at, descriptors.UNIT, on, who, proxy.Done("wgmma", None))
+        dtype = np.dtype(INTEGERS.get(self.kind, f"<u{self.size}"))
+        return descriptors.matrix(words, self.k, dtype, self.mn_major)
+
+
+def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
+    """Elements as float64: of tf32 the lower 13 bits are ignored."""
+    if kind in INTEGERS:
+        return bits.astype(np.float32)  # sums of 32 products of 8 bits are exact
+    bits = bits & np.uint32(0xFFFFE000) if kind == "tf32" else bits
+    return decode(bits, kind).astype(np.float64)
+
+
+def into_threads(product: np.ndarray, order: str) -> np.ndarray:
+    """(P, G, 64, N) -> D as the threads hold it, in an `order` of the axes j, h, P, T and e.
+
+    Thread (w, g, t) of a warpgroup holds of row 16 * w + 8 * h + g the columns 8 * j + 2 * t + e.
+    """
+    P, G, _, N = product.shape
+    parts = product.reshape(P, G, 4, 2, 8, N // 8, 4, 2)
+    axes = {"j": (5,), "h": (3,), "P": (0,), "T": (1, 2, 4, 6), "e": (7,)}
+    sizes = {"j": N // 8, "h": 2, "P": P, "T": G * GROUP, "e": 2}
+    return parts.transpose([axis for name in order for axis in axes[name]]).reshape([sizes[name] for name in order])
+
+
+def added(f: Form, product: np.ndarray, c: np.ndarray | None) -> np.ndarray:
+    """The registers of D = product + c, (registers, P, T) uint32.
+
+    product  (P, G, 64, N) float64, or float32 of whole numbers
+    c        (registers, P or 1, T or 1) uint32, those of the accumulator; None for zero
+
+    One rounding, to nearest even: PTX leaves open in which order the hardware sums, what it truncates meanwhile, and
+    that sums of e4m3 and e5m2 keep fewer bits than f32 has. Integers wrap, or are clamped with .satfinite.
+    """
+    if f.d == "f16":
+        pairs = into_threads(product, "jhPTe")
+        if c is not None:
+            pairs = pairs + decode(c.view("<u2"), "f16").reshape(*pairs.shape[:2], *c.shape[1:], 2)
+        return encode(pairs, "f16").view("<u4").reshape(-1, *pairs.shape[2:4])
+    single = into_threads(product, "jhePT")
+    single = single.reshape(-1, *single.shape[3:])
+    if f.d == "f32":
+        return encode(single if c is None else single + decode(c, "f32"), "f32")
+    whole = single.astype(np.int64) if c is None else single.astype(np.int64) + c.view(np.int32)
+    return (whole.clip(-(2**31), 2**31 - 1) if f.satfinite else whole).astype(np.int32).view(np.uint32)
+
+
+def stacked(R: list, slots: list[int]) -> np.ndarray:
+    """Registers as one array (registers, P or 1, T or 1)."""
+    return np.stack(np.broadcast_arrays(*(R[slot] for slot in slots)))
+
+
+def multiply(d: Decoder, i: Instruction) -> Run:
+    """wgmma.mma_async {D}, A, B, scale-d {, scale-a, scale-b {, trans-a, trans-b}}: D = A B + D, or A B."""
+    f = form(i.opcode)
+    target, a, b, scale_d, *rest = i.operands
+    flags = [x.bits for x in rest]
+    in_registers = isinstance(a, Vector)
+    signs, trans = flags[:2] if f.d != "s32" else [1, 1], flags[2:] or [0, 0]
+    trans = [0, *trans] if in_registers and len(trans) == 1 else trans
+    halves = f.a in ("f16", "bf16")
+    expected = 0 if f.d == "s32" else 2 + halves * (1 if in_registers else 2)
+    assert len(flags) == expected
+    assert len(target.parts) == f.N // (4 if f.d == "f16" else 2)
+    puts = [d.result(x, "b32") for x in target.parts]
+    keep, negated = d.source(scale_d, "pred")
+    never = isinstance(scale_d, Immediate) and not scale_d.bits
+    before = [] if never else [d.source(x, "b32")[0] for x in target.parts]
+    registers = [d.source(x, "b32")[0] for x in a.parts] if in_registers else []
+    A = None if in_registers else Operand(d.source(a, "b64")[0], "A", 64, f.K, f.a, f.size, bool(trans[0]))
+    B = Operand(d.source(b, "b64")[0], "B", f.N, f.K, f.b, f.size, bool(trans[1]))
+    sign = float(signs[0] * signs[1])
+
+    def run(block, active):
+        converge(block, active, i)
+        R = block.R
+        left = from_registers(f, block, registers) if A is None else numbers(A.read(block, active), f.a)
+        product = left @ numbers(B.read(block, active), f.b).swapaxes(2, 3)
+        product = product if sign == 1 else -product
+        on = ~R[keep] if negated else R[keep]
+        c = stacked(R, before) if before and on.any() else None
+        c = c if c is None or on.all() else np.where(on, c, np.uint32(0))
+        words = added(f, whole(product, block.world.T), c)
+        for put, value in zip(puts, words, strict=True):
+            put(R, value, active)
+
+    return run
+
+
+def whole(product: np.ndarray, T: int) -> np.ndarray:
+    """A product for each warpgroup, if those of several do not differ."""
+    P, G, M, N = product.shape
+    return product if G == T // GROUP else np.broadcast_to(product, (P, T // GROUP, M, N))
+
+
+def from_registers(f: Form, block, slots: list[int]) -> np.ndarray:
+    """A of each warpgroup (P, G, 64, K): a warp holds its 16 rows as for mma."""
+    T = block.world.T
+    words = [np.broadcast_to(block.R[slot], (len(block.R[slot]), T)) for slot in slots]
+    rows = fragments(f.a, words, (-1, 2), (2, 3, 1, 4, 0, 5), f.K)
+    return rows.reshape(len(rows), T // GROUP, 64, f.K)
+
+
+def fence(d: Decoder, i: Instruction) -> Run:
+    """wgmma.fence: see in_flight.py."""
+    known(i)
+    return lambda block, active: converge(block, active, i)
+
+
+def commit(d: Decoder, i: Instruction) -> Run:
+    """wgmma.commit_group: what a warpgroup has begun since its last one is a group."""
+    known(i)
+
+    def run(block, active):
+        converge(block, active, i)
+        proxy.commit(block, active, "wgmma")
+
+    return run
+
+
+def wait(d: Decoder, i: Instruction) -> Run:
+    """wgmma.wait_group: all groups of a warpgroup but its latest are done."""
+    known(i)
+    left = i.operands[0].bits
+
+    def run(block, active):
+        converge(block, active, i)
+        proxy.wait(block, active, "wgmma", left)
+
+    return run
+
+
+def known(i: Instruction) -> None:
+    if not re.fullmatch(r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned", i.opcode):
+        raise UnknownOpcode(i.opcode, "this form of it", i)
+
+
+FAMILIES = {
+    "wgmma.mma_async": multiply, "wgmma.fence": fence, "wgmma.commit_group": commit, "wgmma.wait_group": wait,
+}  # fmt: skip

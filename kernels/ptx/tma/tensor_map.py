@@ -1,0 +1,124 @@
+"""A tensor map: what describes a tensor in global memory, and the box of it that one copy moves.
+
+The ISA leaves its 128 bytes opaque; here they are a magic number, a bit for each field that is set, and the fields.
+Dimension 0 is the innermost one, whose elements lie side by side.
+
+Source: PTX ISA 8.8, 5.5 and 9.7.9.27.3 (tensormap.replace); CUDA driver API, cuTensorMapEncodeTiled.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SIZE, ALIGNMENT = 128, 64
+MAGIC = 0x50414D54  # "TMAP"
+
+
+class Element(NamedTuple):
+    """A type of elements."""
+
+    name: str
+    size: int  # bytes
+    nan: int | None  # what fills a box outside of the tensor, if that is to be NaN; None for integers
+
+
+TYPES = (
+    Element("u8", 1, None), Element("u16", 2, None), Element("u32", 4, None), Element("s32", 4, None),
+    Element("u64", 8, None), Element("s64", 8, None), Element("f16", 2, 0x7FFF), Element("f32", 4, 0x7FFFFFFF),
+    Element("f32.ftz", 4, 0x7FFFFFFF), Element("f64", 8, 0x7FFFFFFFFFFFFFFF), Element("bf16", 2, 0x7FFF),
+    Element("tf32", 4, 0x7FFFFFFF), Element("tf32.ftz", 4, 0x7FFFFFFF),
+)  # fmt: skip
+SPAN = {0: 0, 1: 32, 2: 64, 3: 128}  # swizzle mode -> bytes of the lines within which it moves pieces of 16 bytes
+
+# What a map is made of, ordered so that none lies in two words of 16 bytes but those of 8 and 4 bytes an entry.
+DTYPE = np.dtype(
+    [
+        ("magic", "<u4"), ("known", "<u4"), ("global_address", "<u8", (1,)), ("global_stride", "<u8", (4,)),
+        ("global_dim", "<u4", (5,)), ("box_dim", "<u4", (5,)), ("element_stride", "u1", (5,)), ("rank", "u1", (1,)),
+        ("elemtype", "u1", (1,)), ("interleave_layout", "u1", (1,)), ("swizzle_mode", "u1", (1,)),
+        ("swizzle_atomicity", "u1", (1,)), ("fill_mode", "u1", (1,)), ("mode", "u1", (1,)),
+        ("lower_corner", "<i2", (3,)), ("upper_corner", "<i2", (3,)), ("unused", "V16"),
+    ]
+)  # fmt: skip
+TILED, IM2COL = 0, 1  # mode, which the host alone sets, as the corners
+# field -> entries, of those that tensormap.replace sets
+FIELDS = {name: DTYPE[name].shape[0] for name in DTYPE.names or () if name in (
+    "global_address", "global_stride", "global_dim", "box_dim", "element_stride", "rank", "elemtype",
+    "interleave_layout", "swizzle_mode", "swizzle_atomicity", "fill_mode",
+)}  # fmt: skip
+BIT = {key: n for n, key in enumerate((name, entry) for name in FIELDS for entry in range(FIELDS[name]))}  # in `known`
+OPTIONAL = {("swizzle_atomicity", 0)}
+
+
+def blank(n: int = 1) -> np.ndarray:
+    """(n,) maps in which nothing is set."""
+    maps = np.zeros(n, DTYPE)
+    maps["magic"] = MAGIC
+    return maps
+
+
+def encode(fields: dict[str, Any]) -> np.ndarray:
+    """A map with all of its fields: (1,) of DTYPE."""
+    made = blank()
+    for name, value in fields.items():
+        values = np.atleast_1d(np.asarray(value))
+        made[name][0, : len(values)] = values
+    made["known"] = (1 << len(BIT)) - 1
+    return made
+
+
+def entries(name: str, rank: int) -> int:
+    """How many entries of a field a tensor of so many dimensions has."""
+    return rank - 1 if name == "global_stride" else rank if FIELDS[name] > 1 else 1
+
+
+def called(name: str, entry: int) -> str:
+    return f"{name}[{entry}]" if FIELDS[name] > 1 else name
+
+
+def lacking(one: np.void) -> str:
+    """The first field that a map needs and has not; "" if it is complete."""
+    rank = int(one["rank"][0]) + 1
+    known = int(one["known"])
+    for (name, entry), bit in BIT.items():
+        if not known >> bit & 1 and entry < entries(name, rank) and (name, entry) not in OPTIONAL:
+            return called(name, entry)
+    return ""
+
+
+def fault(name: str, entry: int, value: int) -> str:
+    """What is wrong with the value of one field, whatever the others are; "" if nothing is."""
+    says = {
+        "global_address": (value % 16 == 0, "a multiple of 16"),
+        "global_dim": (value >= 1, "at least 1"),
+        "global_stride": (value % 16 == 0 and 0 <= value < 1 << 40, "a multiple of 16 bytes below 2**40"),
+        "box_dim": (1 <= value <= 256, "1 to 256"),
+        "element_stride": (1 <= value <= 8, "1 to 8"),
+        "rank": (0 <= value <= 4, "0 to 4, one less than the tensor's dimensions"),
+        "elemtype": (0 <= value < len(TYPES), f"0 to {len(TYPES) - 1}; packed types of 4 and 6 bits are not modelled"),
+        "interleave_layout": (value == 0, "0, for interleaved layouts are not modelled"),
+        "swizzle_mode": (value in SPAN, "0 to 3, for that of 96 bytes is not modelled"),
+        "swizzle_atomicity": (value == 0, "0, for pieces of more than 16 bytes are not modelled"),
+        "fill_mode": (value in (0, 1), "0 (zeros) or 1 (NaN)"),
+    }
+    good, fits = says[name]
+    return "" if good else f"{called(name, entry)} is {value}; it must be {fits}"
+
+
+def faults(one: np.void) -> str:
+    """What is wrong with a complete map; "" if nothing is."""
+    rank = int(one["rank"][0]) + 1
+    for name in FIELDS:
+        for entry in range(entries(name, rank)):
+            if found := fault(name, entry, int(one[name][entry])):
+                return found
+    element, span = TYPES[int(one["elemtype"][0])], SPAN[int(one["swizzle_mode"][0])]
+    columns = int(one["box_dim"][0])
+    inner = columns * element.size
+    if int(one["mode"][0]) == TILED and inner % 16:
+        return f"box_dim[0] is {columns} elements of {element.name}, {inner} bytes; it must be a multiple of 16 bytes"
+    if span and inner > span:
+        return f"box_dim[0] is {columns} elements of {element.name}, {inner} bytes; its swizzle takes up to {span}"
+    if int(one["fill_mode"][0]) and element.nan is None:
+        return f"fill_mode is 1 (NaN), and elemtype {element.name}; integers are filled with zeros: make it 0"
+    return ""
