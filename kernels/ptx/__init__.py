@@ -26,7 +26,7 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     calls                            device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
     termination, progress            loops that never end, long launches
-    segments, locations              addresses, and the array and element at each
+    segments, holes, locations       addresses, arrays with holes, and the array and element at each
     memory, shared, local            bytes, with what may be accessed and what was
     torch_empty, uninitialised       unwritten memory of torch.empty, and whether a read of it changes results
     races, happens_before            races in global memory, by happens-before over the log of a launch
@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         WarpRace,
     )
     from .execute import Report
+    from .holes import spread
     from .launch import route, routing, run
     from .limits import OutOfResources
 
@@ -72,11 +73,11 @@ __all__ = [
     "AssertionFailed", "ConfigDependent", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier",
     "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused",
     "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace",
-    "check", "route", "routing", "run",
+    "check", "route", "routing", "run", "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
-HOMES |= {"OutOfResources": "limits"}  # all others are errors
+HOMES |= {"OutOfResources": "limits", "spread": "holes"}  # all others are errors
 
 
 def __getattr__(name: str) -> Any:

@@ -156,7 +156,9 @@ def store_matrix(d: Decoder, i: Instruction) -> Run:
         words = np.zeros((len(rows), T // 32, 32, 16), np.uint8)
         words[:, :, : 8 * num] = rows
         at = np.where(on, where(block.R), np.uint32(0))
-        block.shared.store(at, words.reshape(len(rows), T, 16).view(np.uint64), 16, 16, on, tags, block)
+        words = words.reshape(len(rows), T, 16).view(np.uint64)
+        lost = block.shared.store(at, words, 16, (16, 32), on, tags, block)  # .b16 moves what is 32 bits wide, too
+        block.world.counters.disagreeing += lost
         block.world.counters.banks(block, at, 16, on)
 
     return run

@@ -48,6 +48,7 @@ class Report:
     lines        Line by Python source line (file name, number)
     classes      warp instructions by class of instruction
     unique       distinct bytes of each array argument that were read
+    unwritten    elements that came unwritten and still are, by array of which any came so
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
     printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
@@ -64,6 +65,7 @@ class Report:
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
         self.counters, memory = world.counters, world.memory
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
+        self.unwritten = memory.unwritten()
         self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []

@@ -1,6 +1,6 @@
 """The place of an access in words: array, element, how far outside, and whether an overflow explains it."""
 
-from .segments import BITS, Region, Segments
+from .segments import BITS, Region, Segments, address_of, span
 
 
 def described(at: int, regions: list[Region]) -> str:
@@ -11,11 +11,12 @@ def described(at: int, regions: list[Region]) -> str:
     region = min(regions, key=distance)
     name, array = region.buffer
     if distance(region):
-        return outside(at, region)
+        low, high = ends(region)
+        return outside(at - region.low + low if at < region.low else at - region.high + high, region)
     index, rest = [0] * array.ndim, at - region.pointer
-    for axis in sorted(range(array.ndim), key=lambda i: -abs(array.strides[i])):
-        if array.strides[axis] > 0:
-            index[axis], rest = divmod(rest, array.strides[axis])
+    for axis in sorted(range(array.ndim), key=lambda i: -abs(region.strides[i])):
+        if region.strides[axis] > 0:
+            index[axis], rest = divmod(rest, region.strides[axis])
     return f"{name}[{', '.join(map(str, index))}]"
 
 
@@ -32,19 +33,30 @@ def stray(address: int, segments: Segments, regions: list[Region]) -> str:
     own = [r for r in regions if segments.pointer(r.pointer) >> BITS == n + 1]
     if not own:
         return f"address {address % 2**64:#x}, far from every array"
-    at = address - int(segments.virtual[n] - segments.arena[n])
-    return outside(at, min(own, key=lambda r: abs(r.pointer - at)))
+    offsets = ((address - segments.pointer(r.pointer), r) for r in own)
+    return outside(*min(offsets, key=lambda pair: abs(pair[0])))
 
 
-def outside(at: int, region: Region) -> str:
-    """A byte outside of an array, and whether its index would be one of the array's, had 32 bits been enough for it."""
+def ends(region: Region) -> tuple[int, int]:
+    """An array's first byte and one past its last, counted from its first element, holes included."""
+    low, high = span(region.buffer.array)
+    first = address_of(region.buffer.array)
+    return low - first, high - first
+
+
+def outside(offset: int, region: Region) -> str:
+    """A byte outside of an array, so far from its first element, and whether its index would be one of the array's, had
+    32 bits been enough for it."""
     name, array = region.buffer
-    past = at - region.high
-    text = f"{name} {at - region.pointer:+d} bytes, "
-    text += f"{past} past its end" if past >= 0 else f"{region.low - at} before its start"
+    low, high = ends(region)
+    past = offset - high
+    text = f"{name} {offset:+d} bytes, "
+    if low <= offset < high:
+        return text + "in a hole between its elements"
+    text += f"{past} past its end" if past >= 0 else f"{low - offset} before its start"
     for unit, many in ((array.itemsize, "elements"), (1, "bytes")):
-        wraps = -(-(region.low - at) // (unit << 32))
-        if wraps and region.low <= at + wraps * (unit << 32) < region.high:
+        wraps = -(-(low - offset) // (unit << 32))
+        if wraps and low <= offset + wraps * (unit << 32) < high:
             times = "2**32" if abs(wraps) == 1 else f"{abs(wraps)} * 2**32"
             way = "further" if wraps > 0 else "back"
             return f"{text} (a 32-bit offset that overflowed: {times} {many} {way} it is inside)"

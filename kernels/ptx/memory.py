@@ -31,28 +31,22 @@ def word(bit: int, dtype: np.dtype) -> np.ndarray:
     return np.array(pattern(bit), "u8").astype(dtype)
 
 
-def near(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    """Whether words agree, or are floats of `width` bits, or pairs of 16 in 32, that differ as sums in several orders do.
+def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
+    """Whether words agree, or are floats of one of these widths in bits that differ as sums in several orders do.
 
     The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
     """
-    if width not in (16, 32, 64) or not a.size:
-        return np.array_equal(a, b)
-    return close(a, b, width) or (width == 32 and pairs(a, b) and close(a, b, 16))
+    if np.array_equal(a, b):
+        return True
+    return any(near_floats(a, b, width) for width in (widths if isinstance(widths, tuple) else (widths,)))
 
 
-def close(a: np.ndarray, b: np.ndarray, width: int) -> bool:
+def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
+    if width not in (16, 32, 64):
+        return False
     a, b = (np.ascontiguousarray(x)[..., None].view(f"f{width // 8}").astype(np.float64) for x in (a, b))
     scale = np.fmax(np.abs(a), np.abs(b)).max() * 2.0 ** {16: -6, 32: -14, 64: -30}[width]
     return bool(((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= scale)).all())
-
-
-def pairs(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
-    a, b = (np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b))
-    halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
-    exponents = halves >> 10 & 31  # of bfloat16 these are the lowest, which are as seldom all alike
-    return bool(((exponents > 0) & (exponents < 31)).all())
 
 
 def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], function) -> np.ndarray:
@@ -100,6 +94,7 @@ class GlobalMemory:
         self.regions = [segments.region(b) for b in buffers if b.array.size]
         self.pointers |= {b.name: MIDDLE for b in buffers}  # of an array without elements
         self.pointers |= {r.buffer.name: segments.pointer(r.pointer) for r in self.regions}
+        self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
         self.untouched: list[Region] = []  # of which nothing is written at all
         self.blank(blank or {}, filler)
@@ -266,3 +261,13 @@ class GlobalMemory:
         region = next(r for r in self.regions if r.buffer.name == name)
         state = region.of(self.state)
         return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+
+    def unwritten(self) -> dict[str, int]:
+        """By array of which something came unwritten, how many elements nothing has written yet."""
+        left = {}
+        for region in self.regions:
+            if region.buffer.name in self.came_unwritten:
+                state = region.of(self.state)
+                written = state & word(READABLE | BLANK, state.dtype) == word(READABLE, state.dtype)
+                left[region.buffer.name] = int(np.count_nonzero(~written))
+        return left

@@ -49,12 +49,12 @@ def elements(region: Region, at: np.ndarray) -> np.ndarray:
     array = region.buffer.array
     rest, inside, number = at - region.low, (at >= region.low) & (at < region.high), np.zeros_like(at)
     weights = [int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim)]
-    for i in sorted(range(array.ndim), key=lambda i: -abs(array.strides[i])):
-        step, n = abs(array.strides[i]), array.shape[i]
+    for i in sorted(range(array.ndim), key=lambda i: -abs(region.strides[i])):
+        step, n = abs(region.strides[i]), array.shape[i]
         if step and n > 1:
             index = np.minimum(rest // step, n - 1)
             rest = rest - index * step
-            number += (n - 1 - index if array.strides[i] < 0 else index) * weights[i]
+            number += (n - 1 - index if region.strides[i] < 0 else index) * weights[i]
     return np.where(inside & (rest < array.itemsize), number, -1)
 
 

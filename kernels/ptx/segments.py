@@ -2,12 +2,16 @@
 
 Each piece of the caller's memory lies in the middle of its own segment of 2**48 addresses, so the upper bits of an
 address name the array whose pointer it was derived from, whatever the offset. Addresses below 2**48 are those of this
-process, from tables of pointers. All pieces lie in one arena, with guard bytes between them that belong to no array.
+process, from tables of pointers. All pieces lie in one arena, with guard bytes between them that belong to no array. An
+array with large holes falls into several pieces of one segment, as far apart there as in the caller's memory.
 """
 
+from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .holes import HOLE, Close, close
 
 BITS = 48
 MIDDLE = 1 << BITS - 1
@@ -29,11 +33,12 @@ class Region(NamedTuple):
     pointer: int  # of its first element
     low: int  # its first byte, which is another where a stride is negative
     high: int
+    strides: tuple[int, ...]  # in the arena
 
     def of(self, arena: np.ndarray) -> np.ndarray:
         """The array's elements in the arena, or in its state, as unsigned words."""
         array = self.buffer.array
-        return np.ndarray(array.shape, f"u{array.itemsize}", arena.data, self.pointer, array.strides)
+        return np.ndarray(array.shape, f"u{array.itemsize}", arena.data, self.pointer, self.strides)
 
 
 def address_of(array: np.ndarray) -> int:
@@ -60,6 +65,26 @@ def joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return pieces
 
 
+def layout(array: np.ndarray) -> tuple:
+    return address_of(array), array.shape, array.strides, array.itemsize
+
+
+def closed(low: int, high: int, arrays: list[np.ndarray]) -> dict[tuple, Close]:
+    """How arrays that share a span of memory lie in the arena without its holes, by layout; {}: the whole span does.
+
+    There they may lie side by side, as keys and values of one cache, but all with the same holes.
+    """
+    here = {layout(a): a for a in arrays if high - low >= HOLE and low <= address_of(a) < high}
+    alone = [close(a, GUARD) for a in here.values()]
+    holes = [x.apart for x in alone if x]
+    if not here or len(holes) < len(alone) or any(not np.array_equal(x, holes[0]) for x in holes):
+        return {}
+    room = max(span(a)[0] - low + x.length for a, x in zip(here.values(), alone, strict=True) if x)
+    if np.diff(holes[0]).min() - room < HOLE // 2:
+        return {}
+    return {key: x._replace(length=room) for key, a in here.items() if (x := close(a, GUARD, room))}
+
+
 class Segments:
     """The pieces of one launch's memory: equally long arrays, one entry for each, in ascending order of `real`.
 
@@ -70,24 +95,38 @@ class Segments:
     """
 
     def __init__(self, buffers: list[Buffer], constants: dict[str, bytes]):
-        pieces = joined([span(b.array) for b in buffers if b.array.size])
-        if len(pieces) + len(constants) >= 1 << 63 - BITS:
-            raise ValueError(f"{len(pieces)} arrays came; the machine takes {(1 << 63 - BITS) - 1}: pass fewer")
-        sizes = [(low, high - low) for low, high in pieces] + [(0, len(data)) for data in constants.values()]
-        self.arrays = len(pieces)
-        self.real, self.length = np.array(sizes, np.int64).reshape(-1, 2).T
-        self.arena, end = np.zeros_like(self.real), 2 * GUARD
+        arrays = [b.array for b in buffers if b.array.size]
+        spans = joined([span(a) for a in arrays])
+        if len(spans) + len(constants) >= 1 << 63 - BITS:
+            raise ValueError(f"{len(spans)} arrays came; the machine takes {(1 << 63 - BITS) - 1}: pass fewer")
+        self.strides: dict[tuple, tuple[int, ...]] = {}  # in the arena, of an array with holes, by its layout
+        pieces, end = [], 2 * GUARD
+        sizes = [(low, high - low) for low, high in spans] + [(0, len(data)) for data in constants.values()]
         for n, (low, size) in enumerate(sizes):
-            self.arena[n] = -(-end // 256) * 256 + low % 256
-            end = int(self.arena[n]) + size + GUARD
+            first, virtual = -(-end // 256) * 256 + low % 256, (n + 1 << BITS) + MIDDLE + low % 256
+            holes = closed(low, low + size, arrays)
+            if not holes:
+                pieces.append((low, first, size, virtual))
+            for piece in list(holes.values())[:1]:
+                each = zip(piece.apart.tolist(), piece.at.tolist(), strict=True)
+                pieces += [(low + apart, first + at, piece.length, virtual + apart) for apart, at in each]
+            self.strides |= {key: piece.strides for key, piece in holes.items()}
+            end = pieces[-1][1] + pieces[-1][2] + GUARD
+        self.arrays = len(pieces) - len(constants)
+        self.real, self.arena, self.length, self.virtual = np.array(pieces, np.int64).reshape(-1, 4).T.copy()
+        self.starts: list[int] = self.virtual.tolist()
         self.size = -(-end // 256) * 256
-        self.virtual = (np.arange(1, len(sizes) + 1) << BITS) + MIDDLE + self.real % 256
-        self.constants = dict(zip(constants, range(len(pieces), len(sizes)), strict=True))
+        self.constants = dict(zip(constants, range(self.arrays, len(pieces)), strict=True))
 
     def region(self, buffer: Buffer) -> Region:
         low, high = span(buffer.array)
-        shift = int((self.arena - self.real)[np.searchsorted(self.real[: self.arrays], low, "right") - 1])
-        return Region(buffer, address_of(buffer.array) + shift, low + shift, high + shift)
+        first, pointer, last = map(self.placed, (low, address_of(buffer.array), high - 1))
+        return Region(buffer, pointer, first, last + 1, self.strides.get(layout(buffer.array), buffer.array.strides))
+
+    def placed(self, byte: int) -> int:
+        """Where a byte of an array lies in the arena."""
+        n = int(np.searchsorted(self.real[: self.arrays], byte, "right")) - 1
+        return int(self.arena[n] - self.real[n]) + byte
 
     def pointer(self, at: int) -> int:
         """What the kernel sees for a byte of the arena."""
@@ -101,8 +140,8 @@ class Segments:
         if active is not None and not active.flat[first]:
             return np.full_like(address, off)
         row, thread = (0, 0) if active is None else divmod(first, active.shape[1])
-        n = (int(address[row % len(address), thread % address.shape[1]]) >> BITS) - 1
-        if 0 <= n < len(self.arena):  # mostly all are in one piece
+        n = bisect_right(self.starts, int(address[row % len(address), thread % address.shape[1]]) + GUARD // 2) - 1
+        if n >= 0:  # mostly all are in one piece
             at = address - (int(self.virtual[n]) - GUARD // 2)
             room = int(self.length[n]) + GUARD
             far = int(at.view(np.uint64).max()) >= room  # of those that are off, too
@@ -115,11 +154,11 @@ class Segments:
 
     def each(self, address: np.ndarray) -> np.ndarray:
         """Addresses of several pieces, or of this process -> bytes of the arena, or -1."""
-        n = np.clip((address >> BITS) - 1, 0, max(len(self.arena) - 1, 0))
         if not len(self.arena):
             return np.full_like(address, -1)
+        n = np.maximum(np.searchsorted(self.virtual, address + GUARD // 2, "right") - 1, 0)
         off = address - self.virtual[n]
-        near = (off >= -GUARD // 2) & (off < self.length[n] + GUARD // 2) & (address >> BITS > 0)
+        near = (off >= -GUARD // 2) & (off < self.length[n] + GUARD // 2)
         here, at = self.owned(address, self.real)
         return np.where(near, off + self.arena[n], np.where(here, at, -1))
 

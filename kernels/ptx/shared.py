@@ -157,8 +157,8 @@ class SharedMemory:
         words = table[:, index[0]] if len(index) == 1 else table[np.arange(len(index))[:, None], index]
         return words if size > 8 else words[..., 0]
 
-    def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int, active, tags, site) -> int:
-        """Write the words that `load` would give, of elements of `width` bits.
+    def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int | tuple, active, tags, site) -> int:
+        """Write the words that `load` would give, of elements of `width` bits, or of any of these widths.
 
         Returns how many copies of one value, stored by one instruction, differ in their last bits from the one that
         stays; threads that store different numbers at one place are a Race.

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
-from kvproof.kernels.ptx.memory import near
 
 from ._text import OWN, SEEDS, fails, own, run
 
@@ -133,6 +132,27 @@ def test_a_masked_asynchronous_copy_fills_with_zeros_and_reads_nothing():
     assert out.tolist() == [1, 2, 3, 4, 5] + [0] * 27
 
 
+MATRIX = {
+    # name: (what lanes hold, of which a row's four lie in one place with the other rows' four; error or None)
+    "one float32": ("mov.b32 %r7, 0f3F800000;", None),
+    "sums of float32 in several orders": ("mov.b32 %r7, 0f3F800000; @%p1 add.u32 %r7, %r7, 3;", None),
+    "sums of float16 in several orders": ("mov.b32 %r7, 0x3C003C00; @%p1 add.u32 %r7, %r7, 65537;", None),
+    "other float32s": ("mov.b32 %r7, 0f3F800000; @%p1 mov.b32 %r7, 0f40000000;", errors.WarpRace),
+    "integers": ("shr.u32 %r7, %r1, 2;", errors.WarpRace),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_rows_that_stmatrix_stores_in_one_place_may_differ_as_sums_do(name):
+    values, kind = MATRIX[name]
+    body = "setp.ge.u32 %p1, %r1, 4; mov.b32 %r6, 0; " + values
+    body += " stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r6], {%r7}; ret;"
+    if kind is not None:
+        fails(kind, "two threads of one warp store two values", body)
+    else:
+        assert run(body, np.zeros(32, np.uint32)).disagreeing == (0 if name == "one float32" else 1)
+
+
 GLOBAL = {
     "before the first array": (errors.OutOfBounds, "ld.global.b32 %r9, [%rd1+-4];", "a -4 bytes, 4 before its start"),
     "past the last array": (errors.OutOfBounds, "ld.global.b32 %r9, [%rd2+40];", "b .40 bytes, 0 past its end"),
@@ -188,24 +208,3 @@ def test_an_atomic_takes_the_elements_of_a_vector_one_by_one(kind):
     run(body + OWN.format("%r9"), olds, sums, programs=2)
     assert sums.tolist() == ([64, 128, 64, 128] if kind[0] == "v" else [64, 0, 0, 0])
     assert sorted(olds) == list(range(0, 128, 2) if kind[0] == "v" else range(64))
-
-
-def halves(*values: float) -> np.ndarray:
-    """Pairs of float16 in words of 32 bits."""
-    return np.array(values, np.float16).view(np.uint32)
-
-
-NEAR = {  # two words -> whether they may be copies of one sum, or of two in one word
-    "a last bit of float32": (np.array([1.0], "f4").view("u4"), np.nextafter(np.float32([1]), 2).view("u4"), True),
-    "a last bit of both halves": (halves(1.0, -3.0), halves(1.001, -3.002), True),
-    "a last bit of the lower half": (halves(1.0, -3.0), halves(1.001, -3.0), True),
-    "bfloat16": (np.array([0x3F80BF80], "u4"), np.array([0x3F81BF80], "u4"), True),
-    "another upper half": (halves(1.0, -3.0), halves(1.0, -3.3), False),
-    "small integers": (np.array([15000], "u4"), np.array([15001], "u4"), False),
-    "an integer beside a float": (np.array([0x00013C00], "u4"), np.array([0x00023C00], "u4"), False),
-}
-
-
-@pytest.mark.parametrize(("a", "b", "alike"), NEAR.values(), ids=NEAR)
-def test_words_are_near_as_floats_of_32_bits_or_as_pairs_of_16(a, b, alike):
-    assert near(a, b, 32) == near(b, a, 32) == alike

@@ -110,6 +110,25 @@ def test_the_other_elements_of_a_tensor_stay_unwritten(dtype):
         launch(x, out, into=True)
 
 
+@pytest.mark.parametrize("dtype", EXACT, ids=str)
+def test_the_report_counts_what_a_launch_left_unwritten(dtype):
+    x, out, full = torch.ones(100).to(dtype), torch.empty(100, dtype=dtype), torch.zeros(100, dtype=dtype)
+    with ptx.route() as reports:
+        launch(x, out, n=60)
+        launch(x, out, n=90)
+        launch(x, full, n=60)
+    assert [report.unwritten for report in reports] == [{"out": 40}, {"out": 10}, {}]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float16", "float64"])
+def test_what_is_not_readable_counts_as_unwritten_until_it_is_written(dtype):
+    x, out = np.ones(100, dtype), np.zeros(100, dtype)
+    some = ptx.run(add, 1, x, out, 60, False, 128, readable={"out": False, "x": np.arange(100) < 70})
+    assert some.unwritten == {"x": 30, "out": 40}
+    reports = ptx.check(add, 1, x, out, 100, False, 128, readable={"out": False}, targets="sm_90", seeds=(0,))
+    assert [report.unwritten for report in reports] == [{"out": 0}] * 2
+
+
 def test_memory_that_is_given_again_is_unwritten_whatever_it_was_before(monkeypatch):
     x, out = torch.ones(100), torch.empty(100)
     gone = torch.empty(100)
