@@ -60,6 +60,7 @@ def parser() -> Parser:
         "which stops loops that show no end")  # fmt: skip
     add("--approximation-ulps", type=int, default=0, metavar="N", help="move exp2, division and their like by up to N "
         "last places; default %(default)s")  # fmt: skip
+    add("--pretend", action="store_true", help="the driver finds a GPU, cuda:0, whose memory is the CPU's")
     add("--no-checks", action="store_true", help="check nothing; bytes are then not counted by array")
     add("--lines", action="store_true", help="count per Python source line, too")
     add("--json", action="store_true", help="print the counters as a list of launches; the driver prints to stderr")
@@ -139,7 +140,7 @@ def drive(options: argparse.Namespace, each: Callable[[Report], None]) -> None:
     sys.argv = [options.driver, *options.arguments]
     sys.path.insert(0, str(Path(options.driver).resolve().parent))
     out = redirect_stdout(sys.stderr) if options.json else nullcontext()
-    with out, route(options.target, keep=0, each=each, **settings(options)):
+    with out, route(options.target, keep=0, each=each, pretend=options.pretend, **settings(options)):
         try:
             runpy.run_path(options.driver, run_name="__main__")
         except SystemExit as end:

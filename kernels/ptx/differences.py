@@ -24,10 +24,12 @@ class Difference(NamedTuple):
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The arrays of one parameter, a tuple's as `members` names them."""
+    """The arrays of one parameter, a tuple's as `members` names them; of a tensor descriptor the one it describes."""
     if isinstance(value, tuple):
         for part, item in members(name, value):
             yield from named_arrays(part, item)
+    elif hasattr(value, "block_shape"):  # a tensor descriptor
+        yield name, value.base
     elif isinstance(value, np.ndarray) or hasattr(value, "data_ptr"):
         yield name, value
 

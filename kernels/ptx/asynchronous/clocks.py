@@ -125,9 +125,7 @@ class Clocks:
         """Take in those of Q more programs, after one's own P."""
         for clocks in (self, other):
             clocks.fit()
-        self.known, self.fenced = (
-            merged(a, P, b, Q) for a, b in ((self.known, other.known), (self.fenced, other.fenced))
-        )
+        self.known, self.fenced = together([(self.known, other.known), (self.fenced, other.fenced)], P, Q)
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
         none = np.zeros(1, np.int32), None
@@ -138,6 +136,11 @@ class Clocks:
 
 def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     """Rows of P programs and then of Q others; one row where all are alike."""
-    if len(a) == len(b) == 1 and np.array_equal(a, b):
-        return a
-    return np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))])
+    return together([(a, b)], P, Q)[0]
+
+
+def together(pairs: list[tuple[np.ndarray, np.ndarray]], P: int, Q: int) -> list[np.ndarray]:
+    """As `merged`, for arrays that keep equally many rows: one row only if that does for each of them."""
+    if all(len(a) == len(b) == 1 and np.array_equal(a, b) for a, b in pairs):
+        return [a for a, _ in pairs]
+    return [np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))]) for a, b in pairs]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .clocks import Clocks
+from .clocks import Clocks, together
 
 NAMES = {
     "mbarrier": "a bulk copy (its mbarrier at {0} was not waited for)",
@@ -61,11 +61,8 @@ class Ordering:
         for ordering in (self, other):
             ordering.fit(1)
         pairs = [(getattr(self, name), getattr(other, name)) for name in self.NAMES]
-        if all(len(a) == len(b) == 1 and np.array_equal(a, b) for a, b in pairs):
-            return
-        for name, (a, b) in zip(self.NAMES, pairs, strict=True):  # all with as many rows: one may be alike, and another not
-            both = [np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))]
-            setattr(self, name, np.concatenate(both))
+        for name, both in zip(self.NAMES, together(pairs, P, Q), strict=True):
+            setattr(self, name, both)
 
     def told(self, table: np.ndarray, cells: Any, agent: np.ndarray | slice) -> np.ndarray:
         """What the warps of some accesses know, by a table of the clocks, of an agent each."""

@@ -24,7 +24,9 @@ def facts() -> Any:
 def checked(device: Any = None) -> int:
     """The index of a device that is the pretended one. Raises Refused for another, ValueError for the CPU."""
     device = getattr(device, "idx", device)  # of torch.cuda.device and device_of
-    if device is not None and not is_gpu(device):
+    if not isinstance(device, (int, str, torch.device)):
+        return 0  # torch, too, takes whatever else it is given for the current device
+    if not is_gpu(device):
         raise ValueError(f"Expected a cuda device, but got: {device}")
     return 0
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import autocast, cuda, random, tensors, triton_driver
+from . import autocast, cuda, inductor, random, tensors, triton_driver
 from .dispatch import Dispatch
 from .places import Pretence, _pretence, pretending
 from .properties import properties
@@ -35,3 +35,4 @@ def everything() -> None:
     cuda.put_all()
     random.put_all()
     autocast.put_all()
+    inductor.put_all()

@@ -95,6 +95,11 @@ def default_device() -> torch.device | None:
     return found[-1] if found else None
 
 
+def faking() -> bool:
+    """Whether torch's FakeTensorMode is on, whose tensors are on any device and have no memory."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
 def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
     """A function that makes a tensor: from nothing if `new`, else its device may be another tensor's."""
 
@@ -102,7 +107,7 @@ def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
     def made(*args, **kwargs):
         if not pretending():
             return usual(*args, **kwargs)
-        if kwargs.get("device") is CPU:
+        if kwargs.get("device") is CPU or faking():
             return usual(*args, **kwargs)
         device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", None)
         if device is None and new:
@@ -135,7 +140,7 @@ def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
     def taken(*args, **kwargs):
         if not pretending():
             return usual(*args, **kwargs)
-        if kwargs.get("device") is CPU:
+        if kwargs.get("device") is CPU or faking():
             return usual(*args, **kwargs)
         device = kwargs.pop("device", None)
         device = default_device() if device is None else device
@@ -155,7 +160,7 @@ def method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[...,
 
     @functools.wraps(usual)
     def either(self, *args, **kwargs):
-        if pretending() and true_device(self).type == "cpu":
+        if pretending() and true_device(self).type == "cpu" and not faking():
             return ours(usual, self, *args, **kwargs)
         return usual(self, *args, **kwargs)
 

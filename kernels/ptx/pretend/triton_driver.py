@@ -28,7 +28,7 @@ class Utils:
         return pretence().properties.triton()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         raise Refused(f"triton.runtime.driver.active.utils.{name} is asked for; a pretended GPU has no driver to ask")
 
@@ -47,7 +47,7 @@ class Driver:
         return self._utils if pretending() else self._true().utils
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         if not pretending():
             return getattr(self._true(), name)

@@ -59,6 +59,13 @@ def pictures(page: str) -> list[str]:
     return [section.partition("<pre>")[0] for section in page.split("<section>")[1:]]
 
 
+def test_a_driver_that_insists_on_a_gpu_finds_one_where_it_is_asked_to(tmp_path):
+    launch = "x = torch.arange(1024., device='cuda')\nassert x.is_cuda\n"
+    launch += "copy[(8,)](x, torch.zeros(1024).cuda(), 1024, 1, BLOCK=128)\n"
+    out, _ = command(driver(tmp_path, launch), "--pretend", "--json")
+    assert json.loads(out)[0]["kernel"] == "copy"
+
+
 def letters(svg: str) -> str:
     """The text of a picture, its lines joined."""
     return " ".join(element.text or "" for element in ElementTree.fromstring(svg).iter())

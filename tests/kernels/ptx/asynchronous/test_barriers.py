@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
+from kvproof.kernels.ptx.asynchronous.clocks import Clocks
+from kvproof.kernels.ptx.asynchronous.ordering import Ordering
 
 from .._text import fails, own, run
 
@@ -162,3 +164,17 @@ def test_a_cluster_of_one_program_is_that_program():
     body = "st.shared.b32 [%r5], %r1; bar.sync 0; mapa.shared::cluster.u32 %r6, %r5, 0; "
     body += "ld.shared::cluster.b32 %r9, [%r6]; "
     assert (own(body) == np.arange(32)).all()
+
+
+def test_programs_that_part_and_join_again_keep_one_row_each_of_what_is_known_of_shared_memory():
+    clocks = [Clocks({}, 2) for _ in range(2)]
+    orders = [Ordering(c, 4) for c in clocks]
+    for order, cell in zip(orders, (0, 1), strict=True):  # one warp wrote in each, at the same moment, at another place
+        order.note("writer", np.array([cell]), 0, 1)
+    orders[0].writer[:] = orders[1].writer[:] = 0  # so that one of the three is alike, and another not
+    clocks[0].join(1, clocks[1], 1)
+    orders[0].join(1, orders[1], 1)
+    orders[0].fit(2)
+    assert {name: len(getattr(orders[0], name)) for name in Ordering.NAMES} == dict.fromkeys(Ordering.NAMES, 2)
+    assert orders[0].wrote.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    assert len(orders[0].take(np.array([True, False]), clocks[0]).read) == 1

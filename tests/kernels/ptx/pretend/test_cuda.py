@@ -6,11 +6,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from triton.runtime import driver
+from triton import runtime
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx.limits import LIMITS
 from kvproof.kernels.ptx.pretend.properties import MODELS
+
+driver: Any = runtime.driver
+cuda: Any = torch.cuda
 
 
 @pytest.fixture(autouse=True)
@@ -98,8 +101,8 @@ def test_memory_is_not_the_gpu_s():
 
 
 @pytest.mark.parametrize("ask", [
-    lambda: torch.cuda.CUDAGraph(), lambda: torch.cuda.graph(None), lambda: torch.cuda.graph_pool_handle(),
-    lambda: torch.cuda.cudart(), lambda: torch.cuda.make_graphed_callables(None, ()),
+    lambda: torch.cuda.CUDAGraph(), lambda: cuda.graph(None), lambda: torch.cuda.graph_pool_handle(),
+    lambda: torch.cuda.cudart(), lambda: cuda.make_graphed_callables(None, ()),
     lambda: torch.cuda.memory.caching_allocator_alloc(8), lambda: driver.active.utils.load_binary(),
     lambda: driver.active.launcher_cls(),
 ])  # fmt: skip
@@ -110,7 +113,7 @@ def test_what_only_a_gpu_can_do_is_refused_by_name(ask):
 
 @triton.jit
 def softmax(out, x, x_stride, out_stride, rows, cols, BLOCK: tl.constexpr, stages: tl.constexpr):
-    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):
+    for row in tl.range(tl.program_id(0), rows, tl.num_programs(0), num_stages=stages):  # pyright: ignore[reportGeneralTypeIssues]
         at = tl.arange(0, BLOCK)
         v = tl.load(x + row * x_stride + at, mask=at < cols, other=-float("inf"))
         e = tl.exp(v - tl.max(v, 0))

@@ -11,6 +11,7 @@ import triton.testing
 from triton.runtime import Autotuner, JITFunction, driver
 
 from kvproof.kernels import ptx
+from kvproof.kernels.ptx.pretend import session
 
 from .._compiled_claims import in_child
 
@@ -75,28 +76,26 @@ def test_so_does_one_that_ends_in_an_exception_and_one_that_cannot_open():
     with pytest.raises(ptx.Refused, match="target is 'sm_91'"):
         ptx.route("sm_91", pretend=True).__enter__()
     with pytest.raises(ptx.Refused, match="pretend is 1; it must be True or False"):
-        ptx.route(pretend=1).__enter__()
+        ptx.route(pretend=1).__enter__()  # pyright: ignore[reportArgumentType]
     assert changed(before) == []
     assert asked() == usual
 
 
 def test_nothing_is_left_where_putting_fails_half_way():
-    from kvproof.kernels.ptx.pretend import random
-
-    true = random.put_all
-    random.put_all = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
+    true = session.random.put_all
+    session.random.put_all = lambda: 1 / 0  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with pytest.raises(ZeroDivisionError):
             ptx.route(pretend=True).__enter__()
     finally:
-        random.put_all = true
+        session.random.put_all = true
     assert changed(before) == []
 
 
 def test_a_leak_is_seen():
     torch.zeros_of_mine = 1  # pyright: ignore[reportAttributeAccessIssue]
     assert changed(before) == ["zeros_of_mine"]
-    del torch.zeros_of_mine
+    del torch.zeros_of_mine  # pyright: ignore[reportAttributeAccessIssue]
     zeros, torch.zeros = torch.zeros, lambda *args: None
     assert changed(before) == ["zeros"]
     torch.zeros = zeros

@@ -146,6 +146,7 @@ def test_what_no_cpu_can_stand_for_is_refused_by_name(outside):
         torch.zeros(3, device="cuda:1")
     with pytest.raises(ptx.Refused, match="__cuda_array_interface__"):
         _ = outside.__cuda_array_interface__
-    made: Any = torch._C._VariableFunctions.zeros  # as a module holds it that took it before the route was opened
+    raw: Any = torch._C
+    made = raw._VariableFunctions.zeros  # as a module holds it that took it before the route was opened
     with pytest.raises(ptx.Refused, match=r"test_tensors.*asks torch for CUDA memory past what is pretended"):
         made(3, device="cuda")
