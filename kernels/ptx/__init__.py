@@ -30,6 +30,7 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     memory, shared, local            bytes, with what may be accessed and what was
     torch_empty, uninitialised       unwritten memory of torch.empty, and whether a read of it changes results
     races, happens_before            races in global memory, by happens-before over the log of a launch
+    algebra                          whether two kernels are one algebra, in the ring of Triton's fpsan
     counters, execute                instructions, bytes and bank conflicts: the report
     profile, profile_page            the report as tables, and as a page of pictures
 
@@ -41,6 +42,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .algebra.same import same_algebra
+    from .algebra.verdict import DifferentAlgebra
     from .check import check
     from .errors import (
         AssertionFailed,
@@ -70,13 +73,14 @@ if TYPE_CHECKING:
     from .limits import OutOfResources
 
 __all__ = [
-    "AssertionFailed", "ConfigDependent", "Deadlock", "DivergentBarrier", "Endless", "InvalidBarrier",
-    "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError", "Race", "Refused",
-    "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised", "UnknownOpcode", "WarpRace",
-    "check", "route", "routing", "run", "spread",
+    "AssertionFailed", "ConfigDependent", "Deadlock", "DifferentAlgebra", "DivergentBarrier", "Endless",
+    "InvalidBarrier", "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError",
+    "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "same_algebra", "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
+HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict"}
 HOMES |= {"OutOfResources": "limits", "spread": "holes"}  # all others are errors
 
 

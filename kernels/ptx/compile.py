@@ -89,8 +89,8 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     """Compile what `kernel[grid](*args, **kwargs)` launches on `target`; Triton caches it, in memory and on disk.
 
     kernel  a @triton.jit function
-    args    NumPy arrays, torch tensors of any device (meta, too), tensor descriptors of these, numbers, None, constexprs,
-            tuples of these
+    args    NumPy arrays, torch tensors of any device (meta, too), tensor descriptors, numbers, None, constexprs, tuples
+            of these
     kwargs  parameters by name, and Triton's options
 
     Raises Refused under Triton's interpreter, TypeError for another kernel or argument, ValueError for keywords and

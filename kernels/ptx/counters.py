@@ -15,7 +15,8 @@ BANKS = 32  # of 4 bytes each, in shared memory
 
 # The first pattern that an opcode matches names its class.
 CLASSES = {
-    "global load": r"ld\.global", "global store": r"st\.global|cp\.async\.bulk.*bulk_group", "atomic": r"(atom|red|cp\.reduce)\.", "async copy": r"cp\.async",
+    "global load": r"ld\.global", "global store": r"st\.global|cp\.async\.bulk.*bulk_group",
+    "atomic": r"(atom|red|cp\.reduce)\.", "async copy": r"cp\.async",
     "shared": r"(ld|st)\.shared|ldmatrix|stmatrix", "local": r"(ld|st)\.local",
     "barrier": r"(bar|barrier)\.|fence|membar",
     "shuffle, vote": r"(shfl|vote|redux|elect|match)\.|activemask", "tensor": r"mma\.|wgmma|tcgen05",

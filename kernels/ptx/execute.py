@@ -21,6 +21,7 @@ from .segments import Buffer, Region, number
 from .tma import host
 from .uninitialised import verdict
 
+ENDS = "neither a release and acquire nor the end of a launch"
 LIBRARY = ("standard.py", "core.py", "math.py")
 
 
@@ -205,7 +206,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
         group, missing = {
             "warp": ("the same warp", "no barrier, for lanes need not be in step,"),
             "program": ("the same program", "no barrier"),
-            "launch": (f"program {coordinates(p % own, grid)}", "neither a release and acquire nor the end of a launch"),
+            "launch": (f"program {coordinates(p % own, grid)}", ENDS),
         }[race.level]
         where = f", {location(one.where)}" if one.where else ""
         what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "

@@ -1,8 +1,9 @@
 """A pytest plugin: is this Triton kernel sound? Compiled for GPUs that need not be here, and run on the PTX machine.
 
-One assertion, as a function to import and as a fixture of the same name:
+Two assertions, as functions to import and as fixtures of the same name:
 
     check_kernel(kernel, grid, *args)  one launch of a Triton kernel
+    same_algebra(one, other, *arrays)  two computations, to the bit, but for the order in which they round
 
 A whole test file, for a Triton kernel of yours in place of this one; it goes red without a mask, with a smaller BLOCK,
 or if the kernel reads `out` before it writes it:
@@ -23,7 +24,7 @@ or if the kernel reads `out` before it writes it:
         check_kernel(add_one, (3,), x, out, 300, BLOCK=128, readable={"out": False})
         assert torch.equal(out, x + 1)
 
-With --kvproof-json FOLDER the fixture leaves one JSON file per test that used it. pytest loads this module in every
+With --kvproof-json FOLDER the fixtures leave one JSON file per test that used them. pytest loads this module in every
 run, so it imports nothing of weight before a kernel is checked.
 """
 
@@ -38,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from .algebra.verdict import Verdict
     from .execute import Report
 
 
@@ -55,6 +57,20 @@ def check_kernel(kernel: Any, grid: Any, /, *args: Any, **kwargs: Any) -> "list[
         return ptx.check(kernel, grid, *args, **kwargs)
     except ptx.PtxError as error:
         raise error.with_traceback(None) from None  # the kernel is at fault, and the message names its line
+
+
+def same_algebra(one: Any, other: Any, /, *args: Any, **settings: Any) -> "Verdict":
+    """Raise DifferentAlgebra unless two launchers of the same arrays are one algebra, as `ptx.same_algebra` has it.
+
+    Returns its verdict, which names the operations that it cannot judge.
+    """
+    __tracebackhide__ = True
+    from .. import ptx
+
+    try:
+        return ptx.same_algebra(one, other, *args, **settings)
+    except ptx.PtxError as error:
+        raise error.with_traceback(None) from None
 
 
 def pytest_addoption(parser: pytest.Parser):
@@ -108,5 +124,25 @@ def check_kernel_fixture(kvproof_records: list[dict]):
 
         kvproof_records[-1] |= {"passed": True, "runs": [summary(report, []) for report in reports]}
         return reports
+
+    return checked
+
+
+@pytest.fixture(name="same_algebra")
+def same_algebra_fixture(kvproof_records: list[dict]):
+    """same_algebra, recorded: what was compared, what differs, and the operations that it cannot judge."""
+
+    @wraps(same_algebra)
+    def checked(*args: Any, **settings: Any):
+        __tracebackhide__ = True
+        kvproof_records.append({"assertion": "same_algebra", "passed": False})
+        try:
+            verdict = same_algebra(*args, **settings)
+        except Exception as error:
+            kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
+            raise
+        outside = [str(x) for x in verdict.outside]
+        kvproof_records[-1] |= {"passed": True, "compared": [*verdict.arrays], "outside": outside}
+        return verdict
 
     return checked

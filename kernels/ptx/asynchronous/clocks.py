@@ -47,8 +47,7 @@ class Clocks:
         more = self.W + len(self.agents) - self.known.shape[2]
         if more > 0:
             self.known, self.fenced = (np.pad(x, ((0, 0), (0, 0), (0, more))) for x in (self.known, self.fenced))
-        if rows > len(self.known):
-            self.known, self.fenced = (np.repeat(x, rows, 0) for x in (self.known, self.fenced))
+        self.known, self.fenced = (np.repeat(x, rows, 0) if rows > len(x) else x for x in (self.known, self.fenced))
 
     def now(self) -> np.ndarray:
         """Each warp's own moment: (P or 1, W)."""
@@ -125,7 +124,10 @@ class Clocks:
         """Take in those of Q more programs, after one's own P."""
         for clocks in (self, other):
             clocks.fit()
-        self.known, self.fenced = together([(self.known, other.known), (self.fenced, other.fenced)], P, Q)
+        self.known, self.fenced = (
+            merged(a, P, b, Q) for a, b in ((self.known, other.known), (self.fenced, other.fenced))
+        )
+        self.fit(max(len(self.known), len(self.fenced)))  # of one, all programs may be alike
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
         none = np.zeros(1, np.int32), None
@@ -136,11 +138,6 @@ class Clocks:
 
 def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     """Rows of P programs and then of Q others; one row where all are alike."""
-    return together([(a, b)], P, Q)[0]
-
-
-def together(pairs: list[tuple[np.ndarray, np.ndarray]], P: int, Q: int) -> list[np.ndarray]:
-    """As `merged`, for arrays that keep equally many rows: one row only if that does for each of them."""
-    if all(len(a) == len(b) == 1 and np.array_equal(a, b) for a, b in pairs):
-        return [a for a, _ in pairs]
-    return [np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))]) for a, b in pairs]
+    if len(a) == len(b) == 1 and np.array_equal(a, b):
+        return a
+    return np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .clocks import Clocks, together
+from .clocks import Clocks, merged
 
 NAMES = {
     "mbarrier": "a bulk copy (its mbarrier at {0} was not waited for)",
@@ -43,9 +43,9 @@ class Ordering:
         more = self.clocks.known.shape[2] - self.read.shape[2]
         if more:
             self.read = np.pad(self.read, ((0, 0), (0, 0), (0, more)))
-        if rows > len(self.writer):
-            for name in self.NAMES:
-                setattr(self, name, np.repeat(getattr(self, name), rows, 0))
+        for name in self.NAMES:
+            if rows > len(known := getattr(self, name)):
+                setattr(self, name, np.repeat(known, rows, 0))
 
     def take(self, rows: np.ndarray, clocks: Clocks) -> "Ordering":
         """That of some of the programs."""
@@ -60,9 +60,9 @@ class Ordering:
         """Take in that of Q more programs, after one's own P."""
         for ordering in (self, other):
             ordering.fit(1)
-        pairs = [(getattr(self, name), getattr(other, name)) for name in self.NAMES]
-        for name, both in zip(self.NAMES, together(pairs, P, Q), strict=True):
-            setattr(self, name, both)
+        for name in self.NAMES:
+            setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
+        self.fit(max(len(getattr(self, name)) for name in self.NAMES))  # of one, all programs may be alike
 
     def told(self, table: np.ndarray, cells: Any, agent: np.ndarray | slice) -> np.ndarray:
         """What the warps of some accesses know, by a table of the clocks, of an agent each."""

@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import InvalidTensorMap
+from ..errors import InvalidTensorMap, Misaligned, OutOfBounds
 from .opcodes import Form
 from .requests import Request
-from .tensor_map import DTYPE, IM2COL, SPAN, TILED, TYPES, Element
+from .tensor_map import FIRST, IM2COL, SPAN, TILED, TYPES, Element
 
 PIECE = 16  # bytes that swizzling moves as one
-STATIC = slice((DTYPE.fields or {})["box_dim"][1], (DTYPE.fields or {})["unused"][1])  # how a box lies, in any tensor
+STATIC = slice(FIRST["box_dim"], FIRST["unused"])  # how a box lies, in any tensor
 
 
 class Box(NamedTuple):
@@ -26,6 +26,7 @@ class Box(NamedTuple):
     coordinates: list[np.ndarray]  # by dimension, (P or 1, N) int64, of each word's first element
     address: np.ndarray  # (P or 1, N) uint64, of each word
     inside: np.ndarray  # (P or 1, N) bool
+    tail: np.ndarray | None  # likewise: past the end of a row, but in a piece of 16 bytes that begins within
     swizzle: int
     nan: bool
     rows: np.ndarray  # (P,) bool
@@ -44,7 +45,9 @@ class Box(NamedTuple):
         return f"element {at} of a tensor map"
 
 
-def boxes(request: Request, maps: np.ndarray, f: Form, start: list[np.ndarray], offsets: list[np.ndarray]) -> Iterator[Box]:
+def boxes(
+    request: Request, maps: np.ndarray, f: Form, start: list[np.ndarray], offsets: list[np.ndarray]
+) -> Iterator[Box]:
     """The boxes of a copy, in groups of programs whose maps differ in no more than the tensor's place and shape.
 
     maps     (P or 1,) of DTYPE
@@ -69,8 +72,9 @@ def box(request: Request, maps: np.ndarray, one: np.void, rows: np.ndarray, f: F
         what = f"the tensor map has {have}; the instruction takes {f.rank}, {f.mode}"
         raise request.error(InvalidTensorMap, what, int(np.argmax(rows)))
     element = TYPES[int(one["elemtype"][0])]
+    placed(request, f, rows, start, element)
     dims = [maps["global_dim"][:, n, None].astype(np.int64) for n in range(rank)]
-    word = word_of(element.size, start[0], dims[0], rows)
+    word = word_of(element.size, dims[0], rows)
     size = one["box_dim"][0] * element.size // word  # words of the innermost dimension
     if f.mode.startswith("im2col"):
         coordinates = image(one, dims, start, offsets, int(size), word // element.size)
@@ -83,14 +87,34 @@ def box(request: Request, maps: np.ndarray, one: np.void, rows: np.ndarray, f: F
         picked = np.stack(np.broadcast_arrays(*start[1:]), 1)
         coordinates = [start[0][:, None] + column, picked[:, row[0]]]
     address = maps["global_address"][:, :1].astype(np.int64) + coordinates[0] * element.size
-    inside = (coordinates[0] >= 0) & (coordinates[0] < dims[0])
+    line = coordinates[0] >= 0
     for n in range(1, rank):
         address = address + coordinates[n] * maps["global_stride"][:, n - 1, None].astype(np.int64)
-        inside = inside & (coordinates[n] >= 0) & (coordinates[n] < dims[n])
+        line = line & (coordinates[n] >= 0) & (coordinates[n] < dims[n])
+    inside = line & (coordinates[0] < dims[0])
+    whole = -(-dims[0] * element.size // PIECE) * (PIECE // element.size)
+    tail = line & (coordinates[0] >= dims[0]) & (coordinates[0] < whole) if word < PIECE else None
     return Box(
-        element, word, coordinates, address.view(np.uint64), inside, int(one["swizzle_mode"][0]),
+        element, word, coordinates, address.view(np.uint64), inside, tail, int(one["swizzle_mode"][0]),
         bool(one["fill_mode"][0]), rows,
     )  # fmt: skip
+
+
+def placed(request: Request, f: Form, rows: np.ndarray, start: list[np.ndarray], element: Element) -> None:
+    """Raise unless boxes begin where the hardware takes them: else it faults with an illegal instruction."""
+    bad = (start[0] * element.size % PIECE != 0) & rows
+    if bad.any():
+        row = int(np.argmax(bad))
+        column = int(start[0][row % len(start[0])])
+        what = f"the innermost coordinate is {column}, {column * element.size} bytes of {element.name}"
+        raise request.error(Misaligned, f"{what}; a box begins at a multiple of {PIECE} bytes", row)
+    if f.mode == "tile::scatter4":
+        bad = np.stack(np.broadcast_arrays(*(x < 0 for x in start))).any(0) & rows
+        if bad.any():
+            row = int(np.argmax(bad))
+            at = [int(x[row % len(x)]) for x in start]
+            what = f"rows {at[1:]} from column {at[0]} on are scattered; a coordinate must not be negative"
+            raise request.error(OutOfBounds, what, row)
 
 
 @lru_cache(maxsize=256)
@@ -125,13 +149,10 @@ def image(one: np.void, dims: list, start: list, offsets: list, columns: int, wo
     return [*coordinates, rest]
 
 
-def word_of(size: int, column: np.ndarray, columns: np.ndarray, rows: np.ndarray) -> int:
-    """The most bytes, up to 16, that lie wholly inside of a tensor or outside: where a box starts and the tensor ends.
-
-    column   of the first element of the boxes; columns, of the tensors: (P or 1,), (P or 1, 1)
-    """
-    some = [x[rows] if len(x) > 1 else x for x in (column, columns)]
-    bits = int(np.bitwise_or.reduce(some[0] * size)) | int(np.bitwise_or.reduce(some[1] * size, axis=None)) | PIECE
+def word_of(size: int, columns: np.ndarray, rows: np.ndarray) -> int:
+    """The most bytes, up to 16, that lie wholly inside of a tensor or outside: its rows have `columns` (P or 1, 1)."""
+    some = columns[rows] if len(columns) > 1 else columns
+    bits = int(np.bitwise_or.reduce(some * size, axis=None)) | PIECE
     return bits & -bits
 
 

@@ -6,10 +6,14 @@ what the issuing thread knows, by a release and acquire at a place of their own,
 Reads are the issuing thread's own. Two copies of one thread count as ordered.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
 
+from ..arrays import first_of
+from ..errors import OutOfBounds
+from ..memory import MAPPED, word
 from ..races import Access
 from .requests import Request, Site
 
@@ -102,6 +106,28 @@ def store(request: Request, address: np.ndarray, data: np.ndarray, size: int, on
     memory.store(at, words if size > 8 else words[..., 0], size, on, site)
     note(request, "store", at, size, on, np.broadcast_to(data, (*on.shape, size)), beside=True)
     request.block.world.counters.copied(request.block, at, size, on)
+
+
+def spill(request: Request, address: np.ndarray, data: np.ndarray, size: int, on: np.ndarray, site: Site) -> None:
+    """Write, as `store` does, what lies past the end of a tensor's row: where an argument has it.
+
+    What lies between the rows of an argument is a warning's matter, what lies after its last byte nobody's.
+    """
+    memory = request.block.world.memory
+    at = memory.located(address, size, on, site)
+    index = at >> size.bit_length() - 1
+    mapped = memory.states[size].take(index, mode="clip") & word(MAPPED, np.dtype(f"u{size}")) != 0
+    if (known := on & mapped).any():
+        store(request, address, data, size, known, site)
+    gap = on & ~mapped
+    between = np.zeros(on.shape, bool)
+    for region in memory.regions:
+        between |= gap & (region.low <= at) & (at < region.high)
+    if between.any():
+        row, n = first_of(between)
+        what = "a bulk copy writes whole pieces of 16 bytes, and so what follows a row, which belongs to no argument"
+        what += ": make the innermost dimension a multiple of 16 bytes"
+        warnings.warn(str(site.error(OutOfBounds, what, row, n)), RuntimeWarning, stacklevel=2)
 
 
 def atomic(request: Request, address, data: np.ndarray, size: int, function: Any, on: np.ndarray, site: Site) -> None:

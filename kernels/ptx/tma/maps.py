@@ -22,14 +22,14 @@ from ..forms import Form, address
 from ..parse import Instruction
 from .global_side import bulk
 from .requests import Request
-from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, MAGIC, SIZE, fault, faults, lacking
+from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, FIRST, MAGIC, SIZE, fault, faults, lacking
 
 WORD = 16
 ALL = 0xFFFFFFFF  # lanes of a warp
 SHARED = Form("shared", "", "", "", WORD, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
-FIRST = {name: (DTYPE.fields or {})[name][1] for name in FIELDS}  # byte of a field within a map
+SCOPE = "(cta|cluster|gpu|sys)"
 MOST_SHARED = 1 << 24  # no array of global memory lies at an address below
 
 
@@ -101,8 +101,8 @@ def each(block: Any, value: np.ndarray, on: np.ndarray) -> set[tuple[int, int, i
 
 def copy_out(d: Decoder, i: Instruction) -> Run:
     """tensormap.cp_fenceproxy: a warp copies a map from shared to global memory, and releases it."""
-    form = r"tensormap\.cp_fenceproxy\.global\.shared::cta\.tensormap::generic\.release\.(cta|cluster|gpu|sys)\.sync\.aligned"
-    if not re.fullmatch(form, i.opcode) or i.operands[2].bits != SIZE:
+    form = r"tensormap\.cp_fenceproxy\.global\.shared::cta\.tensormap::generic\.release\.SCOPE\.sync\.aligned"
+    if not re.fullmatch(form.replace("SCOPE", SCOPE), i.opcode) or i.operands[2].bits != SIZE:
         raise UnknownOpcode(i.opcode, "this form of tensormap.cp_fenceproxy", i)
     to, source = address(d, i.operands[0], "global"), address(d, i.operands[1], "shared")
 
@@ -120,7 +120,7 @@ def copy_out(d: Decoder, i: Instruction) -> Run:
 
 def fence(d: Decoder, i: Instruction) -> Run:
     """fence.proxy.tensormap: a map that was changed is released, or acquired."""
-    known = re.fullmatch(r"fence\.proxy\.tensormap::generic\.(release|acquire)\.(cta|cluster|gpu|sys)", i.opcode)
+    known = re.fullmatch(rf"fence\.proxy\.tensormap::generic\.(release|acquire)\.{SCOPE}", i.opcode)
     if not known:
         raise UnknownOpcode(i.opcode, "this kind of fence", i)
     if known[1] == "release":
@@ -142,8 +142,8 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
 def release(block: Any, active: Any) -> None:
     """What the program changed in global memory is released."""
-    programs = set(block.programs[np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))].tolist())
-    state = bulk(block)
+    rows = np.broadcast_to(np.True_ if active is None else active.any(1), len(block.programs))
+    programs, state = set(block.programs[rows].tolist()), bulk(block)
     state.unreleased = {key for key in state.unreleased if key[0] not in programs}
 
 
@@ -152,12 +152,14 @@ def read(request: Request, pointer: np.ndarray) -> np.ndarray:
 
     Raises InvalidTensorMap for what is none, or is not yet to be used.
     """
-    block, memory = request.block, request.block.world.memory
+    memory = request.block.world.memory
     on = request.on if len(pointer) > 1 else np.ones((1, 1), bool)
     low = (pointer < MOST_SHARED) & on[:, 0]
     if low.any():
-        what = f"the tensor map lies at {int(pointer[np.argmax(low)])}, in shared memory; a copy takes it from global memory"
-        raise request.error(InvalidTensorMap, f"{what}: tensormap.cp_fenceproxy copies it there", int(np.argmax(low)))
+        what = (
+            f"the tensor map lies at {int(pointer[np.argmax(low)])}, in shared memory; copies want it in global memory"
+        )
+        raise request.error(InvalidTensorMap, f"{what}: tensormap.cp_fenceproxy puts it there", int(np.argmax(low)))
     site = request.site(lambda row, n: "the tensor map")
     at = memory.located(pointer.view("u8")[:, None], ALIGNMENT, on, site)
     words = memory.load(at + np.arange(0, SIZE, WORD), WORD, site)
@@ -186,7 +188,8 @@ def changed(request: Request, at: np.ndarray, maps: np.ndarray) -> None:
     """Raise unless the programs have acquired these maps as they are; those among the parameters need not be."""
     block, state = request.block, bulk(request.block)
     segments = block.world.memory.segments
-    parameters = int(segments.arena[segments.arrays]) if len(segments.arena) > segments.arrays else segments.size
+    after = segments.arena[segments.arrays :]  # the module's own variables, and the maps among the parameters
+    parameters = int(after[0]) if len(after) else segments.size
     for row in np.flatnonzero(request.rows).tolist():
         first = int(at[row % len(at)])
         if first >= parameters:

@@ -39,9 +39,11 @@ def form(i: Instruction) -> Form:
     """Read an opcode. Raises UnknownOpcode, with the part, for what is not modelled."""
     parts = [p for p in i.opcode.split(".") if p not in ("cp", "reduce", "async", "bulk", "tensor")]
     spaces = [p for p in parts if p == "global" or p in SHARED]
-    found = dict.fromkeys(("rank", "mode", "operation", "kind"), "")
-    fields = {"mode": MODES, "operation": OPERATIONS if ".reduce." in i.opcode else ()}
-    done = "mbarrier::complete_tx::bytes" if spaces[-1:] == ["global"] else "bulk_group"
+    found: dict[str, str] = dict.fromkeys(("rank", "mode", "operation", "kind"), "")
+    fields: dict[str, tuple[str, ...]] = {"mode": MODES, "operation": OPERATIONS if ".reduce." in i.opcode else ()}
+    if len(spaces) != 2 or spaces.count("global") != 1:
+        raise UnknownOpcode(i.opcode, "copies within shared memory are not modelled", i)
+    done = "mbarrier::complete_tx::bytes" if spaces[1] == "global" else "bulk_group"
     for part in parts:
         name = next((field for field, names in fields.items() if part in names), "")
         name = name or ("rank" if re.fullmatch("[1-5]d", part) else "kind" if TYPE.fullmatch(part) else "")
@@ -49,9 +51,8 @@ def form(i: Instruction) -> Form:
             found[name] = part
         elif part not in (*spaces, done, "noftz", "cta_group::1", "multicast::cluster", "L2::cache_hint"):
             raise UnknownOpcode(i.opcode, ELSEWHERE.get(part, f".{part} is not known here"), i)
-    if len(spaces) != 2 or spaces.count("global") != 1 or done not in parts:
-        raise UnknownOpcode(i.opcode, "copies within shared memory are not modelled", i)
-    if bool(found["rank"]) != (".tensor." in i.opcode) or bool(found["operation"]) != (".reduce." in i.opcode):
+    named = bool(found["rank"]) == (".tensor." in i.opcode) and bool(found["operation"]) == (".reduce." in i.opcode)
+    if done not in parts or not named:
         raise UnknownOpcode(i.opcode, "a part of it is missing", i)
     return Form(
         spaces[1] == "global", int(found["rank"][:1] or 0), found["mode"] or "tile", found["operation"], found["kind"],

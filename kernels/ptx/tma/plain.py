@@ -74,10 +74,12 @@ def sizes(request: Request, given: Operands) -> Iterator[tuple[Request, int]]:
     assert given.size is not None
     size = np.broadcast_to(request.value(given.size), request.rows.shape)
     where = [np.broadcast_to(request.value(x), size.shape) for x in (given.shared, given.other)]
-    for values, what in zip((size, *where), ("bytes", "in shared memory", "in global memory"), strict=True):
+    words = ("of {} bytes", "at {} of shared memory", "at {} of global memory")
+    for values, what in zip((size, *where), words, strict=True):
         if (bad := (values % PIECE != 0) & request.rows).any():
             row = int(np.argmax(bad))
-            raise request.error(Misaligned, f"a bulk copy {what}: {int(values[row])} is no multiple of {PIECE}", row)
+            what = f"a bulk copy {what.format(int(values[row]))}, which is no multiple of {PIECE}"
+            raise request.error(Misaligned, what, row)
     for n in np.unique(size[request.rows]).tolist():
         if n:
             yield Request(request.block, request.thread, request.rows & (size == n)), n

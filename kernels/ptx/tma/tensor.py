@@ -1,7 +1,8 @@
 """Copies of boxes of tensors between global and shared memory, and reductions of a box into global memory.
 
 The machine moves the bytes when the instruction is issued; proxy.py and global_side.py know until when they may still
-be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written.
+be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written, but for those in a piece
+of 16 bytes that begins within the tensor: hardware writes pieces whole, as an H100 was seen to do.
 
 Source: PTX ISA 8.8, 9.7.9.27.1 (cp.async.bulk.tensor, cp.reduce.async.bulk.tensor), 5.5 (tensors).
 """
@@ -71,11 +72,14 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
 def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
-        pieces = proxy.read(request.block, box.places(at), PIECE, part.some, part.who, proxy.Done("bulk"))
+        pieces = proxy.read(request.block, box.places(at), PIECE, wanted(box, part), part.who, proxy.Done("bulk"))
         on, site = box.inside & part.on, part.site(box.where)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
-            global_side.store(part, np.broadcast_to(box.address, on.shape), data, box.word, on, site)
+            address = np.broadcast_to(box.address, on.shape)
+            global_side.store(part, address, data, box.word, on, site)
+            if box.tail is not None and (tail := box.tail & part.on).any():
+                global_side.spill(part, address, data, box.word, tail, site)
             continue
         kind = box.element.name.removesuffix(".ftz")
         function = reduction(f.operation, kind)
@@ -90,6 +94,12 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         on = np.repeat(on, many, axis=1)
         site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many))
         global_side.atomic(part, np.broadcast_to(address, on.shape), data, size, function, on, site)
+
+
+def wanted(box: Box, part: Request) -> np.ndarray | None:
+    """Which pieces of shared memory go out, (P or 1, pieces) of bool; None: all."""
+    inside = box.inside.reshape(len(box.inside), -1, PIECE // box.word).any(2)
+    return part.some if np.all(inside) else np.logical_and(inside, part.on)
 
 
 def filling(box: Box) -> np.ndarray:

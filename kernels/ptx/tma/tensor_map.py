@@ -40,6 +40,7 @@ DTYPE = np.dtype(
         ("lower_corner", "<i2", (3,)), ("upper_corner", "<i2", (3,)), ("unused", "V16"),
     ]
 )  # fmt: skip
+FIRST: dict[str, int] = {str(name): place[1] for name, place in (DTYPE.fields or {}).items()}  # byte of each field
 TILED, IM2COL = 0, 1  # mode, which the host alone sets, as the corners
 # field -> entries, of those that tensormap.replace sets
 FIELDS = {name: DTYPE[name].shape[0] for name in DTYPE.names or () if name in (

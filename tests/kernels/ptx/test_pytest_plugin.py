@@ -9,6 +9,7 @@ import pytest
 from kvproof.kernels.ptx import pytest_plugin
 
 from ... import _plugin
+from .algebra._fpsan import needs_fpsan
 
 pytest_plugins = "pytester"
 
@@ -71,3 +72,37 @@ def test_under_the_interpreter_a_kernel_is_not_checked_but_fails_with_what_to_un
     result = run_pytest(pytester, example)
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines(["*Refused: TRITON_INTERPRET is set, so nothing is compiled; unset it and*"])
+
+
+ALGEBRA = """
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def scaled(x, out, FIRST: tl.constexpr):
+    i = tl.arange(0, 32)
+    v = tl.load(x + i)
+    tl.store(out + i, (v + v * v) if FIRST else v * (v + 1.0))
+
+
+def test_it(same_algebra):
+    x, out = torch.arange(32.0), torch.empty(32)
+    same_algebra((scaled, 1, (x, out, True)), (scaled, 1, (x, out, False)))
+"""
+
+
+@needs_fpsan
+def test_the_fixture_of_algebra_records_what_it_compared_and_what_differs(pytester):
+    run_pytest(pytester, ALGEBRA, "--kvproof-json", "found").assert_outcomes(passed=1)
+    (path,) = (pytester.path / "found").iterdir()
+    (record,) = json.loads(path.read_text())["found"]
+    assert record == {"assertion": "same_algebra", "passed": True, "compared": ["x", "out"], "outside": []}
+    result = run_pytest(pytester, ALGEBRA.replace("v + 1.0", "v + 2.0"), "--kvproof-json", "found")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E  *DifferentAlgebra: Different: in scaled and scaled, out[[]1] is 0x*"])
+    assert "kernels/ptx" not in result.stdout.str()
+    (record,) = json.loads(path.read_text())["found"]
+    assert record["passed"] is False
+    assert record["fault"].startswith("DifferentAlgebra: Different: ")

@@ -121,6 +121,14 @@ def test_an_mbarrier_used_wrongly_is_reported(body, what):
     fails(errors.InvalidBarrier, re.escape(what) if "(" in what else what, body)
 
 
+def test_a_wait_whose_answer_is_ignored_is_found_in_some_schedule():
+    once = ARRIVE + "bar.sync 0; mbarrier.try_wait.parity.shared::cta.b64 %p2, [512], 0; "
+    body = f"mov.u32 %r9, 77; {FIRST}{INIT.format(1)}" + once + "selp.b32 %r9, 1, 0, %p2; "
+    seen = {int(own(body, threads=64, seed=seed)[0]) for seed in range(30)}
+    assert seen == {0, 1}
+    assert own(body, threads=64)[0] == 1
+
+
 def test_an_mbarrier_is_no_place_to_race_for():
     early = "setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [512], 1; setp.eq.u32 %p3, %r1, 32; "
     fails(errors.Race, "arrived at here", early + "@%p3 mbarrier.arrive.shared::cta.b64 _, [512]; ret;", threads=64)

@@ -92,7 +92,7 @@ def slots_beyond_two_gib(FIXED):
 @exhibit(
     "ModelTC/LightLLM#907",
     Named(ptx.AssertionFailed, "tl.store(cache"),
-    "The same overflow, so far that the index came round to a slot of the cache: another token was overwritten.",
+    "The index overflowed 32 bits. Here it comes round to another slot of the cache, and that token is lost.",
 )
 def slots_that_come_round(FIXED):
     x, loc, cache = normal(1, 64), np.array([5], np.int32), ptx.spread(np.zeros((6, 64), np.float32), 2**30)
