@@ -204,6 +204,6 @@ def inline(
             if x.name not in (inliner.labels if jumps else known):
                 raise ParseError(f"nothing declares {x.name}", i)
     return Program(
-        entry.name, addressed(named(inliner.instructions), entry.parameters), inliner.labels, inliner.registers, entry.parameters, constants,
-        inliner.local, shared,
+        entry.name, addressed(named(inliner.instructions), entry.parameters), inliner.labels, inliner.registers,
+        entry.parameters, constants, inliner.local, shared,
     )  # fmt: skip

@@ -218,7 +218,11 @@ def fence(d: Decoder, i: Instruction) -> Run:
 
 def issuer(block: Any, active: Any, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Which programs, (P or 1,) bool, have a thread that issues an instruction, and which, (P or 1,)."""
-    on = block.world.T * np.ones(1, np.int64) if active is None else np.broadcast_to(active, (len(active), block.world.T)).sum(1)
+    on = (
+        block.world.T * np.ones(1, np.int64)
+        if active is None
+        else np.broadcast_to(active, (len(active), block.world.T)).sum(1)
+    )
     if (on > 1).any():
         row = int(np.argmax(on > 1))
         raise block.error(Undefined, f"{int(on[row])} threads of the program each {what}: one may", row, 0)

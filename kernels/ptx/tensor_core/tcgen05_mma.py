@@ -79,7 +79,9 @@ def shared_operand(block: Any, issue: Issue, descriptor: np.ndarray, name: str, 
     words = descriptors.fields(descriptor[:, None], 61)
     codes = {int(x) for x in words.swizzle.ravel()}
     if len(codes) > 1 or not codes <= MODES.keys() or (descriptor >> np.uint64(46) & np.uint64(7) != 1).any():
-        what = f"the descriptor {int(descriptor[0]):#x} of {name} is none of tcgen05, or has a swizzle that is not known"
+        what = (
+            f"the descriptor {int(descriptor[0]):#x} of {name} is none of tcgen05, or has a swizzle that is not known"
+        )
         raise block.error(Undefined, what, 0, int(issue.who[0]))
     at = descriptors.units(words, rows, f.K, f.size, mn_major, MODES[codes.pop()])
     on = None if issue.rows.all() else np.broadcast_to(issue.rows[:, None], (len(issue.rows), at.shape[1]))
@@ -163,7 +165,11 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         if len(codes) > 1:
             raise block.error(Undefined, "programs that multiply together have several instruction descriptors", 0, 0)
         f = form(block, kind, int(codes[0]), int(issue.who[0]))
-        left = in_memory(block, issue, value(A(R)), f) if callable(A) else shared_operand(block, issue, value(R[A]), "A", f)
+        left = (
+            in_memory(block, issue, value(A(R)), f)
+            if callable(A)
+            else shared_operand(block, issue, value(R[A]), "A", f)
+        )
         product = left @ shared_operand(block, issue, value(R[b]), "B", f).swapaxes(1, 2)
         product = -product if f.negative else product
         on = value(~R[keep] if negated else R[keep])

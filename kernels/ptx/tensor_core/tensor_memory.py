@@ -151,7 +151,9 @@ class TensorMemory:
         agent = int(agents[late][0])
         kind, w = next(key for key, column in block.clocks.agents.items() if column == agent)
         name = "tcgen05.mma or cp" if kind == "tcgen05" else kind
-        what = f"{verb} here, that a {name} of warp {w} {other}, and nothing tells that it is over, as {ENDS[kind]} would"
+        what = (
+            f"{verb} here, that a {name} of warp {w} {other}, and nothing tells that it is over, as {ENDS[kind]} would"
+        )
         self.demand(block, ~late, Race, what, at, warp)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Parameters whose addresses a kernel chooses between before it loads one: by Triton, and by hand with what can go wrong."""
+"""Parameters whose addresses a kernel chooses between before it loads one, and what can go wrong with them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from ._text import fails, run
 
 @triton.jit
 def pick(a, b, c, out, n, BLOCK: tl.constexpr):
-    """out[p] is the sum of a for p = 0, of b for p = 1, else of c: LLVM may choose between the parameters' addresses."""
+    """out[p] is the sum of a for p = 0, of b for p = 1, else of c."""
     p = tl.program_id(0)
     x = a
     if p == 1:
