@@ -45,7 +45,7 @@ def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
 
 def pairs(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
-    a, b = (np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b))
+    a, b = np.broadcast_arrays(*(np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b)))
     halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
     exponents = halves >> 10 & 31  # of bfloat16 these are the lowest bits, which are as seldom all alike
     return bool(((exponents > 0) & (exponents < 31)).all())

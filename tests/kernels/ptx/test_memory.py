@@ -221,6 +221,7 @@ NEAR = {  # two words -> whether they may be copies of one sum, or of two in one
     "a last bit of both halves": (halves(1.0, -3.0), halves(1.001, -3.002), True),
     "a last bit of the lower half": (halves(1.0, -3.0), halves(1.001, -3.0), True),
     "bfloat16": (np.array([0x3F80BF80], "u4"), np.array([0x3F81BF80], "u4"), True),
+    "of several threads, stored by one": (halves(1.0, -3.0, 1.001, -3.0), halves(1.0, -3.0), True),
     "another upper half": (halves(1.0, -3.0), halves(1.0, -3.3), False),
     "small integers": (np.array([15000], "u4"), np.array([15001], "u4"), False),
     "an integer beside a float": (np.array([0x00013C00], "u4"), np.array([0x00023C00], "u4"), False),
