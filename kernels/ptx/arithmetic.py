@@ -236,5 +236,17 @@ def convert_pair(op: Opcode) -> Semantics:
     one = lambda x: fl.encode(fl.decode(x, source.removesuffix("x2")), to.removesuffix("x2"), op.mode)  # noqa: E731
     if source != "f32":
         return Semantics(packed(one, (source,), to), (source,), (to,))
-    wide = np.dtype(f"u{BITS[to] // 8}").type
+    wide = np.dtype(f"u{BITS[to] // 8}").type  # of e2m1, two to a byte
     return Semantics(lambda a, b: one(a).astype(wide) << wide(BITS[to] // 2) | one(b), ("f32", "f32"), (to,))
+
+
+def convert_nibbles(op: Opcode) -> Semantics:
+    """cvt from e2m1x2: two numbers to a byte."""
+
+    def pair(x):
+        low, high = (
+            fl.encode(fl.decode(n, "e2m1"), "f16").astype(np.uint32) for n in (x & np.uint8(15), x >> np.uint8(4))
+        )
+        return low | high << np.uint32(16)
+
+    return Semantics(pair, (op.types[1],), (op.types[0],))

@@ -28,7 +28,7 @@ def nothing(block, active) -> None:
 
 # What works beside the threads, or orders a part of them.
 ASYNCHRONOUS = re.compile(
-    r"mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
+    r"(cp\.async\.)?mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
 )
 IDLE = re.compile(
     r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."
@@ -69,8 +69,8 @@ def warp_wide(i: Instruction) -> bool:
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for families in FAMILIES:
-        if found := builder(i, families):
+    for family in FAMILIES:
+        if found := builder(i, family):
             return found(d, i)
     name = i.opcode.split(".")[0]
     if name == "mov" and len(i.operands) == 2:

@@ -184,5 +184,5 @@ def multiply(d: Decoder, i: Instruction) -> Run:
 FAMILIES = {
     "shfl.sync": shfl, "vote.sync": vote, "redux.sync": redux, "elect.sync": elect, "match.any": match,
     "match.all": match, "activemask": active_mask, "bar.warp": warp_barrier, "ldmatrix.sync": load_matrix,
-    "stmatrix.sync": store_matrix, "mma.sync": multiply,
+    "stmatrix.sync": store_matrix,
 }  # fmt: skip

@@ -93,8 +93,11 @@ class Kernel:
 
     def with_arguments(self, args: tuple) -> "Kernel":
         """The same machine code on other arguments. Raises Refused where a value that was folded is another now."""
-        old, new = self.compiled, bind(self.python, args, {})
+        old = self.compiled
         folded = {name for name, kind in old.types.items() if kind == "constexpr"}
+        # Triton's launcher passes over constexprs without a look, so that those at the end may be left out.
+        rest = {name: old.parameters[name] for name in self.python.arg_names[len(args) :] if name in folded}
+        new = bind(self.python, args, rest)
         for name in new:
             if name in folded and not same(old.parameters[name], new[name]):
                 raise Refused(

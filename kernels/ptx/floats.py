@@ -31,7 +31,12 @@ FORMATS = {
     "f16": Format(16, 10, -14, 65504.0, 0x7FFF),
     "e5m2": Format(8, 2, -14, 57344.0, 0x7F),
     "e4m3": Format(8, 3, -6, 448.0, 0x7F),
+    # without infinities and NaNs, in the low bits of a byte: a NaN becomes the largest number
+    "e2m3": Format(8, 3, 0, 7.5, 0x1F),
+    "e3m2": Format(8, 2, -2, 28.0, 0x1F),
+    "e2m1": Format(8, 1, 0, 6.0, 0x7),
 }
+SMALL = {kind: (2 if kind[1] == "2" else 3, int(kind[3])) for kind in ("e2m3", "e3m2", "e2m1")}  # exponent, fraction
 CANONICAL = np.uint32(FORMATS["f32"].nan)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
 
@@ -42,6 +47,12 @@ def decode(bits: np.ndarray, kind: str) -> np.ndarray:
         return bits.view(np.float64 if kind == "f64" else np.float32)
     if kind == "bf16":
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if kind in SMALL:
+        exponent, fraction = SMALL[kind]
+        wide = bits.astype(np.uint16)
+        size = (wide & np.uint16((1 << exponent + fraction) - 1)) << np.uint16(10 - fraction)
+        half = size | (wide >> np.uint16(exponent + fraction) & np.uint16(1)) << np.uint16(15)
+        return HALVES.take(half) * np.float32(2.0 ** (16 - (1 << exponent - 1)))
     if kind == "e4m3":
         # the same exponents as float16's, 8 lower, and a NaN in place of the last number
         wide, size = bits.astype(np.uint16), (bits & np.uint8(0x7F)).astype(np.uint16)
@@ -113,6 +124,11 @@ def _pack(value: np.ndarray, kind: str) -> np.ndarray:
     if kind in ("f16", "e5m2"):
         half = value.astype(np.float16).view(np.uint16)
         return half if kind == "f16" else (half >> np.uint16(8)).astype(np.uint8)
+    if kind in SMALL:
+        exponent, fraction = SMALL[kind]
+        half = (value * 2.0 ** ((1 << exponent - 1) - 16)).astype(np.float16).view(np.uint16)
+        sign = half >> np.uint16(15) << np.uint16(exponent + fraction)
+        return (sign | (half & np.uint16(0x7FFF)) >> np.uint16(10 - fraction)).astype(np.uint8)
     if kind == "e4m3":
         half = (value * 2.0**-8).astype(np.float16).view(np.uint16)
         return (half >> np.uint16(8) & np.uint16(0x80) | half >> np.uint16(7) & np.uint16(0x7F)).astype(np.uint8)

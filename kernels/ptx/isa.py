@@ -17,6 +17,7 @@ from .floats import Approximation
 from .opcode import BITS, Opcode, Semantics, typed
 
 REFUSED = {
+    "clusterlaunchcontrol": "programs that take over those not yet launched are not modelled",
     "multimem": "memory of several GPUs is not modelled",
 }
 
@@ -119,6 +120,9 @@ TABLE = (
     ("9.7.9 cvt", "cvt.{rn,rz}.{f16x2,bf16x2}.f32", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.satfinite.{e4m3x2,e5m2x2}.{f32,f16x2}", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.f16x2.{e4m3x2,e5m2x2}", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.satfinite.{e2m3x2,e3m2x2,e2m1x2}.f32", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.f16x2.{e2m3x2,e3m2x2}", ar.convert_pair),
+    ("9.7.9 cvt", "cvt.rn.f16x2.e2m1x2", ar.convert_nibbles),
 )
 
 

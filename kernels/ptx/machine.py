@@ -95,10 +95,10 @@ class Machine:
 
     def related(self, block: Block, pc: int, a: np.ndarray, b: np.ndarray) -> bool:
         """Whether threads a and b have a warp in common or, where an instruction wants four of them, a warpgroup."""
-        a, b = block.warps(a), block.warps(b)
-        if self.decoded.steps[pc].instruction.opcode.startswith("wgmma.") and a.shape[1] % 4 == 0:
-            a, b = (x.reshape(len(x), -1, 4).any(2) for x in (a, b))
-        return bool((a & b).any())
+        both = block.warps(a), block.warps(b)
+        if self.decoded.steps[pc].instruction.opcode.startswith("wgmma.") and both[0].shape[1] % 4 == 0:
+            both = [np.logical_or.reduce(x.reshape(len(x), -1, 4), axis=2) for x in both]
+        return bool((both[0] & both[1]).any())
 
     def advance(self, block: Block, fragment: Fragment) -> None:
         """Run one fragment through straight code and one jump, barrier or return."""

@@ -47,12 +47,15 @@ class Opcode(NamedTuple):
 
 BITS = {f"{letter}{n}": n for letter in "bsuf" for n in (8, 16, 32, 64) if letter != "f" or n > 8}
 BITS |= {"bf16": 16, "tf32": 32, "f16x2": 32, "bf16x2": 32, "s16x2": 32, "u16x2": 32, "f32x2": 64}
-BITS |= {"e4m3x2": 16, "e5m2x2": 16, "pred": 1}
+BITS |= {"e4m3x2": 16, "e5m2x2": 16, "e2m3x2": 16, "e3m2x2": 16, "e2m1x2": 8, "pred": 1}
 
 
 def integer(kind: str, letter: str) -> Any:
     """The NumPy type, of this letter, of a type's patterns: of one of the two numbers where they are packed."""
-    return np.dtype(f"{letter}{BITS[kind] // (16 if kind.endswith('x2') else 8)}").type if BITS[kind] > 1 else np.bool_
+    if kind == "pred":
+        return np.bool_
+    bytes = BITS[kind] // (16 if kind.endswith("x2") else 8)
+    return np.dtype(f"{letter}{max(bytes, 1)}").type  # two of e2m1 are one byte
 
 
 UNSIGNED = {kind: integer(kind, "u") for kind in BITS}

@@ -1,19 +1,20 @@
 """Another target for a kernel with instructions that the machine does not execute."""
 
+import re
 from typing import Any
 
-from . import isa
 from .assemble import assemble
 from .compile import compile
 from .errors import UnknownOpcode
 from .limits import check_program
 
 ELSEWHERE = ("sm_80", "sm_89", "sm_120", "sm_90", "sm_86", "sm_100")  # the plainest instructions first
+FEATURES = re.compile(r"mma\.|wgmma\.|tcgen05\.|cp\.(reduce\.)?async\.bulk|multimem\.")  # what only some targets have
 
 
 def explain(error: UnknownOpcode, kernel: Any, args: tuple, kwargs: dict[str, Any], target: str) -> None:
     """End the error's message with what to do: the first other target that the machine can run this launch for."""
-    if not any((error.opcode or "").startswith(family) for family in isa.REFUSED):
+    if not FEATURES.match(error.opcode or ""):
         return  # no feature of a target's, but an instruction that some assembly asks for
     tried = [other for other in ELSEWHERE if other != target]
     fits = next((other for other in tried if runs(kernel, args, kwargs, other)), None)

@@ -182,7 +182,7 @@ class Body:
             self.instructions += [compare, jump]
 
     def declare(self, text: str, number: int) -> None:
-        if match := re.match(r"\.reg\s+\.(pred|[bus]8|[bus]16|[busf]32|[busf]64|f16|f16x2)\s+(.*)$", text, re.S):
+        if match := re.match(r"\.reg\s+\.(pred|[bus]8|[bus]16|[busf]32|[busf]64|f16|f16x2|b128)\s+(.*)$", text, re.S):
             kind = match[1] if match[1] == "pred" else "b" + re.sub(r"f16x2", "32", match[1]).lstrip("busf")
             for name in split_operands(match[2]):
                 self.register(name, kind, number)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..access import arrive as landed
 from ..decode import Decoder, Run
 from ..errors import InvalidBarrier, UnknownOpcode
 from ..forms import address
@@ -96,6 +97,30 @@ def arrive(d: Decoder, i: Instruction) -> Run:
     return run
 
 
+def arrive_with_copies(d: Decoder, i: Instruction) -> Run:
+    """cp.async.mbarrier.arrive: an arrival of each thread when all that it copies by cp.async is there.
+
+    The copies are taken to be there at once: that the thread itself reads them without waiting is not found.
+    """
+    parts = known(i, "async", "mbarrier", "arrive", "noinc")
+    where = address(d, i.operands[0], "shared")
+
+    def run(block, active):
+        block.instruction = i
+        landed(block, active, -1)
+        for at, here in targets(block, where(block.R), active):
+            n = valid(block, at, here)
+            touch(block, at, here, "arrived at")
+            count = here.sum(1)
+            given = block.clocks.released(block.warps(here))
+            if "noinc" not in parts:
+                block.mbarriers.pending[:, n] += count
+            block.mbarriers.arrive(n, count, given)
+            settled(block, n, at)
+
+    return run
+
+
 def count_bytes(d: Decoder, i: Instruction) -> Run:
     """mbarrier.expect_tx and complete_tx."""
     parts = known(i, "expect_tx", "complete_tx", "relaxed")
@@ -162,4 +187,5 @@ def known(i: Instruction, *names: str) -> list[str]:
 FAMILIES = {
     "mbarrier.init": init, "mbarrier.inval": inval, "mbarrier.arrive": arrive, "mbarrier.expect_tx": count_bytes,
     "mbarrier.complete_tx": count_bytes, "mbarrier.test_wait": wait, "mbarrier.try_wait": wait,
+    "cp.async.mbarrier": arrive_with_copies,
 }  # fmt: skip

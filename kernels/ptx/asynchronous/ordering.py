@@ -114,6 +114,10 @@ class Ordering:
         else:
             self.read.reshape(-1, self.read.shape[2])[at, agent] = moment
 
+    def forget_reads(self, at: np.ndarray) -> None:
+        """After a write that is ordered after them all: whoever writes next is ordered after that write."""
+        self.read.reshape(-1, self.read.shape[2])[at] = 0
+
     def warps(self, cells: Any) -> tuple[np.ndarray, np.ndarray]:
         """The agent of each plain access, a warp, and its present moment."""
         now = self.clocks.now()

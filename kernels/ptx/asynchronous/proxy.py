@@ -57,6 +57,7 @@ def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, w
         cells = touched(block, at, size, on, who)
         ordered(block, "writer", cells, "written", size)
         ordered(block, "reader", cells, "written", size)
+        shared.order.forget_reads(cells.at)
         shared.order.note("writer", cells.at, *agents(block, cells, on, who, done))
         for name, value in (("writer", -1), ("reader", -1), ("written", True), ("by", block.number)):
             shared.known(name)[cells.at] = value
@@ -100,11 +101,21 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     if good.all():
         return
     known, _ = block.shared.order.held(name, cells, True)
+    good |= known & holds_address(block, cells)
+    if good.all():
+        return
     unfenced = bool(known[~good].all())  # but for the fence, all is ordered
     why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
     past = {"writer": "wrote", "reader": "read"}[name]
     what = f"{verb} here by the async proxy, that {who} {past} with {why}"
     block.shared.demand(good, Race, what, cells, size, block)
+
+
+def holds_address(block: Any, cells: Cells) -> np.ndarray:
+    """Which cells tcgen05.alloc wrote last: its ISA names no proxy, and Triton overwrites them without a fence."""
+    steps = block.world.decoded.steps
+    allocate = [n for n, s in enumerate(steps) if s.instruction.opcode.startswith("tcgen05.alloc")]
+    return np.isin(block.shared.known("by")[cells.at], allocate)
 
 
 def agents(
@@ -134,6 +145,8 @@ def agents(
 
 def ended(block: Any, rows: np.ndarray) -> None:
     """Raise if some of a block's programs, (P or 1,) bool, end before what they began is over."""
+    if block.tensor is not None:
+        block.tensor.ended(block, rows)
     if block.clocks is None or not block.clocks.issued:
         return
     if (found := block.clocks.unfinished()) is None or not (late := found[0] & rows).any():

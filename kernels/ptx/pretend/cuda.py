@@ -22,13 +22,12 @@ def facts() -> Any:
 
 
 def checked(device: Any = None) -> int:
-    """The index of a device that is the pretended one. Raises Refused for another, ValueError for the CPU."""
-    device = getattr(device, "idx", device)  # of torch.cuda.device and device_of
-    if not isinstance(device, (int, str, torch.device)):
-        return 0  # torch, too, takes whatever else it is given for the current device
-    if not is_gpu(device):
-        raise ValueError(f"Expected a cuda device, but got: {device}")
-    return 0
+    """The index of a device that is the pretended one, by torch's own reading, which takes what it does not know for
+    the current one. Raises Refused for another, ValueError for the CPU.
+    """
+    index = torch.cuda._utils._get_device_index(device, optional=True)
+    is_gpu(index)
+    return index
 
 
 def lazy_init() -> None:

@@ -68,7 +68,8 @@ def prepare() -> None:
         replaced.put(heuristics.CachingAutotuner, "run", replaced.function, launch)
         replaced.put(heuristics.CachingAutotuner, "precompile", replaced.function, lambda tuner, *args, **kwargs: None)
         replaced.put(helpers, "set_driver_to_gpu", replaced.function, lambda: None)
-        replaced.put(torch._C._dynamo.guards, "_empty_strided_cuda", replaced.function, empty_strided)
+        low: Any = torch._C
+        replaced.put(low._dynamo.guards, "_empty_strided_cuda", replaced.function, empty_strided)
 
 
 def launch(tuner: Any, *args: Any, stream: Any = None, **kwargs: Any) -> Any:

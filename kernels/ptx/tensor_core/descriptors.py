@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-ADDRESS = np.uint64(0x3FFF)  # of 14 bits, in units of 16 bytes
-UNIT = 16
+UNIT = 16  # bytes that stay together; addresses and offsets are in as many
 
 
 class Fields(NamedTuple):
@@ -27,8 +26,8 @@ class Fields(NamedTuple):
 def fields(descriptor: np.ndarray, mode_at: int) -> Fields:
     """Take descriptors (P or 1, 1) uint64 apart; the mode of swizzling is in their bits from `mode_at` on."""
     bits = lambda at, mask: (descriptor >> np.uint64(at) & np.uint64(mask)).astype(np.int64)  # noqa: E731
-    offsets = (UNIT * bits(at, 0x3FFF) for at in (0, 16, 32))
-    return Fields(*offsets, bits(49, 7), bits(mode_at, 7))
+    start, leading, stride = (UNIT * bits(at, 0x3FFF) for at in (0, 16, 32))
+    return Fields(start, leading, stride, bits(49, 7), bits(mode_at, 7))
 
 
 @lru_cache(maxsize=256)

@@ -1,5 +1,22 @@
-"""The instructions of this folder by the first two parts of their opcodes, but for mma.sync, which is collective's."""
+"""The instructions of this folder by the first two parts of their opcodes."""
 
-from . import tcgen05, tcgen05_mma, wgmma
+from .. import collective
+from ..decode import Decoder, Run
+from ..parse import Instruction
+from . import mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_move, tcgen05_scaled, wgmma
 
-FAMILIES = {**wgmma.FAMILIES, **tcgen05.FAMILIES, **tcgen05_mma.FAMILIES}
+
+def multiply(d: Decoder, i: Instruction) -> Run:
+    """mma.sync, with scales or without."""
+    return (mma_scaled if ".block_scale" in i.opcode else collective).multiply(d, i)
+
+
+def multiply_in_memory(d: Decoder, i: Instruction) -> Run:
+    """tcgen05.mma, likewise."""
+    return (tcgen05_scaled if ".block_scale" in i.opcode else tcgen05_mma).FAMILY(d, i)
+
+
+FAMILIES = {
+    **wgmma.FAMILIES, **tcgen05.FAMILIES, **tcgen05_move.FAMILIES, "mma.sync": multiply,
+    "tcgen05.mma": multiply_in_memory, "tcgen05.cp": tcgen05_copy.FAMILY,
+}  # fmt: skip

@@ -1,10 +1,11 @@
-"""Registers of a wgmma that is under way: what may not be touched before its wait_group, found before the launch.
+"""Registers of a wgmma or a tcgen05.ld that is under way: what may not be touched before its wait, found beforehand.
 
 Forward dataflow over all paths. A register of D or of A is in flight from its wgmma on until a wait_group for its
 group; what ordinary instructions have written since the last wgmma.fence is not yet visible to the next wgmma. A mov
 passes both on to its result, for ptxas gives a copy the same register: Triton's own programs copy between the two. An
-instruction that is at fault raises when it is run, so a program that is right pays nothing.
-Source: PTX ISA 8.7, wgmma.fence, wgmma.mma_async, wgmma.commit_group, wgmma.wait_group.
+instruction that is at fault raises when it is run, so a program that is right pays nothing. What a tcgen05.ld brings is
+in flight likewise until tcgen05.wait::ld.
+Source: PTX ISA 8.7, wgmma.fence, mma_async, commit_group and wait_group; tcgen05.ld and tcgen05.wait.
 """
 
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from ..errors import Race
 from ..parse import Register, Vector
 
 MMA, FENCE, COMMIT, WAIT = (f"wgmma.{x}" for x in ("mma_async", "fence", "commit_group", "wait_group"))
+LOAD, LOADED = "tcgen05.ld", "tcgen05.wait::ld"
 OLDEST = 64  # groups: older ones are not told apart
 ENTRY = -1  # in place of an instruction: the kernel's begin
 
@@ -24,7 +26,7 @@ class Flight(NamedTuple):
 
     age: int
     by: int
-    role: str  # "D" or "A"
+    role: str  # "D" or "A", or "load" of a tcgen05.ld
 
 
 class State(NamedTuple):
@@ -56,6 +58,11 @@ def copied(step: Step) -> tuple[list[str], list[str]] | None:
     return (names(i.operands[0]), names(i.operands[1])) if i.opcode.startswith("mov.") else None
 
 
+def begins(step: Step) -> bool:
+    """Whether registers are in flight from this instruction on."""
+    return step.instruction.opcode.startswith((MMA, LOAD))
+
+
 class Flow:
     """The analysis of one program."""
 
@@ -64,7 +71,7 @@ class Flow:
         self.names = {slot: name for name, slot in slots.items()}
         self.faults: dict[int, str] = {}  # instruction -> what is wrong with it
         self.relevant = self.closure()
-        self.fragments = {n: self.operands(s) for n, s in enumerate(steps) if s.instruction.opcode.startswith(MMA)}
+        self.fragments = {n: self.operands(s) for n, s in enumerate(steps) if begins(s)}
 
     def operands(self, step: Step) -> tuple[list[int], list[int]]:
         """The slots of D and of A."""
@@ -73,7 +80,7 @@ class Flow:
 
     def closure(self) -> int:
         """Slots of matrices in registers, and those that they are copied to and from, as bits."""
-        of_matrices = (x for s in self.steps if s.instruction.opcode.startswith(MMA) for x in self.operands(s))
+        of_matrices = (x for s in self.steps if begins(s) for x in self.operands(s))
         found = sum(1 << slot for slot in {slot for slots in of_matrices for slot in slots})
         copies = [[*pair[0], *pair[1]] for s in self.steps if (pair := copied(s))]
         bits = [sum(1 << slot for slot in {self.slots[x] for x in pair if x in self.slots}) for pair in copies]
@@ -94,7 +101,9 @@ class Flow:
         """The state after an instruction; its faults are noted."""
         step, opcode = self.steps[n], self.steps[n].instruction.opcode
         if n in self.fragments:
-            return self.multiplied(n, state)
+            return self.multiplied(n, state) if opcode.startswith(MMA) else self.loaded(n, state)
+        if opcode.startswith(LOADED):
+            return state._replace(flights={x: f for x, f in state.flights.items() if f.role != "load"})
         if opcode.startswith(FENCE):
             return state._replace(unfenced={})
         if opcode.startswith(COMMIT):
@@ -102,7 +111,8 @@ class Flow:
             return state._replace(flights=flights)
         if opcode.startswith(WAIT):
             left = step.instruction.operands[0].bits
-            return state._replace(flights={x: f for x, f in state.flights.items() if f.age <= max(left, 0)})
+            done = {x for x, f in state.flights.items() if f.role != "load" and f.age > left}
+            return state._replace(flights={x: f for x, f in state.flights.items() if x not in done})
         if (step.reads | step.writes) & self.relevant:
             return self.touched(n, state)
         return state
@@ -114,7 +124,7 @@ class Flow:
             return self.moved(n, state, *([self.slots[x] for x in part if x in self.slots] for part in pair))
         flights, unfenced = dict(state.flights), dict(state.unfenced)
         for slot in [x for x in flights if (step.reads | step.writes) >> x & 1]:
-            if step.writes >> slot & 1 or flights[slot].role == "D":
+            if step.writes >> slot & 1 or flights[slot].role != "A":
                 self.fault(n, self.early(slot, flights[slot], "written" if step.writes >> slot & 1 else "read"))
         for slot in range(step.writes.bit_length()):
             if step.writes >> slot & 1 and self.relevant >> slot & 1:
@@ -128,7 +138,7 @@ class Flow:
         flying = [flights[x] for x in sources if x in flights]
         late = [unfenced[x] for x in sources if x in unfenced]
         for slot in results:
-            if slot in flights and flights[slot].role == "D" and not flying and not self.is_copy(slot, flights):
+            if slot in flights and flights[slot].role != "A" and not flying and not self.is_copy(slot, flights):
                 self.fault(n, self.early(slot, flights[slot], "written"))
             flights.pop(slot, None)
             unfenced.pop(slot, None)
@@ -143,17 +153,25 @@ class Flow:
         return slot not in self.fragments[flights[slot].by][0]
 
     def early(self, slot: int, flight: Flight, verb: str) -> str:
+        if flight.role == "load":
+            what = f"register {self.names[slot]}, which the tcgen05.ld at PTX line {self.line(flight.by)} brings, "
+            return f"{what}is {verb} before a tcgen05.wait::ld"
         what = f"register {self.names[slot]}, part of {flight.role} of the wgmma at PTX line {self.line(flight.by)}, "
         return f"{what}is {verb} before a wgmma.wait_group has ended that wgmma"
+
+    def loaded(self, n: int, state: State) -> State:
+        """A tcgen05.ld: its registers are in flight."""
+        state, (results, _) = self.touched(n, state), self.fragments[n]
+        return state._replace(flights=state.flights | {slot: Flight(0, n, "load") for slot in results})
 
     def multiplied(self, n: int, state: State) -> State:
         step, (d, a) = self.steps[n], self.fragments[n]
         flights, opcode = dict(state.flights), step.instruction.opcode
         for slot, flight in flights.items():
             if slot in d:
-                if flight.role == "A" or self.steps[flight.by].instruction.opcode != opcode:
+                if flight.role != "D" or self.steps[flight.by].instruction.opcode != opcode:
                     self.fault(n, self.early(slot, flight, "written by another wgmma"))
-            elif flight.role == "D" and step.reads >> slot & 1:
+            elif flight.role != "A" and step.reads >> slot & 1:
                 self.fault(n, self.early(slot, flight, "read"))
         self.fenced(n, state.unfenced, [*d, *a])
         flights |= {slot: Flight(0, n, "A") for slot in a} | {slot: Flight(0, n, "D") for slot in d}
@@ -197,7 +215,7 @@ class Flow:
 
 def guarded(steps: list[Step], slots: dict[str, int]) -> list[Step]:
     """The steps, those at fault replaced by ones that raise Race."""
-    if not any(s.instruction.opcode.startswith(MMA) for s in steps):
+    if not any(map(begins, steps)):
         return steps
     faults = Flow(steps, slots).follow()
     return [s._replace(run=raiser(s, faults[n])) if n in faults else s for n, s in enumerate(steps)]

@@ -17,18 +17,19 @@ from ..forms import address
 from ..parse import Address, Instruction
 from . import descriptors
 from .mma import INTEGERS
+from .numbers import numbers, of_four_bits
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tensor_memory import COLUMNS, LANES, SHARE
-from .wgmma import numbers
 
 MODES = {0: 0, 2: 128, 4: 64, 6: 32}  # code -> bytes of a swizzled row; 1, of 32-byte atoms, is not known
 # kind -> bytes of an element of A and B, the types by their code, and those of D
 KINDS = {
     "f16": (2, {0: "f16", 1: "bf16"}, {0: "f16", 1: "f32"}),
     "tf32": (4, {2: "tf32"}, {1: "f32"}),
-    "f8f6f4": (1, {0: "e4m3", 1: "e5m2"}, {0: "f16", 1: "f32"}),
+    "f8f6f4": (1, {0: "e4m3", 1: "e5m2", 5: "e2m1"}, {0: "f16", 1: "f32"}),
     "i8": (1, {0: "u8", 1: "s8"}, {2: "s32"}),
 }
+ROW = 32  # bytes of a row of A or B along K
 HINT = r"(\.collector::a::(fill|use|lastuse|discard))?"
 
 
@@ -53,14 +54,15 @@ def form(block: Any, kind: str, code: int, thread: int) -> Form:
     bits = lambda at, n: code >> at & (1 << n) - 1  # noqa: E731
     size, inputs, sums = KINDS[kind]
     M, N = 16 * bits(24, 5), 8 * bits(17, 6)
-    fits = M in (64, 128) and 8 <= N <= 256 and N % (16 if M == 128 else 8) == 0
+    step = 16 if M == 128 or (kind == "i8" and N > 32) else 8
+    fits = M in (64, 128) and 8 <= N <= 256 and N % step == 0
     known = bits(7, 3) in inputs and bits(10, 3) in inputs and bits(4, 2) in sums
     if not fits or not known or bits(2, 1) or bits(30, 2):
         what = f"the instruction descriptor {code:#x}, of M {M}, N {N} and types {bits(7, 3)}, {bits(10, 3)} and "
         raise block.error(Undefined, f"{what}{bits(4, 2)}, is none of a dense tcgen05.mma of kind {kind}", 0, thread)
     types = inputs[bits(7, 3)], inputs[bits(10, 3)], sums[bits(4, 2)]
     signs = bits(13, 1) != bits(14, 1)
-    return Form(M, N, 32 // size, size, *types, signs, bool(bits(15, 1)), bool(bits(16, 1)), bool(bits(3, 1)))
+    return Form(M, N, ROW // size, size, *types, signs, bool(bits(15, 1)), bool(bits(16, 1)), bool(bits(3, 1)))
 
 
 class Issue(NamedTuple):
@@ -83,11 +85,23 @@ def shared_operand(block: Any, issue: Issue, descriptor: np.ndarray, name: str, 
             f"the descriptor {int(descriptor[0]):#x} of {name} is none of tcgen05, or has a swizzle that is not known"
         )
         raise block.error(Undefined, what, 0, int(issue.who[0]))
-    at = descriptors.units(words, rows, f.K, f.size, mn_major, MODES[codes.pop()])
+    at = descriptors.units(words, rows, ROW // f.size, f.size, mn_major, MODES[codes.pop()])
     on = None if issue.rows.all() else np.broadcast_to(issue.rows[:, None], (len(issue.rows), at.shape[1]))
-    data = proxy.read(block, at, descriptors.UNIT, on, issue.who, proxy.Done("tcgen05"))
+    padded = kind == "e2m1" and f.K == ROW
+    data = proxy.read(block, at, descriptors.UNIT // (1 + padded), on, issue.who, proxy.Done("tcgen05"))
+    if kind == "e2m1":
+        return four_bits(data, f, mn_major)
     dtype = np.dtype(INTEGERS.get(kind, f"<u{f.size}"))
     return numbers(descriptors.matrix(data, f.K, dtype, mn_major), kind)
+
+
+def four_bits(data: np.ndarray, f: Form, mn_major: bool) -> np.ndarray:
+    """Elements of e2m1: two to a byte or, where 8 and 6 bits are taken, too, 16 in the first half of each 16 bytes."""
+    if f.K == 2 * ROW:
+        return of_four_bits(descriptors.matrix(data, ROW, np.dtype(np.uint8), mn_major))
+    halves = np.ascontiguousarray(of_four_bits(data))
+    parts = halves.reshape(len(data), f.K, -1) if mn_major else halves.reshape(len(data), -1, f.K)
+    return parts.swapaxes(1, 2) if mn_major else parts
 
 
 class Place(NamedTuple):
@@ -151,7 +165,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
     """tcgen05.mma [D], A or [A], B, instruction descriptor, enable-input-d: D = A B + D, or A B."""
     found = re.fullmatch(rf"tcgen05\.mma\.cta_group::1\.kind::(\w+?){HINT}", i.opcode)
     if not found or found[1] not in KINDS or len(i.operands) != 5:
-        raise UnknownOpcode(i.opcode, "dense, without scales, disabled lanes or shifts is known", i)
+        raise UnknownOpcode(i.opcode, "dense products, without disabled lanes, scaled inputs and shifts, are known", i)
     kind, (target, a, b, code, enabled) = found[1], i.operands
     to, b, code = address(d, target, "shared"), d.source(b, "b64")[0], d.source(code, "b32")[0]
     A = address(d, a, "shared") if isinstance(a, Address) else d.source(a, "b64")[0]
@@ -192,4 +206,4 @@ def write(block: Any, issue: Issue, p: Place, f: Form, product: np.ndarray, on: 
         words[issue.rows] = np.broadcast_to(result, words.shape)[issue.rows]
 
 
-FAMILIES = {"tcgen05.mma": one_program(multiply)}
+FAMILY = one_program(multiply)

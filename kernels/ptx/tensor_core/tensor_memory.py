@@ -96,6 +96,15 @@ class TensorMemory:
         gone = np.repeat(~self.taken, UNIT, 1)
         self.written = self.written & np.tile(~gone, LANES // SHARE)
 
+    def ended(self, block: Any, rows: np.ndarray) -> None:
+        """Raise if some programs, (P or 1,) bool, end with columns that they have not given back."""
+        kept = self.taken.any(1) & rows
+        if kept.any():
+            row = int(np.argmax(kept))
+            n = UNIT * int(self.taken[row if len(self.taken) > 1 else 0].sum())
+            what = f"the program ends with {n} columns of tensor memory allocated; tcgen05.dealloc must free them"
+            raise block.error(Undefined, what, row, 0)
+
     def allocated(self, block: Any, column: int, n: int, row: int, thread: int) -> None:
         """Raise OutOfBounds unless n columns from `column` on belong to the program."""
         inside = 0 <= column and column + n <= COLUMNS

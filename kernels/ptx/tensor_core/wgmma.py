@@ -17,6 +17,7 @@ from ..floats import FORMATS, decode, encode
 from ..parse import Immediate, Instruction, Vector
 from . import descriptors
 from .mma import INTEGERS, MIXED, fragments
+from .numbers import numbers
 
 GROUP = 128  # threads of a warpgroup
 MODES = {0: 0, 1: 128, 2: 64, 3: 32}  # code -> bytes of a swizzled row
@@ -121,14 +122,6 @@ class Operand(NamedTuple):
         words = proxy.read(block, at, descriptors.UNIT, on, who, proxy.Done("wgmma", None))
         dtype = np.dtype(INTEGERS.get(self.kind, f"<u{self.size}"))
         return descriptors.matrix(words, self.k, dtype, self.mn_major)
-
-
-def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
-    """Elements as float64: of tf32 the lower 13 bits are ignored."""
-    if kind in INTEGERS:
-        return bits.astype(np.float32)  # sums of 32 products of 8 bits are exact
-    bits = bits & np.uint32(0xFFFFE000) if kind == "tf32" else bits
-    return decode(bits, kind).astype(np.float64)
 
 
 def into_threads(product: np.ndarray, order: str) -> np.ndarray:

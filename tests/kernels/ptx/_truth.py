@@ -5,11 +5,14 @@ from fractions import Fraction
 
 import numpy as np
 
-WIDTH = {"pred": 1, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8}
+WIDTH = {"pred": 1, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8, "e2m3": 8, "e3m2": 8, "e2m1": 4}
+FINITE = ("e2m3", "e3m2", "e2m1")  # neither infinities nor NaNs
 SHAPE = {"f64": (11, 52), "f32": (8, 23), "tf32": (8, 10)}  # bits of exponent and of fraction
 SHAPE |= {"bf16": (8, 7), "f16": (5, 10), "e5m2": (5, 2), "e4m3": (4, 3)}
+SHAPE |= {"e2m3": (2, 3), "e3m2": (3, 2), "e2m1": (2, 1)}
 NAN = {"f64": 0x7FF8 << 48, **dict.fromkeys(("f32", "tf32"), 0x7FFFFFFF)}
 NAN |= dict.fromkeys(("bf16", "f16"), 0x7FFF) | dict.fromkeys(("e5m2", "e4m3"), 0x7F)
+NAN |= {"e2m3": 0x1F, "e3m2": 0x1F, "e2m1": 0x7}
 
 
 def approximate(opcode: str) -> bool:
@@ -31,10 +34,10 @@ def number(bits: int, kind: str) -> float:
     """The number behind a pattern, field by field."""
     e, f = SHAPE[kind]
     bits >>= {"tf32": 13}.get(kind, 0)
-    sign, exponent, fraction = bits >> e + f, bits >> f & (1 << e) - 1, bits & (1 << f) - 1
+    sign, exponent, fraction = bits >> e + f & 1, bits >> f & (1 << e) - 1, bits & (1 << f) - 1
     if kind == "e4m3" and exponent == 15 and fraction == 7:
         return math.nan
-    if kind != "e4m3" and exponent == (1 << e) - 1:
+    if kind not in ("e4m3", *FINITE) and exponent == (1 << e) - 1:
         return math.nan if fraction else -math.inf if sign else math.inf
     exact = Fraction(fraction + (bool(exponent) << f)) * Fraction(2) ** (max(exponent, 1) - (1 << e - 1) + 1 - f)
     return -float(exact) if sign else float(exact)
@@ -45,7 +48,8 @@ def pattern(x: float | Fraction, kind: str, mode: str = "rn") -> int:
     e, f = SHAPE[kind]
     sign = math.copysign(1, x) < 0 if isinstance(x, float) else x < 0
     top = (((1 << e) - 1) << f) - 1 if kind != "e4m3" else 0x7E  # the largest number; one more is infinity
-    satfinite = kind in ("e4m3", "e5m2")
+    top = (1 << e + f) - 1 if kind in FINITE else top
+    satfinite = kind in ("e4m3", "e5m2", *FINITE)
     if x != x:
         return NAN[kind]
     if isinstance(x, float) and math.isinf(x):
@@ -82,12 +86,12 @@ def samples(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
         one = (1 << e - 1) - 1 << f
         inf = (1 << e) - 1 << f
         plain = [0, 1, (1 << f) - 1, 1 << f, one, one + 1, one - 1, one + (3 << f - 1)]
-        plain += [inf - 1, inf, inf + 1, one + (20 << f - 2)]
+        plain += [inf - 1, inf, inf + 1, one + (20 << f >> 2)]
         sign = 1 << size - 1
         near = [one + int(x) - (1 << f) for x in rng.integers(0, 3 << f, 30)]
         edges = [x | s for x in plain for s in (0, sign)] + near + [x | sign for x in near]
     edges += [int(x) & (1 << size) - 1 for x in rng.integers(0, 1 << 63, 12)]
-    return np.array([edges[i] & (1 << size) - 1 for i in rng.integers(0, len(edges), n)], f"u{size // 8}")
+    return np.array([edges[i] & (1 << size) - 1 for i in rng.integers(0, len(edges), n)], f"u{max(size, 8) // 8}")
 
 
 def flushed(x: float) -> float:

@@ -1,5 +1,6 @@
 """What `kernel[grid](...)` and `kernel.warmup(...)` return on the machine, and which configuration of a tuner runs."""
 
+import re
 import threading
 from typing import Any
 
@@ -11,6 +12,7 @@ from triton import Config
 from triton.compiler.errors import CompilationError
 
 from kvproof.kernels import ptx
+from kvproof.kernels.ptx import other_targets
 
 
 @triton.jit
@@ -91,7 +93,7 @@ def test_warmup_compiles_for_the_machine_and_what_it_returns_can_be_launched():
         first = made[(3, 1, 1)](x, out, 300, 128)
         made.run(3, 1, 1, 0, made.function, made.packed_metadata, None, None, None, x, out, 300, 128)
         assert len(reports) == 2
-        first[(3,)](x, out, 300, 128)
+        first[(3,)](x, out, 300)  # which leaves the constexpr out
         assert torch.equal(out, 1 + 3 * x)
         with pytest.raises(ptx.Refused, match="compiled for BLOCK=128, and is launched with 64"):
             made[(5,)](x, out, 300, 64)
@@ -204,18 +206,32 @@ FORMATS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("dtype", "target"), [(d, "sm_90") for d in FORMATS] + [("float8_e4m3fn", "sm_100"), ("float16", "sm_100")]
-)
-def test_the_advice_for_what_the_machine_lacks_names_a_target_that_works(dtype, target):
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("dtype", FORMATS)
+def test_a_dot_of_every_format_runs_where_others_have_no_such_unit(dtype, target):
     a = torch.eye(64).to(getattr(torch, dtype))
     c = torch.zeros(64, 64, dtype=torch.int32 if dtype == "int8" else torch.float32)
-    with pytest.raises(ptx.UnknownOpcode, match="take target='sm_") as failure:
-        ptx.run(dot, 1, a, a, c, FORMATS[dtype], target=target)
-    advised = str(failure.value).split("target='")[1].split("'")[0]
-    assert advised == ("sm_89" if dtype == "float8_e4m3fn" else "sm_80")
-    ptx.run(dot, 1, a, a, c, FORMATS[dtype], target=advised)
+    ptx.run(dot, 1, a, a, c, FORMATS[dtype], target=target)
     assert torch.equal(c.float(), torch.eye(64))
-    if dtype == "float8_e4m3fn":
-        with pytest.raises(CompilationError):
-            ptx.run(dot, 1, a, a, c, FORMATS[dtype], target="sm_80")
+
+
+@pytest.mark.parametrize(("known", "advised"), [(("sm_80", "sm_90"), "sm_90"), (("sm_89", "sm_80"), "sm_89"), ((), "")])
+def test_the_advice_for_what_the_machine_lacks_names_a_target_that_works(monkeypatch, known, advised):
+    """sm_80 has no float8_e4m3fn; of the others, the machine is made to know only some."""
+    monkeypatch.setattr(other_targets, "FEATURES", re.compile("mma"))
+    monkeypatch.setattr(other_targets, "ELSEWHERE", known)
+    a, c = torch.eye(64).to(torch.float8_e4m3fn), torch.zeros(64, 64)
+    error = ptx.UnknownOpcode("mma.sync.aligned.m16n8k512")
+    other_targets.explain(error, dot, (a, a, c, tl.float32), {}, "sm_120")
+    assert (f"take target='{advised}'" if advised else "runs it either") in str(error)
+    if advised:
+        ptx.run(dot, 1, a, a, c, tl.float32, target=advised)
+        assert torch.equal(c, torch.eye(64))
+    with pytest.raises(CompilationError):
+        ptx.run(dot, 1, a, a, c, tl.float32, target="sm_80")
+
+
+def test_no_other_target_is_named_for_what_an_assembly_asks_for():
+    error = ptx.UnknownOpcode("add.q32")
+    other_targets.explain(error, dot, (), {}, "sm_90")
+    assert "target" not in str(error)

@@ -132,3 +132,23 @@ def test_coarse_functions_read_and_give_the_upper_32_bits_of_a_float64(opcode):
         assert least < error.max() <= most
         assert np.array_equal(got[~regular], true[~regular], equal_nan=True)
         assert np.array_equal(np.signbit(got[true == 0]), np.signbit(true[true == 0]))
+
+
+FEW_BITS = {"e2m1": ml_dtypes.float4_e2m1fn, "e2m3": ml_dtypes.float6_e2m3fn, "e3m2": ml_dtypes.float6_e3m2fn}
+
+
+@pytest.mark.parametrize("kind", FEW_BITS)
+def test_numbers_of_four_and_six_bits_are_ml_dtypes_own(kind):
+    form, dtype = floats.FORMATS[kind], FEW_BITS[kind]
+    patterns = np.arange(1 << ml_dtypes.finfo(dtype).bits, dtype=np.uint8)
+    numbers = patterns.view(dtype).astype(np.float32)
+    assert np.array_equal(floats.decode(patterns, kind), numbers)
+    assert np.array_equal(floats.encode(numbers, kind), patterns)
+    ordered = np.unique(numbers)
+    x = np.concatenate([np.random.default_rng(0).uniform(-9, 9, 5000), (ordered[1:] + ordered[:-1]) / 2])
+    x = x.astype(np.float32)
+    within = x.clip(-form.largest, form.largest).astype(dtype)
+    assert np.array_equal(floats.encode(x, kind), within.view(np.uint8))
+    with np.errstate(invalid="ignore"):  # as in the machine
+        bits = floats.encode(np.array([np.inf, -np.inf, np.nan], np.float32), kind)
+    assert floats.decode(bits, kind).tolist() == [form.largest, -form.largest, form.largest]

@@ -3,12 +3,21 @@
 import re
 
 import pytest
-import triton
 
-from kvproof.kernels import ptx
 from kvproof.kernels.ptx.compile import compile
 
-from ._kernels import FLOATS, gelu_case, layer_norm_case, make, matmul_case, order_case, run, softmax_case, waves_case
+from ._kernels import (
+    FLOATS,
+    check,
+    gelu_case,
+    layer_norm_case,
+    make,
+    matmul_case,
+    order_case,
+    run,
+    softmax_case,
+    waves_case,
+)
 from ._programs import decode_case, histogram_case, locked_case, relay_case, total_case
 from ._tutorials import TUTORIALS
 
@@ -40,7 +49,7 @@ LAUNCHES = {
 }
 TOGETHER = [name for name in LAUNCHES if re.match("total|histogram|locked|relay|decode|matmul float16", name)]
 TALL = {"rows": 64, "num_stages": 3}
-REFUSED = {"sm_90": "wgmma", "sm_100": "tcgen05"}  # what the tile needs
+UNITS = {"sm_90": "wgmma", "sm_100": "tcgen05.mma"}  # what multiplies the tile
 
 
 def made(launch):
@@ -80,24 +89,22 @@ def test_a_kernel_as_others_write_it_runs(name, target):
         run(TUTORIALS[name](), target=target, seed=seed)
 
 
+@pytest.mark.parametrize("target", ["sm_90", "sm_100"])
+@pytest.mark.parametrize("name", ["matmul_described", "attention_described"])
+def test_a_loop_with_warps_for_its_loads_and_for_its_products_runs(name, target):
+    case = TUTORIALS[name](apart=True)  # pyright: ignore[reportCallIssue]
+    assert "setmaxnreg" in text(case, target)  # its warps have parted
+    reports = ptx.check(case.kernel, case.grid, readable=case.readable, **case.arguments, targets=target, seeds=(0,))
+    check(case)
+    assert len(reports) == 2
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
-@pytest.mark.parametrize("target", [target for target in TARGETS if target not in REFUSED])
+@pytest.mark.parametrize("target", TARGETS)
 def test_a_tile_of_64_rows_is_multiplied(target, dtype):
-    run(make(matmul_case, dtype=dtype, **TALL), target=target)
-
-
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
-@pytest.mark.parametrize("target", REFUSED)
-def test_a_tile_of_64_rows_is_refused_by_name_where_it_needs_another_unit(target, dtype):
     case = make(matmul_case, dtype=dtype, **TALL)
-    if not re.search(REFUSED[target], text(case, target)):
-        run(case, target=target)
-        pytest.skip(f"Triton {triton.__version__} uses no other unit for {dtype} on {target}; it is multiplied")
-    with pytest.raises(ptx.UnknownOpcode, match=REFUSED[target]) as caught:
-        run(case, target=target)
-    line = text(case, target).splitlines()[caught.value.line - 1]
-    assert re.search(REFUSED[target], line)
-    assert caught.value.where[-1][0].endswith("py")
+    run(case, target=target)
+    assert re.search(UNITS.get(target, "mma.sync"), text(case, target))
 
 
 @pytest.mark.parametrize("target", TARGETS)

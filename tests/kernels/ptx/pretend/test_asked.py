@@ -1,5 +1,7 @@
 """What public launchers asked of a pretended GPU: libraries that keep answers, odd devices, custom operators."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -43,6 +45,7 @@ def test_what_names_no_device_is_the_current_one():
     """FlagAttention passes torch.cuda.device_of(q), FlagGems a tuple; torch takes either for the current device."""
     with ptx.route("sm_90", pretend=True):
         x = torch.ones(1, device="cuda")
-        for device in (torch.cuda.device_of(x), torch.cuda.device(0), (0, 1, 2), None, 0, "cuda", torch.device("cuda")):
+        devices: list[Any] = [torch.cuda.device_of(x), torch.cuda.device(0), (0, 1, 2), None, 0, "cuda", x.device]
+        for device in devices:
             assert torch.cuda.get_device_capability(device) == (9, 0)
             assert torch.cuda.get_device_properties(device).multi_processor_count == 132

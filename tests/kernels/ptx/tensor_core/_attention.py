@@ -12,7 +12,7 @@ def attention(Q, K, V, O, scale, N: tl.constexpr, D: tl.constexpr, BM: tl.conste
     q = tl.load(Q + m[:, None] * D + d[None, :])
     top, total = tl.full((BM,), float("-inf"), tl.float32), tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, D), tl.float32)
-    for start in tl.range(0, N, BN, num_stages=STAGES):
+    for start in tl.range(0, N, BN, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         n = start + tl.arange(0, BN)
         s = tl.dot(q, tl.load(K + n[None, :] * D + d[:, None])) * scale
         new = tl.maximum(top, tl.max(s, 1))
@@ -28,7 +28,7 @@ def attention(Q, K, V, O, scale, N: tl.constexpr, D: tl.constexpr, BM: tl.conste
 def converted(a, b, c, K: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr):
     m, n = tl.arange(0, BM), tl.arange(0, N)
     acc = tl.zeros((BM, N), tl.float32)
-    for k in tl.range(0, K, BK, num_stages=STAGES):
+    for k in tl.range(0, K, BK, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         at = k + tl.arange(0, BK)
         x = tl.load(a + m[:, None] * K + at[None, :]).to(tl.float16)
         acc = tl.dot(x, tl.load(b + at[:, None] * N + n[None, :]), acc)

@@ -20,7 +20,7 @@ def matmul(a, b, c, K: tl.constexpr, sam, sak, sbk, sbn, N, BM: tl.constexpr, BN
            ACC: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     m, n = tl.program_id(0) * BM + tl.arange(0, BM), tl.program_id(1) * BN + tl.arange(0, BN)
     acc = tl.zeros((BM, BN), ACC)
-    for k in tl.range(0, K, BK, num_stages=STAGES):
+    for k in tl.range(0, K, BK, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         at = k + tl.arange(0, BK)
         x = tl.load(a + m[:, None] * sam + at[None, :] * sak)
         y = tl.load(b + at[:, None] * sbk + n[None, :] * sbn)
@@ -30,12 +30,12 @@ def matmul(a, b, c, K: tl.constexpr, sam, sak, sbk, sbn, N, BM: tl.constexpr, BN
 
 def draw(rng: torch.Generator, shape: tuple[int, int], dtype: torch.dtype, transposed: bool) -> torch.Tensor:
     """Random numbers; transposed, the first axis is the contiguous one."""
-    shape = shape[::-1] if transposed else shape
+    rows, columns = shape[::-1] if transposed else shape
     if dtype in (torch.int8, torch.uint8):
         info = torch.iinfo(dtype)
-        x = torch.randint(info.min, info.max + 1, shape, generator=rng, dtype=dtype)
+        x = torch.randint(info.min, info.max + 1, (rows, columns), generator=rng, dtype=dtype)
     else:
-        x = torch.randn(shape, generator=rng).to(dtype)
+        x = torch.randn(rows, columns, generator=rng).to(dtype)
     return x.T if transposed else x
 
 

@@ -41,7 +41,14 @@ def named(value):
     return str(value).removeprefix("torch.") if isinstance(value, torch.dtype) else None
 
 
-@pytest.mark.parametrize(("dtype", "options", "form"), CASES, ids=named)
+WIDE = (5, 7, 8, 11, 12, 16, 18)  # what others reach almost as well
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options", "form"),
+    [pytest.param(*case, marks=[pytest.mark.exhaustive] if n in WIDE else []) for n, case in enumerate(CASES)],
+    ids=named,
+)
 def test_a_product_on_sm_90_is_that_of_the_matrices(dtype, options, form):
     product = Product(dtype, **options)
     report = product.run()
@@ -62,7 +69,7 @@ def test_the_other_precisions_of_float32_come_as_near_as_they_promise(precision)
     assert product.error() < (2**-15 if precision == "bf16x3" else 2**-20)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_warps_that_come_one_after_the_other_meet_at_each_wgmma(seed):
     product = Product(HALF, BM=128, num_warps=8)
     product.run(seed=seed)

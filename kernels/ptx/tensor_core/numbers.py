@@ -1,0 +1,30 @@
+"""The numbers behind the bits of a matrix, in float64, where every product of two is exact."""
+
+import numpy as np
+
+from ..floats import decode
+from .mma import INTEGERS
+
+HALVES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+E2M1 = np.concatenate([HALVES, -HALVES])
+
+
+def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
+    """Elements as float64; of tf32 the lower 13 bits are ignored. Those of 8 bits as float32: sums of 32 are exact."""
+    if kind in INTEGERS:
+        return bits.astype(np.float32)
+    bits = bits & np.uint32(0xFFFFE000) if kind == "tf32" else bits
+    return decode(bits, kind).astype(np.float64)
+
+
+def of_four_bits(bytes: np.ndarray) -> np.ndarray:
+    """e2m1, two to a byte of (..., n), the first in its lower half: (..., 2 n)."""
+    pairs = np.stack([bytes & np.uint8(15), bytes >> np.uint8(4)], axis=-1)
+    return E2M1[pairs].reshape(*bytes.shape[:-1], -1)
+
+
+def scales(bits: np.ndarray, kind: str) -> np.ndarray:
+    """Scales of blocks: ue8m0, a power of two or, of 255, NaN; or ue4m3, whose sign is not looked at."""
+    if kind == "ue8m0":
+        return np.where(bits == 255, np.nan, np.ldexp(1.0, bits.astype(np.int64) - 127))
+    return decode(bits & np.uint8(0x7F), "e4m3").astype(np.float64)
