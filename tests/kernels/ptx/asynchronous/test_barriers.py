@@ -186,3 +186,15 @@ def test_programs_that_part_and_join_again_keep_one_row_each_of_what_is_known_of
     assert {name: len(getattr(orders[0], name)) for name in Ordering.NAMES} == dict.fromkeys(Ordering.NAMES, 2)
     assert orders[0].wrote.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
     assert len(orders[0].take(np.array([True, False]), clocks[0]).read) == 1
+
+
+def test_lanes_that_wait_apart_at_one_barrier_meet_whatever_other_programs_wait_at():
+    """A loop whose lanes part by what they hold, as libdevice's tanh does; programs that go round more or less often."""
+    body = (
+        "mov.b32 %r6, 0; mov.b32 %r9, 0; and.b32 %r8, %r2, 3; L: add.u32 %r7, %r1, %r6; and.b32 %r7, %r7, 3; "
+        "setp.eq.u32 %p1, %r7, 0; @%p1 bra A; add.u32 %r9, %r9, 1; A: bar.sync 0; add.u32 %r6, %r6, 1; "
+        "setp.le.u32 %p2, %r6, %r8; @%p2 bra L; bar.sync 0; "
+    )
+    wanted = [sum((t + k) % 4 > 0 for k in range(p % 4 + 1)) for p in range(32) for t in range(64)]
+    for seed in (None, *range(8)):
+        assert own(body, programs=32, threads=64, seed=seed).tolist() == wanted
