@@ -34,6 +34,8 @@ def lazy_init() -> None:
     """torch.cuda._lazy_init, which all that needs a driver calls first."""
     caller = sys._getframe(2)
     home, name = caller.f_globals.get("__name__", ""), caller.f_code.co_name
+    if home == "torch.cuda" and name in CUDA:
+        return  # torch's own, as a module holds it that took it before the route was opened: it asks LOW next
     if home.startswith(("torch.cuda", "torch.backends")):
         raise Refused(f"{home}.{name} is asked for; it is not pretended, since nothing but a true GPU can answer")
     raise Refused(
@@ -155,6 +157,9 @@ NVTX = {"range_push": zero, "range_pop": zero, "range_start": zero, "range_end":
 LOW: dict[str, Callable[..., Any]] = {  # which launchers that save time call
     "_cuda_getCurrentRawStream": lambda device=0: pretence().stream.cuda_stream,
     "_cuda_getDeviceCount": lambda: 1,
+    "_cuda_synchronize": nothing,
+    "_cuda_getCurrentStream": lambda device: (pretence().stream.stream_id, 0, 1),
+    "_cuda_getDefaultStream": lambda device: (0, 0, 1),
     "_cuda_getDevice": lambda: 0,
     "_cuda_setDevice": nothing,
     "_cuda_exchangeDevice": zero,
@@ -173,6 +178,7 @@ def put_all() -> None:
         for name, ours in names.items():
             if hasattr(owner, name):
                 replaced.put(owner, name, replaced.function, ours)
+    replaced.put(torch.cuda, "_get_device_properties", replaced.function, properties)  # made by the true _lazy_init
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "empty_cache",
                  "mem_get_info", "memory_stats", "reset_peak_memory_stats", "caching_allocator_alloc"):  # fmt: skip
         replaced.put(torch.cuda.memory, name, replaced.function, CUDA[name])

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from kvproof.kernels import ptx
 from kvproof.kernels.ptx.compile import compile
 
 from ._kernels import (

@@ -65,6 +65,19 @@ def test_there_is_one_device_and_it_is_current():
             ask("cpu")
 
 
+# As a module holds them that took them before the route was opened.
+EARLY: Any = (
+    torch.cuda.get_device_properties, torch.cuda.get_device_capability, torch.cuda.current_device,
+    torch.cuda.current_stream, torch.cuda.synchronize, torch.cuda.is_available, torch.cuda.device_count,
+)  # fmt: skip
+
+
+def test_functions_that_were_taken_before_answer_too():
+    found = [ask() for ask in EARLY]
+    assert found[0].name == torch.cuda.get_device_name()
+    assert found[1:] == [(9, 0), 0, torch.cuda.current_stream(), None, True, 1]
+
+
 def test_streams_and_events_have_nothing_to_wait_for():
     usual, other = torch.cuda.current_stream(), torch.cuda.Stream()
     assert usual.cuda_stream == torch.cuda.default_stream().cuda_stream == 0
