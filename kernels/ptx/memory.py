@@ -107,6 +107,7 @@ class GlobalMemory:
         self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
         self.untouched: list[Region] = []  # of which nothing is written at all
+        self.filler = filler
         self.blank(blank or {}, filler)
         self.doubt: PtxError | None = None  # the first read of what is blank
         self.all_doubtful = False  # whether an array of which nothing is written was read
