@@ -102,7 +102,7 @@ def test_bytes_are_waited_for():
     body = INIT.format(1) + tx + "{}" + WAIT.format(1, 0) + "mov.u32 %r9, 5; "
     assert (own(body.format(done.format(64) + done.format(32))) == 5).all()
     for short, lacks in ((32, "64 bytes"), (128, "32 bytes fewer")):
-        caught = fails(errors.Deadlock, "waits for ever", body.format(done.format(short)) + "ret;")
+        caught = fails(errors.Deadlock, "wait for ever", body.format(done.format(short)) + "ret;")
         assert f"the mbarrier at 512 is in phase 0, which lacks {lacks}" in str(caught)
 
 
