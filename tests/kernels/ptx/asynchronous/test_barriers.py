@@ -189,7 +189,7 @@ def test_programs_that_part_and_join_again_keep_one_row_each_of_what_is_known_of
 
 
 def test_lanes_that_wait_apart_at_one_barrier_meet_whatever_other_programs_wait_at():
-    """A loop whose lanes part by what they hold, as libdevice's tanh does; programs that go round more or less often."""
+    """A loop whose lanes part by what they hold, as libdevice's tanh does; programs that go round unequally often."""
     body = (
         "mov.b32 %r6, 0; mov.b32 %r9, 0; and.b32 %r8, %r2, 3; L: add.u32 %r7, %r1, %r6; and.b32 %r7, %r7, 3; "
         "setp.eq.u32 %p1, %r7, 0; @%p1 bra A; add.u32 %r9, %r9, 1; A: bar.sync 0; add.u32 %r6, %r6, 1; "
