@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
+from kvproof.kernels.ptx.asynchronous.clocks import Clocks
+from kvproof.kernels.ptx.asynchronous.ordering import Ordering
 
 from .._text import fails, own, run
 
@@ -217,3 +219,29 @@ def test_all_who_come_to_a_barrier_name_its_size():
     fails(errors.DivergentBarrier, "for 2048 threads, and the program has 64", "bar.sync 1, 2048; ret;", threads=64)
     two = "setp.lt.u32 %p1, %r1, 2; @%p1 mbarrier.init.shared::cta.b64 [512], 1; ret;"
     fails(errors.InvalidBarrier, "initialised by several threads", two)
+
+
+def test_programs_that_part_and_join_again_keep_one_row_each_of_what_is_known_of_shared_memory():
+    clocks = [Clocks({}, 2) for _ in range(2)]
+    orders = [Ordering(c, 4) for c in clocks]
+    for order, cell in zip(orders, (0, 1), strict=True):  # one warp wrote in each, at the same moment, at another place
+        order.note("writer", np.array([cell]), 0, 1)
+    orders[0].writer[:] = orders[1].writer[:] = 0  # so that one of the three is alike, and another not
+    clocks[0].join(1, clocks[1], 1)
+    orders[0].join(1, orders[1], 1)
+    orders[0].fit(2)
+    assert {name: len(getattr(orders[0], name)) for name in Ordering.NAMES} == dict.fromkeys(Ordering.NAMES, 2)
+    assert orders[0].wrote.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    assert len(orders[0].take(np.array([True, False]), clocks[0]).read) == 1
+
+
+def test_lanes_that_wait_apart_at_one_barrier_meet_whatever_other_programs_wait_at():
+    """A loop whose lanes part by what they hold, as libdevice's tanh does; programs that go round unequally often."""
+    body = (
+        "mov.b32 %r6, 0; mov.b32 %r9, 0; and.b32 %r8, %r2, 3; L: add.u32 %r7, %r1, %r6; and.b32 %r7, %r7, 3; "
+        "setp.eq.u32 %p1, %r7, 0; @%p1 bra A; add.u32 %r9, %r9, 1; A: bar.sync 0; add.u32 %r6, %r6, 1; "
+        "setp.le.u32 %p2, %r6, %r8; @%p2 bra L; bar.sync 0; "
+    )
+    wanted = [sum((t + k) % 4 > 0 for k in range(p % 4 + 1)) for p in range(32) for t in range(64)]
+    for seed in (None, *range(8)):
+        assert own(body, programs=32, threads=64, seed=seed).tolist() == wanted
