@@ -46,6 +46,11 @@ def pretence() -> Pretence:
     return found
 
 
+def faking() -> bool:
+    """Whether torch's FakeTensorMode is on, whose tensors are on any device and have no memory."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+
+
 def is_gpu(device: Any) -> bool:
     """Whether a device, as torch takes it (a name, a number, torch.device), is the pretended GPU.
 

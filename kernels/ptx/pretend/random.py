@@ -1,5 +1,11 @@
-"""Generators of random numbers for "cuda": the CPU's numbers, behind the state of a GPU's generator."""
+"""Generators of random numbers for "cuda": the CPU's numbers, behind the state of a GPU's generator.
 
+What draws on the GPU draws from torch.cuda's generator, and what draws on the host from torch's; the same seed gives
+the two other numbers, as it does with a GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +14,7 @@ from . import replaced
 from .places import is_gpu, pretence
 
 _CPU_GENERATOR: Any = torch.Generator
+_OTHER = 0x9E3779B97F4A7C15  # so that a seed does not draw for k on the GPU what it drew for q on the host
 
 
 class Generator(_CPU_GENERATOR):
@@ -34,7 +41,7 @@ class Generator(_CPU_GENERATOR):
 
     def manual_seed(self, seed: int) -> "Generator":
         self._seed, self._offset = seed, 0
-        super().manual_seed(seed)
+        super().manual_seed(seed % 2**64 ^ _OTHER)
         return self
 
     def get_offset(self) -> int:
@@ -55,10 +62,22 @@ class Generator(_CPU_GENERATOR):
         seed, offset = state.view(torch.int64).tolist()
         known = self._known.get((seed, offset))
         if known is None:
-            super().manual_seed(seed + offset)
+            super().manual_seed((seed + offset) % 2**64 ^ _OTHER)
             self._known[seed, offset] = known = super().get_state()
         super().set_state(known)
         self._seed, self._offset = seed, offset
+
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside, what names no generator draws from this one: torch.default_generator stands in for it."""
+        host: Any = torch.default_generator
+        before = host.get_state()
+        host.set_state(super().get_state())
+        try:
+            yield
+        finally:
+            super().set_state(host.get_state())
+            host.set_state(before)
 
 
 def default() -> Generator:

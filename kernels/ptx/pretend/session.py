@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch.utils import _triton as asked
 
 from . import autocast, cuda, inductor, random, tensors, triton_driver
 from .dispatch import Dispatch
-from .places import Pretence, _pretence, pretending
+from .places import Pretence, _pretence, pretence, pretending
 from .properties import properties
 from .replaced import replacing
 from .streams import Stream
@@ -22,7 +23,11 @@ def pretend(sm: int) -> Iterator[None]:
     nested = pretending()
     forget()
     with replacing(everything), triton_driver.active():
-        token = _pretence.set(Pretence(properties(sm), Stream.default(), random.default()))
+        if nested:  # what is on the host stays there, and the stream and the numbers go on
+            inner = replace(pretence(), properties=properties(sm))
+        else:
+            inner = Pretence(properties(sm), Stream.default(), random.default())
+        token = _pretence.set(inner)
         try:
             if nested:
                 yield

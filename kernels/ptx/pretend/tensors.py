@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import overrides
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _device
 
 from ..arrays import true_device
 from ..errors import Refused
 from . import replaced
-from .places import GPU, HOST, PINNED, UNSAID, is_gpu, key, note, place, pretence, pretending, said
+from .places import GPU, HOST, PINNED, UNSAID, faking, is_gpu, key, note, place, pretence, pretending, said
 
 # In place of "cuda". This object, and no other of the kind: a TorchFunctionMode is handed what stands here for a method
 # of a tensor, and calls it a second time.
@@ -46,6 +47,8 @@ def put_all() -> None:
         replaced.put(torch.Tensor, name, replaced.attribute, ours)
     for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
         replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
+    replaced.put(FakeTensorMode, "avoid_device_init", replaced.attribute, lambda mode: True)  # which has no driver
+    replaced.put(torch.nn.RNNBase, "flatten_parameters", replaced.function, lambda self: None)  # into cuDNN's layout
     replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
 
 
@@ -93,11 +96,6 @@ def default_device() -> torch.device | None:
         return None
     found = [x.device for x in overrides._get_current_function_mode_stack() if isinstance(x, _device.DeviceContext)]
     return found[-1] if found else None
-
-
-def faking() -> bool:
-    """Whether torch's FakeTensorMode is on, whose tensors are on any device and have no memory."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:

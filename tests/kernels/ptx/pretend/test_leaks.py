@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 import triton.testing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.runtime import Autotuner, JITFunction, driver
 
 from kvproof.kernels import ptx
@@ -17,7 +20,9 @@ from .._compiled_claims import in_child
 
 OWNERS = (torch, torch.Tensor, torch.fft, torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams,
           torch.cuda.nvtx, torch.accelerator, torch._C, torch.amp.autocast_mode.autocast, triton.testing, Autotuner,
-          JITFunction, type(driver))  # fmt: skip
+          JITFunction, type(driver), torch.nn.RNNBase, FakeTensorMode, torch.UntypedStorage, torch.TypedStorage,
+          torch.serialization, torch.multiprocessing.reductions, torch._C._dynamo.guards,
+          torch.cuda.profiler)  # fmt: skip
 
 
 def everything() -> dict[tuple[int, str], Any]:
@@ -112,6 +117,25 @@ def test_routes_nest_and_the_inner_target_counts():
             assert torch.cuda.get_device_capability() == (8, 0)
         assert torch.zeros(3, device="cuda").is_cuda
     assert changed(before) == []
+
+
+@triton.jit
+def copied(x, out):
+    tl.store(out, tl.load(x))
+
+
+def test_a_nested_route_knows_what_is_on_the_host_and_which_stream_is_current():
+    with ptx.route("sm_90", pretend=True):
+        host, out, stream = torch.ones(1, device="cpu"), torch.zeros(1, device="cuda"), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            with ptx.route("sm_80", pretend=True):
+                assert torch.cuda.current_stream() == stream
+                assert host.device.type == "cpu"
+                made = torch.ones(1, device="cpu")
+                for x in (host, made):
+                    with pytest.raises(ptx.Refused, match="x of copied is on the CPU"):
+                        copied[(1,)](x, out)
+            assert made.device.type == "cpu"
 
 
 def in_thread(function: Any) -> Any:

@@ -104,7 +104,8 @@ def test_moves_copy_where_a_gpu_copies_and_nowhere_else(outside):
 
 def test_what_is_computed_on_the_host_is_on_the_host(outside):
     host = torch.ones(4, device="cpu")
-    for x in (host + 1, host[1:], host.sum(), torch.cat([host, host]), torch.zeros_like(host), host.new_empty(2)):
+    for x in (host + 1, host[1:], host.sum(), torch.cat([host, host]), torch.zeros_like(host), host.new_empty(2),
+              host.sum() + host.sum(), torch.stack([torch.tensor(1, device="cpu")] * 2), host[0] * 2):  # fmt: skip
         assert x.device.type == "cpu"
     for x in (outside + 1, outside.cpu().cuda() * 2, outside[torch.tensor([1], device="cpu")], outside * host.sum()):
         assert x.is_cuda
