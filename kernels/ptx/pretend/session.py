@@ -1,12 +1,14 @@
 """One pretence from its opening to its end: everything that is replaced, and the thread's own GPU."""
 
+import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from torch.utils import _triton as asked
 
-from . import autocast, cuda, inductor, random, tensors, triton_driver
+from . import autocast, cuda, inductor, random, storages, tensors, triton_driver
 from .dispatch import Dispatch
 from .places import Pretence, _pretence, pretence, pretending
 from .properties import properties
@@ -47,8 +49,12 @@ def forget() -> None:
 
 
 def everything() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # by torch, of its own torch.jit.script
+        importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what is replaced below
     tensors.put_all()
     cuda.put_all()
     random.put_all()
     autocast.put_all()
+    storages.put_all()
     inductor.put_all()

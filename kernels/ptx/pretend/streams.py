@@ -78,6 +78,13 @@ class Stream:
         return f"<pretended torch.cuda.Stream device=cuda:0 cuda_stream={self.cuda_stream:#x}>"
 
 
+class ExternalStream(Stream):
+    """torch.cuda.ExternalStream: one that other code made."""
+
+    def __init__(self, stream_ptr: int, device: Any = None, **kwargs: Any):
+        super().__init__(device, stream_id=stream_ptr)
+
+
 class Event:
     """torch.cuda.Event: what it marks has happened."""
 

@@ -47,6 +47,7 @@ def put_all() -> None:
         replaced.put(torch.Tensor, name, replaced.attribute, ours)
     for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
         replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
+    replaced.put(torch.Tensor, "_make_wrapper_subclass", wrapping, None)
     replaced.put(FakeTensorMode, "avoid_device_init", replaced.attribute, lambda mode: True)  # which has no driver
     replaced.put(torch.nn.RNNBase, "flatten_parameters", replaced.function, lambda self: None)  # into cuDNN's layout
     replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
@@ -101,6 +102,8 @@ def default_device() -> torch.device | None:
 def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
     """A function that makes a tensor: from nothing if `new`, else its device may be another tensor's."""
 
+    name = usual.__name__
+
     @functools.wraps(usual)
     def made(*args, **kwargs):
         if not pretending():
@@ -124,11 +127,27 @@ def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
             out = usual(*args, **kwargs)
         finally:
             now.making = before
+        source = args[0] if args else kwargs.get("data")
+        if device is None and name == "tensor" and isinstance(source, torch.Tensor):
+            where = None
         if where is None:
-            where = place(args[0]) if isinstance(args[0], torch.Tensor) else GPU
+            where = place(source) if isinstance(source, torch.Tensor) else GPU
         return note(out, where) if isinstance(out, torch.Tensor) else out
 
     return made
+
+
+def wrapping(usual: Callable[..., Any], _: None) -> Any:
+    """Tensor._make_wrapper_subclass: what says that it is on the CPU, since what it holds is, does so on."""
+
+    @functools.wraps(usual)
+    def made(*args, **kwargs):
+        out, device = usual(*args, **kwargs), kwargs.get("device")
+        if pretending() and device is not None and torch.device(device).type == "cpu" and not faking():
+            note(out, HOST)
+        return out
+
+    return staticmethod(made)
 
 
 def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
@@ -158,7 +177,7 @@ def method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[...,
 
     @functools.wraps(usual)
     def either(self, *args, **kwargs):
-        if pretending() and true_device(self).type == "cpu" and not faking():
+        if pretending() and (true_device(self).type == "cpu" or wraps(self)) and not faking():
             return ours(usual, self, *args, **kwargs)
         return usual(self, *args, **kwargs)
 
@@ -180,14 +199,23 @@ def moved(source: torch.Tensor | None, out: torch.Tensor, device: Any) -> torch.
 class Moved(torch.autograd.Function):
     """A copy on the GPU or the host, whose gradient comes back."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, to: str, at: str) -> torch.Tensor:
-        ctx.at = at
+    def forward(x: torch.Tensor, to: str, at: str) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return note(x.clone(), to)
 
     @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, str, str], output: torch.Tensor) -> None:
+        _, ctx.to, ctx.at = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return Moved.apply(grads[0], ctx.to, ctx.at)
+
+    @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return note(grads[0].clone(), ctx.at), None, None
+        return Moved.apply(grads[0], ctx.at, ctx.to), None, None
 
 
 def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -205,20 +233,40 @@ def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torc
     kwargs |= zip((*(() if "dtype" in kwargs else ("dtype",)), "non_blocking", "copy"), given, strict=False)
     if device is not None and not is_gpu(device) and torch.device(device).type != "cpu":
         return usual(self, device, **kwargs)
+    if wraps(self):
+        return wrapped_to(self, "cuda:0" if is_gpu(device) else device, **kwargs)
     return usual(moved(self, self, device), CPU, **kwargs)
 
 
-def tensor_cuda(usual: Any, self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return moved(self, self, "cuda" if device is None else device)
+def wraps(x: torch.Tensor) -> bool:
+    """Whether a tensor is of a subclass that has its own say at the dispatcher, such as a quantised weight."""
+    tensor: Any = torch.Tensor
+    return getattr(type(x), "__torch_dispatch__", None) is not tensor.__torch_dispatch__
 
 
-def tensor_cpu(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return moved(self, self, CPU)
+def wrapped_to(self: torch.Tensor, device: Any, dtype: Any = None, copy: bool = False, **kwargs: Any) -> torch.Tensor:
+    """Tensor.to of such a one, which moves what it holds."""
+    device, dtype = self.device if device is None else torch.device(device), dtype or self.dtype
+    if device.type == self.device.type and dtype == self.dtype and not copy:
+        return self
+    return torch.ops.aten._to_copy.default(self, dtype=dtype, layout=self.layout, device=device, **kwargs)
+
+
+def tensor_cuda(usual: Any, self: torch.Tensor, device: Any = None, non_blocking: bool = False,
+                memory_format: torch.memory_format = torch.preserve_format) -> torch.Tensor:  # fmt: skip
+    device = "cuda" if device is None else device
+    if not is_gpu(device):
+        raise RuntimeError(f"Invalid device, must be cuda device: {device} came; use .to({str(device)!r})")
+    return self.to("cuda", memory_format=memory_format)
+
+
+def tensor_cpu(usual: Any, self: torch.Tensor, *, memory_format: Any = torch.preserve_format) -> torch.Tensor:
+    return self.to("cpu", memory_format=memory_format)
 
 
 def tensor_pin_memory(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     if is_cuda(self) and place(self) == GPU:
-        raise RuntimeError(f"cannot pin '{tensor_type(None, self)}': only dense CPU tensors can be pinned")
+        raise RuntimeError(f"cannot pin '{self.type()}': only dense CPU tensors can be pinned")
     return self if place(self) == PINNED else note(self.clone(), PINNED)
 
 
@@ -228,16 +276,14 @@ def tensor_is_pinned(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) 
 
 def tensor_type(usual: Any, self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
     """Tensor.type(): its name, or a conversion."""
-    names = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float32: "Float", torch.float64: "Double"}
-    names |= {torch.int8: "Char", torch.uint8: "Byte", torch.int16: "Short", torch.int32: "Int", torch.int64: "Long"}
-    names |= {torch.bool: "Bool"}
-    name = f"torch.{'cuda.' if is_cuda(self) else ''}{names.get(self.dtype, self.dtype)}Tensor"
     if dtype is None:
-        return name
+        name = usual(self)
+        return name.replace("torch.", "torch.cuda.", 1) if is_cuda(self) and ".cuda." not in name else name
+    if isinstance(dtype, type):
+        dtype = f"{dtype.__module__}.{dtype.__name__}"
     if isinstance(dtype, str):
-        kinds = {f"{value}Tensor": key for key, value in names.items()}
-        device = "cuda" if dtype.startswith("torch.cuda.") else "cpu"
-        return self.to(device, kinds[dtype.rpartition(".")[2]])
+        out = usual(self, dtype.replace("torch.cuda.", "torch.", 1))
+        return moved(self, out, "cuda" if dtype.startswith("torch.cuda.") else "cpu")
     return usual(self, dtype, *args, **kwargs)
 
 

@@ -18,10 +18,11 @@ from kvproof.kernels.ptx.pretend import session
 
 from .._compiled_claims import in_child
 
+low: Any = torch._C
 OWNERS = (torch, torch.Tensor, torch.fft, torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams,
           torch.cuda.nvtx, torch.accelerator, torch._C, torch.amp.autocast_mode.autocast, triton.testing, Autotuner,
           JITFunction, type(driver), torch.nn.RNNBase, FakeTensorMode, torch.UntypedStorage, torch.TypedStorage,
-          torch.serialization, torch.multiprocessing.reductions, torch._C._dynamo.guards,
+          torch.serialization, torch.multiprocessing.reductions, low._dynamo.guards,
           torch.cuda.profiler)  # fmt: skip
 
 
