@@ -3,6 +3,7 @@
 Every tensor's memory is the CPU's. What counts is who made it: a storage that is not noted here is on the GPU.
 """
 
+import threading
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Pretence:
     generator: Any  # torch.cuda.default_generators[0]
     noted: dict[int, tuple[Any, str]] = field(default_factory=dict)  # by storage: a weak reference, its place; else GPU
     making: str = ""  # where the tensor that is being made will be
+    thread: int = field(default_factory=threading.get_ident)  # asyncio.to_thread hands this on, but torch no modes
 
 
 _pretence: ContextVar[Pretence | None] = ContextVar("pretence", default=None)
@@ -37,7 +39,8 @@ _pretence: ContextVar[Pretence | None] = ContextVar("pretence", default=None)
 
 def pretending() -> bool:
     """Whether this thread has a pretended GPU."""
-    return _pretence.get() is not None
+    found = _pretence.get()
+    return found is not None and found.thread == threading.get_ident()
 
 
 def pretence() -> Pretence:
@@ -72,7 +75,7 @@ def is_gpu(device: Any) -> bool:
 
 def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor within those that torch.func's transforms wrap around it."""
-    functorch = torch._C._functorch
+    functorch: Any = vars(torch._C)["_functorch"]
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)
     return tensor

@@ -34,7 +34,7 @@ def pretend(sm: int) -> Iterator[None]:
             if nested:
                 yield
             else:
-                with Dispatch():
+                with Dispatch(), autocast.casting():
                     yield
         finally:
             _pretence.reset(token)

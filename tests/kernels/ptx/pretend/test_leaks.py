@@ -1,5 +1,6 @@
 """Nothing of a pretence is left when its route closes, nor seen by other threads; in a program with no other route."""
 
+import contextvars
 import sys
 import threading
 from collections.abc import Iterator
@@ -153,6 +154,37 @@ def test_other_threads_see_what_is_there():
         assert in_thread(asked) == usual
         assert in_thread(lambda: shared.is_cuda) is False
         assert shared.is_cuda
+
+
+def test_a_thread_that_takes_the_context_over_has_no_gpu():
+    x = torch.zeros(3)
+    with ptx.route(pretend=True):
+        host = torch.zeros(3, device="cpu")
+        copied = contextvars.copy_context()
+        assert in_thread(lambda: copied.run(lambda: (x.is_cuda, (host + 1).device.type))) == (False, "cpu")
+        assert in_thread(lambda: copied.run(asked)) == usual
+
+        def another() -> list[bool]:
+            with ptx.route(pretend=True):
+                return [torch.ops.aten.zeros.default([3], device=torch.device("cuda")).is_cuda, x.is_cuda]
+
+        assert in_thread(lambda: copied.run(another)) == [True, True]
+        assert x.is_cuda
+    assert changed(before) == []
+
+
+def test_an_autocast_may_be_entered_before_a_route_and_left_after_it():
+    x = torch.ones(2, 2)
+    torch.set_autocast_enabled("cuda", True)  # what torch.autocast does where there is a GPU
+    with ptx.route(pretend=True):
+        assert (x @ x).dtype == torch.float16
+        late: Any = torch.autocast("cuda", torch.bfloat16)
+        late.__enter__()
+        assert (x @ x).dtype == torch.bfloat16
+    assert (x @ x).dtype == torch.float32
+    late.__exit__(None, None, None)
+    torch.set_autocast_enabled("cuda", False)
+    assert changed(before) == []
 
 
 def test_two_threads_pretend_each_on_its_own():
