@@ -4,6 +4,7 @@ What draws on the GPU draws from torch.cuda's generator, and what draws on the h
 the two other numbers, as it does with a GPU.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,6 +32,7 @@ class Generator(_CPU_GENERATOR):
 
     def __init__(self, device: Any):
         self._seed, self._offset, self._known = super().initial_seed(), 0, {}
+        self.drawn = False  # from, since it was seeded
 
     def initial_seed(self) -> int:
         return self._seed
@@ -40,7 +42,7 @@ class Generator(_CPU_GENERATOR):
         return self._seed
 
     def manual_seed(self, seed: int) -> "Generator":
-        self._seed, self._offset = seed, 0
+        self._seed, self._offset, self.drawn = seed, 0, False
         super().manual_seed(seed % 2**64 ^ _OTHER)
         return self
 
@@ -73,6 +75,7 @@ class Generator(_CPU_GENERATOR):
         host: Any = torch.default_generator
         before = host.get_state()
         host.set_state(super().get_state())
+        self.drawn = True
         try:
             yield
         finally:
@@ -80,9 +83,23 @@ class Generator(_CPU_GENERATOR):
             host.set_state(before)
 
 
-def default() -> Generator:
-    """torch.cuda.default_generators[0], seeded as torch's is."""
-    return Generator("cuda").manual_seed(torch.initial_seed() & (2**63 - 1))
+@contextmanager
+def default() -> Iterator[Generator]:
+    """torch.cuda.default_generators[0] of one route, which says that it is seeded as torch's is.
+
+    Its numbers follow from how far torch's has come, and that goes on by one if any was drawn: the same seed before
+    two routes gives the same numbers, and two routes after one seed give different ones.
+    """
+    host: Any = torch.default_generator
+    now = hashlib.sha256(host.get_state().numpy().tobytes()).digest()
+    made = Generator("cuda")
+    made.manual_seed(int.from_bytes(now[:8], "little"))
+    made._seed = torch.initial_seed() & (2**63 - 1)
+    try:
+        yield made
+    finally:
+        if made.drawn:
+            torch.rand(1, device="cpu")
 
 
 class Generators:

@@ -24,11 +24,7 @@ def pretend(sm: int) -> Iterator[None]:
     """
     nested = pretending()
     forget()
-    with replacing(everything), triton_driver.active():
-        if nested:  # what is on the host stays there, and the stream and the numbers go on
-            inner = replace(pretence(), properties=properties(sm))
-        else:
-            inner = Pretence(properties(sm), Stream.default(), random.default())
+    with replacing(everything), triton_driver.active(), made(sm) as inner:
         token = _pretence.set(inner)
         try:
             if nested:
@@ -39,6 +35,16 @@ def pretend(sm: int) -> Iterator[None]:
         finally:
             _pretence.reset(token)
             forget()
+
+
+@contextmanager
+def made(sm: int) -> Iterator[Pretence]:
+    """This thread's GPU. In a nested pretence what is on the host stays there, and the stream and the numbers go on."""
+    if pretending():
+        yield replace(pretence(), properties=properties(sm))
+    else:
+        with random.default() as generator:
+            yield Pretence(properties(sm), Stream.default(), generator)
 
 
 def forget() -> None:

@@ -1,5 +1,7 @@
 """Generators of "cuda": seeds and states as a GPU's, numbers the CPU's."""
 
+import threading
+
 import pytest
 import torch
 
@@ -97,3 +99,30 @@ def test_a_nested_route_goes_on_with_the_seed_and_leaves_it_drawn_from():
         assert torch.cuda.initial_seed() == 4
         first = torch.randn(16, device="cuda")
     assert torch.equal(torch.stack([first, torch.randn(16, device="cuda")]), both)
+
+
+def later(route: int, seed: int | None) -> torch.Tensor:
+    """What a route draws that is opened in a thread, which has no pretence yet."""
+    drawn: list[torch.Tensor] = []
+
+    def draw() -> None:
+        if seed is not None:
+            torch.manual_seed(seed)
+        for _ in range(route + 1):
+            with ptx.route(pretend=True):
+                last = torch.randn(4, device="cuda")
+        drawn.append(last)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    return drawn[0]
+
+
+def test_routes_after_one_seed_draw_different_numbers_and_after_it_again_the_same():
+    first, second = later(0, 5), later(1, 5)
+    assert not torch.equal(first, second)
+    assert torch.equal(later(0, 5), first)
+    assert torch.equal(later(1, 5), second)
+    assert not torch.equal(later(0, None), second)
+    assert not torch.equal(later(0, 6), first)
