@@ -72,6 +72,23 @@ def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, w
         words[rows[here], place[here]] = data[here]
 
 
+def forget(block: Any, at: np.ndarray, first: int, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
+    """Of what `write` has written, the bytes from `first` to `size` at each address are anything, as before a write."""
+    shared = block.shared
+    first = -(-first // shared.granule) * shared.granule
+    if block.world.checks and first < size:
+        cells = touched(block, at.astype(np.int64) + first, size - first, on, who)
+        shared.known("written")[cells.at] = False
+
+
+def written(block: Any, at: np.ndarray, size: int) -> np.ndarray:
+    """Whether something has written all `size` bytes at addresses (P or 1, N): bool, (P or 1, N)."""
+    shared = block.shared
+    cells = (at // shared.granule)[..., None] + np.arange(max(size // shared.granule, 1))
+    rows = np.arange(max(len(cells), len(shared.written)))[:, None, None] if len(shared.written) > 1 else 0
+    return shared.written[rows, cells].all(-1)
+
+
 def check(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
     """Raise unless each address is a multiple of `size` inside of shared memory."""
     limit = block.shared.size

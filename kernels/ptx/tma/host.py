@@ -50,8 +50,8 @@ def placed(name: str, value: Any, meta: dict[str, Any] | None) -> Iterator[tuple
 
 def described(name: str, value: Any, shape: list[int], strides: list[int], meta: dict[str, Any]) -> dict[str, Any]:
     """The fields of the map of a descriptor, the innermost dimension first."""
-    if meta.get("fp4_padded"):
-        raise Refused(f"{name} has elements of 4 bits, padded; the machine has none: pass bytes, without padding")
+    if meta.get("fp4_padded"):  # then the map counts elements of 4 bits, and the descriptor bytes
+        shape = [*shape[:-1], 2 * shape[-1]]
     size, rank = meta["elem_size"], len(shape)
     fields: dict[str, Any] = {
         "rank": rank - 1, "elemtype": TF32 if value.round_f32_to_tf32 else meta["elem_type"],

@@ -23,6 +23,7 @@ from .reductions import TYPES, reduction
 from .requests import Request, requests
 
 ALIGNED = 128  # bytes, of a box in shared memory
+ANYTHING = 0xE5  # bytes of padding: the ISA leaves them open
 
 
 def copy(d: Decoder, i: Instruction) -> Run:
@@ -64,14 +65,21 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     for box, part in parts(request, f, given):
         data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where))
         data = np.where(box.inside[..., None], converted(data, box), filling(box))
-        pieces = data.reshape(len(data), -1, PIECE)
+        pieces, held = data.reshape(len(data), -1, box.element.held), box.element.held
+        if held < PIECE:
+            pieces = np.pad(pieces, ((0, 0), (0, 0), (0, PIECE - held)), constant_values=ANYTHING)
         proxy.write(block, box.places(at), pieces, part.some, part.who, proxy.Done("mbarrier", bar))
+        if held < PIECE:
+            proxy.forget(block, box.places(at), held, PIECE, part.some, part.who)
         block.mbarriers.complete_tx(block, bar, box.bytes, part.counted)
 
 
 def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
+        if box.element.packed:
+            what = f"elements of {box.element.name} are loaded, and neither stored nor reduced"
+            raise part.error(InvalidTensorMap, what)
         pieces = proxy.read(request.block, box.places(at), PIECE, wanted(box, part), part.who, proxy.Done("bulk"))
         on, site = box.inside & part.on, part.site(box.where)
         if not f.operation:
