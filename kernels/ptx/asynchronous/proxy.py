@@ -27,17 +27,21 @@ class Done(NamedTuple):
     address: np.ndarray | None = None
 
 
-def read(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray, done: Done) -> np.ndarray:
+def read(
+    block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray, done: Done, moves: bool = False
+) -> np.ndarray:
     """The bytes that an asynchronous instruction reads: (P or 1, N, size) uint8.
 
     at    (P or 1, N) int64, first bytes, multiples of `size`; on (P or 1, N) bool, which of them; None: all
     who   (P or 1,) the thread that issues it
+    moves it only moves them: the caller asks `written` which of them mean something
     """
     at = at.astype(np.int64)
     check(block, at, size, on, who)
     if block.world.checks:
         shared, cells = block.shared, touched(block, at, size, on, who)
-        shared.demand(shared.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, block)
+        good = shared.known("written")[cells.at] | moves
+        shared.demand(good, Uninitialised, "that nothing has written", cells, size, block)
         arrived = ~shared.known("copying")[cells.at]
         shared.demand(arrived, Race, "that a cp.async may still be writing", cells, size, block)
         ordered(block, "writer", cells, "read", size)

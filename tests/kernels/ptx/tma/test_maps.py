@@ -42,7 +42,7 @@ EDGES = [
     ("box_dim", [1, 256], [0, 257]),
     ("element_stride", [1, 8], [0, 9]),
     ("rank", [0, 4], [5]),
-    ("elemtype", [0, 12], [13, 15]),
+    ("elemtype", [0, 12, 14, 15], [13, 16]),
     ("interleave_layout", [0], [1, 2]),
     ("swizzle_mode", [0, 3], [4]),
     ("swizzle_atomicity", [0], [1]),
