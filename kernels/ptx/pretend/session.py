@@ -36,3 +36,4 @@ def everything() -> None:
     random.put_all()
     autocast.put_all()
     inductor.put_all()
+    triton_driver.put_all()

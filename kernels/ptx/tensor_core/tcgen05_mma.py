@@ -103,7 +103,8 @@ def padded(block: Any, issue: Issue, at: np.ndarray, on: Any, kind: str, f: Form
     size = held & -held
     at = (at[..., None] + np.arange(0, held, size)).reshape(len(at), -1)
     on = None if on is None else np.repeat(on, held // size, axis=1)
-    data = proxy.read(block, at, size, on, issue.who, proxy.Done("tcgen05")).reshape(len(at), -1, held)
+    words = proxy.read(block, at, size, on, issue.who, proxy.Done("tcgen05"))
+    data = words.reshape(len(words), -1, held)
     elements = np.ascontiguousarray(of_four_bits(data) if held == 8 else of_six_bits(data, kind))
     parts = elements.reshape(len(data), f.K, -1) if mn_major else elements.reshape(len(data), -1, f.K)
     return parts.swapaxes(1, 2) if mn_major else parts

@@ -15,7 +15,8 @@ from kvproof.kernels import ptx
 
 from ._scaled import drawn_scales, operand
 
-M, N, K = 128, 64, 128
+M, N, K = 128, 128, 128
+BLOCK = 64  # columns of the product that a program makes
 ROWS = gl.BlockedLayout([1, 1], [32, 1], [4, 1], [0, 1])
 
 
@@ -29,7 +30,8 @@ def scales_from(source, rows: gl.constexpr):
 
 
 @gluon.jit
-def padded(a, b, a_scale, b_scale, c):
+def padded(a, b, a_scale, b_scale, c, COLUMNS: gl.constexpr):
+    first = gl.program_id(0) * b.block_type.shape[0]
     M: gl.constexpr = a.block_type.shape[0]
     N: gl.constexpr = b.block_type.shape[0]
     x = gl.allocate_shared_memory(a.dtype, a.block_type.shape, a.layout)
@@ -38,20 +40,21 @@ def padded(a, b, a_scale, b_scale, c):
     mbarrier.init(bar, count=1)
     mbarrier.expect(bar, a.block_type.nbytes + b.block_type.nbytes)
     tma.async_load(a, [0, 0], bar, x)
-    tma.async_load(b, [0, 0], bar, y)
+    tma.async_load(b, [first, 0], bar, y)
     mbarrier.wait(bar, 0)
-    s, t = scales_from(a_scale, M), scales_from(b_scale, N)
+    s, t = scales_from(a_scale, M), scales_from(b_scale + first * 4, N)
     sums = blackwell.allocate_tensor_memory(gl.float32, [M, N], blackwell.TensorMemoryLayout([M, N], col_stride=1))
     blackwell.tcgen05_mma_scaled(x, y.permute((1, 0)), sums, s, t, "e4m3", "e2m1", use_acc=False)
     blackwell.tcgen05_commit(bar)
     mbarrier.wait(bar, 1)
     mbarrier.invalidate(bar)
-    at = gl.arange(0, M, gl.SliceLayout(1, ROWS))[:, None] * N + gl.arange(0, N, gl.SliceLayout(0, ROWS))[None, :]
+    column = first + gl.arange(0, N, gl.SliceLayout(0, ROWS))[None, :]
+    at = gl.arange(0, M, gl.SliceLayout(1, ROWS))[:, None] * COLUMNS + column
     gl.store(c + at, gl.convert_layout(sums.load(), ROWS))
 
 
 class Padded:
-    """One launch and what it should give."""
+    """One launch, of two programs, and what it should give."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -59,11 +62,11 @@ class Padded:
         (s, self.u), (t, self.v) = (drawn_scales(rng, rows, K // 32, 32) for rows in (M, N))
         self.x, self.c = x, torch.full((M, N), float("nan"))
         plain = gl.NVMMASharedLayout.get_default_for([M, K], gl.float8e4nv)
-        wide = gl.NVMMASharedLayout.get_default_for([N, K // 2], gl.uint8, fp4_padded=True)
+        wide = gl.NVMMASharedLayout.get_default_for([BLOCK, K // 2], gl.uint8, fp4_padded=True)
         with ptx.route("sm_100", pretend=True):  # Gluon pads for no older GPU, and asks which there is
             first = TensorDescriptor.from_tensor(a, [M, K], plain)
-            second = TensorDescriptor.from_tensor(b.clone(), [N, K // 2], wide)
-        self.args, self.y = (first, second, s, t, self.c), y
+            second = TensorDescriptor.from_tensor(b.clone(), [BLOCK, K // 2], wide)
+        self.args, self.y = (first, second, s, t, self.c, N), y
 
     def error(self, y: np.ndarray) -> float:
         """Of what the launch gave, against B (N, K) of float64."""

@@ -16,7 +16,7 @@ from kvproof.kernels.ptx.launch import buffer  # pyright: ignore[reportPrivateIm
 from kvproof.kernels.ptx.tensor_core import numbers
 from kvproof.kernels.ptx.tensor_core.tcgen05_mma import Form, Issue, in_memory
 
-from ._padded import K, N, Padded, padded
+from ._padded import BLOCK, K, N, Padded, padded
 
 SIX = {"e2m3": (3, ml_dtypes.float6_e2m3fn), "e3m2": (4, ml_dtypes.float6_e3m2fn)}
 
@@ -29,7 +29,7 @@ def packed(bits: np.ndarray) -> np.ndarray:
 
 def test_eight_bits_by_four():
     product = Padded()
-    report = ptx.run(padded, 1, *product.args, target="sm_100")
+    report = ptx.run(padded, N // BLOCK, *product.args, target="sm_100")
     assert any("mxf8f6f4.block_scale" in i.opcode for i, _ in report.by_instruction)
     assert product.error(product.y) < 8 * 2**-24
 
@@ -51,7 +51,7 @@ def launched(product: Padded, code: int, b: np.ndarray, map: dict, counted: int)
         base = getattr(x, "base", None)
         is_map = hasattr(x, "fields")
         arguments.append((name, x._replace(base=buffer(name, base)) if is_map else buffer(name, x)))
-    execute(text, (1, 1, 1), arguments, name="padded", target="sm_100", shared=compiled.shared, num_warps=4)
+    execute(text, (N // BLOCK, 1, 1), arguments, name="padded", target="sm_100", shared=compiled.shared, num_warps=4)
 
 
 @pytest.mark.parametrize("kind", SIX)
