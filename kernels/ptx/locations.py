@@ -37,6 +37,15 @@ def stray(address: int, segments: Segments, regions: list[Region]) -> str:
     return outside(*min(offsets, key=lambda pair: abs(pair[0])))
 
 
+def relative(address: int, segments: Segments, regions: list[Region]) -> str:
+    """An address, as a kernel sees it, from the first element of the array it was derived from on: 'k + 2 bytes'."""
+    offsets = ((address - segments.pointer(r.pointer), r.buffer.name) for r in regions)
+    offset, name = min(offsets, key=lambda pair: abs(pair[0]), default=(address, ""))
+    if abs(offset) >= 1 << BITS - 1 or not name:
+        return f"{address:#x}"
+    return f"{name} {'+' if offset >= 0 else '-'} {abs(offset)} bytes"
+
+
 def ends(region: Region) -> tuple[int, int]:
     """An array's first byte and one past its last, counted from its first element, holes included."""
     low, high = span(region.buffer.array)

@@ -44,14 +44,16 @@ def replace(d: Decoder, i: Instruction) -> Run:
         raise UnknownOpcode(i.opcode, f"{name} has {FIELDS[name]} entries, and this is for number {entry}", i)
     where = address(d, i.operands[0], space)
     slot, narrow = d.source(i.operands[-1], f"b{known[3]}")
+    signed = name in ("global_address", "global_stride")
 
     def run(block, active):
         block.instruction = i
         value = block.R[slot] if narrow is None else narrow(block.R[slot])
         on = np.broadcast_to(np.True_ if active is None else active, (len(block.programs), block.world.T))
-        values = np.broadcast_to(value, on.shape)
-        for given in np.unique(values[on]).tolist():
-            if what := fault(name, entry, given):
+        values = np.broadcast_to(value.view(f"i{value.itemsize}") if signed else value, on.shape)
+        # A tensor without elements is no fault until a copy uses the map: kernels make maps of empty groups.
+        for given in np.unique(values[on]).tolist() if name != "global_dim" else ():
+            if what := fault(name, entry, given, block.world.memory.relative):
                 raise block.error(InvalidTensorMap, f"in a tensor map {what}", *first_of(on & (values == given)))
         change(block, where(block.R), space, name, entry, value, active)
         if space == "global":

@@ -134,8 +134,8 @@ def test_a_map_is_made_by_its_fields(body, seed):
             "40 bytes; it must be a multiple of 16",
         ),
         (
-            ZERO + made("shared::cta", str(MAP), global_dim_1="0"),
-            r"in a tensor map global_dim\[1\] is 0; it must be at least 1",
+            ZERO + made("shared::cta", str(MAP), global_dim_1="0") + COPY_OUT + ACQUIRE,
+            r"in the tensor map global_dim\[1\] is 0; it must be at least 1",
         ),
         (
             ZERO + f"@%p1 st.shared.b32 [{MAP}], 7; " + made("shared::cta", str(MAP)),
@@ -148,6 +148,25 @@ def test_what_is_no_map_or_not_yet_one(body, what):
         launch(body)
     assert caught.value.line is not None
     assert caught.value.thread == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"global_stride_0": "-64"}, r"global_stride\[0\] is -64; it must"),
+        ({"global_address_0": "%rd8"}, r"global_address is b \+ 2 bytes; it must be a multiple of 16"),
+        ({"global_address_0": "%rd7"}, r"global_address is b - 8 bytes; it must"),
+        ({"global_address_0": "24"}, "global_address is 0x18; it must"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named_as_it_was_meant(change, what):
+    with pytest.raises(InvalidTensorMap, match=f"in a tensor map {what}"):
+        launch("add.u64 %rd8, %rd2, 2; sub.u64 %rd7, %rd2, 8; " + ZERO + made("shared::cta", str(MAP), **change))
+
+
+def test_an_empty_tensor_is_no_fault_where_no_copy_uses_its_map():
+    empty = ZERO + made("shared::cta", str(MAP), global_dim_0="0", global_dim_1="0") + "bar.sync 0; "
+    launch(empty + IN_SHARED + COPY_OUT + ACQUIRE)
 
 
 def test_a_map_is_acquired_by_each_program_of_its_own():
