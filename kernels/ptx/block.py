@@ -81,6 +81,8 @@ class Fragment:
 class Block:
     """Programs in lockstep. It is also what memory calls its site: it knows who does what, for the errors."""
 
+    by_map = False  # its addresses are the kernel's own arithmetic
+
     def __init__(self, world: World, programs: np.ndarray):
         self.world, self.programs = world, programs
         self.instruction: Any = None

@@ -108,3 +108,4 @@ def write(memory: GlobalMemory, parameters: dict[str, Any]) -> None:
         made = encode(fields | {"global_address": memory.pointers[base.name]})
         first = int(memory.segments.arena[memory.segments.constants[name]])
         memory.bytes[first : first + SIZE] = made.view(np.uint8)
+        memory.maps[first] = base.name

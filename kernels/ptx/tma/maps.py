@@ -189,12 +189,9 @@ def judged(data: bytes) -> str:
 def changed(request: Request, at: np.ndarray, maps: np.ndarray) -> None:
     """Raise unless the programs have acquired these maps as they are; those among the parameters need not be."""
     block, state = request.block, bulk(request.block)
-    segments = block.world.memory.segments
-    after = segments.arena[segments.arrays :]  # the module's own variables, and the maps among the parameters
-    parameters = int(after[0]) if len(after) else segments.size
     for row in np.flatnonzero(request.rows).tolist():
         first = int(at[row % len(at)])
-        if first >= parameters:
+        if first in block.world.memory.maps:
             continue
         key = int(block.programs[row]), first
         if key in state.unreleased:

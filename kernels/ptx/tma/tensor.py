@@ -62,7 +62,7 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     assert given.mbarrier is not None
     block, bar = request.block, request.value(given.mbarrier)
     for box, part in parts(request, f, given):
-        data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where))
+        data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where, by_map=True))
         data = np.where(box.inside[..., None], converted(data, box), filling(box))
         pieces = data.reshape(len(data), -1, PIECE)
         proxy.write(block, box.places(at), pieces, part.some, part.who, proxy.Done("mbarrier", bar))
@@ -73,7 +73,7 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
         pieces = proxy.read(request.block, box.places(at), PIECE, wanted(box, part), part.who, proxy.Done("bulk"))
-        on, site = box.inside & part.on, part.site(box.where)
+        on, site = box.inside & part.on, part.site(box.where, by_map=True)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
             address = np.broadcast_to(box.address, on.shape)
@@ -92,7 +92,7 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         data = pieces.reshape(len(pieces), -1, size)
         address = (box.address[..., None] + np.arange(0, box.word, size, dtype=np.uint64)).reshape(len(box.address), -1)
         on = np.repeat(on, many, axis=1)
-        site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many))
+        site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many), by_map=True)
         global_side.atomic(part, np.broadcast_to(address, on.shape), data, size, function, on, site)
 
 
