@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from .arrays import first_of
 from .errors import Deadlock, DivergentBarrier, Endless, PtxError
 from .termination import READ
@@ -36,5 +38,7 @@ def deadlock(machine: Any) -> PtxError:
 def lacking(block: Any, fragment: Any, steps: list) -> list[str]:
     """What the mbarriers lack that a loop asks for, in words."""
     loop, waits = fragment.looped, block.mbarriers.waits if block.mbarriers else {}
-    asked = {waits[id(s.instruction)] for s in steps[loop.head : loop.jump] if id(s.instruction) in waits}
-    return [block.mbarriers.missing(at, first_of(block.mask(fragment))[0]) for at in sorted(asked)]
+    warps = np.flatnonzero(block.warps(block.mask(fragment)).any(0)).tolist()
+    keys = ((id(s.instruction), warp) for s in steps[loop.head : loop.jump] for warp in warps)
+    asked = sorted({waits[key] for key in keys if key in waits})
+    return [block.mbarriers.missing(at, first_of(block.mask(fragment))[0]) for at in asked]

@@ -1,4 +1,4 @@
-"""cp.async whose end an mbarrier tells: PTX written by hand."""
+"""Copies whose end an mbarrier or a group tells: PTX written by hand."""
 
 import numpy as np
 import pytest
@@ -44,3 +44,40 @@ def test_who_does_not_wait_races_with_the_copy(between):
 def test_without_its_arrivals_the_mbarrier_is_waited_for_in_vain():
     with pytest.raises(errors.Deadlock, match="the mbarrier at 512 is in phase 0, which lacks 32 of 32 arrivals"):
         copied(WAIT.format(1), 32)
+
+
+# Each of 32 lanes stores a word, the first one copies all of them out.
+FILLED = "setp.eq.u32 %p1, %r1, 0; st.shared.b32 [%r5], %r1; fence.proxy.async{space}; {barrier}"
+SENT = "@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd1], [0], 128; {commit}{wait}"
+PARTS = {
+    "space": ".shared::cta", "barrier": "bar.warp.sync -1; ", "commit": "cp.async.bulk.commit_group; ",
+    "wait": "cp.async.bulk.wait_group 0; ",
+}  # fmt: skip
+OTHER = "setp.eq.u32 %p4, %r1, 1; @%p4 "  # another lane than the one that copies
+
+
+def sent(**parts: str) -> np.ndarray:
+    out = np.zeros(32, np.uint32)
+    run((FILLED + SENT + "bar.warp.sync -1; st.shared.b32 [%r5], 7; ret;").format(**(PARTS | parts)), out)
+    return out
+
+
+@pytest.mark.parametrize(
+    "parts", [{}, {"space": ""}, {"barrier": "bar.sync 0; "}, {"commit": "@%p1 cp.async.bulk.commit_group; "}]
+)
+def test_what_a_warp_copies_out_is_what_its_lanes_stored(parts):
+    assert (sent(**parts) == np.arange(32)).all()
+
+
+@pytest.mark.parametrize(
+    ("parts", "what"),
+    [
+        ({"barrier": ""}, "another lane of the same warp wrote with no barrier in between"),
+        ({"space": ".global"}, "no fence.proxy.async in between"),
+        ({"commit": OTHER + "cp.async.bulk.commit_group; "}, "no cp.async.bulk.wait_group"),
+        ({"wait": OTHER + "cp.async.bulk.wait_group 0; "}, "no cp.async.bulk.wait_group"),
+    ],
+)
+def test_what_other_lanes_do_orders_nothing_for_the_copy(parts, what):
+    with pytest.raises(errors.Race, match=what):
+        sent(**parts)
