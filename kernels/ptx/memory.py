@@ -11,7 +11,7 @@ import numpy as np
 
 from .arrays import broadcast, first_of, turns
 from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
-from .locations import described, relative, stray
+from .locations import described, stray
 from .races import Access
 from .segments import MIDDLE, Buffer, Region, Segments
 
@@ -276,10 +276,6 @@ class GlobalMemory:
     def stray(self, address: int, wraps: bool = True) -> str:
         """An address, as a kernel sees it, that is near no array, in words."""
         return stray(address, self.segments, self.regions, wraps)
-
-    def relative(self, address: int) -> str:
-        """An address, as a kernel sees it, by the array that it was derived from."""
-        return relative(address, self.segments, self.regions)
 
     def read_bytes(self, name: str) -> int:
         """How many distinct bytes of an argument were read, to whole elements."""

@@ -19,6 +19,7 @@ from ..collective import meet
 from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, UnknownOpcode
 from ..forms import Form, address
+from ..locations import relative
 from ..parse import Instruction
 from .global_side import bulk
 from .requests import Request
@@ -51,9 +52,11 @@ def replace(d: Decoder, i: Instruction) -> Run:
         value = block.R[slot] if narrow is None else narrow(block.R[slot])
         on = np.broadcast_to(np.True_ if active is None else active, (len(block.programs), block.world.T))
         values = np.broadcast_to(value.view(f"i{value.itemsize}") if signed else value, on.shape)
+        memory = block.world.memory
+        place = lambda x: relative(x, memory.segments, memory.regions)  # noqa: E731
         # A tensor without elements is no fault until a copy uses the map: kernels make maps of empty groups.
         for given in np.unique(values[on]).tolist() if name != "global_dim" else ():
-            if what := fault(name, entry, given, block.world.memory.relative):
+            if what := fault(name, entry, given, place):
                 raise block.error(InvalidTensorMap, f"in a tensor map {what}", *first_of(on & (values == given)))
         change(block, where(block.R), space, name, entry, value, active)
         if space == "global":
