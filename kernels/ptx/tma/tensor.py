@@ -2,7 +2,7 @@
 
 The machine moves the bytes when the instruction is issued; proxy.py and global_side.py know until when they may still
 be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written, but for those in a piece
-of 16 bytes that begins within the tensor: hardware writes pieces whole, as an H100 was seen to do.
+of 16 bytes that begins within the tensor: hardware writes pieces whole (triton-lang/triton#11583, seen on an H100).
 
 Source: PTX ISA 8.8, 9.7.9.27.1 (cp.async.bulk.tensor, cp.reduce.async.bulk.tensor), 5.5 (tensors).
 """
@@ -17,10 +17,11 @@ from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, Misaligned
 from ..parse import Instruction
 from . import global_side, maps
-from .boxes import PIECE, Box, boxes
+from .boxes import Box, boxes
 from .opcodes import Form, Operands, alone, form, operands
 from .reductions import TYPES, reduction
 from .requests import Request, requests
+from .tensor_map import PIECE
 
 ALIGNED = 128  # bytes, of a box in shared memory
 

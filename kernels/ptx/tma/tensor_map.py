@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SIZE, ALIGNMENT = 128, 64
+PIECE = 16  # bytes: bulk copies move no fewer, and swizzling moves as many as one
 MAGIC = 0x50414D54  # "TMAP"
 
 
