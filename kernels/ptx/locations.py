@@ -8,9 +8,9 @@ def described(at: int, regions: list[Region], maps: dict[int, str] | None = None
 
     maps  first byte of each tensor map among the parameters -> its name; they come last in the arena
     """
-    if near := [first for first in maps or () if at >= first - GUARD // 2]:
-        first = max(near)
-        return f"the tensor map of parameter {maps[first]}{f' {at - first:+d} bytes' if at > first else ''}"
+    if near := [pair for pair in (maps or {}).items() if at >= pair[0] - GUARD // 2]:
+        first, name = max(near)
+        return f"the tensor map of parameter {name}{f' {at - first:+d} bytes' if at != first else ''}"
     if not regions:
         return f"address {at}"
     distance = lambda r: max(r.low - at, at - r.high + 1, 0)  # noqa: E731

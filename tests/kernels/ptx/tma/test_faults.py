@@ -193,7 +193,7 @@ def test_rows_are_not_scattered_to_negative_coordinates(rows, to):
 def test_a_store_fills_the_last_piece_of_a_row():
     whole = torch.full((16, 96), 7.0)
     x, y = numbers((16, 96), torch.float32), whole[:, :70]  # of 17.5 pieces
-    settings = {"reachable": {"whole": whole}}
+    settings: dict[str, Any] = {"reachable": {"whole": whole}}
     ptx.run(copy_2, (1, 2), descriptor(x), descriptor(y), 0, 0, *BLOCK, **settings)
     assert torch.equal(whole[:, :72], x[:, :72])
     assert (whole[:, 72:] == 7).all()
