@@ -12,6 +12,7 @@ from kvproof.kernels.ptx.execute import execute as usual
 @contextmanager
 def edited(edit: Callable[[str], str]) -> Iterator[None]:
     """Inside, launches run what `edit` makes of their PTX."""
+
     def execute(text: str, *args: Any, **settings: Any) -> Any:
         return usual(edit(text), *args, **settings)
 
