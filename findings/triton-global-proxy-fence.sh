@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What: a block that plain stores wrote to global memory may be loaded by a tensor descriptor before it is there, and the
-# other way round: between the two Triton puts a barrier, or the atomic's release and acquire, but no proxy fence of
-# global memory. Plain accesses and bulk copies go by two proxies, and the PTX ISA (9.7.9.25.2) orders two such accesses to
-# one place by a fence.proxy.async on the way alone. The one fence that Triton has there is for shared memory.
-# Surprise: for shared memory a pass of the compiler finds where such fences are due; for global memory there is none, and
-# tl.debug_barrier(), a release and an acquire are all that a kernel can write.
-# With a KV cache: "append this step's keys by tl.store, then attend over the cache by descriptors" in one kernel may load
-# old keys. Append in a launch of its own, or by the descriptor, outside of a loop, which waits for the store.
+# What: a block that plain stores wrote to global memory may be loaded by a tensor descriptor before it is there, and
+# the other way round: between the two Triton puts a barrier, or the atomic's release and acquire, but no proxy fence
+# of global memory. Plain accesses and bulk copies go by two proxies, and the PTX ISA (9.7.9.25.2) orders two such
+# accesses to one place by a fence.proxy.async on the way alone. The one fence there is for shared memory.
+# Surprise: a pass of the compiler finds where such fences are due for shared memory; for global memory there is none,
+# and tl.debug_barrier(), a release and an acquire are all that a kernel can write.
+# With a KV cache: "append this step's keys by tl.store, then attend over the cache by descriptors" in one kernel may
+# load old keys. Append in a launch of its own, or by the descriptor, outside of a loop, which waits for the store.
 # Seen 2026-11-29, Python 3.11.7, CPU:
 #   triton 3.8.0: sm_90 and sm_100, proxy fences: {'write, barrier, load': ['fence.proxy.async.shared::cta'],
 #   'write, release, acquire, load': ['fence.proxy.async.shared::cta'], 'read, barrier, store':
@@ -49,7 +49,8 @@ def step(x, y, flag, out, n, B: tl.constexpr, WAY: tl.constexpr):
 
 def fences(way, sm):
     """The proxy fences of the compiled kernel, but for those of tensor maps."""
-    types = {"x": "*fp16", "y": "*fp16", "flag": "*i32", "out": "*fp16", "n": "i32", "B": "constexpr", "WAY": "constexpr"}
+    types = {"x": "*fp16", "y": "*fp16", "flag": "*i32", "out": "*fp16", "n": "i32"}
+    types |= {"B": "constexpr", "WAY": "constexpr"}
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(5)}
     source = ASTSource(step, types, constexprs={(5,): 64, (6,): way}, attrs=aligned)
     ptx = triton.compile(source, target=GPUTarget("cuda", sm, 32)).asm["ptx"]
