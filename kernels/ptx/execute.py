@@ -18,7 +18,7 @@ from .memory import GlobalMemory
 from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number
-from .tma import host
+from .tma import global_side, host
 from .uninitialised import verdict
 
 ENDS = "neither a release and acquire nor the end of a launch"
@@ -197,10 +197,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
     warp = race.level == "warp"
     what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
     own = X * Y * Z  # programs from here on are bulk copies, beside the programs
-    if p % own == q % own and not race.within:
-        what += f"this {words(second, q >= own)} and a {words(first, p >= own)} by thread {t} of the same program, PTX "
-        what += f"line {one.line}, with no cp.async.bulk.wait_group between them"
-    elif warp and one is two and first == second == "store":
+    if warp and one is two and first == second == "store":
         what += f"threads {t} and {u} store two values, and PTX does not say which stays"
     else:
         group, missing = {
@@ -208,6 +205,8 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
             "program": ("the same program", "no barrier"),
             "launch": (f"program {coordinates(p % own, grid)}", ENDS),
         }[race.level]
+        if p % own == q % own and not race.within:
+            group, missing = "the same program", global_side.missing(memory.log, race, own)
         where = f", {location(one.where)}" if one.where else ""
         what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "
         what += f"thread {t} of {group}{where}, "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..asynchronous.clocks import merged
+from ..arrays import chosen, merged
 from ..asynchronous.ordering import Ordering
 from ..errors import Deadlock, OutOfBounds, Race, Undefined, Uninitialised
 
@@ -45,8 +45,7 @@ class TensorMemory:
         other = object.__new__(TensorMemory)
         other.words, other.blank, other.copied = self.words[rows], self.blank, {*self.copied}
         for name in self.STATE:
-            known = getattr(self, name)
-            setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+            setattr(other, name, chosen(getattr(self, name), rows))
         other.order = None if self.order is None else self.order.take(rows, clocks)
         return other
 

@@ -12,9 +12,8 @@ import numpy as np
 from ..errors import InvalidTensorMap, Misaligned, OutOfBounds
 from .opcodes import Form
 from .requests import Request
-from .tensor_map import FIRST, IM2COL, LINE, SPAN, TILED, TYPES, Element
+from .tensor_map import FIRST, IM2COL, LINE, PIECE, SPAN, TILED, TYPES, Element
 
-PIECE = 16  # bytes that swizzling moves as one
 STATIC = slice(FIRST["box_dim"], FIRST["unused"])  # how a box lies, in any tensor
 
 
@@ -131,7 +130,7 @@ def placed(request: Request, f: Form, rows: np.ndarray, start: list[np.ndarray],
 def tile(box: tuple[int, ...], steps: tuple[int, ...], word: int) -> tuple[np.ndarray, ...]:
     """By dimension, (1, N) int64: where each word of `word` elements is, from the first element of the box on.
 
-    steps  takes every so manieth element; the innermost dimension is taken whole
+    steps  by dimension, from one element taken to the next; the innermost dimension is taken whole
     """
     along = [np.arange(0, n, step) for n, step in zip(box, (word, *steps[1:]), strict=True)]
     grid = np.meshgrid(*along[::-1], indexing="ij")[::-1]

@@ -6,11 +6,13 @@ Dimension 0 is the innermost one, whose elements lie side by side.
 Source: PTX ISA 8.8, 5.5 and 9.7.9.27.3 (tensormap.replace); CUDA driver API, cuTensorMapEncodeTiled.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 SIZE, ALIGNMENT = 128, 64
+PIECE = 16  # bytes: bulk copies move no fewer, and swizzling moves as many as one
 MAGIC = 0x50414D54  # "TMAP"
 
 
@@ -97,8 +99,11 @@ def lacking(one: np.void) -> str:
     return ""
 
 
-def fault(name: str, entry: int, value: int) -> str:
-    """What is wrong with the value of one field, whatever the others are; "" if nothing is."""
+def fault(name: str, entry: int, value: int, place: Callable[[int], str] = str) -> str:
+    """What is wrong with the value of one field, whatever the others are; "" if nothing is.
+
+    place  puts an address into words
+    """
     says = {
         "global_address": (value % 16 == 0, "a multiple of 16"),
         "global_dim": (value >= 1, "at least 1"),
@@ -116,7 +121,8 @@ def fault(name: str, entry: int, value: int) -> str:
         "fill_mode": (value in (0, 1), "0 (zeros) or 1 (NaN)"),
     }
     good, fits = says[name]
-    return "" if good else f"{called(name, entry)} is {value}; it must be {fits}"
+    text = place(value) if name == "global_address" else value
+    return "" if good else f"{called(name, entry)} is {text}; it must be {fits}"
 
 
 def faults(one: np.void) -> str:
