@@ -230,6 +230,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
     report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
+    report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}  # Triton's scratch
     report.compiled, report.config = kernel, chosen.get()
     route.reports.append(report)
     if route.each is not None:

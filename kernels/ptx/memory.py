@@ -140,10 +140,13 @@ class GlobalMemory:
 
     def write_back(self) -> None:
         """Give the callers' arrays what the launch wrote."""
-        for region in self.regions:
-            if any(low < region.high and region.low < high for low, high in self.written):
-                words = region.of(self.bytes)
-                region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+        for region in self.stored_to():
+            words = region.of(self.bytes)
+            region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+
+    def stored_to(self) -> list[Region]:
+        """The arrays that the launch wrote to, whatever it wrote."""
+        return [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
 
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.
@@ -256,16 +259,18 @@ class GlobalMemory:
         """An address, as a kernel sees it, that is near no array, in words."""
         return stray(address, self.segments, self.regions)
 
-    def read_bytes(self, name: str) -> int:
-        """How many distinct bytes of an argument were read, to whole elements."""
-        region = next(r for r in self.regions if r.buffer.name == name)
-        state = region.of(self.state)
-        return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+    def read_bytes(self) -> dict[str, int]:
+        """By array, how many distinct bytes were read, to whole elements; {} without checks, which keep count."""
+        found = {}
+        for region in self.regions if self.checks else ():
+            state = region.of(self.state)
+            found[region.buffer.name] = int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+        return found
 
     def unwritten(self) -> dict[str, int]:
-        """By array of which something came unwritten, how many elements nothing has written yet."""
+        """By array of which something came unwritten, how many elements nothing has written yet; {} without checks."""
         left = {}
-        for region in self.regions:
+        for region in self.regions if self.checks else ():
             if region.buffer.name in self.came_unwritten:
                 state = region.of(self.state)
                 written = state & word(READABLE | BLANK, state.dtype) == word(READABLE, state.dtype)
