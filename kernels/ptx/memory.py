@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from .arrays import broadcast, first_of, turns
-from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
+from .errors import Misaligned, OutOfBounds, PtxError, Refused, Uninitialised
+from .holes import MOST
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments
+from .segments import MIDDLE, Buffer, Region, Segments, span
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -63,6 +64,20 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
     return old
 
 
+def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros for the bytes and their state; untouched pages cost nothing. Raises Refused if the system gives no more."""
+    try:
+        return np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    except MemoryError:
+        name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
+        low, high = span(array)
+        raise Refused(
+            f"the arrays take {size} bytes of memory, twice, and this system gives less. {name} lies over {high - low}, "
+            f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
+            "pass fewer rows of it"
+        ) from None
+
+
 class GlobalMemory:
     """The arena of one launch.
 
@@ -83,8 +98,7 @@ class GlobalMemory:
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
         self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
-        self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
-        self.state = np.zeros(len(self.bytes), np.uint8)
+        self.bytes, self.state = arena(segments.size, buffers)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
