@@ -71,7 +71,7 @@ def spread(array: Any, apart: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     tensor = hasattr(array, "data_ptr")
     if not tensor and not isinstance(array, np.ndarray):
         raise TypeError(f"a {type(array).__name__} came; spread takes a NumPy array or a torch tensor: make it one")
-    shape, itemsize = tuple(array.shape), array.element_size() if tensor else array.itemsize
+    shape, itemsize = tuple(array.shape), array.itemsize
     strides = strides_of(shape, apart)
     size = (1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))) * itemsize
     if size > MOST_BYTES:
@@ -88,14 +88,14 @@ def spread(array: Any, apart: SupportsIndex | Sequence[SupportsIndex]) -> Any:
         import torch
 
         copy = torch.frombuffer(memory, dtype=torch.uint8).view(array.dtype).as_strided(shape, strides)
-        return copy.copy_(array)
+        return copy.copy_(array)  # pyright: ignore[reportArgumentType]
     copy = np.ndarray(shape, array.dtype, memory, 0, [stride * itemsize for stride in strides])
     copy[...] = array
     return copy
 
 
 def strides_of(shape: tuple[int, ...], apart: Any) -> list[int]:
-    """What `apart` of `spread` says of each axis, in elements. Raises TypeError and ValueError for what does not fit."""
+    """What `apart` of `spread` says of each axis, in elements. Raises as it does."""
     what = f"apart is {apart}"
     if not shape or 0 in shape:
         raise ValueError(f"shape {list(shape)} has no elements to lie apart; pass an array of one axis or more")

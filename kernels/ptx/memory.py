@@ -72,7 +72,7 @@ def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
         name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
         low, high = span(array)
         raise Refused(
-            f"the arrays take {size} bytes of memory, twice, and this system gives less. {name} lies over {high - low}, "
+            f"the arrays take {size} bytes of memory, twice, which is not to be had. {name} lies over {high - low}, "
             f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
             "pass fewer rows of it"
         ) from None

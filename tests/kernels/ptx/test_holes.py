@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import errors, holes, locations
+from kvproof.kernels.ptx import errors, holes, locations, memory
 from kvproof.kernels.ptx.profile import touches
 from kvproof.kernels.ptx.segments import GUARD, Buffer, Segments
 
@@ -106,12 +106,10 @@ def test_what_the_system_does_not_give_is_said(monkeypatch):
         ptx.spread(np.zeros((2, 4)), FAR)
 
 
-def test_more_pieces_than_are_left_out_are_refused_by_name(monkeypatch):
-    monkeypatch.setattr(holes, "MOST", 3)
-    x, slots = values((2, 32), "float32"), np.array([3, 1], np.int32)
-    far = ptx.spread(np.zeros((4, 32), np.float32), 1 << 43)
-    with pytest.raises(ptx.Refused, match=r"out lies over \d+, with its holes if it falls into more than \d+ pieces"):
-        ptx.run(put, 2, x, slots, far, 1 << 43, True, 32)
+def test_memory_that_the_system_does_not_give_names_the_array_with_its_holes():
+    arrays = [Buffer("x", np.zeros(4, np.uint32)), Buffer("out", strided((4, 8), (FAR, 4)))]
+    with pytest.raises(ptx.Refused, match=rf"out lies over {3 * FAR + 32}, .* falls into more than 65536 pieces"):
+        memory.arena(1 << 62, arrays)
 
 
 def test_holes_take_no_memory():
