@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .arrays import broadcast
+from . import parameters
+from .arrays import broadcast, first_of
 from .decode import Decoder, Run, dtype, width
-from .errors import UnknownOpcode
+from .errors import OutOfBounds, UnknownOpcode
 from .forms import Form, address, form, parts_of
 from .memory import near
 from .parse import Instruction
@@ -17,6 +18,8 @@ from .races import Access
 def load(d: Decoder, i: Instruction) -> Run:
     f = form(i)
     if f.space == "param":
+        if parameters.loads(i):
+            return load_chosen(d, i, f)
         put = d.result(i.operands[0], f.kind)
         slot, _ = d.source(i.operands[1].base, f.kind)
         if i.operands[1].offset:
@@ -38,6 +41,28 @@ def load(d: Decoder, i: Instruction) -> Run:
         parts = (words[..., None] if size <= 8 else words).view(part)
         for n, put in enumerate(puts):
             put(block.R, parts[..., n], active)
+
+    return run
+
+
+def load_chosen(d: Decoder, i: Instruction, f: Form) -> Run:
+    """ld.param by an address in a register. Raises OutOfBounds where no parameter begins at it."""
+    put, to, where = d.result(i.operands[0], f.kind), dtype(f.kind), address(d, i.operands[1], "param")
+    at = parameters.places(d.program.parameters)
+    slots = {at[name]: d.slot(name) for name, _ in d.program.parameters}
+
+    def run(block, active):
+        block.instruction = i
+        addresses = where(block.R)
+        value, found = np.zeros((1, 1), to), np.zeros((1, 1), bool)
+        for place, slot in slots.items():
+            here = addresses == place
+            if here.any():
+                value, found = np.where(here, block.R[slot].astype(to), value), found | here
+        missing = ~found if active is None else ~found & active
+        if missing.any():
+            raise block.error(OutOfBounds, "no parameter of the kernel begins at this address", *first_of(missing))
+        put(block.R, value, active)
 
     return run
 

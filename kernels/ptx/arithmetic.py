@@ -250,3 +250,32 @@ def convert_nibbles(op: Opcode) -> Semantics:
         return low | high << np.uint32(16)
 
     return Semantics(pair, (op.types[1],), (op.types[0],))
+
+
+def convert_power(op: Opcode) -> Semantics:
+    """cvt to ue8m0x2: powers of two at or below (rz), at or above (rp), the sizes of two f32, the first the upper one.
+
+    Source of what the ISA leaves out, signs and ends: __nv_cvt_float_to_e8m0 of NVIDIA's cuda_fp8.hpp.
+    """
+
+    def one(x):
+        size = x & np.uint32(0x7FFFFFFF)
+        exponent, infinite = size >> np.uint32(23), np.uint32(0x7F800000)
+        if op.mode == "rp":  # the least power, 2**-127, is a subnormal f32
+            exponent = exponent + ((size & np.uint32(0x7FFFFF) != 0) & (size > 1 << 22) & (size < infinite))
+        if "satfinite" in op.modifiers:
+            exponent = np.where((size <= infinite) & (exponent == 255), 254, exponent)
+        return exponent.astype(np.uint16)
+
+    return Semantics(lambda a, b: one(a) << np.uint16(8) | one(b), ("f32", "f32"), (op.types[0],))
+
+
+def convert_from_power(op: Opcode) -> Semantics:
+    """cvt from ue8m0x2 to bf16x2; 255 is NaN."""
+
+    def one(x):
+        pattern = np.where(x == 0, 0x40, x.astype(np.uint32) << np.uint32(7))
+        return np.where(x == 255, fl.FORMATS["bf16"].nan, pattern).astype(np.uint32)
+
+    both = lambda x: one(x >> np.uint16(8)) << np.uint32(16) | one(x & np.uint16(255))  # noqa: E731
+    return Semantics(both, (op.types[1],), (op.types[0],))

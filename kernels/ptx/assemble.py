@@ -54,6 +54,9 @@ def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
             raise UnknownOpcode(i.opcode, "barriers in registers, and those that reduce, are not known", i)
         if kind == ["arrive"] and len(i.operands) < 2:
             raise UnknownOpcode(i.opcode, "an arrival must say how many threads its barrier is for", i)
+        number, threads = ([x.bits for x in i.operands] + [0, 0])[:2]
+        if not 0 <= number < CLUSTER or threads % 32 or threads < 0:
+            raise ParseError(f"barrier {number} for {threads} threads: 0 to 15 have a number, whole warps a count", i)
         return "barrier" if kind == ["sync"] else "arrival", i.operands[0].bits if i.operands else 0
     return None, 0
 

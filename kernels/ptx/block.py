@@ -91,8 +91,9 @@ class Block:
                 self.R[slot] = place.astype(np.uint32)[:, None]
         self.clocks: Any = Clocks(world.agents, world.T // 32) if world.decoded.asynchronous else None
         self.mbarriers: Any = MBarriers(world.places, self.clocks) if self.clocks else None
-        # Of threads that came to a barrier and went on, by its number: of which warps, (P or 1, W), and what they know.
-        self.arrivals: dict[int, np.ndarray] = {}
+        # Of threads that came to a barrier and went on, by its number: of which warps, (P or 1, W), and for how many it
+        # is; and what they know.
+        self.arrivals: dict[int, tuple[np.ndarray, int]] = {}
         self.given: dict[int, Knowledge] = {}
         self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks, self.clocks)
         self.local: LocalMemory | None = None
@@ -157,7 +158,7 @@ class Block:
         other.tensor = None if self.tensor is None else self.tensor.take(rows, other.clocks)
         part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
         other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
-        other.arrivals = {number: part(warps) for number, warps in self.arrivals.items()}
+        other.arrivals = {number: (part(warps), count) for number, (warps, count) in self.arrivals.items()}
         other.given = {number: Knowledge(*map(part, given)) for number, given in self.given.items()}
         other.epoch, other.warp_epoch, other.commits = self.epoch[rows], part(self.warp_epoch), part(self.commits)
         other.fragments, other.moves, other.running = [], 0, None

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from .arrays import first_of
 from .errors import Deadlock, DivergentBarrier, Endless, PtxError
 from .termination import READ
@@ -18,11 +20,8 @@ def deadlock(machine: Any) -> PtxError:
     row, thread = first_of(block.mask(f))
     if spins:
         loop, executed = f.looped, machine.most - machine.limit
-        waits = block.mbarriers.waits if block.mbarriers else {}
-        at = next((waits[n] for s in steps[loop.head : loop.jump] if (n := id(s.instruction)) in waits), None)
-        if at is not None:
-            what = f"a thread waits for ever: {block.mbarriers.missing(at, row)}"
-            return block.error(Deadlock, what, row, thread)
+        if missing := list(dict.fromkeys(x for b, g in spins for x in lacking(b, g, steps))):
+            return block.error(Deadlock, f"threads wait for ever: {'; '.join(missing)}", row, thread)
         if loop.found == "still" and any(READ.match(s.instruction.opcode) for s in steps[loop.head : loop.jump]):
             what = "a loop waits for memory to change, and nobody is left to change it"
             return block.error(Deadlock, what, row, thread)
@@ -34,3 +33,12 @@ def deadlock(machine: Any) -> PtxError:
     others += [] if block.together(block.fragments).all() else ["returned"]
     what = f"a barrier that not all threads reach; others are {', '.join(others)}"
     return block.error(DivergentBarrier, what, row, thread)
+
+
+def lacking(block: Any, fragment: Any, steps: list) -> list[str]:
+    """What the mbarriers lack that a loop asks for, in words."""
+    loop, waits = fragment.looped, block.mbarriers.waits if block.mbarriers else {}
+    warps = np.flatnonzero(block.warps(block.mask(fragment)).any(0)).tolist()
+    keys = ((id(s.instruction), warp) for s in steps[loop.head : loop.jump] for warp in warps)
+    asked = sorted({waits[key] for key in keys if key in waits})
+    return [block.mbarriers.missing(at, first_of(block.mask(fragment))[0]) for at in asked]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import ParseError, UnknownOpcode
+from .parameters import addressed, loads
 from .syntax import Address, Function, Immediate, Instruction, Program, Register, Symbol, Vector
 
 DEVICE = {"vprintf": (64, 64), "__assertfail": (64, 64, 32, 64)}  # what calls.py executes -> bits of its parameters
@@ -50,8 +51,8 @@ class Inliner:
             i = i._replace(where=i.where + where, guard=renamed(i.guard, names))
             if i.opcode in ("call", "call.uni"):
                 self.call(f, i, names, mark, top, callers)
-            elif i.opcode.startswith(("ld.param", "st.param")) and not any(
-                isinstance(x, Address) and x.base in own for x in i.operands
+            elif i.opcode.startswith(("ld.param", "st.param")) and not (
+                any(isinstance(x, Address) and x.base in own for x in i.operands) or (own and loads(i))
             ):
                 self.instructions += self.parameter(i, names, mark)
             elif callers and i.opcode in ("ret", "ret.uni"):
@@ -203,6 +204,6 @@ def inline(
             if x.name not in (inliner.labels if jumps else known):
                 raise ParseError(f"nothing declares {x.name}", i)
     return Program(
-        entry.name, named(inliner.instructions), inliner.labels, inliner.registers, entry.parameters, constants,
-        inliner.local, shared,
+        entry.name, addressed(named(inliner.instructions), entry.parameters), inliner.labels, inliner.registers,
+        entry.parameters, constants, inliner.local, shared,
     )  # fmt: skip

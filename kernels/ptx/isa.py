@@ -123,6 +123,8 @@ TABLE = (
     ("9.7.9 cvt", "cvt.rn.satfinite.{e2m3x2,e3m2x2,e2m1x2}.f32", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.f16x2.{e2m3x2,e3m2x2}", ar.convert_pair),
     ("9.7.9 cvt", "cvt.rn.f16x2.e2m1x2", ar.convert_nibbles),
+    ("9.7.9 cvt", "cvt.{rz,rp}{,.satfinite}.ue8m0x2.f32", ar.convert_power),
+    ("9.7.9 cvt", "cvt.rn.bf16x2.ue8m0x2", ar.convert_from_power),
 )
 
 

@@ -267,7 +267,7 @@ class Machine:
         comes, _ = self.chosen(block, fragment, step)
         fragment.pc += 1
         if comes.any():
-            arrive(block, step.target, comes)
+            arrive(block, step.target, step.threads, comes)
             self.release(block)
 
     def release(self, block: Block) -> None:
@@ -275,9 +275,13 @@ class Machine:
         waiting = [f for f in block.fragments if f.barrier is not None]
         if not waiting:
             return
-        here = np.sum(np.broadcast_arrays(*(block.warps(f.active) for f in waiting)), axis=0)
-        if (here > 1).any() and len({f.pc for f in waiting}) > 1:
-            row, warp = first_of(here > 1)
+        warps = np.broadcast_arrays(*(block.warps(f.active) for f in waiting))
+        first, last = (
+            function.reduce([np.where(w, f.pc, none) for f, w in zip(waiting, warps, strict=True)])
+            for function, none in ((np.minimum, NEVER), (np.maximum, -1))
+        )
+        if (first < last).any():
+            row, warp = first_of(first < last)
             raise block.error(DivergentBarrier, "lanes of one warp wait at different barriers", row, 32 * warp)
         for number in sorted({f.barrier for f in waiting if f.barrier is not None}):
             pass_together(block, [f for f in waiting if f.barrier == number], number)

@@ -36,10 +36,20 @@ def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
     """Whether words agree, or are floats of one of these widths in bits that differ as sums in several orders do.
 
     The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
+    Words of 32 bits may be pairs of 16, too.
     """
     if np.array_equal(a, b):
         return True
-    return any(near_floats(a, b, width) for width in (widths if isinstance(widths, tuple) else (widths,)))
+    widths = widths if isinstance(widths, tuple) else (widths,)
+    return any(near_floats(a, b, width) for width in (*widths, *((16,) if 32 in widths and pairs(a, b) else ())))
+
+
+def pairs(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
+    a, b = np.broadcast_arrays(*(np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b)))
+    halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
+    exponents = halves >> 10 & 31  # of bfloat16 these are the lowest bits, which are as seldom all alike
+    return bool(((exponents > 0) & (exponents < 31)).all())
 
 
 def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
@@ -111,6 +121,7 @@ class GlobalMemory:
         self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
         self.untouched: list[Region] = []  # of which nothing is written at all
+        self.filler = filler
         self.blank(blank or {}, filler)
         self.doubt: PtxError | None = None  # the first read of what is blank
         self.all_doubtful = False  # whether an array of which nothing is written was read

@@ -47,7 +47,7 @@ class Opcode(NamedTuple):
 
 BITS = {f"{letter}{n}": n for letter in "bsuf" for n in (8, 16, 32, 64) if letter != "f" or n > 8}
 BITS |= {"bf16": 16, "tf32": 32, "f16x2": 32, "bf16x2": 32, "s16x2": 32, "u16x2": 32, "f32x2": 64}
-BITS |= {"e4m3x2": 16, "e5m2x2": 16, "e2m3x2": 16, "e3m2x2": 16, "e2m1x2": 8, "pred": 1}
+BITS |= {"e4m3x2": 16, "e5m2x2": 16, "e2m3x2": 16, "e3m2x2": 16, "e2m1x2": 8, "ue8m0x2": 16, "pred": 1}
 
 
 def integer(kind: str, letter: str) -> Any:

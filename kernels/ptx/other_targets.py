@@ -16,6 +16,8 @@ def explain(error: UnknownOpcode, kernel: Any, args: tuple, kwargs: dict[str, An
     """End the error's message with what to do: the first other target that the machine can run this launch for."""
     if not FEATURES.match(error.opcode or ""):
         return  # no feature of a target's, but an instruction that some assembly asks for
+    if type(kernel).__name__ == "GluonJITFunction":
+        return  # written for some GPUs; compiled for another, LLVM ends the process
     tried = [other for other in ELSEWHERE if other != target]
     fits = next((other for other in tried if runs(kernel, args, kwargs, other)), None)
     advice = f"none of {', '.join(tried)} runs it either: load through plain pointers, not descriptors"

@@ -27,10 +27,26 @@ def buffer(name: str, value: Any) -> Any:
             advice = f"pass {name}.cpu(), or launch the kernel as usual to run it there"
             raise ValueError(f"{name} is on {device}; the machine works on this computer's memory: {advice}")
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-        value = value.detach().view(words[value.element_size()]).numpy()
+        value = beyond(value).detach().view(words[value.element_size()]).numpy()
     if isinstance(value, np.ndarray):
         return Buffer(name, value.view(f"u{value.itemsize}"))
     return value.item() if isinstance(value, np.generic) else value
+
+
+def beyond(tensor: Any) -> Any:
+    """What a kernel may touch by a tensor's pointer: the tensor, unless it repeats a part of another.
+
+    FlagGems' gather gives the dimension that it indexes itself a stride of 0: elements of the tensor it was made from
+    that lie behind the pointer are meant, too.
+    """
+    whole, kept = tensor._base, [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
+    repeats = len(kept) < tensor.dim() and math.prod(kept) < tensor.numel()
+    if whole is None or not repeats or whole.dtype != tensor.dtype or not whole.is_contiguous():
+        return tensor
+    if math.prod(kept) == whole.numel():  # all of it, as torch's expand repeats it
+        return tensor
+    count = whole.storage_offset() + whole.numel() - tensor.storage_offset()
+    return tensor.as_strided((count,), (1,))
 
 
 def scratch(name: str, size: int, alignment: int, programs: int) -> Buffer:

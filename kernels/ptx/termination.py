@@ -56,9 +56,15 @@ class Kept:
 
 
 def contents(block: Any) -> list[np.ndarray]:
-    """All memory that a block's programs can read."""
-    local = [] if block.local is None else [block.local.bytes]
-    return [block.world.memory.bytes, block.shared.bytes, *local]
+    """All memory that a block's programs can read, and what their mbarriers have counted.
+
+    In a random schedule an mbarrier may answer otherwise next time: there no two states are the same.
+    """
+    local, barriers = [] if block.local is None else [block.local.bytes], block.mbarriers
+    counted = [] if barriers is None else [barriers.phase, barriers.pending, barriers.bytes]
+    if barriers is not None and block.world.random is not None:
+        counted.append(np.array([block.world.memory.version]))
+    return [block.world.memory.bytes, block.shared.bytes, *local, *counted]
 
 
 def equal(one: list, other: list) -> bool:

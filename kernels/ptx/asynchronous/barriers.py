@@ -11,13 +11,24 @@ from ..arrays import first_of
 from ..errors import DivergentBarrier
 
 
-def arrive(block: Any, number: int, threads: np.ndarray) -> None:
-    """Threads, (P or 1, T) bool, come to a barrier and go on; whoever passes it later learns what they did."""
+def arrive(block: Any, number: int, count: int, threads: np.ndarray) -> None:
+    """Threads, (P or 1, T) bool, come to a barrier for so many and go on; whoever passes it learns what they did."""
     warps = block.warps(threads)
-    block.arrivals[number] = block.arrivals.get(number, np.zeros((1, 1), np.int64)) + warps
+    before, other = block.arrivals.get(number, (np.zeros((1, 1), np.int64), count))
+    agree(block, number, {count, other}, threads)
+    block.arrivals[number] = before + warps, count
     given = block.clocks.released(warps)
     before = block.given.get(number)
     block.given[number] = given if before is None else type(given)(*map(latest, before, given))
+
+
+def agree(block: Any, number: int, counts: set[int], threads: np.ndarray) -> None:
+    """Raise DivergentBarrier if threads come to a barrier that others take for one of another size, or is too large."""
+    T = block.world.T
+    both = " threads and for ".join(str(n or "all") for n in sorted(counts))
+    if len(counts) > 1 or max(counts) > T:
+        why = " at once" if len(counts) > 1 else f", and the program has {T}"
+        raise block.error(DivergentBarrier, f"barrier {number} is for {both} threads{why}", *first_of(threads))
 
 
 def latest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -28,15 +39,10 @@ def latest(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def pass_together(block: Any, waiting: list, number: int) -> None:
     """Let the fragments that wait at one barrier pass it, if all threads have come that it is for."""
-    counts = {f.threads for f in waiting}
-    if len(counts) > 1:
-        row, thread = first_of(block.mask(waiting[-1]))
-        both = " threads and for ".join(str(n or "all") for n in sorted(counts))
-        what = f"barrier {number} is for {both} threads at once"
-        raise block.error(DivergentBarrier, what, row, thread)
-    threads, T = counts.pop() or block.world.T, block.world.T
-    came = block.together(waiting)
-    warps = block.warps(came) + block.arrivals.get(number, np.zeros((1, 1), np.int64))
+    T, came = block.world.T, block.together(waiting)
+    arrived, count = block.arrivals.get(number, (np.zeros((1, 1), np.int64), waiting[0].threads))
+    agree(block, number, {count, *(f.threads for f in waiting)}, block.mask(waiting[-1]))
+    threads, warps = count or T, block.warps(came) + arrived
     if threads == T and number not in block.arrivals:
         done = came.all(1) | ~block.together(block.fragments).any(1)
     else:

@@ -28,6 +28,7 @@ class Clocks:
     fenced  likewise, of warps: the last moment whose plain stores the async proxy sees, when this warp asks it
     begun   kind of asynchronous instruction -> (P or 1, W) int32, how many groups of it each warp has committed
     issued  agent's column -> (P or 1,) int32, the moment of its latest access, and the instruction
+    issuers  threads that have begun bulk copies
     """
 
     def __init__(self, agents: dict, W: int):
@@ -37,6 +38,7 @@ class Clocks:
         self.fenced = np.zeros_like(self.known)
         self.begun: dict[str, np.ndarray] = {}
         self.issued: dict[int, tuple[np.ndarray, Any]] = {}
+        self.issuers: set[int] = set()
 
     def column(self, agent: tuple) -> int:
         """Where an agent stands; a new one gets a place."""
@@ -118,6 +120,7 @@ class Clocks:
         other.known, other.fenced = part(self.known), part(self.fenced)
         other.begun = {kind: part(x) for kind, x in self.begun.items()}
         other.issued = {column: (part(moment), i) for column, (moment, i) in self.issued.items()}
+        other.issuers = set(self.issuers)
         return other
 
     def join(self, P: int, other: "Clocks", Q: int) -> None:
@@ -130,6 +133,7 @@ class Clocks:
         self.fit(max(len(self.known), len(self.fenced)))  # of one, all programs may be alike
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
+        self.issuers |= other.issuers
         none = np.zeros(1, np.int32), None
         for column in self.issued.keys() | other.issued.keys():
             (a, mine), (b, theirs) = self.issued.get(column, none), other.issued.get(column, none)

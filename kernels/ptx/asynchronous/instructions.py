@@ -38,9 +38,10 @@ def init(d: Decoder, i: Instruction) -> Run:
             n = block.mbarriers.place(at, len(here))
             rows, counts = here.any(1), np.broadcast_to(block.R[count], (len(here), T)).astype(np.int64)
             number = np.where(here, counts, 0).max(1)
-            again = rows & block.mbarriers.live[:, n]
+            again, two = rows & block.mbarriers.live[:, n], here.sum(1) > 1
             for bad, what in (
                 (again, "is initialised again without mbarrier.inval"),
+                (two, "is initialised by several threads; one is to do it"),
                 (
                     rows & ((number < 1) | (number > MOST)),
                     f"is to take {int(number.max())} arrivals; 1 to {MOST:,} fit",
@@ -75,7 +76,8 @@ def arrive(d: Decoder, i: Instruction) -> Run:
     put = d.result(i.operands[0], "b64")
     where = address(d, i.operands[1], "shared")
     number = d.source(i.operands[2], "u32")[0] if len(i.operands) > 2 else None
-    expects = "expect_tx" in parts
+    expects, silent = "expect_tx" in parts, "relaxed" in parts
+    assert number is not None or not expects
 
     def run(block, active):
         block.instruction = i
@@ -89,7 +91,7 @@ def arrive(d: Decoder, i: Instruction) -> Run:
             each = one if number is None else block.R[number].astype(np.int64)
             if expects:
                 barriers.expect(n, np.where(here, each, 0).sum(1))
-            given = block.clocks.released(block.warps(here))
+            given = block.clocks.released(block.warps(here) & (not silent))
             barriers.arrive(n, np.where(here, one if expects else each, 0).sum(1), given)
             settled(block, n, at)
         put(block.R, state, active)
@@ -146,7 +148,7 @@ def wait(d: Decoder, i: Instruction) -> Run:
     that does not ask again goes on without knowing.
     """
     parts = known(i, "test_wait", "try_wait", "parity", "acquire", "relaxed")
-    parity = "parity" in parts
+    parity, silent = "parity" in parts, "relaxed" in parts
     put = d.result(i.operands[0], "pred")
     where, asked = address(d, i.operands[1], "shared"), d.source(i.operands[2], "u32" if parity else "b64")[0]
 
@@ -163,12 +165,12 @@ def wait(d: Decoder, i: Instruction) -> Run:
                 now = np.zeros_like(now)
                 block.world.memory.version += 1  # so that nobody takes the next answer for the same one
             passed = here & now
-            if passed.any():
+            if passed.any() and not silent:
                 ready = Knowledge(*(x[:, n] for x in barriers.ready))
                 block.clocks.acquire(block.warps(passed), ready)
                 block.learned(passed.any(1))
-            if (here & ~now).any():
-                barriers.waits[id(i)] = at
+            for warp in np.flatnonzero(block.warps(here & ~now).any(0)).tolist():
+                barriers.waits[id(i), warp] = at
             done = np.where(here, now, done)
         put(block.R, done, active)
 

@@ -35,7 +35,9 @@ class MBarriers:
         self.live = np.zeros((1, 0), bool)
         self.phase, self.expected, self.pending, self.bytes = (np.zeros((1, 0), np.int64) for _ in range(4))
         self.given, self.ready = (Knowledge(*(np.zeros((1, 0, 0), np.int32) for _ in range(2))) for _ in range(2))
-        self.waits: dict[int, int] = {}  # id of an instruction that found its phase incomplete -> address
+        self.waits: dict[
+            tuple[int, int], int
+        ] = {}  # (id of an instruction, warp) that found a phase incomplete -> address
 
     def fit(self, rows: int) -> None:
         """Room for so many rows, for all places and all agents."""

@@ -24,6 +24,8 @@ OURS_TOO = ("CPU", "CompositeExplicitAutograd", "CompositeImplicitAutograd")
 class Dispatch(TorchDispatchMode):
     """torch's own kernels of the CPU, for tensors that play on the GPU."""
 
+    supports_higher_order_operators = True
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """No: it would import torch._dynamo at the first operator, which takes seconds."""
@@ -31,8 +33,8 @@ class Dispatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        if not pretending():
-            return func(*args, **kwargs)
+        if not pretending() or isinstance(func, torch._ops.HigherOrderOperator):
+            return func(*args, **kwargs)  # one of those is what launches a kernel of torch.library.triton_op
         if any(hasattr(t, "__torch_dispatch__") and t not in PLAIN for t in types):
             return NotImplemented  # of a subclass, which asks again for what it holds
         inputs = [*tensors((*args, *kwargs.values()))]

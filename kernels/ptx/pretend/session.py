@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch.utils import _triton as asked
+
 from . import autocast, cuda, inductor, random, tensors, triton_driver
 from .dispatch import Dispatch
 from .places import Pretence, _pretence, pretending
@@ -18,6 +20,7 @@ def pretend(sm: int) -> Iterator[None]:
     Of nested pretences the inner one's properties count.
     """
     nested = pretending()
+    forget()
     with replacing(everything), triton_driver.active():
         token = _pretence.set(Pretence(properties(sm), Stream.default(), random.default()))
         try:
@@ -28,6 +31,14 @@ def pretend(sm: int) -> Iterator[None]:
                     yield
         finally:
             _pretence.reset(token)
+            forget()
+
+
+def forget() -> None:
+    """Ask again what torch keeps of its answers: has_triton() and its like, which look for a GPU."""
+    for known in vars(asked).values():
+        if hasattr(known, "cache_clear"):
+            known.cache_clear()
 
 
 def everything() -> None:

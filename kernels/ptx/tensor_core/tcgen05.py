@@ -20,7 +20,7 @@ from .tensor_memory import TensorMemory
 def memory_of(block: Any) -> TensorMemory:
     """The block's tensor memory, made when it is first needed."""
     if block.tensor is None:
-        block.tensor = TensorMemory(len(block.programs), block.clocks, block.world.checks)
+        block.tensor = TensorMemory(len(block.programs), block.clocks, block.world.checks, block.world.memory.filler)
     return block.tensor
 
 

@@ -26,20 +26,22 @@ class TensorMemory:
     taken     (1 or P, 16) bool, allocated columns in units of 32
     closed    (1 or P,) bool, whether no more may be allocated
     written   (1 or P, CELLS) bool
+    blank     uint32, what stands where nothing is written; see uninitialised.py
     """
 
     STATE = ("taken", "closed", "written")
 
-    def __init__(self, P: int, clocks: Any, checks: bool):
+    def __init__(self, P: int, clocks: Any, checks: bool, filler: int | None = None):
         self.words = np.zeros((P, LANES, 0), np.uint32)
         self.taken, self.closed = np.zeros((1, COLUMNS // UNIT), bool), np.zeros(1, bool)
         self.written = np.zeros((1, CELLS), bool)
         self.order = Ordering(clocks, CELLS) if checks else None
+        self.blank = np.uint32(0xFFC0DEAD if filler is None else filler * 0x01010101)
 
     def take(self, rows: np.ndarray, clocks: Any) -> "TensorMemory":
         """That of some of the programs."""
         other = object.__new__(TensorMemory)
-        other.words = self.words[rows]
+        other.words, other.blank = self.words[rows], self.blank
         for name in self.STATE:
             known = getattr(self, name)
             setattr(other, name, known[rows] if len(known) > 1 else known.copy())
@@ -59,7 +61,7 @@ class TensorMemory:
     def grow(self, columns: int) -> None:
         more = columns - self.words.shape[2]
         if more > 0:
-            self.words = np.pad(self.words, ((0, 0), (0, 0), (0, more)))
+            self.words = np.pad(self.words, ((0, 0), (0, 0), (0, more)), constant_values=self.blank)
 
     def allocate(self, block: Any, n: int, rows: np.ndarray, thread: int) -> np.ndarray:
         """The first free columns of some programs, (P or 1,) bool: addresses (P or 1,) uint32."""
@@ -135,8 +137,9 @@ class TensorMemory:
             row, place = row[some], place[some]
         at, warp = row * CELLS + cells[place], warp[place]
         mine, groups = columns[warp], clocks.groups(kind)
-        if reads:
-            self.demand(block, self.written.reshape(-1)[at], Uninitialised, "that nothing has written", at, warp)
+        if reads and not (known := self.written.reshape(-1)[at]).all():
+            # A loop that Triton pipelines loads, without a turn of it too, what its products would write.
+            self.doubt(block, known, at, warp) if kind == "tcgen05.ld" else self.unwritten(block, known, at, warp)
         agents = self.order.writer.reshape(-1)[at]
         known = clocks.known[row if len(clocks.known) > 1 else 0, warp]
         late = (agents >= 0) & (known[np.arange(len(at)), agents] < self.order.wrote.reshape(-1)[at])
@@ -152,6 +155,16 @@ class TensorMemory:
             self.written.reshape(-1)[at] = True
         moment = groups[row if len(groups) > 1 else 0, warp] + 1
         self.order.note("writer" if writes else "read", at, mine, moment)
+
+    def doubt(self, block: Any, known: np.ndarray, at: np.ndarray, warp: np.ndarray) -> None:
+        """Remember the first load of what nothing has written: a fault if it changes the results."""
+        try:
+            self.unwritten(block, known, at, warp)
+        except Uninitialised as error:
+            block.world.memory.doubt = block.world.memory.doubt or error
+
+    def unwritten(self, block: Any, known: np.ndarray, at: np.ndarray, warp: np.ndarray) -> None:
+        self.demand(block, known, Uninitialised, "that nothing has written", at, warp)
 
     def orderly(self, block: Any, late: np.ndarray, agents: np.ndarray, verb: str, other: str, at: Any, warp: Any):
         """Raise Race at the first access that comes too early."""

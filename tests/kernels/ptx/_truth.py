@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-WIDTH = {"pred": 1, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8, "e2m3": 8, "e3m2": 8, "e2m1": 4}
+WIDTH = {"pred": 1, "bf16": 16, "tf32": 32, "e4m3": 8, "e5m2": 8, "e2m3": 8, "e3m2": 8, "e2m1": 4, "ue8m0": 8}
 FINITE = ("e2m3", "e3m2", "e2m1")  # neither infinities nor NaNs
 SHAPE = {"f64": (11, 52), "f32": (8, 23), "tf32": (8, 10)}  # bits of exponent and of fraction
 SHAPE |= {"bf16": (8, 7), "f16": (5, 10), "e5m2": (5, 2), "e4m3": (4, 3)}
@@ -41,6 +41,16 @@ def number(bits: int, kind: str) -> float:
         return math.nan if fraction else -math.inf if sign else math.inf
     exact = Fraction(fraction + (bool(exponent) << f)) * Fraction(2) ** (max(exponent, 1) - (1 << e - 1) + 1 - f)
     return -float(exact) if sign else float(exact)
+
+
+def power(x: float, mode: str, finite: bool) -> int:
+    """The ue8m0 of the power of two at or below ("rz"), or at or above ("rp"), the size of a number, by trying all."""
+    most = 254 if finite else 255
+    if x != x or math.isinf(x):
+        return 255 if x != x else most
+    below = [n for n in range(256) if Fraction(2) ** (n - 127) <= abs(Fraction(x))]
+    above = [n for n in range(256) if Fraction(2) ** (n - 127) >= abs(Fraction(x))]
+    return min(max(below, default=0) if mode == "rz" else min(above, default=255), most)
 
 
 def pattern(x: float | Fraction, kind: str, mode: str = "rn") -> int:

@@ -152,3 +152,32 @@ def test_numbers_of_four_and_six_bits_are_ml_dtypes_own(kind):
     with np.errstate(invalid="ignore"):  # as in the machine
         bits = floats.encode(np.array([np.inf, -np.inf, np.nan], np.float32), kind)
     assert floats.decode(bits, kind).tolist() == [form.largest, -form.largest, form.largest]
+
+
+@pytest.mark.parametrize("end", ["", ".satfinite"])
+@pytest.mark.parametrize("mode", ["rz", "rp"])
+def test_scales_of_blocks_are_the_nearest_powers_of_two_of_a_size(mode, end):
+    """Truth: the list of all powers of two, and comparisons with it."""
+    rng = np.random.default_rng(0)
+    some, steps = rng.uniform(-150, 128, 5000), np.arange(-149.0, 128)
+    x = np.concatenate([2.0**some, -(2.0**some), 2.0**steps, [0.0, -0.0, -3.0]]).astype(np.float32)
+    powers, size = 2.0 ** np.arange(-127.0, 129), np.abs(x).astype(np.float64)
+    wanted = np.searchsorted(powers, size, "right") - 1 if mode == "rz" else np.searchsorted(powers, size, "left")
+    wanted = wanted.clip(0, 254 if end else 255)
+    function = isa.semantics(f"cvt.{mode}{end}.ue8m0x2.f32", None, 2).function
+    got = function(x.view(np.uint32), np.full(len(x), 0x3F800000, np.uint32))
+    assert got.dtype == np.uint16
+    assert np.array_equal(got >> 8, wanted)
+    assert (got & 255 == 127).all()
+    ends = np.array([np.inf, -np.inf, np.nan], np.float32).view(np.uint32)
+    assert (function(ends, ends) >> 8).tolist() == ([254, 254, 255] if end else [255] * 3)
+
+
+def test_scales_of_blocks_become_bfloat16():
+    bits = np.arange(256, dtype=np.uint16)
+    got = isa.semantics("cvt.rn.bf16x2.ue8m0x2", None, 1).function(bits << np.uint16(8) | np.uint16(127))
+    halves = np.stack([got >> 16, got & 0xFFFF]).astype(np.uint32) << np.uint32(16)
+    upper, lower = halves.astype(np.uint32).view(np.float32)
+    assert (lower == 1).all()
+    assert np.array_equal(upper[:255], 2.0 ** np.arange(-127.0, 128))
+    assert np.isnan(upper[255])

@@ -132,6 +132,13 @@ def truth(opcode: str, meaning: isa.Semantics, *bits: int) -> int | tuple[int, .
     if op[0] == "cvt":
         source = types[0].removesuffix("x2")
         half = t.width(to) // 2
+        if to == "ue8m0x2":
+            up, low = (t.power(t.number(int(b), source), op[1], "satfinite" in op) for b in bits)
+            return up << 8 | low
+        if source == "ue8m0":
+            pair = (math.nan if b == 255 else 2.0 ** (b - 127) for b in divmod(int(bits[0]), 256))
+            up, low = (t.pattern(x, "bf16") for x in pair)
+            return up << 16 | low
         if len(bits) == 2:
             return converted(op, to[:-2], source, bits[0]) << half | converted(op, to[:-2], source, bits[1])
         if not to.endswith("x2"):

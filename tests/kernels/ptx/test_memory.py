@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
+from kvproof.kernels.ptx.memory import near
 
 from ._text import OWN, SEEDS, fails, own, run
 
@@ -53,6 +54,8 @@ SHARED = {
     "a write after a write": ("st.shared.b32 [%r6], %r1;", errors.Race, "wrote"),
     "its own words again": ("ld.shared.b32 %r9, [%r5]; st.shared.b32 [%r5], %r9; ld.shared.b32 %r9, [%r5];", None, ""),
     "copies of one value": ("bar.sync 0; st.shared.b32 [%r8], 7;", None, ""),
+    "copies of two sums in one word": (
+        "bar.sync 0; and.b32 %r9, %r1, 1; or.b32 %r9, %r9, 0x3C00BC00; st.shared.b32 [%r8], %r9;", None, ""),
     "several values": ("bar.sync 0; st.shared.b32 [%r8], %r1;", errors.Race, "two values"),
     "atomics": ("bar.sync 0; atom.shared.add.u32 %r9, [%r8], 1;", None, ""),
     "a read beside atomics": ("bar.sync 0; atom.shared.add.u32 %r9, [%r8], 1; ld.shared.b32 %r9, [%r8];",
@@ -206,3 +209,25 @@ def test_an_atomic_takes_the_elements_of_a_vector_one_by_one(kind):
     run(body + OWN.format("%r9"), olds, sums, programs=2)
     assert sums.tolist() == ([64, 128, 64, 128] if kind[0] == "v" else [64, 0, 0, 0])
     assert sorted(olds) == list(range(0, 128, 2) if kind[0] == "v" else range(64))
+
+
+def halves(*values: float) -> np.ndarray:
+    """Pairs of float16 in words of 32 bits."""
+    return np.array(values, np.float16).view(np.uint32)
+
+
+NEAR = {  # two words -> whether they may be copies of one sum, or of two in one word
+    "a last bit of float32": (np.array([1.0], "f4").view("u4"), np.nextafter(np.float32([1]), 2).view("u4"), True),
+    "a last bit of both halves": (halves(1.0, -3.0), halves(1.001, -3.002), True),
+    "a last bit of the lower half": (halves(1.0, -3.0), halves(1.001, -3.0), True),
+    "bfloat16": (np.array([0x3F80BF80], "u4"), np.array([0x3F81BF80], "u4"), True),
+    "of several threads, stored by one": (halves(1.0, -3.0, 1.001, -3.0), halves(1.0, -3.0), True),
+    "another upper half": (halves(1.0, -3.0), halves(1.0, -3.3), False),
+    "small integers": (np.array([15000], "u4"), np.array([15001], "u4"), False),
+    "an integer beside a float": (np.array([0x00013C00], "u4"), np.array([0x00023C00], "u4"), False),
+}
+
+
+@pytest.mark.parametrize(("a", "b", "alike"), NEAR.values(), ids=NEAR)
+def test_words_are_near_as_floats_of_32_bits_or_as_pairs_of_16(a, b, alike):
+    assert near(a, b, 32) == near(b, a, 32) == alike

@@ -166,7 +166,7 @@ MISTAKES = {
     "mov.b32 %r1, %r2 mov.b32 %r3, 1;": "no operand",
     "Mov %r1;": "no operand",
     ".alias a, b;": r"a directive .*: \.alias",
-    ".reg .b128 %x;": r"a directive .*: \.reg",
+    ".reg .b256 %x;": r"a directive .*: \.reg",
     ".reg .b32 %x<99999>;": "more than 65536",
     ".loc 1 two 3": r"a \.loc the parser does not know",
     "$L1: $L1: ret;": r"the label \$L1 stands at two places",

@@ -207,3 +207,24 @@ def test_triton_s_instrumented_dot_runs(monkeypatch):
     assert (found[0][0] == found[0][1]).all()
     assert found[0].any()
     assert (found[0] == found[1]).all()
+
+
+@triton.jit
+def picked(x, index, out, stride, step, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(out + at, tl.load(x + at * stride + tl.load(index + at) * step))
+
+
+def test_a_view_that_repeats_a_part_of_a_tensor_reaches_the_rest_behind_it():
+    x, index, out = torch.arange(24.0).view(4, 6), torch.tensor([5, 0, 3, 5]), torch.zeros(4)
+    view = x.as_strided((4, 6), (6, 0))
+    ptx.run(picked, 1, view, index, out, 6, 1, N=4)
+    assert out.tolist() == [5.0, 6.0, 15.0, 23.0]
+    with pytest.raises(ptx.OutOfBounds, match=r"x"):
+        ptx.run(picked, 1, view, index + 1, out, 6, 1, N=4)
+
+
+def test_a_tensor_that_is_repeated_as_a_whole_ends_where_it_ends():
+    x, index, out = torch.arange(4.0), torch.tensor([0, 0, 0, 1]), torch.zeros(4)
+    with pytest.raises(ptx.OutOfBounds, match=r"x\[\d, 3\]|past its end"):
+        ptx.run(picked, 1, x.expand(3, 4), index, out, 1, 1, N=4)

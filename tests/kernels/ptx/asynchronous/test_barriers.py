@@ -1,11 +1,11 @@
 """Barriers of a part of a program, mbarriers, and what orders accesses to shared memory: PTX written by hand."""
 
-import re
-
 import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
+from kvproof.kernels.ptx.asynchronous.clocks import Clocks
+from kvproof.kernels.ptx.asynchronous.ordering import Ordering
 
 from .._text import fails, own, run
 
@@ -100,7 +100,7 @@ def test_bytes_are_waited_for():
     body = INIT.format(1) + tx + "{}" + WAIT.format(1, 0) + "mov.u32 %r9, 5; "
     assert (own(body.format(done.format(64) + done.format(32))) == 5).all()
     for short, lacks in ((32, "64 bytes"), (128, "32 bytes fewer")):
-        caught = fails(errors.Deadlock, "waits for ever", body.format(done.format(short)) + "ret;")
+        caught = fails(errors.Deadlock, "wait for ever", body.format(done.format(short)) + "ret;")
         assert f"the mbarrier at 512 is in phase 0, which lacks {lacks}" in str(caught)
 
 
@@ -116,7 +116,7 @@ def test_bytes_are_waited_for():
     ],
 )
 def test_an_mbarrier_used_wrongly_is_reported(body, what):
-    fails(errors.InvalidBarrier, re.escape(what) if "(" in what else what, body)
+    fails(errors.InvalidBarrier, what, body)
 
 
 def test_a_wait_whose_answer_is_ignored_is_found_in_some_schedule():
@@ -170,3 +170,78 @@ def test_a_cluster_of_one_program_is_that_program():
     body = "st.shared.b32 [%r5], %r1; bar.sync 0; mapa.shared::cluster.u32 %r6, %r5, 0; "
     body += "ld.shared::cluster.b32 %r9, [%r6]; "
     assert (own(body) == np.arange(32)).all()
+
+
+@pytest.mark.parametrize("between", [ARRIVE.replace("arrive", "arrive.relaxed.cta") + WAIT.format(1, 0),
+                                     ARRIVE + WAIT.format(1, 0).replace("parity", "parity.relaxed.cta")])  # fmt: skip
+def test_a_relaxed_arrival_or_wait_orders_nothing(between):
+    races(between)
+
+
+def test_spinning_threads_whose_mbarrier_counts_on_are_no_deadlock():
+    body = INIT.format(1)
+    for phase in range(8):
+        body += "@%p1 mbarrier.arrive.shared::cta.b64 _, [512]; " + WAIT.format(phase, phase % 2) + "bar.sync 0; "
+    for seed in range(60):
+        run(body + "ret;", np.zeros(256, np.uint32), threads=64, seed=seed)
+    count = (
+        "@%p1 mbarrier.init.shared::cta.b64 [512], 40; bar.sync 0; L1: @%p1 mbarrier.arrive.shared::cta.b64 _, [512]; "
+    )
+    count += "mbarrier.test_wait.parity.shared::cta.b64 %p2, [512], 0; @!%p2 bra L1; mov.u32 %r9, 3; "
+    assert (own("setp.eq.u32 %p1, %r1, 0; " + count) == 3).all()
+
+
+def test_every_waiting_thread_is_told_its_own_mbarrier():
+    """Each warp waits at the same instruction, for another mbarrier."""
+    init = "setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [512], 1; "
+    init += "@%p1 mbarrier.init.shared::cta.b64 [520], 2; bar.sync 0; shr.u32 %r6, %r1, 5; shl.b32 %r6, %r6, 3; "
+    wait = "L1: mbarrier.try_wait.parity.shared::cta.b64 %p2, [%r6+512], 0; @!%p2 bra L1; ret;"
+    caught = fails(errors.Deadlock, "threads wait for ever", init + wait, threads=64)
+    assert "at 512 is in phase 0, which lacks 1 of 1" in str(caught)
+    assert "at 520 is in phase 0, which lacks 2 of 2" in str(caught)
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("bar.sync 1, 33; ret;", "barrier 1 for 33 threads"),
+        ("bar.sync 16; ret;", "0 to 15 have a number"),
+        (INIT.format(1) + "mbarrier.arrive.expect_tx.shared::cta.b64 _, [512]; ret;", "operands that do not fit"),
+    ],
+)
+def test_what_no_barrier_is_is_refused(body, what):
+    fails(errors.ParseError, what, body, threads=64)
+
+
+def test_all_who_come_to_a_barrier_name_its_size():
+    one = FIRST + "@%p3 bar.arrive 1, 96; @!%p3 bar.sync 1, 64; ret;"
+    fails(errors.DivergentBarrier, "for 64 threads and for 96 threads at once", one, threads=128)
+    fails(errors.DivergentBarrier, "for 2048 threads, and the program has 64", "bar.sync 1, 2048; ret;", threads=64)
+    two = "setp.lt.u32 %p1, %r1, 2; @%p1 mbarrier.init.shared::cta.b64 [512], 1; ret;"
+    fails(errors.InvalidBarrier, "initialised by several threads", two)
+
+
+def test_programs_that_part_and_join_again_keep_one_row_each_of_what_is_known_of_shared_memory():
+    clocks = [Clocks({}, 2) for _ in range(2)]
+    orders = [Ordering(c, 4) for c in clocks]
+    for order, cell in zip(orders, (0, 1), strict=True):  # one warp wrote in each, at the same moment, at another place
+        order.note("writer", np.array([cell]), 0, 1)
+    orders[0].writer[:] = orders[1].writer[:] = 0  # so that one of the three is alike, and another not
+    clocks[0].join(1, clocks[1], 1)
+    orders[0].join(1, orders[1], 1)
+    orders[0].fit(2)
+    assert {name: len(getattr(orders[0], name)) for name in Ordering.NAMES} == dict.fromkeys(Ordering.NAMES, 2)
+    assert orders[0].wrote.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+    assert len(orders[0].take(np.array([True, False]), clocks[0]).read) == 1
+
+
+def test_lanes_that_wait_apart_at_one_barrier_meet_whatever_other_programs_wait_at():
+    """A loop whose lanes part by what they hold, as libdevice's tanh does; programs that go round unequally often."""
+    body = (
+        "mov.b32 %r6, 0; mov.b32 %r9, 0; and.b32 %r8, %r2, 3; L: add.u32 %r7, %r1, %r6; and.b32 %r7, %r7, 3; "
+        "setp.eq.u32 %p1, %r7, 0; @%p1 bra A; add.u32 %r9, %r9, 1; A: bar.sync 0; add.u32 %r6, %r6, 1; "
+        "setp.le.u32 %p2, %r6, %r8; @%p2 bra L; bar.sync 0; "
+    )
+    wanted = [sum((t + k) % 4 > 0 for k in range(p % 4 + 1)) for p in range(32) for t in range(64)]
+    for seed in (None, *range(8)):
+        assert own(body, programs=32, threads=64, seed=seed).tolist() == wanted

@@ -63,6 +63,16 @@ def tensor_memory_launch(N=64) -> Launch:
 
 
 @gluon.jit
+def unwritten_columns(out, n):
+    """A load of what nothing has written; n says how many of its rows are of use."""
+    cells = allocate_tensor_memory(gl.float32, [128, 32], TensorMemoryLayout([128, 32], col_stride=1))
+    registers: gl.constexpr = cells.get_reg_layout()
+    rows = gl.arange(0, 128, gl.SliceLayout(1, registers))[:, None]
+    columns = gl.arange(0, 32, gl.SliceLayout(0, registers))[None, :]
+    gl.store(out + rows * 32 + columns, gl.where(rows < n, cells.load(registers), 7.0))
+
+
+@gluon.jit
 def multiplied(a_desc, b_desc, out, STEPS: gl.constexpr, FAULT: gl.constexpr):
     """(128, 64 * STEPS) @ (64 * STEPS, 64) by tcgen05.mma, two ways to be told that it is over."""
     a = gl.allocate_shared_memory(gl.float16, [128, 64], a_desc.layout)

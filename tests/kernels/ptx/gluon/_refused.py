@@ -52,3 +52,13 @@ def least(x, out):
     _, low = cells.load_min()
     _, high = cells.load_max()
     gl.store(out + gl.arange(0, 128, low.type.layout), low + high)
+
+
+@gluon.jit
+def shifted(out):
+    bar = mbarrier.allocate_mbarrier()
+    mbarrier.init(bar, count=1)
+    asm: gl.constexpr = "tcgen05.shift.cta_group::1.down [$1]; mov.u32 $0, 0;"
+    at = gl.arange(0, 128, LINE)
+    gl.inline_asm_elementwise(asm, "=r,r", [at], dtype=gl.int32, is_pure=False, pack=1)
+    gl.store(out + at, at.to(gl.float32))

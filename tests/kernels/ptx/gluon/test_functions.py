@@ -10,7 +10,7 @@ from triton.runtime.jit import JITFunction
 from kvproof.kernels import ptx
 
 from .. import _kernels
-from . import _launch, _refused
+from . import _blackwell, _launch, _refused
 from ._blackwell import BLACKWELL
 from ._core import CORE
 from ._hopper import HOPPER
@@ -85,6 +85,14 @@ def test_a_kernel_of_blackwell_is_right(name):
         _launch.run(BLACKWELL[name](), target="sm_100", seed=seed)
 
 
+def test_unwritten_tensor_memory_may_be_loaded_but_not_used():
+    out = np.zeros((128, 32), np.float32)
+    ptx.run(_blackwell.unwritten_columns, 1, out, 0, target="sm_100")
+    assert (out == 7).all()
+    with pytest.raises(ptx.Uninitialised, match="column 0 of lanes 0 to 15 of tensor memory, that nothing has written"):
+        ptx.run(_blackwell.unwritten_columns, 1, out, 3, target="sm_100")
+
+
 def test_a_cluster_of_two_programs_is_refused_by_name():
     x = np.zeros(128, np.float32)
     with pytest.raises(ptx.Refused, match=r"num_ctas of two_programs is 2; .* runs no thread block clusters"):
@@ -102,6 +110,13 @@ def test_loads_that_reduce_are_refused_by_ptxas_for_this_target():
         triton.runtime.errors.PTXASError, match=r"'tcgen05\.ld\.red' not supported on .target 'sm_100a'"
     ):
         ptx.run(_refused.least, 1, *np.zeros((2, 128), np.float32), target="sm_100")
+
+
+def test_no_other_target_is_tried_for_what_the_machine_does_not_execute():
+    """Triton ends the process where it compiles for sm_80 what names a unit of sm_100."""
+    with pytest.raises(ptx.UnknownOpcode, match=r"does not execute tcgen05\.shift") as caught:
+        ptx.run(_refused.shifted, 1, np.zeros(128, np.float32), target="sm_100")
+    assert "take target" not in str(caught.value)
 
 
 def test_a_gpu_to_come_is_refused_by_name():

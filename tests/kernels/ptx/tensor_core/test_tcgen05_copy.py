@@ -68,7 +68,7 @@ def copied(shape: str, columns: int, wait=WAIT) -> np.ndarray:
 
 
 ROWS = np.arange(128)
-FROM = {"128x256b": ROWS, "128x128b": ROWS, "32x128b.warpx4": ROWS % 32,
+FROM = {"128x256b": ROWS, "128x128b": ROWS, "32x128b.warpx4": ROWS % 32, "warpx4.32x128b": ROWS % 32,
         "64x128b.warpx2::02_13": ROWS % 64, "64x128b.warpx2::01_23": ROWS // 64 * 32 + ROWS % 32}  # fmt: skip
 
 
