@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from .arrays import broadcast, first_of, turns
-from .errors import Misaligned, OutOfBounds, PtxError, Refused, Uninitialised
-from .holes import MOST
+from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments, span
+from .segments import MIDDLE, Buffer, Region, Segments, arena
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -72,20 +71,6 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
         old[now] = words[index[now]]
         words[index[now]] = function(old[now], *(v[now] for v in values))
     return old
-
-
-def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
-    """Zeros for the bytes and their state; untouched pages cost nothing. Raises Refused if the system gives no more."""
-    try:
-        return np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    except MemoryError:
-        name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
-        low, high = span(array)
-        raise Refused(
-            f"the arrays take {size} bytes of memory, twice, which is not to be had. {name} lies over {high - low}, "
-            f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
-            "pass fewer rows of it"
-        ) from None
 
 
 class GlobalMemory:
