@@ -2,12 +2,14 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .asynchronous.clocks import Clocks, Knowledge
 from .asynchronous.mbarrier import MBarriers
+from .asynchronous.ordering import Ordering
 from .calls import Printed
 from .counters import Counters
 from .decode import Decoded
@@ -95,7 +97,8 @@ class Block:
         # is; and what they know.
         self.arrivals: dict[int, tuple[np.ndarray, int]] = {}
         self.given: dict[int, Knowledge] = {}
-        self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks, self.clocks)
+        ordering = partial(Ordering, self.clocks) if self.clocks else None
+        self.shared = SharedMemory(world.shared, len(programs), world.decoded.granule, world.checks, ordering)
         self.local: LocalMemory | None = None
         self.tensor: Any = None  # its tensor memory, see tensor_core/tensor_memory.py
         # Each cp.async under way: where to, how many bytes, by which threads, and what each warp had committed before.

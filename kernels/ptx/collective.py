@@ -1,4 +1,4 @@
-"""Instructions that a warp executes together, bound to the functions of warp.py and mma.py. All lanes that their member
+"""Instructions that a warp executes together, bound to the functions of warp.py. All lanes that their member
 mask names must come: until they have, the machine lets others run.
 """
 
@@ -14,7 +14,6 @@ from .errors import DivergentBarrier, NotConverged, UnknownOpcode
 from .forms import address, parts_of
 from .parse import Instruction
 from .shared import SEVERAL, WHO
-from .tensor_core import mma
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 
@@ -160,23 +159,6 @@ def store_matrix(d: Decoder, i: Instruction) -> Run:
         lost = block.shared.store(at, words, 16, (16, 32), on, tags, block)  # .b16 moves what is 32 bits wide, too
         block.world.counters.disagreeing += lost
         block.world.counters.banks(block, at, 16, on)
-
-    return run
-
-
-def multiply(d: Decoder, i: Instruction) -> Run:
-    mma.form(i.opcode)  # raises before the launch if it is none of its table
-    result, *operands = (x.parts for x in i.operands)
-    wide = ".f64" in i.opcode
-    puts = [d.result(x, "b64" if wide else "b32") for x in result]
-    a, b, c = ([d.source(x, "b64" if wide else "b32")[0] for x in parts] for parts in operands)
-
-    def run(block, active):
-        converge(block, ALL_LANES, active, i)
-        R, T = block.R, block.world.T
-        values: list[Any] = [[np.broadcast_to(R[s], (len(R[s]), T)) for s in part] for part in (a, b, c)]
-        for put, value in zip(puts, mma.mma(i.opcode, *values), strict=True):
-            put(R, value, active)
 
     return run
 

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .arrays import first_of
-from .asynchronous.clocks import Clocks
-from .asynchronous.ordering import Ordering
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order, near
 
@@ -53,10 +51,10 @@ def both(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
 class SharedMemory:
     """`size` bytes for each of P programs; `granule` bytes are the least that any instruction touches.
 
-    clocks  of the programs, where barriers alone do not order their accesses
+    ordering  makes an asynchronous.ordering.Ordering of so many cells, where barriers alone do not order accesses
     """
 
-    def __init__(self, size: int, P: int, granule: int, checks: bool = True, clocks: Clocks | None = None):
+    def __init__(self, size: int, P: int, granule: int, checks: bool = True, ordering: Any = None):
         self.size, self.granule, self.checks = -(-size // 32) * 32, granule, checks
         self.bytes = np.zeros((P, self.size), np.uint8)
         cells = self.size // granule
@@ -64,11 +62,11 @@ class SharedMemory:
         self.writer, self.reader = np.full((1, cells), -1), np.full((1, cells), -1)
         self.by = np.full((1, cells), -1)  # the instruction that wrote it
         self.copying = np.zeros((1, cells), bool)  # the target of a cp.async that no wait_group has ended
-        self.order = Ordering(clocks, cells) if clocks is not None and checks else None
+        self.order = ordering(cells) if ordering is not None and checks else None
 
     KNOWN = ("written", "writer", "reader", "by", "copying")
 
-    def take(self, rows: np.ndarray, clocks: Clocks | None) -> "SharedMemory":
+    def take(self, rows: np.ndarray, clocks: Any) -> "SharedMemory":
         """The shared memory of some of the programs."""
         other = object.__new__(SharedMemory)
         other.size, other.granule, other.checks = self.size, self.granule, self.checks

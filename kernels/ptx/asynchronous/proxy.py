@@ -182,10 +182,13 @@ def commit(block: Any, active: np.ndarray | None, kind: str) -> None:
 
 def issuing(block: Any, active: np.ndarray | None, kind: str) -> np.ndarray:
     """Which warps, (P or 1, W), have all threads active that begin bulk copies: groups of these are a thread's own."""
-    warps = block.warps(active)
-    for thread in block.clocks.issuers if kind == "bulk" and active is not None else ():
-        own = np.arange(block.clocks.W) == thread // 32
-        warps = warps & (~own | np.broadcast_to(active, (len(active), block.world.T))[:, thread, None])
+    warps, T = block.warps(active), block.world.T
+    if kind != "bulk" or active is None:
+        return warps
+    on = np.broadcast_to(active, (len(active), T))
+    for thread in block.clocks.issuers:
+        own = np.arange(T // 32) == thread // 32
+        warps = warps & (~own | on[:, thread, None])
     return warps
 
 

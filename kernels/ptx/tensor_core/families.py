@@ -1,14 +1,13 @@
 """The instructions of this folder by the first two parts of their opcodes."""
 
-from .. import collective
 from ..decode import Decoder, Run
 from ..parse import Instruction
-from . import mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_move, tcgen05_scaled, wgmma
+from . import mma, mma_scaled, tcgen05, tcgen05_copy, tcgen05_mma, tcgen05_move, tcgen05_scaled, wgmma
 
 
 def multiply(d: Decoder, i: Instruction) -> Run:
     """mma.sync, with scales or without."""
-    return (mma_scaled if ".block_scale" in i.opcode else collective).multiply(d, i)
+    return (mma_scaled if ".block_scale" in i.opcode else mma).multiply(d, i)
 
 
 def multiply_in_memory(d: Decoder, i: Instruction) -> Run:

@@ -2,11 +2,15 @@
 
 import re
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from ..collective import ALL_LANES, converge
+from ..decode import Decoder, Run
 from ..errors import UnknownOpcode
 from ..floats import FORMATS, decode, encode
+from ..parse import Instruction
 from ..warp import by_warp
 
 # Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
@@ -85,3 +89,21 @@ def _rounded(D: np.ndarray, kind: str, satfinite: bool) -> np.ndarray:
         return encode(D, kind)
     # float64 holds each sum exactly; int64 in between lets it wrap.
     return (D.clip(-(2**31), 2**31 - 1) if satfinite else D).astype(np.int64).astype(np.int32)
+
+
+def multiply(d: Decoder, i: Instruction) -> Run:
+    """mma.sync: bound to its registers."""
+    form(i.opcode)  # raises before the launch if it is none of its table
+    result, *operands = (x.parts for x in i.operands)
+    wide = ".f64" in i.opcode
+    puts = [d.result(x, "b64" if wide else "b32") for x in result]
+    a, b, c = ([d.source(x, "b64" if wide else "b32")[0] for x in parts] for parts in operands)
+
+    def run(block, active):
+        converge(block, ALL_LANES, active, i)
+        R, T = block.R, block.world.T
+        values: list[Any] = [[np.broadcast_to(R[s], (len(R[s]), T)) for s in part] for part in (a, b, c)]
+        for put, value in zip(puts, mma(i.opcode, *values), strict=True):
+            put(R, value, active)
+
+    return run
