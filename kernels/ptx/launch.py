@@ -69,7 +69,8 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
 
     kernel  a @triton.jit function, also under triton.heuristics and triton.autotune: see the report's `config`
     grid    an int, a tuple of up to three, or a function of the parameters by name
-    args    NumPy arrays or torch CPU tensors of any strides, numbers, None, constexprs
+    args    NumPy arrays or torch CPU tensors of any strides, tensor descriptors of torch tensors, numbers, None,
+            constexprs, tuples of these
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
     kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings` and `Tuning`
 
@@ -230,6 +231,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
     report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
+    if own:  # is Triton's, not the caller's
+        report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
     route.reports.append(report)
     if route.each is not None:

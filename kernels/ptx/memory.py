@@ -4,16 +4,16 @@ segments.py maps addresses to bytes. Guard bytes surround each array: an access 
 near no array. Arrays that share memory share it here too.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from .arrays import broadcast, first_of, turns
-from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
+from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments
+from .segments import MIDDLE, Buffer, Region, Segments, arena
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -93,8 +93,7 @@ class GlobalMemory:
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
         self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
-        self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
-        self.state = np.zeros(len(self.bytes), np.uint8)
+        self.bytes, self.state = arena(segments.size, buffers)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
@@ -106,6 +105,7 @@ class GlobalMemory:
         self.pointers |= {r.buffer.name: segments.pointer(r.pointer) for r in self.regions}
         self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
+        self.maps: dict[int, str] = {}  # first byte of each tensor map among the parameters -> its name
         self.untouched: list[Region] = []  # of which nothing is written at all
         self.filler = filler
         self.blank(blank or {}, filler)
@@ -151,10 +151,13 @@ class GlobalMemory:
 
     def write_back(self) -> None:
         """Give the callers' arrays what the launch wrote."""
-        for region in self.regions:
-            if any(low < region.high and region.low < high for low, high in self.written):
-                words = region.of(self.bytes)
-                region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+        for region in self.stored_to():
+            words = region.of(self.bytes)
+            region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+
+    def stored_to(self) -> list[Region]:
+        """The arrays that the launch wrote to, whatever it wrote."""
+        return [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
 
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.
@@ -166,7 +169,8 @@ class GlobalMemory:
             return np.maximum(at, 0)
         bits = int(np.bitwise_or.reduce(at, axis=None))
         if bits < 0:
-            raise self.fault(OutOfBounds, address.view(np.int64), size, at < 0, site, self.stray)
+            far = partial(self.stray, wraps=not site.by_map)
+            raise self.fault(OutOfBounds, address.view(np.int64), size, at < 0, site, far)
         if bits & (size - 1):
             raise self.fault(Misaligned, at, size, at & (size - 1) != 0, site)
         return at
@@ -223,10 +227,16 @@ class GlobalMemory:
             found = self.states[size].take(index, axis, mode="clip")
             if not self.has(found, size, MAPPED):
                 self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
+            self.keep_maps(whole, size, True if active is None else active, site)
             self.states[size][index] = (found | word(READABLE, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
+
+    def keep_maps(self, index: np.ndarray, size: int, active, site) -> None:
+        """Raise if some threads write to a tensor map among the parameters, which come last in the arena."""
+        if self.maps and (bad := (index * size >= min(self.maps)) & active).any():
+            raise self.fault(InvalidTensorMap, index * size, size, bad, site)
 
     def wrote(self, index: np.ndarray, size: int) -> None:
         if index.size:
@@ -243,6 +253,7 @@ class GlobalMemory:
         if self.checks:
             found = self.states[size].take(index, mode="clip")
             self.check(found, index, size, MAPPED | READABLE, site)
+            self.keep_maps(index, size, True, site)
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
@@ -258,25 +269,28 @@ class GlobalMemory:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
         row, thread = first_of(bad)
         byte = int(np.broadcast_to(at, bad.shape)[row, thread])
-        place = describe(byte) if describe else described(byte, self.regions)
+        place = describe(byte) if describe else described(byte, self.regions, self.maps)
         verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}
+        verbs[InvalidTensorMap] = "is a parameter's, and parameters are read-only"
         verb = verbs.get(kind, "holds nothing that was written")
         return site.error(kind, f"{size} bytes at {place}: the address {verb}", row, thread)
 
-    def stray(self, address: int) -> str:
+    def stray(self, address: int, wraps: bool = True) -> str:
         """An address, as a kernel sees it, that is near no array, in words."""
-        return stray(address, self.segments, self.regions)
+        return stray(address, self.segments, self.regions, wraps)
 
-    def read_bytes(self, name: str) -> int:
-        """How many distinct bytes of an argument were read, to whole elements."""
-        region = next(r for r in self.regions if r.buffer.name == name)
-        state = region.of(self.state)
-        return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+    def read_bytes(self) -> dict[str, int]:
+        """By array, how many distinct bytes were read, to whole elements; {} without checks, which keep count."""
+        found = {}
+        for region in self.regions if self.checks else ():
+            state = region.of(self.state)
+            found[region.buffer.name] = int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+        return found
 
     def unwritten(self) -> dict[str, int]:
-        """By array of which something came unwritten, how many elements nothing has written yet."""
+        """By array of which something came unwritten, how many elements nothing has written yet; {} without checks."""
         left = {}
-        for region in self.regions:
+        for region in self.regions if self.checks else ():
             if region.buffer.name in self.came_unwritten:
                 state = region.of(self.state)
                 written = state & word(READABLE | BLANK, state.dtype) == word(READABLE, state.dtype)

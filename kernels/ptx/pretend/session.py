@@ -64,3 +64,4 @@ def everything() -> None:
     autocast.put_all()
     storages.put_all()
     inductor.put_all()
+    triton_driver.put_all()
