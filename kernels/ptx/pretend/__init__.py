@@ -5,7 +5,8 @@
 
     properties       what is known of each GPU, as torch and Triton report it
     places           which tensors play on the GPU: all but those that were put on the host
-    tensors          what torch and its tensors answer before torch's dispatcher is asked
+    tensors          functions that make tensors, and devices, before torch's dispatcher is asked
+    moves            .to(), .cuda(), .cpu() and what else moves a tensor or says where it is
     dispatch         what the dispatcher is asked: creation, kernels of custom operators
     storages         where copies are, and what was saved, loaded, or sent by another process
     cuda, streams    torch.cuda and torch.accelerator

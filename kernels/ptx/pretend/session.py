@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch.utils import _triton as asked
 
-from . import autocast, cuda, inductor, random, storages, tensors, triton_driver
+from . import autocast, cuda, inductor, moves, random, storages, tensors, triton_driver
 from .dispatch import Dispatch
 from .places import Pretence, _pretence, pretence, pretending
 from .properties import properties
@@ -59,6 +59,7 @@ def everything() -> None:
         warnings.simplefilter("ignore", FutureWarning)  # by torch, of its own torch.jit.script
         importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what is replaced below
     tensors.put_all()
+    moves.put_all()
     cuda.put_all()
     random.put_all()
     autocast.put_all()
