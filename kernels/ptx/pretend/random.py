@@ -4,15 +4,17 @@ What draws on the GPU draws from torch.cuda's generator, and what draws on the h
 the two other numbers, as it does with a GPU.
 """
 
+import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils import checkpoint
 
 from . import replaced
-from .places import is_gpu, pretence
+from .places import is_gpu, pretence, pretending
 
 _CPU_GENERATOR: Any = torch.Generator
 _OTHER = 0x9E3779B97F4A7C15  # so that a seed does not draw for k on the GPU what it drew for q on the host
@@ -121,6 +123,24 @@ class Generators:
         return iter(self._now())
 
 
+class Initialized:
+    """torch.cuda as torch.utils.checkpoint sees it, which keeps its numbers only where a plain name of it is True."""
+
+    _initialized = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.cuda, name)
+
+
+def module(usual: Any, ours: Initialized) -> Any:
+    @functools.wraps(usual)
+    def get_device_module(device="cuda"):
+        return ours if pretending() and device == "cuda" else usual(device)
+
+    return get_device_module
+
+
 def put_all() -> None:
+    replaced.put(checkpoint, "_get_device_module", module, Initialized())
     replaced.put(torch, "Generator", replaced.kind, Generator)
     replaced.put(torch.cuda, "default_generators", lambda usual, _: Generators(usual), None)

@@ -28,8 +28,7 @@ FFT = ("fftfreq", "rfftfreq")
 
 def put_all() -> None:
     replaced.put(torch, "compile", compiling, None)
-    if dynamo := sys.modules.get("torch._dynamo.eval_frame"):  # for what was compiled before
-        replaced.put(dynamo, "_stance", lambda usual, _: dynamo.DynamoStance("force_eager"), None)
+    eager()
     for name in MAKERS:
         replaced.put(torch, name, making, True)
     for name in FFT:
@@ -47,13 +46,24 @@ def put_all() -> None:
     replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
 
 
+def eager() -> None:
+    """Have modules that were compiled run as they are written, as soon as torch's compiler is loaded."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo and dynamo._stance.stance != "force_eager":
+        replaced.put(dynamo, "_stance", lambda usual, _: dynamo.DynamoStance("force_eager"), None)
+
+
 def compiling(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
     """torch.compile: what it makes runs as it is written where a thread pretends, and compiled elsewhere."""
 
     @functools.wraps(usual)
     def compile(model=None, **settings):
-        if not pretending() or isinstance(model, torch.nn.Module):
+        if not pretending():
             return usual(model, **settings)
+        if isinstance(model, torch.nn.Module):
+            compiled = usual(model, **settings)
+            eager()
+            return compiled
         if model is None:
             return lambda model: torch.compile(model, **settings)
         made: list[Any] = []

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 import triton.testing
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import checkpoint
 from triton.runtime import Autotuner, JITFunction, driver
 
 from kvproof.kernels import ptx
@@ -24,7 +25,7 @@ OWNERS = (torch, torch.Tensor, torch.fft, torch.cuda, torch.cuda.memory, torch.c
           torch.cuda.nvtx, torch.accelerator, torch._C, torch.amp.autocast_mode.autocast, triton.testing, Autotuner,
           JITFunction, type(driver), torch.nn.RNNBase, FakeTensorMode, torch.UntypedStorage, torch.TypedStorage,
           torch.serialization, torch.multiprocessing.reductions, low._dynamo.guards,
-          torch.cuda.profiler)  # fmt: skip
+          torch.cuda.profiler, checkpoint)  # fmt: skip
 
 
 def everything() -> dict[tuple[int, str], Any]:

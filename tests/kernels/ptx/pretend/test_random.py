@@ -1,9 +1,11 @@
 """Generators of "cuda": seeds and states as a GPU's, numbers the CPU's."""
 
 import threading
+from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from kvproof.kernels import ptx
 
@@ -126,3 +128,24 @@ def test_routes_after_one_seed_draw_different_numbers_and_after_it_again_the_sam
     assert torch.equal(later(1, 5), second)
     assert not torch.equal(later(0, None), second)
     assert not torch.equal(later(0, 6), first)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_computes_again_with_the_same_numbers(reentrant: bool):
+    x = torch.ones(64, device="cuda", requires_grad=True)
+    y: Any = checkpoint(lambda x: torch.nn.functional.dropout(x * 2), x, use_reentrant=reentrant)
+    with torch.random.fork_rng():
+        torch.rand(3, device="cuda")
+    y.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, y.detach())
+    assert 0 < (y == 0).sum() < 64
+
+
+def test_fork_rng_gives_the_numbers_back():
+    torch.manual_seed(4)
+    first = torch.rand(3, device="cuda")
+    torch.manual_seed(4)
+    with torch.random.fork_rng():
+        torch.rand(7, device="cuda")
+    assert torch.equal(torch.rand(3, device="cuda"), first)

@@ -1,5 +1,7 @@
 """Optimizers, recurrent layers, torch's fake tensors and its tracers under a pretence."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -37,6 +39,20 @@ def test_every_optimizer_takes_a_step(kind: Any):
     optimizer.step(loss)
     assert layer.weight.is_cuda
     assert not torch.equal(layer.weight, before)
+
+
+def test_what_torch_loads_late_it_can_load_inside_a_route():
+    """In a process of its own: forward mode then reads the source of torch's functions, which must be its own, and
+    torch.compile brings a compiler that was not there when the route opened.
+    """
+    code = (
+        "import torch; from kvproof.kernels import ptx\n"
+        "with ptx.route(pretend=True):\n"
+        "    x = torch.ones(1, 2, device='cuda')\n"
+        "    assert torch.func.jvp(lambda x: x * 2, (x,), (x,))[1].tolist() == [[2, 2]]\n"
+        "    assert torch.compile(torch.nn.Linear(2, 2).cuda())(x).is_cuda\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
