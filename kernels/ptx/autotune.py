@@ -4,6 +4,7 @@ Configurations are those that pruning leaves and the target takes. Nothing is ti
 of reset_to_zero become zero before the first launch of each key.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime.errors import OutOfResources
 
+from .compile import instrumentation
 from .differences import copied, difference, named_arrays, put, rounding
 from .errors import ConfigDependent, PtxError, Refused
 from .reachable import buffer, reached
@@ -109,6 +111,7 @@ def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
     others = reached(buffers, reachable)  # which are restored; what they hold is not known to be numbers
     memory: dict[str, Any] = dict((*buffers, *others))
     came, usual, failure = copied(memory), None, None
+    exact = "fpsan" in (tuned.given.get("instrumentation_mode") or instrumentation())
     try:
         for config, run in tuned.each():
             put(memory, came)
@@ -125,7 +128,7 @@ def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
                 usual = config, now, left
                 tuned.tuner.best_config = config
             for name, like in arrays.items():
-                agree(name, like, (usual[0], usual[1][name]), (config, now[name]), tolerance)
+                agree(name, like, (usual[0], usual[1][name]), (config, now[name]), tolerance, exact)
     finally:
         if usual is not None:
             put(memory, usual[1])
@@ -135,9 +138,17 @@ def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
     return usual[2]
 
 
-def agree(name: str, like: Any, one: tuple[Any, Any], other: tuple[Any, Any], tolerance: Any) -> None:
-    """Raise ConfigDependent unless two configurations left an array alike, but for rounding or the tolerance."""
+def agree(
+    name: str, like: Any, one: tuple[Any, Any], other: tuple[Any, Any], tolerance: Any, exact: bool = False
+) -> None:
+    """Raise ConfigDependent unless two configurations left an array alike, but for rounding or the tolerance.
+
+    exact  whether the values are payloads of fpsan's ring: no floats, in which all orders of a sum are alike, so that
+           only an infinite tolerance means anything
+    """
     allowed = tolerance.get(name, rounding(like))
+    if exact and allowed != math.inf:
+        allowed = None
     found = difference(name, like, one[1], other[1], allowed)
     if found is None:
         return

@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends 
 # second is zeroed by Triton's driver, the first holds what torch.empty would
 _compiling = threading.RLock()
 _here = threading.local()
+_asked: ContextVar[str | None] = ContextVar("asked", default=None)  # the mode of `instrumented`
 
 
 class Compiled(NamedTuple):
@@ -100,7 +102,9 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
         raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
-    mode = check_options(kernel, kwargs, sm)
+    asked = _asked.get()
+    own = asked is None or kwargs.get("instrumentation_mode")
+    mode = check_options(kernel, kwargs if own else {**kwargs, "instrumentation_mode": asked}, sm)
     parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in kernel.arg_names})
     seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
     out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
@@ -140,7 +144,7 @@ def compiling() -> bool:
 
 
 def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None) -> Any:
-    with _compiling, instrumented(mode):
+    with _compiling, _knob(mode):
         try:
             true = driver.active
         except RuntimeError:  # there is no GPU
@@ -155,7 +159,22 @@ def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dic
 
 
 @contextmanager
-def instrumented(mode: str | None) -> Iterator[None]:
+def instrumented(mode: str) -> Iterator[None]:
+    """Inside, launches of this thread that name no mode of their own are compiled with this one."""
+    token = _asked.set(mode)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def instrumentation() -> str:
+    """The mode that a launch of this thread is compiled with, if it names none; "" for none."""
+    return _asked.get() or getattr(knobs.compilation, "instrumentation_mode", "")
+
+
+@contextmanager
+def _knob(mode: str | None) -> Iterator[None]:
     """Inside, Triton instruments what it compiles: it asks this knob, and not the launch. None leaves it as it is."""
     before = getattr(knobs.compilation, "instrumentation_mode", "")
     if mode is None or mode == before:

@@ -17,7 +17,7 @@ from .machine import Machine
 from .memory import GlobalMemory
 from .parse import Instruction
 from .races import Access, find_races
-from .segments import Buffer, Region, number
+from .segments import Buffer, Region, number, span
 from .tma import host
 from .uninitialised import verdict
 
@@ -48,8 +48,9 @@ class Report:
     total        Line of the whole launch
     lines        Line by Python source line (file name, number)
     classes      warp instructions by class of instruction
-    unique       distinct bytes of each array argument that were read
-    unwritten    elements that came unwritten and still are, by array of which any came so
+    unique       distinct bytes of each array argument that were read; {} with checks=False
+    unwritten    elements that came unwritten and still are, by array of which any came so; {} with checks=False
+    stored_to    first byte and one past the last, in this process, of each array that it wrote to, whatever it wrote
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
     printed      what the kernel printed, see calls.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
@@ -67,7 +68,8 @@ class Report:
         self.counters, memory = world.counters, world.memory
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
         self.unwritten = memory.unwritten()
-        self.unique = {r.buffer.name: memory.read_bytes(r.buffer.name) for r in memory.regions}
+        self.unique = memory.read_bytes()
+        self.stored_to = {r.buffer.name: span(r.buffer.array) for r in memory.stored_to()}
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
 

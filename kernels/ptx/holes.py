@@ -8,13 +8,15 @@ In the machine's arena the elements lie close together, whatever is between them
 
 import math
 import mmap
+import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
 HOLE = 1 << 24  # bytes between elements, from which on they are left out of the arena
 MOST = 1 << 16  # pieces that an array may fall into
+MOST_BYTES = 1 << 47  # addresses that Linux gives a process
 NORESERVE = 0x4000  # Linux's MAP_NORESERVE: addresses without memory behind them until something is written there
 
 
@@ -54,7 +56,7 @@ def close(array: np.ndarray, guard: int, room: int = 0) -> Close | None:
     return Close(tuple(strides), apart, at, length) if 1 < len(apart) <= MOST else None
 
 
-def spread(array: Any, apart: int | Sequence[int]) -> Any:
+def spread(array: Any, apart: SupportsIndex | Sequence[SupportsIndex]) -> Any:
     """A copy of an array whose elements lie as far apart as its kernel is to reach, in memory that is not allocated.
 
     array  NumPy array or torch tensor, left as it is
@@ -63,26 +65,57 @@ def spread(array: Any, apart: int | Sequence[int]) -> Any:
     returns an array or tensor of the same shape, type and values: `spread(x, 2**30)[2]` lies 2**31 elements after
     `[0]`. Only pages that are written take memory, 4 KiB or more for each piece.
 
-    Raises ValueError for strides that do not fit, OSError where 2**47 bytes, or what this system gives, are exceeded.
+    Raises TypeError for what is no array or no stride, ValueError for strides that do not fit or reach 2**47 bytes,
+    OSError for as much as this system does not give.
     """
     tensor = hasattr(array, "data_ptr")
-    shape, itemsize = tuple(array.shape), array.element_size() if tensor else array.itemsize
-    inner = [math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
-    strides = [apart, *inner] if isinstance(apart, int) else list(apart)
-    reach = 1
-    for stride, n in sorted(zip(strides, shape, strict=True)):
-        if stride < reach and n > 1:
-            raise ValueError(
-                f"apart is {apart}; elements of shape {list(shape)} overlap; give strides of {reach} or more"
-            )
-        reach += (n - 1) * stride
-    size = reach * itemsize
-    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+    if not tensor and not isinstance(array, np.ndarray):
+        raise TypeError(f"a {type(array).__name__} came; spread takes a NumPy array or a torch tensor: make it one")
+    shape, itemsize = tuple(array.shape), array.itemsize
+    strides = strides_of(shape, apart)
+    size = (1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))) * itemsize
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"apart is {apart}; shape {list(shape)} would reach over {size} bytes; a process has addresses for 2**47: "
+            "give smaller strides"
+        )
+    try:
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+    except OSError as error:
+        what = f"{error.strerror}: this system gives no {size} bytes of addresses, over which shape {list(shape)} with "
+        raise OSError(error.errno, f"{what}apart={apart} reaches; give smaller strides") from None
     if tensor:
         import torch
 
         copy = torch.frombuffer(memory, dtype=torch.uint8).view(array.dtype).as_strided(shape, strides)
-        return copy.copy_(array)
+        return copy.copy_(array)  # pyright: ignore[reportArgumentType]
     copy = np.ndarray(shape, array.dtype, memory, 0, [stride * itemsize for stride in strides])
     copy[...] = array
     return copy
+
+
+def strides_of(shape: tuple[int, ...], apart: Any) -> list[int]:
+    """What `apart` of `spread` says of each axis, in elements. Raises as it does."""
+    what = f"apart is {apart}"
+    if not shape or 0 in shape:
+        raise ValueError(f"shape {list(shape)} has no elements to lie apart; pass an array of one axis or more")
+    try:
+        if isinstance(apart, Sequence) or np.ndim(apart):
+            strides = [operator.index(stride) for stride in apart]
+        else:
+            inner = [math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))]
+            strides = [operator.index(apart), *inner]
+    except TypeError:
+        raise TypeError(f"{what}; it takes a whole number of elements, or one for each axis") from None
+    if len(strides) != len(shape):
+        raise ValueError(
+            f"{what}; shape {list(shape)} has {len(shape)} axes: give as many strides, or that of the first"
+        )
+    if min(strides) < 0:
+        raise ValueError(f"{what}; strides are positive, or 0 for an axis of one element")
+    reach = 1
+    for stride, n in sorted(zip(strides, shape, strict=True)):
+        if stride < reach and n > 1:
+            raise ValueError(f"{what}; elements of shape {list(shape)} overlap; give strides of {reach} or more")
+        reach += (n - 1) * stride
+    return strides

@@ -230,6 +230,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
     report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
+    if own:  # is Triton's, not the caller's
+        report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
     route.reports.append(report)
     if route.each is not None:

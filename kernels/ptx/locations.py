@@ -1,5 +1,8 @@
 """The place of an access in words: array, element, how far outside, and whether an overflow explains it."""
 
+import numpy as np
+
+from .holes import HOLE
 from .segments import BITS, Region, Segments, address_of, span
 
 
@@ -54,10 +57,21 @@ def outside(offset: int, region: Region) -> str:
     if low <= offset < high:
         return text + "in a hole between its elements"
     text += f"{past} past its end" if past >= 0 else f"{low - offset} before its start"
+    holes = high - low - array.nbytes >= HOLE
     for unit, many in ((array.itemsize, "elements"), (1, "bytes")):
         wraps = -(-(low - offset) // (unit << 32))
-        if wraps and low <= offset + wraps * (unit << 32) < high:
+        if wraps < 0 and holes:  # one more slot lies as far behind as an overflow leads
+            continue
+        if wraps and inside(array, offset + wraps * (unit << 32) - low):
             times = "2**32" if abs(wraps) == 1 else f"{abs(wraps)} * 2**32"
             way = "further" if wraps > 0 else "back"
             return f"{text} (a 32-bit offset that overflowed: {times} {many} {way} it is inside)"
     return text
+
+
+def inside(array: np.ndarray, byte: int) -> bool:
+    """Whether a byte of an array's memory, counted from its first, belongs to an element: not to a hole or padding."""
+    for n, stride in sorted(zip(array.shape, map(abs, array.strides), strict=True), key=lambda axis: -axis[1]):
+        if stride:
+            byte -= min(max(byte, 0) // stride, n - 1) * stride
+    return 0 <= byte < array.itemsize

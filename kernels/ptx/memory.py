@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from .arrays import broadcast, first_of, turns
-from .errors import Misaligned, OutOfBounds, PtxError, Uninitialised
+from .errors import Misaligned, OutOfBounds, PtxError, Refused, Uninitialised
+from .holes import MOST
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments
+from .segments import MIDDLE, Buffer, Region, Segments, span
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -73,6 +74,20 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
     return old
 
 
+def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros for the bytes and their state; untouched pages cost nothing. Raises Refused if the system gives no more."""
+    try:
+        return np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    except MemoryError:
+        name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
+        low, high = span(array)
+        raise Refused(
+            f"the arrays take {size} bytes of memory, twice, which is not to be had. {name} lies over {high - low}, "
+            f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
+            "pass fewer rows of it"
+        ) from None
+
+
 class GlobalMemory:
     """The arena of one launch.
 
@@ -93,8 +108,7 @@ class GlobalMemory:
         self.version = 0  # grows when memory changes: what a thread that waits for another looks at
         self.segments = segments = Segments(buffers, constants)
         self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
-        self.bytes = np.zeros(segments.size, np.uint8)  # untouched pages cost nothing
-        self.state = np.zeros(len(self.bytes), np.uint8)
+        self.bytes, self.state = arena(segments.size, buffers)
         self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
         self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
@@ -151,10 +165,13 @@ class GlobalMemory:
 
     def write_back(self) -> None:
         """Give the callers' arrays what the launch wrote."""
-        for region in self.regions:
-            if any(low < region.high and region.low < high for low, high in self.written):
-                words = region.of(self.bytes)
-                region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+        for region in self.stored_to():
+            words = region.of(self.bytes)
+            region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
+
+    def stored_to(self) -> list[Region]:
+        """The arrays that the launch wrote to, whatever it wrote."""
+        return [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
 
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.
@@ -267,16 +284,18 @@ class GlobalMemory:
         """An address, as a kernel sees it, that is near no array, in words."""
         return stray(address, self.segments, self.regions)
 
-    def read_bytes(self, name: str) -> int:
-        """How many distinct bytes of an argument were read, to whole elements."""
-        region = next(r for r in self.regions if r.buffer.name == name)
-        state = region.of(self.state)
-        return int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+    def read_bytes(self) -> dict[str, int]:
+        """By array, how many distinct bytes were read, to whole elements; {} without checks, which keep count."""
+        found = {}
+        for region in self.regions if self.checks else ():
+            state = region.of(self.state)
+            found[region.buffer.name] = int(np.count_nonzero(state & word(READ, state.dtype))) * state.itemsize
+        return found
 
     def unwritten(self) -> dict[str, int]:
-        """By array of which something came unwritten, how many elements nothing has written yet."""
+        """By array of which something came unwritten, how many elements nothing has written yet; {} without checks."""
         left = {}
-        for region in self.regions:
+        for region in self.regions if self.checks else ():
             if region.buffer.name in self.came_unwritten:
                 state = region.of(self.state)
                 written = state & word(READABLE | BLANK, state.dtype) == word(READABLE, state.dtype)

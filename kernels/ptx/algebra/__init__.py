@@ -20,6 +20,10 @@ What the ring is not. A verdict names the operations that it cannot judge: of th
     tl.where(x > y, x, y) and tl.maximum(x, y)    one goes by scrambled floats, the other by payloads
     max(x, y) + z and max(x + z, y + z)           payloads wrap around
     atomic sums in two orders                     tl.atomic_add adds scrambled bits as floats
+    f16 sums and products, and those of widened   16 bits wrap around sooner than 32; so does tl.dot with
+    terms                                         out_dtype=tl.float16
+    s * x and x + x, s = 2.0 an argument          it is any number, as constants are
+    desc.atomic_add twice, and load + v + v       descriptors add scrambled bits as floats, as atomics do
     narrowed sums and sums of narrowed terms      3.9 folds the bits that it drops into the others; in 3.8 they agree
 
     hide what is different                        in the ring
@@ -33,5 +37,5 @@ What the ring is not. A verdict names the operations that it cannot judge: of th
     overflow, NaN, rounding, accuracy             there is none
 
 tests/kernels/ptx/algebra/pairs.md lists pairs and what comes of each. In files: embedding (the ring's operations), ring
-(arrays of it), same (the check), outside and torch_outside (what it cannot judge), verdict.
+(arrays of it), same (the check), sides (what it runs), outside and torch_outside (what it cannot judge), verdict.
 """

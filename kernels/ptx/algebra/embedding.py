@@ -2,8 +2,9 @@
 
 A float of w bits becomes a number modulo 2**w, its payload; +0.0 is 0, 1.0 is 1, -1.0 is -1, and all others lie where a
 mixing of the bits puts them. Payloads here are NumPy's unsigned ints of w bits, which wrap as the ring does. Read off
-the code that Triton 3.8.0 and 3.9.0 emit (tests hold every function to it), whose source is
-lib/Dialect/TritonInstrument and lib/Conversion/TritonInstrumentToLLVM of triton-lang/triton.
+the code that Triton 3.8.0 and 3.9.0 emit: the suite holds every function to the installed 3.8.0, and 3.9.0's were held
+to it once, by hand. The source is lib/Dialect/TritonInstrument and lib/Conversion/TritonInstrumentToLLVM of
+triton-lang/triton.
 """
 
 import re

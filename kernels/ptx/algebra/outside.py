@@ -16,6 +16,9 @@ PARTS, HIDES, BOTH = "parts", "hides", "parts and hides"
 LEFT = "is left as it is: it takes the bits of payloads for floats"
 TAGGED = "is one-to-one and has no theorems"
 ORDER = "goes by the order of payloads, not of numbers"
+WIDENS = "keeps the payload, which wrapped around in the narrow type, and would not in the wide one"
+ATOMIC = "adds the bits of payloads as floats: another order or split is another sum"
+NUMBER = "is a payload like any other: x + x is not 2 * x"
 RULES: list[tuple[str, str, str]] = [  # a regular expression of an operation, what it may do, why
     (r"arith\.(max|min)(num|imum)f", PARTS, ORDER),
     (r"math\.exp2?", PARTS, "keeps exp(x + y) = exp(x) exp(y) and exp(0) = 1; no exp is 0, not even of -inf"),
@@ -26,7 +29,8 @@ RULES: list[tuple[str, str, str]] = [  # a regular expression of an operation, w
     (r"arith\.cmpf", BOTH, LEFT + ", so a branch or mask may go the other way"),
     (r"math\.absf|arith\.(fpto[su]i|[su]itofp)", BOTH, LEFT),
     (r"(arith|tt)\.bitcast", BOTH, LEFT),
-    (r"tt\.atomic_rmw fadd", BOTH, "adds the bits of payloads as floats: another order or split is another sum"),
+    (r"arith\.extf", PARTS, WIDENS),
+    (r"tt\.atomic_rmw fadd", BOTH, ATOMIC),
     (r"tt\.atomic_(rmw|cas)", BOTH, LEFT),
 ]
 NARROWS = r"arith\.truncf|tt\.fp_to_fp"
@@ -34,6 +38,7 @@ DROPS = "drops the high bits of payloads, and with them what differs there"
 FOLDS = "folds dropped bits into others: a sum of narrowed terms is not the narrowed sum"
 OLD = r"tt\.clampf|tt\.elementwise_inline_asm"  # what 3.8 leaves, and later ones take
 LITERAL = re.compile(r"arith\.constant (?:dense<)?(0x[0-9A-F]+|-?\d\.\d+E?e?[-+]?\d*)>? : ")
+PARAMETER = re.compile(r"%(\w+): b?f\d+\b")  # of a kernel, a float
 STABLE = {0.0, 1.0, -1.0}
 
 
@@ -69,6 +74,10 @@ def outside(kernels: Iterable[Any]) -> list[Outside]:
 
 def judged(line: str) -> Iterator[tuple[str, str, str]]:
     """(operation, effect, why) of a line of TTIR, if it is outside the ring."""
+    if "tt.func public" in line:
+        for name in PARAMETER.findall(line):
+            yield f"argument {name}", PARTS, NUMBER
+        return
     line = line.partition(" loc(")[0]
     if not FLOAT.search(line):
         return
@@ -77,19 +86,32 @@ def judged(line: str) -> Iterator[tuple[str, str, str]]:
         if (match := re.search(rf"= ({pattern})\b", line)) and not _widens(match[1], line):
             yield match[1].partition(".")[2], effect, why
             return
-    if match := re.search(rf"= ({OLD})\b", line):
+    if match := re.search(r"\btt\.descriptor_reduce (\w+)", line):
+        yield f"descriptor_reduce {match[1]}", BOTH, ATOMIC if match[1] == "add" else LEFT
+    elif "= tt.fp_to_fp" in line and not _keeps(line):
+        yield "fp_to_fp", PARTS, WIDENS
+    elif match := re.search(rf"= ({OLD})\b", line):
         why = ORDER if "clamp" in match[1] else TAGGED
         yield match[1].partition(".")[2], PARTS if folds else BOTH, why if folds else LEFT
     elif (match := LITERAL.search(line)) and (text := _strange(match[1])):
-        yield f"constant {text}", PARTS, "is a payload like any other: x + x is not 2 * x"
+        yield f"constant {text}", PARTS, NUMBER
+
+
+def _types(line: str) -> list[str]:
+    return re.findall(r"(?:\b|x)(bf16|f16|f32|f64|f8|[iu]\d+)", line.rpartition(" : ")[2])
 
 
 def _widens(operation: str, line: str) -> bool:
     """Whether a conversion keeps all bits of the payload, or a bitcast stays among floats."""
-    types = re.findall(r"(?:\b|x)(bf16|f16|f32|f64|f8|[iu]\d+)", line.rpartition(" : ")[2])
+    types = _types(line)
     if operation == "tt.fp_to_fp":
         return len(types) == 2 and int(types[0].strip("bf")) <= int(types[1].strip("bf"))
     return operation.endswith("bitcast") and len({x[0] in "bf" for x in types}) == 1
+
+
+def _keeps(line: str) -> bool:
+    """Whether a conversion is between floats of one width."""
+    return len({x.strip("bf") for x in _types(line)}) == 1
 
 
 def _strange(text: str) -> str:

@@ -14,7 +14,7 @@ embedding.py for what each operation is.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -34,19 +34,24 @@ def is_formula(value: Any) -> bool:
     return bool(getattr(value, MARK, False))
 
 
+def known(dtype: Any) -> str:
+    """A dtype of the ring's. Raises TypeError for another, which may be torch's or NumPy's own object."""
+    if dtype not in FORMATS:
+        raise TypeError(f"the ring has no {dtype}; it has, by name, {', '.join(FORMATS)}")
+    return dtype
+
+
 class Array:
     """Floats by their bits, which compute as fpsan does.
 
-    bits   unsigned ints of the dtype's width; an Array over a caller's memory writes to it by `x[...] = y`
+    bits   unsigned ints of the dtype's width; an Array over a caller's memory writes to it by `x[...] = y`, `x += y`
     dtype  a name in FORMATS
     """
 
     __array_ufunc__ = None  # NumPy's numbers and arrays leave the operators to us
 
     def __init__(self, bits: np.ndarray, dtype: str):
-        if dtype not in FORMATS:
-            raise TypeError(f"the ring has no {dtype}; it has {', '.join(FORMATS)}")
-        self.bits, self.dtype = bits, dtype
+        self.bits, self.dtype = bits, known(dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,8 +79,7 @@ class Array:
 
     def to(self, dtype: str) -> "Array":
         """Another dtype: payloads, not numbers, are kept."""
-        bits = FORMATS[dtype][0] if dtype in FORMATS else 8
-        return of(embedding.cast(self.payload, bits), dtype)
+        return of(embedding.cast(self.payload, FORMATS[known(dtype)][0]), dtype)
 
     def reshape(self, *shape: Any) -> "Array":
         return Array(self.bits.reshape(*shape), self.dtype)
@@ -89,6 +93,8 @@ class Array:
 
     def _other(self, value: Any) -> "Array":
         if not isinstance(value, Array):
+            if np.ndim(value) or hasattr(value, "data_ptr"):
+                raise TypeError(f"a {type(value).__name__} meets an Array; take it into the ring first: ring.array(it)")
             return full((), value, self.dtype)
         if value.dtype != self.dtype:
             raise TypeError(f"{self.dtype} meets {value.dtype}; convert one as the kernel does, x.to({self.dtype!r})")
@@ -129,6 +135,37 @@ class Array:
 
     __radd__, __rmul__ = __add__, __mul__
 
+    def __iadd__(self, other: Any) -> "Array":
+        return self._become(self + other)
+
+    def __isub__(self, other: Any) -> "Array":
+        return self._become(self - other)
+
+    def __imul__(self, other: Any) -> "Array":
+        return self._become(self * other)
+
+    def __itruediv__(self, other: Any) -> "Array":
+        return self._become(self / other)
+
+    def __imod__(self, other: Any) -> "Array":
+        return self._become(self % other)
+
+    def _become(self, value: "Array") -> "Array":
+        """Written in place, as NumPy and torch do."""
+        self[...] = value
+        return self
+
+    def _compared(self, other: Any) -> NoReturn:
+        raise TypeError(
+            "the ring compares no floats: a payload is no number. Choose by ints or bools, as of positions, "
+            "ring.where(i < n, x, y); ring.maximum and ring.minimum go by payloads; for bits compare x.bits"
+        )
+
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _compared
+
+    def __bool__(self) -> bool:
+        raise TypeError("an Array is neither true nor false: a payload is no number. Ask for its len() or its shape")
+
 
 def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return x * embedding.reciprocal(y)
@@ -166,13 +203,13 @@ def zeros(shape: Any, dtype: str) -> Array:
 
 
 def _numpy(dtype: str) -> Any:
-    if dtype not in ("float16", "float32", "float64"):
+    if known(dtype) not in ("float16", "float32", "float64"):
         raise TypeError(f"NumPy has no {dtype}; make a torch tensor of it, and ring.array of that")
     return np.dtype(dtype)
 
 
 def _bits(value: float, dtype: str) -> np.ndarray:
-    if dtype in ("float16", "float32", "float64"):
+    if known(dtype) in ("float16", "float32", "float64"):
         return np.array(value, dtype).view(f"u{FORMATS[dtype][0] // 8}")
     import torch
 
@@ -196,7 +233,9 @@ def sin(x: Array) -> Array:
 
 
 def unary(name: str, x: Array) -> Array:
-    """log, log2, sqrt, rsqrt, erf, floor, ceil, sqrt_rn: one-to-one, with no algebra."""
+    """log, log2, sqrt, rsqrt, erf, floor, ceil, sqrt_rn: one-to-one, with no algebra. Raises ValueError for others."""
+    if name not in embedding.TAGGED:
+        raise ValueError(f"the ring has no {name} of one number; it has {', '.join(embedding.TAGGED)}")
     return of(embedding.tagged(x.payload, name), x.dtype)
 
 
@@ -211,6 +250,8 @@ def minimum(x: Array, y: Any) -> Array:
 
 def where(condition: Any, x: Array, y: Any) -> Array:
     """Chosen by bools: comparisons of floats are none of the ring's."""
+    if isinstance(condition, Array):
+        x._compared(condition)
     return Array(np.where(condition, x.bits, x._other(y).bits), x.dtype)
 
 

@@ -1,6 +1,6 @@
 """What came of comparing two computations in fpsan's ring."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from ..errors import PtxError
@@ -26,15 +26,17 @@ class Verdict(NamedTuple):
     """Whether two computations left the same bits, and what neither answer can speak of.
 
     sides        what the two are called
-    arrays       the arrays that were compared
+    arrays       the arrays that were compared: those that either side wrote to or returned, or those asked for
     differences  those whose bits differ: none if the two are the same
     outside      operations of either that are outside the ring: see outside.py
+    unwritten    by array, how many elements of torch.empty's memory neither side wrote: nothing is known of them
     """
 
     sides: tuple[str, str]
     arrays: tuple[str, ...]
     differences: tuple[Difference, ...]
     outside: tuple[Outside, ...]
+    unwritten: Mapping[str, int]
 
     @property
     def same(self) -> bool:
@@ -46,6 +48,7 @@ class Verdict(NamedTuple):
         else:
             head = f"Different: in {self.sides[0]} and {self.sides[1]}, " + "; ".join(map(str, self.differences))
             effect, tail = "parts", "which may part what is equal"
+        head += "".join(f". Neither side wrote {n} elements of {name}" for name, n in self.unwritten.items())
         told = [*summed(x for x in self.outside if effect in x.effect)]
         return head + (f". Outside the ring, {tail}: {'; '.join(told)}" if told else "")
 

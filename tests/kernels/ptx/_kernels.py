@@ -4,6 +4,7 @@ Written for the machine, as a careful author writes them: any length, masks, sum
 share memory are in _programs.py. A planted fault (test_checks.py) changes one of them.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -50,10 +51,20 @@ def run(case: Case, **settings):
 
 
 def check(case: Case) -> None:
-    """Raise AssertionError if a result is further from the truth than it may be (NaN is far from everything)."""
+    """Raise AssertionError if a result is further from the truth than it may be."""
+    assert not [*wrong(case)]
+
+
+def wrong(case: Case) -> Iterator[str]:
+    """Each result that is further from the truth than it may be, in words; NaN is far from all but NaN."""
     for name, (truth, bound) in case.truth.items():
-        error = np.abs(case.arguments[name].astype(np.float64) - np.asarray(truth, np.float64))
-        assert np.all(error <= bound), f"{name}: wrong by {np.max(error):.3g}, {np.sum(~(error <= bound))} elements"
+        got, truth = (np.asarray(x, np.float64) for x in (case.arguments[name], truth))
+        with np.errstate(invalid="ignore"):
+            error = np.abs(got - truth)
+        bad = ~((np.isnan(got) & np.isnan(truth)) | (got == truth) | (error <= bound))
+        if bad.any():
+            first = f"{got[bad].flat[0]:.6g}, not {np.broadcast_to(truth, got.shape)[bad].flat[0]:.6g}"
+            yield f"{name}: {np.count_nonzero(bad)} of {bad.size} elements are wrong, the first is {first}"
 
 
 def unwritten(shape, dtype: Any = np.float32) -> np.ndarray:

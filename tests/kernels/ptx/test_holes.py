@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import errors, holes
+from kvproof.kernels.ptx import errors, holes, locations, memory
 from kvproof.kernels.ptx.profile import touches
 from kvproof.kernels.ptx.segments import GUARD, Buffer, Segments
 
@@ -63,6 +63,53 @@ def test_spread_keeps_values_and_types_and_gives_the_strides():
 def test_spread_refuses_strides_that_put_two_elements_in_one_place():
     with pytest.raises(ValueError, match=r"apart is 3; .*\[2, 4\] overlap; give strides of 4 or more"):
         ptx.spread(np.zeros((2, 4)), 3)
+
+
+BAD = {
+    "a list": ([[1.0]], 3, TypeError, "a list came; spread takes a NumPy array or a torch tensor"),
+    "a float": (np.zeros((2, 4)), 8.0, TypeError, "apart is 8.0; it takes a whole number of elements"),
+    "floats": (np.zeros((2, 4)), (8, 1.5), TypeError, r"apart is \(8, 1.5\); it takes a whole number"),
+    "a length": (np.zeros((2, 4)), (8, 2, 1), ValueError, r"shape \[2, 4\] has 2 axes: give as many strides"),
+    "no axis": (np.zeros(()), 8, ValueError, r"shape \[\] has no elements to lie apart"),
+    "no element": (np.zeros((0, 4)), 8, ValueError, r"shape \[0, 4\] has no elements"),
+    "negative": (np.zeros((2, 4)), -8, ValueError, "apart is -8; strides are positive"),
+    "too far": (
+        np.zeros((2, 4)),
+        2**62,
+        ValueError,
+        r"would reach over 368\d+ bytes; .* addresses for 2\*\*47: give smaller",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_spread_refuses_what_does_not_fit_in_words(name):
+    array, apart, kind, match = BAD[name]
+    with pytest.raises(kind, match=match):
+        ptx.spread(array, apart)
+    if not isinstance(array, list):
+        with pytest.raises(kind, match=match):
+            ptx.spread(torch.from_numpy(array), apart)
+
+
+def test_spread_takes_numpy_s_whole_numbers():
+    assert ptx.spread(np.zeros((2, 4), np.float32), np.int64(FAR)).strides == (4 * FAR, 4)
+    assert ptx.spread(np.zeros((2, 4), np.float32), np.array([FAR, 2])).strides == (4 * FAR, 8)
+
+
+def test_what_the_system_does_not_give_is_said(monkeypatch):
+    def full(*args):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(holes.mmap, "mmap", full)
+    with pytest.raises(OSError, match=r"Cannot allocate memory: this system gives no \d+ bytes .*give smaller strides"):
+        ptx.spread(np.zeros((2, 4)), FAR)
+
+
+def test_memory_that_the_system_does_not_give_names_the_array_with_its_holes():
+    arrays = [Buffer("x", np.zeros(4, np.uint32)), Buffer("out", strided((4, 8), (FAR, 4)))]
+    with pytest.raises(ptx.Refused, match=rf"out lies over {3 * FAR + 32}, .* falls into more than 65536 pieces"):
+        memory.arena(1 << 62, arrays)
 
 
 def test_holes_take_no_memory():
@@ -147,6 +194,30 @@ def test_what_is_beside_an_element_belongs_to_nobody(name):
     fails(errors.OutOfBounds, what, f"ld.global.b32 %r9, [%rd2+{offset}]; ret;" if abs(offset) < 1 << 31 else
           f"mov.b64 %rd9, {offset}; add.u64 %rd9, %rd9, %rd2; ld.global.b32 %r9, [%rd9]; ret;",
           np.zeros(32, np.uint32), strided((4, 8), (FAR, 4)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("offset", "told"),
+    [
+        (16 * (1 << 28), False),  # one row more: 2**32 elements back lies x[0, 0], of the index 4
+        (16 * (1 << 28) + 8 * 4, False),  # and beside it: 2**32 elements back lies a hole
+        (-(1 << 30), True),  # row 3, whose index of 32 bits is -1
+        (-(1 << 30) + 8 * 4, False),  # beside row 3
+    ],
+)
+def test_an_overflow_explains_what_it_leads_to_an_element_and_no_hole(offset, told):
+    array = strided((4, 8), (1 << 30, 4))
+    region = Segments([Buffer("x", array)], {}).region(Buffer("x", array))
+    assert ("overflowed" in locations.outside(offset, region)) == told
+    two = region._replace(buffer=Buffer("x", array[:2]))
+    assert "overflowed" not in locations.outside(2 << 30, two)
+
+
+def test_a_byte_is_inside_if_an_element_has_it():
+    array = np.lib.stride_tricks.as_strided(np.zeros(100, np.uint16), (3, 2, 4), (40, -16, 2))
+    low = -16
+    own = {40 * i - 16 * j + 2 * k + b - low for i in range(3) for j in range(2) for k in range(4) for b in (0, 1)}
+    assert [n for n in range(-50, 150) if locations.inside(array, n)] == sorted(own)
 
 
 def test_a_race_names_the_element_behind_a_hole():

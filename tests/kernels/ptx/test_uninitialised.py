@@ -1,5 +1,7 @@
 """Under a route, what torch.empty gives is unwritten until somebody writes it; to read it is a fault if it matters."""
 
+# pyright: reportArgumentType=false
+
 import importlib.util
 
 import numpy as np
@@ -127,6 +129,27 @@ def test_what_is_not_readable_counts_as_unwritten_until_it_is_written(dtype):
     assert some.unwritten == {"x": 30, "out": 40}
     reports = ptx.check(add, 1, x, out, 100, False, 128, readable={"out": False}, targets="sm_90", seeds=(0,))
     assert [report.unwritten for report in reports] == [{"out": 0}] * 2
+
+
+@triton.jit
+def through_a_descriptor(x, out, BLOCK: tl.constexpr):
+    desc = tl.make_tensor_descriptor(out, [BLOCK], [1], [BLOCK])
+    if tl.program_id(0) == 0:
+        desc.store([0], tl.load(x + tl.arange(0, BLOCK)))
+
+
+def test_triton_s_own_scratch_memory_is_not_counted():
+    report = ptx.run(through_a_descriptor, 3, np.ones(32, np.float32), np.zeros(48, np.float32), 32,
+                     readable={"out": False})  # fmt: skip
+    assert report.unwritten == {"out": 16}
+
+
+def test_without_checks_nothing_is_counted_but_what_was_stored_to_is_known():
+    x, out = np.ones(48, np.float32), np.zeros(48, np.float32)
+    reports = [ptx.run(add, 1, x, out, 48, False, 64, readable={"out": False}, checks=on) for on in (False, True)]
+    assert [(r.unwritten, r.unique) for r in reports] == [({}, {}), ({"out": 0}, {"x": 192, "out": 0})]
+    assert [list(r.stored_to) for r in reports] == [["out"], ["out"]]
+    assert reports[0].stored_to["out"] == (out.ctypes.data, out.ctypes.data + 192)
 
 
 def test_memory_that_is_given_again_is_unwritten_whatever_it_was_before(monkeypatch):

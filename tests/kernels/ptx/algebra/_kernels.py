@@ -4,6 +4,7 @@
 
 import triton
 import triton.language as tl
+from triton import Config
 
 
 @triton.jit
@@ -60,3 +61,57 @@ def product(a, b, out, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BLOCK_
         k = start + tl.arange(0, BLOCK_K)
         acc += tl.dot(tl.load(a + m * K + k[None, :]), tl.load(b + k[:, None] * N + n))
     tl.store(out + m * N + n, acc)
+
+
+@triton.jit
+def double(x, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + i, i < n)
+    tl.store(out + i, v + v, i < n)
+
+
+@triton.jit
+def double_in_parts(x, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + i, i < n)
+    tl.store(out + i, (v - 1) + (v + 1), i < n)
+
+
+@triton.jit
+def scale(x, out, s, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, i < n) * s, i < n)
+
+
+@triton.jit
+def nothing_left(x, out, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + i, i < n)
+    tl.store(out + i, v - v, i < n)
+
+
+@triton.jit
+def square(x, out, N: tl.constexpr, WIDE: tl.constexpr):
+    v = tl.load(x + tl.arange(0, N))
+    if WIDE:
+        v = v.to(tl.float32)
+    tl.store(out + tl.arange(0, N), (v * v).to(tl.float32))
+
+
+@triton.jit
+def add_twice(x, out, N: tl.constexpr, REDUCE: tl.constexpr):
+    i, desc = tl.arange(0, N), tl.make_tensor_descriptor(out, [N], [1], [N])
+    v = tl.load(x + i)
+    if REDUCE:
+        desc.atomic_add([0], v)
+        desc.atomic_add([0], v)
+    else:
+        tl.store(out + i, tl.load(out + i) + v + v)
+
+
+@triton.autotune([Config({"BUG": -1}, num_warps=1), Config({"BUG": 40}, num_warps=2)], key=[])
+@triton.jit
+def double_but_one(x, out, N: tl.constexpr, BUG: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(x + i)
+    tl.store(out + i, tl.where(i == BUG, v * v * v + 1.0, v + v))

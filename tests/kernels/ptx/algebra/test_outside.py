@@ -43,8 +43,17 @@ def test_each_operation_is_named_once_at_the_kernel_s_own_line():
     [
         ("%1 = arith.truncf %0 : tensor<8xf32> to tensor<8xf16>", HIDES, PARTS),
         ("%1 = tt.fp_to_fp %0, rounding = rtne : tensor<8xf32> -> tensor<8xf8E5M2>", HIDES, PARTS),
-        ("%1 = tt.fp_to_fp %0 : tensor<8xf8E5M2> -> tensor<8xf16>", None, None),
-        ("%1 = arith.extf %0 : tensor<8xf16> to tensor<8xf32>", None, None),
+        ("%1 = tt.fp_to_fp %0 : tensor<8xf8E5M2> -> tensor<8xf16>", PARTS, PARTS),
+        ("%1 = tt.fp_to_fp %0 : tensor<8xf8E5M2> -> tensor<8xf8E4M3FN>", None, None),
+        ("%1 = arith.extf %0 : tensor<8xf16> to tensor<8xf32>", PARTS, PARTS),
+        (
+            'tt.func public @k(%x: !tt.ptr<f32> loc("x"(#loc)), %s: f32 loc("s"(#loc)), %n: i32 loc("n"(#loc))) {',
+            PARTS,
+            PARTS,
+        ),
+        ('tt.func public @k(%x: !tt.ptr<f32> loc("x"(#loc)), %n: i32 loc("n"(#loc))) {', None, None),
+        ("tt.descriptor_reduce add, %d[%c], %v : !tt.tensordesc<64xf32>, tensor<64xf32>", BOTH, BOTH),
+        ("tt.descriptor_reduce add, %d[%c], %v : !tt.tensordesc<64xi32>, tensor<64xi32>", None, None),
         ("%1 = tt.clampf %0, %2, %3, propagateNan = none : tensor<8xf32>", BOTH, PARTS),
         (
             '%1 = tt.elementwise_inline_asm "add.f32 $0, $1, $1;" {pure = true} %0 : tensor<8xf32> -> tensor<8xf32>',

@@ -1,4 +1,7 @@
-"""What an exhibit is: a bug that a public Triton kernel had, in code of our own, as it was and as mended."""
+"""What an exhibit is: a bug that a public Triton kernel had, in code of our own, as it was and as mended.
+
+Where the thread is a review's remark, or a proposal that was not merged when it was read, `state` says so.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -6,30 +9,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _kernels
+from .._kernels import Case
+
 TARGETS = ("sm_80", "sm_90")
 FLOAT8 = ("sm_90", "sm_100")  # targets that convert float8
 
 
-class Launch(NamedTuple):
-    kernel: Any
-    grid: Any
-    arguments: dict[str, Any]  # results appear in its arrays
-    truth: dict[str, tuple[Any, Any]]  # name of a result -> what it should be, and the largest error of each element
-    readable: dict[str, Any]  # False: not before a program has written it; an array: which elements
-
-
 class Wrong(NamedTuple):
-    """Red: this result differs from the reference, which nothing but a comparison sees."""
+    """Red: this result differs from the reference, which nothing but a comparison sees, by `text` in its words."""
 
     result: str
+    text: str = ""
 
 
 class Named(NamedTuple):
     """Red: the machine reports this kind of error at the line of the kernel that has this text, or at one of those
-    that have it: which access of a race comes second is left to the schedule."""
+    that have it: which access of a race comes second is left to the schedule. Its message has `text`.
+
+    unchecked  what becomes of the same launch without debug=True, which alone lets Triton look for overflow
+    """
 
     kind: type[Exception]
     line: str = ""
+    text: str = ""
+    unchecked: Wrong | None = None
 
 
 class Unwritten(NamedTuple):
@@ -42,8 +46,9 @@ class Exhibit(NamedTuple):
     thread: str  # repository#number, issue or pull request
     what: str  # what happened, one sentence
     red: Wrong | Named | Unwritten
-    launches: Callable[[bool], list[Launch]]  # of FIXED: one launch after the other, on the same arrays
+    launches: Callable[[bool], list[Case]]  # of FIXED: one launch after the other, on the same arrays
     targets: tuple[str, ...]
+    state: str  # of a thread that is no bug of a release, mended there; else ""
 
     def lines(self) -> int:
         """Lines of the exhibit: what launches it, and its kernels."""
@@ -54,29 +59,30 @@ class Exhibit(NamedTuple):
 EXHIBITS: dict[str, Exhibit] = {}
 
 
-def exhibit(thread: str, red: Wrong | Named | Unwritten, what: str, targets: tuple[str, ...] = TARGETS):
+def exhibit(
+    thread: str, red: Wrong | Named | Unwritten, what: str, targets: tuple[str, ...] = TARGETS, state: str = ""
+):
     """Hang a function of FIXED, which gives the launch or launches, under its own name."""
 
     def hang(launches):
-        def several(FIXED: bool) -> list[Launch]:
+        def several(FIXED: bool) -> list[Case]:
             made = launches(FIXED)
-            return [made] if isinstance(made, Launch) else made
+            return [made] if isinstance(made, Case) else made
 
         several.__wrapped__ = launches
         assert launches.__name__ not in EXHIBITS
-        EXHIBITS[launches.__name__] = Exhibit(thread, what, red, several, targets)
+        EXHIBITS[launches.__name__] = Exhibit(thread, what, red, several, targets, state)
         return launches
 
     return hang
 
 
-def launch(kernel, grid, truth=None, readable=None, **arguments) -> Launch:
-    return Launch(kernel, grid, arguments, truth or {}, readable or {})
+def launch(kernel, grid, truth=None, readable=None, **arguments) -> Case:
+    return Case(kernel, grid, arguments, truth or {}, readable or {})
 
 
 def unwritten(*shape: int, dtype: Any = np.float32) -> np.ndarray:
-    """Results before a launch: NaN, or -99, which no kernel here computes."""
-    return np.full(shape, -99 if np.issubdtype(dtype, np.integer) else np.nan, dtype)
+    return _kernels.unwritten(shape, dtype)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

@@ -119,7 +119,7 @@ def shift_in(x, state, D: tl.constexpr, FIXED: tl.constexpr):
 
 @exhibit(
     "fla-org/flash-linear-attention#1097",
-    Named(ptx.Refused),
+    Named(ptx.Refused, text=r"grid .*65536"),
     "Sequences were the second axis of the grid, where no GPU takes more than 65535 programs.",
 )
 def too_many_sequences(FIXED):
@@ -155,7 +155,7 @@ def dropped_alike(out, row, other, stride, FIXED: tl.constexpr, N: tl.constexpr)
 
 @exhibit(
     "xlite-dev/ffpa-attn#352",
-    Named(ptx.AssertionFailed, "row * stride"),
+    Named(ptx.AssertionFailed, "row * stride", "overflow", Wrong("out", "is 64, not 0")),
     "The number of a score was counted in 32 bits: rows 2**32 scores apart dropped the same ones.",
 )
 def random_numbers_again(FIXED):

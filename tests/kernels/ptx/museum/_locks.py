@@ -6,7 +6,7 @@ import triton.language as tl
 
 from kvproof.kernels import ptx
 
-from ._exhibit import Named, Wrong, exhibit, launch, normal, softmax, unwritten
+from ._exhibit import Named, exhibit, launch, normal, unwritten
 
 
 @triton.jit
@@ -111,45 +111,3 @@ def start_read_from_another_warp(FIXED):
     counts, first, out = np.arange(256, dtype=np.int32), np.zeros((3, 256), np.int32), unwritten(3, dtype=np.int32)
     truth = {"out": (np.cumsum(counts)[:3] - counts[:3], 0)}
     return launch(starts, 3, truth, counts=counts, first=first, out=out, N=256, FIXED=FIXED, num_warps=8)
-
-
-@triton.jit
-def count(experts, counts, ranks, N: tl.constexpr):
-    n = tl.program_id(0) * N + tl.arange(0, N)
-    tl.store(ranks + n, tl.atomic_add(counts + tl.load(experts + n), 1))
-
-
-@exhibit(
-    "sgl-project/sglang#3339",
-    Named(ptx.Uninitialised, "tl.atomic_add(counts"),
-    "Tokens were counted into memory of torch.empty, and the ranks that came of it pointed anywhere.",
-)
-def counted_from_nothing(FIXED):
-    experts, counts, ranks = np.arange(32, dtype=np.int32), np.zeros(32, np.int32), unwritten(32, dtype=np.int32)
-    truth = {"ranks": (np.zeros(32), 0), "counts": (np.ones(32), 0)}
-    return launch(
-        count, 1, truth, {} if FIXED else {"counts": False}, experts=experts, counts=counts, ranks=ranks, N=32
-    )
-
-
-@triton.jit
-def gradient(p, out, label, FIXED: tl.constexpr, N: tl.constexpr):
-    n = tl.arange(0, N)
-    x = tl.load(p + n) - tl.where(n == label, 1.0, 0.0)
-    if FIXED:
-        tl.store(out + n, x)
-    else:
-        tl.store(p + n, x)
-
-
-@exhibit(
-    "triton-lang/triton#54",
-    Wrong("p"),
-    "A gradient was computed in place, and autotuning ran the kernel on its own result again and again.",
-)
-def tried_in_place(FIXED):
-    p = softmax(normal(32)).astype(np.float32)
-    out, keep = unwritten(32), p.copy()
-    truth = {"out": (keep - np.eye(32)[5], 1e-6)} if FIXED else {"p": (keep - np.eye(32)[5], 1e-6)}
-    trials = [launch(gradient, 1, p=p, out=out, label=5, FIXED=FIXED, N=32, num_warps=warps) for warps in (1, 2, 4)]
-    return [*trials[:-1], trials[-1]._replace(truth=truth)]

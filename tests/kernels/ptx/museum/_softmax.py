@@ -79,6 +79,7 @@ def merge_many(lse, v, out, n, FIXED: tl.constexpr, D: tl.constexpr):
     "flashinfer-ai/flashinfer#5262",
     Wrong("out"),
     "The running maximum began at a finite number, and scores below it got the weight 0: 0 / 0.",
+    state="not merged when it was read",
 )
 def finite_first_maximum(FIXED):
     lse, v, out = normal(4) - 60000, normal(4, 16, seed=1), unwritten(16)

@@ -5,13 +5,13 @@ import re
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kvproof.kernels import ptx
 
+from .._kernels import wrong
 from . import _attention, _kv_cache, _layouts, _locks, _quantisation, _softmax  # noqa: F401
-from ._exhibit import EXHIBITS, Exhibit, Launch, Named, Unwritten, Wrong
+from ._exhibit import EXHIBITS, Exhibit, Named, Unwritten, Wrong
 
 names = pytest.mark.parametrize("name", EXHIBITS)
 
@@ -24,24 +24,16 @@ class Incomplete(AssertionError):
     """A result of which something was never written."""
 
 
-def compare(launch: Launch) -> None:
-    """Raise Different if a result is further from the truth than it may be; NaN is far from everything else."""
-    for name, (truth, bound) in launch.truth.items():
-        got, truth = (np.asarray(x, np.float64) for x in (launch.arguments[name], truth))
-        fine = (np.isnan(got) & np.isnan(truth)) | (got == truth) | (np.abs(got - truth) <= bound)
-        if not fine.all():
-            raise Different(f"{name}: {np.count_nonzero(~fine)} of {fine.size} elements are wrong")
-
-
-def run(exhibit: Exhibit, FIXED: bool, checks) -> None:
+def run(exhibit: Exhibit, FIXED: bool, checks, **options) -> None:
     """Launch it, by ptx.run or ptx.check, and hold the results to the truth; raises Different or Incomplete."""
     for launch in exhibit.launches(FIXED):
-        reports = checks(launch.kernel, launch.grid, readable=launch.readable, **launch.arguments)
+        reports = checks(launch.kernel, launch.grid, readable=launch.readable, **launch.arguments | options)
         if isinstance(exhibit.red, Unwritten) and launch.truth:
             for report in reports if isinstance(reports, list) else [reports]:
                 if left := report.unwritten[exhibit.red.result]:
                     raise Incomplete(f"{exhibit.red.result}: {left} elements were not written")
-        compare(launch)
+        for what in wrong(launch):
+            raise Different(what)
 
 
 @names
@@ -50,18 +42,34 @@ def test_as_it_was_it_is_red_as_declared(name, seed):
     exhibit = EXHIBITS[name]
     red, once = exhibit.red, partial(ptx.run, target=exhibit.targets[-1], seed=seed)
     if not isinstance(red, Named):
-        with pytest.raises(Different if isinstance(red, Wrong) else Incomplete, match=rf"^{red.result}: "):
+        text = red.text if isinstance(red, Wrong) else ""
+        with pytest.raises(Different if isinstance(red, Wrong) else Incomplete, match=rf"^{red.result}: .*{text}"):
             run(exhibit, False, once)
         return
-    with pytest.raises(red.kind) as caught:
+    with pytest.raises(red.kind, match=red.text or None) as caught:
         run(exhibit, False, once)
     assert caught.type is red.kind
     if red.line:
         kernel = exhibit.launches(False)[-1].kernel.fn
         lines, first = inspect.getsourcelines(kernel)
         at = [first + n for n, line in enumerate(lines) if red.line in line]
-        assert isinstance(caught.value, ptx.PtxError)
-        assert caught.value.where[0] in [(Path(inspect.getfile(kernel)).name, n) for n in at]
+        assert vars(caught.value)["where"][0] in [(Path(inspect.getfile(kernel)).name, n) for n in at]
+
+
+UNCHECKED = {name: x.red.unchecked for name, x in EXHIBITS.items() if isinstance(x.red, Named) and x.red.unchecked}
+
+
+@pytest.mark.parametrize("name", UNCHECKED)
+def test_what_triton_s_overflow_check_reports_is_wrong_without_it(name):
+    red = UNCHECKED[name]
+    with pytest.raises(Different, match=rf"^{red.result}: .*{red.text}"):
+        run(EXHIBITS[name], False, partial(ptx.run, target=EXHIBITS[name].targets[-1]), debug=False)
+
+
+def test_no_red_is_told_by_its_kind_alone():
+    reds = {name: x.red for name, x in EXHIBITS.items() if isinstance(x.red, Named)}
+    assert [name for name, red in reds.items() if not (red.line or red.text)] == []
+    assert len(UNCHECKED) == 2
 
 
 @names
