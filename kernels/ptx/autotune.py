@@ -1,13 +1,19 @@
 """A kernel under triton.autotune: its first configuration, or all of them, which must agree.
 
-Configurations are those that pruning leaves and the target takes. Nothing is timed. The launch's hooks run, and arrays
-of reset_to_zero become zero before the first launch of each key.
+Configurations are those that pruning leaves and the target takes; those of clusters, which the machine does not run,
+are passed over with a warning. Nothing is timed. A configuration's pre_hook runs, as Triton runs it in every launch. What
+it runs around the launches that it times does not: the tuner's post_hook, and its pre_hook but for reset_only=True before
+the first launch of each key, where arrays of reset_to_zero become zero. What was launched is known to one route: in the
+next one, and in the next `run`, a launch is the first again, where in one process on a GPU it would go on adding up.
+The tuner's best_config is the last launch's, also after the route.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime.errors import OutOfResources
@@ -27,6 +33,25 @@ LEFT_OUT = (OutOfResources, CompileTimeAssertionFailure, PTXASError)  # what Tri
 chosen: ContextVar[Any] = ContextVar("chosen", default=None)  # the triton.Config of the launch that is under way
 
 
+class Launched(NamedTuple):
+    """What one route knows of its launches of autotuned kernels.
+
+    keys    tuner -> the keys it was launched with: the tuner itself, since the id of one that is gone is given again
+    arrays  names of all arrays that came
+    """
+
+    keys: WeakKeyDictionary
+    arrays: set[str]
+
+    def first(self, tuner: Any, given: dict[str, Any]) -> bool:
+        """Whether a launch is the first of its key; it is noted."""
+        dtypes = (str(x.dtype) for x in given.values() if hasattr(x, "dtype"))
+        key, keys = (*(given.get(k) for k in tuner.keys), *dtypes), self.keys.setdefault(tuner, set())
+        new = key not in keys
+        keys.add(key)
+        return new
+
+
 class Tuned(NamedTuple):
     """One launch of an autotuned kernel."""
 
@@ -39,10 +64,15 @@ class Tuned(NamedTuple):
     def each(self) -> Iterator[tuple[Any, Callable[[], Any]]]:
         """Every configuration, and what launches it and returns what the launch does.
 
-        Raises Refused if the launch names what the configurations set.
+        One of clusters is passed over if there are others. Raises Refused if the launch names what they set.
         """
+        clusters = [config for config in self.configs if config.all_kwargs().get("num_ctas", 1) != 1]
         for config in self.configs:
             asked = config.all_kwargs()
+            if config in clusters and len(clusters) < len(self.configs):
+                what = f"the configuration {config} of {self.tuner.base_fn.__name__} is passed over"
+                warnings.warn(f"{what}: the machine runs no thread block clusters", RuntimeWarning, stacklevel=2)
+                continue
             if clash := sorted(set(asked) & set(self.given)):
                 name = self.tuner.base_fn.__name__
                 what = f"{clash[0]}= came with a launch of {name}, whose configurations set it"
@@ -63,12 +93,12 @@ class Tuned(NamedTuple):
 
 
 def run_tuned(
-    tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], seen: set, tuning: Tuning,
+    tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], launched: Launched, tuning: Tuning,
     reachable: Any = None,
 ) -> Any:  # fmt: skip
     """Launch one configuration of `tuner`, or all, and return what `launch(*args, **kwargs)` does, of the first.
 
-    seen       the tuners and keys that were launched before; a new one is added
+    launched   what the route has launched; this launch is added
     reachable  as in Settings
 
     Raises Refused if the launch names what the configurations set; ConfigDependent if they disagree; what `launch`
@@ -78,10 +108,8 @@ def run_tuned(
     tuner.nargs = dict(zip(tuner.arg_names, args, strict=False))
     try:
         configs = tuner.prune_configs(kwargs) if len(tuner.configs) > 1 else tuner.configs
-        dtypes = (str(x.dtype) for x in given.values() if hasattr(x, "dtype"))
-        key = (id(tuner), *(given.get(k) for k in tuner.keys), *dtypes)
-        first = key not in seen
-        seen.add(key)
+        launched.arrays.update(name for x, value in given.items() for name, _ in named_arrays(x, value))
+        first = launched.first(tuner, given)
         tuned = Tuned(tuner, given, configs, lambda **asked: launch(*args, **kwargs, **asked), first)
         if tuning.autotune == "all" and len(configs) > 1:
             return run_all(tuned, tuning.tolerance or {}, reachable)
@@ -152,9 +180,13 @@ def agree(
     found = difference(name, like, one[1], other[1], allowed)
     if found is None:
         return
-    why = "" if name in tolerance or allowed is None else f", where another order of sums explains {allowed:.2g}"
+    why = (
+        ""
+        if name in tolerance or allowed is None
+        else f", where another order of sums explains {allowed:.2g}, unless terms cancel"
+    )
     raise ConfigDependent(
         f"{found.place} depends on the configuration: {found.one} with {one[0]}, and {found.other} with {other[0]}; "
-        f"{found.count}{why}. Where that is right, as of partial sums for each block, allow it: "
-        f"tolerance={{{name!r}: ...}}"
+        f"{found.count}{why}. Where that is right, as of partial sums for each block or large terms that cancel, allow "
+        f"it: tolerance={{{name!r}: ...}}"
     )

@@ -1,5 +1,6 @@
 """autotune="all": every configuration runs from the arrays as they came, and all agree, but for rounding."""
 
+import gc
 import math
 import threading
 from typing import Any
@@ -142,6 +143,71 @@ def test_hooks_prunings_and_configurations_that_do_not_fit_are_those_of_one():
     assert called == [64, 128]
     with pytest.raises(ptx.OutOfResources, match="64 warps"):
         ptx.run(tuned(configs=[configs[0], configs[0]]), per, *arrays(), 300, **ALL)
+
+
+def test_a_tuner_s_first_launch_is_the_first_also_where_another_one_lay_in_memory():
+    x = torch.arange(300.0)
+    with ptx.route("sm_80"):
+        for _ in range(12):
+            kernel, out = tuned(reset_to_zero=["out"]), torch.full((300,), 5.0)
+            kernel[per](x, out, 300)
+            assert torch.equal(out, x)
+            del kernel
+            gc.collect()
+
+
+def test_a_route_knows_its_own_launches_alone():
+    (x, out), kernel = arrays(), tuned(reset_to_zero=["out"])
+    for _ in range(2):
+        with ptx.route("sm_80"):
+            kernel[per](x, out, 300)
+            assert torch.equal(out, x)
+            kernel[per](x, out, 300)
+            assert torch.equal(out, 2 * x)
+
+
+def test_hooks_around_what_triton_times_do_not_run():
+    called = []
+    hooks = {"pre_hook": lambda given, reset_only=False: called.append(reset_only), "post_hook": called.append}
+    with ptx.route("sm_80", autotune="all"):
+        tuned(**hooks)[per](*arrays(), 300)
+    assert called == [True] * 3
+
+
+@pytest.mark.parametrize("autotune", ["first", "all"])
+def test_a_configuration_of_clusters_is_passed_over_by_name_if_there_is_another(autotune):
+    (x, out), clusters = arrays(), Config({"BLOCK": 64}, num_ctas=2)
+    with (
+        pytest.warns(RuntimeWarning, match="BLOCK: 64.*num_ctas: 2.* of add_to is passed over: .* no thread block cl"),
+        ptx.route("sm_80", autotune=autotune) as reports,
+    ):
+        tuned(configs=[clusters, *SIZES[1:]])[per](x, out, 300)
+    assert [report.config for report in reports] == SIZES[1 : 3 if autotune == "all" else 2]
+    assert torch.equal(out, 1 + x)
+    with pytest.raises(ptx.Refused, match="num_ctas of add_to is 2; it must be 1"):
+        ptx.run(tuned(configs=[clusters, clusters]), per, x, out, 300, target="sm_80", autotune=autotune)
+
+
+def test_a_tolerance_of_no_array_or_for_one_configuration_is_refused():
+    x, parts = torch.ones(300), torch.zeros(5)
+    kernel, words = tuned(partials), r"tolerance names \['oo'\]; the arrays .* are \['parts', 'x'\]"
+    with pytest.raises(ValueError, match=words):
+        ptx.run(kernel, per, x, parts, 300, tolerance={"parts": math.inf, "oo": 1.0}, **ALL)
+    with pytest.raises(ValueError, match=words), ptx.route(tolerance={"parts": math.inf, "oo": 1.0}, **ALL):
+        kernel[per](x, parts, 300)
+    with ptx.route(tolerance={"parts": math.inf}, **ALL):  # the other kernel has no such array
+        kernel[per](x, parts, 300)
+        tuned()[per](*arrays(), 300)
+    with pytest.raises(ptx.Refused, match='tolerance= came without autotune="all"'):
+        ptx.run(kernel, per, x, parts, 300, tolerance={"parts": 1.0}, target="sm_80")
+    for autotune in ("first", "all"):  # of the schedules, too
+        ptx.check(kernel, per, x, parts, 300, targets="sm_80", seeds=[], tolerance={"parts": 9e9}, autotune=autotune)
+
+
+def test_sums_near_0_of_large_terms_are_reported_as_what_they_may_be():
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ptx.ConfigDependent, match=r"another order of sums explains 7.*, unless terms cancel\..*allow"):
+        ptx.run(tuned(total), 1, x - x.mean(), torch.zeros(1), 3000, **ALL)
 
 
 def test_what_a_table_of_pointers_leads_to_is_put_back_too():
