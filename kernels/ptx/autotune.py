@@ -1,11 +1,11 @@
 """A kernel under triton.autotune: its first configuration, or all of them, which must agree.
 
 Configurations are those that pruning leaves and the target takes; those of clusters, which the machine does not run,
-are passed over with a warning. Nothing is timed. A configuration's pre_hook runs, as Triton runs it in every launch. What
-it runs around the launches that it times does not: the tuner's post_hook, and its pre_hook but for reset_only=True before
-the first launch of each key, where arrays of reset_to_zero become zero. What was launched is known to one route: in the
-next one, and in the next `run`, a launch is the first again, where in one process on a GPU it would go on adding up.
-The tuner's best_config is the last launch's, also after the route.
+are passed over with a warning. Nothing is timed. A configuration's pre_hook runs, as Triton runs it in every launch.
+What it runs around the launches that it times does not: the tuner's post_hook, and its pre_hook but for reset_only=True
+before the first launch of each key, where arrays of reset_to_zero become zero. What was launched is known to one route:
+in the next one, and in the next `run`, a launch is the first again, where in one process on a GPU it would go on adding
+up. The tuner's best_config is the last launch's, also after the route.
 """
 
 import math
@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from triton.compiler.errors import CompileTimeAssertionFailure
 from triton.runtime.errors import OutOfResources
 
@@ -31,6 +32,8 @@ except ImportError:  # in a Triton that has none
 
 LEFT_OUT = (OutOfResources, CompileTimeAssertionFailure, PTXASError)  # what Triton's tuner takes for "too slow"
 chosen: ContextVar[Any] = ContextVar("chosen", default=None)  # the triton.Config of the launch that is under way
+# Of it, by array, which elements the kernel wrote, as bools: filled by the launch; None where nobody asks.
+written: ContextVar[dict[str, np.ndarray] | None] = ContextVar("written", default=None)
 
 
 class Launched(NamedTuple):
@@ -92,6 +95,20 @@ class Tuned(NamedTuple):
             chosen.reset(token)
 
 
+class Result(NamedTuple):
+    """What one configuration left."""
+
+    config: Any
+    values: dict[str, np.ndarray]  # by array, the bits
+    written: dict[str, np.ndarray]  # by array, which elements it wrote; {} without checks
+    left: Any  # what the launch returned
+
+    def alone(self, other: "Result", name: str) -> np.ndarray | bool:
+        """Which elements one of two wrote and the other did not."""
+        known = name in self.written and name in other.written
+        return known and self.written[name] != other.written[name]
+
+
 def run_tuned(
     tuner: Any, launch: Callable[..., Any], args: tuple, kwargs: dict[str, Any], launched: Launched, tuning: Tuning,
     reachable: Any = None,
@@ -143,6 +160,7 @@ def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
     try:
         for config, run in tuned.each():
             put(memory, came)
+            token = written.set(wrote := {})
             try:
                 left = run()
             except LEFT_OUT as error:
@@ -151,25 +169,27 @@ def run_all(tuned: Tuned, tolerance: Any, reachable: Any) -> Any:
             except PtxError as error:
                 error.args = (f"{error}; with the configuration {config}", *error.args[1:])
                 raise
-            now = copied(memory)
+            finally:
+                written.reset(token)
+            now = Result(config, copied(memory), wrote, left)
             if usual is None:
-                usual = config, now, left
+                usual = now
                 tuned.tuner.best_config = config
             for name, like in arrays.items():
-                agree(name, like, (usual[0], usual[1][name]), (config, now[name]), tolerance, exact)
+                agree(name, like, usual, now, tolerance, exact)
     finally:
         if usual is not None:
-            put(memory, usual[1])
+            put(memory, usual.values)
     if usual is None:
         assert failure is not None
         raise failure
-    return usual[2]
+    return usual.left
 
 
-def agree(
-    name: str, like: Any, one: tuple[Any, Any], other: tuple[Any, Any], tolerance: Any, exact: bool = False
-) -> None:
+def agree(name: str, like: Any, one: Result, other: Result, tolerance: Any, exact: bool = False) -> None:
     """Raise ConfigDependent unless two configurations left an array alike, but for rounding or the tolerance.
+
+    An element that one of them alone wrote is none of rounding, unless a tolerance is named.
 
     exact  whether the values are payloads of fpsan's ring: no floats, in which all orders of a sum are alike, so that
            only an infinite tolerance means anything
@@ -177,16 +197,18 @@ def agree(
     allowed = tolerance.get(name, rounding(like))
     if exact and allowed != math.inf:
         allowed = None
-    found = difference(name, like, one[1], other[1], allowed)
+    alone = name not in tolerance and one.alone(other, name)
+    found = difference(name, like, one.values[name], other.values[name], allowed, alone)
     if found is None:
         return
-    why = (
-        ""
-        if name in tolerance or allowed is None
-        else f", where another order of sums explains {allowed:.2g}, unless terms cancel"
-    )
+    why = "" if name in tolerance or allowed is None else f", where another order of sums explains {allowed:.2g}"
+    why += ", unless terms cancel" if why else ""
+    words = [f"{value} with {result.config}" for value, result in ((found.one, one), (found.other, other))]
+    if found.alone:
+        words[not one.written[name][found.at]] += ", which alone writes it"
+        why = ""
     raise ConfigDependent(
-        f"{found.place} depends on the configuration: {found.one} with {one[0]}, and {found.other} with {other[0]}; "
+        f"{found.place} depends on the configuration: {words[0]}, and {words[1]}; "
         f"{found.count}{why}. Where that is right, as of partial sums for each block or large terms that cancel, allow "
         f"it: tolerance={{{name!r}: ...}}"
     )

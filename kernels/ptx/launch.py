@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .arrays import true_device
-from .autotune import Launched, chosen, run_tuned
+from .autotune import Launched, chosen, run_tuned, written
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import Refused, UnknownOpcode
@@ -236,7 +236,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
              and (which := unwritten(b)) is not None}  # fmt: skip
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
-    report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
+    report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **settings)
     if own:  # is Triton's, not the caller's
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()

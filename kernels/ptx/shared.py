@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import first_of
+from .arrays import first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
-from .memory import in_order, near
+from .memory import in_order
 
 PROGRAM, WARP = 40, 20
 SEVERAL, ALL, ATOMIC = 1 << 16, 1 << 17, 1 << 18
