@@ -228,7 +228,7 @@ class SharedMemory:
         for name in ("writer", "reader"):
             tag = self.known(name)[cells.at]
             self.ordered(name, cells, verb, size, site, tag & WHO < ATOMIC)
-        self.known("writer")[cells.at] = cells.mine | ATOMIC
+        self.known("writer")[cells.at], self.known("by")[cells.at] = cells.mine | ATOMIC, site.number
         if self.order is not None:
             self.order.note("writer", cells.at, *self.order.warps(cells))
 
