@@ -1,5 +1,5 @@
-"""NumPy idioms: small broadcasts, the first True of a mask, numbers of repeated values, floats nearly alike; and
-where a tensor is."""
+"""NumPy idioms: small broadcasts, values of some programs and of more, masks, repeats, floats nearly alike; and where a
+tensor is."""
 
 import math
 import sys
@@ -25,6 +25,19 @@ def first_of(mask: np.ndarray | np.bool_) -> tuple[int, int]:
     """Row and thread of the first True in (P, T)."""
     row, thread = np.argwhere(mask)[0].tolist()
     return row, thread
+
+
+def chosen(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Those of some programs, of a value that is (P, ...), or (1, ...) where all programs have one: then a copy."""
+    return x[rows] if len(x) > 1 else x.copy()
+
+
+def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
+    """A value of P programs and then of Q others; one row where it is the same for all, as in `chosen`."""
+    if len(a) == len(b) == 1 and np.array_equal(a, b):
+        return a
+    rest = a.shape[1:] if a.shape[1:] == b.shape[1:] else np.broadcast_shapes(a.shape[1:], b.shape[1:])
+    return np.concatenate([np.broadcast_to(x, (n, *rest)) for x, n in ((a, P), (b, Q))])
 
 
 def turns(values: np.ndarray) -> np.ndarray:

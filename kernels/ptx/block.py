@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import merged
 from .asynchronous.clocks import Clocks, Knowledge
 from .asynchronous.mbarrier import MBarriers
 from .asynchronous.ordering import Ordering
@@ -49,14 +50,6 @@ class World(NamedTuple):
         warnings.warn(str(error), RuntimeWarning, stacklevel=2)
 
 
-def joined(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
-    """A value of P programs and then of Q others; its axis stays 1 where it is the same for all."""
-    if len(a) == len(b) == 1 and np.array_equal(a, b):
-        return a
-    T = max(a.shape[1], b.shape[1])
-    return np.concatenate([np.broadcast_to(a, (P, T)), np.broadcast_to(b, (Q, T))])
-
-
 class Round(NamedTuple):
     """A fragment's state at a jump back."""
 
@@ -82,6 +75,8 @@ class Fragment:
 
 class Block:
     """Programs in lockstep. It is also what memory calls its site: it knows who does what, for the errors."""
+
+    by_map = False  # its addresses are the kernel's own arithmetic
 
     def __init__(self, world: World, programs: np.ndarray):
         self.world, self.programs = world, programs
@@ -183,7 +178,7 @@ class Block:
                 self.R[i] = a if a is b else None
                 continue
             a, b = (np.zeros_like(y[:1]) if x is None else x for x, y in ((a, b), (b, a)))
-            self.R[i] = joined(a, P, b, Q)
+            self.R[i] = merged(a, P, b, Q)
         if self.clocks is not None:
             self.clocks.join(P, other.clocks, Q)
             self.mbarriers.join(P, other.mbarriers, Q)
@@ -192,8 +187,8 @@ class Block:
             self.local = self.local_memory().join(other.local_memory())
         if self.tensor is not None and other.tensor is not None:
             self.tensor.join(P, other.tensor, Q)
-        self.warp_epoch = joined(self.warp_epoch, P, other.warp_epoch, Q)
-        self.commits = joined(self.commits, P, other.commits, Q)
+        self.warp_epoch = merged(self.warp_epoch, P, other.warp_epoch, Q)
+        self.commits = merged(self.commits, P, other.commits, Q)
         self.programs = np.concatenate([self.programs, other.programs])
         self.epoch = np.concatenate([self.epoch, other.epoch])
         self.retag()

@@ -10,7 +10,7 @@ from .assemble import assemble
 from .block import World, coordinates
 from .calls import Printed
 from .counters import CLASSES, Counters, Traffic, class_of
-from .decode import dtype
+from .decode import Decoded, dtype
 from .errors import PtxError, Race, WarpRace, location
 from .locations import described
 from .machine import Machine
@@ -18,7 +18,7 @@ from .memory import GlobalMemory
 from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number, span
-from .tma import host
+from .tma import global_side, host
 from .uninitialised import verdict
 
 ENDS = "neither a release and acquire nor the end of a launch"
@@ -126,6 +126,39 @@ def scalar(value: Any, kind: str) -> np.ndarray:
     return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
 
 
+class Start(NamedTuple):
+    """What a launch starts from; see `execute`."""
+
+    decoded: Decoded
+    grid: tuple[int, int, int]
+    parameters: dict[str, Any]  # of the module, by name
+    buffers: list[Buffer]
+    shared: int
+    num_warps: int
+    checks: bool
+    seed: int | None
+    readable: dict[str, Any]
+    blank: dict[str, np.ndarray] | None
+
+    def world(self, filler: int | None, prints: bool, lenient: bool) -> World:
+        """The launch before its first instruction; unwritten bytes hold `filler`, or what the arrays do if None."""
+        decoded, grid, checks = self.decoded, self.grid, self.checks
+        constants, blank = decoded.constants | host.room(self.parameters), self.blank if checks else None
+        memory = GlobalMemory(self.buffers, constants, self.readable, checks, blank, filler)
+        host.write(memory, self.parameters)
+        values = {}
+        for parameter, kind in decoded.parameters:
+            value = self.parameters[parameter]
+            if isinstance(value, host.Descriptor):
+                continue  # the parameter's name stands for the address of its map
+            bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
+            values[parameter] = scalar(bits or 0, kind)
+        T, random = 32 * self.num_warps, None if self.seed is None else np.random.default_rng(self.seed)
+        registers = decoded.registers(memory.pointers, values, T, grid, random)
+        size, counters, printed = self.shared + decoded.shared, Counters(decoded, T), Printed(prints)
+        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+
+
 def execute(
     text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
@@ -145,34 +178,19 @@ def execute(
     """
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
+    lenient = warp_races == "warn"
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
-    buffers = [*host.arrays([value for _, value in arguments]), *reachable]
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
-
-    def world(filler: int | None, prints: bool) -> World:
-        constants = decoded.constants | host.room(parameters)
-        memory = GlobalMemory(buffers, constants, readable or {}, checks, blank if checks else None, filler)
-        host.write(memory, parameters)
-        values = {}
-        for parameter, kind in decoded.parameters:
-            value = parameters[parameter]
-            if isinstance(value, host.Descriptor):
-                continue  # the parameter's name stands for the address of its map
-            bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
-            values[parameter] = scalar(bits or 0, kind)
-        T, random = 32 * num_warps, None if seed is None else np.random.default_rng(seed)
-        registers = decoded.registers(memory.pointers, values, T, grid, random)
-        size = shared + decoded.shared
-        counters, printed, lenient = Counters(decoded, T), Printed(prints), warp_races == "warn"
-        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+    buffers = [*host.arrays([*parameters.values()]), *reachable]
+    start = Start(decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank)
 
     def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
-        other = world(filler, prints=False)
+        other = start.world(filler, prints=False, lenient=lenient)
         return other.memory, ended(other, max_steps)
 
-    usual = world(None, prints)
+    usual = start.world(None, prints, lenient)
     try:
         error = verdict((usual.memory, ended(usual, max_steps)), again)
     finally:
@@ -201,10 +219,7 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
     warp = race.level == "warp"
     what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
     own = X * Y * Z  # programs from here on are bulk copies, beside the programs
-    if p % own == q % own and not race.within:
-        what += f"this {words(second, q >= own)} and a {words(first, p >= own)} by thread {t} of the same program, PTX "
-        what += f"line {one.line}, with no cp.async.bulk.wait_group between them"
-    elif warp and one is two and first == second == "store":
+    if warp and one is two and first == second == "store":
         what += f"threads {t} and {u} store two values, and PTX does not say which stays"
     else:
         group, missing = {
@@ -212,6 +227,8 @@ def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Rac
             "program": ("the same program", "no barrier"),
             "launch": (f"program {coordinates(p % own, grid)}", ENDS),
         }[race.level]
+        if p % own == q % own and not race.within:
+            group, missing = "the same program", global_side.missing(memory.log, race, own)
         where = f", {location(one.where)}" if one.where else ""
         what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "
         what += f"thread {t} of {group}{where}, "

@@ -73,7 +73,8 @@ def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: 
 
     kernel  a @triton.jit function, also under triton.heuristics and triton.autotune: see the report's `config`
     grid    an int, a tuple of up to three, or a function of the parameters by name
-    args    NumPy arrays or torch CPU tensors of any strides, numbers, None, constexprs
+    args    NumPy arrays or torch CPU tensors of any strides, tensor descriptors of torch tensors, numbers, None,
+            constexprs, tuples of these
     target  the GPU to compile for: "sm_80", 86, 89, 90, 100 or 120
     kwargs  parameters by name, Triton's options (num_warps, num_stages, ...), and the fields of `Settings` and `Tuning`
 

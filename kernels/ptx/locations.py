@@ -3,11 +3,17 @@
 import numpy as np
 
 from .holes import HOLE
-from .segments import BITS, Region, Segments, address_of, span
+from .segments import BITS, GUARD, Region, Segments, address_of, span
 
 
-def described(at: int, regions: list[Region]) -> str:
-    """A byte of the arena: 'k[0, 1, 0]', or 'k +128 bytes, 0 past its end'."""
+def described(at: int, regions: list[Region], maps: dict[int, str] | None = None) -> str:
+    """A byte of the arena: 'k[0, 1, 0]', or 'k +128 bytes, 0 past its end'.
+
+    maps  first byte of each tensor map among the parameters -> its name; they come last in the arena
+    """
+    if near := [pair for pair in (maps or {}).items() if at >= pair[0] - GUARD // 2]:
+        first, name = max(near)
+        return f"the tensor map of parameter {name}{f' {at - first:+d} bytes' if at != first else ''}"
     if not regions:
         return f"address {at}"
     distance = lambda r: max(r.low - at, at - r.high + 1, 0)  # noqa: E731
@@ -23,8 +29,11 @@ def described(at: int, regions: list[Region]) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
-def stray(address: int, segments: Segments, regions: list[Region]) -> str:
-    """An address, as a kernel sees it, that is near no array: by the array whose pointer it was derived from."""
+def stray(address: int, segments: Segments, regions: list[Region], wraps: bool = True) -> str:
+    """An address, as a kernel sees it, that is near no array: by the array whose pointer it was derived from.
+
+    wraps  whether the kernel's own arithmetic made it, where offsets of 32 bits may overflow
+    """
     n = (address >> BITS) - 1
     if n == -1 and address < 1 << 16:
         return f"address {address}, a null pointer" if address == 0 else f"address {address}"
@@ -37,7 +46,16 @@ def stray(address: int, segments: Segments, regions: list[Region]) -> str:
     if not own:
         return f"address {address % 2**64:#x}, far from every array"
     offsets = ((address - segments.pointer(r.pointer), r) for r in own)
-    return outside(*min(offsets, key=lambda pair: abs(pair[0])))
+    return outside(*min(offsets, key=lambda pair: abs(pair[0])), wraps)
+
+
+def relative(address: int, segments: Segments, regions: list[Region]) -> str:
+    """An address, as a kernel sees it, from the first element of the array it was derived from on: 'k + 2 bytes'."""
+    offsets = ((address - segments.pointer(r.pointer), r.buffer.name) for r in regions)
+    offset, name = min(offsets, key=lambda pair: abs(pair[0]), default=(address, ""))
+    if abs(offset) >= 1 << BITS - 1 or not name:
+        return f"{address:#x}"
+    return f"{name} {'+' if offset >= 0 else '-'} {abs(offset)} bytes"
 
 
 def ends(region: Region) -> tuple[int, int]:
@@ -47,9 +65,9 @@ def ends(region: Region) -> tuple[int, int]:
     return low - first, high - first
 
 
-def outside(offset: int, region: Region) -> str:
-    """A byte outside of an array, so far from its first element, and whether its index would be one of the array's, had
-    32 bits been enough for it."""
+def outside(offset: int, region: Region, wraps: bool = True) -> str:
+    """A byte outside of an array, so far from its first element, and, if asked for, whether its index would be one of
+    the array's, had 32 bits been enough for it."""
     name, array = region.buffer
     low, high = ends(region)
     past = offset - high
@@ -58,13 +76,13 @@ def outside(offset: int, region: Region) -> str:
         return text + "in a hole between its elements"
     text += f"{past} past its end" if past >= 0 else f"{low - offset} before its start"
     holes = high - low - array.nbytes >= HOLE
-    for unit, many in ((array.itemsize, "elements"), (1, "bytes")):
-        wraps = -(-(low - offset) // (unit << 32))
-        if wraps < 0 and holes:  # one more slot lies as far behind as an overflow leads
+    for unit, many in ((array.itemsize, "elements"), (1, "bytes")) if wraps else ():
+        turns = -(-(low - offset) // (unit << 32))
+        if turns < 0 and holes:  # one more slot lies as far behind as an overflow leads
             continue
-        if wraps and inside(array, offset + wraps * (unit << 32) - low):
-            times = "2**32" if abs(wraps) == 1 else f"{abs(wraps)} * 2**32"
-            way = "further" if wraps > 0 else "back"
+        if turns and inside(array, offset + turns * (unit << 32) - low):
+            times = "2**32" if abs(turns) == 1 else f"{abs(turns)} * 2**32"
+            way = "further" if turns > 0 else "back"
             return f"{text} (a 32-bit offset that overflowed: {times} {many} {way} it is inside)"
     return text
 

@@ -4,17 +4,16 @@ segments.py maps addresses to bytes. Guard bytes surround each array: an access 
 near no array. Arrays that share memory share it here too.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 from .arrays import broadcast, first_of, turns
-from .errors import Misaligned, OutOfBounds, PtxError, Refused, Uninitialised
-from .holes import MOST
+from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments, span
+from .segments import MIDDLE, Buffer, Region, Segments, arena
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -45,20 +44,6 @@ def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], fun
         old[now] = words[index[now]]
         words[index[now]] = function(old[now], *(v[now] for v in values))
     return old
-
-
-def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
-    """Zeros for the bytes and their state; untouched pages cost nothing. Raises Refused if the system gives no more."""
-    try:
-        return np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-    except MemoryError:
-        name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
-        low, high = span(array)
-        raise Refused(
-            f"the arrays take {size} bytes of memory, twice, which is not to be had. {name} lies over {high - low}, "
-            f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
-            "pass fewer rows of it"
-        ) from None
 
 
 class GlobalMemory:
@@ -93,6 +78,7 @@ class GlobalMemory:
         self.pointers |= {r.buffer.name: segments.pointer(r.pointer) for r in self.regions}
         self.came_unwritten = {*readable, *(blank or {})}
         self.fill(readable)
+        self.maps: dict[int, str] = {}  # first byte of each tensor map among the parameters -> its name
         self.untouched: list[Region] = []  # of which nothing is written at all
         self.filler = filler
         self.blank(blank or {}, filler)
@@ -159,7 +145,8 @@ class GlobalMemory:
             return np.maximum(at, 0)
         bits = int(np.bitwise_or.reduce(at, axis=None))
         if bits < 0:
-            raise self.fault(OutOfBounds, address.view(np.int64), size, at < 0, site, self.stray)
+            far = partial(self.stray, wraps=not site.by_map)
+            raise self.fault(OutOfBounds, address.view(np.int64), size, at < 0, site, far)
         if bits & (size - 1):
             raise self.fault(Misaligned, at, size, at & (size - 1) != 0, site)
         return at
@@ -216,10 +203,16 @@ class GlobalMemory:
             found = self.states[size].take(index, axis, mode="clip")
             if not self.has(found, size, MAPPED):
                 self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
+            self.keep_maps(whole, size, True if active is None else active, site)
             self.states[size][index] = (found | word(READABLE | WRITTEN, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
+
+    def keep_maps(self, index: np.ndarray, size: int, active, site) -> None:
+        """Raise if some threads write to a tensor map among the parameters, which come last in the arena."""
+        if self.maps and (bad := (index * size >= min(self.maps)) & active).any():
+            raise self.fault(InvalidTensorMap, index * size, size, bad, site)
 
     def wrote(self, index: np.ndarray, size: int) -> None:
         if index.size:
@@ -236,6 +229,7 @@ class GlobalMemory:
         if self.checks:
             found = self.states[size].take(index, mode="clip")
             self.check(found, index, size, MAPPED | READABLE, site)
+            self.keep_maps(index, size, True, site)
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
@@ -252,14 +246,15 @@ class GlobalMemory:
         """A `kind` for the first thread of `bad`; `describe` puts an element of `at` into words."""
         row, thread = first_of(bad)
         byte = int(np.broadcast_to(at, bad.shape)[row, thread])
-        place = describe(byte) if describe else described(byte, self.regions)
+        place = describe(byte) if describe else described(byte, self.regions, self.maps)
         verbs = {OutOfBounds: "belongs to no argument", Misaligned: f"is no multiple of {size}"}
+        verbs[InvalidTensorMap] = "is a parameter's, and parameters are read-only"
         verb = verbs.get(kind, "holds nothing that was written")
         return site.error(kind, f"{size} bytes at {place}: the address {verb}", row, thread)
 
-    def stray(self, address: int) -> str:
+    def stray(self, address: int, wraps: bool = True) -> str:
         """An address, as a kernel sees it, that is near no array, in words."""
-        return stray(address, self.segments, self.regions)
+        return stray(address, self.segments, self.regions, wraps)
 
     def read_bytes(self) -> dict[str, int]:
         """By array, how many distinct bytes were read, to whole elements; {} without checks, which keep count."""

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .holes import HOLE, Close, close
+from .errors import Refused
+from .holes import HOLE, MOST, Close, close
 
 BITS = 48
 MIDDLE = 1 << BITS - 1
@@ -187,6 +188,20 @@ class Segments:
         off = values - base[n]
         address = (values >= least) & (off >= 0) & (off < self.length[n])
         return np.where(address, to[n] + off, values).view(np.uint64)
+
+
+def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:
+    """Zeros for the bytes and their state; untouched pages cost nothing. Raises Refused if the system gives no more."""
+    try:
+        return np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+    except MemoryError:
+        name, array = max(buffers, key=lambda b: span(b.array)[1] - span(b.array)[0])
+        low, high = span(array)
+        raise Refused(
+            f"the arrays take {size} bytes of memory, twice, which is not to be had. {name} lies over {high - low}, "
+            f"with its holes if it falls into more than {MOST} pieces, or shares memory with an array of other holes: "
+            "pass fewer rows of it"
+        ) from None
 
 
 def number(value: Any, segments: Segments) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import first_of, near
+from .arrays import chosen, first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order
 
@@ -72,8 +72,7 @@ class SharedMemory:
         other.size, other.granule, other.checks = self.size, self.granule, self.checks
         other.bytes = self.bytes[rows]
         for name in self.KNOWN:
-            known = getattr(self, name)
-            setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+            setattr(other, name, chosen(getattr(self, name), rows))
         other.order = None if self.order is None or clocks is None else self.order.take(rows, clocks)
         return other
 

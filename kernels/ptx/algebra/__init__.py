@@ -36,6 +36,8 @@ What the ring is not. A verdict names the operations that it cannot judge: of th
     0 / 0                                         is 0
     overflow, NaN, rounding, accuracy             there is none
 
+What torch computes between kernels is real arithmetic, and named; what NumPy does there is not watched.
+
 tests/kernels/ptx/algebra/pairs.md lists pairs and what comes of each. In files: embedding (the ring's operations), ring
 (arrays of it), same (the check), sides (what it runs), outside and torch_outside (what it cannot judge), verdict.
 """

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..arrays import chosen, merged
+
 
 class Knowledge(NamedTuple):
     """What is known of each agent, (P or 1, agents) int32, in all and through a proxy fence; see Clocks."""
@@ -115,11 +117,10 @@ class Clocks:
     def take(self, rows: np.ndarray) -> "Clocks":
         """Those of some of the programs."""
         other = object.__new__(Clocks)
-        part = lambda x: x[rows] if len(x) > 1 else x.copy()  # noqa: E731
         other.agents, other.W = self.agents, self.W
-        other.known, other.fenced = part(self.known), part(self.fenced)
-        other.begun = {kind: part(x) for kind, x in self.begun.items()}
-        other.issued = {column: (part(moment), i) for column, (moment, i) in self.issued.items()}
+        other.known, other.fenced = chosen(self.known, rows), chosen(self.fenced, rows)
+        other.begun = {kind: chosen(x, rows) for kind, x in self.begun.items()}
+        other.issued = {column: (chosen(moment, rows), i) for column, (moment, i) in self.issued.items()}
         other.issuers = set(self.issuers)
         return other
 
@@ -138,10 +139,3 @@ class Clocks:
         for column in self.issued.keys() | other.issued.keys():
             (a, mine), (b, theirs) = self.issued.get(column, none), other.issued.get(column, none)
             self.issued[column] = merged(a, P, b, Q), mine or theirs
-
-
-def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
-    """Rows of P programs and then of Q others; one row where all are alike."""
-    if len(a) == len(b) == 1 and np.array_equal(a, b):
-        return a
-    return np.concatenate([np.broadcast_to(x, (n, *x.shape[1:])) for x, n in ((a, P), (b, Q))])

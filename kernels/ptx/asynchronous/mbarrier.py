@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import chosen, merged
 from ..errors import InvalidBarrier
-from .clocks import Knowledge, merged
+from .clocks import Knowledge
 
 MOST = (1 << 20) - 1  # arrivals that an mbarrier may expect, and bytes
 MARK = np.uint64(0x6D62617272696572)
@@ -60,10 +61,9 @@ class MBarriers:
     def take(self, rows: np.ndarray, clocks: Any) -> "MBarriers":
         """Those of some of the programs."""
         other = MBarriers(self.places, clocks)
-        part = lambda x: x[rows] if len(x) > 1 else x.copy()  # noqa: E731
         for name in self.STATE:
-            setattr(other, name, part(getattr(self, name)))
-        other.given, other.ready = (Knowledge(*map(part, x)) for x in (self.given, self.ready))
+            setattr(other, name, chosen(getattr(self, name), rows))
+        other.given, other.ready = (Knowledge(*(chosen(x, rows) for x in given)) for given in (self.given, self.ready))
         other.waits = dict(self.waits)
         return other
 

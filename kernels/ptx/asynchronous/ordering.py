@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .clocks import Clocks, merged
+from ..arrays import chosen, merged
+from .clocks import Clocks
 
 NAMES = {
     "mbarrier": "a bulk copy (its mbarrier at {0} was not waited for)",
@@ -52,8 +53,7 @@ class Ordering:
         other = object.__new__(Ordering)
         other.clocks = clocks
         for name in self.NAMES:
-            known = getattr(self, name)
-            setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+            setattr(other, name, chosen(getattr(self, name), rows))
         return other
 
     def join(self, P: int, other: "Ordering", Q: int) -> None:

@@ -27,17 +27,21 @@ class Done(NamedTuple):
     address: np.ndarray | None = None
 
 
-def read(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray, done: Done) -> np.ndarray:
+def read(
+    block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray, done: Done, moves: bool = False
+) -> np.ndarray:
     """The bytes that an asynchronous instruction reads: (P or 1, N, size) uint8.
 
     at    (P or 1, N) int64, first bytes, multiples of `size`; on (P or 1, N) bool, which of them; None: all
     who   (P or 1,) the thread that issues it
+    moves it only moves them: the caller asks `written` which of them mean something
     """
     at = at.astype(np.int64)
     check(block, at, size, on, who)
     if block.world.checks:
         shared, cells = block.shared, touched(block, at, size, on, who)
-        shared.demand(shared.known("written")[cells.at], Uninitialised, "that nothing has written", cells, size, block)
+        good = shared.known("written")[cells.at] | moves
+        shared.demand(good, Uninitialised, "that nothing has written", cells, size, block)
         arrived = ~shared.known("copying")[cells.at]
         shared.demand(arrived, Race, "that a cp.async may still be writing", cells, size, block)
         ordered(block, "writer", cells, "read", size)
@@ -70,6 +74,23 @@ def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, w
     else:
         here = np.broadcast_to(on, rows.shape)
         words[rows[here], place[here]] = data[here]
+
+
+def forget(block: Any, at: np.ndarray, first: int, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
+    """Of what `write` has written, the bytes from `first` to `size` at each address are anything, as before a write."""
+    shared = block.shared
+    first = -(-first // shared.granule) * shared.granule
+    if block.world.checks and first < size:
+        cells = touched(block, at.astype(np.int64) + first, size - first, on, who)
+        shared.known("written")[cells.at] = False
+
+
+def written(block: Any, at: np.ndarray, size: int) -> np.ndarray:
+    """Whether something has written all `size` bytes at addresses (P or 1, N): bool, (P or 1, N)."""
+    shared = block.shared
+    cells = (at // shared.granule)[..., None] + np.arange(max(size // shared.granule, 1))
+    rows = np.arange(max(len(cells), len(shared.written)))[:, None, None] if len(shared.written) > 1 else 0
+    return shared.written[rows, cells].all(-1)
 
 
 def check(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
@@ -192,10 +213,13 @@ def commit(block: Any, active: np.ndarray | None, kind: str) -> None:
 
 def issuing(block: Any, active: np.ndarray | None, kind: str) -> np.ndarray:
     """Which warps, (P or 1, W), have all threads active that begin bulk copies: groups of these are a thread's own."""
-    warps = block.warps(active)
-    for thread in block.clocks.issuers if kind == "bulk" and active is not None else ():
-        own = np.arange(block.clocks.W) == thread // 32
-        warps = warps & (~own | np.broadcast_to(active, (len(active), block.world.T))[:, thread, None])
+    warps, T = block.warps(active), block.world.T
+    if kind != "bulk" or active is None:
+        return warps
+    on = np.broadcast_to(active, (len(active), T))
+    for thread in block.clocks.issuers:
+        own = np.arange(T // 32) == thread // 32
+        warps = warps & (~own | on[:, thread, None])
     return warps
 
 

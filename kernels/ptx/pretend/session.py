@@ -47,3 +47,4 @@ def everything() -> None:
     random.put_all()
     autocast.put_all()
     inductor.put_all()
+    triton_driver.put_all()

@@ -1,4 +1,4 @@
-"""triton.runtime.driver.active for a thread that pretends, and triton.testing's clocks."""
+"""triton.runtime.driver.active for a thread that pretends, triton.testing's clocks, and Triton's cuBLAS."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from triton.runtime import driver
 
 from ..compile import _compiling
 from ..errors import Refused
+from . import replaced
 from .places import is_gpu, pretence, pretending
 from .streams import untimed
 
@@ -97,6 +98,26 @@ def _count(opened: int) -> None:
         _open += opened
         if _open == 0:
             driver._active, _before = _before, None
+
+
+class CublasLt:
+    """Triton's handle of cuBLAS, which its tutorials make as they are imported: refused once it is used."""
+
+    def __init__(self, workspace: torch.Tensor):
+        is_gpu(workspace.device)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        what = f"{name} of Triton's CublasLt is asked for; a pretended GPU has no cuBLAS"
+        raise Refused(f"{what}: call torch.matmul, or leave out what is compared with cuBLAS")
+
+
+def put_all() -> None:
+    from triton._C import libtriton
+
+    if hasattr(libtriton, "nvidia"):  # absent where Triton was built for other GPUs alone
+        replaced.put(libtriton.nvidia.cublas, "CublasLt", replaced.kind, CublasLt)
 
 
 def once(usual: Any) -> Any:

@@ -23,6 +23,13 @@ def of_four_bits(bytes: np.ndarray) -> np.ndarray:
     return E2M1[pairs].reshape(*bytes.shape[:-1], -1)
 
 
+def of_six_bits(bytes: np.ndarray, kind: str) -> np.ndarray:
+    """e2m3 or e3m2, four to three bytes of (..., n), the first in the lowest bits: (..., 4 n // 3)."""
+    bits = np.unpackbits(np.ascontiguousarray(bytes), axis=-1, bitorder="little")
+    six = bits.reshape(*bytes.shape[:-1], -1, 6)
+    return decode((six << np.arange(6, dtype=np.uint8)).sum(-1, dtype=np.uint8), kind).astype(np.float64)
+
+
 def scales(bits: np.ndarray, kind: str) -> np.ndarray:
     """Scales of blocks: ue8m0, a power of two or, of 255, NaN; or ue4m3, whose sign is not looked at."""
     if kind == "ue8m0":

@@ -1,5 +1,7 @@
 """tcgen05.cp: from shared to tensor memory, in order with the products of the thread that issues it.
 
+What nothing has written counts as unwritten where it arrives, too: Triton predicates a product that is not wanted, and
+not the copies of its scales.
 Source: PTX ISA 8.7, section 9.7.16.8 (tcgen05.cp).
 """
 
@@ -15,7 +17,7 @@ from ..parse import Instruction
 from . import descriptors
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tcgen05_mma import MODES, Issue, place, touch
-from .tensor_memory import LANES
+from .tensor_memory import LANES, SHARE
 
 OPCODE = re.compile(r"tcgen05\.cp\.cta_group::1\.(\d+)x(\d+)b(?:\.warpx(?:4|2::(02_13|01_23)))?")
 # Shape -> of each quarter of the lanes, which 32 rows it gets.
@@ -44,13 +46,18 @@ def copy(d: Decoder, i: Instruction) -> Run:
             raise block.error(Undefined, "the descriptor has a swizzle that is not known", 0, int(issue.who[0]))
         at = descriptors.units(f, rows, bytes, 1, False, MODES[codes.pop()])
         on = None if issue.rows.all() else np.broadcast_to(issue.rows[:, None], (len(issue.rows), at.shape[1]))
-        data = proxy.read(block, at, descriptors.UNIT, on, issue.who, proxy.Done("tcgen05"))
+        data = proxy.read(block, at, descriptors.UNIT, on, issue.who, proxy.Done("tcgen05"), moves=True)
+        known = proxy.written(block, at, descriptors.UNIT) | ~issue.rows[:, None]
         words = np.ascontiguousarray(data).view("<u4").reshape(len(data), -1, 32, bytes // 4)[:, quarters]
+        known = known.reshape(len(known), -1, 32, bytes // descriptors.UNIT)[:, quarters]
         p = place(block, issue, picked(block, to(block.R), issue.who), LANES, bytes // 4)
         touch(block, issue, p, writes=True, reads=False)
         target = p.of(memory_of(block).words)
         some = np.broadcast_to(issue.rows, len(target))
         target[some] = np.broadcast_to(words, target.shape)[some]
+        if block.world.checks and not known.all():
+            parts = known.reshape(len(known), LANES // SHARE, SHARE, -1).all(2).repeat(descriptors.UNIT // 4, 2)
+            memory_of(block).came_unwritten(p.cells(), parts.reshape(len(parts), -1))
 
     return run
 

@@ -17,7 +17,7 @@ from ..forms import address
 from ..parse import Address, Instruction
 from . import descriptors
 from .mma import INTEGERS
-from .numbers import numbers, of_four_bits
+from .numbers import numbers, of_four_bits, of_six_bits
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tensor_memory import COLUMNS, LANES, SHARE
 
@@ -26,9 +26,10 @@ MODES = {0: 0, 2: 128, 4: 64, 6: 32}  # code -> bytes of a swizzled row; 1, of 3
 KINDS = {
     "f16": (2, {0: "f16", 1: "bf16"}, {0: "f16", 1: "f32"}),
     "tf32": (4, {2: "tf32"}, {1: "f32"}),
-    "f8f6f4": (1, {0: "e4m3", 1: "e5m2", 5: "e2m1"}, {0: "f16", 1: "f32"}),
+    "f8f6f4": (1, {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: "e2m1"}, {0: "f16", 1: "f32"}),
     "i8": (1, {0: "u8", 1: "s8"}, {2: "s32"}),
 }
+PADDED = {"e2m1": 8, "e2m3": 12, "e3m2": 12}  # bytes of 16 elements, where those of 8, 6 and 4 bits are taken alike
 ROW = 32  # bytes of a row of A or B along K
 HINT = r"(\.collector::a::(fill|use|lastuse|discard))?"
 
@@ -100,20 +101,25 @@ def shared_operand(block: Any, issue: Issue, descriptor: np.ndarray, name: str, 
         raise block.error(Undefined, what, 0, int(issue.who[0]))
     at = descriptors.units(words, rows, ROW // f.size, f.size, mn_major, MODES[codes.pop()])
     on = None if issue.rows.all() else np.broadcast_to(issue.rows[:, None], (len(issue.rows), at.shape[1]))
-    padded = kind == "e2m1" and f.K == ROW
-    data = proxy.read(block, at, descriptors.UNIT // (1 + padded), on, issue.who, proxy.Done("tcgen05"))
+    if kind in PADDED and f.K == ROW:
+        return padded(block, issue, at, on, kind, f, mn_major)
+    data = proxy.read(block, at, descriptors.UNIT, on, issue.who, proxy.Done("tcgen05"))
     if kind == "e2m1":
-        return four_bits(data, f, mn_major)
+        return of_four_bits(descriptors.matrix(data, ROW, np.dtype(np.uint8), mn_major))
     dtype = np.dtype(INTEGERS.get(kind, f"<u{f.size}"))
     return numbers(descriptors.matrix(data, f.K, dtype, mn_major), kind)
 
 
-def four_bits(data: np.ndarray, f: Form, mn_major: bool) -> np.ndarray:
-    """Elements of e2m1: two to a byte or, where 8 and 6 bits are taken, too, 16 in the first half of each 16 bytes."""
-    if f.K == 2 * ROW:
-        return of_four_bits(descriptors.matrix(data, ROW, np.dtype(np.uint8), mn_major))
-    halves = np.ascontiguousarray(of_four_bits(data))
-    parts = halves.reshape(len(data), f.K, -1) if mn_major else halves.reshape(len(data), -1, f.K)
+def padded(block: Any, issue: Issue, at: np.ndarray, on: Any, kind: str, f: Form, mn_major: bool) -> np.ndarray:
+    """A or B of elements of 4 or 6 bits, 16 of them in the first 8 or 12 bytes of each 16: the rest is not read."""
+    held = PADDED[kind]
+    size = held & -held
+    at = (at[..., None] + np.arange(0, held, size)).reshape(len(at), -1)
+    on = None if on is None else np.repeat(on, held // size, axis=1)
+    words = proxy.read(block, at, size, on, issue.who, proxy.Done("tcgen05"))
+    data = words.reshape(len(words), -1, held)
+    elements = np.ascontiguousarray(of_four_bits(data) if held == 8 else of_six_bits(data, kind))
+    parts = elements.reshape(len(data), f.K, -1) if mn_major else elements.reshape(len(data), -1, f.K)
     return parts.swapaxes(1, 2) if mn_major else parts
 
 
@@ -156,6 +162,9 @@ def touch(block: Any, issue: Issue, p: Place, writes: bool, reads: bool) -> None
 
 def in_memory(block: Any, issue: Issue, at: np.ndarray, f: Form) -> np.ndarray:
     """A (P, M, K) from tensor memory: as many elements to a column as fit, the first in its low bits."""
+    if f.a in PADDED:
+        why = f"A of {f.a} in tensor memory; of 4 and 6 bits it takes those in shared memory, padded"
+        raise UnknownOpcode(block.instruction.opcode, why, block.instruction)
     p = place(block, issue, at, f.M, f.K * f.size // 4)
     touch(block, issue, p, writes=False, reads=True)
     words = np.ascontiguousarray(p.of(memory_of(block).words))

@@ -19,7 +19,7 @@ from .tensor_memory import LANES
 
 # kind -> K, and the types of A and B by their code
 KINDS = {
-    "mxf8f6f4": (32, {0: "e4m3", 1: "e5m2", 5: "e2m1"}),
+    "mxf8f6f4": (32, {0: "e4m3", 1: "e5m2", 3: "e2m3", 4: "e3m2", 5: "e2m1"}),
     "mxf4": (64, {1: "e2m1"}),
     "mxf4nvf4": (64, {1: "e2m1"}),
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..asynchronous.clocks import merged
+from ..arrays import chosen, merged
 from ..asynchronous.ordering import Ordering
 from ..errors import Deadlock, OutOfBounds, Race, Undefined, Uninitialised
 
@@ -26,6 +26,7 @@ class TensorMemory:
     taken     (1 or P, 16) bool, allocated columns in units of 32
     closed    (1 or P,) bool, whether no more may be allocated
     written   (1 or P, CELLS) bool
+    copied    cells to which a tcgen05.cp has brought what nothing had written: for the words of an error
     blank     uint32, what stands where nothing is written; see uninitialised.py
     """
 
@@ -35,16 +36,16 @@ class TensorMemory:
         self.words = np.zeros((P, LANES, 0), np.uint32)
         self.taken, self.closed = np.zeros((1, COLUMNS // UNIT), bool), np.zeros(1, bool)
         self.written = np.zeros((1, CELLS), bool)
+        self.copied: set[int] = set()
         self.order = Ordering(clocks, CELLS) if checks else None
         self.blank = np.uint32(0xFFC0DEAD if filler is None else filler * 0x01010101)
 
     def take(self, rows: np.ndarray, clocks: Any) -> "TensorMemory":
         """That of some of the programs."""
         other = object.__new__(TensorMemory)
-        other.words, other.blank = self.words[rows], self.blank
+        other.words, other.blank, other.copied = self.words[rows], self.blank, {*self.copied}
         for name in self.STATE:
-            known = getattr(self, name)
-            setattr(other, name, known[rows] if len(known) > 1 else known.copy())
+            setattr(other, name, chosen(getattr(self, name), rows))
         other.order = None if self.order is None else self.order.take(rows, clocks)
         return other
 
@@ -53,6 +54,7 @@ class TensorMemory:
         for memory, more in ((self, other), (other, self)):
             memory.grow(more.words.shape[2])
         self.words = np.concatenate([self.words, other.words])
+        self.copied |= other.copied
         for name in self.STATE:
             setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
         if self.order is not None and other.order is not None:
@@ -156,6 +158,17 @@ class TensorMemory:
         moment = groups[row if len(groups) > 1 else 0, warp] + 1
         self.order.note("writer" if writes else "read", at, mine, moment)
 
+    def came_unwritten(self, cells: np.ndarray, known: np.ndarray) -> None:
+        """After a copy to cells (K,): of which its source was written, (P or 1, K) bool; the others are blank."""
+        if len(known) > len(self.written):
+            self.written = np.repeat(self.written, len(known), 0)
+        self.written[:, cells] &= known
+        self.copied |= {*cells[~known.all(0)].tolist()}
+        words = self.words.reshape(len(self.words), LANES // SHARE, SHARE, -1)
+        group, column = np.divmod(cells, COLUMNS)
+        row, k = np.nonzero(~np.broadcast_to(known, (len(words), len(cells))))
+        words[row, group[k], :, column[k]] = self.blank
+
     def doubt(self, block: Any, known: np.ndarray, at: np.ndarray, warp: np.ndarray) -> None:
         """Remember the first load of what nothing has written: a fault if it changes the results."""
         try:
@@ -164,7 +177,11 @@ class TensorMemory:
             block.world.memory.doubt = block.world.memory.doubt or error
 
     def unwritten(self, block: Any, known: np.ndarray, at: np.ndarray, warp: np.ndarray) -> None:
-        self.demand(block, known, Uninitialised, "that nothing has written", at, warp)
+        if known.all():
+            return
+        copied = int(at[~known][0]) % CELLS in self.copied
+        what = "that a tcgen05.cp brought from shared memory, where nothing has written it"
+        self.demand(block, known, Uninitialised, what if copied else "that nothing has written", at, warp)
 
     def orderly(self, block: Any, late: np.ndarray, agents: np.ndarray, verb: str, other: str, at: Any, warp: Any):
         """Raise Race at the first access that comes too early."""

@@ -12,9 +12,8 @@ import numpy as np
 from ..errors import InvalidTensorMap, Misaligned, OutOfBounds
 from .opcodes import Form
 from .requests import Request
-from .tensor_map import FIRST, IM2COL, SPAN, TILED, TYPES, Element
+from .tensor_map import FIRST, IM2COL, LINE, PIECE, SPAN, TILED, TYPES, Element
 
-PIECE = 16  # bytes that swizzling moves as one
 STATIC = slice(FIRST["box_dim"], FIRST["unused"])  # how a box lies, in any tensor
 
 
@@ -33,15 +32,18 @@ class Box(NamedTuple):
 
     @property
     def bytes(self) -> int:
+        """Those that come from the tensor, or are filled in: padding is none of them."""
         return self.inside.shape[1] * self.word
 
     def places(self, at: np.ndarray) -> np.ndarray:
         """Where the pieces of 16 bytes lie in shared memory, (P or 1, pieces), for boxes at (P or 1,)."""
-        return swizzled(at[:, None] + np.arange(0, self.bytes, PIECE), self.swizzle)
+        pieces = self.bytes // self.element.held
+        return swizzled(at[:, None] + np.arange(0, pieces * PIECE, PIECE), self.swizzle)
 
     def where(self, row: int, n: int) -> str:
         """A word of a program's box, in words."""
         at = [int(x[row % len(x), n % x.shape[1]]) for x in self.coordinates[::-1]]
+        at[-1] = at[-1] * LINE // self.element.packed if self.element.packed else at[-1]
         return f"element {at} of a tensor map"
 
 
@@ -73,17 +75,20 @@ def box(request: Request, maps: np.ndarray, one: np.void, rows: np.ndarray, f: F
         raise request.error(InvalidTensorMap, what, int(np.argmax(rows)))
     element = TYPES[int(one["elemtype"][0])]
     placed(request, f, rows, start, element)
+    start = [element.moved(start[0]), *start[1:]]
     dims = [maps["global_dim"][:, n, None].astype(np.int64) for n in range(rank)]
-    word = word_of(element.size, dims[0], rows)
-    size = one["box_dim"][0] * element.size // word  # words of the innermost dimension
+    dims[0] = element.moved(dims[0])
+    columns = element.moved(int(one["box_dim"][0]))
+    word = element.size if element.packed else word_of(element.size, dims[0], rows)
+    size = columns * element.size // word  # words of the innermost dimension
     if f.mode.startswith("im2col"):
         coordinates = image(one, dims, start, offsets, int(size), word // element.size)
     elif f.mode == "tile":
         steps = tuple(one["element_stride"][:rank].tolist())
-        along = tile(tuple(one["box_dim"][:rank].tolist()), steps, word // element.size)
+        along = tile((columns, *one["box_dim"][1:rank].tolist()), steps, word // element.size)
         coordinates = [x[:, None] + y for x, y in zip(start, along, strict=True)]
     else:
-        column, row = tile((int(one["box_dim"][0]), 4), (1, 1), word // element.size)
+        column, row = tile((columns, 4), (1, 1), word // element.size)
         picked = np.stack(np.broadcast_arrays(*start[1:]), 1)
         coordinates = [start[0][:, None] + column, picked[:, row[0]]]
     address = maps["global_address"][:, :1].astype(np.int64) + coordinates[0] * element.size
@@ -102,7 +107,11 @@ def box(request: Request, maps: np.ndarray, one: np.void, rows: np.ndarray, f: F
 
 def placed(request: Request, f: Form, rows: np.ndarray, start: list[np.ndarray], element: Element) -> None:
     """Raise unless boxes begin where the hardware takes them: else it faults with an illegal instruction."""
-    bad = (start[0] * element.size % PIECE != 0) & rows
+    bad = ((start[0] % LINE if element.packed else start[0] * element.size % PIECE) != 0) & rows
+    if bad.any() and element.packed:
+        row = int(np.argmax(bad))
+        what = f"the innermost coordinate is {int(start[0][row % len(start[0])])} of packed elements, {element.name}"
+        raise request.error(Misaligned, f"{what}; a box begins at a multiple of {LINE}", row)
     if bad.any():
         row = int(np.argmax(bad))
         column = int(start[0][row % len(start[0])])
@@ -121,7 +130,7 @@ def placed(request: Request, f: Form, rows: np.ndarray, start: list[np.ndarray],
 def tile(box: tuple[int, ...], steps: tuple[int, ...], word: int) -> tuple[np.ndarray, ...]:
     """By dimension, (1, N) int64: where each word of `word` elements is, from the first element of the box on.
 
-    steps  takes every so manieth element; the innermost dimension is taken whole
+    steps  by dimension, from one element taken to the next; the innermost dimension is taken whole
     """
     along = [np.arange(0, n, step) for n, step in zip(box, (word, *steps[1:]), strict=True)]
     grid = np.meshgrid(*along[::-1], indexing="ij")[::-1]

@@ -3,7 +3,14 @@
 A copy to global memory is under way from its instruction until a thread that issued it has waited for its group. So it
 is not that thread which writes, but one of a program beside its own, numbered from the grid's size on: it starts with
 what the issuing thread knows, by a release and acquire at a place of their own, and the wait brings back what it did.
-Reads are the issuing thread's own. Two copies of one thread count as ordered.
+Reads are the issuing thread's own.
+
+What is not reported, though the ISA asks for more, since Triton emits such: two stores of one thread to one place with
+no wait between, or a wait for reads alone, as in a loop that stores one box again; and a plain access to global memory
+and a bulk copy's with a barrier, or a release and acquire, but no fence.proxy.async between. Triton 3.8 has no such
+fence of global memory, not between tl.store, tl.debug_barrier and a load by a descriptor either.
+
+Source: PTX ISA 8.8, 9.7.9.25.4 (completion of bulk copies, and no order among them), 8.9.1 (proxies).
 """
 
 import warnings
@@ -14,7 +21,7 @@ import numpy as np
 from ..arrays import first_of
 from ..errors import OutOfBounds
 from ..memory import MAPPED, word
-from ..races import Access
+from ..races import Access, Race, Side
 from .requests import Request, Site
 
 
@@ -86,6 +93,31 @@ def end(request: Request) -> None:
         place = state.place(request.thread, 1, block.programs)
         note(request, "store", place, 8, on, order="release", beside=True)
         note(request, "load", place, 8, on, order="acquire")
+
+
+def missing(log: list[Access], race: Race, own: int) -> str:
+    """What would order the two accesses of a race between a bulk copy and its own program; own: programs of the launch.
+
+    A wait for the copy, if that came first and is under way, and else a barrier.
+    """
+
+    def who(access: Access, side: Side, here: bool) -> bool:
+        """Whether an access is also a side's, and, if asked for, at the race's place."""
+        _, threads, at = access.touched()
+        mine = threads == side.program * access.threads + side.thread
+        return bool((mine & ((at <= race.address) & (race.address < at + access.size) | (not here))).any())
+
+    def same(access: Access, side: Side) -> bool:
+        return access.instruction is side.instruction and access.kind == side.kind and who(access, side, True)
+
+    under_way = False
+    for access in log if race.first.program >= own else ():
+        if under_way and same(access, race.second):
+            return "no cp.async.bulk.wait_group"
+        under_way |= same(access, race.first)
+        if under_way and access.order == "release" and access.issuer is not None and who(access, race.first, False):
+            under_way = False  # see end
+    return "no barrier after its cp.async.bulk.wait_group" if race.first.program >= own else "no barrier"
 
 
 def load(request: Request, address: np.ndarray, size: int, on: np.ndarray, site: Site) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import Refused
 from ..memory import GlobalMemory
 from ..segments import Buffer
-from .tensor_map import IM2COL, SIZE, TILED, encode, faults
+from .tensor_map import IM2COL, SIZE, TILED, encode, fault, faults
 
 TF32 = 11
 # Triton counts the types of elements as devices do; the ISA's order, which tensor_map.py has, is the same.
@@ -29,8 +29,9 @@ def placed(name: str, value: Any, meta: dict[str, Any] | None) -> Iterator[tuple
 
     meta  what Triton's compiler says of it; None: this target has no tensor maps
 
-    Raises Refused for what the driver refuses.
+    Raises Refused for what the driver refuses, and for a descriptor that Triton's class would not have made.
     """
+    made(name, value)
     shape, strides = [*map(int, value.shape)], [*map(int, value.strides)]
     sizes = [(f"{name}.shape[{n}]", x) for n, x in enumerate(shape)]
     sizes += [(f"{name}.strides[{n}]", x) for n, x in enumerate(strides)]
@@ -42,16 +43,35 @@ def placed(name: str, value: Any, meta: dict[str, Any] | None) -> Iterator[tuple
         yield from sizes
         return
     fields = described(name, value, shape, strides, meta)
-    if what := faults(encode(fields | {"global_address": value.base.data_ptr()})[0]):
+    if what := wrong(fields, value.base.data_ptr()):
         raise Refused(f"{name}, a tensor descriptor of shape {shape} and strides {strides}, is none for a GPU: {what}")
     yield name, Descriptor(value.base, fields)
     yield from sizes
 
 
+def made(name: str, value: Any) -> None:
+    """Raise unless a descriptor is such as Triton's class makes: its fields may have been changed since."""
+    if not hasattr(value.base, "data_ptr"):
+        what = f"{name}.base is {type(value.base).__name__}; a tensor descriptor is one of a torch tensor"
+        raise Refused(f"{what}: TensorDescriptor.from_tensor(torch.from_numpy(array), ...)")
+    lists = ("shape", "strides") if hasattr(value, "pixel_box_lower_corner") else ("shape", "strides", "block_shape")
+    lengths = {x: len(getattr(value, x)) for x in lists}
+    if len({*lengths.values()}) > 1:
+        have = ", ".join(f"{n} in {x}" for x, n in lengths.items())
+        raise Refused(f"{name}, a tensor descriptor, has as dimensions {have}; make these lists equally long")
+
+
+def wrong(fields: dict[str, Any], address: int) -> str:
+    """What is wrong with the fields of a map and its address; "" if nothing is."""
+    found = [fault("global_address", 0, address, lambda x: f"{x % 16} bytes past a multiple of 16")]
+    found += [fault("global_stride", n, x) for n, x in enumerate(fields["global_stride"])]  # as signed as they are
+    return next(filter(None, found), "") or faults(encode(fields | {"global_address": address})[0])
+
+
 def described(name: str, value: Any, shape: list[int], strides: list[int], meta: dict[str, Any]) -> dict[str, Any]:
     """The fields of the map of a descriptor, the innermost dimension first."""
-    if meta.get("fp4_padded"):
-        raise Refused(f"{name} has elements of 4 bits, padded; the machine has none: pass bytes, without padding")
+    if meta.get("fp4_padded"):  # then the map counts elements of 4 bits, and the descriptor bytes
+        shape = [*shape[:-1], 2 * shape[-1]]
     size, rank = meta["elem_size"], len(shape)
     fields: dict[str, Any] = {
         "rank": rank - 1, "elemtype": TF32 if value.round_f32_to_tf32 else meta["elem_type"],
@@ -88,3 +108,4 @@ def write(memory: GlobalMemory, parameters: dict[str, Any]) -> None:
         made = encode(fields | {"global_address": memory.pointers[base.name]})
         first = int(memory.segments.arena[memory.segments.constants[name]])
         memory.bytes[first : first + SIZE] = made.view(np.uint8)
+        memory.maps[first] = base.name

@@ -19,14 +19,14 @@ from ..collective import meet
 from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, UnknownOpcode
 from ..forms import Form, address
+from ..locations import relative
 from ..parse import Instruction
 from .global_side import bulk
 from .requests import Request
-from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, FIRST, MAGIC, SIZE, fault, faults, lacking
+from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, FIRST, MAGIC, PIECE, SIZE, fault, faults, lacking
 
-WORD = 16
 ALL = 0xFFFFFFFF  # lanes of a warp
-SHARED = Form("shared", "", "", "", WORD, "b8", False)
+SHARED = Form("shared", "", "", "", PIECE, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
 SCOPE = "(cta|cluster|gpu|sys)"
@@ -44,19 +44,23 @@ def replace(d: Decoder, i: Instruction) -> Run:
         raise UnknownOpcode(i.opcode, f"{name} has {FIELDS[name]} entries, and this is for number {entry}", i)
     where = address(d, i.operands[0], space)
     slot, narrow = d.source(i.operands[-1], f"b{known[3]}")
+    signed = name in ("global_address", "global_stride")
 
     def run(block, active):
         block.instruction = i
         value = block.R[slot] if narrow is None else narrow(block.R[slot])
         on = np.broadcast_to(np.True_ if active is None else active, (len(block.programs), block.world.T))
-        values = np.broadcast_to(value, on.shape)
-        for given in np.unique(values[on]).tolist():
-            if what := fault(name, entry, given):
+        values = np.broadcast_to(value.view(f"i{value.itemsize}") if signed else value, on.shape)
+        memory = block.world.memory
+        place = lambda x: relative(x, memory.segments, memory.regions)  # noqa: E731
+        # A tensor without elements is no fault until a copy uses the map: kernels make maps of empty groups.
+        for given in np.unique(values[on]).tolist() if name != "global_dim" else ():
+            if what := fault(name, entry, given, place):
                 raise block.error(InvalidTensorMap, f"in a tensor map {what}", *first_of(on & (values == given)))
         change(block, where(block.R), space, name, entry, value, active)
         if space == "global":
             state = bulk(block)
-            at = block.world.memory.located(where(block.R), WORD, active, block)
+            at = block.world.memory.located(where(block.R), PIECE, active, block)
             state.unreleased |= {(p, a) for p, a, _ in each(block, at, on)}
 
     return run
@@ -66,7 +70,7 @@ def change(block, at: np.ndarray, space: str, name: str, entry: int, value: np.n
     """Write an entry of a field, and that it is known, in the two words of 16 bytes that hold these."""
     read, write, form = ACCESS[space]
     kind = DTYPE[name].base
-    first, offset = divmod(FIRST[name] + entry * kind.itemsize, WORD)
+    first, offset = divmod(FIRST[name] + entry * kind.itemsize, PIECE)
     head = as_bytes(read(block, at, form, active))
     bad = (head[..., :4].view("<u4")[..., 0] != MAGIC) & head.any(-1)
     bad = bad if active is None else bad & active
@@ -75,11 +79,11 @@ def change(block, at: np.ndarray, space: str, name: str, entry: int, value: np.n
         raise block.error(InvalidTensorMap, what, *first_of(bad))
     head[..., :4] = np.array([MAGIC], "<u4").view(np.uint8)
     head[..., 4:8].view("<u4")[...] |= np.uint32(1 << BIT[name, entry])
-    after = at + at.dtype.type(first * WORD)
+    after = at + at.dtype.type(first * PIECE)
     body = head if first == 0 else as_bytes(read(block, after, form, active))
     parts = np.ascontiguousarray(value).astype(kind)[..., None].view(np.uint8)  # (P or 1, T or 1, bytes)
     shape = np.broadcast_shapes(body.shape[:2], parts.shape[:2])
-    body = np.broadcast_to(body, (*shape, WORD)).copy()
+    body = np.broadcast_to(body, (*shape, PIECE)).copy()
     body[..., offset : offset + kind.itemsize] = parts
     if first:
         write(block, at, head.view("u8"), form, active)
@@ -110,10 +114,10 @@ def copy_out(d: Decoder, i: Instruction) -> Run:
         block.instruction = i
         meet(block, np.full((1, 1), ALL, np.uint32), active, i)
         lane = np.arange(block.world.T)[None] % 32
-        copiers = (lane < SIZE // WORD) & (True if active is None else active)
+        copiers = (lane < SIZE // PIECE) & (True if active is None else active)
         start, target = (x(block.R) for x in (source, to))
-        words = load_shared(block, start + (lane * WORD).astype(start.dtype), SHARED, copiers)
-        store_global(block, target + (lane * WORD).astype(target.dtype), words, GLOBAL, copiers)
+        words = load_shared(block, start + (lane * PIECE).astype(start.dtype), SHARED, copiers)
+        store_global(block, target + (lane * PIECE).astype(target.dtype), words, GLOBAL, copiers)
 
     return run
 
@@ -162,7 +166,7 @@ def read(request: Request, pointer: np.ndarray) -> np.ndarray:
         raise request.error(InvalidTensorMap, f"{what}: tensormap.cp_fenceproxy puts it there", int(np.argmax(low)))
     site = request.site(lambda row, n: "the tensor map")
     at = memory.located(pointer.view("u8")[:, None], ALIGNMENT, on, site)
-    words = memory.load(at + np.arange(0, SIZE, WORD), WORD, site)
+    words = memory.load(at + np.arange(0, SIZE, PIECE), PIECE, site)
     maps = np.ascontiguousarray(words).view(np.uint8).reshape(len(at), SIZE)
     rows = np.flatnonzero(on[:, 0])
     for row in rows[:1] if (maps == maps[:1]).all() else rows:
@@ -187,12 +191,9 @@ def judged(data: bytes) -> str:
 def changed(request: Request, at: np.ndarray, maps: np.ndarray) -> None:
     """Raise unless the programs have acquired these maps as they are; those among the parameters need not be."""
     block, state = request.block, bulk(request.block)
-    segments = block.world.memory.segments
-    after = segments.arena[segments.arrays :]  # the module's own variables, and the maps among the parameters
-    parameters = int(after[0]) if len(after) else segments.size
     for row in np.flatnonzero(request.rows).tolist():
         first = int(at[row % len(at)])
-        if first >= parameters:
+        if first in block.world.memory.maps:
             continue
         key = int(block.programs[row]), first
         if key in state.unreleased:

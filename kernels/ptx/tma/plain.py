@@ -17,8 +17,7 @@ from . import global_side, tensor
 from .opcodes import Operands, alone, form, operands
 from .reductions import reduction
 from .requests import Request, requests
-
-PIECE = 16  # bytes; every place and every number of bytes is a multiple
+from .tensor_map import PIECE
 
 
 def copy(d: Decoder, i: Instruction) -> Run:

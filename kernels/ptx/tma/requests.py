@@ -36,15 +36,18 @@ class Request:
     def error(self, kind: type[PtxError], what: str, row: int | None = None) -> PtxError:
         return self.block.error(kind, what, int(np.argmax(self.rows)) if row is None else row, self.thread)
 
-    def site(self, where: Callable[[int, int], str]) -> "Site":
-        return Site(self, where)
+    def site(self, where: Callable[[int, int], str], by_map: bool = False) -> "Site":
+        return Site(self, where, by_map)
 
 
 class Site:
-    """What memory asks for its errors: (row, n) there are a program and a word of what the request moves."""
+    """What memory asks for its errors: (row, n) there are a program and a word of what the request moves.
 
-    def __init__(self, request: Request, where: Callable[[int, int], str]):
-        self.request, self.where, self.world = request, where, request.block.world
+    by_map  whether a tensor map gives the addresses, and not the kernel's own arithmetic
+    """
+
+    def __init__(self, request: Request, where: Callable[[int, int], str], by_map: bool):
+        self.request, self.where, self.by_map, self.world = request, where, by_map, request.block.world
         self.instruction = request.block.instruction
 
     def error(self, kind: type[PtxError], what: str, row: int, n: int) -> PtxError:

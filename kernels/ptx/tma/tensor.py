@@ -2,7 +2,7 @@
 
 The machine moves the bytes when the instruction is issued; proxy.py and global_side.py know until when they may still
 be moving. Elements of a box outside of the tensor are read as zeros, or NaN, and not written, but for those in a piece
-of 16 bytes that begins within the tensor: hardware writes pieces whole, as an H100 was seen to do.
+of 16 bytes that begins within the tensor: hardware writes pieces whole (triton-lang/triton#11583, seen on an H100).
 
 Source: PTX ISA 8.8, 9.7.9.27.1 (cp.async.bulk.tensor, cp.reduce.async.bulk.tensor), 5.5 (tensors).
 """
@@ -17,12 +17,14 @@ from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, Misaligned
 from ..parse import Instruction
 from . import global_side, maps
-from .boxes import PIECE, Box, boxes
+from .boxes import Box, boxes
 from .opcodes import Form, Operands, alone, form, operands
 from .reductions import TYPES, reduction
 from .requests import Request, requests
+from .tensor_map import PIECE
 
 ALIGNED = 128  # bytes, of a box in shared memory
+ANYTHING = 0xE5  # bytes of padding: the ISA leaves them open
 
 
 def copy(d: Decoder, i: Instruction) -> Run:
@@ -62,18 +64,25 @@ def load(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     assert given.mbarrier is not None
     block, bar = request.block, request.value(given.mbarrier)
     for box, part in parts(request, f, given):
-        data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where))
+        data = global_side.load(part, box.address, box.word, box.inside & part.on, part.site(box.where, by_map=True))
         data = np.where(box.inside[..., None], converted(data, box), filling(box))
-        pieces = data.reshape(len(data), -1, PIECE)
+        pieces, held = data.reshape(len(data), -1, box.element.held), box.element.held
+        if held < PIECE:
+            pieces = np.pad(pieces, ((0, 0), (0, 0), (0, PIECE - held)), constant_values=ANYTHING)
         proxy.write(block, box.places(at), pieces, part.some, part.who, proxy.Done("mbarrier", bar))
+        if held < PIECE:
+            proxy.forget(block, box.places(at), held, PIECE, part.some, part.who)
         block.mbarriers.complete_tx(block, bar, box.bytes, part.counted)
 
 
 def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
     """A box goes out of shared memory, as it is or as the second operand of a reduction."""
     for box, part in parts(request, f, given):
+        if box.element.packed:
+            what = f"elements of {box.element.name} are loaded, and neither stored nor reduced"
+            raise part.error(InvalidTensorMap, what)
         pieces = proxy.read(request.block, box.places(at), PIECE, wanted(box, part), part.who, proxy.Done("bulk"))
-        on, site = box.inside & part.on, part.site(box.where)
+        on, site = box.inside & part.on, part.site(box.where, by_map=True)
         if not f.operation:
             data = pieces.reshape(len(pieces), -1, box.word)
             address = np.broadcast_to(box.address, on.shape)
@@ -92,7 +101,7 @@ def store(request: Request, f: Form, given: Operands, at: np.ndarray) -> None:
         data = pieces.reshape(len(pieces), -1, size)
         address = (box.address[..., None] + np.arange(0, box.word, size, dtype=np.uint64)).reshape(len(box.address), -1)
         on = np.repeat(on, many, axis=1)
-        site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many))
+        site = part.site(lambda row, n, box=box, many=many: box.where(row, n // many), by_map=True)
         global_side.atomic(part, np.broadcast_to(address, on.shape), data, size, function, on, site)
 
 

@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import errors, holes, locations, memory
+from kvproof.kernels.ptx import errors, holes, locations
 from kvproof.kernels.ptx.profile import touches
-from kvproof.kernels.ptx.segments import GUARD, Buffer, Segments
+from kvproof.kernels.ptx.segments import GUARD, Buffer, Segments, arena
 
 from ._text import OWN, fails, run
 
@@ -109,7 +109,7 @@ def test_what_the_system_does_not_give_is_said(monkeypatch):
 def test_memory_that_the_system_does_not_give_names_the_array_with_its_holes():
     arrays = [Buffer("x", np.zeros(4, np.uint32)), Buffer("out", strided((4, 8), (FAR, 4)))]
     with pytest.raises(ptx.Refused, match=rf"out lies over {3 * FAR + 32}, .* falls into more than 65536 pieces"):
-        memory.arena(1 << 62, arrays)
+        arena(1 << 62, arrays)
 
 
 def test_holes_take_no_memory():

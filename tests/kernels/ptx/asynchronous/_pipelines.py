@@ -7,7 +7,6 @@ Each is as Triton pipelines it for sm_90: wgmma over cp.async, tensor descriptor
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 import triton
@@ -15,7 +14,8 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import launch
+
+from .._edited import edited
 
 
 @triton.jit
@@ -126,13 +126,8 @@ def cases() -> dict[str, Case]:
 
 def run(case: Case, edit: Callable[[str], str] | None = None, **settings: Any) -> tuple[torch.Tensor, Any]:
     """Launch a case, its PTX edited -> the result and the report."""
-    usual, arguments = launch.compile, case.arguments()
-
-    def edited(*args):
-        compiled = usual(*args)
-        return compiled._replace(asm=compiled.asm | {"ptx": edit(compiled.ptx)}) if edit else compiled
-
-    with mock.patch.object(launch, "compile", edited):
+    arguments = case.arguments()
+    with edited(edit or str):
         report = ptx.run(case.kernel, case.grid, target=case.target, **arguments, **settings)
     result = arguments[case.result]
     return getattr(result, "base", result), report

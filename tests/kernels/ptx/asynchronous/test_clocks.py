@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from kvproof.kernels.ptx.arrays import chosen, merged
 from kvproof.kernels.ptx.asynchronous import barriers, instructions, proxy
-from kvproof.kernels.ptx.asynchronous.clocks import Clocks, merged
+from kvproof.kernels.ptx.asynchronous.clocks import Clocks
 from kvproof.kernels.ptx.asynchronous.mbarrier import MBarriers
 from kvproof.kernels.ptx.asynchronous.ordering import Ordering
 from kvproof.kernels.ptx.shared import Cells
@@ -49,6 +50,10 @@ def test_programs_that_part_and_join_keep_what_each_knows():
     parts[0].join(1, parts[1], 1)
     assert parts[0].known[:, 0, column].tolist() == [4, 7]
     assert merged(np.ones((1, 2)), 3, np.ones((1, 2)), 2).shape == (1, 2)
+    assert merged(np.ones((1, 1)), 3, np.zeros((2, 2)), 2).tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
+    once = np.zeros((1, 2))
+    assert chosen(once, np.array([True, False])) is not once
+    assert chosen(np.arange(3), np.array([True, False, True])).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(("proxied", "fenced"), [(False, False), (True, False), (True, True)])

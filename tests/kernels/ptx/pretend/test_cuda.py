@@ -163,3 +163,17 @@ def test_do_bench_runs_once_and_says_that_it_timed_nothing():
             assert bench(lambda: ran.append(1), **settings) == time
     assert driver.active.get_benchmarker() is bench
     assert len(ran) == 3
+
+
+def test_triton_s_cublas_is_made_and_refused_once_it_is_used():
+    from triton._C.libtriton import nvidia
+
+    true = nvidia.cublas.CublasLt
+    with ptx.route("sm_100", pretend=True):
+        handle = nvidia.cublas.CublasLt(torch.empty(1024, dtype=torch.uint8, device="cuda"))
+        assert isinstance(handle, nvidia.cublas.CublasLt)
+        x = torch.ones(16, 16, device="cuda")
+        for name in ("matmul", "gemm", "block_scaled_matmul_mxfp8"):
+            with pytest.raises(ptx.Refused, match=rf"{name} of Triton's CublasLt .* call torch\.matmul"):
+                getattr(handle, name)(x, x, x)
+    assert nvidia.cublas.CublasLt is true

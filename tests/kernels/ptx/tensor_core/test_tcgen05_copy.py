@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx import Race, UnknownOpcode
+from kvproof.kernels.ptx import Race, Uninitialised, UnknownOpcode
 from kvproof.kernels.ptx.execute import execute
 from kvproof.kernels.ptx.segments import Buffer
 
@@ -28,7 +28,7 @@ mul.lo.u32 %r4, %r1, 8;
 add.u32 %r5, %r4, 1; add.u32 %r6, %r4, 2; add.u32 %r7, %r4, 3;
 add.u32 %r8, %r4, 4; add.u32 %r9, %r4, 5; add.u32 %r10, %r4, 6; add.u32 %r11, %r4, 7;
 st.shared.v4.b32 [%r3], {{%r4, %r5, %r6, %r7}};
-st.shared.v4.b32 [%r3+2048], {{%r8, %r9, %r10, %r11}};
+{second}st.shared.v4.b32 [%r3+2048], {{%r8, %r9, %r10, %r11}};
 fence.proxy.async.shared::cta;
 bar.sync 0;
 ld.shared.b32 %r12, [%r2+4096];
@@ -54,14 +54,14 @@ LEADING, STRIDE = 2048, 128
 WAIT = "mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2+4104], 0; @!%p3 bra again;"
 
 
-def copied(shape: str, columns: int, wait=WAIT) -> np.ndarray:
-    """What each of 128 lanes has in the first columns after the copy."""
+def copied(shape: str, columns: int, wait=WAIT, second="") -> np.ndarray:
+    """What each of 128 lanes has in the first columns after the copy; second: a guard of the second 16 bytes' store."""
     out = np.zeros((128, columns), np.uint32)
     registers = [f"%r{20 + n}" for n in range(columns)]
     stores = "\n".join(f"st.global.b32 [%rd4+{4 * n}], {r};" for n, r in enumerate(registers))
     descriptor = LEADING >> 4 << 16 | STRIDE >> 4 << 32 | 1 << 46
     text = TEXT.format(descriptor=descriptor, shape=shape, columns=columns, registers="{" + ", ".join(registers) + "}",
-                       bytes=4 * columns, stores=stores, wait=wait).replace("; ", ";\n")  # fmt: skip
+                       bytes=4 * columns, stores=stores, wait=wait, second=second).replace("; ", ";\n")  # fmt: skip
     arguments = [("out", Buffer("out", out))]
     execute(text, (1, 1, 1), arguments, name="k", target="sm_100", shared=0, num_warps=4)
     return out
@@ -87,3 +87,11 @@ def test_a_shape_that_is_not_known_is_refused_by_name():
     for shape in ("4x256b", "32x128b", "128x256b.b8x16.b4x16_p64"):
         with pytest.raises(UnknownOpcode, match="its table has other forms of it"):
             copied(shape, 8)
+
+
+def test_what_is_copied_unwritten_is_unwritten_where_it_arrives():
+    """Threads from 32 on store no second half: columns from 4 on of the lanes from 32 on."""
+    assert np.array_equal(copied("128x256b", 4, second="@%p1 "), 8 * ROWS[:, None] + np.arange(4))
+    what = "column 4 of lanes 32 to 47 of tensor memory, that a tcgen05.cp brought from shared memory, where nothing"
+    with pytest.raises(Uninitialised, match=what):
+        copied("128x256b", 8, second="@%p1 ")

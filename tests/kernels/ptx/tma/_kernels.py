@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
 import torch
 import triton
 import triton.language as tl
@@ -16,9 +15,9 @@ from triton.experimental.gluon import language as ttgl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kvproof.kernels.ptx import launch
+from .._edited import edited
 
-GRID, BLOCK = 4, (16, 64)
+BLOCK = (16, 64)
 SHAPE = (64, 256)
 
 
@@ -180,14 +179,12 @@ def numbers(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, most: int
 @contextmanager
 def planted(*faults: tuple[str, str]) -> Iterator[None]:
     """Inside, launches run a PTX in which each pattern is replaced, wherever it stands; each must stand somewhere."""
-    usual = launch.execute
 
-    def execute(text: str, *args: Any, **settings: Any) -> Any:
+    def edit(text: str) -> str:
         for pattern, other in faults:
             text, found = re.subn(pattern, other, text)
             assert found, f"no {pattern} in the PTX"
-        return usual(text, *args, **settings)
+        return text
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "execute", execute)
+    with edited(edit):
         yield

@@ -143,9 +143,21 @@ def test_what_a_copy_reads_must_have_been_written():
             {"strides": [9, 1]},
             r"shape \[64, 256\] and strides \[9, 1\], is none for a GPU: global_stride\[0\] is 18; it must",
         ),
+        ({"strides": [-32, 1]}, r"global_stride\[0\] is -64; it must be a multiple of 16 bytes below"),
+        (
+            {"strides": [256]},
+            "a, a tensor descriptor, has as dimensions 2 in shape, 1 in strides, 2 in block_shape; make",
+        ),
+        (
+            {"base": numbers(SHAPE, torch.float16).numpy()},
+            "a.base is ndarray; a tensor descriptor is one of a torch te",
+        ),
         ({"shape": [64, 0]}, r"global_dim\[0\] is 0; it must be at least 1"),
         ({"shape": [1 << 33, 256]}, r"each must be less than 2\*\*32"),
-        ({"base": torch.zeros(70 * 256, dtype=torch.float16)[4:]}, "global_address is .*; it must be a multiple of 16"),
+        (
+            {"base": torch.zeros(70 * 256, dtype=torch.float16)[4:]},
+            "global_address is 8 bytes past a multiple of 16; it must be a mul",
+        ),
     ],
 )
 def test_descriptors_that_no_gpu_takes_are_refused_by_name(change, says):
@@ -183,7 +195,7 @@ def test_rows_are_not_scattered_to_negative_coordinates(rows, to):
 def test_a_store_fills_the_last_piece_of_a_row():
     whole = torch.full((16, 96), 7.0)
     x, y = numbers((16, 96), torch.float32), whole[:, :70]  # of 17.5 pieces
-    settings = {"reachable": {"whole": whole}}
+    settings: dict[str, Any] = {"reachable": {"whole": whole}}
     ptx.run(copy_2, (1, 2), descriptor(x), descriptor(y), 0, 0, *BLOCK, **settings)
     assert torch.equal(whole[:, :72], x[:, :72])
     assert (whole[:, 72:] == 7).all()

@@ -42,7 +42,7 @@ EDGES = [
     ("box_dim", [1, 256], [0, 257]),
     ("element_stride", [1, 8], [0, 9]),
     ("rank", [0, 4], [5]),
-    ("elemtype", [0, 12], [13, 15]),
+    ("elemtype", [0, 12, 14, 15], [13, 16]),
     ("interleave_layout", [0], [1, 2]),
     ("swizzle_mode", [0, 3], [4]),
     ("swizzle_atomicity", [0], [1]),
@@ -97,6 +97,7 @@ COPY_OUT = (
 )
 ACQUIRE = "fence.proxy.tensormap::generic.acquire.gpu [%rd3], 128; "
 LOAD = "@%p1 cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [0], [%rd3, {{{}}}], [{}]; "
+PLAIN = f"@%p1 cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [0], [{{}}], 128, [{BAR}]; "
 USE = INIT + EXPECT.format(128) + LOAD.format("16, 2", BAR) + WAIT.format(0, 0) + OUT.format(0, 128)
 IN_SHARED = ZERO + made("shared::cta", str(MAP))
 
@@ -134,8 +135,8 @@ def test_a_map_is_made_by_its_fields(body, seed):
             "40 bytes; it must be a multiple of 16",
         ),
         (
-            ZERO + made("shared::cta", str(MAP), global_dim_1="0"),
-            r"in a tensor map global_dim\[1\] is 0; it must be at least 1",
+            ZERO + made("shared::cta", str(MAP), global_dim_1="0") + COPY_OUT + ACQUIRE,
+            r"in the tensor map global_dim\[1\] is 0; it must be at least 1",
         ),
         (
             ZERO + f"@%p1 st.shared.b32 [{MAP}], 7; " + made("shared::cta", str(MAP)),
@@ -148,6 +149,25 @@ def test_what_is_no_map_or_not_yet_one(body, what):
         launch(body)
     assert caught.value.line is not None
     assert caught.value.thread == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"global_stride_0": "-64"}, r"global_stride\[0\] is -64; it must"),
+        ({"global_address_0": "%rd8"}, r"global_address is b \+ 2 bytes; it must be a multiple of 16"),
+        ({"global_address_0": "%rd7"}, r"global_address is b - 8 bytes; it must"),
+        ({"global_address_0": "24"}, "global_address is 0x18; it must"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named_as_it_was_meant(change, what):
+    with pytest.raises(InvalidTensorMap, match=f"in a tensor map {what}"):
+        launch("add.u64 %rd8, %rd2, 2; sub.u64 %rd7, %rd2, 8; " + ZERO + made("shared::cta", str(MAP), **change))
+
+
+def test_an_empty_tensor_is_no_fault_where_no_copy_uses_its_map():
+    empty = ZERO + made("shared::cta", str(MAP), global_dim_0="0", global_dim_1="0") + "bar.sync 0; "
+    launch(empty + IN_SHARED + COPY_OUT + ACQUIRE)
 
 
 def test_a_map_is_acquired_by_each_program_of_its_own():
@@ -199,3 +219,32 @@ def test_a_map_among_the_parameters_needs_no_fence():
     out, array = np.zeros(128, np.uint8), np.arange(256, dtype=np.uint8).reshape(4, 64)
     run(USE.replace("%rd3", "%rd2"), out, tensor(array, [32, 4], U8))
     assert np.array_equal(out.reshape(4, 32), np.vstack([array[2:, 16:48], np.zeros((2, 32), np.uint8)]))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "what"),
+    [
+        ("@%p1 tensormap.replace.tile.rank.global.b1024.b32 [%rd2], 0; ", InvalidTensorMap, ": the address is a param"),
+        ("@%p1 st.global.b32 [%rd2+64], 0; ", InvalidTensorMap, r" \+64 bytes: the address is a parameter's, and"),
+        ("@%p1 red.global.add.u32 [%rd2+4], 1; ", InvalidTensorMap, r" \+4 bytes: the address is a parameter's"),
+        (ZERO + COPY_OUT.replace("%rd3", "%rd2"), InvalidTensorMap, ": the address is a parameter's"),
+        ("@%p1 st.global.b32 [%rd2+128], 0; ", OutOfBounds, r" \+128 bytes: the address belongs to no argument"),
+        ("@%p1 ld.global.b32 %r9, [%rd2+2]; ", Misaligned, r" \+2 bytes: the address is no multiple of 4"),
+    ],
+)
+def test_a_map_among_the_parameters_is_read_only(body, kind, what):
+    out, array = np.zeros(128, np.uint8), np.arange(256, dtype=np.uint8).reshape(4, 64)
+    with pytest.raises(kind, match=f"bytes at the tensor map of parameter b{what}"):
+        run(body + USE.replace("%rd3", "%rd2"), out, tensor(array, [32, 4], U8))
+    run("@%p1 ld.global.b32 %r9, [%rd2+64]; @%p1 st.global.b32 [%rd1], 1; ret; ", out, tensor(array, [32, 4], U8))
+
+
+def test_an_address_that_a_map_gives_is_no_overflow_of_the_kernels():
+    # Row 65,536 by a stride of 2**16 lies 2**32 bytes past the first row.
+    out, array = np.zeros(128, np.uint8), np.zeros((4, 64), np.uint8)
+    wide = tensor(array, [32, 4], U8, global_dim=[64, 1 << 20], global_stride=[1 << 16])
+    with pytest.raises(OutOfBounds, match=r"b \+4294967296 bytes, 4294967040 past its end: the address belongs"):
+        run(USE.replace("%rd3", "%rd2").replace("16, 2", "0, 65536"), out, wide, array)
+    far = "mov.u64 %rd9, 4294967296; add.u64 %rd9, %rd3, %rd9; "
+    with pytest.raises(OutOfBounds, match=r"b \+4294967296 bytes, .* \(a 32-bit offset that overflowed: 2\*\*32"):
+        run(far + INIT + EXPECT.format(128) + PLAIN.format("%rd9"), out, wide, array)

@@ -130,6 +130,40 @@ def test_threads_read_what_was_copied_out_after_a_wait(wait, races):
         run(body, out)
 
 
+READS, COPIES = "ld.global.b32 %r11, [%rd10]; ", "@%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd1], [0], 128; "
+ADDS = "@%p1 cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%rd1], [0], 128; "
+AGAIN = "bar.sync 0; add.u32 %r13, %r13, 1; setp.lt.u32 %p4, %r13, 3; @%p4 bra LL; "
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (
+            READS + COPIES + ENDED,
+            "store by a bulk copy and a load by thread 1 of the same program, .* with no barrier b",
+        ),
+        (
+            COPIES + ENDED + READS,
+            "load and a store by a bulk copy by .* no barrier after its cp.async.bulk.wait_group b",
+        ),
+        (COPIES + READS + ENDED, "no cp.async.bulk.wait_group between"),
+        (COPIES + "bar.sync 0; " + READS + ENDED, "no cp.async.bulk.wait_group between"),
+        (ADDS + "bar.sync 0; " + READS + ENDED, "an atomic by a bulk copy by thread 0 of the .* no cp.async.bulk.wait"),
+        (
+            "st.global.b32 [%rd10], 1; " + ADDS + ENDED,
+            "this atomic by a bulk copy and a store by .* with no barrier be",
+        ),
+        ("LL: " + READS + COPIES + ENDED + AGAIN, "with no barrier between"),
+        ("LL: " + READS + "bar.sync 0; " + COPIES + AGAIN + ENDED, "no cp.async.bulk.wait_group between"),
+        ("LL: " + COPIES + ENDED + READS + AGAIN, "no barrier after its cp.async.bulk.wait_group between"),
+    ],
+)
+def test_a_race_between_a_copy_and_its_program_says_what_is_missing(body, what):
+    start = FILL.format("%r1") + "mul.wide.u32 %rd9, %r1, 4; add.u64 %rd10, %rd1, %rd9; mov.u32 %r13, 0; "
+    with pytest.raises(Race, match=what):
+        run(start + body + "ret;", np.zeros(32, np.uint32))
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

@@ -152,11 +152,11 @@ def test_numpy_arrays_and_a_tensor_map_of_its_own_for_every_program():
 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_programs_that_make_map_after_map_and_part_ways(seed):
-    rows = [40, 16, 100]
+    rows = [40, 0, 16, 100]
     inputs = [numbers((n, 64), torch.float16, n) for n in rows]
     outputs = [torch.zeros_like(x) for x in inputs]
     tables = [torch.tensor([x.data_ptr() for x in arrays]) for arrays in (inputs, outputs)]
-    ptx.run(add_one_to_groups, 2, *tables, torch.tensor(rows, dtype=torch.int32), 3, 16, 64, seed=seed)
+    ptx.run(add_one_to_groups, 2, *tables, torch.tensor(rows, dtype=torch.int32), 4, 16, 64, seed=seed)
     assert all(torch.equal(y, x + 1) for x, y in zip(inputs, outputs, strict=True))
 
 
