@@ -67,7 +67,7 @@ class GlobalMemory:
         self.segments = segments = Segments(buffers, constants)
         self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
         self.bytes, self.state = arena(segments.size, buffers)
-        self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
+        self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ | WRITTEN
         self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
             first = int(segments.arena[segments.constants[name]])
@@ -233,7 +233,7 @@ class GlobalMemory:
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
-        if self.checks:
+        if self.checks and (self.blanks or not self.has(found, size, WRITTEN)):
             states = self.states[size]
             states[index] = states[index] & ~word(BLANK, states.dtype) | word(WRITTEN, states.dtype)
         before = words[index]
