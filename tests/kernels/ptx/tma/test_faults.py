@@ -63,7 +63,7 @@ LOAD, STORE = "shared::cta.global.mbarrier", "global.shared::cta.bulk_group"
 ARGUMENTS: dict[str, tuple[list[tuple[str, str]], type[PtxError], str, str]] = {
     "too few bytes expected": ([(EXPECT, r"\g<1>1024")], Deadlock, "1,024 bytes fewer", "try_wait"),
     "no proxy fence": (
-        [(r"fence\.proxy\.async\.shared::cta;", "")], Race, r"no fence.*at _kernels\.py:105, PTX line \d+", STORE,
+        [(r"fence\.proxy\.async\.shared::cta;", "")], Race, r"no fence.*at _kernels\.py:\d+, PTX line \d+", STORE,
     ),
     "no wait before a buffer is reused": ([(READ_WAIT, "")], Race, "no cp.async.bulk.wait_group", "st.shared"),
     "a box at an odd place": (
