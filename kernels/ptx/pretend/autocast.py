@@ -4,13 +4,16 @@ Source: torch's documentation of torch.amp: "CUDA Ops that can autocast to float
 Functions are seen where Python calls them; of one written in Python its own casts count, not those of what it calls.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import overrides
 from torch.overrides import TorchFunctionMode
 
 from . import replaced
-from .places import pretending
+from .places import pretending, said
 
 LOWER = (
     "matmul", "__matmul__", "__rmatmul__", "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "chain_matmul",
@@ -34,9 +37,9 @@ LOW = (torch.float16, torch.bfloat16)
 
 
 def cast(values: Any, to: torch.dtype) -> Any:
-    """Float tensors of 16 and 32 bits as another dtype, in lists too."""
+    """Float tensors of 16 and 32 bits on the GPU as another dtype, in lists too."""
     if isinstance(values, torch.Tensor):
-        return values.to(to) if values.dtype in (*LOW, torch.float32) else values
+        return values.to(to) if values.dtype in (*LOW, torch.float32) and said(values).type == "cuda" else values
     return type(values)(cast(x, to) for x in values) if type(values) in (list, tuple) else values
 
 
@@ -55,6 +58,26 @@ class Casting(TorchFunctionMode):
         if kwargs.get("dtype") is not None:  # which says what to sum in
             return func(*args, **kwargs)
         return func(*cast(args, to), **{key: cast(x, to) for key, x in kwargs.items()})
+
+
+@contextmanager
+def casting() -> Iterator[None]:
+    """A pretence, for an autocast that was entered before it, or is left after it.
+
+    One that was made before it where there is no GPU stays off, as torch warns then.
+    """
+    if torch.is_autocast_enabled("cuda"):
+        Casting().__enter__()
+    try:
+        yield
+    finally:
+        modes = overrides._get_current_function_mode_stack()
+        if any(isinstance(mode, Casting) for mode in modes):
+            for _ in modes:
+                overrides._pop_mode()
+            for mode in modes:
+                if not isinstance(mode, Casting):
+                    overrides._push_mode(mode)
 
 
 def entering(usual: Any, _: None) -> Any:

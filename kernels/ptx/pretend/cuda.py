@@ -3,6 +3,7 @@
 What is not here and asks for a driver is refused by its name, in `lazy_init`.
 """
 
+import collections
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ import triton.testing
 from ..errors import Refused
 from . import replaced
 from .places import is_gpu, pretence
-from .streams import Event, Stream
+from .streams import Event, ExternalStream, Stream
 from .triton_driver import once
 
 
@@ -39,8 +40,9 @@ def lazy_init() -> None:
     if home.startswith(("torch.cuda", "torch.backends")):
         raise Refused(f"{home}.{name} is asked for; it is not pretended, since nothing but a true GPU can answer")
     raise Refused(
-        f"{home}.{name} asks torch for CUDA memory past what is pretended, by a function that was imported before the "
-        "route was opened, or by machine code; import it inside, or call it as torch.<name>"
+        f"{home}.{name} asks torch for CUDA memory past what is pretended: by a function that was imported before the "
+        "route was opened (import it inside, or call it as torch.<name>), by a class such as torch.cuda.FloatTensor or "
+        'torch.UntypedStorage (call torch.empty or torch.tensor with device="cuda"), or by machine code'
     )
 
 
@@ -72,6 +74,11 @@ def manual_seed(seed: int) -> None:
     pretence().generator.manual_seed(int(seed))
 
 
+def at_once(device: Any = None) -> None:
+    """torch.cuda.synchronize: all that was asked for is done."""
+    checked(device)
+
+
 def nothing(*args: Any, **kwargs: Any) -> None:
     """What orders work that has ended, or gives back memory that is not held."""
 
@@ -87,6 +94,10 @@ def refused(name: str) -> Callable[..., Any]:
 
     asked.__name__ = name.rpartition(".")[2]
     return asked
+
+
+def empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty_strided(size, stride, dtype=dtype, device="cuda")
 
 
 CUDA: dict[str, Callable[..., Any]] = {
@@ -106,7 +117,7 @@ CUDA: dict[str, Callable[..., Any]] = {
     "can_device_access_peer": lambda device, peer: False,
     "_exchange_device": zero,
     "_maybe_exchange_device": zero,
-    "synchronize": lambda device=None: checked(device) and None,
+    "synchronize": at_once,
     "current_stream": current_stream,
     "default_stream": default_stream,
     "set_stream": set_stream,
@@ -126,11 +137,16 @@ CUDA: dict[str, Callable[..., Any]] = {
     "set_rng_state": lambda new_state, device="cuda": pretence().generator.set_state(new_state),
     "set_rng_state_all": lambda new_states: pretence().generator.set_state(new_states[0]),
     "mem_get_info": lambda device=None: (facts().total_memory, facts().total_memory),
-    "memory_stats": lambda device=None: {},
+    "memory_stats": lambda device=None: collections.defaultdict(int),
+    "memory_summary": lambda device=None, abbreviated=False: "A pretended GPU holds no memory.",
+    "get_per_process_memory_fraction": lambda device=None: 1.0,
+    "set_per_process_memory_fraction": lambda fraction, device=None: set_device(device),
+    "_sleep": nothing,
 }
 CUDA |= {name: refused(f"torch.cuda.{name}") for name in (
     "graph_pool_handle", "make_graphed_callables", "cudart", "caching_allocator_alloc", "memory_snapshot",
     "utilization", "temperature", "power_draw", "clock_rate", "memory_usage", "device_memory_used",
+    "memory._record_memory_history",
 )}  # fmt: skip
 CUDA |= dict.fromkeys(("empty_cache", "reset_peak_memory_stats", "reset_max_memory_allocated",
                        "reset_accumulated_memory_stats", "reset_max_memory_cached"), nothing)  # fmt: skip
@@ -147,11 +163,11 @@ ACCELERATOR: dict[str, Callable[..., Any]] = {
     "set_device_idx": set_device,
     "current_stream": current_stream,
     "set_stream": set_stream,
-    "synchronize": lambda device=None: checked(device) and None,
+    "synchronize": at_once,
     **dict.fromkeys(("empty_cache", "reset_peak_memory_stats", "reset_accumulated_memory_stats"), nothing),
     **dict.fromkeys(("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved"), zero),
     "get_memory_info": lambda device=None: (facts().total_memory, facts().total_memory),
-    "memory_stats": lambda device=None: {},
+    "memory_stats": CUDA["memory_stats"],
 }
 NVTX = {"range_push": zero, "range_pop": zero, "range_start": zero, "range_end": nothing, "mark": nothing}
 LOW: dict[str, Callable[..., Any]] = {  # which launchers that save time call
@@ -173,20 +189,28 @@ LOW: dict[str, Callable[..., Any]] = {  # which launchers that save time call
 
 
 def put_all() -> None:
-    owners = ((torch.cuda, CUDA), (torch.accelerator, ACCELERATOR), (torch.cuda.nvtx, NVTX), (torch._C, LOW))
+    owners = ((torch.cuda, CUDA), (torch.accelerator, ACCELERATOR), (torch.cuda.nvtx, NVTX), (torch._C, LOW),
+              (torch.cuda.profiler, {"start": nothing, "stop": nothing}))  # fmt: skip
     for owner, names in owners:
         for name, ours in names.items():
             if hasattr(owner, name):
                 replaced.put(owner, name, replaced.function, ours)
     replaced.put(torch.cuda, "_get_device_properties", replaced.function, properties)  # made by the true _lazy_init
     for name in ("memory_allocated", "max_memory_allocated", "memory_reserved", "max_memory_reserved", "empty_cache",
-                 "mem_get_info", "memory_stats", "reset_peak_memory_stats", "caching_allocator_alloc"):  # fmt: skip
+                 "mem_get_info", "memory_stats", "reset_peak_memory_stats", "caching_allocator_alloc", "memory_summary",
+                 "get_per_process_memory_fraction", "set_per_process_memory_fraction"):  # fmt: skip
         replaced.put(torch.cuda.memory, name, replaced.function, CUDA[name])
+    history = "_record_memory_history"
+    replaced.put(torch.cuda.memory, history, replaced.function, CUDA[f"memory.{history}"])
+    low: Any = torch._C  # inductor's own torch.empty_strided, which others call, too
+    replaced.put(low._dynamo.guards, "_empty_strided_cuda", replaced.function, empty_strided)
     for name in ("manual_seed", "manual_seed_all", "get_rng_state", "set_rng_state", "initial_seed"):
         replaced.put(torch.cuda.random, name, replaced.function, CUDA[name])
-    for owner in (torch.cuda, torch.cuda.streams):
+    for owner in (torch, torch.cuda, torch.cuda.streams):
         replaced.put(owner, "Stream", replaced.kind, Stream)
         replaced.put(owner, "Event", replaced.kind, Event)
+    for owner in (torch.cuda, torch.cuda.streams):
+        replaced.put(owner, "ExternalStream", replaced.kind, ExternalStream)
     for name in ("CUDAGraph", "graph"):
         replaced.put(torch.cuda, name, replaced.kind, type(name, (), {"__init__": refused(f"torch.cuda.{name}")}))
     for name in ("do_bench", "do_bench_cudagraph"):

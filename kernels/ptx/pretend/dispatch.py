@@ -4,6 +4,7 @@ Creation on "cuda" gives the CPU's memory, also from within C++; results of tens
 an operator that Python has registered for CUDA (torch.library, Triton's own too) runs that kernel.
 """
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..arrays import true_device
 from ..errors import Refused
-from .places import GPU, HOST, UNSAID, is_gpu, key, note, place, pretence, pretending, said
+from .places import GPU, HOST, UNSAID, faking, is_gpu, key, note, place, pretence, pretending, said
 
 CPU = torch.device("cpu")
 KEYS = torch._C.DispatchKey
@@ -35,6 +36,8 @@ class Dispatch(TorchDispatchMode):
         kwargs = kwargs or {}
         if not pretending() or isinstance(func, torch._ops.HigherOrderOperator):
             return func(*args, **kwargs)  # one of those is what launches a kernel of torch.library.triton_op
+        if faking():
+            return func(*args, **kwargs)
         if any(hasattr(t, "__torch_dispatch__") and t not in PLAIN for t in types):
             return NotImplemented  # of a subclass, which asks again for what it holds
         inputs = [*tensors((*args, *kwargs.values()))]
@@ -63,7 +66,26 @@ class Dispatch(TorchDispatchMode):
             kwargs = {**kwargs, "device": CPU}
         if kwargs.get("pin_memory"):
             kwargs = {**kwargs, "pin_memory": False}
-        return func(*(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args), **kwargs)
+        args = tuple(CPU if isinstance(x, torch.device) and is_gpu(x) else x for x in args)
+        if draws(func) and draws_on_gpu(inputs, args, kwargs, device):
+            with pretence().generator.drawing():
+                return func(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+@functools.cache
+def draws(func: Any) -> bool:
+    """Whether an operator takes random numbers."""
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+def draws_on_gpu(inputs: list[torch.Tensor], args: tuple, kwargs: dict[str, Any], device: Any) -> bool:
+    """Whether an operator would draw them from torch.cuda's generator: it is given none, and is on the GPU."""
+    if any(isinstance(x, torch._C.Generator) for x in (*args, *kwargs.values())):
+        return False
+    if device is not None:
+        return is_gpu(device)
+    return any(place(x) == GPU for x in inputs)
 
 
 def by_python(func: Any, key: str) -> bool:
@@ -103,7 +125,9 @@ def settle(inputs: list[torch.Tensor], out: Any, device: Any) -> None:
     """Note where results are: on the GPU if an input is; else on the host if all are."""
     if not inputs or (device is not None and is_gpu(device)):
         return
-    places = [place(x) for x in inputs if true_device(x).type == "cpu" and (x.dim() or len(inputs) == 1)]
+    places = [place(x) for x in inputs if true_device(x).type == "cpu" and x.dim()]
+    if not places:  # the sum of two numbers
+        places = [place(x) for x in inputs if true_device(x).type == "cpu"]
     if not places or GPU in places:
         return
     where = UNSAID if UNSAID in places else HOST

@@ -60,7 +60,6 @@ def compiled(function: Callable[..., Any], *args: torch.Tensor) -> Callable[...,
 
 def prepare() -> None:
     """Put what inductor's modules call in place of a driver's; again does nothing."""
-    import torch._dynamo.guards
     import torch._inductor.runtime.triton_helpers as helpers
     import torch._inductor.runtime.triton_heuristics as heuristics
 
@@ -68,8 +67,6 @@ def prepare() -> None:
         replaced.put(heuristics.CachingAutotuner, "run", replaced.function, launch)
         replaced.put(heuristics.CachingAutotuner, "precompile", replaced.function, lambda tuner, *args, **kwargs: None)
         replaced.put(helpers, "set_driver_to_gpu", replaced.function, lambda: None)
-        low: Any = torch._C
-        replaced.put(low._dynamo.guards, "_empty_strided_cuda", replaced.function, empty_strided)
 
 
 def launch(tuner: Any, *args: Any, stream: Any = None, **kwargs: Any) -> Any:
@@ -78,10 +75,6 @@ def launch(tuner: Any, *args: Any, stream: Any = None, **kwargs: Any) -> Any:
     args, grid = tuner._interpret_args_grid(args, config)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     return tuner.fn[grid](*args, **kwargs, **config.kwargs, **options)
-
-
-def empty_strided(size: Any, stride: Any, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty_strided(size, stride, dtype=dtype, device="cuda")
 
 
 def put_all() -> None:

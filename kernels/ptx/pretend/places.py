@@ -3,6 +3,7 @@
 Every tensor's memory is the CPU's. What counts is who made it: a storage that is not noted here is on the GPU.
 """
 
+import threading
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class Pretence:
     generator: Any  # torch.cuda.default_generators[0]
     noted: dict[int, tuple[Any, str]] = field(default_factory=dict)  # by storage: a weak reference, its place; else GPU
     making: str = ""  # where the tensor that is being made will be
+    thread: int = field(default_factory=threading.get_ident)  # asyncio.to_thread hands this on, but torch no modes
 
 
 _pretence: ContextVar[Pretence | None] = ContextVar("pretence", default=None)
@@ -37,13 +39,19 @@ _pretence: ContextVar[Pretence | None] = ContextVar("pretence", default=None)
 
 def pretending() -> bool:
     """Whether this thread has a pretended GPU."""
-    return _pretence.get() is not None
+    found = _pretence.get()
+    return found is not None and found.thread == threading.get_ident()
 
 
 def pretence() -> Pretence:
     found = _pretence.get()
     assert found is not None
     return found
+
+
+def faking() -> bool:
+    """Whether torch's FakeTensorMode is on, whose tensors are on any device and have no memory."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
 
 
 def is_gpu(device: Any) -> bool:
@@ -65,8 +73,17 @@ def is_gpu(device: Any) -> bool:
     return True
 
 
+def unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor within those that torch.func's transforms wrap around it."""
+    functorch: Any = vars(torch._C)["_functorch"]
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def key(tensor: torch.Tensor) -> int:
     """Of the tensor's storage; 0 if it has none of its own."""
+    tensor = unwrapped(tensor)
     with suppress(RuntimeError, NotImplementedError):
         return tensor.untyped_storage()._cdata
     return 0
@@ -74,26 +91,32 @@ def key(tensor: torch.Tensor) -> int:
 
 def place(tensor: torch.Tensor) -> str:
     """Where a tensor of the CPU plays."""
-    noted = pretence().noted
-    if not noted:
-        return GPU
-    weak, found = noted.get(key(tensor), (None, GPU))
+    return place_of(key(tensor)) if pretence().noted else GPU
+
+
+def place_of(at: int) -> str:
+    """Where the storage of a key plays."""
+    weak, found = pretence().noted.get(at, (None, GPU))
     return GPU if weak is None or weak.expired() else found
 
 
 def note(tensor: torch.Tensor, where: str) -> torch.Tensor:
     """Remember where a new tensor plays."""
-    noted = pretence().noted
-    if true_device(tensor).type != "cpu" or not (at := key(tensor)):
-        return tensor
+    if true_device(tensor).type == "cpu" and key(tensor):
+        note_storage(unwrapped(tensor).untyped_storage(), where)
+    return tensor
+
+
+def note_storage(storage: Any, where: str) -> None:
+    """Remember where a new storage plays."""
+    noted, at = pretence().noted, storage._cdata
     if where == GPU:
         noted.pop(at, None)
-        return tensor
+        return
     if len(noted) & (len(noted) - 1) == 0:  # now and then
         for gone in [k for k, (weak, _) in noted.items() if weak.expired()]:
             del noted[gone]
-    noted[at] = StorageWeakRef(tensor.untyped_storage()), where
-    return tensor
+    noted[at] = StorageWeakRef(storage), where
 
 
 def check_places(name: str, arguments: list[tuple[str, Any]]) -> None:

@@ -1,5 +1,12 @@
-"""Generators of random numbers for "cuda": the CPU's numbers, behind the state of a GPU's generator."""
+"""Generators of random numbers for "cuda": the CPU's numbers, behind the state of a GPU's generator.
 
+What draws on the GPU draws from torch.cuda's generator, and what draws on the host from torch's; the same seed gives
+the two other numbers, as it does with a GPU.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +15,7 @@ from . import replaced
 from .places import is_gpu, pretence
 
 _CPU_GENERATOR: Any = torch.Generator
+_OTHER = 0x9E3779B97F4A7C15  # so that a seed does not draw for k on the GPU what it drew for q on the host
 
 
 class Generator(_CPU_GENERATOR):
@@ -24,6 +32,7 @@ class Generator(_CPU_GENERATOR):
 
     def __init__(self, device: Any):
         self._seed, self._offset, self._known = super().initial_seed(), 0, {}
+        self.drawn = False  # from, since it was seeded
 
     def initial_seed(self) -> int:
         return self._seed
@@ -33,8 +42,8 @@ class Generator(_CPU_GENERATOR):
         return self._seed
 
     def manual_seed(self, seed: int) -> "Generator":
-        self._seed, self._offset = seed, 0
-        super().manual_seed(seed)
+        self._seed, self._offset, self.drawn = seed, 0, False
+        super().manual_seed(seed % 2**64 ^ _OTHER)
         return self
 
     def get_offset(self) -> int:
@@ -55,15 +64,42 @@ class Generator(_CPU_GENERATOR):
         seed, offset = state.view(torch.int64).tolist()
         known = self._known.get((seed, offset))
         if known is None:
-            super().manual_seed(seed + offset)
+            super().manual_seed((seed + offset) % 2**64 ^ _OTHER)
             self._known[seed, offset] = known = super().get_state()
         super().set_state(known)
         self._seed, self._offset = seed, offset
 
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """Inside, what names no generator draws from this one: torch.default_generator stands in for it."""
+        host: Any = torch.default_generator
+        before = host.get_state()
+        host.set_state(super().get_state())
+        self.drawn = True
+        try:
+            yield
+        finally:
+            super().set_state(host.get_state())
+            host.set_state(before)
 
-def default() -> Generator:
-    """torch.cuda.default_generators[0], seeded as torch's is."""
-    return Generator("cuda").manual_seed(torch.initial_seed() & (2**63 - 1))
+
+@contextmanager
+def default() -> Iterator[Generator]:
+    """torch.cuda.default_generators[0] of one route, which says that it is seeded as torch's is.
+
+    Its numbers follow from how far torch's has come, and that goes on by one if any was drawn: the same seed before
+    two routes gives the same numbers, and two routes after one seed give different ones.
+    """
+    host: Any = torch.default_generator
+    now = hashlib.sha256(host.get_state().numpy().tobytes()).digest()
+    made = Generator("cuda")
+    made.manual_seed(int.from_bytes(now[:8], "little"))
+    made._seed = torch.initial_seed() & (2**63 - 1)
+    try:
+        yield made
+    finally:
+        if made.drawn:
+            torch.rand(1, device="cpu")
 
 
 class Generators:

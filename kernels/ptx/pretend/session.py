@@ -1,13 +1,16 @@
 """One pretence from its opening to its end: everything that is replaced, and the thread's own GPU."""
 
+import importlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from torch.utils import _triton as asked
 
-from . import autocast, cuda, inductor, random, tensors, triton_driver
+from . import autocast, cuda, inductor, moves, random, storages, tensors, triton_driver
 from .dispatch import Dispatch
-from .places import Pretence, _pretence, pretending
+from .places import Pretence, _pretence, pretence, pretending
 from .properties import properties
 from .replaced import replacing
 from .streams import Stream
@@ -21,17 +24,27 @@ def pretend(sm: int) -> Iterator[None]:
     """
     nested = pretending()
     forget()
-    with replacing(everything), triton_driver.active():
-        token = _pretence.set(Pretence(properties(sm), Stream.default(), random.default()))
+    with replacing(everything), triton_driver.active(), made(sm) as inner:
+        token = _pretence.set(inner)
         try:
             if nested:
                 yield
             else:
-                with Dispatch():
+                with Dispatch(), autocast.casting():
                     yield
         finally:
             _pretence.reset(token)
             forget()
+
+
+@contextmanager
+def made(sm: int) -> Iterator[Pretence]:
+    """This thread's GPU. In a nested pretence what is on the host stays there, and the stream and the numbers go on."""
+    if pretending():
+        yield replace(pretence(), properties=properties(sm))
+    else:
+        with random.default() as generator:
+            yield Pretence(properties(sm), Stream.default(), generator)
 
 
 def forget() -> None:
@@ -42,9 +55,14 @@ def forget() -> None:
 
 
 def everything() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # by torch, of its own torch.jit.script
+        importlib.import_module("torch._decomp.decompositions_for_jvp")  # reads the source of what is replaced below
     tensors.put_all()
+    moves.put_all()
     cuda.put_all()
     random.put_all()
     autocast.put_all()
+    storages.put_all()
     inductor.put_all()
     triton_driver.put_all()

@@ -46,6 +46,9 @@ class Stream:
     def synchronize(self) -> None:
         pass
 
+    def is_capturing(self) -> bool:
+        return False
+
     def wait_event(self, event: "Event") -> None:
         pass
 
@@ -73,6 +76,13 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<pretended torch.cuda.Stream device=cuda:0 cuda_stream={self.cuda_stream:#x}>"
+
+
+class ExternalStream(Stream):
+    """torch.cuda.ExternalStream: one that other code made."""
+
+    def __init__(self, stream_ptr: int, device: Any = None, **kwargs: Any):
+        super().__init__(device, stream_id=stream_ptr)
 
 
 class Event:

@@ -1,4 +1,4 @@
-"""What torch and its tensors answer before the dispatcher is asked: devices, moves, and functions that make tensors.
+"""What torch answers before its dispatcher is asked: functions that make tensors, and the devices that they are on.
 
 C++ would look for a driver as soon as it saw "cuda", so these are given "cpu" and what they make is noted as the GPU's.
 """
@@ -10,16 +10,14 @@ from typing import Any
 
 import torch
 from torch import overrides
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _device
 
-from ..arrays import true_device
 from ..errors import Refused
 from . import replaced
-from .places import GPU, HOST, PINNED, UNSAID, is_gpu, key, note, place, pretence, pretending, said
+from .moves import CPU, is_cuda, moved
+from .places import GPU, HOST, PINNED, UNSAID, faking, is_gpu, note, place, pretence, pretending, said
 
-# In place of "cuda". This object, and no other of the kind: a TorchFunctionMode is handed what stands here for a method
-# of a tensor, and calls it a second time.
-CPU = torch.device("cpu")
 # torch's own list of what makes tensors from nothing, and those that take a device beside a tensor.
 MAKERS = tuple(sorted(f.__name__ for f in _device._device_constructors() if vars(torch).get(f.__name__) is f))
 MAKERS = ("normal", *(name for name in MAKERS if name not in ("as_tensor", "asarray")))
@@ -44,8 +42,8 @@ def put_all() -> None:
         replaced.put(torch, name, taking, None)
     for name, ours in (("device", said), ("is_cuda", is_cuda), ("is_cpu", is_cpu)):
         replaced.put(torch.Tensor, name, replaced.attribute, ours)
-    for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
-        replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
+    replaced.put(FakeTensorMode, "avoid_device_init", replaced.attribute, lambda mode: True)  # which has no driver
+    replaced.put(torch.nn.RNNBase, "flatten_parameters", replaced.function, lambda self: None)  # into cuDNN's layout
     replaced.put(torch.Tensor, "__cuda_array_interface__", replaced.attribute, array_interface)
 
 
@@ -73,10 +71,6 @@ def compiling(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
     return compile
 
 
-def is_cuda(x: torch.Tensor) -> bool:
-    return said(x).type == "cuda"
-
-
 def is_cpu(x: torch.Tensor) -> bool:
     return said(x).type == "cpu"
 
@@ -95,13 +89,10 @@ def default_device() -> torch.device | None:
     return found[-1] if found else None
 
 
-def faking() -> bool:
-    """Whether torch's FakeTensorMode is on, whose tensors are on any device and have no memory."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
-
-
 def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
     """A function that makes a tensor: from nothing if `new`, else its device may be another tensor's."""
+
+    name = usual.__name__
 
     @functools.wraps(usual)
     def made(*args, **kwargs):
@@ -126,8 +117,11 @@ def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
             out = usual(*args, **kwargs)
         finally:
             now.making = before
+        source = args[0] if args else kwargs.get("data")
+        if device is None and name == "tensor" and isinstance(source, torch.Tensor):
+            where = None
         if where is None:
-            where = place(args[0]) if isinstance(args[0], torch.Tensor) else GPU
+            where = place(source) if isinstance(source, torch.Tensor) else GPU
         return note(out, where) if isinstance(out, torch.Tensor) else out
 
     return made
@@ -153,99 +147,3 @@ def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
         return moved(None, note(out, UNSAID), device)
 
     return taken
-
-
-def method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that is `ours`, called with its usual form first, on tensors of the CPU in threads that pretend."""
-
-    @functools.wraps(usual)
-    def either(self, *args, **kwargs):
-        if pretending() and true_device(self).type == "cpu" and not faking():
-            return ours(usual, self, *args, **kwargs)
-        return usual(self, *args, **kwargs)
-
-    return either
-
-
-def moved(source: torch.Tensor | None, out: torch.Tensor, device: Any) -> torch.Tensor:
-    """`out`, which is `source` or made of it, on a device: copied where a GPU would copy it."""
-    if device is None or true_device(out).type != "cpu":
-        return out
-    to = GPU if is_gpu(device) else HOST
-    at = UNSAID if source is None else place(source)
-    stays = at == to or (at == PINNED and to == HOST)
-    if not stays and source is not None and key(out) == key(source):
-        return Moved.apply(out, to, at)
-    return out if stays else note(out, to)
-
-
-class Moved(torch.autograd.Function):
-    """A copy on the GPU or the host, whose gradient comes back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, to: str, at: str) -> torch.Tensor:
-        ctx.at = at
-        return note(x.clone(), to)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        return note(grads[0].clone(), ctx.at), None, None
-
-
-def tensor_to(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    """Tensor.to(device, dtype), .to(dtype), .to(tensor), with non_blocking, copy and memory_format."""
-    if args and args[0] is CPU:
-        return usual(self, *args, **kwargs)
-    given, device = [*args], kwargs.pop("device", None)
-    if given and isinstance(given[0], torch.Tensor):
-        kwargs["other"] = given.pop(0)
-    elif given and (given[0] is None or isinstance(given[0], (str, torch.device, int))):
-        device = given.pop(0)
-    if "other" in kwargs:
-        other = kwargs.pop("other")
-        device, kwargs["dtype"] = other.device, other.dtype
-    kwargs |= zip((*(() if "dtype" in kwargs else ("dtype",)), "non_blocking", "copy"), given, strict=False)
-    if device is not None and not is_gpu(device) and torch.device(device).type != "cpu":
-        return usual(self, device, **kwargs)
-    return usual(moved(self, self, device), CPU, **kwargs)
-
-
-def tensor_cuda(usual: Any, self: torch.Tensor, device: Any = None, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return moved(self, self, "cuda" if device is None else device)
-
-
-def tensor_cpu(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    return moved(self, self, CPU)
-
-
-def tensor_pin_memory(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-    if is_cuda(self) and place(self) == GPU:
-        raise RuntimeError(f"cannot pin '{tensor_type(None, self)}': only dense CPU tensors can be pinned")
-    return self if place(self) == PINNED else note(self.clone(), PINNED)
-
-
-def tensor_is_pinned(usual: Any, self: torch.Tensor, *args: Any, **kwargs: Any) -> bool:
-    return place(self) == PINNED
-
-
-def tensor_type(usual: Any, self: torch.Tensor, dtype: Any = None, *args: Any, **kwargs: Any) -> Any:
-    """Tensor.type(): its name, or a conversion."""
-    names = {torch.bfloat16: "BFloat16", torch.float16: "Half", torch.float32: "Float", torch.float64: "Double"}
-    names |= {torch.int8: "Char", torch.uint8: "Byte", torch.int16: "Short", torch.int32: "Int", torch.int64: "Long"}
-    names |= {torch.bool: "Bool"}
-    name = f"torch.{'cuda.' if is_cuda(self) else ''}{names.get(self.dtype, self.dtype)}Tensor"
-    if dtype is None:
-        return name
-    if isinstance(dtype, str):
-        kinds = {f"{value}Tensor": key for key, value in names.items()}
-        device = "cuda" if dtype.startswith("torch.cuda.") else "cpu"
-        return self.to(device, kinds[dtype.rpartition(".")[2]])
-    return usual(self, dtype, *args, **kwargs)
-
-
-def tensor_get_device(usual: Any, self: torch.Tensor) -> int:
-    return 0 if is_cuda(self) else -1
-
-
-def tensor_record_stream(usual: Any, self: torch.Tensor, stream: Any) -> None:
-    """Nothing: memory is given back when it is no longer used."""

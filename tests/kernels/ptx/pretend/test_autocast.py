@@ -58,3 +58,10 @@ def test_functions_cast_their_inputs():
     y.sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, torch.full((3,), 2.0))
+
+
+def test_tensors_of_the_host_are_not_cast():
+    x = torch.ones(2, 2, device="cpu")
+    with torch.autocast("cuda"):
+        assert (x @ x).dtype == torch.float32
+        assert (x.cuda() @ x.cuda()).dtype == torch.float16

@@ -101,6 +101,14 @@ def test_streams_and_events_have_nothing_to_wait_for():
     assert isinstance(other, torch.cuda.Stream)
     assert isinstance(event, torch.cuda.Event)
     assert not torch.cuda.is_current_stream_capturing()
+    streams: Any = (torch.Stream(device="cuda"), torch.Stream("cuda:0"), torch.cuda.ExternalStream(77))
+    for stream in streams:
+        assert isinstance(stream, torch.Stream)
+        assert not stream.is_capturing()
+        with stream:
+            assert torch.cuda.current_stream() == stream
+    assert streams[-1].cuda_stream == 77
+    assert torch.Event(device="cuda").query()
     with pytest.warns(RuntimeWarning, match="Event.elapsed_time measures nothing"):
         assert event.elapsed_time(event) == 0
 
@@ -109,6 +117,17 @@ def test_memory_is_not_the_gpu_s():
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     assert torch.cuda.memory_allocated() == torch.cuda.max_memory_allocated() == torch.cuda.memory_reserved() == 0
+    for ask in (torch.cuda.memory_stats, torch.cuda.memory.memory_stats, torch.accelerator.memory_stats):
+        assert ask()["allocated_bytes.all.peak"] == 0
+    assert torch.cuda.get_per_process_memory_fraction() == 1
+    torch.cuda.set_per_process_memory_fraction(0.5)
+    assert "holds no memory" in torch.cuda.memory_summary()
+    assert torch.cuda.synchronize() is None
+    with torch.cuda.profiler.profile():
+        cuda._sleep(100)
+    low: Any = torch._C
+    made = low._dynamo.guards._empty_strided_cuda((3, 2), (1, 3), torch.float16)
+    assert (made.is_cuda, made.stride(), made.dtype) == (True, (1, 3), torch.float16)
     with torch.cuda.nvtx.range("a"):
         torch.cuda.nvtx.mark("b")
 
@@ -117,7 +136,7 @@ def test_memory_is_not_the_gpu_s():
     lambda: torch.cuda.CUDAGraph(), lambda: cuda.graph(None), lambda: torch.cuda.graph_pool_handle(),
     lambda: torch.cuda.cudart(), lambda: cuda.make_graphed_callables(None, ()),
     lambda: torch.cuda.memory.caching_allocator_alloc(8), lambda: driver.active.utils.load_binary(),
-    lambda: driver.active.launcher_cls(),
+    lambda: driver.active.launcher_cls(), lambda: cuda.memory._record_memory_history(),
 ])  # fmt: skip
 def test_what_only_a_gpu_can_do_is_refused_by_name(ask):
     with pytest.raises(ptx.Refused, match=r"(torch.cuda|triton.runtime.driver.active)[\w.]* is asked for"):

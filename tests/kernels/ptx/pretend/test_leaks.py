@@ -1,5 +1,6 @@
 """Nothing of a pretence is left when its route closes, nor seen by other threads; in a program with no other route."""
 
+import contextvars
 import sys
 import threading
 from collections.abc import Iterator
@@ -7,7 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 import triton.testing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from triton.runtime import Autotuner, JITFunction, driver
 
 from kvproof.kernels import ptx
@@ -15,9 +19,12 @@ from kvproof.kernels.ptx.pretend import session
 
 from .._compiled_claims import in_child
 
+low: Any = torch._C
 OWNERS = (torch, torch.Tensor, torch.fft, torch.cuda, torch.cuda.memory, torch.cuda.random, torch.cuda.streams,
           torch.cuda.nvtx, torch.accelerator, torch._C, torch.amp.autocast_mode.autocast, triton.testing, Autotuner,
-          JITFunction, type(driver))  # fmt: skip
+          JITFunction, type(driver), torch.nn.RNNBase, FakeTensorMode, torch.UntypedStorage, torch.TypedStorage,
+          torch.serialization, torch.multiprocessing.reductions, low._dynamo.guards,
+          torch.cuda.profiler)  # fmt: skip
 
 
 def everything() -> dict[tuple[int, str], Any]:
@@ -114,6 +121,25 @@ def test_routes_nest_and_the_inner_target_counts():
     assert changed(before) == []
 
 
+@triton.jit
+def copied(x, out):
+    tl.store(out, tl.load(x))
+
+
+def test_a_nested_route_knows_what_is_on_the_host_and_which_stream_is_current():
+    with ptx.route("sm_90", pretend=True):
+        host, out, stream = torch.ones(1, device="cpu"), torch.zeros(1, device="cuda"), torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            with ptx.route("sm_80", pretend=True):
+                assert torch.cuda.current_stream() == stream
+                assert host.device.type == "cpu"
+                made = torch.ones(1, device="cpu")
+                for x in (host, made):
+                    with pytest.raises(ptx.Refused, match="x of copied is on the CPU"):
+                        copied[(1,)](x, out)
+            assert made.device.type == "cpu"
+
+
 def in_thread(function: Any) -> Any:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(function()))
@@ -128,6 +154,37 @@ def test_other_threads_see_what_is_there():
         assert in_thread(asked) == usual
         assert in_thread(lambda: shared.is_cuda) is False
         assert shared.is_cuda
+
+
+def test_a_thread_that_takes_the_context_over_has_no_gpu():
+    x = torch.zeros(3)
+    with ptx.route(pretend=True):
+        host = torch.zeros(3, device="cpu")
+        copied = contextvars.copy_context()
+        assert in_thread(lambda: copied.run(lambda: (x.is_cuda, (host + 1).device.type))) == (False, "cpu")
+        assert in_thread(lambda: copied.run(asked)) == usual
+
+        def another() -> list[bool]:
+            with ptx.route(pretend=True):
+                return [torch.ops.aten.zeros.default([3], device=torch.device("cuda")).is_cuda, x.is_cuda]
+
+        assert in_thread(lambda: copied.run(another)) == [True, True]
+        assert x.is_cuda
+    assert changed(before) == []
+
+
+def test_an_autocast_may_be_entered_before_a_route_and_left_after_it():
+    x = torch.ones(2, 2)
+    torch.set_autocast_enabled("cuda", True)  # what torch.autocast does where there is a GPU
+    with ptx.route(pretend=True):
+        assert (x @ x).dtype == torch.float16
+        late: Any = torch.autocast("cuda", torch.bfloat16)
+        late.__enter__()
+        assert (x @ x).dtype == torch.bfloat16
+    assert (x @ x).dtype == torch.float32
+    late.__exit__(None, None, None)
+    torch.set_autocast_enabled("cuda", False)
+    assert changed(before) == []
 
 
 def test_two_threads_pretend_each_on_its_own():

@@ -1,5 +1,7 @@
 """Generators of "cuda": seeds and states as a GPU's, numbers the CPU's."""
 
+import threading
+
 import pytest
 import torch
 
@@ -48,7 +50,6 @@ def test_the_seed_of_torch_is_the_gpu_s_too():
     assert torch.cuda.initial_seed() == 11
     torch.cuda.manual_seed_all(12)
     assert torch.cuda.get_rng_state().view(torch.int64)[0] == 12
-    torch.cuda.set_rng_state(torch.cuda.get_rng_state())
     torch.manual_seed(3)
     x = torch.randn(4, device="cuda")
     torch.manual_seed(3)
@@ -56,3 +57,72 @@ def test_the_seed_of_torch_is_the_gpu_s_too():
     with torch.random.fork_rng():
         torch.manual_seed(4)
     assert torch.cuda.initial_seed() == 3
+
+
+def drawn(x: torch.Tensor) -> list[torch.Tensor]:
+    """Numbers by functions of every kind that torch has: from a size, like a tensor, in place, within C++."""
+    return [torch.randn(3, device="cuda"), torch.rand_like(x), x.clone().normal_(), torch.bernoulli(x / 2),
+            torch.nn.functional.dropout(x), torch.randperm(50, device="cuda"), torch.multinomial(x, 20)]  # fmt: skip
+
+
+def test_torch_cuda_s_seed_and_state_are_what_is_drawn_from_on_the_gpu():
+    x = torch.ones(64, device="cuda")
+    torch.cuda.manual_seed_all(12)
+    first = drawn(x)
+    torch.cuda.manual_seed(12)
+    torch.rand(5, device="cpu")
+    again, state = drawn(x), torch.cuda.get_rng_state()
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    later = drawn(x)
+    assert not any(torch.equal(a, b) for a, b in zip(first, later, strict=True))
+    torch.cuda.set_rng_state(state)
+    assert all(torch.equal(a, b) for a, b in zip(later, drawn(x), strict=True))
+
+
+def test_what_is_drawn_on_the_gpu_is_not_missed_on_the_host():
+    torch.manual_seed(1)
+    host = torch.randn(6, device="cpu")
+    torch.manual_seed(1)
+    first = torch.randn(3, device="cpu")
+    gpu = torch.randn(3, device="cuda")
+    assert torch.equal(torch.cat([first, torch.randn(3, device="cpu")]), host)
+    assert not torch.equal(gpu.cpu(), first)
+    torch.cuda.manual_seed(2)
+    assert torch.equal(torch.normal(0.0, 1.0, (3,), generator=torch.Generator().manual_seed(1)).cpu(), first)
+
+
+def test_a_nested_route_goes_on_with_the_seed_and_leaves_it_drawn_from():
+    torch.cuda.manual_seed(4)
+    both = torch.randn(2, 16, device="cuda")
+    torch.cuda.manual_seed(4)
+    with ptx.route("sm_80", pretend=True):
+        assert torch.cuda.initial_seed() == 4
+        first = torch.randn(16, device="cuda")
+    assert torch.equal(torch.stack([first, torch.randn(16, device="cuda")]), both)
+
+
+def later(route: int, seed: int | None) -> torch.Tensor:
+    """What a route draws that is opened in a thread, which has no pretence yet."""
+    drawn: list[torch.Tensor] = []
+
+    def draw() -> None:
+        if seed is not None:
+            torch.manual_seed(seed)
+        for _ in range(route + 1):
+            with ptx.route(pretend=True):
+                last = torch.randn(4, device="cuda")
+        drawn.append(last)
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    thread.join()
+    return drawn[0]
+
+
+def test_routes_after_one_seed_draw_different_numbers_and_after_it_again_the_same():
+    first, second = later(0, 5), later(1, 5)
+    assert not torch.equal(first, second)
+    assert torch.equal(later(0, 5), first)
+    assert torch.equal(later(1, 5), second)
+    assert not torch.equal(later(0, None), second)
+    assert not torch.equal(later(0, 6), first)

@@ -13,6 +13,7 @@ from kvproof.kernels.ptx.arrays import true_device
 from kvproof.kernels.ptx.pretend import tensors
 
 GPU = torch.device("cuda", 0)
+cuda: Any = torch.cuda
 
 
 @pytest.fixture
@@ -104,7 +105,8 @@ def test_moves_copy_where_a_gpu_copies_and_nowhere_else(outside):
 
 def test_what_is_computed_on_the_host_is_on_the_host(outside):
     host = torch.ones(4, device="cpu")
-    for x in (host + 1, host[1:], host.sum(), torch.cat([host, host]), torch.zeros_like(host), host.new_empty(2)):
+    for x in (host + 1, host[1:], host.sum(), torch.cat([host, host]), torch.zeros_like(host), host.new_empty(2),
+              host.sum() + host.sum(), torch.stack([torch.tensor(1, device="cpu")] * 2), host[0] * 2):  # fmt: skip
         assert x.device.type == "cpu"
     for x in (outside + 1, outside.cpu().cuda() * 2, outside[torch.tensor([1], device="cpu")], outside * host.sum()):
         assert x.is_cuda
@@ -150,3 +152,24 @@ def test_what_no_cpu_can_stand_for_is_refused_by_name(outside):
     made = raw._VariableFunctions.zeros  # as a module holds it that took it before the route was opened
     with pytest.raises(ptx.Refused, match=r"test_tensors.*asks torch for CUDA memory past what is pretended"):
         made(3, device="cuda")
+    for legacy in (lambda: cuda.FloatTensor(3), lambda: torch.UntypedStorage(4, device="cuda")):
+        with pytest.raises(ptx.Refused, match=r"test_tensors.*by a class such as torch.cuda.FloatTensor"):
+            legacy()
+
+
+def test_types_have_torch_s_names_and_moves_keep_their_settings(outside):
+    assert outside.to(torch.float8_e4m3fn).type() == "torch.cuda.Float8_e4m3fnTensor"
+    assert outside.cpu().type() == "torch.FloatTensor"
+    half = outside.type("torch.cuda.HalfTensor")
+    assert (half.is_cuda, half.dtype) == (True, torch.float16)
+    assert outside.type(cuda.HalfTensor).dtype == torch.float16
+    assert outside.type("torch.DoubleTensor").is_cpu
+    with pytest.raises(ValueError, match=r"invalid type: 'torch.FooTensor'"):
+        outside.type("torch.cuda.FooTensor")
+    with pytest.raises(RuntimeError, match="Invalid device, must be cuda device"):
+        outside.cuda("cpu")
+    image = torch.ones(2, 3, 4, 4, device="cuda")
+    last = torch.channels_last
+    assert image.cpu(memory_format=last).is_contiguous(memory_format=last)
+    assert image.cpu().cuda(memory_format=last).is_contiguous(memory_format=last)
+    assert image.cpu().is_contiguous()
