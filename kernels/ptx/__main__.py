@@ -24,6 +24,7 @@ from .profile import summary, text, touches
 from .profile_page import NoPicture, Picture, chosen, page
 from .settings import Settings, check_settings
 
+NO_GPU = ("Found no NVIDIA driver", "Torch not compiled with CUDA", "CUDA error: CUDA driver", "0 active drivers")
 PAGE = 800_000  # characters of a page, from which on no launch is added
 EXAMPLE = '''\
 """Decode attention over a ragged cache: two requests, of 1000 and 200 slots, in a cache with room for 1024."""
@@ -166,6 +167,12 @@ def work(options: argparse.Namespace) -> int:
     except (PtxError, Refused) as error:
         at = options.driver if isinstance(error, PtxError) else place(error, options.driver)
         print(f"{at}: {type(error).__name__}: {error}", file=sys.stderr)
+        code = 1
+    except (AssertionError, RuntimeError) as error:
+        if options.pretend or not str(error).startswith(NO_GPU):
+            raise
+        words = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        print(f"{place(error, options.driver)}: {words}; give --pretend", file=sys.stderr)
         code = 1
     except KeyboardInterrupt:
         print(f"{options.driver}: interrupted", file=sys.stderr)

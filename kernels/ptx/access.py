@@ -6,11 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from . import parameters
-from .arrays import broadcast, first_of
+from .arrays import broadcast, first_of, near
 from .decode import Decoder, Run, dtype, width
 from .errors import OutOfBounds, UnknownOpcode
 from .forms import Form, address, form, parts_of
-from .memory import near
 from .parse import Instruction
 from .races import Access
 

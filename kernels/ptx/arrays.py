@@ -1,4 +1,5 @@
-"""NumPy idioms: small broadcasts, values of some programs and of more, masks, repeats; and where a tensor is."""
+"""NumPy idioms: small broadcasts, values of some programs and of more, masks, repeats, floats nearly alike; and where a
+tensor is."""
 
 import math
 import sys
@@ -46,6 +47,34 @@ def turns(values: np.ndarray) -> np.ndarray:
     turn = np.empty(len(values), np.int64)
     turn[order] = np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
     return turn
+
+
+def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
+    """Whether words agree, or are floats of one of these widths in bits that differ as sums in several orders do.
+
+    The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
+    Words of 32 bits may be pairs of 16, too.
+    """
+    if np.array_equal(a, b):
+        return True
+    widths = widths if isinstance(widths, tuple) else (widths,)
+    return any(near_floats(a, b, width) for width in (*widths, *((16,) if 32 in widths and pairs(a, b) else ())))
+
+
+def pairs(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
+    a, b = np.broadcast_arrays(*(np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b)))
+    halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
+    exponents = halves >> 10 & 31  # of bfloat16 these are the lowest bits, which are as seldom all alike
+    return bool(((exponents > 0) & (exponents < 31)).all())
+
+
+def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
+    if width not in (16, 32, 64):
+        return False
+    a, b = (np.ascontiguousarray(x)[..., None].view(f"f{width // 8}").astype(np.float64) for x in (a, b))
+    scale = np.fmax(np.abs(a), np.abs(b)).max() * 2.0 ** {16: -6, 32: -14, 64: -30}[width]
+    return bool(((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= scale)).all())
 
 
 def true_device(x: Any) -> Any:

@@ -3,7 +3,7 @@ mask names must come: until they have, the machine lets others run.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -107,53 +107,66 @@ def meet(block, members, active, i: Instruction) -> None:
     block.retag()
 
 
-def matrix_form(i: Instruction) -> tuple[int, bool]:
-    """ldmatrix, stmatrix -> how many 8x8 matrices, and whether transposed."""
-    parts = i.opcode.removeprefix("ldmatrix.").removeprefix("stmatrix.").replace("::cta", "").split(".")
+class Matrices(NamedTuple):
+    """What an ldmatrix or stmatrix moves: `num` matrices of as many `rows`, 16 bytes each."""
+
+    num: int
+    rows: int
+    trans: bool
+
+
+def matrix_form(i: Instruction) -> Matrices:
+    """ldmatrix .m8n8.b16, and .m16n16.b8, which is transposed; stmatrix .m8n8.b16 (PTX ISA 8.7, 9.7.14.5.15)."""
+    name, *parts = i.opcode.replace("::cta", "").split(".")
     counts = {"x1": 1, "x2": 2, "x4": 4}
-    rest = [p for p in parts if p not in ("sync", "aligned", "m8n8", "trans", "shared", "b16") and p not in counts]
-    if rest or "m8n8" not in parts or "b16" not in parts:
-        raise UnknownOpcode(i.opcode, "this form of it", i)
-    return next(counts[p] for p in parts if p in counts), "trans" in parts
+    num = next((counts[p] for p in parts if p in counts), 0)
+    shape = [p for p in parts if p not in ("sync", "aligned", "trans", "shared") and p not in counts]
+    trans = "trans" in parts
+    if num and shape == ["m8n8", "b16"]:
+        return Matrices(num, 8, trans)
+    if num in (1, 2) and shape == ["m16n16", "b8"] and trans and name == "ldmatrix":
+        return Matrices(num, 16, trans)
+    raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
 
 
-def row_lanes(block, num: int, active) -> tuple[np.ndarray, np.ndarray]:
+def row_lanes(block, matrices: Matrices, active) -> tuple[np.ndarray, np.ndarray]:
     """The threads whose addresses count, and the tags of the access: the whole warp's."""
     T = block.world.T
-    on = (np.arange(T) % 32 < 8 * num)[None]
+    on = (np.arange(T) % 32 < matrices.num * matrices.rows)[None]
     return on if active is None else on & active, (block.tags & ~WHO) | (SEVERAL + np.arange(T) // 32)
 
 
 def load_matrix(d: Decoder, i: Instruction) -> Run:
-    num, trans = matrix_form(i)
+    form = matrix_form(i)
     puts = [d.result(x, "b32") for x in parts_of(i.operands[0])]
     where = address(d, i.operands[1], "shared")
 
     def run(block, active):
         converge(block, ALL_LANES, active, i)
-        on, tags = row_lanes(block, num, active)
+        on, tags = row_lanes(block, form, active)
         at = np.where(on, where(block.R), np.uint32(0))
         words = block.shared.load(at, 16, on, tags, block)  # (P, T, 2)
         block.world.counters.banks(block, at, 16, on)
-        rows = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1, 32, 16)[:, :, : 8 * num]
-        for put, value in zip(puts, warp.fragments(rows, num, trans), strict=True):
+        rows = np.ascontiguousarray(words).view(np.uint8).reshape(len(words), -1, 32, 16)[:, :, : form.num * form.rows]
+        values = warp.byte_fragments(rows) if form.rows == 16 else warp.fragments(rows, form.num, form.trans)
+        for put, value in zip(puts, values, strict=True):
             put(block.R, value, active)
 
     return run
 
 
 def store_matrix(d: Decoder, i: Instruction) -> Run:
-    num, trans = matrix_form(i)
+    form = matrix_form(i)
     where = address(d, i.operands[0], "shared")
     sources = [d.source(x, "b32")[0] for x in parts_of(i.operands[1])]
 
     def run(block, active):
         converge(block, ALL_LANES, active, i)
         T = block.world.T
-        on, tags = row_lanes(block, num, active)
-        rows = warp.rows_of([np.broadcast_to(block.R[s], (len(block.R[s]), T)) for s in sources], trans)
+        on, tags = row_lanes(block, form, active)
+        rows = warp.rows_of([np.broadcast_to(block.R[s], (len(block.R[s]), T)) for s in sources], form.trans)
         words = np.zeros((len(rows), T // 32, 32, 16), np.uint8)
-        words[:, :, : 8 * num] = rows
+        words[:, :, : 8 * form.num] = rows
         at = np.where(on, where(block.R), np.uint32(0))
         words = words.reshape(len(rows), T, 16).view(np.uint64)
         lost = block.shared.store(at, words, 16, (16, 32), on, tags, block)  # .b16 moves what is 32 bits wide, too

@@ -21,6 +21,8 @@ class Difference(NamedTuple):
     one: str  # value and bits
     other: str
     count: str  # "2 of 48 elements differ, by up to 0.1 of the largest value"
+    at: tuple  # index
+    alone: bool  # whether only one side wrote it
 
 
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -45,25 +47,31 @@ def put(memory: dict[str, np.ndarray], values: dict[str, np.ndarray]) -> None:
             array[...] = values[name]
 
 
-def difference(name: str, like: Any, one: np.ndarray, other: np.ndarray, allowed: float | None) -> Difference | None:
+def difference(
+    name: str, like: Any, one: np.ndarray, other: np.ndarray, allowed: float | None, alone: np.ndarray | bool = False
+) -> Difference | None:
     """Where an array's bits, or values by more than `allowed`, differ; None if they do not.
+
+    The largest value sets the scale, since a sum of terms of its size may come out small: what is wrong with an element
+    far smaller is not seen.
 
     one, other  the bits, unsigned
     like        an array of the values' dtype
     allowed     in units of the largest value; None for no difference of bits
+    alone       which elements only one side wrote: of these no difference of bits is allowed
     """
     if allowed == math.inf or np.array_equal(one, other):
         return None
     a, b = numbers(one, like), numbers(other, like)
     gap = gaps(a, b)
-    bad = one != other if allowed is None else gap > allowed
+    bad = one != other if allowed is None else (gap > allowed) | ((one != other) & alone)
     if not bad.any():
         return None
     at = tuple(np.argwhere(bad)[0])
     place = f"{name}[{', '.join(map(str, at))}]" if at else name
     first, second = (f"{values[at]} ({int(bits[at]):#x})" for values, bits in ((a, one), (b, other)))
     count = f"{np.count_nonzero(bad)} of {bad.size} elements differ, by up to {gap.max():.2g} of the largest value"
-    return Difference(place, first, second, count)
+    return Difference(place, first, second, count, at, bool(np.broadcast_to(alone, bad.shape)[at]))
 
 
 def rounding(like: Any) -> float | None:

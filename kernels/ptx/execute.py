@@ -164,12 +164,14 @@ def execute(
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
     approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
     blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
+    written: dict[str, np.ndarray] | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
     arguments  (name, Buffer, number or tma.host.Descriptor) in the order of the module's parameters
     reachable  more arrays that it may touch, by addresses that it loads
     blank      by array, which elements are unwritten: see uninitialised.py
+    written    by array, which elements it wrote: filled here; None where nobody asks
     shared     bytes of dynamic shared memory; the rest as in settings.py
 
     Raises what the machine finds, see errors.py; whatever was written until then is in the arrays.
@@ -193,7 +195,7 @@ def execute(
         error = verdict((usual.memory, ended(usual, max_steps)), again)
     finally:
         usual.printed.close()
-        usual.memory.write_back()
+        usual.memory.write_back(written)
     if error is not None:
         raise error
     for race in find_races(usual.memory.log):

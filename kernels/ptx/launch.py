@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .arrays import true_device
-from .autotune import chosen, run_tuned
+from .autotune import Launched, chosen, run_tuned, written
 from .compile import capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import Refused, UnknownOpcode
@@ -39,7 +40,7 @@ class Route(NamedTuple):
     reports: deque
     each: Callable[[Any], object] | None
     takes_all: bool  # else a launch with a tensor on another device goes its usual way
-    seen: set  # the keys of autotuned kernels that were launched
+    launched: Launched
     pretend: bool = False
     tuning: Tuning = Tuning()
 
@@ -55,7 +56,10 @@ def made(
     pretend: bool = False,
 ) -> Route:  # fmt: skip
     tuning = Tuning(**{name: settings.pop(name) for name in Tuning._fields if name in settings})
-    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, set(), pretend, tuning)
+    if tuning.tolerance and tuning.autotune != "all":
+        raise Refused('tolerance= came without autotune="all", and compares the configurations it runs: give both')
+    launched = Launched(WeakKeyDictionary(), set())
+    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning)
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -136,6 +140,9 @@ def _routed(route: Route) -> Iterator[deque]:
     token = _route.set(route)
     try:
         yield route.reports
+        if unknown := sorted(set(route.tuning.tolerance or ()) - route.launched.arrays):
+            arrays = sorted(route.launched.arrays)
+            raise ValueError(f"tolerance names {unknown}; the arrays of the autotuned kernels launched are {arrays}")
     finally:
         _route.reset(token)
         _patch(-1)
@@ -191,7 +198,7 @@ def _run(route: Route, kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kw
 
 def _run_tuned(route: Route, tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
     """Autotuner.run on the machine: nothing is timed, since it is no GPU."""
-    return run_tuned(tuner, tuner.fn.run, args, kwargs, route.seen, route.tuning, route.settings.reachable)
+    return run_tuned(tuner, tuner.fn.run, args, kwargs, route.launched, route.tuning, route.settings.reachable)
 
 
 def argument(name: str, value: Any) -> Any:
@@ -230,7 +237,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
              and (which := unwritten(b)) is not None}  # fmt: skip
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
-    report = execute(compiled.ptx, shape, arguments, blank=blank, **known, **settings)
+    report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **settings)
     if own:  # is Triton's, not the caller's
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()

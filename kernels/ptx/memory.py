@@ -17,6 +17,7 @@ from .segments import MIDDLE, Buffer, Region, Segments, arena
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
+WRITTEN = 16  # by the launch
 SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 
@@ -29,34 +30,6 @@ def pattern(bit: int) -> int:
 def word(bit: int, dtype: np.dtype) -> np.ndarray:
     """`bit` in each byte of a word of an unsigned type."""
     return np.array(pattern(bit), "u8").astype(dtype)
-
-
-def near(a: np.ndarray, b: np.ndarray, widths: int | tuple[int, ...]) -> bool:
-    """Whether words agree, or are floats of one of these widths in bits that differ as sums in several orders do.
-
-    The largest sets the scale, since a sum may cancel. Small integers, as floats, are subnormal and differ too much.
-    Words of 32 bits may be pairs of 16, too.
-    """
-    if np.array_equal(a, b):
-        return True
-    widths = widths if isinstance(widths, tuple) else (widths,)
-    return any(near_floats(a, b, width) for width in (*widths, *((16,) if 32 in widths and pairs(a, b) else ())))
-
-
-def pairs(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether words of 32 bits that differ can be pairs of float16 or bfloat16: an integer has no such upper half."""
-    a, b = np.broadcast_arrays(*(np.ascontiguousarray(x)[..., None].view("u4") for x in (a, b)))
-    halves = np.stack([a[a != b], b[a != b]])[..., None].view("u2")
-    exponents = halves >> 10 & 31  # of bfloat16 these are the lowest bits, which are as seldom all alike
-    return bool(((exponents > 0) & (exponents < 31)).all())
-
-
-def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
-    if width not in (16, 32, 64):
-        return False
-    a, b = (np.ascontiguousarray(x)[..., None].view(f"f{width // 8}").astype(np.float64) for x in (a, b))
-    scale = np.fmax(np.abs(a), np.abs(b)).max() * 2.0 ** {16: -6, 32: -14, 64: -30}[width]
-    return bool(((a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= scale)).all())
 
 
 def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], function) -> np.ndarray:
@@ -94,7 +67,7 @@ class GlobalMemory:
         self.segments = segments = Segments(buffers, constants)
         self.bulk: Any = None  # what is known of bulk copies, once there are any: see tma/global_side.py
         self.bytes, self.state = arena(segments.size, buffers)
-        self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ
+        self.state[SAFE : SAFE + 256] = MAPPED | READABLE | READ | WRITTEN
         self.pointers = {name: int(segments.virtual[n]) for name, n in segments.constants.items()}  # as in kernels
         for name, data in constants.items():
             first = int(segments.arena[segments.constants[name]])
@@ -149,8 +122,11 @@ class GlobalMemory:
                 words[which] = word(filler, words.dtype)
             self.untouched += [region] if which.all() else []
 
-    def write_back(self) -> None:
-        """Give the callers' arrays what the launch wrote."""
+    def write_back(self, written: dict[str, np.ndarray] | None) -> None:
+        """Give the callers' arrays what the launch wrote, and `written` which elements, by array; unchecked, none."""
+        if self.checks and written is not None:
+            states = {r.buffer.name: r.of(self.state) for r in self.regions}
+            written |= {name: state & word(WRITTEN, state.dtype) != 0 for name, state in states.items()}
         for region in self.stored_to():
             words = region.of(self.bytes)
             region.buffer.array[...] = self.segments.back(words) if words.itemsize == 8 else words
@@ -228,7 +204,7 @@ class GlobalMemory:
             if not self.has(found, size, MAPPED):
                 self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
             self.keep_maps(whole, size, True if active is None else active, site)
-            self.states[size][index] = (found | word(READABLE, found.dtype)) & ~word(BLANK, found.dtype)
+            self.states[size][index] = (found | word(READABLE | WRITTEN, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
@@ -257,8 +233,9 @@ class GlobalMemory:
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
-        if self.blanks:
-            self.states[size][index] &= ~word(BLANK, found.dtype)
+        if self.checks and (self.blanks or not self.has(found, size, WRITTEN)):
+            states = self.states[size]
+            states[index] = states[index] & ~word(BLANK, states.dtype) | word(WRITTEN, states.dtype)
         before = words[index]
         self.wrote(index, size)
         old = in_order(words, index, values, function)

@@ -9,7 +9,8 @@ from .errors import UnknownOpcode
 from .limits import check_program
 
 ELSEWHERE = ("sm_80", "sm_89", "sm_120", "sm_90", "sm_86", "sm_100")  # the plainest instructions first
-FEATURES = re.compile(r"mma\.|wgmma\.|tcgen05\.|cp\.(reduce\.)?async\.bulk|multimem\.")  # what only some targets have
+# What only some targets have.
+FEATURES = re.compile(r"(ld|st)matrix\.|mma\.|wgmma\.|tcgen05\.|cp\.(reduce\.)?async\.bulk|multimem\.")
 
 
 def explain(error: UnknownOpcode, kernel: Any, args: tuple, kwargs: dict[str, Any], target: str) -> None:

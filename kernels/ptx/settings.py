@@ -47,7 +47,7 @@ class Tuning(NamedTuple):
     autotune   "first" runs the first configuration that pruning leaves and the target takes, "all" runs them all, each
                from the arrays as they came; they must agree, and the first one's results stay
     tolerance  by array, how far its values may differ then, in units of its largest; by default as far as another order
-               of sums explains (differences.rounding), and whole numbers not at all
+               of sums explains where terms do not cancel (differences.rounding), and whole numbers not at all
     """
 
     autotune: str = "first"

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import chosen, first_of
+from .arrays import chosen, first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
-from .memory import in_order, near
+from .memory import in_order
 
 PROGRAM, WARP = 40, 20
 SEVERAL, ALL, ATOMIC = 1 << 16, 1 << 17, 1 << 18
@@ -227,7 +227,7 @@ class SharedMemory:
         for name in ("writer", "reader"):
             tag = self.known(name)[cells.at]
             self.ordered(name, cells, verb, size, site, tag & WHO < ATOMIC)
-        self.known("writer")[cells.at] = cells.mine | ATOMIC
+        self.known("writer")[cells.at], self.known("by")[cells.at] = cells.mine | ATOMIC, site.number
         if self.order is not None:
             self.order.note("writer", cells.at, *self.order.warps(cells))
 

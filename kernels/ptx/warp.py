@@ -183,6 +183,19 @@ def fragments(rows: np.ndarray, num: int, trans: bool) -> list[np.ndarray]:
     return [registers[:, :, i].reshape(P, -1) for i in range(num)]
 
 
+def byte_fragments(rows: np.ndarray) -> list[np.ndarray]:
+    """ldmatrix .m16n16.trans.b8: of each 16x16 matrix of bytes every lane gets two registers of four.
+
+    rows     (P or 1, W, 16 or 32, 16) uint8: the 16 bytes at the addresses of each warp's first lanes
+    returns  two registers (P or 1, T) uint32 for each matrix: elements (4 * (lane % 4) + 0 .. 3, lane // 4), the first
+             in the lowest byte, and those 8 columns on
+    """
+    P, W, num, _ = rows.shape
+    turned = np.ascontiguousarray(rows.reshape(P, W, num // 16, 16, 16).swapaxes(3, 4))
+    registers = turned.view("<u4").reshape(P, W, num // 8, 32)
+    return [registers[:, :, i].reshape(P, -1) for i in range(num // 8)]
+
+
 def rows_of(registers: list[np.ndarray], trans: bool) -> np.ndarray:
     """stmatrix .m8n8.b16, the inverse of fragments: (P or 1, W, 8*num, 16) uint8; W is 1 if no register varies."""
     stacked = np.stack(np.broadcast_arrays(*by_warp(*registers)), axis=2)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..decode import Decoder, Run
-from ..errors import Misaligned, OutOfBounds, Race, Uninitialised, UnknownOpcode
+from ..errors import Misaligned, OutOfBounds, Race, Uninitialised, UnknownOpcode, location
 from ..parse import Instruction
 from ..shared import Cells, unordered, warp_of
 
@@ -130,7 +130,17 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
     past = {"writer": "wrote", "reader": "read"}[name]
     what = f"{verb} here by the async proxy, that {who} {past} with {why}"
+    what += written_at(block, cells.at[~good][0]) if name == "writer" else ""  # which instruction read it is not noted
     block.shared.demand(good, Race, what, cells, size, block)
+
+
+def written_at(block: Any, cell: int) -> str:
+    """The instruction that wrote a cell last, as the end of an error."""
+    steps, n = block.world.decoded.steps, int(block.shared.known("by")[cell])
+    if n < 0:
+        return ""
+    i = steps[n].instruction
+    return f"; it was written at {location(i.where)}{', ' * bool(i.where)}PTX line {i.line}"
 
 
 def lanes(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:

@@ -28,7 +28,7 @@ def wait(d: Decoder, i: Instruction) -> Run:
     """tcgen05.wait::ld and ::st: all that this warp has begun of the kind is over."""
     kind = {"tcgen05.wait::ld.sync.aligned": "tcgen05.ld", "tcgen05.wait::st.sync.aligned": "tcgen05.st"}.get(i.opcode)
     if kind is None:
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
 
     def run(block, active):
         converge(block, ALL_LANES, active, i)
@@ -41,7 +41,7 @@ def wait(d: Decoder, i: Instruction) -> Run:
 def fence(d: Decoder, i: Instruction) -> Run:
     """tcgen05.fence: what it orders, the machine orders by the waits and barriers that it stands between."""
     if i.opcode not in ("tcgen05.fence::before_thread_sync", "tcgen05.fence::after_thread_sync"):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
     return lambda block, active: None
 
 
@@ -67,7 +67,7 @@ def picked(block: Any, value: np.ndarray, who: np.ndarray) -> np.ndarray:
 def commit(d: Decoder, i: Instruction) -> Run:
     """tcgen05.commit: an arrival at an mbarrier, once all that this thread has begun is done."""
     if not re.fullmatch(r"tcgen05\.commit\.cta_group::1\.mbarrier::arrive::one(\.shared::c\w+)?\.b64", i.opcode):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
     where = address(d, i.operands[0], "shared")
 
     def run(block, active):

@@ -32,7 +32,7 @@ def copy(d: Decoder, i: Instruction) -> Run:
     opcode = re.sub(r"\.(warpx[\w:]+)\.(\d+x\d+b)$", r".\2.\1", i.opcode)  # Triton writes the shape last
     found = OPCODE.fullmatch(opcode)
     if not found or found.groups() not in QUARTERS or ((found[1] == "32") != opcode.endswith("warpx4")):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
     rows, bytes, quarters = int(found[1]), int(found[2]) // 8, list(QUARTERS[found.groups()])
     to, slot = address(d, i.operands[0], "shared"), d.source(i.operands[1], "b64")[0]
 

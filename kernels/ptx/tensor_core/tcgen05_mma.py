@@ -50,6 +50,16 @@ class Form(NamedTuple):
     satfinite: bool
 
 
+def shapes(M: int, kind: str) -> str:
+    """What fits beside an M that came, and what to do, in words."""
+    if M == 128:
+        return "M 128 takes N of 16 to 256 in steps of 16; take a BLOCK_N of 16 or more, or a BLOCK_M of 64"
+    if M == 64:
+        small = "8, 16, 24, 32 and 48 to 256 in steps of 16" if kind == "i8" else "8 to 256 in steps of 8"
+        return f"M 64 takes N of {small}; take such a BLOCK_N"
+    return "M is 64 or 128; take such a BLOCK_M"
+
+
 def form(block: Any, kind: str, code: int, thread: int) -> Form:
     """Read an instruction descriptor. Raises Undefined for one that the kind has not."""
     bits = lambda at, n: code >> at & (1 << n) - 1  # noqa: E731
@@ -59,8 +69,11 @@ def form(block: Any, kind: str, code: int, thread: int) -> Form:
     fits = M in (64, 128) and 8 <= N <= 256 and N % step == 0
     known = bits(7, 3) in inputs and bits(10, 3) in inputs and bits(4, 2) in sums
     if not fits or not known or bits(2, 1) or bits(30, 2):
+        advice = "" if fits else f": {shapes(M, kind)}"
         what = f"the instruction descriptor {code:#x}, of M {M}, N {N} and types {bits(7, 3)}, {bits(10, 3)} and "
-        raise block.error(Undefined, f"{what}{bits(4, 2)}, is none of a dense tcgen05.mma of kind {kind}", 0, thread)
+        raise block.error(
+            Undefined, f"{what}{bits(4, 2)}, is none of a dense tcgen05.mma of kind {kind}{advice}", 0, thread
+        )
     types = inputs[bits(7, 3)], inputs[bits(10, 3)], sums[bits(4, 2)]
     signs = bits(13, 1) != bits(14, 1)
     return Form(M, N, ROW // size, size, *types, signs, bool(bits(15, 1)), bool(bits(16, 1)), bool(bits(3, 1)))

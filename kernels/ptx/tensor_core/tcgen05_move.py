@@ -43,7 +43,7 @@ class Move(NamedTuple):
 def move_of(i: Instruction) -> Move:
     found = MOVE.fullmatch(i.opcode)
     if found is None or found[2] not in SHAPES or (found[4] and found[2][:5] not in ("32x32", "16x32")):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
     split = next((x.bits for x in i.operands if isinstance(x, Immediate)), 0)
     return Move(found[2], int(found[3]), bool(found[4]), split)
 

@@ -245,7 +245,7 @@ def wait(d: Decoder, i: Instruction) -> Run:
 
 def known(i: Instruction) -> None:
     if not re.fullmatch(r"wgmma\.(fence|commit_group|wait_group)\.sync\.aligned", i.opcode):
-        raise UnknownOpcode(i.opcode, "this form of it", i)
+        raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
 
 
 FAMILIES = {

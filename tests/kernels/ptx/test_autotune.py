@@ -1,8 +1,6 @@
 """autotune="all": every configuration runs from the arrays as they came, and all agree, but for rounding."""
 
 import math
-import threading
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,47 +8,11 @@ import torch
 import triton
 import triton.language as tl
 from triton import Config
-from triton.runtime import Autotuner
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx.differences import rounding
 
-ALL: Any = {"autotune": "all", "target": "sm_80"}
-SIZES = [Config({"BLOCK": 64}, num_warps=2), Config({"BLOCK": 128}), Config({"BLOCK": 256}, num_warps=8)]
-
-
-@triton.jit
-def add_to(x, out, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(out + at, tl.load(out + at, at < n) + tl.load(x + at, at < n), at < n)
-
-
-@triton.jit
-def total(x, out, n, BLOCK: tl.constexpr, TAIL: tl.constexpr = 0):  # pyright: ignore[reportArgumentType]
-    """The sum of x, in blocks; the last TAIL elements are forgotten."""
-    sum = tl.zeros((BLOCK,), tl.float32)
-    for first in range(0, n, BLOCK):
-        at = first + tl.arange(0, BLOCK)
-        sum += tl.load(x + at, at < n - TAIL, other=0).to(tl.float32)
-    tl.store(out, tl.sum(sum))
-
-
-@triton.jit
-def partials(x, parts, n, BLOCK: tl.constexpr):
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    tl.store(parts + tl.program_id(0), tl.sum(tl.load(x + at, at < n, other=0)))
-
-
-def per(meta):
-    return (triton.cdiv(meta["n"], meta["BLOCK"]),)
-
-
-def tuned(kernel: Any = add_to, configs: Any = SIZES, **options):
-    return triton.autotune(configs, key=["n"], **options)(kernel)
-
-
-def arrays(n=300):
-    return torch.arange(float(n)), torch.ones(n)
+from ._tuned import ALL, SIZES, arrays, partials, per, total, tuned
 
 
 def test_each_configuration_starts_from_the_arrays_as_they_came_and_the_first_one_s_result_stays():
@@ -82,6 +44,32 @@ def test_another_order_of_sums_is_no_disagreement_but_a_forgotten_tail_is():
         assert words in str(failure.value)
     assert out.item() == pytest.approx(x.sum().item(), rel=1e-5)  # the first one's
     assert isinstance(failure.value, ptx.PtxError)
+
+
+@triton.jit
+def half(x, out, n, BLOCK: tl.constexpr, ATOMIC: tl.constexpr = False, KEEP: tl.constexpr = 1):  # pyright: ignore[reportArgumentType]
+    """out = x; of the second half, where KEEP is 2, nothing is written."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if ATOMIC:
+        tl.atomic_add(out + at, tl.load(x + at, at < n), at < n // KEEP)
+    else:
+        tl.store(out + at, tl.load(x + at, at < n), at < n // KEEP)
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("good_first", [False, True])
+def test_what_one_configuration_alone_writes_is_reported_however_small(atomic, good_first):
+    x = torch.full((256,), 1e-3, dtype=torch.bfloat16 if not atomic else torch.float32)
+    x[0] = 1e6 if atomic else 1e3
+    good, bad = Config({"BLOCK": 64, "ATOMIC": atomic}), Config({"BLOCK": 128, "ATOMIC": atomic, "KEEP": 2})
+    kernel = tuned(half, [good, bad] if good_first else [bad, good])
+    with pytest.raises(ptx.ConfigDependent, match=r"out\[128\] depends.*; 128 of 256 elements") as failure:
+        ptx.run(kernel, per, x, torch.zeros_like(x), 256, **ALL)
+    assert f"with {good}, which alone writes it" in str(failure.value)
+    assert "another order" not in str(failure.value)
+    ptx.run(kernel, per, x, torch.zeros_like(x), 256, tolerance={"out": 1e-3}, **ALL)
+    out = x.clone() if not atomic else torch.zeros_like(x)
+    ptx.run(tuned(half, [good, good if atomic else bad]), per, x, out, 256, **ALL)  # of the same value it is no matter
 
 
 def test_whole_numbers_agree_exactly():
@@ -124,24 +112,26 @@ def test_a_fault_of_a_later_configuration_is_reported_with_it():
     assert torch.equal(out, x)  # what the first left
 
 
-def test_hooks_prunings_and_configurations_that_do_not_fit_are_those_of_one():
-    x, out = arrays()
-    kernel = tuned(reset_to_zero=["out"])
-    with ptx.route("sm_80", autotune="all"):
-        kernel[per](x, out, 300)
-        assert torch.equal(out, x)
-        kernel[per](x, out, 300)  # of a key that was launched before
-        assert torch.equal(out, 2 * x)
-    called = []
-    configs = [Config({"BLOCK": 64}, num_warps=64)]
-    configs += [Config({"BLOCK": b}, pre_hook=lambda given: called.append(given["BLOCK"])) for b in (64, 128, 256)]
-    pruned = tuned(configs=configs, prune_configs_by={"early_config_prune": lambda configs, args, **kw: configs[:3]})
-    with ptx.route("sm_80", autotune="all") as reports:
-        pruned[per](*arrays(), 300)
-        assert [report.config for report in reports] == configs[1:3]
-    assert called == [64, 128]
-    with pytest.raises(ptx.OutOfResources, match="64 warps"):
-        ptx.run(tuned(configs=[configs[0], configs[0]]), per, *arrays(), 300, **ALL)
+def test_a_tolerance_of_no_array_or_for_one_configuration_is_refused():
+    x, parts = torch.ones(300), torch.zeros(5)
+    kernel, words = tuned(partials), r"tolerance names \['oo'\]; the arrays .* are \['parts', 'x'\]"
+    with pytest.raises(ValueError, match=words):
+        ptx.run(kernel, per, x, parts, 300, tolerance={"parts": math.inf, "oo": 1.0}, **ALL)
+    with pytest.raises(ValueError, match=words), ptx.route(tolerance={"parts": math.inf, "oo": 1.0}, **ALL):
+        kernel[per](x, parts, 300)
+    with ptx.route(tolerance={"parts": math.inf}, **ALL):  # the other kernel has no such array
+        kernel[per](x, parts, 300)
+        tuned()[per](*arrays(), 300)
+    with pytest.raises(ptx.Refused, match='tolerance= came without autotune="all"'):
+        ptx.run(kernel, per, x, parts, 300, tolerance={"parts": 1.0}, target="sm_80")
+    for autotune in ("first", "all"):  # of the schedules, too
+        ptx.check(kernel, per, x, parts, 300, targets="sm_80", seeds=[], tolerance={"parts": 9e9}, autotune=autotune)
+
+
+def test_sums_near_0_of_large_terms_are_reported_as_what_they_may_be():
+    x = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ptx.ConfigDependent, match=r"another order of sums explains 7.*, unless terms cancel\..*allow"):
+        ptx.run(tuned(total), 1, x - x.mean(), torch.zeros(1), 3000, **ALL)
 
 
 def test_what_a_table_of_pointers_leads_to_is_put_back_too():
@@ -154,52 +144,6 @@ def test_what_a_table_of_pointers_leads_to_is_put_back_too():
     out = torch.zeros(300)
     ptx.run(tuned(through), per, torch.tensor([out.data_ptr()]), 300, **ALL)
     assert torch.equal(out, torch.ones(300))
-
-
-def test_heuristics_above_and_below_a_tuner():
-    x, out = arrays()
-    half = triton.heuristics({"BLOCK": lambda given: 64 * given["num_warps"]})(add_to)
-    warps = [Config({}, num_warps=1), Config({}, num_warps=4)]
-    with ptx.route("sm_80", autotune="all") as reports:
-        triton.autotune(warps, key=["n"])(half)[per](x, out, 300)
-        triton.heuristics({"n": lambda given: given["x"].numel()})(tuned())[per](x, out)
-        assert [report.grid[0] for report in reports] == [5, 2, 5, 3, 2]
-    assert torch.equal(out, 1 + 2 * x)
-
-
-class Timing(Autotuner):
-    """As libraries make their own: it times in `run`."""
-
-    def run(self, *args, **kwargs):
-        raise AssertionError("timed")
-
-
-def own(kind):
-    return kind(add_to, add_to.arg_names, SIZES, ["n"], [], [])
-
-
-def test_tuners_of_others_run_on_the_machine_as_triton_s_do_and_are_left_alone_elsewhere():
-    (x, out), failures = arrays(), []
-
-    class Late(Timing):
-        def run(self, *args, **kwargs):
-            raise AssertionError("late")
-
-    def elsewhere(kind):
-        try:
-            own(kind)[per](x, out, 300)
-        except AssertionError as error:
-            failures.append(str(error))
-
-    with ptx.route("sm_80") as reports:
-        for kind in (Timing, Late):
-            own(kind)[per](x, out, 300)
-            thread = threading.Thread(target=elsewhere, args=(kind,))
-            thread.start()
-            thread.join()
-        assert [report.config for report in reports] == [SIZES[0]] * 2
-    assert failures == ["timed", "late"]
-    assert torch.equal(out, 1 + 2 * x)
 
 
 def test_mistakes_are_answered_with_what_fits():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
-from kvproof.kernels.ptx.memory import near
+from kvproof.kernels.ptx.arrays import near
 
 from ._text import OWN, SEEDS, fails, own, run
 

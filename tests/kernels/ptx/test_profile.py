@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
+import pytest
+
 from kvproof.kernels.ptx.__main__ import main
 
 from ..._browser import Visit, needs_browser
@@ -236,6 +238,16 @@ def test_a_launch_that_no_gpu_takes_is_one_line_with_the_driver_s_line(tmp_path)
         error = one_line(command(path, code=1)[1])
         assert words in error
         assert f"driver.py:{len(path.read_text().splitlines())}: " in error
+
+
+def test_a_driver_that_insists_on_a_gpu_is_told_of_pretend(tmp_path):
+    for lines in ("x = torch.ones(8, device='cuda')\n", "triton.runtime.driver.active.get_current_device()\n"):
+        path = driver(tmp_path, "\n" * 5, lines, "copy[(1,)](torch.ones(8), torch.zeros(8), 8, 1, BLOCK=8)\n")
+        assert (error := one_line(command(path, code=1)[1])).endswith("; give --pretend\n")
+        assert f"driver.py:{len(path.read_text().splitlines()) - 1}: " in error
+        assert "copy: grid (1, 1, 1)" in command(path, "--pretend")[0]
+    with pytest.raises(RuntimeError, match="own"):
+        command(driver(tmp_path, "raise RuntimeError('own')\n"))
 
 
 def test_settings_of_the_command_line_are_asked_for(tmp_path):

@@ -218,6 +218,19 @@ def test_matrices_move_as_each_thread_sees_them(num, trans, programs):
     assert np.array_equal(warp.rows_of(registers, trans), rows)
 
 
+@pytest.mark.parametrize("num", [1, 2])
+@pytest.mark.parametrize("programs", [1, P])
+def test_matrices_of_bytes_move_as_each_thread_sees_them(num, programs):
+    """Two registers of a 16x16 matrix of K rows and N columns: those that an mma takes of 16 rows of a B of bytes."""
+    rows = np.random.default_rng(0).integers(0, 256, (programs, T // 32, 16 * num, 16), dtype=np.uint8)
+    registers = warp.byte_fragments(rows)
+    assert len(registers) == 2 * num
+    for p, t, i, half in itertools.product(range(programs), range(T), range(num), range(2)):
+        w, lane = divmod(t, 32)
+        four = [rows[p, w, 16 * i + 4 * (lane % 4) + k, lane // 4 + 8 * half] for k in range(4)]
+        assert registers[2 * i + half][p, t] == int.from_bytes(bytes(four), "little")
+
+
 def test_stored_rows_may_come_from_registers_of_every_shape():
     rng = np.random.default_rng(0)
     registers = [bits(rng, shape) for shape in SHAPES]

@@ -81,3 +81,13 @@ def test_what_a_warp_copies_out_is_what_its_lanes_stored(parts):
 def test_what_other_lanes_do_orders_nothing_for_the_copy(parts, what):
     with pytest.raises(errors.Race, match=what):
         sent(**parts)
+
+
+@pytest.mark.parametrize("store", ["st.shared.b32 [%r5], %r1", "atom.shared.or.b32 %r9, [%r5], %r1"])
+def test_what_is_not_fenced_is_reported_with_the_line_of_the_write(store):
+    zero = "st.shared.b32 [%r5], 0; "
+    body = (zero + FILLED + SENT).format(**PARTS | {"space": ".global"}).replace("st.shared.b32 [%r5], %r1", store)
+    with pytest.raises(errors.Race, match="with no fence") as failure:
+        run(body + "ret;", np.zeros(32, np.uint32))
+    assert failure.value.line is not None  # of the copy, which follows a fence and a barrier
+    assert f"; it was written at PTX line {failure.value.line - 3}; " in str(failure.value)

@@ -21,6 +21,7 @@ SPARE = {
         "cp.async.bulk.commit_group": 3, "cp.async.bulk.wait_group.read": 3,
         "mbarrier.try_wait": 2,  # for phases before the first, which are complete
         "bar.warp.sync": 4,  # around what one lane does, and what only it has to do with
+        "tcgen05.dealloc": 1,  # of two: its guard holds for no warp of that partition
     },
 }  # fmt: skip
 LONG = pytest.mark.exhaustive  # two minutes

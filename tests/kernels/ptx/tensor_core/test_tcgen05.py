@@ -248,15 +248,17 @@ def test_a_negated_operand_is_negated():
     assert torch.equal(turned.c, -plain.c)
 
 
-@pytest.mark.parametrize(("kind", "M", "N", "types"), [
-    ("f16", 128, 8, (0, 0, 1)), ("f16", 96, 64, (0, 0, 1)), ("f16", 64, 264, (0, 0, 1)), ("tf32", 64, 64, (0, 0, 1)),
-    ("i8", 64, 40, (1, 1, 2)), ("f8f6f4", 64, 64, (6, 5, 1)), ("f16", 64, 64, (0, 0, 2)),
+@pytest.mark.parametrize(("kind", "M", "N", "types", "words"), [
+    ("f16", 128, 8, (0, 0, 1), ": M 128 takes N of 16 to 256 in steps of 16; take a BLOCK_N of 16 or more"),
+    ("f16", 96, 64, (0, 0, 1), ": M is 64 or 128"), ("f16", 64, 264, (0, 0, 1), ": M 64 takes N of 8 to 256 in steps"),
+    ("tf32", 64, 64, (0, 0, 1), "$"), ("i8", 64, 40, (1, 1, 2), ": M 64 takes N of 8, 16, 24, 32 and 48 to"),
+    ("f8f6f4", 64, 64, (6, 5, 1), "$"), ("f16", 64, 64, (0, 0, 2), "$"),
 ])  # fmt: skip
-def test_an_instruction_descriptor_that_the_kind_has_not_is_reported(kind, M, N, types):
+def test_an_instruction_descriptor_that_the_kind_has_not_is_reported(kind, M, N, types, words):
     block = SimpleNamespace(error=lambda kind, what, row, thread: kind(what))
     a, b, d = types
     code = d << 4 | a << 7 | b << 10 | N >> 3 << 17 | M >> 4 << 24
-    with pytest.raises(Undefined, match=f"is none of a dense tcgen05.mma of kind {kind}"):
+    with pytest.raises(Undefined, match=f"is none of a dense tcgen05.mma of kind {kind}{words}"):
         tcgen05_mma.form(block, kind, code, 0)
 
 
@@ -271,7 +273,7 @@ def test_integer_sums_are_clamped_or_wrap():
     (r"tcgen05\.mma\.cta_group::1", "tcgen05.mma.cta_group::2", "pairs of programs"),
     (r"tcgen05\.wait::ld\.sync\.aligned;", "tcgen05.shift.cta_group::1.down [%r1];", "tcgen05.shift"),
     (r"kind::f16", "kind::f16.ashift", "without disabled lanes"),
-    (r"tcgen05\.ld\.sync", "tcgen05.ld.red.sync", "this form of it"),
+    (r"tcgen05\.ld\.sync", "tcgen05.ld.red.sync", "its table has other forms of it"),
 ])  # fmt: skip
 def test_what_is_not_known_is_refused_by_name(old, new, words):
     with pytest.raises(UnknownOpcode, match=words):

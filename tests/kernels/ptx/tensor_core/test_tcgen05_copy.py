@@ -85,7 +85,7 @@ def test_a_copy_read_before_its_mbarrier_was_waited_for_is_a_race():
 
 def test_a_shape_that_is_not_known_is_refused_by_name():
     for shape in ("4x256b", "32x128b", "128x256b.b8x16.b4x16_p64"):
-        with pytest.raises(UnknownOpcode, match="this form of it"):
+        with pytest.raises(UnknownOpcode, match="its table has other forms of it"):
             copied(shape, 8)
 
 

@@ -62,7 +62,9 @@ LOAD, STORE = "shared::cta.global.mbarrier", "global.shared::cta.bulk_group"
 # of add_one, whose maps are arguments, and of add_one_made: faults, kind, words of the report, its opcode
 ARGUMENTS: dict[str, tuple[list[tuple[str, str]], type[PtxError], str, str]] = {
     "too few bytes expected": ([(EXPECT, r"\g<1>1024")], Deadlock, "1,024 bytes fewer", "try_wait"),
-    "no proxy fence": ([(r"fence\.proxy\.async\.shared::cta;", "")], Race, "no fence.proxy.async", STORE),
+    "no proxy fence": (
+        [(r"fence\.proxy\.async\.shared::cta;", "")], Race, r"no fence.*at _kernels\.py:\d+, PTX line \d+", STORE,
+    ),
     "no wait before a buffer is reused": ([(READ_WAIT, "")], Race, "no cp.async.bulk.wait_group", "st.shared"),
     "a box at an odd place": (
         [(r"(cp\.async\.bulk\.tensor\.2d\.shared::cta\S* \[)(%r\d+)\]", r"add.u32 \2, \2, 16;\n\1\2]")],
