@@ -183,6 +183,13 @@ def added(f: Form, product: np.ndarray, c: np.ndarray | None) -> np.ndarray:
     return (sums.clip(-(2**31), 2**31 - 1) if f.satfinite else sums).astype(np.int32).view(np.uint32)
 
 
+def shared_code(block: Any, codes: np.ndarray) -> int:
+    """The instruction descriptor of all programs that multiply together; Undefined if they have several."""
+    if (codes != codes[0]).any():
+        raise block.error(Undefined, "programs that multiply together have several instruction descriptors", 0, 0)
+    return int(codes[0])
+
+
 def multiply(d: Decoder, i: Instruction) -> Run:
     """tcgen05.mma [D], A or [A], B, instruction descriptor, enable-input-d: D = A B + D, or A B."""
     found = re.fullmatch(rf"tcgen05\.mma\.cta_group::1\.kind::(\w+?){HINT}", i.opcode)
@@ -197,10 +204,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         block.instruction = i
         R, issue = block.R, Issue(*issuer(block, active, "multiply"))
         value = lambda x: picked(block, x, issue.who)  # noqa: E731
-        codes = np.unique(value(R[code]))
-        if len(codes) > 1:
-            raise block.error(Undefined, "programs that multiply together have several instruction descriptors", 0, 0)
-        f = form(block, kind, int(codes[0]), int(issue.who[0]))
+        f = form(block, kind, shared_code(block, value(R[code])), int(issue.who[0]))
         left = (
             in_memory(block, issue, value(A(R)), f)
             if callable(A)

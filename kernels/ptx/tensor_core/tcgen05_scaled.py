@@ -14,7 +14,7 @@ from ..forms import address
 from ..parse import Address, Instruction
 from .numbers import scales
 from .tcgen05 import issuer, memory_of, one_program, picked
-from .tcgen05_mma import HINT, Form, Issue, place, shared_operand, touch, write
+from .tcgen05_mma import HINT, Form, Issue, place, shared_code, shared_operand, touch, write
 from .tensor_memory import LANES
 
 # kind -> K, and the types of A and B by their code
@@ -73,10 +73,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         block.instruction = i
         R, issue = block.R, Issue(*issuer(block, active, "multiply"))
         value = lambda x: picked(block, x, issue.who)  # noqa: E731
-        codes = np.unique(value(R[code]))
-        if len(codes) > 1:
-            raise block.error(Undefined, "programs that multiply together have several instruction descriptors", 0, 0)
-        f, type_of_scales, first_a, first_b = form(block, kind, int(codes[0]), int(issue.who[0]))
+        f, type_of_scales, first_a, first_b = form(block, kind, shared_code(block, value(R[code])), int(issue.who[0]))
         sides = []
         for name, slot, at, rows, first in (("A", a, of_a, f.M, first_a), ("B", b, of_b, f.N, first_b)):
             s = scales_of(block, issue, value(at(R)), rows, first, f.K // size, type_of_scales)

@@ -217,7 +217,7 @@ def halves(*values: float) -> np.ndarray:
 
 
 NEAR = {  # two words -> whether they may be copies of one sum, or of two in one word
-    "a last bit of float32": (np.array([1.0], "f4").view("u4"), np.nextafter(np.float32([1]), 2).view("u4"), True),
+    "a last bit of float32": (np.array([0x3F800000], "u4"), np.array([0x3F800001], "u4"), True),
     "a last bit of both halves": (halves(1.0, -3.0), halves(1.001, -3.002), True),
     "a last bit of the lower half": (halves(1.0, -3.0), halves(1.001, -3.0), True),
     "bfloat16": (np.array([0x3F80BF80], "u4"), np.array([0x3F81BF80], "u4"), True),
