@@ -122,7 +122,7 @@ class GlobalMemory:
                 words[which] = word(filler, words.dtype)
             self.untouched += [region] if which.all() else []
 
-    def write_back(self, written: dict[str, np.ndarray] | None) -> None:
+    def write_back(self, written: dict[str, np.ndarray] | None = None) -> None:
         """Give the callers' arrays what the launch wrote, and `written` which elements, by array; unchecked, none."""
         if self.checks and written is not None:
             states = {r.buffer.name: r.of(self.state) for r in self.regions}
