@@ -18,7 +18,7 @@ from .tma import maps, plain
 
 MEETS = re.compile(r"\.global|^mbarrier\.")
 FAMILIES = [part.FAMILIES for part in (maps, plain, proxy, instructions, collective, families, access, atomics, calls)]
-TOGETHER = {**collective.FAMILIES, **families.FAMILIES}  # by all lanes of a warp, or by several warps
+TOGETHER = {**collective.FAMILIES, **families.FAMILIES}
 CLUSTER = 16  # the number of the barrier of a cluster of one program: those of a program are 0 to 15
 
 
@@ -32,7 +32,8 @@ ASYNCHRONOUS = re.compile(
 )
 IDLE = re.compile(
     r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."
-)  # what changes no value: time, registers that are lent to other warps, caches, the start of the next launch
+    r"|barrier\.cluster\.arrive"
+)  # what changes no value: time, registers lent to other warps, caches, the start of the next launch, a cluster of one
 
 
 def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
@@ -67,8 +68,9 @@ def builder(i: Instruction, families: dict[str, Any]) -> Any:
     return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
 
 
-def warp_wide(i: Instruction) -> bool:
-    return bool(builder(i, collective.FAMILIES)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+def together(i: Instruction) -> bool:
+    """Whether all lanes of a warp, or several warps, execute it at once."""
+    return bool(builder(i, TOGETHER)) or i.opcode.startswith("tensormap.cp_fenceproxy")
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
@@ -78,7 +80,7 @@ def bind(d: Decoder, i: Instruction) -> Run:
     name = i.opcode.split(".")[0]
     if name == "mov" and len(i.operands) == 2:
         return d.move(i)
-    if IDLE.match(i.opcode) or i.opcode.startswith("barrier.cluster.arrive"):
+    if IDLE.match(i.opcode):
         return nothing
     return d.pure(i)
 
@@ -151,7 +153,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     starts = accesses | set(program.labels.values())
     end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
-    waits = any(s.instruction.guard and builder(s.instruction, TOGETHER) for s in steps)
+    waits = any(s.instruction.guard and together(s.instruction) for s in steps)
     until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
     stretches = [1] * (len(steps) + 1)
     for n in range(len(steps) - 1, -1, -1):

@@ -2,6 +2,7 @@
 
 clocks      happens-before in one program's shared memory: vector clocks of its warps
 ordering    who wrote and read each byte of shared memory, held against those clocks
+barriers    barriers by number, of all threads or of a part
 mbarrier    barriers that are objects in shared memory; instructions, those on them
 proxy       shared memory as the async proxy reads and writes it: bulk copies, wgmma, tcgen05
 
