@@ -223,8 +223,8 @@ def issuing(block: Any, active: np.ndarray | None, kind: str) -> np.ndarray:
     return warps
 
 
-def wait(block: Any, active: np.ndarray | None, kind: str, left: int, reads_only: bool = False) -> None:
-    """All groups of each warp but its `left` latest are done; of bulk copies, maybe, their reads alone."""
+def wait(block: Any, active: np.ndarray | None, kind: str, left: int) -> None:
+    """All groups of each warp but its `left` latest are done with shared memory."""
     clocks, warps = block.clocks, issuing(block, active, kind)
     for warp in sorted({leader(kind, w) for w in np.flatnonzero(warps.any(0)).tolist()}):
         mine = warps & (np.array([leader(kind, w) for w in range(clocks.W)]) == warp)

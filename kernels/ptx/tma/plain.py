@@ -59,7 +59,7 @@ def groups(i: Instruction, name: str, reads: bool) -> Run:
 
     def run(block, active):
         block.instruction = i
-        proxy.wait(block, active, "bulk", left, reads)
+        proxy.wait(block, active, "bulk", left)
         if not reads:
             threads = [*global_side.bulk(block).pending]
             for request in requests(block, active, threads):
