@@ -1,0 +1,1 @@
+"""PTX as machine code of this CPU: a warp's lanes as vectors, every check inside."""

@@ -1,0 +1,134 @@
+"""Writing LLVM IR for the lanes of a warp: what every family of instructions is written with.
+
+A PTX value of n bits is an integer of n bits, `iN`, where all 32 lanes hold the same, or a vector of them, `<32 x iN>`;
+a predicate is `i1`. Code is written once for both: the operands of one operation have one shape (`alike`).
+"""
+
+from typing import Any
+
+from llvmlite import ir
+
+WARP = 32  # lanes
+I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
+F32, F64 = ir.FloatType(), ir.DoubleType()
+FLOATS = {"f32": F32, "f64": F64, "tf32": F32}
+
+
+def vector(kind: Any, lanes: int = WARP) -> Any:
+    return ir.VectorType(kind, lanes)
+
+
+def element(kind: Any) -> Any:
+    """The type of one lane's value."""
+    return kind.element if isinstance(kind, ir.VectorType) else kind
+
+
+def shaped(like: Any, kind: Any) -> Any:
+    """An element type in the shape of a value's or type's."""
+    like = getattr(like, "type", like)
+    return ir.VectorType(kind, like.count) if isinstance(like, ir.VectorType) else kind
+
+
+def spelled(kind: Any) -> str:
+    """A type as the names of intrinsics have it: v32f32."""
+    if isinstance(kind, ir.VectorType):
+        return f"v{kind.count}{spelled(kind.element)}"
+    return {F32: "f32", F64: "f64"}[kind] if kind in (F32, F64) else f"i{kind.width}"
+
+
+class Lanes:
+    """A builder (`b`, llvmlite's IRBuilder) and what it lacks for vectors."""
+
+    def __init__(self, builder: ir.IRBuilder):
+        self.b = builder
+
+    def const(self, like: Any, x: int | float) -> ir.Constant:
+        """A number in the type of a value, or in a type; integers wrap."""
+        kind = getattr(like, "type", like)
+        one = element(kind)
+        x = int(x) & ((1 << one.width) - 1) if isinstance(one, ir.IntType) else float(x)
+        return ir.Constant(kind, [ir.Constant(one, x)] * kind.count if isinstance(kind, ir.VectorType) else x)
+
+    def row(self, kind: Any, numbers: Any) -> ir.Constant:
+        """A vector of constants, one for each lane."""
+        numbers = list(numbers)
+        return ir.Constant(ir.VectorType(kind, len(numbers)), [ir.Constant(kind, x) for x in numbers])
+
+    def splat(self, value: Any, lanes: int = WARP) -> Any:
+        """A vector whose lanes all hold `value`; a vector stays as it is."""
+        if isinstance(value.type, ir.VectorType):
+            return value
+        if isinstance(value, ir.Constant):
+            return ir.Constant(ir.VectorType(value.type, lanes), [value] * lanes)
+        one = self.b.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, I32(0))
+        return self.b.shuffle_vector(one, ir.Constant(one.type, ir.Undefined), self.row(I32, [0] * lanes))
+
+    def alike(self, *values: Any) -> list:
+        """Values in one shape: where one is a vector, all become vectors."""
+        many = [v.type.count for v in values if isinstance(v.type, ir.VectorType)]
+        return [self.splat(v, many[0]) for v in values] if many else list(values)
+
+    def lane(self, value: Any, n: int) -> Any:
+        """One lane's value."""
+        return self.b.extract_element(value, I32(n)) if isinstance(value.type, ir.VectorType) else value
+
+    def pick(self, value: Any, order: Any) -> Any:
+        """A vector of the elements of a vector at the places `order`."""
+        return self.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), self.row(I32, order))
+
+    def resize(self, value: Any, bits: int, signed: bool = False) -> Any:
+        """An integer in another width."""
+        to, have = shaped(value, ir.IntType(bits)), element(value.type).width
+        if bits == have:
+            return value
+        return self.b.trunc(value, to) if bits < have else (self.b.sext if signed else self.b.zext)(value, to)
+
+    def cast(self, name: str, value: Any, kind: Any) -> Any:
+        """A conversion of the builder's, element by element: cast("fpext", x, F64)."""
+        to = shaped(value, kind)
+        return value if to == value.type else getattr(self.b, name)(value, to)
+
+    def bits(self, value: Any) -> Any:
+        """The bit pattern of floats."""
+        return self.cast("bitcast", value, ir.IntType(64 if element(value.type) == F64 else 32))
+
+    def number(self, value: Any) -> Any:
+        """The float behind a bit pattern of 32 or 64 bits."""
+        return self.cast("bitcast", value, F64 if element(value.type).width == 64 else F32)
+
+    def intrinsic(self, name: str, *values: Any, kind: Any = None, extra: tuple = ()) -> Any:
+        """Call llvm.NAME, overloaded by the type of its first operand: intrinsic("fma", a, b, c).
+
+        kind   of its result, if another than that
+        extra  operands that are no overload, as the i1 of ctlz
+        """
+        to = kind or values[0].type
+        return self.call(f"llvm.{name}.{spelled(values[0].type)}", to, *values, *extra)
+
+    def call(self, name: str, to: Any, *values: Any) -> Any:
+        """Call a function of this name, declared when it is first called."""
+        module = self.b.module
+        known = module.globals.get(name)
+        if known is None:
+            known = ir.Function(module, ir.FunctionType(to, [v.type for v in values]), name)
+        return self.b.call(known, values)
+
+    def any(self, holds: Any) -> Any:
+        """i1: whether a predicate holds in any lane."""
+        if not isinstance(holds.type, ir.VectorType):
+            return holds
+        return self.b.icmp_unsigned("!=", self.ballot(holds), ir.Constant(ir.IntType(holds.type.count), 0))
+
+    def all(self, holds: Any) -> Any:
+        """i1: whether a predicate holds in all lanes."""
+        if not isinstance(holds.type, ir.VectorType):
+            return holds
+        return self.b.icmp_unsigned("==", self.ballot(holds), ir.Constant(ir.IntType(holds.type.count), -1))
+
+    def ballot(self, holds: Any) -> Any:
+        """A predicate's lanes as the bits of one integer, lane 0 the lowest."""
+        return self.b.bitcast(holds, ir.IntType(holds.type.count))
+
+    def mask(self, ballot: Any) -> Any:
+        """The inverse: `<32 x i1>` of an i32."""
+        return self.b.bitcast(ballot, ir.VectorType(I1, ballot.type.width))
