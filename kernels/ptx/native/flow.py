@@ -17,7 +17,7 @@ from . import context as ctx
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered, pure
 from .plan import Plan
-from .writer import AT, EVERYBODY, HEADER, RESUME, RUNNING, WARP_EPOCH, Writer
+from .writer import AT, EVERYBODY, HEADER, RESUME, RUNNING, Writer
 
 FRAGMENTS = 64
 
