@@ -168,7 +168,8 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined, program.registers,
+        frozenset(program.labels.values()),
     )  # fmt: skip
 
 

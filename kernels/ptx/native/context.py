@@ -9,12 +9,16 @@ from .lanes import I64
 POINTER = ir.PointerType()
 
 FIELDS = (
-    "grid_x", "grid_y", "grid_z",
-    "issued",  # int64 for each instruction: by how many warps
-    "traffic",  # int64 (instructions, 2): threads and sectors of global memory, or wavefronts and conflicts of shared
+    "grid_x", "grid_y", "grid_z", "warps",
+    "given",  # int64 for each slot: what the launch fills in
+    "blocks",  # int64 for each of Plan.starts: how many warps have run what begins there
+    "traffic",  # int64 (instructions, 3): threads; sectors, or wavefronts of shared memory; conflicts of these
     "fuel",  # instructions of warps that this thread may still run
     # of the program that runs now
-    "program", "epoch",  # its number; barriers of all its threads that it has passed
+    "program", "ctaid_x", "ctaid_y", "ctaid_z", "epoch",  # its number; barriers of all its threads that it has passed
+    "frames", "frame_size",  # of its warps, see writer.py; bytes of one
+    "warp_code",  # flow.py's function
+    "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
     # global memory, see memory.py
     "segments", "segment_count",
     # shared memory, see shared.py

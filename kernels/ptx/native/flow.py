@@ -1,0 +1,349 @@
+"""A program -> the LLVM function that runs one warp of it, from where it stopped to where it stops next.
+
+`warp(context, index, frame) -> DONE | BARRIER | EVENT | SUSPECT | FUEL`. A frame keeps what outlives a stop: HEADER
+bytes, then the registers that are live there. Lanes that a branch parts run in turn, those at the lowest instruction
+first, as in machine.py; they meet again where they come to the same instruction.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from ..decode import Decoded, Step
+from ..opcode import BITS
+from ..parse import Vector
+from . import context as ctx
+from .lanes import I1, I8, I32, I64, vector
+from .lower import Unlowered, pure
+from .plan import Plan
+from .writer import AT, EVERYBODY, HEADER, RESUME, RUNNING, WARP_EPOCH, Writer
+
+FRAGMENTS = 64
+
+
+class Warp(Writer):
+    """Writes the code of one warp. families: the emitters of instructions that are not in the table of isa.py."""
+
+    def __init__(self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]]):
+        super().__init__(decoded, plan, T, module)
+        self.families = families
+        block = self.function.append_basic_block
+        self.bodies = {n: block(f"body_{n}") for n in plan.starts}
+        self.enters = {n: block(f"enter_{n}") for n in plan.starts}
+        self.finish = block("finish")
+        self.offsets, self.frame_size = self.layout()
+        self.alones: dict[int, Any] = {}
+        self.apart = bool(plan.parting)
+        self.events = any(self.is_event(n) for n in plan.stops)
+        self.running_place = self.b.alloca(I32)
+        self.fragments = self.b.alloca(I32, 2 * FRAGMENTS + 1) if self.apart else None
+
+    def layout(self) -> tuple[dict[int, int], int]:
+        """Where each register that outlives a stop lies in the frame, and the frame's bytes."""
+        offsets, at = {}, HEADER
+        for slot in range(len(self.decoded.slots)):
+            if any(self.plan.live[n] >> slot & 1 for n in self.plan.stops) and self.kept(slot):
+                offsets[slot] = at
+                at += 320 if self.plan.varying >> slot & 1 else 16  # at most 256 bytes, and whether it is written
+        return offsets, -(-at // 64) * 64
+
+    def kept(self, slot: int) -> bool:
+        fixed = slot in self.decoded.fixed or slot in self.decoded.given.values() or slot in self.decoded.undefined
+        return not fixed
+
+    def moved(self, n: int, save: bool) -> None:
+        """Store the registers that live at a stop into the frame, or load them from it."""
+        for slot, offset in self.offsets.items():
+            if not self.plan.live[n] >> slot & 1:
+                continue
+            place, kind = self.variable(slot), self.slot_type(slot)
+            there = self.b.gep(self.frame, [I64(offset)], source_etype=I8)
+            flag = self.b.gep(there, [I64(8 if kind.__class__ is ir.IntType else 256)], source_etype=I8)
+            ballot = kind == vector(I1)
+            if save:
+                value = self.b.load(place, typ=kind)
+                self.b.store(self.L.ballot(value) if ballot else value, there)
+            else:
+                value = self.b.load(there, typ=I32 if ballot else kind)
+                self.b.store(self.L.mask(value) if ballot else value, place)
+            if slot in self.written:
+                one, other = (self.written[slot], flag) if save else (flag, self.written[slot])
+                self.b.store(self.b.load(one, typ=I1), other)
+
+    def stop(self, n: int, status: int, at: int) -> None:
+        """Return; the warp goes on at instruction n."""
+        if self.apart:
+            self.bail(self.pending())
+        self.moved(n, True)
+        self.set_head(RESUME, I64(1 + sorted(self.plan.stops).index(n)))
+        self.set_head(AT, I64(at))
+        running = self.b.load(self.running_place, typ=I32)
+        self.set_head(RUNNING, self.b.zext(running, I64))
+        self.b.ret(I64(status))
+
+    def pending(self) -> Any:
+        """Whether some lanes wait at another instruction."""
+        return self.b.icmp_unsigned("!=", self.b.load(self.fragments, typ=I32), I32(0))
+
+    def emit(self) -> None:
+        self.b.position_at_end(self.suspect)
+        self.b.ret(I64(ctx.SUSPECT))
+        self.b.position_at_end(self.finish)
+        self.b.ret(I64(ctx.DONE))
+        begin = self.function.append_basic_block("begin")
+        for n, stop in zip(self.plan.starts, [*self.plan.starts[1:], len(self.decoded.steps)], strict=True):
+            self.enter(n)
+            self.b.position_at_end(self.bodies[n])
+            self.block(n, stop)
+        self.b.position_at_end(begin)
+        self.begin()
+        self.b.position_at_end(self.entry)
+        self.b.branch(begin)
+
+    def begin(self) -> None:
+        self.b.store(self.b.trunc(self.head(RUNNING), I32), self.running_place)
+        if self.apart:
+            self.b.store(I32(0), self.fragments)
+        stops = sorted(self.plan.stops)
+        switch = self.b.switch(self.head(RESUME), self.enters[0])
+        for k, n in enumerate(stops):
+            block = self.function.append_basic_block(f"resume_{n}")
+            switch.add_case(I64(1 + k), block)
+            self.b.position_at_end(block)
+            self.moved(n, False)
+            self.b.branch(self.bodies[n])
+
+    def enter(self, n: int) -> None:
+        """Flowing into a block: meet other lanes, or stop before an event."""
+        self.b.position_at_end(self.enters[n])
+        if self.apart and n in self.plan.masked:
+            alone = self.alone_at(n)
+            meets = self.function.append_basic_block("meets")
+            self.b.cbranch(self.pending(), meets, alone)
+            self.b.position_at_end(meets)
+            self.part(I32(n), self.b.load(self.running_place, typ=I32))
+            self.pick()
+            self.b.position_at_end(alone)
+        if n in self.plan.stops and self.is_event(n):
+            self.stop(n, ctx.EVENT, n)
+        else:
+            self.b.branch(self.bodies[n])
+
+    def is_event(self, n: int) -> bool:
+        return n in self.plan.stops and not (n and self.decoded.steps[n - 1].control == "barrier")
+
+    def block(self, n: int, stop: int) -> None:
+        count = self.b.gep(self.pointer("blocks"), [I64(self.plan.starts.index(n))], source_etype=I64)
+        self.b.store(self.b.add(self.b.load(count, typ=I64), I64(1)), count)
+        for self.n in range(n, stop):
+            self.step = self.decoded.steps[self.n]
+            if self.step.control:
+                getattr(self, self.step.control)(self.step)
+                return
+            self.instruction(self.step)
+        self.go(stop)
+
+    def go(self, n: int) -> None:
+        self.b.branch(self.enters[n] if n < len(self.decoded.steps) else self.leaving())
+
+    def leaving(self) -> Any:
+        """Where a warp goes whose lanes have returned."""
+        if not self.apart:
+            return self.finish
+        block = self.function.append_basic_block("leaving")
+        others = self.function.append_basic_block("others")
+        with self.b.goto_block(block):
+            self.b.cbranch(self.pending(), others, self.finish)
+        with self.b.goto_block(others):
+            self.pick()
+        return block
+
+    def guard(self) -> Any:
+        """The predicate under which an instruction runs, or None."""
+        register = self.step.instruction.guard
+        if register is None:
+            return None
+        value = self.read(register._replace(negated=False), "pred")
+        return self.b.not_(value) if register.negated else value
+
+    def lanes_on(self, guard: Any) -> None:
+        """Set `running`, `on` and `masking` for the instruction."""
+        masked = self.apart and self.n in self.plan.masked
+        self.running = self.b.load(self.running_place, typ=I32) if masked else EVERYBODY
+        if guard is None:
+            self.on, self.masking = self.running, self.L.mask(self.running) if masked else None
+            return
+        ballot = self.L.ballot(guard) if guard.type != I1 else self.b.sext(guard, I32)
+        self.on = self.b.and_(ballot, self.running) if masked else ballot
+        self.masking = self.L.mask(self.on) if masked or guard.type != I1 else guard
+
+    def instruction(self, step: Step) -> None:
+        guard = self.guard()
+        self.lanes_on(guard)
+        i = step.instruction
+        family = self.family(i.opcode)
+        if family is None:
+            self.pure(i)
+        elif guard is None:
+            family(self, i)
+        else:
+            for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1):
+                self.variable(slot)
+                if slot in self.written:
+                    self.b.store(I1(1), self.written[slot])
+            with self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
+                if guard.type == I1 and self.masking is guard:
+                    self.masking = None
+                    self.on = EVERYBODY
+                family(self, i)
+        self.masking = None
+
+    def family(self, opcode: str) -> Any:
+        for table in self.families:
+            parts = opcode.split(".")
+            for n in (3, 2, 1):
+                if (name := ".".join(parts[:n])) in table:
+                    return table[name]
+        return None
+
+    def pure(self, i: Any) -> None:
+        if i.opcode.startswith("mov.") and len(i.operands) == 2:
+            return self.move(i)
+        meaning, write = pure(i.opcode, len(i.operands) - 1)
+        values = [self.read(x, kind) for x, kind in zip(i.operands[1:], meaning.sources, strict=True)]
+        carry = self.decoded.slots.get("carry")
+        if "in" in meaning.carry:
+            values.append(self.load(carry))
+        results = write(self.L, self.L.alike(*values))
+        first = i.operands[0]
+        targets = first.parts if isinstance(first, Vector) else (first,)
+        for target, kind, value in zip(targets, meaning.results, results, strict=False):
+            self.write(target, kind, value)
+        if "out" in meaning.carry:
+            self.store(carry, results[-1])
+        return None
+
+    def move(self, i: Any) -> None:
+        """mov, also between a register and the parts of a vector (9.7.9.2)."""
+        kind = i.opcode.split(".")[1]
+        target, source = i.operands
+        many = [x for x in (target, source) if isinstance(x, Vector) and len(x.parts) > 1]
+        if not many:
+            return self.write(target, kind, self.read(source, kind))
+        bits = BITS[kind] // len(many[0].parts)
+        if many[0] is target:
+            value = self.read(source, kind)
+            for k, part in enumerate(target.parts):
+                self.write(part, f"b{bits}", self.L.resize(self.b.lshr(value, self.L.const(value, k * bits)), bits))
+            return None
+        parts = self.L.alike(*(self.L.resize(self.read(x, f"b{bits}"), BITS[kind]) for x in source.parts))
+        value = parts[0]
+        for k, part in enumerate(parts[1:], 1):
+            value = self.b.or_(value, self.b.shl(part, self.L.const(part, k * bits)))
+        return self.write(target, kind, value)
+
+    # What steers
+
+    def branch(self, step: Step) -> None:
+        guard, target, source = self.guard(), step.target, self.n
+        jump = self.function.append_basic_block("jump")
+        after = self.enters.get(source + 1)
+        if guard is None:
+            self.b.branch(jump)
+        elif source not in self.plan.parting:
+            self.b.cbranch(self.L.lane(guard, 0), jump, after or self.leaving())
+        else:
+            self.divide(guard, jump, after or self.leaving(), I32(target))
+        self.b.position_at_end(jump)
+        if target <= source:
+            self.jumped(target, source)
+        self.go(target)
+
+    def divide(self, guard: Any, jump: Any, after: Any, target: Any) -> None:
+        """Send the lanes of a predicate to one place and the others on: all go one way, or they part."""
+        running = self.b.load(self.running_place, typ=I32)
+        goes = self.b.and_(self.L.ballot(guard) if guard.type != I1 else self.b.sext(guard, I32), running)
+        stays = self.b.xor(goes, running)
+        some = self.function.append_basic_block("some")
+        both = self.function.append_basic_block("both")
+        self.b.cbranch(self.b.icmp_unsigned("==", goes, I32(0)), after, some)
+        self.b.position_at_end(some)
+        self.b.cbranch(self.b.icmp_unsigned("==", stays, I32(0)), jump, both)
+        self.b.position_at_end(both)
+        self.part(target, goes)
+        self.part(I32(self.n + 1), stays)
+        self.pick()
+
+    def part(self, n: Any, lanes: Any) -> None:
+        """Let some lanes wait at an instruction."""
+        count = self.b.load(self.fragments, typ=I32)
+        self.bail(self.b.icmp_unsigned("==", count, I32(FRAGMENTS)))
+        at = self.b.gep(self.fragments, [self.b.add(self.b.shl(count, I32(1)), I32(1))], source_etype=I32)
+        self.b.store(n, at)
+        self.b.store(lanes, self.b.gep(at, [I32(1)], source_etype=I32))
+        self.b.store(self.b.add(count, I32(1)), self.fragments)
+
+    def pick(self) -> None:
+        """Go on with the lanes that wait at the lowest instruction, all of them."""
+        n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
+        switch = self.b.switch(n, self.suspect)
+        for start in self.plan.starts:
+            if start in self.plan.masked:
+                # past the meeting place: whoever waits here has come
+                switch.add_case(I32(start), self.alone_at(start))
+
+    def alone_at(self, n: int) -> Any:
+        return self.alones.setdefault(n, self.function.append_basic_block(f"alone_{n}"))
+
+    def jumped(self, target: int, source: int) -> None:
+        """After a jump back: there must be fuel, and events are ordered by the way that warps took to them."""
+        place = ctx.place(self.b, self.context, "fuel")
+        left = self.b.sub(self.b.load(place, typ=I64), I64(source - target + 1))
+        self.b.store(left, place)
+        empty, on = (self.function.append_basic_block(x) for x in ("empty", "on"))
+        self.b.cbranch(self.b.icmp_signed("<", left, I64(0)), empty, on)
+        self.b.position_at_end(empty)
+        self.b.ret(I64(ctx.FUEL))
+        self.b.position_at_end(on)
+        if self.events:
+            self.bail(self.L.call("frame_jumped", I1, self.frame, I64(source)))
+
+    def leave(self, step: Step) -> None:
+        guard, leaving = self.guard(), self.leaving()
+        after = self.enters.get(self.n + 1) or leaving
+        if guard is None:
+            self.b.branch(leaving)
+        elif self.n not in self.plan.parting:
+            self.b.cbranch(self.L.lane(guard, 0), leaving, after)
+        else:
+            running = self.b.load(self.running_place, typ=I32)
+            stays = self.b.and_(running, self.b.not_(self.L.ballot(guard)))
+            self.b.store(stays, self.running_place)
+            self.b.cbranch(self.b.icmp_unsigned("==", stays, I32(0)), leaving, after)
+
+    def trap(self, step: Step) -> None:
+        guard = self.guard()
+        if guard is None:
+            self.b.branch(self.suspect)
+            return
+        self.lanes_on(guard)
+        self.bail(self.b.icmp_unsigned("!=", self.on, I32(0)))
+        self.go(self.n + 1)
+
+    def barrier(self, step: Step) -> None:
+        guard = self.guard()
+        if guard is not None:  # all lanes must come
+            self.bail(self.b.not_(self.L.all(guard)))
+        running = self.b.load(self.running_place, typ=I32)
+        self.bail(self.b.icmp_unsigned("!=", running, EVERYBODY))
+        if self.T > 32:
+            return self.stop(self.n + 1, ctx.BARRIER, step.target)
+        if self.apart:
+            self.bail(self.pending())
+        place = ctx.place(self.b, self.context, "epoch")
+        self.b.store(self.b.add(self.b.load(place, typ=I64), I64(1)), place)
+        return self.go(self.n + 1)
+
+    def arrival(self, step: Step) -> None:
+        raise Unlowered(step.instruction.opcode)

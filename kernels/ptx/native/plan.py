@@ -1,0 +1,153 @@
+"""What is known of a program before its code is written: blocks, which values all lanes share, what to keep at a stop.
+
+A value is uniform if all lanes of a warp hold the same; its code is that of one number. Where a branch can part the
+lanes, whatever may run before they have met again is under a mask, and nothing written there is uniform.
+"""
+
+import re
+from functools import reduce
+from operator import or_
+from typing import Any, NamedTuple
+
+from ..decode import CLUSTER, Decoded, Step
+from ..parse import Address, Register, Vector
+from .lower import Unlowered
+
+VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match)\.")  # whatever its operands
+SHARED = re.compile(r"(vote|redux)\.|activemask")  # the same in all lanes, whatever its operands
+LANES = ("%tid.x", "%laneid")
+WIDEST = 1 << 14  # instructions of a program that is compiled
+
+
+class Plan(NamedTuple):
+    """
+    starts     instructions that code jumps to, or goes on at after a stop, in order
+    stops      those that end a stretch of a warp: where its state is kept
+    varying    slots whose value differs from lane to lane, as bits
+    parting    branches and returns whose lanes may part
+    masked     instructions that may run while lanes are apart
+    live       by instruction, the slots that may be read from it on, as bits
+    doubtful   slots that may be read before anything is written there
+    """
+
+    starts: list[int]
+    stops: frozenset[int]
+    varying: int
+    parting: frozenset[int]
+    masked: frozenset[int]
+    live: list[int]
+    doubtful: int
+
+
+def bits(slots: Any) -> int:
+    return reduce(or_, (1 << s for s in slots), 0)
+
+
+def registers(operand: Any) -> list[str]:
+    """The names of the registers in an operand, cluster's as the grid's."""
+    if isinstance(operand, Vector):
+        return [name for part in operand.parts for name in registers(part)]
+    operand = operand.base if isinstance(operand, Address) else operand
+    if not isinstance(operand, Register):
+        return []
+    name, dot, axis = operand.name.partition(".")
+    return [CLUSTER.get(name, name) + dot + axis]
+
+
+def uses(decoded: Decoded, step: Step) -> int:
+    """The slots that an instruction reads; not those that its guard leaves as they are."""
+    if step.guard or not step.instruction.guard:
+        return step.reads
+    named = {name for x in step.instruction.operands[1:] for name in registers(x)} | {step.instruction.guard.name}
+    return step.reads & (~step.writes | bits(decoded.slots[name] for name in named if name in decoded.slots))
+
+
+def follows(steps: list[Step], n: int) -> list[int]:
+    """Where control may go after an instruction; len(steps) is the end."""
+    s = steps[n]
+    if s.control == "branch":
+        return [s.target, n + 1] if s.guard else [s.target]
+    if s.control in ("leave", "trap"):
+        return [n + 1] if s.guard else []
+    return [n + 1]
+
+
+def reachable(steps: list[Step], starts: list[int]) -> set[int]:
+    found, todo = set(), list(starts)
+    while todo:
+        n = todo.pop()
+        if n < len(steps) and n not in found:
+            found.add(n)
+            todo += follows(steps, n)
+    return found
+
+
+def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], frozenset[int]]:
+    """(varying, parting, masked) of a Plan: the least that is consistent."""
+    steps = decoded.steps
+    varying = bits(slot for name, slot in decoded.slots.items() if name in LANES)
+    parting: set[int] = set()
+    masked: set[int] = set()
+    while True:
+        before = varying, len(parting)
+        for n, s in enumerate(steps):
+            guard = decoded.slots[s.instruction.guard.name] if s.instruction.guard else None
+            apart = guard is not None and varying >> guard & 1
+            if s.control and apart:
+                parting.add(n)
+            opcode = s.instruction.opcode
+            if n in masked or apart or VARIES.match(opcode) or (used[n] & varying and not SHARED.match(opcode)):
+                varying |= s.writes
+        masked = reachable(steps, [m for n in parting for m in follows(steps, n)])
+        if before == (varying, len(parting)):
+            return varying, frozenset(parting), frozenset(masked)
+
+
+def liveness(steps: list[Step], used: list[int]) -> list[int]:
+    """By instruction, and for the end, the slots that may be read before they are wholly written."""
+    live = [0] * (len(steps) + 1)
+    changed = True
+    while changed:
+        changed = False
+        for n in range(len(steps) - 1, -1, -1):
+            out = reduce(or_, (live[m] for m in follows(steps, n)), 0)
+            kept = 0 if steps[n].instruction.guard else steps[n].writes
+            now = out & ~kept | used[n]
+            if now != live[n]:
+                live[n], changed = now, True
+    return live
+
+
+def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
+    """Raises Unlowered for what no native code is written for."""
+    steps = decoded.steps
+    if len(steps) > WIDEST:
+        raise Unlowered(f"{len(steps)} instructions")
+    if decoded.asynchronous:
+        raise Unlowered("what works beside the threads")
+    used = [uses(decoded, s) for s in steps]
+    varying, parting, masked = spread(decoded, used)
+    live = liveness(steps, used)
+    stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
+    waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
+    jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
+    starts = sorted({0} | stops | waits | jumps | decoded.labels & masked)  # where lanes that are apart may meet
+    known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
+    return Plan(starts, frozenset(stops | waits), varying, parting, masked, live, live[0] & ~known)
+
+
+def loops_by(decoded: Decoded, events: frozenset[int]) -> bool:
+    """Whether what an event returns may decide how often a loop goes round: then threads wait for one another."""
+    steps = decoded.steps
+    inside = [n for n in events if n in reachable(steps, follows(steps, n))]
+    if not inside:
+        return False
+    memory = 1 << len(decoded.slots)  # what is stored comes back by a load
+    tainted, before = reduce(or_, (steps[n].writes for n in inside), 0), -1
+    while tainted != before:
+        before = tainted
+        for s in steps:
+            loads = s.instruction.opcode.startswith("ld.")
+            if (s.reads | memory * loads) & tainted:
+                tainted |= s.writes | memory * s.instruction.opcode.startswith("st.")
+    return any(s.control in ("branch", "leave") and s.guard and tainted >> s.guard[0] & 1 for s in steps)

@@ -1,0 +1,185 @@
+"""Whole programs: what starts them, runs their warps from barrier to barrier, and goes from one program to the next.
+
+Runtime functions, compiled once; `warp` is that of flow.py, whose address the record of a launch holds.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llvmlite import ir
+
+from . import context as ctx
+from .lanes import I1, I32, I64
+from .writer import AT, DEEPEST, DEPTH, HEADER, PATH, POINTER, RESUME, RUNNING, STATE, WARP_EPOCH
+
+READY = -1  # a warp that may run, as its STATE; else what it returned
+PROGRAM = 64  # bytes before the frames of a program: its barriers passed
+WARP_CODE = ir.FunctionType(I64, [POINTER, I32, POINTER])
+
+
+def function(module: ir.Module, name: str, to: Any, *kinds: Any) -> tuple[ir.IRBuilder, Any]:
+    made = ir.Function(module, ir.FunctionType(to, kinds), name)
+    return ir.IRBuilder(made.append_basic_block("entry")), made.args
+
+
+@contextmanager
+def loop(b: ir.IRBuilder, count: Any, first: Any = None) -> Iterator[Any]:
+    """for i in range(first, count); yields i."""
+    zero = ir.Constant(count.type, 0) if first is None else first
+    before, head, body, after = b.block, *(b.append_basic_block(x) for x in ("head", "body", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(count.type)
+    i.add_incoming(zero, before)
+    b.cbranch(b.icmp_signed("<", i, count), body, after)
+    b.position_at_end(body)
+    yield i
+    i.add_incoming(b.add(i, ir.Constant(count.type, 1)), b.block)
+    b.branch(head)
+    b.position_at_end(after)
+
+
+def word(b: Any, frame: Any, index: Any) -> Any:
+    return b.gep(frame, [index if isinstance(index, ir.Value) else I64(index)], source_etype=I64)
+
+
+def give(b: Any, condition: Any, value: Any) -> None:
+    """Return a value if it holds."""
+    with b.if_then(condition):
+        b.ret(value)
+
+
+def fragments_next(module: ir.Module) -> None:
+    """(fragments, running) -> the lowest instruction that lanes wait at; all who do are taken out, and run."""
+    b, (fragments, running) = function(module, "fragments_next", I32, POINTER, POINTER)
+    at = lambda i, k: b.gep(fragments, [b.add(b.shl(i, I32(1)), I32(1 + k))], source_etype=I32)  # noqa: E731
+    count = b.load(fragments, typ=I32)
+    lowest, lanes, kept = (b.alloca(I32) for _ in range(3))
+    b.store(I32(0x7FFFFFFF), lowest)
+    b.store(I32(0), lanes)
+    b.store(I32(0), kept)
+    with loop(b, count) as i:
+        n = b.load(at(i, 0), typ=I32)
+        least = b.load(lowest, typ=I32)
+        b.store(b.select(b.icmp_signed("<", n, least), n, least), lowest)
+    with loop(b, count) as i:
+        n, here = b.load(at(i, 0), typ=I32), b.load(at(i, 1), typ=I32)
+        with b.if_else(b.icmp_signed("==", n, b.load(lowest, typ=I32))) as (same, other):
+            with same:
+                b.store(b.or_(b.load(lanes, typ=I32), here), lanes)
+            with other:
+                k = b.load(kept, typ=I32)
+                b.store(n, at(k, 0))
+                b.store(here, at(k, 1))
+                b.store(b.add(k, I32(1)), kept)
+    b.store(b.load(kept, typ=I32), fragments)
+    b.store(b.load(lanes, typ=I32), running)
+    b.ret(b.load(lowest, typ=I32))
+
+
+def frame_jumped(module: ir.Module) -> None:
+    """(frame, jump) -> i1: note a jump back from an instruction. Of those before it only higher ones still count: the
+    lowest goes first, so a warp had to wait at the highest for all others to come there. True: too many to keep."""
+    b, (frame, jump) = function(module, "frame_jumped", I1, POINTER, I64)
+    depth = b.alloca(I64)
+    b.store(b.load(word(b, frame, DEPTH), typ=I64), depth)
+    head, pop, done = (b.append_basic_block(x) for x in ("head", "pop", "done"))
+    b.branch(head)
+    b.position_at_end(head)
+    d = b.load(depth, typ=I64)
+    top = b.load(word(b, frame, b.add(d, I64(PATH - 1))), typ=I64)
+    lower = b.and_(b.icmp_signed(">", d, I64(0)), b.icmp_signed("<=", top, jump))
+    b.cbranch(lower, pop, done)
+    b.position_at_end(pop)
+    b.store(b.sub(d, I64(1)), depth)
+    b.branch(head)
+    b.position_at_end(done)
+    give(b, b.icmp_signed(">=", d, I64(DEEPEST)), I1(1))
+    b.store(jump, word(b, frame, b.add(d, I64(PATH))))
+    b.store(b.add(d, I64(1)), word(b, frame, DEPTH))
+    b.ret(I1(0))
+
+
+def program_start(module: ir.Module) -> None:
+    """(context, program): its coordinates, its memory and its warps as a program finds them."""
+    b, (context, program) = function(module, "program_start", ir.VoidType(), POINTER, I64)
+    get, put = (lambda x: ctx.field(b, context, x)), (lambda x, v: b.store(v, ctx.place(b, context, x)))
+    X, Y = get("grid_x"), get("grid_y")
+    put("program", program)
+    put("ctaid_x", b.urem(program, X))
+    put("ctaid_y", b.urem(b.udiv(program, X), Y))
+    put("ctaid_z", b.udiv(program, b.mul(X, Y)))
+    put("epoch", I64(0))
+    with b.if_then(b.icmp_signed("!=", get("shared_size"), I64(0))):
+        b.call(declared(module, "shared_reset", ir.VoidType(), POINTER), [context])
+    frames, size = ctx.pointer(b, context, "frames"), get("frame_size")
+    with loop(b, get("warps")) as i:
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        for index, value in ((RESUME, 0), (WARP_EPOCH, 0), (RUNNING, 0xFFFFFFFF), (STATE, READY), (DEPTH, 0)):
+            b.store(I64(value), word(b, frame, index))
+    b.ret_void()
+
+
+def declared(module: ir.Module, name: str, to: Any, *kinds: Any) -> Any:
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(to, kinds), name)
+
+
+def program_run(module: ir.Module) -> None:
+    """(context) -> status: run the warps that are READY, past barriers at which all have met, as far as they come."""
+    b, (context,) = function(module, "program_run", I64, POINTER)
+    frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
+    warps, code = ctx.field(b, context, "warps"), ctx.pointer(b, context, "warp_code")
+    code.function_type = WARP_CODE  # what the builder wants to know of an address that it calls
+    again = b.append_basic_block("again")
+    met, at = b.alloca(I64, 4), b.alloca(I64)  # how many have ended, wait at a barrier, at an event; which barrier
+    b.branch(again)
+    b.position_at_end(again)
+    for k in range(3):
+        b.store(I64(0), b.gep(met, [I64(k)], source_etype=I64))
+    with loop(b, warps) as i:
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        state = word(b, frame, STATE)
+        with b.if_then(b.icmp_signed("==", b.load(state, typ=I64), I64(READY))):
+            b.store(b.call(code, [context, b.trunc(i, I32), frame]), state)
+        now, here = b.load(state, typ=I64), b.load(word(b, frame, AT), typ=I64)
+        give(b, b.icmp_signed(">", now, I64(ctx.EVENT)), now)
+        count = b.gep(met, [now], source_etype=I64)
+        number = b.load(count, typ=I64)
+        with b.if_then(b.icmp_signed("==", now, I64(ctx.BARRIER))):
+            other = b.and_(b.icmp_signed(">", number, I64(0)), b.icmp_signed("!=", here, b.load(at, typ=I64)))
+            give(b, other, I64(ctx.SUSPECT))
+            b.store(here, at)
+        b.store(b.add(number, I64(1)), count)
+    done, waits, events = (b.load(b.gep(met, [I64(k)], source_etype=I64), typ=I64) for k in range(3))
+    give(b, b.icmp_signed(">", events, I64(0)), I64(ctx.EVENT))
+    give(b, b.icmp_signed("==", done, warps), I64(ctx.DONE))
+    give(b, b.icmp_signed("!=", waits, warps), I64(ctx.SUSPECT))  # some have returned, and others wait for them
+    epoch = ctx.place(b, context, "epoch")
+    b.store(b.add(b.load(epoch, typ=I64), I64(1)), epoch)
+    with loop(b, warps) as i:
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        b.store(I64(READY), word(b, frame, STATE))
+    b.branch(again)
+
+
+def launch_run(module: ir.Module) -> None:
+    """(context) -> status: take one program after another, until none is left or one does not end by itself."""
+    b, (context,) = function(module, "launch_run", I64, POINTER)
+    get = lambda name: ctx.field(b, context, name)  # noqa: E731
+    last, following = get("last_program"), ctx.pointer(b, context, "next_program")
+    head, body, end = (b.append_basic_block(x) for x in ("head", "body", "end"))
+    b.branch(head)
+    b.position_at_end(head)
+    program = b.atomic_rmw("add", following, I64(1), "monotonic")
+    b.cbranch(b.icmp_signed("<", program, last), body, end)
+    b.position_at_end(body)
+    b.call(module.globals["program_start"], [context, program])
+    status = b.call(module.globals["program_run"], [context])
+    give(b, b.icmp_signed("!=", status, I64(ctx.DONE)), status)
+    b.branch(head)
+    b.position_at_end(end)
+    b.ret(I64(ctx.DONE))
+
+
+RUNTIME = {f.__name__: f for f in (fragments_next, frame_jumped, program_start, program_run, launch_run)}

@@ -1,0 +1,191 @@
+"""What the emitters of instructions are given as `w`: a program's registers and operands, as values of LLVM IR."""
+
+from typing import Any
+
+from llvmlite import ir
+
+from ..decode import ALONE, CLUSTER, Decoded
+from ..errors import ParseError
+from ..opcode import BITS
+from ..parse import Address, Immediate, Register, Symbol, Vector
+from . import context as ctx
+from .lanes import I1, I8, I32, I64, WARP, Lanes, vector
+from .lower import Unlowered
+from .plan import Plan
+
+POINTER = ctx.POINTER
+EVERYBODY = I32(0xFFFFFFFF)
+# Words at the head of a frame: where to go on, bar.warp.syncs passed, lanes that have not returned, how the warp
+# stopped, the barrier or event it stopped at, and the jumps back since its last event, see flow.jumped.
+RESUME, WARP_EPOCH, RUNNING, STATE, AT, DEPTH = range(6)
+PATH, DEEPEST = 6, 9
+HEADER = 16 * 8  # bytes
+
+
+def kind_of(register: str) -> Any:
+    if register not in BITS:
+        raise Unlowered(f"registers of .{register}")
+    return ir.IntType(BITS[register])
+
+
+class Writer:
+    """
+    running  i32, the lanes that have come to the instruction; `on` those of them that execute it, guard included
+    masking  where results take effect: <32 x i1>, i1, or None for everywhere
+    """
+
+    on: Any
+    running: Any
+    step: Any
+    n: int
+
+    def __init__(self, decoded: Decoded, plan: Plan, T: int, module: ir.Module):
+        self.decoded, self.plan, self.T = decoded, plan, T
+        function = ir.Function(module, ir.FunctionType(I64, [POINTER, I32, POINTER]), "warp")
+        self.function, (self.context, index, self.frame) = function, function.args
+        self.warp = I32(0) if T == WARP else index
+        self.entry = function.append_basic_block("entry")
+        self.suspect = function.append_basic_block("suspect")
+        self.b = ir.IRBuilder(self.entry)
+        self.L = Lanes(self.b)
+        self.constant = module.add_metadata([])
+        self.names = {slot: name for name, slot in decoded.slots.items()}
+        self.slots: dict[int, Any] = {}
+        self.written: dict[int, Any] = {}  # of slots that may be read before: whether they are written
+        self.masking: Any = None
+
+    def field(self, name: str) -> Any:
+        return ctx.field(self.b, self.context, name)
+
+    def pointer(self, name: str) -> Any:
+        return ctx.pointer(self.b, self.context, name)
+
+    @property
+    def program(self) -> Any:
+        return self.field("program")
+
+    @property
+    def epoch(self) -> Any:
+        return self.field("epoch")
+
+    @property
+    def warp_epoch(self) -> Any:
+        return self.head(WARP_EPOCH)
+
+    def head(self, word: int) -> Any:
+        return self.b.load(self.b.gep(self.frame, [I64(word)], source_etype=I64), typ=I64)
+
+    def set_head(self, word: int, value: Any) -> None:
+        self.b.store(value, self.b.gep(self.frame, [I64(word)], source_etype=I64))
+
+    def room(self, kind: Any, count: int = 1) -> Any:
+        """Stack memory of this function."""
+        with self.b.goto_block(self.entry):
+            place = self.b.alloca(kind, count)
+            place.align = 64
+            return place
+
+    def bail(self, condition: Any) -> None:
+        """Return SUSPECT if it holds."""
+        if isinstance(condition, ir.Constant) and not condition.constant:
+            return
+        on = self.function.append_basic_block("on")
+        self.b.cbranch(condition, self.suspect, on)
+        self.b.position_at_end(on)
+
+    def read(self, operand: Any, kind: str) -> Any:
+        """An operand's value as of a PTX type: i<bits> where all lanes share it, else <32 x i<bits>>."""
+        if isinstance(operand, Vector) and len(operand.parts) == 1:
+            operand = operand.parts[0]
+        bits = BITS[kind]
+        if isinstance(operand, Immediate):
+            return ir.IntType(bits)(operand.bits & (1 << bits) - 1)
+        if isinstance(operand, Address):
+            base = self.read(operand.base, kind)
+            return self.b.add(base, self.L.const(base, operand.offset)) if operand.offset else base
+        if isinstance(operand, Symbol):
+            return self.given(self.decoded.slots[operand.name], bits)
+        if not isinstance(operand, Register):
+            raise ParseError(f"an operand that is no value: {operand}")
+        name, dot, axis = operand.name.partition(".")
+        name = CLUSTER.get(name, name) + dot + axis
+        if name in self.decoded.given or self.decoded.slots[name] in self.decoded.undefined:
+            return self.L.resize(self.special(name), bits)
+        value = self.load(self.decoded.slots[name])
+        if operand.negated:
+            return self.b.not_(value)
+        return self.L.resize(value, bits)
+
+    def write(self, operand: Any, kind: str, value: Any) -> None:
+        """Put a result into its register, in the lanes that execute."""
+        if isinstance(operand, Vector) and len(operand.parts) == 1:
+            operand = operand.parts[0]
+        if isinstance(operand, Symbol) and operand.name == "_":
+            return
+        register = self.decoded.registers_of[operand.name]
+        if kind != "pred":
+            value = self.L.resize(value, BITS[register], kind[0] == "s")
+        self.store(self.decoded.slots[operand.name], value)
+
+    def slot_type(self, slot: int) -> Any:
+        name = self.names[slot]
+        one = kind_of("pred" if name == "carry" else self.decoded.registers_of[name])
+        return vector(one) if self.plan.varying >> slot & 1 else one
+
+    def variable(self, slot: int) -> Any:
+        if slot not in self.slots:
+            kind = self.slot_type(slot)
+            with self.b.goto_block(self.entry):
+                self.slots[slot] = self.b.alloca(kind)
+                self.b.store(ir.Constant(kind, None), self.slots[slot])
+                if self.plan.doubtful >> slot & 1:
+                    self.written[slot] = self.b.alloca(I1)
+                    self.b.store(I1(0), self.written[slot])
+        return self.slots[slot]
+
+    def load(self, slot: int, sure: bool = False) -> Any:
+        place = self.variable(slot)
+        if slot in self.written and not sure:
+            self.bail(self.b.not_(self.b.load(self.written[slot], typ=I1)))
+        return self.b.load(place, typ=self.slot_type(slot))
+
+    def store(self, slot: int, value: Any) -> None:
+        place, kind = self.variable(slot), self.slot_type(slot)
+        if isinstance(kind, ir.VectorType):
+            value = self.L.splat(value)
+        elif isinstance(value.type, ir.VectorType):
+            value = self.L.lane(value, 0)
+        if self.masking is not None and (isinstance(kind, ir.VectorType) or self.masking.type == I1):
+            value = self.b.select(self.masking, value, self.b.load(place, typ=kind))
+        self.b.store(value, place)
+        if slot in self.written:
+            self.b.store(I1(1), self.written[slot])
+
+    def given(self, slot: int, bits: int) -> Any:
+        """What the launch fills in: a parameter, an address, bits that nothing defines."""
+        if slot in self.decoded.fixed:
+            return ir.IntType(bits)(int(self.decoded.fixed[slot].flat[0]) & (1 << bits) - 1)
+        place = self.b.gep(self.pointer("given"), [I64(slot)], source_etype=I64)
+        value = self.b.load(place, typ=I64)
+        value.set_metadata("invariant.load", self.constant)
+        return self.L.resize(value, bits)
+
+    def special(self, name: str) -> Any:
+        kind, _, axis = name.partition(".")
+        lanes = self.L.row(I32, range(WARP))
+        if kind == "%laneid":
+            return lanes
+        if kind == "%tid":
+            first = self.b.mul(self.warp, I32(WARP))
+            return self.b.add(lanes, self.L.splat(first)) if axis == "x" else I32(0)
+        if kind == "%warpid":
+            return self.warp
+        if kind == "%nwarpid" or kind in ALONE:
+            return I32(ALONE.get(kind, self.T // WARP))
+        if kind == "%ntid":
+            return I32(self.T if axis == "x" else 1)
+        if kind in ("%ctaid", "%nctaid"):
+            return self.b.trunc(self.field(f"{'grid' if kind == '%nctaid' else 'ctaid'}_{axis}"), I32)
+        slot = self.decoded.slots[name]
+        register = self.decoded.registers_of.get(name, "b32")
+        return self.given(slot, 1 if register == "pred" else BITS[register])
