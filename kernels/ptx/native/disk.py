@@ -1,112 +1,84 @@
-"""Files of machine code: one for each key, read only if it is whole and this user's; the oldest go where they are many.
+"""Files of machine code: one for each key, read only if it is whole and this user's; of too many the oldest go.
 
-    kvproof machine code <sha256 of all that follows>\n
-    {"key": ..., "sizes": [...], "names": [...]}\n
-    <object files>
-
-A file is written under another name and then renamed, so that no reader sees half of one, and two writers of one key
-leave the same file whoever comes last.
+A file is its digest, the names that the code defines, and an object file. It is written under another name and then
+renamed, so that no reader sees half of one, and of two writers of one key it does not matter who comes last.
 """
 
 import contextlib
 import hashlib
-import json
 import os
-import stat
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-MAGIC = "kvproof machine code"
-MOST = 256 << 20  # bytes of files, from which on those go that were used longest ago
-FEW = MOST * 3 // 4  # bytes that stay then
+MAGIC = b"kvproof machine code "
+MOST = 256 << 20  # bytes of all files; a writer that leaves more deletes those that were used longest ago
 HOUR = 3600  # how exactly the last use is noted, and what a writer has at most
 TEMPORARY = ".writing-"
 
 
-def folder() -> Path:
-    """$KVPROOF_CACHE_DIR/ptx, else in the user's cache. Raises RuntimeError where the user has no home."""
-    if chosen := os.environ.get("KVPROOF_CACHE_DIR"):
-        return Path(chosen).expanduser().absolute() / "ptx"
-    known = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    usual = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return (known if known.is_absolute() else usual) / "kvproof" / "ptx"
-
-
 def path_of(key: str) -> Path:
-    return folder() / f"{key}.code"
+    """In $KVPROOF_CACHE_DIR, or the user's cache. Raises RuntimeError where the user has no home."""
+    told = os.environ.get("KVPROOF_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "kvproof"
+    return Path(told).expanduser().absolute() / "ptx" / f"{key}.code"
 
 
 def ours(found: os.stat_result) -> bool:
     """Whether only this user, or root, can have written a file or into a folder."""
-    mine = os.name != "posix" or found.st_uid in (os.geteuid(), 0)
-    return mine and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & 0o022
 
 
-def read(key: str) -> tuple[list[bytes], list[str]] | None:
-    """The object files of a key and the names that they define; None if there are none that can be trusted."""
+def digest(key: str, rest: bytes) -> bytes:
+    return MAGIC + hashlib.sha256(key.encode() + rest).hexdigest().encode()
+
+
+def read(key: str) -> tuple[bytes, list[str]] | None:
+    """The object file of a key and the names that it defines; None if there is none that can be trusted."""
     try:
         path = path_of(key)
-        if not ours(os.stat(path.parent)):
-            return None
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
             found, text = os.fstat(file.fileno()), file.read()
+        first, _, rest = text.partition(b"\n")
+        if first != digest(key, rest) or not ours(found) or not ours(os.stat(path.parent)):
+            return None
+        if time.time() - found.st_mtime > HOUR:
+            with contextlib.suppress(OSError):  # a folder that is only read
+                os.utime(path)
     except (OSError, RuntimeError):
         return None
-    first, _, rest = text.partition(b"\n")
-    if not ours(found) or first != f"{MAGIC} {hashlib.sha256(rest).hexdigest()}".encode():
-        return None
-    header, _, code = rest.partition(b"\n")
-    known = json.loads(header)
-    if known["key"] != key:
-        return None
-    if time.time() - found.st_mtime > HOUR:
-        with contextlib.suppress(OSError):  # a folder that is only read
-            os.utime(path)
-    ends = [sum(known["sizes"][: n + 1]) for n in range(len(known["sizes"]))]
-    return [code[end - size : end] for size, end in zip(known["sizes"], ends, strict=True)], known["names"]
+    names, _, code = rest.partition(b"\n")
+    return code, names.decode().split()
 
 
-def write(key: str, objects: list[bytes], names: list[str]) -> str:
-    """Keep object files, for this user alone; "" or why they cannot be kept."""
-    header = json.dumps({"key": key, "sizes": [len(x) for x in objects], "names": names})
-    rest = b"\n".join([header.encode(), b"".join(objects)])
+def write(key: str, code: bytes, names: list[str]) -> str:
+    """Keep an object file, for this user alone; "" or why it cannot be kept."""
+    rest = " ".join(names).encode() + b"\n" + code
     temporary = None
     try:
         path = path_of(key)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not ours(os.stat(path.parent)):
-            return f"{path.parent} can be written by other users"
+            return f"others may write into {path.parent}"
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)  # mode 0600
         with open(handle, "wb") as file:
-            file.write(f"{MAGIC} {hashlib.sha256(rest).hexdigest()}\n".encode() + rest)
+            file.write(digest(key, rest) + b"\n" + rest)
         os.replace(temporary, path)
-        temporary = None
-        clear(path.parent)
+        with contextlib.suppress(OSError):  # another process was quicker
+            clear(path.parent)
     except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary or "")
         return str(error)
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
     return ""
 
 
-def clear(at: Path) -> None:
-    """Delete halves that a killed writer left and, of too many files, those that were used longest ago."""
-    known = []
-    for entry in os.scandir(at):
-        with contextlib.suppress(OSError):  # another process was quicker
-            found = entry.stat(follow_symlinks=False)
-            half = entry.name.startswith(TEMPORARY) and time.time() - found.st_mtime > HOUR
-            if half:
-                os.unlink(entry.path)
-            elif entry.name.endswith(".code"):
-                known.append((found.st_mtime, found.st_size, entry.path))
+def clear(folder: Path) -> None:
+    """Delete halves that a killed writer left and, of too many files, those that were used longest ago, a quarter."""
+    known = [(found.st_mtime, found.st_size, x) for x in folder.iterdir() for found in [x.stat()]]
     left = sum(size for _, size, _ in known)
-    for _, size, path in sorted(known) if left > MOST else ():
-        if left > FEW:
+    enough = left if left <= MOST else MOST * 3 // 4
+    for used, size, path in sorted(known):
+        half = path.name.startswith(TEMPORARY)
+        if (half and time.time() - used > HOUR) or (not half and left > enough):
+            path.unlink(missing_ok=True)
             left -= size
-            with contextlib.suppress(OSError):
-                os.unlink(path)
