@@ -1,0 +1,59 @@
+"""When a launch is compiled: at once where its code is at hand, else once NumPy has cost as much as compiling would.
+
+So no launch takes more than about twice what the better engine would have, whatever it turns out to do.
+"""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from ..start import Start
+from . import code, engine
+from .lower import Unlowered
+
+PRICE = 0.5e-3  # seconds to compile an instruction: 0.12 s in all for 300, 1.5 s for 2,000
+LEAST = 5e-6, 1e-9  # seconds that an instruction takes in NumPy form, and more for each thread
+
+_spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
+_refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
+
+
+class Tier:
+    """One launch, and what this process knows of its kernel.
+
+    code  its machine code, once compiled
+    why   it does not run, or not yet
+    """
+
+    def __init__(self, start: Start, at_once: bool):
+        self.start, self.key, self.code = start, engine.key(start), None
+        self.why = _refused.get(self.key, "")
+        steps, threads = len(start.decoded.steps), int(np.prod(start.grid)) * 32 * start.num_warps
+        left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
+        self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
+        self.given_up = bool(self.why)
+        self.why = self.why or "it takes less time than compiling"
+
+    def due(self) -> bool:
+        """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""
+        if self.given_up or time.perf_counter() < self.at:
+            return False
+        try:
+            self.code = engine.compiled(self.start)
+        except Unlowered as error:
+            self.given_up, self.why = True, f"no machine code for {error}"
+            _refused[self.key] = self.why
+        return not self.given_up
+
+    def run(self, written: dict[str, np.ndarray] | None) -> Any:
+        """What a Report is made from; None where something looked wrong, and the arrays are as they came."""
+        found = engine.run(self.start, self.code, written)
+        if found is None:
+            self.given_up, self.why = True, "something looks wrong, and NumPy says exactly what"
+        return found
+
+    def spent(self, seconds: float) -> None:
+        """Note what a run in NumPy form took."""
+        _spent[self.key] += seconds
