@@ -19,7 +19,7 @@ from ..calls import Printed
 from ..counters import Counters, Traffic
 from ..forms import form
 from ..start import Start
-from . import code, context, matrices, memory, programs, shared, warp
+from . import code, context, matrices, memory, order, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS
 from .flow import Warp
@@ -63,13 +63,15 @@ def key(start: Start) -> bytes:
 
 
 def compiled(start: Start) -> Compiled:
-    """Raises Unlowered if the launch has to run in NumPy form."""
+    """Raises Unlowered if the kernel has none."""
+    return code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+
+
+def refuses(start: Start, made: Compiled) -> str:
+    """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
     if start.trace or not start.checks:
-        raise Unlowered("a log of all accesses" if start.trace else "a launch without checks")
-    made = code_of(key(start), Once(start.decoded), 32 * start.num_warps)
-    if made.events and start.seed is not None:
-        raise Unlowered("atomics in a random order")
-    return made
+        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
 
 
 class Once:
@@ -121,7 +123,8 @@ class Launch:
         self.start, self.made, self.fuel, decoded = start, made, fuel, start.decoded
         self.programs, self.warps = int(np.prod(start.grid)), start.num_warps
         written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
-        self.arrays = Arrays(start.buffers, decoded.constants, start.readable, start.blank, written, fine)
+        known = start.readable, start.blank, start.checks
+        self.arrays = Arrays(start.buffers, decoded.constants, *known, written, frozenset(fine))
         self.threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows = self.programs if made.events else self.threads
         self.shared_size = -(-(start.shared + decoded.shared) // 32) * 32
@@ -162,9 +165,9 @@ class Launch:
         for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule).items():
             self.kept.append(array)
             each(name, array, n)
-        for name, array in self.arrays.fields(len(rows), self.threads, self.warps).items():
-            self.kept.append(array)
-            each(name, array, n)
+        threads = [self.arrays.fields() for _ in range(self.threads)]
+        for name in threads[0]:
+            put(name, np.array([fields[name] for fields in threads])[n % self.threads])
 
     def launch_values(self) -> np.ndarray:
         """What the launch fills in, by slot."""
@@ -268,10 +271,13 @@ def size_of(i: Any) -> int:
     return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
 
 
-def run(start: Start, made: Compiled, fuel: int | None = None) -> Ended | int:
+def run(
+    start: Start, made: Compiled, written: dict[str, np.ndarray] | None = None, fuel: int | None = None
+) -> Ended | int:
     """Run a launch to its end, or say how it did not end: SUSPECT or FUEL. Then the arrays are as they came.
 
-    fuel  how many instructions each thread of the CPU may run
+    written  by array, which elements it wrote: filled here
+    fuel     how many instructions each thread of the CPU may run
 
     Raises Unlowered.
     """
@@ -279,11 +285,12 @@ def run(start: Start, made: Compiled, fuel: int | None = None) -> Ended | int:
     while True:
         launch = Launch(start, made, fine, fuel or 1 << 62)
         status = launch.run()
-        if status == DONE and launch.arrays.ordered():
-            T = 32 * start.num_warps
-            return Ended(start.grid, T, launch.counters(), launch.arrays, Printed(start.prints))
-        launch.arrays.undo()
-        wanted = launch.arrays.wants_fine() - fine
+        arrays, T = launch.arrays, 32 * start.num_warps
+        if status == DONE and order.ordered(arrays.log(), arrays.conflicts()):
+            arrays.write_back(written)
+            return Ended(start.grid, T, launch.counters(), arrays, Printed(start.prints))
+        arrays.undo()
+        wanted = {*(launch.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1} - fine
         if not wanted:
             return status or context.SUSPECT
         fine |= wanted
