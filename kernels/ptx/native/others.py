@@ -1,0 +1,40 @@
+"""Instructions that change no value, that order accesses, or whose effects only the NumPy form has."""
+
+from typing import Any
+
+from . import context as ctx
+from .frames import WARP_EPOCH
+from .lanes import I1, I64, WARP
+
+
+def nothing(w: Any, i: Any) -> None:
+    """A hint; or a fence: only atomics that acquire and release by themselves count as order here, see order.py."""
+
+
+def leave(w: Any, i: Any) -> None:
+    """What prints, fails, or reaches a thread's local memory."""
+    w.bail(I1(1))
+
+
+def meet(w: Any, i: Any) -> None:
+    """bar.warp.sync: in a program of one warp it is the program's barrier."""
+    members = w.read(i.operands[-1], "b32")
+    if w.apart:
+        w.bail(w.pending())
+    w.bail(w.L.any(w.b.icmp_unsigned("!=", *w.L.alike(members, w.on))))
+    if w.T == WARP:
+        place = ctx.place(w.b, w.context, "epoch")
+        w.b.store(w.b.add(w.b.load(place, typ=I64), I64(1)), place)
+    else:
+        w.set_head(WARP_EPOCH, w.b.add(w.warp_epoch, I64(1)))
+
+
+def policy(w: Any, i: Any) -> None:
+    """createpolicy: a hint for the cache."""
+    w.write(i.operands[0], "b64", I64(0))
+
+
+LOWER = {
+    "bar.warp": meet, "fence.sc": nothing, "fence.acq_rel": nothing, "membar": nothing, "createpolicy": policy,
+    "vprintf": leave, "__assertfail": leave, "ld.local": leave, "st.local": leave,
+}  # fmt: skip
