@@ -12,7 +12,6 @@ from llvmlite import ir
 
 from ..assemble import IDLE
 from ..decode import Decoded, Step
-from ..opcode import BITS
 from ..parse import Vector
 from . import context as ctx
 from .frames import RESUME, RUNNING, Frames
@@ -169,8 +168,6 @@ class Warp(Frames):
         return next(found, nothing if IDLE.match(opcode) else None)
 
     def pure(self, i: Any) -> None:
-        if i.opcode.startswith("mov.") and len(i.operands) == 2:
-            return self.move(i)
         meaning, write = pure(i.opcode, len(i.operands) - 1)
         values = [self.read(x, kind) for x, kind in zip(i.operands[1:], meaning.sources, strict=True)]
         carry = self.decoded.slots.get("carry")
@@ -183,26 +180,6 @@ class Warp(Frames):
             self.write(target, kind, value)
         if "out" in meaning.carry:
             self.store(carry, results[-1])
-        return None
-
-    def move(self, i: Any) -> None:
-        """mov, also between a register and the parts of a vector (9.7.9.2)."""
-        kind = i.opcode.split(".")[1]
-        target, source = i.operands
-        many = [x for x in (target, source) if isinstance(x, Vector) and len(x.parts) > 1]
-        if not many:
-            return self.write(target, kind, self.read(source, kind))
-        bits = BITS[kind] // len(many[0].parts)
-        if many[0] is target:
-            value = self.read(source, kind)
-            for k, part in enumerate(target.parts):
-                self.write(part, f"b{bits}", self.L.resize(self.b.lshr(value, self.L.const(value, k * bits)), bits))
-            return None
-        parts = self.L.alike(*(self.L.resize(self.read(x, f"b{bits}"), BITS[kind]) for x in source.parts))
-        value = parts[0]
-        for k, part in enumerate(parts[1:], 1):
-            value = self.b.or_(value, self.b.shl(part, self.L.const(part, k * bits)))
-        return self.write(target, kind, value)
 
     # What steers
 
