@@ -41,7 +41,7 @@ class Tier:
         if self.given_up or time.perf_counter() < self.at:
             return False
         try:
-            self.code = engine.compiled(self.start)
+            self.code = self.code or engine.compiled(self.start)
         except Unlowered as error:
             self.given_up, self.why = True, f"no machine code for {error}"
             _refused[self.key] = self.why
