@@ -11,9 +11,12 @@ import numpy as np
 
 from ..start import Start
 from . import code, engine
+from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
 PRICE = 0.5e-3  # seconds to compile an instruction: 0.12 s in all for 300, 1.5 s for 2,000
+FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
+PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 LEAST = 5e-6, 1e-9  # seconds that an instruction takes in NumPy form, and more for each thread
 
 _spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
@@ -33,7 +36,7 @@ class Tier:
         steps, threads = len(start.decoded.steps), int(np.prod(start.grid)) * 32 * start.num_warps
         left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
         self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
-        self.given_up = bool(self.why)
+        self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT
         self.why = self.why or "it takes less time than compiling"
 
     def due(self) -> bool:
@@ -43,16 +46,28 @@ class Tier:
         try:
             self.code = self.code or engine.compiled(self.start)
         except Unlowered as error:
-            self.given_up, self.why = True, f"no machine code for {error}"
-            _refused[self.key] = self.why
+            _refused[self.key] = self.give_up(f"no machine code for {error}")
+        else:
+            if why := engine.refuses(self.start, self.code):
+                self.give_up(why)
         return not self.given_up
 
+    def give_up(self, why: str) -> str:
+        self.given_up, self.why = True, why
+        return why
+
     def run(self, written: dict[str, np.ndarray] | None) -> Any:
-        """What a Report is made from; None where something looked wrong, and the arrays are as they came."""
-        found = engine.run(self.start, self.code, written)
-        if found is None:
-            self.given_up, self.why = True, "something looks wrong, and NumPy says exactly what"
-        return found
+        """What a Report is made from; None where the arrays are as they came, and NumPy is to run the launch."""
+        try:
+            found = engine.run(self.start, self.code, written, self.fuel)
+        except Unlowered as error:
+            self.give_up(f"no machine code for {error}")
+            return None
+        if found == SUSPECT:
+            self.give_up("something looks wrong, and NumPy says exactly what")
+        elif found == FUEL:  # NumPy says within seconds if the launch shows no end
+            self.at, self.fuel, self.why = time.perf_counter() + PATIENCE, None, "it may never end"
+        return None if isinstance(found, int) else found
 
     def spent(self, seconds: float) -> None:
         """Note what a run in NumPy form took."""
