@@ -20,8 +20,8 @@ FIELDS = (
     "warp_code",  # flow.py's function
     "status",  # what the program's run came to, where programs stop at events
     "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
-    # global memory, see memory.py
-    "segments", "segment_count",
+    # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
+    "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",
     # shared memory, see shared.py
     "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
     "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",

@@ -15,43 +15,63 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from ..calls import Printed
 from ..counters import Counters, Traffic
-from ..decode import Decoded
-from ..segments import Buffer, number
 from ..forms import form
-from . import code, context, matrices, memory, programs, shared, warp
+from ..start import Start
+from . import code, context, matrices, memory, order, others, programs, shared, warp
 from .arrays import Arrays
-from .context import DONE, EVENT, FIELDS, FUEL
+from .context import DONE, EVENT, FIELDS
 from .flow import Warp
+from .frames import AT, DEPTH, HEADER, PATH, STATE
 from .lower import Unlowered
 from .plan import Plan, loops_by, may_write, plan
-from .writer import AT, DEPTH, HEADER, PATH, STATE
 
-FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER]
+FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 MOST_PROGRAMS = 1 << 23
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 
 
-class Suspicion(Exception):
-    """Something is wrong, or too rare to be judged here; the launch is undone."""
-
-
-class Exhausted(Suspicion):
-    """The launch has done as much as it may; it is undone."""
-
-
 class Compiled(NamedTuple):
+    """A kernel's machine code, and what is known of it.
+
+    events  whether programs stop at atomics, whose order is that of the default schedule
+    writes  the parameters through which it may write; None: any array
+    """
+
     plan: Plan
     code: Any
     frame_size: int
     events: bool
-    waits: bool  # whether programs may wait for one another at events
+    writes: set[str] | None
 
 
-def compiled(text: str, decoded: Decoded, T: int) -> Compiled:
-    """Raises Unlowered."""
-    return _compiled(hashlib.sha256(text.encode()).digest() + bytes([T // 32]), Once(decoded), T)
+class Ended(NamedTuple):
+    """A launch that came to its end, as a Report wants it."""
+
+    grid: tuple[int, int, int]
+    T: int
+    counters: Counters
+    memory: Arrays
+    printed: Printed
+
+
+def key(start: Start) -> bytes:
+    """Stands for the machine code of a launch's kernel."""
+    return hashlib.sha256(start.text.encode()).digest() + bytes([start.num_warps])
+
+
+def compiled(start: Start) -> Compiled:
+    """Raises Unlowered if the kernel has none."""
+    return code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+
+
+def refuses(start: Start, made: Compiled) -> str:
+    """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
+    if start.trace or not start.checks:
+        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
 
 
 class Once:
@@ -68,8 +88,10 @@ class Once:
 
 
 @lru_cache(maxsize=256)
-def _compiled(key: bytes, decoded: Once, T: int) -> Compiled | str:
+def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
+    if loops_by(decoded.value, made.stops):
+        raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
     writer = Warp(decoded.value, made, T, module, FAMILIES)
 
@@ -78,7 +100,7 @@ def _compiled(key: bytes, decoded: Once, T: int) -> Compiled | str:
         return [str(module)]
 
     machine_code = code.compiled(key, write, (runtime(),))
-    return Compiled(made, machine_code, writer.frame_size, writer.events, loops_by(decoded.value, made.stops))
+    return Compiled(made, machine_code, writer.frame_size, writer.events, may_write(decoded.value))
 
 
 @cache
@@ -97,10 +119,12 @@ def runtime() -> Any:
 class Launch:
     """One run of a launch. fine: the segments whose readers are kept one by one, see arrays.py."""
 
-    def __init__(self, start: Any, made: Compiled, fine: set[int]):
-        self.start, self.made, decoded = start, made, start.decoded
+    def __init__(self, start: Start, made: Compiled, fine: set[int], fuel: int):
+        self.start, self.made, self.fuel, decoded = start, made, fuel, start.decoded
         self.programs, self.warps = int(np.prod(start.grid)), start.num_warps
-        self.arrays = Arrays(start.buffers, decoded.constants, start.readable, start.blank, may_write(decoded), fine)
+        written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
+        known = start.readable, start.blank, start.checks
+        self.arrays = Arrays(start.buffers, decoded.constants, *known, written, frozenset(fine))
         self.threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows = self.programs if made.events else self.threads
         self.shared_size = -(-(start.shared + decoded.shared) // 32) * 32
@@ -141,23 +165,15 @@ class Launch:
         for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule).items():
             self.kept.append(array)
             each(name, array, n)
-        for name, array in self.arrays.fields(len(rows), self.threads, self.warps).items():
-            self.kept.append(array)
-            each(name, array, n)
-
-    @property
-    def fuel(self) -> int:
-        return self.start.max_steps or 1 << 62
+        threads = [self.arrays.fields() for _ in range(self.threads)]
+        for name in threads[0]:
+            put(name, np.array([fields[name] for fields in threads])[n % self.threads])
 
     def launch_values(self) -> np.ndarray:
         """What the launch fills in, by slot."""
         start, decoded = self.start, self.start.decoded
         random = None if start.seed is None else np.random.default_rng(start.seed)
-        values = {}
-        for name, kind in decoded.parameters:
-            value = start.parameters[name]
-            bits = self.arrays.pointers[value.name] if isinstance(value, Buffer) else value
-            values[name] = scalar(number(bits or 0, self.arrays.segments), kind)
+        values = start.values(self.arrays)
         registers = decoded.registers(self.arrays.pointers, values, 32, start.grid, random)
         given = np.zeros(len(registers), np.int64)
         for slot in (*decoded.given.values(), *decoded.undefined):
@@ -244,6 +260,10 @@ def aligned(shape: tuple[int, ...], to: int = 64) -> np.ndarray:
     return whole[first : first + size].reshape(shape)
 
 
+def name_of(parameter: Any) -> str:
+    return getattr(parameter, "name", "")
+
+
 def size_of(i: Any) -> int:
     """Bytes that a thread accesses."""
     if "matrix" in i.opcode:
@@ -251,21 +271,26 @@ def size_of(i: Any) -> int:
     return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
 
 
-def run(start: Any, text: str) -> Launch:
-    """Run a launch to its end. Raises Unlowered, Suspicion and Exhausted: then the arrays are as they came."""
-    made = compiled(text, start.decoded, 32 * start.num_warps)
-    if start.trace or not start.checks:
-        raise Unlowered("a log of all accesses" if start.trace else "a launch without checks")
-    if made.waits or (made.events and start.seed is not None):
-        raise Unlowered("programs that wait for one another" if made.waits else "atomics in a random order")
+def run(
+    start: Start, made: Compiled, written: dict[str, np.ndarray] | None = None, fuel: int | None = None
+) -> Ended | int:
+    """Run a launch to its end, or say how it did not end: SUSPECT or FUEL. Then the arrays are as they came.
+
+    written  by array, which elements it wrote: filled here
+    fuel     how many instructions each thread of the CPU may run
+
+    Raises Unlowered.
+    """
     fine: set[int] = set()
     while True:
-        launch = Launch(start, made, fine)
+        launch = Launch(start, made, fine, fuel or 1 << 62)
         status = launch.run()
-        wanted = launch.arrays.wants_fine() - fine
-        if status == DONE and launch.arrays.ordered():
-            return launch
-        launch.arrays.undo()
+        arrays, T = launch.arrays, 32 * start.num_warps
+        if status == DONE and order.ordered(arrays.log(), arrays.conflicts()):
+            arrays.write_back(written)
+            return Ended(start.grid, T, launch.counters(), arrays, Printed(start.prints))
+        arrays.undo()
+        wanted = {*(launch.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1} - fine
         if not wanted:
-            raise (Exhausted if status == FUEL else Suspicion)
+            return status or context.SUSPECT
         fine |= wanted

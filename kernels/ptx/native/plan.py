@@ -156,7 +156,7 @@ def loops_by(decoded: Decoded, events: frozenset[int]) -> bool:
 
 def may_write(decoded: Decoded) -> set[str] | None:
     """The parameters from which an address may come that something is stored at; None: any array's, by a loaded one."""
-    loaded = 1 << len(decoded.parameters)
+    loaded, half = 1 << len(decoded.parameters), 2 << len(decoded.parameters)  # an address, or what may be half of one
     parameters = {name: 1 << n for n, (name, _) in enumerate(decoded.parameters)}
     origin = dict.fromkeys(decoded.slots, 0) | parameters  # of each register, by name
     before = None
@@ -164,9 +164,12 @@ def may_write(decoded: Decoded) -> set[str] | None:
         before = dict(origin)
         for s in decoded.steps:
             i = s.instruction
-            loads = i.opcode.startswith(("ld.", "atom.")) and not i.opcode.startswith("ld.param")
             results, sources = named(i.operands[:1]), named(i.operands[1:])
-            found = loaded if loads else reduce(or_, (origin.get(x, 0) for x in sources), 0)
+            found = reduce(or_, (origin.get(x, 0) for x in sources), 0)
+            if i.opcode.startswith(("ld.", "atom.")) and not i.opcode.startswith("ld.param"):
+                found = loaded if "64" in i.opcode.split(".")[-1] else half
+            elif i.opcode == "mov.b64" and isinstance(i.operands[1], Vector) and found & half:
+                found |= loaded
             origin |= {x: origin.get(x, 0) | found for x in results}
     stores = (s.instruction for s in decoded.steps if STORES.match(s.instruction.opcode))
     places = [x for i in stores for x in i.operands if isinstance(x, Address)]

@@ -10,8 +10,9 @@ from typing import Any
 from llvmlite import ir
 
 from . import context as ctx
+from .context import POINTER
+from .frames import AT, DEEPEST, DEPTH, PATH, RESUME, RUNNING, STATE, WARP_EPOCH
 from .lanes import I1, I8, I32, I64
-from .writer import AT, DEEPEST, DEPTH, PATH, POINTER, RESUME, RUNNING, STATE, WARP_EPOCH
 
 READY = -1  # a warp that may run, as its STATE; else what it returned
 WARP_CODE = ir.FunctionType(I64, [POINTER, I32, POINTER])
