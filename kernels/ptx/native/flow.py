@@ -30,6 +30,7 @@ class Warp(Frames):
     def __init__(self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]]):
         super().__init__(decoded, plan, T, module)
         self.families = families
+        self.anyway = ("st.global",)  # called even where the guard holds for no lane, see memory.py
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
@@ -146,7 +147,7 @@ class Warp(Frames):
         family = self.family(i.opcode)
         if family is None:
             self.pure(i)
-        elif guard is None:
+        elif guard is None or i.opcode.startswith(self.anyway):
             family(self, i)
         else:
             for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1):

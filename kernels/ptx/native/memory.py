@@ -7,19 +7,18 @@ from llvmlite import ir
 
 from .. import parameters
 from ..errors import UnknownOpcode
-from ..forms import SCOPES, Form, form, parts_of
+from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..parse import Instruction
 from .accesses import EPOCH, MIXED, PROGRAM, RUNTIME, THREAD
 from .lanes import I1, I8, I32, I64, WARP, vector
 from .lower import Unlowered, pure
+from .order import ACQUIRE, RELEASE
 from .programs import loop
 
-__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
+__all__ = ["LOWER", "RUNTIME", "is_event", "load"]
 
-ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 MOST_EPOCHS = (1 << PROGRAM - EPOCH) - 1  # later ones count as one
-ACQUIRE, RELEASE = 1, 2  # flags in the log of atomics
 POINTER = ir.PointerType()
 
 
@@ -102,13 +101,14 @@ def load_global(w: Any, i: Instruction) -> None:
         raise Unlowered(i.opcode)
     address = w.read(i.operands[1], "b64")
     room = load(w, address, f.size, w.on)
-    lanes = WARP if isinstance(address.type, ir.VectorType) else 1
     kind = ir.IntType(BITS[f.kind])
-    if lanes == 1:
+    if not isinstance(address.type, ir.VectorType):
         values = [w.b.load(at(w, room, n, kind), typ=kind) for n in range(f.count)]
     else:
         words = w.b.load(room, typ=vector(kind, WARP * f.count), align=64)
-        values = [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        values = (
+            [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        )
     for part, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(part, f.kind, value)
 
@@ -145,11 +145,6 @@ def load_parameter(w: Any, i: Instruction) -> None:
     if parameters.loads(i) or i.operands[1].offset or f.count > 1:
         raise Unlowered(i.opcode)
     w.write(i.operands[0], f.kind, w.read(i.operands[1].base, f.kind))
-
-
-# Atomics
-
-COMPARES = {"inc": ">=", "dec": ">"}
 
 
 def operate(w: Any, f: Form, old: Any, given: list) -> Any:
@@ -206,23 +201,7 @@ def spilled(w: Any, value: Any) -> Any:
     return room
 
 
-def fence(w: Any, i: Instruction) -> None:
-    """Nothing to do in order; and order.py counts on none of what a fence orders."""
-    parts = [{"gl": "gpu"}.get(x, x) for x in i.opcode.split(".")[1:] if x not in ("sc", "acq_rel")]
-    if len(parts) != 1 or parts[0] not in SCOPES:
-        raise Unlowered(i.opcode)
-
-
-def nothing(w: Any, i: Instruction) -> None:
-    """A hint for caches."""
-
-
-def policy(w: Any, i: Instruction) -> None:
-    w.write(i.operands[0], "b64", I64(0))
-
-
 LOWER = {
     "ld.global": load_global, "st.global": store_global, "ld.param": load_parameter,
-    "atom.global": atomic_global, "red.global": atomic_global, "fence": fence, "membar": fence,
-    "createpolicy": policy, "prefetch": nothing, "prefetchu": nothing, "applypriority": nothing, "discard": nothing,
+    "atom.global": atomic_global, "red.global": atomic_global,
 }  # fmt: skip
