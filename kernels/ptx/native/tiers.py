@@ -44,7 +44,7 @@ class Tier:
         if self.given_up or time.perf_counter() < self.at:
             return False
         try:
-            self.code = engine.compiled(self.start)
+            self.code = self.code or engine.compiled(self.start)
         except Unlowered as error:
             _refused[self.key] = self.give_up(f"no machine code for {error}")
         else:
