@@ -37,12 +37,7 @@ class Warp(Frames):
         anyway: tuple[str, ...] = (),
     ):  # fmt: skip
         super().__init__(decoded, plan, T, module)
-<<<<<<< HEAD
-        self.families = families
-        self.anyway = ("st.global",)  # called even where the guard holds for no lane, see memory.py
-=======
         self.families, self.anyway = families, anyway
->>>>>>> main
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
@@ -159,7 +154,7 @@ class Warp(Frames):
         family = self.family(i.opcode)
         if family is None:
             self.pure(i)
-        elif guard is None or i.opcode.startswith(self.anyway):
+        elif guard is None:
             family(self, i)
         else:
             for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1):

@@ -16,8 +16,9 @@ from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
 from .programs import loop
 
-__all__ = ["LOWER", "RUNTIME", "is_event", "load"]
+__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
+ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 MOST_EPOCHS = (1 << PROGRAM - EPOCH) - 1  # later ones count as one
 POINTER = ir.PointerType()
 
