@@ -11,7 +11,7 @@ from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..parse import Instruction
 from .accesses import EPOCH, MIXED, PROGRAM, RUNTIME, THREAD
-from .lanes import I1, I8, I32, I64, WARP, vector
+from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
 from .programs import loop
@@ -65,9 +65,16 @@ def at(w: Any, place: Any, index: Any, kind: Any) -> Any:
     return w.b.gep(place, [index if isinstance(index, ir.Value) else I64(index)], source_etype=kind)
 
 
+def stack(w: Any, kind: Any, each: int = 1) -> Any:
+    """Stack memory for `each` of a kind for every lane."""
+    place = w.room(kind, WARP * each)
+    place.type = POINTER  # to any type
+    return place
+
+
 def laid(w: Any, address: Any) -> tuple[Any, Any]:
     """The lanes' addresses in memory; and whether all lanes are on, for `side_by_side`."""
-    room = w.room(I64, WARP)
+    room = stack(w, I64)
     w.b.store(w.L.splat(address), room, align=64)
     return room, w.b.icmp_unsigned("==", w.on, I32(0xFFFFFFFF))
 
@@ -86,7 +93,7 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
     address is a scalar. Checked, and counted as an access of the instruction."""
     if size > 32:
         raise Unlowered("accesses of more than 32 bytes")
-    room = w.room(I8, WARP * size)
+    room = stack(w, I8, size)
     if not isinstance(address.type, ir.VectorType):
         suspect(w, "access_one", w.context, w.n, size, on, address, now(w), room)
         return room
@@ -130,7 +137,7 @@ def store_global(w: Any, i: Instruction) -> None:
     address = w.read(i.operands[0], "b64")
     parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
-    words = w.room(I8, WARP * f.size)
+    words = stack(w, I8, f.size)
     w.b.store(woven(w, [w.L.splat(x) for x in parts]), words, align=64)
     off = w.b.and_(w.running, w.b.not_(w.on))
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
@@ -178,7 +185,7 @@ def atomic_global(w: Any, i: Instruction) -> None:
     addresses, _ = laid(w, address)
     call(w, "access_count", w.context, w.n, w.on, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
-    results, who = [w.room(kind, WARP) for _ in range(f.count)], now(w)
+    results, who = [stack(w, kind) for _ in range(f.count)], now(w)
     with loop(w.b, I64(WARP)) as lane:
         bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
         with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
@@ -197,7 +204,7 @@ def atomic_global(w: Any, i: Instruction) -> None:
 
 
 def spilled(w: Any, value: Any) -> Any:
-    room = w.room(value.type.element if isinstance(value.type, ir.VectorType) else value.type, WARP)
+    room = stack(w, element(value.type))
     w.b.store(w.L.splat(value), room, align=64)
     return room
 
