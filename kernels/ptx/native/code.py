@@ -8,7 +8,7 @@ of it in one scheduler, for code of the same size.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -18,7 +18,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ..progress import say
-from . import disk
+from . import disk, numpy_loops
 
 LEVEL = 1
 PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
@@ -41,19 +41,21 @@ class Code:
         return self.library[function]
 
 
-def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = ()) -> Code:
+def compiled(
+    key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = (), symbols: Mapping[str, int] | None = None
+) -> Code:
     """The machine code of modules of LLVM IR that belong together.
 
     key    stands for the modules, but for what depends on the machine's own source; of any length
     write  gives their IR; called where the code is not at hand
-    needs  code whose functions they call, beside each other's and libm's
+    needs  code whose functions they call, beside each other's, libm's and NumPy's loops
 
     Raises what `write` raises; RuntimeError for IR that LLVM does not take and for functions that are nowhere.
     """
     digest = digest_of(key)
     with _lock:
         if digest not in _known:
-            _known[digest] = linked(*(disk.read(digest) or made(digest, write())), needs)
+            _known[digest] = linked(*(disk.read(digest) or made(digest, write())), needs, symbols or {})
             if len(_known) > MOST:
                 _known.popitem(last=False)
         _known.move_to_end(digest)
@@ -126,10 +128,14 @@ def made(digest: str, texts: list[str]) -> tuple[bytes, list[str]]:
     return code, names
 
 
-def linked(code: bytes, names: list[str], needs: tuple[Code, ...]) -> Code:
+def linked(code: bytes, names: list[str], needs: tuple[Code, ...], symbols: Mapping[str, int]) -> Code:
     builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
     for other in needs:
         builder.add_jit_library(other.library.name)
+    for name, address in symbols.items():
+        builder.import_symbol(name, address)
     for name in names:
         builder.export_symbol(name)
+    for name, address in numpy_loops.symbols().items():
+        builder.import_symbol(name, address)
     return Code(builder.link(linker(), f"kvproof-{next(_numbers)}"), needs)

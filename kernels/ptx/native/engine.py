@@ -28,9 +28,7 @@ from .lower import Unlowered
 from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
-RUNTIME = (
-    programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME | numpy_loops.RUNTIME
-)  # fmt: skip
+RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 MOST_PROGRAMS = 1 << 23
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 
@@ -115,8 +113,7 @@ def runtime() -> Any:
             define(module)
         return [str(module)]
 
-    numpy_loops.link()
-    return code.compiled(b"runtime", write)
+    return code.compiled(b"runtime", write, symbols=numpy_loops.symbols())
 
 
 class Launch:
