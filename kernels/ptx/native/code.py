@@ -8,7 +8,7 @@ of it in one scheduler, for code of the same size.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -41,9 +41,7 @@ class Code:
         return self.library[function]
 
 
-def compiled(
-    key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = (), symbols: Mapping[str, int] | None = None
-) -> Code:
+def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = ()) -> Code:
     """The machine code of modules of LLVM IR that belong together.
 
     key    stands for the modules, but for what depends on the machine's own source; of any length
@@ -55,7 +53,7 @@ def compiled(
     digest = digest_of(key)
     with _lock:
         if digest not in _known:
-            _known[digest] = linked(*(disk.read(digest) or made(digest, write())), needs, symbols or {})
+            _known[digest] = linked(*(disk.read(digest) or made(digest, write())), needs)
             if len(_known) > MOST:
                 _known.popitem(last=False)
         _known.move_to_end(digest)
@@ -128,12 +126,10 @@ def made(digest: str, texts: list[str]) -> tuple[bytes, list[str]]:
     return code, names
 
 
-def linked(code: bytes, names: list[str], needs: tuple[Code, ...], symbols: Mapping[str, int]) -> Code:
+def linked(code: bytes, names: list[str], needs: tuple[Code, ...]) -> Code:
     builder = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
     for other in needs:
         builder.add_jit_library(other.library.name)
-    for name, address in symbols.items():
-        builder.import_symbol(name, address)
     for name in names:
         builder.export_symbol(name)
     for name, address in numpy_loops.symbols().items():

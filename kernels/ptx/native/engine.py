@@ -113,7 +113,7 @@ def runtime() -> Any:
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write, symbols=numpy_loops.symbols())
+    return code.compiled(b"runtime", write)
 
 
 class Launch:
