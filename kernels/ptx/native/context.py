@@ -23,7 +23,8 @@ FIELDS = (
     # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
     "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",
     # shared memory, see shared.py
-    "shared_size", "shared_bytes", "shared_written", "shared_writer", "shared_reader", "shared_by", "shared_copying",
+    "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
+    "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",
 )  # fmt: skip
 
 # Words of "traffic": threads and sectors of global memory; threads, wavefronts and conflicts of shared memory.

@@ -11,7 +11,7 @@ from llvmlite import ir
 from ..opcode import BITS, Opcode
 from . import numpy_loops
 from .formats import decode, encode, flush, odd_sum, round_up, shift, to_odd
-from .lanes import F64, I16, Lanes, element, spelled
+from .lanes import F64, I16, Lanes, spelled
 from .lower import Pure, Unlowered
 
 RUNTIME = numpy_loops.RUNTIME
@@ -83,41 +83,31 @@ def extreme(op: Opcode, L: Lanes, kind: str, x: Any, *rest: Any) -> Any:
 
 
 def quotient(op: Opcode, L: Lanes, kind: str, *v: Any) -> Any:
-    """div, rcp, sqrt, rounded as IEEE 754 asks; an approximation by float64 rounds alike."""
+    """div, rcp, sqrt, rsqrt, rounded as IEEE 754 asks; an approximation by float64 rounds alike, but for rsqrt's."""
     b, root = L.b, op.name == "sqrt"
-    if op.mode != "rn":
+    if op.mode != "rn" or op.name == "rsqrt":
         v = tuple(L.cast("fpext", x, F64) for x in v)
-    a, c = (L.const(v[0], 1), v[0]) if op.name == "rcp" else (v[0], v[-1])
-    q = L.intrinsic("sqrt", a) if root else b.fdiv(a, c)
+    a, c = v if op.name == "div" else (v[0] if root else L.const(v[0], 1), v[0])
+    c = L.intrinsic("sqrt", c) if "sqrt" in op.name else c
+    q = c if root else b.fdiv(a, c)
     if op.mode != "rn":  # the error has the sign of the remainder over the divisor
-        rest = L.intrinsic("fma", b.fneg(q), q if root else c, a)
-        return to_odd(L, q, rest if root else b.fmul(rest, L.intrinsic("copysign", L.const(c, 1), c)))
+        rest = L.intrinsic("fma", b.fneg(q), c, a)
+        return to_odd(L, q, b.fmul(rest, L.intrinsic("copysign", L.const(c, 1), c)))
     if op.text.startswith("div.approx"):  # 1/c of what is above 2**126 is zero
         large = b.fcmp_ordered(">", L.intrinsic("fabs", c), L.const(c, 2.0**126))
         return b.select(large, b.fmul(q, L.const(q, 0)), q)
     return q
 
 
-def coarse(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
-    """rcp, rsqrt.approx.ftz.f64: from the upper 32 bits, and only those of the result; no subnormal comes or goes."""
-    upper = L.const(values[0], 0xFFFFFFFF << 32)
-    x = flush(L, L.number(L.b.and_(values[0], upper)))
-    x = L.b.fdiv(L.const(x, 1), L.intrinsic("sqrt", x) if op.name == "rsqrt" else x)
-    return [L.bits(flush(L, L.number(L.b.and_(round_up(L, L.bits(x), 32), upper))))]
-
-
 def inverse(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
-    """rcp and rsqrt, the latter in float64 first."""
-    if op.types[0] == "f64" and "approx" in op.modifiers:
-        if not op.flushes:
-            raise Unlowered(op.text)
-        return coarse(op, L, values)
-    return numeric(quotient if op.name == "rcp" else inverse_root)(op, L, values)
-
-
-def inverse_root(op: Opcode, L: Lanes, kind: str, x: Any) -> Any:
-    x = L.cast("fpext", x, F64)
-    return L.b.fdiv(L.const(x, 1), L.intrinsic("sqrt", x))
+    """rcp and rsqrt; of approx.ftz.f64 only the upper 32 bits count, before and after, and subnormals are zeros."""
+    if op.types[0] == "f32" or "approx" not in op.modifiers:
+        return numeric(quotient)(op, L, values)
+    if not op.flushes:
+        raise Unlowered(op.text)
+    upper = L.const(values[0], 0xFFFFFFFF << 32)
+    x = quotient(op, L, "f64", flush(L, L.number(L.b.and_(values[0], upper))))
+    return [L.bits(flush(L, L.number(L.b.and_(round_up(L, L.bits(x), 32), upper))))]
 
 
 def approximate(op: Opcode, L: Lanes, kind: str, x: Any) -> Any:
@@ -162,13 +152,6 @@ def set_pair(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
     return [L.b.bitcast(L.b.mul(p, L.const(p, 0x3C00)), values[0].type)]
 
 
-def copysign(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
-    """The size of the second with the sign of the first."""
-    a, b = values
-    top = 1 << element(a.type).width - 1
-    return [L.b.or_(L.b.and_(a, L.const(a, top)), L.b.and_(b, L.const(b, ~top)))]
-
-
 LOWER: dict[str, Pure] = {
     **dict.fromkeys(("add", "sub", "mul", "fma"), numeric(arithmetic)),
     **dict.fromkeys(("abs", "neg"), sign),
@@ -176,7 +159,7 @@ LOWER: dict[str, Pure] = {
     **dict.fromkeys(("div", "sqrt"), numeric(quotient)),
     **dict.fromkeys(("rcp", "rsqrt"), inverse),
     **dict.fromkeys(numpy_loops.LOOPS, numeric(approximate)),
-    "copysign": copysign,
+    "copysign": lambda op, L, values: [L.bits(L.intrinsic("copysign", *(L.number(v) for v in reversed(values))))],
     "setp": setp,
     "set": set_pair,
     "selp": lambda op, L, values: [L.b.select(values[2], values[0], values[1])],

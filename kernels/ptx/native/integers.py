@@ -1,6 +1,7 @@
 """Integers, bits and predicates of the instruction table as LLVM IR: for every input the bits of ../integers.py."""
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +20,8 @@ def known(value: Any) -> int | None:
     if isinstance(value.constant, (list, tuple)):
         numbers = {known(x) for x in value.constant}
         return numbers.pop() if len(numbers) == 1 else None
-    return value.constant & (1 << value.type.width) - 1 if isinstance(value.constant, int) else None
+    one: Any = value.type
+    return value.constant & (1 << one.width) - 1 if isinstance(value.constant, int) else None
 
 
 def signed(op: Opcode) -> bool:
@@ -70,11 +72,13 @@ def product(op: Opcode, L: Lanes, a: Any, b: Any) -> Any:
 
 
 def extended(op: Opcode, L: Lanes, values: list) -> list:
-    """Sums and differences with the carry or borrow, and plain ones."""
+    """Sums and differences, of products too, with the carry or borrow and without."""
+    if op.types[-1].endswith("x2"):
+        return method("add")(op, L, values)
     carry = [values[-1]] if op.name.endswith("c") else []
     *factors, a, b = values[:-1] if carry else values
     a, b, *carry = L.alike(product(op, L, factors[0], a) if factors else a, b, *carry)
-    step = L.b.sub if op.name.startswith("sub") else L.b.add
+    step: Callable = L.b.sub if op.name.startswith("sub") else L.b.add
     r = step(a, b)
     for c in carry:
         r = step(r, L.resize(c, element(r.type).width))
@@ -85,14 +89,6 @@ def extended(op: Opcode, L: Lanes, values: list) -> list:
     for c in carry:
         out = L.b.or_(out, L.b.and_(L.b.icmp_unsigned("==", x, y), c))
     return [r, out]
-
-
-def add(op: Opcode, L: Lanes, values: list) -> list:
-    return (method("add") if op.types[-1].endswith("x2") else extended)(op, L, values)
-
-
-def multiply_add(op: Opcode, L: Lanes, values: list) -> list:
-    return extended(op, L, values) if "cc" in op.modifiers else [L.b.add(product(op, L, *values[:2]), values[2])]
 
 
 def distance(op: Opcode, L: Lanes, a: Any, b: Any, c: Any) -> Any:
@@ -137,7 +133,7 @@ def shift(L: Lanes, name: str, a: Any, n: Any) -> Any:
     return L.b.select(L.b.icmp_unsigned("<", n, L.const(n, width)), move(a, L.resize(n, width)), L.const(a, 0))
 
 
-def shift_right(op: Opcode, L: Lanes, a: Any, n: Any) -> Any:
+def down(op: Opcode, L: Lanes, a: Any, n: Any) -> Any:
     return shift(L, "ashr" if signed(op) else "lshr", a, n)
 
 
@@ -147,11 +143,11 @@ def extract(op: Opcode, L: Lanes, a: Any, position: Any, size: Any) -> Any:
     if at is not None and n is not None:
         at, n = at & 255, n & 255
         top = width - min(width, at + n)
-        return shift_right(op, L, shift(L, "shl", a, top), min(top + at, width)) if n else L.const(a, 0)
+        return down(op, L, shift(L, "shl", a, top), min(top + at, width)) if n else L.const(a, 0)
     position, size = (L.b.and_(x, L.const(x, 255)) for x in (position, size))
     most = L.const(size, width)
     top = L.b.sub(most, L.intrinsic("umin", L.b.add(position, size), most))
-    found = shift_right(op, L, shift(L, "shl", a, top), L.b.add(top, position))
+    found = down(op, L, shift(L, "shl", a, top), L.b.add(top, position))
     return L.b.select(is_zero(L, size), L.const(a, 0), found)
 
 
@@ -177,7 +173,7 @@ def permute(op: Opcode, L: Lanes, a: Any, b: Any, selector: Any) -> Any:
         x = shift(L, "ashr", x, 31) if sign else shift(L, "lshr", x, max(-n, 0))
         kept = (0xFFFFFFFF << max(n, 0) & 0xFFFFFFFF) >> max(-n, 0)  # what the shift has left, of no sign
         parts.append(x if not sign and mask == kept else L.b.and_(x, L.const(x, mask)))
-    return either(L, parts)
+    return reduce(L.b.or_, parts)
 
 
 def permute_by(L: Lanes, a: Any, b: Any, selector: Any) -> Any:
@@ -190,15 +186,7 @@ def permute_by(L: Lanes, a: Any, b: Any, selector: Any) -> Any:
         plain = is_zero(L, L.b.and_(nibble, L.const(nibble, 8)))
         byte = L.resize(L.b.select(plain, byte, shift(L, "ashr", byte, 7)), 32)
         parts.append(shift(L, "shl", byte, 8 * i))
-    return either(L, parts)
-
-
-def either(L: Lanes, parts: list) -> Any:
-    """The bits of all parts."""
-    result = parts[0]
-    for part in parts[1:]:
-        result = L.b.or_(result, part)
-    return result
+    return reduce(L.b.or_, parts)
 
 
 def lookup(L: Lanes, table: int, operands: list) -> Any:
@@ -237,7 +225,7 @@ FUNCTIONS: dict[str, Callable] = {
     "mul": product, "sad": distance, "div": divide, "rem": remainder,
     "abs": intrinsic("abs", I1(0)), "neg": negative, "brev": intrinsic("bitreverse"),
     "popc": intrinsic("ctpop", bits=32), "clz": intrinsic("ctlz", I1(0), bits=32), "bfind": shift_amount,
-    "bfe": extract, "bfi": insert, "prmt": permute, "lop3": logic, "shr": shift_right,
+    "bfe": extract, "bfi": insert, "prmt": permute, "lop3": logic, "shr": down,
     "selp": lambda op, L, a, b, p: L.b.select(p, a, b), "shl": lambda op, L, a, n: shift(L, "shl", a, n),
     "shf": lambda op, L, a, b, n: L.intrinsic("fshl" if "l" in op.modifiers else "fshr", b, a, n),
     **dict.fromkeys(("min", "max"), lambda op, L, *v: L.intrinsic(("s" if signed(op) else "u") + op.name, *v)),
@@ -245,7 +233,7 @@ FUNCTIONS: dict[str, Callable] = {
 }  # fmt: skip
 
 LOWER: dict[str, Pure] = {
-    "add": add, "sub": extended, "addc": extended, "subc": extended, "mad": multiply_add, "madc": extended,
+    **dict.fromkeys(("add", "sub", "addc", "subc", "mad", "madc"), extended),
     "setp": compare, "and": method("and_"), "or": method("or_"), "xor": method("xor"), "not": method("not_"),
     **{name: single(function) for name, function in FUNCTIONS.items()},
 }  # fmt: skip

@@ -11,19 +11,17 @@ from typing import Any
 from llvmlite import ir
 
 from ..collective import matrix_form
-from ..errors import UnknownOpcode
 from ..floats import FORMATS
 from ..forms import parts_of
-from ..parse import Instruction
-from ..tensor_core.mma import INTEGERS, form
-from .lanes import F32, F64, I8, I16, I32, I64, WARP, Lanes, vector
+from ..syntax import Instruction
+from ..tensor_core.mma import INPUTS, INTEGERS, form
+from . import shared
+from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 
 POINTER, ROW = ir.PointerType(), vector(F64, 8)
-INPUTS = ("f16", "bf16", "tf32", "s8", "u8", "e4m3", "e5m2", "f64")
 # Of the types of C and D: how many registers hold eight rows.
 SUMS = {"f32": 2, "f64": 2, "s32": 2, "s32.satfinite": 2, "f16": 1}
-TURNED = [8 * column + row for row in range(8) for column in range(8)]
 
 
 def register(kind: str) -> Any:
@@ -57,8 +55,7 @@ def numbers(L: Lanes, bits: Any, kind: str) -> Any:
     if kind in ("f32", "tf32"):
         return L.cast("fpext", L.number(L.b.and_(bits, L.const(bits, -1 << 13)) if kind == "tf32" else bits), F64)
     if kind == "bf16":
-        bits = L.resize(bits, 32)
-        return L.cast("fpext", L.number(L.b.shl(bits, L.const(bits, 16))), F64)
+        return L.cast("fpext", L.number(L.b.shl(wide := L.resize(bits, 32), L.const(wide, 16))), F64)
     half = L.resize(bits, 16)
     if kind == "e5m2":
         half = L.b.shl(half, L.const(half, 8))
@@ -94,9 +91,9 @@ def rounded(L: Lanes, x: Any, kind: str) -> Any:
     return L.b.select(L.b.fcmp_unordered("uno", x, x), L.const(bits, FORMATS[kind].nan), bits)
 
 
-def widen(module: Any, kind: str, name: str) -> None:
+def widen(module: Any, kind: str) -> None:
     """(a register of A or B, where): write its numbers as rows; element e of the lanes with t is row E * t + e."""
-    f, L = begun(module, name, ir.VoidType(), [register(kind), POINTER])
+    f, L = begun(module, f"matrices.widen.{kind}", ir.VoidType(), [register(kind), POINTER])
     words = L.pick(f.args[0], [4 * g + t for t in range(4) for g in range(8)])
     each = width(kind)
     E = words.type.element.width // each
@@ -107,10 +104,10 @@ def widen(module: Any, kind: str, name: str) -> None:
     L.b.ret_void()
 
 
-def multiply(module: Any, kind: str, name: str) -> None:
-    """(K, rows of A, rows of B, registers of C): the registers of eight rows of D; sums go in the order of k."""
-    held = [register(kind)] * SUMS[kind]
-    f, L = begun(module, name, ir.LiteralStructType(held), [I64, POINTER, POINTER, *held])
+def multiply(module: Any, kind: str) -> None:
+    """(K, rows of A, rows of B, registers of C): the registers of eight rows of D, joined; sums go in k's order."""
+    held, name = [register(kind)] * (each := SUMS[kind]), f"matrices.multiply.{kind}"
+    f, L = begun(module, name, vector(held[0].element, WARP * each), [I64, POINTER, POINTER, *held])
     K, A, B, *C = f.args
     start, loop, done = L.b.block, f.append_basic_block(), f.append_basic_block()
     L.b.branch(loop)
@@ -125,25 +122,11 @@ def multiply(module: Any, kind: str, name: str) -> None:
         phi.add_incoming(value, loop)
     L.b.cbranch(L.b.icmp_unsigned("<", after, K), loop, done)
     L.b.position_at_end(done)
-    D = [rounded(L, L.b.fadd(x, c), kind) for x, c in zip(more, rows(L, C, kind), strict=True)]
-    L.b.ret(structure(L, packed(L, D, held)))
-
-
-def rows(L: Lanes, C: list, kind: str) -> list:
-    """The float64 numbers of each of eight rows, from their registers."""
-    if kind == "f16":
-        halves = L.b.bitcast(C[0], vector(I16, 64))
-        return [numbers(L, L.pick(halves, range(8 * g, 8 * g + 8)), kind) for g in range(8)]
-    orders = ([4 * g + t + WARP * odd for t in range(4) for odd in (0, 1)] for g in range(8))
-    return [numbers(L, L.b.shuffle_vector(C[0], C[1], L.row(I32, order)), kind.split(".")[0]) for order in orders]
-
-
-def packed(L: Lanes, D: list, held: list) -> list:
-    """The inverse of `rows`, of bits."""
-    if len(held) == 1:
-        return [L.b.bitcast(joined(L, D), held[0])]
-    sides = (L.row(I32, range(odd, 16, 2)) for odd in (0, 1))
-    return [joined(L, [L.b.shuffle_vector(D[g], D[g + 1], side) for g in range(0, 8, 2)]) for side in sides]
+    # a row's neighbours are two registers of one lane, or the halves of one
+    c = L.pick(joined(L, C), [n // 2 + WARP * (n % 2) for n in range(64)]) if each == 2 else C[0]
+    c = numbers(L, c if each == 2 else L.b.bitcast(c, vector(I16, 64)), kind.split(".")[0])
+    D = rounded(L, L.b.fadd(joined(L, more), c), kind)
+    L.b.ret(L.pick(D, [*range(0, 64, 2), *range(1, 64, 2)]) if each == 2 else L.b.bitcast(D, held[0]))
 
 
 def joined(L: Lanes, parts: list) -> Any:
@@ -154,44 +137,40 @@ def joined(L: Lanes, parts: list) -> Any:
     return parts[0]
 
 
-def structure(L: Lanes, values: list) -> Any:
-    result = ir.Constant(ir.LiteralStructType([x.type for x in values]), ir.Undefined)
-    for n, value in enumerate(values):
-        result = L.b.insert_value(result, value, n)
-    return result
+def turned(module: Any) -> None:
+    """(an 8x8 matrix of 16 bits): its registers with rows and columns exchanged."""
+    f, L = begun(module, "matrices.turned", vector(I32), [POINTER])
+    halves = L.b.load(f.args[0], typ=vector(I16, 64), align=1)
+    L.b.ret(L.b.bitcast(L.pick(halves, [8 * c + r for r in range(8) for c in range(8)]), vector(I32)))
 
 
 # What every kernel shares: name -> what defines it in a module.
 RUNTIME: dict[str, Callable[[Any], None]] = {
-    name: partial(piece, kind=kind, name=name)
-    for piece, kinds in ((widen, INPUTS), (multiply, SUMS))
-    for kind in kinds
-    for name in (f"matrices.{piece.__name__}.{kind}",)
+    **{f"matrices.widen.{kind}": partial(widen, kind=kind) for kind in INPUTS},
+    **{f"matrices.multiply.{kind}": partial(multiply, kind=kind) for kind in SUMS},
+    "matrices.turned": turned,
 }
 
 
 def product(module: Any, opcode: str) -> Any:
-    """The function of one form, defined where it is first asked for: registers of A, B and C -> those of D."""
+    """The function of one form, defined where it is first asked for: registers of A, B and C -> D's, joined."""
     if opcode in module.globals:
         return module.globals[opcode]
     M, K, a, b, c, satfinite = form(opcode)
     c += ".satfinite" * satfinite
     H, each, kind = M // 8, SUMS[c], register(c)
     step = 4 * kind.element.width // width(a)  # rows of a register
-    f, L = begun(module, opcode, ir.LiteralStructType([kind] * H * each), [kind] * ((H + 1) * K // step + H * each))
+    f, L = begun(module, opcode, vector(kind.element, H * each * WARP), [kind] * ((H + 1) * K // step + H * each))
     f.linkage = "internal"
     A, B, C = (f.args[slice(*part)] for part in ((0, H * K // step), (H * K // step, -H * each), (-H * each, None)))
     room = L.b.alloca(ROW, (H + 1) * K)  # H times K rows of A, and those of B
-    for n, x in enumerate(A):
-        L.call(f"matrices.widen.{a}", ir.VoidType(), x, at(L.b, room, n % H * K + n // H * step))
-    for n, x in enumerate(B):
-        L.call(f"matrices.widen.{b}", ir.VoidType(), x, at(L.b, room, H * K + n * step))
-    D = []
-    for h in range(H):
-        given = (I64(K), at(L.b, room, h * K), at(L.b, room, H * K), *C[h * each :][:each])
-        half = L.call(f"matrices.multiply.{c}", ir.LiteralStructType([kind] * each), *given)
-        D += [L.b.extract_value(half, n) for n in range(each)]
-    L.b.ret(structure(L, D))
+    places = [(a, x, n % H * K + n // H * step) for n, x in enumerate(A)]
+    places += [(b, x, H * K + n * step) for n, x in enumerate(B)]
+    for of, x, first in places:
+        L.call(f"matrices.widen.{of}", ir.VoidType(), x, at(L.b, room, first))
+    half = partial(L.call, f"matrices.multiply.{c}", vector(kind.element, each * WARP), I64(K))
+    sides = ((at(L.b, room, h * K), at(L.b, room, H * K), *C[h * each :][:each]) for h in range(H))
+    L.b.ret(joined(L, [half(*side) for side in sides]))
     return f
 
 
@@ -203,54 +182,39 @@ def together(w: Any) -> None:
 
 def mma(w: Any, i: Instruction) -> None:
     """mma.sync. Which NaN of f64 comes out is NumPy's to say."""
-    try:
-        kind = "b64" if form(i.opcode)[4] == "f64" else "b32"
-    except UnknownOpcode:
-        raise Unlowered(i.opcode) from None
+    if ".block_scale" in i.opcode:
+        raise Unlowered(i.opcode)
+    kind = "b64" if ".f64" in i.opcode else "b32"
     together(w)
     values = [w.L.splat(w.read(x, kind)) for operand in i.operands[1:] for x in operand.parts]
     D = w.b.call(product(w.b.module, i.opcode), values)
     for n, x in enumerate(i.operands[0].parts):
-        value = w.b.extract_value(D, n)
+        value = w.L.pick(D, range(WARP * n, WARP * (n + 1)))
         if kind == "b64":
             w.bail(w.L.any(w.b.fcmp_unordered("uno", *[w.L.number(value)] * 2)))
         w.write(x, kind, value)
 
 
-def moved(w: Any, i: Instruction, operand: Any) -> tuple[Any, Any, Any]:
-    """Of an ldmatrix or stmatrix with this address: its form, the address, i32, and the lanes whose address counts."""
-    m = matrix_form(i)
-    together(w)
-    base = w.read(operand.base, "b32")
-    where = w.b.add(base, w.L.const(base, operand.offset)) if operand.offset else base
-    return m, where, I32((1 << m.num * m.rows) - 1)
-
-
 def load_matrix(w: Any, i: Instruction) -> None:
-    from . import shared
-
-    m, where, on = moved(w, i, i.operands[1])
-    found = shared.load(w, where, 16, on, "several")
+    m = matrix_form(i)
+    if m.rows != 8:
+        raise Unlowered(i.opcode)
+    together(w)
+    found = shared.load(w, w.read(i.operands[1], "b32"), 16, I32((1 << 8 * m.num) - 1), "several")
     for n, x in enumerate(parts_of(i.operands[0])):
-        part, order = (vector(I16, 64), TURNED) if m.trans else (vector(I32), range(WARP))
-        if m.rows == 16:  # two registers to a matrix, each of 8 of its columns
-            part = vector(I8, 256)
-            order = [(4 * t + j) * 16 + 8 * (n % 2) + g for g in range(8) for t in range(4) for j in range(4)]
-        value = w.b.load(at(w.b, found, n * 8 // m.rows, part), typ=part, align=1)
-        w.write(x, "b32", w.b.bitcast(w.L.pick(value, order), vector(I32)))
+        place, kind = at(w.b, found, n, vector(I32)), vector(I32)
+        w.write(x, "b32", w.L.call("matrices.turned", kind, place) if m.trans else w.b.load(place, typ=kind, align=8))
 
 
 def store_matrix(w: Any, i: Instruction) -> None:
-    from . import shared
-
-    m, where, on = moved(w, i, i.operands[0])
-    room = w.room(vector(I32), 4)
+    m, room = matrix_form(i), w.room(vector(I32), 4)
+    together(w)
     for n, x in enumerate(parts_of(i.operands[1])):
-        value = w.L.splat(w.read(x, "b32"))
+        value, place = w.L.splat(w.read(x, "b32")), at(w.b, room, n, vector(I32))
+        w.b.store(value, place, align=8)
         if m.trans:
-            value = w.b.bitcast(w.L.pick(w.b.bitcast(value, vector(I16, 64)), TURNED), value.type)
-        w.b.store(value, at(w.b, room, n, value.type), align=1)
-    shared.store(w, where, room, 16, on, "several", (16, 32))
+            w.b.store(w.L.call("matrices.turned", value.type, place), place, align=8)
+    shared.store(w, w.read(i.operands[0], "b32"), room, 16, I32((1 << 8 * m.num) - 1), "several", (16, 32))
 
 
 LOWER = {"mma.sync": mma, "ldmatrix.sync": load_matrix, "stmatrix.sync": store_matrix}

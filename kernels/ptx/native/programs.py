@@ -19,7 +19,7 @@ WARP_CODE = ir.FunctionType(I64, [POINTER, I32, POINTER])
 
 
 def function(module: ir.Module, name: str, to: Any, *kinds: Any) -> tuple[ir.IRBuilder, Any]:
-    made = ir.Function(module, ir.FunctionType(to, kinds), name)
+    made = declared(module, name, to, *kinds)
     return ir.IRBuilder(made.append_basic_block("entry")), made.args
 
 

@@ -14,6 +14,7 @@ from ..parse import Immediate, Instruction
 from .integers import known
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
+from .programs import function
 
 UNIFORM = ("vote.", "redux.", "activemask", "match.all")  # the same in all lanes that are on, whatever the operands
 ALL, NAN = 0xFFFFFFFF, 0x7FFFFFFF
@@ -106,39 +107,35 @@ def vote(w: Any, i: Instruction) -> Any:
 
 @together("b32")
 def redux(w: Any, i: Instruction) -> Any:
+    """As in ../warp.py: integers, and floats as integers of which the negative ones are mirrored."""
     name, *variants, kind = i.opcode.removeprefix("redux.sync.").split(".")
-    value = w.L.splat(w.read(i.operands[1], "b32"))
-    if kind == "f32":
-        return (redux_f32(w, name, value, variants),)
-    return (reduced(w, f"{name}.{kind}", value),)
-
-
-def reduced(w: Any, operation: str, value: Any) -> Any:
-    """One number from the lanes that are on; the others contribute what changes nothing."""
+    operation = f"{name}.s32" if kind == "f32" else f"{name}.{kind}"
     if operation not in warp.REDUX:
-        raise Unlowered(f"redux.sync.{operation}")
-    name, kind = operation.split(".")
-    if known(w.on) != ALL:
-        value = w.b.select(w.L.mask(w.on), value, w.L.const(value, warp.REDUX[operation][1]))
-    sign = {"min": kind[0], "max": kind[0]}.get(name, "")
-    return w.L.intrinsic(f"vector.reduce.{sign}{name}", value, kind=I32)
+        raise Unlowered(i.opcode)
+    value = w.L.splat(w.read(i.operands[1], "b32"))
+    neutral = w.L.const(value, warp.REDUX[operation][1])
+    nan = None
+    if kind == "f32":
+        value = w.b.and_(value, w.L.const(value, NAN)) if "abs" in variants else value
+        nan = is_nan(w.L, value)
+        value = w.b.select(nan, neutral, mirrored(w.L, value))
+    value = value if known(w.on) == ALL else w.b.select(w.L.mask(w.on), value, neutral)
+    sign = operation.partition(".")[2][0] if name in ("min", "max") else ""
+    result = w.L.intrinsic(f"vector.reduce.{sign}{name}", value, kind=I32)
+    if nan is None:
+        return (result,)
+    result = mirrored(w.L, result)
+    none = is_nan(w.L, result)
+    none = w.b.or_(none, w.L.any(among(w, nan))) if "NaN" in variants else none
+    return (w.b.select(none, I32(NAN), result),)
 
 
-def redux_f32(w: Any, name: str, value: Any, variants: list[str]) -> Any:
-    """As integers, the negative ones mirrored: see ../warp.py."""
+def is_nan(L: Lanes, x: Any) -> Any:
+    return L.b.icmp_unsigned(">", L.b.and_(x, L.const(x, NAN)), L.const(x, 0x7F800000))
 
-    def is_nan(x):
-        return w.b.icmp_unsigned(">", w.b.and_(x, w.L.const(x, NAN)), w.L.const(x, 0x7F800000))
 
-    def mirrored(x):
-        return w.b.xor(x, w.b.lshr(w.b.ashr(x, w.L.const(x, 31)), w.L.const(x, 1)))
-
-    value = w.b.and_(value, w.L.const(value, NAN)) if "abs" in variants else value
-    nan, operation = is_nan(value), f"{name}.s32"
-    number = w.b.select(nan, w.L.const(value, warp.REDUX[operation][1]), mirrored(value))
-    result = mirrored(reduced(w, operation, number))
-    none = w.b.or_(is_nan(result), w.L.any(among(w, nan))) if "NaN" in variants else is_nan(result)
-    return w.b.select(none, I32(NAN), result)
+def mirrored(L: Lanes, x: Any) -> Any:
+    return L.b.xor(x, L.b.lshr(L.b.ashr(x, L.const(x, 31)), L.const(x, 1)))
 
 
 @together("b32", "pred")
@@ -159,29 +156,25 @@ def match(w: Any, i: Instruction) -> Any:
     return w.b.select(agree, w.on, I32(0)), agree
 
 
-def defined(module: Any, name: str, *kinds: Any) -> tuple[Lanes, Any]:
-    """A function of values of these types that returns 32 lanes of i32."""
-    f = ir.Function(module, ir.FunctionType(vector(I32), kinds), name)
-    return Lanes(ir.IRBuilder(f.append_basic_block())), f.args
-
-
 def warp_permuted(module: Any) -> None:
     """(value, place of each lane) -> the values there."""
-    L, (value, place) = defined(module, "warp_permuted", vector(I32), vector(I32))
-    result = value
+    b, (value, place) = function(module, "warp_permuted", vector(I32), vector(I32), vector(I32))
+    room, result = b.alloca(value.type), value
+    b.store(value, room)
     for n in range(WARP):
-        result = L.b.insert_element(result, L.b.extract_element(value, L.lane(place, n)), I32(n))
-    L.b.ret(result)
+        at = b.gep(room, [b.extract_element(place, I32(n))], source_etype=I32)
+        result = b.insert_element(result, b.load(at, typ=I32), I32(n))
+    b.ret(result)
 
 
 def warp_matched(module: Any) -> None:
     """(value, lanes that are on) -> for each lane, those of them that hold its value."""
-    L, (value, on) = defined(module, "warp_matched", vector(I64), I32)
-    result = ir.Constant(vector(I32), None)
+    b, (value, on) = function(module, "warp_matched", vector(I32), vector(I64), I32)
+    L, result = Lanes(b), ir.Constant(vector(I32), None)
     for n in range(WARP):
-        same = L.b.icmp_unsigned("==", value, L.splat(L.lane(value, n)))
-        result = L.b.insert_element(result, L.b.and_(L.ballot(same), on), I32(n))
-    L.b.ret(result)
+        same = b.icmp_unsigned("==", value, L.splat(L.lane(value, n)))
+        result = b.insert_element(result, b.and_(L.ballot(same), on), I32(n))
+    b.ret(result)
 
 
 RUNTIME = {f.__name__: f for f in (warp_permuted, warp_matched)}
