@@ -14,7 +14,7 @@ itself before it looks who has written. A fence between lets one of them see the
 # ruff: noqa: F401, F821
 
 from .arrays import (
-    BACKUP, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS, RECORD, REPLICA,
+    BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS, RECORD, REPLICA,
     REPLICAS, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
 )  # fmt: skip
 from .routine import routines

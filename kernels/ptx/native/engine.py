@@ -93,7 +93,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     if loops_by(decoded.value, made.stops):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
-    writer = Warp(decoded.value, made, T, module, FAMILIES)
+    writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
 
     def write() -> list[str]:
         writer.emit()
@@ -162,7 +162,8 @@ class Launch:
         each("traffic", self.traffic, n)
         each("frames", self.frames, n)
         put("shared_size", self.shared_size)
-        for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule).items():
+        put("shared_cells", self.shared_size // self.start.decoded.granule)
+        for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule, self.warps).items():
             self.kept.append(array)
             each(name, array, n)
         threads = [self.arrays.fields() for _ in range(self.threads)]
@@ -173,7 +174,7 @@ class Launch:
         """What the launch fills in, by slot."""
         start, decoded = self.start, self.start.decoded
         random = None if start.seed is None else np.random.default_rng(start.seed)
-        values = start.values(self.arrays)
+        values = start.values(self.arrays.pointers, self.arrays.segments)
         registers = decoded.registers(self.arrays.pointers, values, 32, start.grid, random)
         given = np.zeros(len(registers), np.int64)
         for slot in (*decoded.given.values(), *decoded.undefined):

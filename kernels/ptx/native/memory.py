@@ -108,7 +108,9 @@ def load_global(w: Any, i: Instruction) -> None:
         values = [w.b.load(at(w, room, n, kind), typ=kind) for n in range(f.count)]
     else:
         words = w.b.load(room, typ=vector(kind, WARP * f.count), align=64)
-        values = [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        values = (
+            [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        )
     for part, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(part, f.kind, value)
 
