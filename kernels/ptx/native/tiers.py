@@ -14,7 +14,7 @@ from . import code, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.5e-3  # seconds to compile an instruction: 0.12 s in all for 300, 1.5 s for 2,000
+PRICE = 0.6e-3  # seconds to write and compile an instruction: 0.5 to 0.65 ms in our kernels, 1.4 ms with tl.dot
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
