@@ -241,6 +241,7 @@ class Warp(Frames):
                 switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:
+        """A block's code past the place where lanes meet."""
         if n not in self.alones:
             self.alones[n] = self.function.append_basic_block(f"alone_{n}")
         return self.alones[n]
