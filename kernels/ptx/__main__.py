@@ -61,6 +61,11 @@ def parser() -> Parser:
         "which stops loops that show no end")  # fmt: skip
     add("--approximation-ulps", type=int, default=0, metavar="N", help="move exp2, division and their like by up to N "
         "last places; default %(default)s")  # fmt: skip
+    add(
+        "--engine",
+        choices=["native", "numpy"],
+        help="run machine code, or the NumPy form; default: whichever ends sooner",
+    )
     add("--pretend", action="store_true", help="the driver finds a GPU, cuda:0, whose memory is the CPU's")
     add("--no-checks", action="store_true", help="check nothing; bytes are then not counted by array")
     add("--lines", action="store_true", help="count per Python source line, too")

@@ -48,6 +48,8 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
         if world.random is not None:
             on = world.random.permutation(on)
+        elif (block.programs[1:] < block.programs[:-1]).any():  # of programs that met here, the first goes first
+            on = on[np.argsort(block.programs[on // T], kind="stable")]
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
         at = world.memory.located(where(R), f.size, active, block) if f.space == "global" else where(R)
         old = []

@@ -1,0 +1,47 @@
+"""What a launch starts from, the same for the NumPy form and for machine code."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .decode import Decoded, dtype
+from .segments import Buffer, Segments, number
+from .tma import host
+
+
+def scalar(value: Any, kind: str) -> np.ndarray:
+    """A number argument as the bits of its parameter."""
+    if kind[0] == "f":
+        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
+    bits = int(kind[1:])
+    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
+
+
+class Start(NamedTuple):
+    """What a launch starts from: a program as both engines take it, its arguments, and the settings; see `execute`."""
+
+    text: str  # the PTX
+    decoded: Decoded
+    grid: tuple[int, int, int]
+    parameters: dict[str, Any]  # of the module, by name
+    buffers: list[Buffer]
+    shared: int
+    num_warps: int
+    checks: bool
+    seed: int | None
+    readable: dict[str, Any]
+    blank: dict[str, np.ndarray] | None
+    warp_races: str
+    max_steps: int | None
+    trace: bool
+    prints: bool
+
+    def values(self, pointers: dict[str, int], segments: Segments) -> dict[str, np.ndarray]:
+        """The parameters' values as the kernel sees them; a descriptor's name stands for the address of its map."""
+        values = {}
+        for parameter, kind in self.decoded.parameters:
+            value = self.parameters[parameter]
+            if not isinstance(value, host.Descriptor):
+                bits = pointers[value.name] if isinstance(value, Buffer) else number(value, segments)
+                values[parameter] = scalar(bits or 0, kind)
+        return values
