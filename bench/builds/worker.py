@@ -77,7 +77,11 @@ def decode(shape: list[int], dtype: str) -> dict[str, Any]:
 
 
 def engine(reports: Any) -> str:
-    return getattr(reports[-1], "engine", "numpy") if reports else "interpreter"
+    """What ran the latest launch, and why if that was not machine code; older builds have the NumPy form alone."""
+    if not reports:
+        return "interpreter"
+    name, why = (getattr(reports[-1], x, given) for x, given in (("engine", "numpy"), ("engine_reason", "")))
+    return f"{name} ({why})" if why else name
 
 
 @lru_cache(maxsize=1)

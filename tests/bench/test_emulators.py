@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from kvproof.bench import emulators
-from kvproof.bench.builds.judge import Parity, of_tokens
+from kvproof.bench.builds.judge import Parity
 from kvproof.bench.builds.process import HERE, Build
 from kvproof.bench.builds.slowest import SlowTest
 from kvproof.bench.emulators import Bar, Row, builds, compare, holds, main, texts
@@ -124,14 +124,6 @@ def test_the_suite_is_summed_over_tests_that_launch_alike(monkeypatch):
     assert kept["ms"]["native"]["median"] == 6000
     assert holds(cold)
     assert "10 launches" in kept["title"]
-
-
-def test_tokens_are_held_to_the_model_without_a_cache():
-    from kvproof.bench.builds.judge import greedy
-
-    ids = greedy((1, 2, 3), 4)
-    assert of_tokens([1, 2, 3], 4, json.dumps(ids)).gates == 0
-    assert of_tokens([1, 2, 3], 4, json.dumps(ids[:-1])).gates > 1
 
 
 @pytest.mark.parametrize(

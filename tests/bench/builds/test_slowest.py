@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from kvproof.bench.builds import timed_launches
 from kvproof.bench.builds.process import HERE, Build, BuildFailed
 from kvproof.bench.builds.slowest import SlowTest, launch_seconds, listed, shared
 
@@ -55,3 +56,11 @@ def test_a_test_that_does_not_pass_has_no_time(tmp_path):
     build = Build("older", checkout(tmp_path / "it", tests=TESTS), {})
     with pytest.raises(BuildFailed, match="older: its tests do not pass"):
         launch_seconds(build, [SlowTest("tests/test_it.py::test_red", None)], Path(tmp_path / "caches"))
+
+
+def test_a_launch_that_raises_is_timed_too(monkeypatch):
+    monkeypatch.setattr(timed_launches, "seconds", {"launches": 0, "seconds": 0.0})
+    with pytest.raises(ZeroDivisionError):
+        timed_launches.timed(lambda x: 1 / x)(0)
+    assert timed_launches.seconds["launches"] == 1
+    assert timed_launches.seconds["seconds"] > 0
