@@ -19,7 +19,7 @@ from ..calls import Printed
 from ..counters import Counters, Traffic
 from ..forms import form
 from ..start import Start
-from . import code, context, matrices, memory, order, others, programs, shared, warp
+from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS
 from .flow import Warp
@@ -28,7 +28,7 @@ from .lower import Unlowered
 from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
-RUNTIME = programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 MOST_PROGRAMS = 1 << 23
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 
