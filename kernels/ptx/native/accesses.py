@@ -14,8 +14,8 @@ itself before it looks who has written. A fence between lets one of them see the
 # ruff: noqa: F401, F821, I001
 
 from .arrays import (
-    BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS, RECORD, REPLICA,
-    REPLICAS, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
+    BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS,
+    RECORD, REPLICA, REPLICAS, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
 )  # fmt: skip
 from .context import TRAFFIC
 from .routine import routines
