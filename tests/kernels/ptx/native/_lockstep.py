@@ -20,7 +20,7 @@ from kvproof.kernels.ptx.errors import PtxError
 from kvproof.kernels.ptx.native import context, programs, shared
 from kvproof.kernels.ptx.native.lanes import I1, I8, I32, I64, Lanes, vector
 from kvproof.kernels.ptx.native.lower import pure
-from kvproof.kernels.ptx.native.writer import Writer
+from kvproof.kernels.ptx.native.frames import Frames
 
 HEAD = """.version 8.7
 .target sm_80
@@ -35,10 +35,10 @@ POINTER = context.POINTER
 
 
 def decoded_of(lines: list[str]) -> Any:
-    return assemble(HEAD + "\n".join(lines) + "\nret;\n}\n")._replace(undefined={})
+    return assemble(HEAD + "\n".join(lines) + "\nret;\n}\n")._replace(undefined={}, live=[-1] * (len(lines) + 2))
 
 
-class One(Writer):
+class One(Frames):
     """A Writer of a function that executes one instruction: (context, warp, frame, registers (SLOTS, 32) u64, lanes)."""
 
     def __init__(self, decoded: Any, n: int, T: int, module: ir.Module):  # pyright: ignore[reportMissingSuperCall]
@@ -121,7 +121,7 @@ class Native:
         self.decoded, self.T, self.size, self.engine = decoded, T, size, compiled(decoded, T)
         step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_uint32)
         self.steps = [step(self.engine.get_function_address(f"step_{n}")) for n in range(len(decoded.steps) - 1)]
-        self.reset_code = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.engine.get_function_address("shared_reset"))
+        self.reset_code = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.engine.get_function_address("shared_reset"))
         self.state = shared.state(1, size, decoded.granule, T // 32)
         self.traffic = np.zeros((len(decoded.steps), context.TRAFFIC), np.int64)
         self.record = np.zeros(len(context.FIELDS), np.int64)
@@ -144,7 +144,8 @@ class Native:
         """What the registers hold after each, or None if it is suspicious."""
         self.reset()
         found: list[dict[str, np.ndarray]] = [{} for _ in history]
-        epochs = np.cumsum([0] + [d.barrier == "program" for d in history])[:-1]
+        whole = ("program",) if self.T > 32 else ("program", "warp")  # a warp's barrier is that of a program of one
+        epochs = np.cumsum([0] + [d.barrier in whole for d in history])[:-1]
         for epoch in range(int(epochs[-1]) + 1):
             here = np.flatnonzero(epochs == epoch)
             self.put("epoch", epoch)
@@ -152,7 +153,7 @@ class Native:
                 for k in here:
                     if not self.step(history[k], warp, found[k]):
                         return None
-                    self.frames[warp, 1] += history[k].barrier == "warp"
+                    self.frames[warp, 1] += history[k].barrier == "warp" and self.T > 32
         return found
 
     def step(self, d: Did, warp: int, found: dict[str, np.ndarray]) -> bool:
