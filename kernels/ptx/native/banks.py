@@ -5,7 +5,7 @@ common shift by whole words only turns the banks. Instructions share ROWS rows.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: F821
+# ruff: noqa: F821, RET503
 
 from .context import SHARED_THREADS, TRAFFIC
 from .routine import routines
@@ -36,8 +36,8 @@ def shared_count(context, n, at, on, size, line):
 
 
 def bank_passes(row, at, on, size, first):
-    """Fill a row. Units of at least a word go by groups of lanes that fill the banks; each of these takes as many passes
-    as its fullest slot has different units. The slots are counted where the addresses come to stand."""
+    """Fill a row. Units of at least a word go by groups of lanes that fill the banks; a group takes as many passes as
+    its fullest slot has different units. The slots are counted where the addresses come to stand."""
     shift = lowest(size) if size > 4 else 2
     group = 128 >> shift
     memset(row, 0, 128)

@@ -23,7 +23,7 @@ COMMUTE = ("add", "and", "or", "xor", "min", "max")
 
 
 def state(rows: int, size: int, granule: int, warps: int) -> dict[str, np.ndarray]:
-    """Memory for so many programs at a time, by its field: a row for each. Pages that are not needed are not touched."""
+    """Memory for so many programs at a time, by its field: a row for each. What no program needs is never touched."""
     cells = size // granule
     words = lambda kind, *shape: np.zeros((rows, *shape), kind)  # noqa: E731
     return {

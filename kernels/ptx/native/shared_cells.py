@@ -10,7 +10,7 @@ What returns a number returns 0 if all is well, and 1 for a suspicion.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: F821
+# ruff: noqa: F821, RET503
 
 from llvmlite import ir
 
@@ -151,8 +151,26 @@ def shared_load(context, at, on, line, tag, step, log, size, room):
     return room
 
 
+def shared_early(context, n, at, on, tag, step, log, size):
+    """Note a store; -> its lanes that are the first at their place since the last barrier, as most are, or -1."""
+    start, rest = tag >> PROGRAM << PROGRAM, on
+    writers, readers, names = context.shared_writer, context.shared_reader, context.shared_by
+    while rest:
+        lane = lowest(rest)
+        rest = rest & rest - 1
+        where, mine = u32[at, lane], tag + (lane & step)
+        if shared_strays(context, where, size, size):
+            return -1
+        for k in range(where >> log, (where >> log) + (size >> log)):
+            if u64[writers, k] < start and u64[readers, k] < start:
+                u64[writers, k], u32[names, k] = mine, n
+            else:
+                on = on & ~(1 << lane)
+    return on
+
+
 def shared_store(context, n, at, on, line, tag, step, log, size, room):
-    """Check all lanes, then note them; of copies that meet at one place, all must be what stays."""
+    """Of lanes that are not the first: check all, then note them; copies that meet at one place must be what stays."""
     start, width, first, changes = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0], 0
     writers, readers = context.shared_writer, context.shared_reader
     if line and not shared_strays(context, first, size, 32 * size):
@@ -161,14 +179,17 @@ def shared_store(context, n, at, on, line, tag, step, log, size, room):
             shared_fill(writers + 8 * cell, context.shared_by + 4 * cell, width, tag, step, lowest(width), n)
             memcpy(context.shared_bytes + first, room, 32 * size)
             return 0
+    early = shared_early(context, n, at, on, tag, step, log, size)
+    if early >= 0:
+        shared_words(context, at, early, size, room, 1)
+    if early < 0 or early == on:
+        return early < 0
     for phase in range(3):
         rest = on
         while rest:
             lane = lowest(rest)
             rest = rest & rest - 1
             where, mine, words = u32[at, lane], tag + (lane & step), room + size * lane
-            if shared_strays(context, where, size, size):
-                return 1
             for k in range(where >> log, (where >> log) + width):
                 writer = u64[writers, k]
                 if phase == 0 and (writer >= start or u64[readers, k] >= start):
@@ -176,9 +197,7 @@ def shared_store(context, n, at, on, line, tag, step, log, size, room):
                     changes |= differs << lane
                     if shared_write(context, k, mine, n, differs):
                         return 1
-                if phase == 1 and writer < start:
-                    u64[writers, k], u32[context.shared_by, k] = mine, n
-                if phase == 1 and writer >= start:
+                if phase == 1:
                     shared_claim(context, k, mine, n, changes >> lane & 1)
                 if phase == 2 and (writer != mine or step == 0) and memcmp(context.shared_bytes + where, words, size):
                     return 1
@@ -268,5 +287,6 @@ def shared_reset(context):
 
 RUNTIME = {f.__name__: f for f in (shared_late, shared_fill)} | routines(
     shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
-    shared_load, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end, shared_reset,
+    shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
+    shared_reset,
 )  # fmt: skip

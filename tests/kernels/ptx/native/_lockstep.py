@@ -4,7 +4,6 @@ In NumPy form all warps do the first access, then all the second; compiled code 
 """
 
 import ctypes
-import sys
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,10 +16,10 @@ from kvproof.kernels.ptx.block import Block, World
 from kvproof.kernels.ptx.calls import Printed
 from kvproof.kernels.ptx.counters import Counters, Traffic
 from kvproof.kernels.ptx.errors import PtxError
+from kvproof.kernels.ptx.forms import form
 from kvproof.kernels.ptx.native import context, programs, shared
-from kvproof.kernels.ptx.native.lanes import I1, I8, I32, I64, Lanes, vector
-from kvproof.kernels.ptx.native.lower import pure
 from kvproof.kernels.ptx.native.frames import Frames
+from kvproof.kernels.ptx.native.lanes import I32, I64, Lanes, vector
 
 HEAD = """.version 8.7
 .target sm_80
@@ -39,7 +38,7 @@ def decoded_of(lines: list[str]) -> Any:
 
 
 class One(Frames):
-    """A Writer of a function that executes one instruction: (context, warp, frame, registers (SLOTS, 32) u64, lanes)."""
+    """Writes a function that executes one instruction: (context, warp, frame, registers (SLOTS, 32) u64, lanes)."""
 
     def __init__(self, decoded: Any, n: int, T: int, module: ir.Module):  # pyright: ignore[reportMissingSuperCall]
         kinds = [POINTER, I32, POINTER, POINTER, I32]
@@ -119,9 +118,13 @@ class Native:
 
     def __init__(self, decoded: Any, T: int, size: int):
         self.decoded, self.T, self.size, self.engine = decoded, T, size, compiled(decoded, T)
-        step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_uint32)
+        step = ctypes.CFUNCTYPE(
+            ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_uint32
+        )
         self.steps = [step(self.engine.get_function_address(f"step_{n}")) for n in range(len(decoded.steps) - 1)]
-        self.reset_code = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.engine.get_function_address("shared_reset"))
+        self.reset_code = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(
+            self.engine.get_function_address("shared_reset")
+        )
         self.state = shared.state(1, size, decoded.granule, T // 32)
         self.traffic = np.zeros((len(decoded.steps), context.TRAFFIC), np.int64)
         self.record = np.zeros(len(context.FIELDS), np.int64)
@@ -180,9 +183,7 @@ def lockstep(decoded: Any, T: int, size: int, history: list[Did]) -> tuple[Any, 
         registers[slot] = value
     counters = Counters(decoded, T)
     memory: Any = SimpleNamespace()
-    world = World(
-        decoded, memory, counters, registers, (1, 1, 1), T, size, True, None, Printed(False), False, {}, {}
-    )
+    world = World(decoded, memory, counters, registers, (1, 1, 1), T, size, True, None, Printed(False), False, {}, {})
     block, found = Block(world, np.arange(1)), []
     for d in history:
         step = decoded.steps[d.n]
@@ -208,7 +209,7 @@ def lockstep(decoded: Any, T: int, size: int, history: list[Did]) -> tuple[Any, 
 
 
 def compare(native: Native, history: list[Did]) -> str:
-    """"raised", "suspicious" or "same"; nothing else may be."""
+    """ "raised", "suspicious" or "same"; nothing else may be."""
     block, want = lockstep(native.decoded, native.T, native.size, history)
     got = native.run(history)
     if isinstance(want, PtxError) or block.world.counters.disagreeing:
@@ -230,7 +231,7 @@ def compare(native: Native, history: list[Did]) -> str:
 def counted(native: Native, n: int) -> Traffic:
     _, _, threads, wavefronts, conflicts = native.traffic[n].tolist()
     i = native.decoded.steps[n].instruction
-    from kvproof.kernels.ptx.forms import form
-
+    if not threads:
+        return Traffic()
     size = i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
     return Traffic(threads * size, 0, wavefronts, conflicts, threads)
