@@ -7,27 +7,17 @@ import numpy as np
 from .block import World, coordinates
 from .calls import Printed
 from .counters import Counters
-from .decode import dtype
 from .errors import PtxError, Race, WarpRace, location
 from .locations import described
 from .machine import Machine
 from .memory import GlobalMemory
 from .progress import Stop
 from .races import find_races
-from .segments import Buffer, number
 from .start import Start
 from .tma import global_side, host
 from .uninitialised import verdict
 
 ENDS = "neither a release and acquire nor the end of a launch"
-
-
-def scalar(value: Any, kind: str) -> np.ndarray:
-    """A number argument as the bits of its parameter."""
-    if kind[0] == "f":
-        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
-    bits = int(kind[1:])
-    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
 
 
 def world(start: Start, filler: int | None, prints: bool) -> World:
@@ -36,13 +26,7 @@ def world(start: Start, filler: int | None, prints: bool) -> World:
     constants, blank = decoded.constants | host.room(start.parameters), start.blank if checks else None
     memory = GlobalMemory(start.buffers, constants, start.readable, checks, blank, filler)
     host.write(memory, start.parameters)
-    values = {}
-    for parameter, kind in decoded.parameters:
-        value = start.parameters[parameter]
-        if isinstance(value, host.Descriptor):
-            continue  # the parameter's name stands for the address of its map
-        bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
-        values[parameter] = scalar(bits or 0, kind)
+    values = start.values(memory.pointers, memory.segments)
     T, random = 32 * start.num_warps, None if start.seed is None else np.random.default_rng(start.seed)
     registers = decoded.registers(memory.pointers, values, T, grid, random)
     size, counters, printed = start.shared + decoded.shared, Counters(decoded, T), Printed(prints)

@@ -4,8 +4,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .decode import Decoded
-from .segments import Buffer
+from .decode import Decoded, dtype
+from .segments import Buffer, Segments, number
+from .tma import host
+
+
+def scalar(value: Any, kind: str) -> np.ndarray:
+    """A number argument as the bits of its parameter."""
+    if kind[0] == "f":
+        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
+    bits = int(kind[1:])
+    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
 
 
 class Start(NamedTuple):
@@ -26,3 +35,13 @@ class Start(NamedTuple):
     max_steps: int | None
     trace: bool
     prints: bool
+
+    def values(self, pointers: dict[str, int], segments: Segments) -> dict[str, np.ndarray]:
+        """The parameters' values as the kernel sees them; a descriptor's name stands for the address of its map."""
+        values = {}
+        for parameter, kind in self.decoded.parameters:
+            value = self.parameters[parameter]
+            if not isinstance(value, host.Descriptor):
+                bits = pointers[value.name] if isinstance(value, Buffer) else number(value, segments)
+                values[parameter] = scalar(bits or 0, kind)
+        return values

@@ -11,12 +11,13 @@ itself before it looks who has written. A fence between lets one of them see the
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: F401, F821
+# ruff: noqa: F401, F821, I001
 
 from .arrays import (
-    BACKUP, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS, RECORD, REPLICA,
-    REPLICAS, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
+    BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS,
+    RECORD, REPLICA, REPLICAS, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
 )  # fmt: skip
+from .context import TRAFFIC
 from .routine import routines
 
 PROGRAM, EPOCH, THREAD, SEVERAL, ATOMIC, MIXED = 40, 26, 16, 1 << 15, 1 << 14, (1 << 14) - 1
@@ -217,7 +218,7 @@ def access_store(context, row, off, size, threads, now, words):
         return 1
     access_lock(row, off)
     suspect = access_put(context, row, off, size, size * threads, now, words)
-    release(u8[row.DIRTY, off >> CHUNK], 2)
+    exchange(u8[row.DIRTY, off >> CHUNK], 2)
     return suspect
 
 
@@ -227,21 +228,18 @@ def access_copy(context, address, size, now, words, insert):
     insert  0: whether one that stores does
     """
     rows, owner = context.replicas, now & ~(THREADS | SEVERAL)
-    if u64[rows, 1] != now >> EPOCH:
-        u64[rows, 1] = now >> EPOCH
-        u64[rows, 0] = 0
-    n = address * 0x9E3779B97F4A7C15 >> 52
+    n, tries = address * 0x9E3779B97F4A7C15 >> 52, 0
     row = rows + 8 * (HEAD + REPLICA * n)
-    while u64[row, 1] >> EPOCH == now >> EPOCH:
+    while u64[row, 1] >> EPOCH == now >> EPOCH and tries < REPLICAS:
         if u64[row, 0] == address and u64[row, 1] == owner:
             return memcmp(row + 16, words, size) != 0
-        n = (n + 1) % REPLICAS
+        n, tries = (n + 1) % REPLICAS, tries + 1
         row = rows + 8 * (HEAD + REPLICA * n)
-    if insert:
+    if insert and tries < REPLICAS:
         u64[row, 0], u64[row, 1] = address, owner
         memcpy(row + 16, words, size)
         u64[rows, 0] += 1
-    return u64[rows, 0] > REPLICAS // 2
+    return tries == REPLICAS
 
 
 def access_replica(context, address, size, now, words):
@@ -260,7 +258,7 @@ def access_replica(context, address, size, now, words):
 
 def access_count(context, n, on, addresses):
     """Count an instruction's threads and sectors; addresses: 32 words, or 0 where all have the same."""
-    traffic = context.traffic + 24 * n
+    traffic = context.traffic + 8 * TRAFFIC * n
     u64[traffic, 0] += bits(on)
     if addresses == 0:
         u64[traffic, 1] += 1
@@ -291,7 +289,7 @@ def access_lanes(context, n, size, on, together, now, addresses, words, stores):
     off = u64[addresses, first] - row.BASE
     end = off + 32 * size - 1
     if together and (not stores or off >> CHUNK == end >> CHUNK):
-        traffic = context.traffic + 24 * n
+        traffic = context.traffic + 8 * TRAFFIC * n
         u64[traffic, 0] += 32
         u64[traffic, 1] += (end >> 5) - (off >> 5) + 1
         if stores:
@@ -360,12 +358,12 @@ def access_atomic(context, size, address, now, flags):
         return 0
     off, syncs = address - row.BASE, context.syncs
     n, count = off >> row.SHIFT, size >> row.SHIFT
-    if row.DIRTY == 0 or not access_fits(row, off, size, size) or u64[syncs, 0] == SYNCS:
+    if row.DIRTY == 0 or not access_fits(row, off, size, size) or u64[syncs, 0] + count > SYNCS:
         return 0
     if access_lacks(row, n, count, 3):
         return 0
     access_lock(row, off)
-    release(u8[row.DIRTY, off >> CHUNK], 2)
+    exchange(u8[row.DIRTY, off >> CHUNK], 2)
     for k in range(n, n + count):
         cell = u64[row.CELLS, k]
         if cell >> EPOCH == now >> EPOCH and not access_alone(cell, now):
@@ -376,9 +374,10 @@ def access_atomic(context, size, address, now, flags):
     if access_unread(context, row, off, size, lowest(size) - row.SHIFT, now | ATOMIC):
         return 0
     memset(row.WRITTEN + n, 1, count)
-    entry = syncs + 8 * (HEAD + SYNC * u64[syncs, 0])
-    u64[entry, 0], u64[entry, 1], u64[entry, 2] = now, address, flags
-    u64[syncs, 0] += 1
+    for k in range(count):
+        entry = syncs + 8 * (HEAD + SYNC * u64[syncs, 0])
+        u64[entry, 0], u64[entry, 1], u64[entry, 2] = now, address + (k << row.SHIFT), flags if k == 0 else 0
+        u64[syncs, 0] += 1
     return row.DATA + off
 
 

@@ -1,8 +1,8 @@
 """LLVM IR -> machine code of this CPU in this process, kept in the process and on the disk.
 
-What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. At 2,000
-instructions on vectors of 32 floats LLVM's second level of code generation takes twice as long as the first, nearly all
-of it in one scheduler, for code of the same size.
+What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. Our decode
+kernel, 917 instructions, takes 0.28 s to write and 0.23 s to compile. LLVM's second level of code generation gives code
+of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import llvmlite
 import llvmlite.binding as llvm
 
 from ..progress import say
-from . import disk
+from . import disk, numpy_loops
 
 LEVEL = 1
 PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
@@ -46,7 +46,7 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
 
     key    stands for the modules, but for what depends on the machine's own source; of any length
     write  gives their IR; called where the code is not at hand
-    needs  code whose functions they call, beside each other's and libm's
+    needs  code whose functions they call, beside each other's, libm's and NumPy's loops
 
     Raises what `write` raises; RuntimeError for IR that LLVM does not take and for functions that are nowhere.
     """
@@ -132,4 +132,6 @@ def linked(code: bytes, names: list[str], needs: tuple[Code, ...]) -> Code:
         builder.add_jit_library(other.library.name)
     for name in names:
         builder.export_symbol(name)
+    for name, address in numpy_loops.symbols().items():
+        builder.import_symbol(name, address)
     return Code(builder.link(linker(), f"kvproof-{next(_numbers)}"), needs)

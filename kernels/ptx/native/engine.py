@@ -19,7 +19,7 @@ from ..calls import Printed
 from ..counters import Counters, Traffic
 from ..forms import form
 from ..start import Start
-from . import code, context, matrices, memory, order, others, programs, shared, warp
+from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS
 from .flow import Warp
@@ -28,7 +28,7 @@ from .lower import Unlowered
 from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
-RUNTIME = programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 MOST_PROGRAMS = 1 << 23
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 
@@ -93,7 +93,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     if loops_by(decoded.value, made.stops):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
-    writer = Warp(decoded.value, made, T, module, FAMILIES)
+    writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
 
     def write() -> list[str]:
         writer.emit()
@@ -162,7 +162,8 @@ class Launch:
         each("traffic", self.traffic, n)
         each("frames", self.frames, n)
         put("shared_size", self.shared_size)
-        for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule).items():
+        put("shared_cells", self.shared_size // self.start.decoded.granule)
+        for name, array in shared.state(len(rows), self.shared_size, self.start.decoded.granule, self.warps).items():
             self.kept.append(array)
             each(name, array, n)
         threads = [self.arrays.fields() for _ in range(self.threads)]
@@ -173,7 +174,7 @@ class Launch:
         """What the launch fills in, by slot."""
         start, decoded = self.start, self.start.decoded
         random = None if start.seed is None else np.random.default_rng(start.seed)
-        values = start.values(self.arrays)
+        values = start.values(self.arrays.pointers, self.arrays.segments)
         registers = decoded.registers(self.arrays.pointers, values, 32, start.grid, random)
         given = np.zeros(len(registers), np.int64)
         for slot in (*decoded.given.values(), *decoded.undefined):

@@ -14,8 +14,6 @@ from .formats import decode, encode, flush, odd_sum, round_up, shift, to_odd
 from .lanes import F64, I16, Lanes, spelled
 from .lower import Pure, Unlowered
 
-RUNTIME = numpy_loops.RUNTIME
-
 
 def parts(L: Lanes, bits: Any, kind: str) -> Any:
     """Packed patterns as a vector of their halves; others stay as they are."""

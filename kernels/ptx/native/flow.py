@@ -6,6 +6,7 @@ first, as in machine.py; they meet again where they come to the same instruction
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from llvmlite import ir
@@ -25,11 +26,18 @@ FRAGMENTS = 64
 
 
 class Warp(Frames):
-    """Writes the code of one warp. families: the emitters of instructions that are not in the table of isa.py."""
+    """Writes the code of one warp.
 
-    def __init__(self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]]):
+    families  the emitters of instructions that are not in the table of isa.py
+    anyway    those that do something even where their guard holds for no lane
+    """
+
+    def __init__(
+        self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]],
+        anyway: tuple[str, ...] = (),
+    ):  # fmt: skip
         super().__init__(decoded, plan, T, module)
-        self.families = families
+        self.families, self.anyway = families, anyway
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
@@ -153,8 +161,9 @@ class Warp(Frames):
                 self.variable(slot)
                 if slot in self.written:
                     self.b.store(I1(1), self.written[slot])
-            with self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
-                if guard.type == I1 and self.masking is guard:
+            anyway = any(i.opcode.startswith(name) for name in self.anyway)
+            with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
+                if guard.type == I1 and self.masking is guard and not anyway:
                     self.masking = None
                     self.on = EVERYBODY
                 family(self, i)
@@ -232,7 +241,10 @@ class Warp(Frames):
                 switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:
-        return self.alones.setdefault(n, self.function.append_basic_block(f"alone_{n}"))
+        """A block's code past the place where lanes meet."""
+        if n not in self.alones:
+            self.alones[n] = self.function.append_basic_block(f"alone_{n}")
+        return self.alones[n]
 
     def jumped(self, target: int, source: int) -> None:
         """After a jump back: there must be fuel, and events are ordered by the way that warps took to them."""

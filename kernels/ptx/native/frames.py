@@ -57,9 +57,9 @@ class Frames(Writer):
             ballot = kind == vector(I1)
             if save:
                 value = self.b.load(place, typ=kind)
-                self.b.store(self.L.ballot(value) if ballot else value, there)
+                self.b.store(self.L.ballot(value) if ballot else value, there, align=4)
             else:
-                value = self.b.load(there, typ=I32 if ballot else kind)
+                value = self.b.load(there, typ=I32 if ballot else kind, align=4)
                 self.b.store(self.L.mask(value) if ballot else value, place)
             if slot in self.written:
                 one, other = (self.written[slot], flag) if save else (flag, self.written[slot])

@@ -7,19 +7,19 @@ from llvmlite import ir
 
 from .. import parameters
 from ..errors import UnknownOpcode
-from ..forms import SCOPES, Form, form, parts_of
+from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..parse import Instruction
 from .accesses import EPOCH, MIXED, PROGRAM, RUNTIME, THREAD
-from .lanes import I1, I8, I32, I64, WARP, vector
+from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
+from .order import ACQUIRE, RELEASE
 from .programs import loop
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 MOST_EPOCHS = (1 << PROGRAM - EPOCH) - 1  # later ones count as one
-ACQUIRE, RELEASE = 1, 2  # flags in the log of atomics
 POINTER = ir.PointerType()
 
 
@@ -65,9 +65,16 @@ def at(w: Any, place: Any, index: Any, kind: Any) -> Any:
     return w.b.gep(place, [index if isinstance(index, ir.Value) else I64(index)], source_etype=kind)
 
 
+def stack(w: Any, kind: Any, each: int = 1) -> Any:
+    """Stack memory for `each` of a kind for every lane."""
+    place = w.room(kind, WARP * each)
+    place.type = POINTER  # to any type
+    return place
+
+
 def laid(w: Any, address: Any) -> tuple[Any, Any]:
     """The lanes' addresses in memory; and whether all lanes are on, for `side_by_side`."""
-    room = w.room(I64, WARP)
+    room = stack(w, I64)
     w.b.store(w.L.splat(address), room, align=64)
     return room, w.b.icmp_unsigned("==", w.on, I32(0xFFFFFFFF))
 
@@ -86,7 +93,7 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
     address is a scalar. Checked, and counted as an access of the instruction."""
     if size > 32:
         raise Unlowered("accesses of more than 32 bytes")
-    room = w.room(I8, WARP * size)
+    room = stack(w, I8, size)
     if not isinstance(address.type, ir.VectorType):
         suspect(w, "access_one", w.context, w.n, size, on, address, now(w), room)
         return room
@@ -102,13 +109,14 @@ def load_global(w: Any, i: Instruction) -> None:
         raise Unlowered(i.opcode)
     address = w.read(i.operands[1], "b64")
     room = load(w, address, f.size, w.on)
-    lanes = WARP if isinstance(address.type, ir.VectorType) else 1
     kind = ir.IntType(BITS[f.kind])
-    if lanes == 1:
+    if not isinstance(address.type, ir.VectorType):
         values = [w.b.load(at(w, room, n, kind), typ=kind) for n in range(f.count)]
     else:
         words = w.b.load(room, typ=vector(kind, WARP * f.count), align=64)
-        values = [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        values = (
+            [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        )
     for part, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(part, f.kind, value)
 
@@ -129,7 +137,7 @@ def store_global(w: Any, i: Instruction) -> None:
     address = w.read(i.operands[0], "b64")
     parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
-    words = w.room(I8, WARP * f.size)
+    words = stack(w, I8, f.size)
     w.b.store(woven(w, [w.L.splat(x) for x in parts]), words, align=64)
     off = w.b.and_(w.running, w.b.not_(w.on))
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
@@ -145,11 +153,6 @@ def load_parameter(w: Any, i: Instruction) -> None:
     if parameters.loads(i) or i.operands[1].offset or f.count > 1:
         raise Unlowered(i.opcode)
     w.write(i.operands[0], f.kind, w.read(i.operands[1].base, f.kind))
-
-
-# Atomics
-
-COMPARES = {"inc": ">=", "dec": ">"}
 
 
 def operate(w: Any, f: Form, old: Any, given: list) -> Any:
@@ -182,7 +185,7 @@ def atomic_global(w: Any, i: Instruction) -> None:
     addresses, _ = laid(w, address)
     call(w, "access_count", w.context, w.n, w.on, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
-    results, who = [w.room(kind, WARP) for _ in range(f.count)], now(w)
+    results, who = [stack(w, kind) for _ in range(f.count)], now(w)
     with loop(w.b, I64(WARP)) as lane:
         bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
         with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
@@ -201,28 +204,12 @@ def atomic_global(w: Any, i: Instruction) -> None:
 
 
 def spilled(w: Any, value: Any) -> Any:
-    room = w.room(value.type.element if isinstance(value.type, ir.VectorType) else value.type, WARP)
+    room = stack(w, element(value.type))
     w.b.store(w.L.splat(value), room, align=64)
     return room
 
 
-def fence(w: Any, i: Instruction) -> None:
-    """Nothing to do in order; and order.py counts on none of what a fence orders."""
-    parts = [{"gl": "gpu"}.get(x, x) for x in i.opcode.split(".")[1:] if x not in ("sc", "acq_rel")]
-    if len(parts) != 1 or parts[0] not in SCOPES:
-        raise Unlowered(i.opcode)
-
-
-def nothing(w: Any, i: Instruction) -> None:
-    """A hint for caches."""
-
-
-def policy(w: Any, i: Instruction) -> None:
-    w.write(i.operands[0], "b64", I64(0))
-
-
 LOWER = {
     "ld.global": load_global, "st.global": store_global, "ld.param": load_parameter,
-    "atom.global": atomic_global, "red.global": atomic_global, "fence": fence, "membar": fence,
-    "createpolicy": policy, "prefetch": nothing, "prefetchu": nothing, "applypriority": nothing, "discard": nothing,
+    "atom.global": atomic_global, "red.global": atomic_global,
 }  # fmt: skip

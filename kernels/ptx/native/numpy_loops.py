@@ -5,10 +5,9 @@ NumPy takes them from SVML or libm, by the CPU; any other exp2 differs in some l
 
 import ctypes
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
@@ -28,10 +27,10 @@ def address(name: str) -> int:
     return 0 if own else function
 
 
-def link() -> None:
-    """Make the loops known to code that is linked from now on."""
-    for name in LOOPS:
-        llvm.add_symbol(f"numpy.{name}", address(name))
+@cache
+def symbols() -> dict[str, int]:
+    """The names by which compiled code calls the loops, and where they lie."""
+    return {f"numpy.{name}": address(name) for name in LOOPS}
 
 
 def define(name: str, kind: Any, module: ir.Module) -> None:

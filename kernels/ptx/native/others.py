@@ -2,15 +2,15 @@
 
 from typing import Any
 
+from . import context as ctx
 from ..opcode import BITS
 from ..parse import Vector
-from . import context as ctx
 from .frames import WARP_EPOCH
 from .lanes import I1, I64, WARP
 
 
 def nothing(w: Any, i: Any) -> None:
-    """A hint; or a fence: only atomics that acquire and release by themselves count as order here, see order.py."""
+    """A hint, or an instruction that only takes time."""
 
 
 def leave(w: Any, i: Any) -> None:
@@ -29,11 +29,6 @@ def meet(w: Any, i: Any) -> None:
         w.b.store(w.b.add(w.b.load(place, typ=I64), I64(1)), place)
     else:
         w.set_head(WARP_EPOCH, w.b.add(w.warp_epoch, I64(1)))
-
-
-def policy(w: Any, i: Any) -> None:
-    """createpolicy: a hint for the cache."""
-    w.write(i.operands[0], "b64", I64(0))
 
 
 def move(w: Any, i: Any) -> None:
@@ -58,6 +53,5 @@ def move(w: Any, i: Any) -> None:
 
 LOWER = {
     "mov": move,
-    "bar.warp": meet, "fence.sc": nothing, "fence.acq_rel": nothing, "membar": nothing, "createpolicy": policy,
-    "vprintf": leave, "__assertfail": leave, "ld.local": leave, "st.local": leave,
+    "bar.warp": meet, "vprintf": leave, "__assertfail": leave, "ld.local": leave, "st.local": leave,
 }  # fmt: skip

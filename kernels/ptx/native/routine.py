@@ -26,7 +26,7 @@ from .programs import declared, loop
 
 SIZES = {"u8": I8, "u32": I32, "u64": I64}
 LIBC = ("memcpy", "memset", "memcmp")
-CALLS = ("bits", "lowest", "least", "swap", "exchange", "release", "fence", *LIBC)
+CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", *LIBC)
 OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
     ast.LShift: "shl", ast.RShift: "lshr", ast.Mod: "urem", ast.FloorDiv: "udiv",
@@ -142,15 +142,11 @@ class Routine:
 
     def of_call(self, x: ast.Call) -> Any:
         name = x.func.id  # pyright: ignore[reportAttributeAccessIssue]
-        if name in ("swap", "exchange", "release"):
+        if name in ("swap", "exchange"):
             place, kind = self.place(x.args[0])  # pyright: ignore[reportArgumentType]
             values = [self.b.trunc(v, kind) if kind != I64 else v for v in map(self.value, x.args[1:])]
             if name == "swap":  # swap(u8[p, k], old, new): whether it was old, and is new now
                 return self.b.extract_value(self.b.cmpxchg(place, *values, "seq_cst"), 1)
-            if name == "release":  # after all that was written before
-                typed = self.b.bitcast(place, kind.as_pointer())  # which alone the builder takes here
-                self.b.store_atomic(values[0], typed, "release", kind.width // 8)
-                return I64(0)
             return self.b.atomic_rmw("xchg", place, values[0], "seq_cst")
         if name == "fence":
             self.b.fence("seq_cst")

@@ -9,6 +9,7 @@ import numpy as np
 from llvmlite import ir
 
 from kvproof.kernels.ptx import isa
+from kvproof.kernels.ptx.native import numpy_loops
 from kvproof.kernels.ptx.native.lanes import I1, I64, WARP, Lanes, vector
 from kvproof.kernels.ptx.native.lower import pure
 from kvproof.kernels.ptx.opcode import BITS
@@ -70,6 +71,8 @@ class Lowered:
         for name in [f.name for f in module.functions if f.is_declaration and f.name in (runtime or {})]:
             runtime[name](helpers)  # pyright: ignore[reportOptionalSubscript]
         compiler = machine()
+        for name, address in numpy_loops.symbols().items():
+            llvm.add_symbol(name, address)
         self.engine: Any = llvm.create_mcjit_compiler(llvm.parse_assembly(""), compiler)
         for part in (module, helpers):
             self.engine.add_module(optimised(llvm.parse_assembly(str(part)), compiler))

@@ -1,10 +1,13 @@
 """Native floating point against the NumPy form, bit by bit, NaN payloads included."""
 
+import ctypes
+
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from kvproof.kernels.ptx import isa
-from kvproof.kernels.ptx.native import floats, numpy_loops
+from kvproof.kernels.ptx.native import code, floats, numpy_loops
 from kvproof.kernels.ptx.native.lower import Unlowered, opcode
 
 from ._lowered import Case, Lowered, samples
@@ -15,15 +18,10 @@ UNLOWERED = {*DIRECTED, "rsqrt.approx.f64", *(o for o in OPCODES if "xorsign" in
 FAMILIES = sorted({o.split(".")[0] for o in OPCODES})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _loops():
-    numpy_loops.link()
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_spelling_has_the_bits_of_the_numpy_form(family):
     opcodes = [o for o in OPCODES if o.split(".")[0] == family and o not in UNLOWERED]
-    lowered = Lowered(opcodes, floats.RUNTIME)
+    lowered = Lowered(opcodes, numpy_loops.RUNTIME)
     for o in opcodes:
         lowered.check(o, *samples(o))
 
@@ -44,26 +42,23 @@ def test_min_and_max_take_a_third_operand():
 @pytest.mark.parametrize("name", numpy_loops.LOOPS)
 def test_approximations_are_numpys_on_a_million_numbers(name):
     o = f"{name}.approx.f32"
-    lowered = Lowered([o], floats.RUNTIME)
+    lowered = Lowered([o], numpy_loops.RUNTIME)
     lowered.check(o, np.random.default_rng(0).integers(0, 1 << 32, 1 << 20, dtype=np.uint32))
 
 
-@pytest.mark.parametrize("kind", ["f32", "f64", "f16", "bf16"])
-def test_fma_is_rounded_once_where_a_sum_comes_near_a_tie(kind):
-    """c is half a last place of a*b, or just so much and a little more, in many binades."""
-    o, n = f"fma.rn.{kind}", 1 << 14
-    lowered = Lowered([o])
-    rng = np.random.default_rng(1)
-    bits, fraction = {"f32": (32, 23), "f64": (64, 52), "f16": (16, 10), "bf16": (16, 7)}[kind]
-    few = ((1 << bits) - 1) & ~((1 << fraction // 2) - 1)  # numbers of few bits have products of few
-    x = [rng.integers(0, 1 << 63, n).astype(f"u{bits // 8}") for _ in range(3)]
-    for i in (0, 1):
-        x[i] = x[i] & x[i].dtype.type(few)
-    with np.errstate(all="ignore"):
-        product = isa.semantics(f"mul.{kind}").function(*x[:2])
-    below = product - (x[2] % x[2].dtype.type(2 * fraction + 4) << x[2].dtype.type(fraction))
-    lowered.check(o, *x[:2], below)
-    lowered.check(o, *x[:2], below & ~x[2].dtype.type((1 << fraction) - 1))
+def test_compiled_code_finds_numpys_loops(tmp_path, monkeypatch):
+    """As kernels are linked, from an object file."""
+    monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path))
+    module = ir.Module()
+    for define in numpy_loops.RUNTIME.values():
+        define(module)
+    linked = code.linked(*code.made("loops", [str(module)]), ())
+    x = np.linspace(-3, 3, 99, dtype=np.float32)
+    for name, function in numpy_loops.LOOPS.items():
+        one = ctypes.CFUNCTYPE(ctypes.c_float, ctypes.c_float)(linked[f"numpy.{name}.f32"])
+        with np.errstate(all="ignore"):
+            want = function(x.astype(np.float64)).astype(np.float32)
+        assert np.array_equal(np.array([one(v) for v in x], np.float32), want, equal_nan=True)
 
 
 def test_a_wrong_bit_is_found(monkeypatch):
@@ -72,3 +67,11 @@ def test_a_wrong_bit_is_found(monkeypatch):
     lowered = Lowered(["add.f32"])
     with pytest.raises(AssertionError, match=r"wrong, of .* not \['0x7fffffff'\]"):
         lowered.check("add.f32", *samples("add.f32"))
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16"])
+def test_an_fma_rounded_twice_is_found(kind, monkeypatch):
+    monkeypatch.setattr(floats, "odd_sum", lambda L, a, b: L.b.fadd(a, b))
+    lowered = Lowered([f"fma.rn.{kind}"])
+    with pytest.raises(AssertionError, match="wrong, of"):
+        lowered.check(f"fma.rn.{kind}", *samples(f"fma.rn.{kind}"))
