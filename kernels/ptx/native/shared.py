@@ -8,8 +8,8 @@ from llvmlite import ir
 
 from ..decode import width
 from ..forms import Form, parts_of
-from ..parse import Instruction
 from ..shared import PROGRAM, SEVERAL, WARP
+from ..syntax import Instruction
 from . import banks, memory, shared_cells
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
@@ -162,25 +162,30 @@ def atomic(w: Any, i: Instruction) -> None:
         w.write(i.operands[0], f.kind, b.load(results, typ=vector(kind), align=8))
 
 
+def filled(w: Any, source: Any, size: int, taken: Any) -> Any:
+    """What lanes copy from global memory that take all of their bytes, and zeros for those that take none."""
+    b, L, words, kind = w.b, w.L, w.room(I8, 32 * size), ir.IntType(8 * size)
+    taken = L.splat(taken)
+    all_, none = (b.icmp_unsigned("==", taken, L.const(taken, x)) for x in (size, 0))
+    w.bail(L.any(b.not_(b.or_(all_, none))))
+    reads = b.and_(L.ballot(all_), w.on)
+    b.store(ir.Constant(vector(I8, 32 * size), None), words, align=1)
+    with b.if_then(b.icmp_unsigned("!=", reads, I32(0))):
+        found = memory.load(w, source, size, reads)
+        with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(reads, b.trunc(lane, I32)), I1)):
+            value = b.load(element(w, found, lane, kind), typ=kind, align=1)
+            b.store(value, element(w, words, lane, kind), align=1)
+    return words
+
+
 def copy_async(w: Any, i: Instruction) -> None:
     """cp.async; what its size operand leaves out becomes zeros."""
     if not re.fullmatch(r"cp\.async\.(ca|cg)\.shared(::cta)?\.global(\.L2::\d+B)?", i.opcode):
         raise Unlowered(i.opcode)
-    b, L, size = w.b, w.L, i.operands[2].bits
-    to, source, reads = w.read(i.operands[0], "b32"), w.read(i.operands[1], "b64"), w.on
-    if len(i.operands) > 3:
-        taken = L.splat(w.read(i.operands[3], "u32"))
-        whole, none = (b.icmp_unsigned("==", taken, L.const(taken, x)) for x in (size, 0))
-        w.bail(L.any(b.not_(b.or_(whole, none))))
-        reads = b.and_(L.ballot(whole), w.on)
-    words = w.room(I8, 32 * size)
-    b.store(ir.Constant(vector(I8, 32 * size), None), words, align=1)
-    with b.if_then(b.icmp_unsigned("!=", reads, I32(0))):
-        found = memory.load(w, L.splat(source), size, reads)
-        with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(reads, b.trunc(lane, I32)), I1)):
-            kind = ir.IntType(8 * size)
-            value = b.load(element(w, found, lane, kind), typ=kind, align=1)
-            b.store(value, element(w, words, lane, kind), align=1)
+    to, source, size = w.read(i.operands[0], "b32"), w.L.splat(w.read(i.operands[1], "b64")), i.operands[2].bits
+    taken = w.read(i.operands[3], "u32") if len(i.operands) > 3 else I32(size)
+    whole = isinstance(taken, ir.Constant) and taken.constant == size
+    words = memory.load(w, source, size, w.on) if whole else filled(w, source, size, taken)
     access(w, to, size, w.on, w.on, I1(0), words, True)
     suspect(w, "copies_begin", w.context, spilled(w, to), w.on, w.warp, log(w), size)
 

@@ -15,8 +15,9 @@ What returns a number returns 0 if all is well, and 1 for a suspicion.
 from llvmlite import ir
 
 from ..shared import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
+from .context import POINTER
 from .lanes import I32, I64, Lanes, vector
-from .programs import POINTER, function, loop
+from .programs import function, loop
 from .routine import routines
 
 COPYING, MIXED = 1 << 62, 1 << 30
@@ -25,7 +26,7 @@ ON, SIZE, GROUP = 32, 33, 34
 COPIES = 2 + MOST * COPY  # u32 of a warp: groups that it has committed, copies under way, and these
 
 
-def shared_late(module: ir.Module) -> None:
+def late(module: ir.Module) -> None:
     """(writers, readers, times 32 cells, tag, least) -> whether an access to them is not before the last barrier, or
     below `least`."""
     b, (writers, readers, count, tag, least) = function(module, "shared_late", I64, *[I64] * 5)
@@ -42,7 +43,7 @@ def shared_late(module: ir.Module) -> None:
     b.ret(b.zext(b.load(total, typ=I32), I64))
 
 
-def shared_fill(module: ir.Module) -> None:
+def fill(module: ir.Module) -> None:
     """(tags, names or 0, times 32 cells, tag, step, log2 of the cells of a lane, name): note lanes side by side."""
     b, (tags, names, count, tag, step, wide, name) = function(module, "shared_fill", I64, *[I64] * 7)
     L = Lanes(b)
@@ -285,7 +286,7 @@ def shared_reset(context):
         u64[shared_copies(context, warp), 0] = 0
 
 
-RUNTIME = {f.__name__: f for f in (shared_late, shared_fill)} | routines(
+RUNTIME = {"shared_late": late, "shared_fill": fill} | routines(
     shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
     shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
     shared_reset,
