@@ -67,7 +67,7 @@ class Writer:
         """Stack memory of this function."""
         with self.b.goto_block(self.entry):
             place = self.b.alloca(kind, count)
-            place.align = 64
+            place.align, place.type = 64, POINTER
             return place
 
     def bail(self, condition: Any) -> None:
