@@ -66,6 +66,7 @@ ROOMS = {
     },
     "bench": {
         "measure": {"roofline"},
+        "builds": {"measure"},
         "report": {"measure"},
         "memory": set(),
         "roofline": set(),

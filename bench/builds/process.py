@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,16 +63,15 @@ class Worker:
             start_new_session=True,
         )  # fmt: skip
 
-    def ask(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def say(self, name: str, **arguments: Any) -> None:
+        assert self.process.stdin
+        with suppress(BrokenPipeError):  # `hear` says so
+            print(json.dumps([name, arguments]), file=self.process.stdin, flush=True)
+
+    def hear(self) -> dict[str, Any]:
         """Raises BuildFailed if the process does not answer, or with what it raised."""
-        requests, answers = self.process.stdin, self.process.stdout
-        assert requests
-        assert answers
-        try:
-            print(json.dumps([name, arguments]), file=requests, flush=True)
-            line = answers.readline()
-        except BrokenPipeError:
-            line = ""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
         if not line:
             raise BuildFailed(f"{self.build.title}: the process ended with exit code {self.process.wait()}")
         answer = json.loads(line)
@@ -80,22 +79,30 @@ class Worker:
             raise BuildFailed(f"{self.build.title}: {answer['error']}")
         return answer
 
+    def ask(self, name: str, **arguments: Any) -> dict[str, Any]:
+        self.say(name, **arguments)
+        return self.hear()
+
     def close(self) -> None:
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe
-            pipe.close()
         self.process.kill()
         self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 @contextmanager
 def workers(builds: dict[str, Build]) -> Iterator[dict[str, Worker]]:
-    """A process per build, under the same names."""
+    """A process per build, under the same names; all are ready."""
     started: dict[str, Worker] = {}
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for name, build in builds.items():
                 started[name] = Worker(build, Path(scratch))
+                started[name].say("ready")  # they start beside each other
+            for worker in started.values():
+                worker.hear()
             yield started
         finally:
             for worker in started.values():

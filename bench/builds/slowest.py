@@ -15,7 +15,7 @@ FILE = "KVPROOF_LAUNCH_SECONDS"
 PLUGIN = Path("kernels") / "ptx" / "pytest_plugin.py"  # of builds that have one, installed or not
 
 
-class Test(NamedTuple):
+class SlowTest(NamedTuple):
     """A test by its id now and, where it was there under another one, at 364e8ed."""
 
     now: str
@@ -35,19 +35,19 @@ def defined(root: Path, name: str) -> bool:
         return False
 
 
-def listed(text: str | None = None) -> list[Test]:
+def listed(text: str | None = None) -> list[SlowTest]:
     """The list, slowest first: a line is an id, or an id, " | " and the one at 364e8ed."""
     lines = (LIST.read_text() if text is None else text).splitlines()
     pairs = [line.partition(" | ") for line in lines if line and not line.startswith("#")]
-    return [Test(now, then or None) for now, _, then in pairs]
+    return [SlowTest(now, then or None) for now, _, then in pairs]
 
 
-def shared(roots: list[Path], most: int) -> list[Test]:
+def shared(roots: list[Path], most: int) -> list[SlowTest]:
     """The slowest tests that all builds have."""
     return [test for test in listed() if all(test.in_build(root) for root in roots)][:most]
 
 
-def launch_seconds(build: Build, tests: list[Test], caches: Path) -> dict[str, dict]:
+def launch_seconds(build: Build, tests: list[SlowTest], caches: Path) -> dict[str, dict]:
     """Run tests in a build, one after the other: by the id of now {"launches", "seconds", "whole"}, see timed_launches.
 
     Raises BuildFailed where one does not pass.

@@ -12,6 +12,7 @@ import time
 import traceback
 from contextlib import nullcontext
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,21 @@ def inputs(shape: tuple[int, int, int, int], dtype: str) -> list[Any]:
     return [q, k, v, np.full(B, T, np.int32)]
 
 
+def attention() -> Any:
+    try:
+        return import_module("kvproof.kernels.attention").decode_attention
+    except ImportError:  # before it moved
+        return import_module("kvproof.kernels.decode_attention").decode_attention
+
+
 def decode(shape: list[int], dtype: str) -> dict[str, Any]:
     """One call of decode attention: milliseconds, growth of resident memory in MB, which engine, the output's bytes."""
     import torch
 
-    try:
-        from kvproof.kernels.attention import decode_attention
-    except ImportError:  # before it moved
-        from kvproof.kernels.decode_attention import decode_attention
     from kvproof.kernels.backend import interpreting
     from kvproof.kernels.ptx import route
 
+    decode_attention = attention()
     tensors = [torch.from_numpy(x) for x in inputs((shape[0], shape[1], shape[2], shape[3]), dtype)]
     before = resident("VmRSS") if forget_peak() else None
     start = time.perf_counter()
@@ -68,15 +73,15 @@ def decode(shape: list[int], dtype: str) -> dict[str, Any]:
     grown = None if before is None or peak is None else peak - before
     assert reports or interpreting(), "the launch went past the machine"
     out = base64.b64encode(o.numpy().tobytes()).decode()
-    return {"ms": ms, "mb": grown, "engine": engine(reports), "programs": programs(reports), "out": out}
+    return {"ms": ms, "mb": grown, "engine": engine(reports), "out": out}
 
 
 def engine(reports: Any) -> str:
-    return getattr(reports[-1], "engine", "numpy") if reports else "interpreter"
-
-
-def programs(reports: Any) -> int | None:
-    return reports[-1].grid[0] * reports[-1].grid[1] * reports[-1].grid[2] if reports else None
+    """What ran the latest launch, and why if that was not machine code; older builds have the NumPy form alone."""
+    if not reports:
+        return "interpreter"
+    name, why = (getattr(reports[-1], x, given) for x, given in (("engine", "numpy"), ("engine_reason", "")))
+    return f"{name} ({why})" if why else name
 
 
 @lru_cache(maxsize=1)
@@ -89,7 +94,7 @@ def tiny():
 def tokens(prompt: list[int], new: int) -> dict[str, Any]:
     """Greedy tokens of `tiny` by the kernels on the machine: milliseconds per token after the first, and the ids."""
     from kvproof.gpt2 import generate
-    from kvproof.kernels.backend import without_gpu
+    from kvproof.kernels.ptx import route
 
     at, ids = [], []
 
@@ -98,20 +103,15 @@ def tokens(prompt: list[int], new: int) -> dict[str, Any]:
             at.append(time.perf_counter())
             ids.append(token)
 
-    with without_gpu("ptx"):
+    with route(TARGET, keep=1) as reports:
         generate(tiny(), [prompt], max_new_tokens=new, stream=stream)
-    return {"ms": 1e3 * (at[-1] - at[0]) / (len(at) - 1), "out": json.dumps(ids)}
+    return {"ms": 1e3 * (at[-1] - at[0]) / (len(at) - 1), "engine": engine(reports), "out": json.dumps(ids)}
 
 
 def ready() -> dict[str, Any]:
     """Import what a launch needs, as a program has before its first."""
-    import kvproof.kernels.ptx  # noqa: F401
-    import torch  # noqa: F401
-
-    try:
-        import kvproof.kernels.attention  # noqa: F401
-    except ImportError:
-        import kvproof.kernels.decode_attention  # noqa: F401
+    attention()
+    import_module("kvproof.kernels.ptx")
     return {}
 
 

@@ -1,8 +1,8 @@
 """LLVM IR -> machine code of this CPU in this process, kept in the process and on the disk.
 
-What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. At 2,000
-instructions on vectors of 32 floats LLVM's second level of code generation takes twice as long as the first, nearly all
-of it in one scheduler, for code of the same size.
+What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. Our decode
+kernel, 917 instructions, takes 0.28 s to write and 0.23 s to compile. LLVM's second level of code generation gives code
+of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
 """
 
 import hashlib

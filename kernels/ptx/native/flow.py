@@ -241,7 +241,10 @@ class Warp(Frames):
                 switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:
-        return self.alones.setdefault(n, self.function.append_basic_block(f"alone_{n}"))
+        """A block's code past the place where lanes meet."""
+        if n not in self.alones:
+            self.alones[n] = self.function.append_basic_block(f"alone_{n}")
+        return self.alones[n]
 
     def jumped(self, target: int, source: int) -> None:
         """After a jump back: there must be fuel, and events are ordered by the way that warps took to them."""

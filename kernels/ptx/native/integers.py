@@ -143,7 +143,7 @@ def extract(op: Opcode, L: Lanes, a: Any, position: Any, size: Any) -> Any:
     if at is not None and n is not None:
         at, n = at & 255, n & 255
         top = width - min(width, at + n)
-        return down(op, L, shift(L, "shl", a, top), min(top + at, width)) if n else L.const(a, 0)
+        return down(op, L, shift(L, "shl", a, top), top + at) if n else L.const(a, 0)
     position, size = (L.b.and_(x, L.const(x, 255)) for x in (position, size))
     most = L.const(size, width)
     top = L.b.sub(most, L.intrinsic("umin", L.b.add(position, size), most))

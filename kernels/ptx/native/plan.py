@@ -10,11 +10,11 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from ..decode import CLUSTER, Decoded, Step
-from ..parse import Address, Register, Symbol, Vector
+from ..parse import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
-VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match)\.")  # whatever its operands
-SHARED = re.compile(r"(vote|redux)\.|activemask")  # the same in all lanes, whatever its operands
+VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match\.any)\.")  # whatever its operands
+SHARED = re.compile(r"(vote|redux|match\.all)\.|activemask")  # the same in all lanes, whatever its operands
 STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))")
 LANES = ("%tid.x", "%laneid")
 WIDEST = 1 << 14  # instructions of a program that is compiled
@@ -83,6 +83,17 @@ def reachable(steps: list[Step], starts: list[int]) -> set[int]:
     return found
 
 
+def uniform(i: Instruction) -> bool | None:
+    """Whether the results are the same in all lanes that execute it, whatever its operands; None: if these are."""
+    if not i.opcode.startswith("shfl."):
+        return True if SHARED.match(i.opcode) else False if VARIES.match(i.opcode) else None
+    if ".idx." in i.opcode and all(isinstance(x, Immediate) for x in i.operands[2:4]):
+        b, c = (x.bits for x in i.operands[2:4])
+        if not c >> 8 & 31 and b & 31 <= c & 31:  # one lane for all, and in range
+            return True
+    return False if isinstance(i.operands[0], Vector) else None  # whether a lane is in range varies
+
+
 def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], frozenset[int]]:
     """(varying, parting, masked) of a Plan: the least that is consistent."""
     steps = decoded.steps
@@ -96,8 +107,8 @@ def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], froz
             apart = guard is not None and varying >> guard & 1
             if s.control and apart:
                 parting.add(n)
-            opcode = s.instruction.opcode
-            if n in masked or apart or VARIES.match(opcode) or (used[n] & varying and not SHARED.match(opcode)):
+            same = uniform(s.instruction)
+            if n in masked or apart or same is False or (used[n] & varying and not same):
                 varying |= s.writes
         masked = reachable(steps, [m for n in parting for m in follows(steps, n)])
         if before == (varying, len(parting)):

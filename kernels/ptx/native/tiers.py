@@ -14,10 +14,10 @@ from . import code, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.5e-3  # seconds to compile an instruction: 0.12 s in all for 300, 1.5 s for 2,000
+PRICE = 0.6e-3  # seconds to write and compile an instruction: 0.5 to 0.65 ms in our kernels, 1.4 ms with tl.dot
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
-LEAST = 5e-6, 1e-9  # seconds that an instruction takes in NumPy form, and more for each thread
+LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
 
 _spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
 _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
@@ -26,12 +26,13 @@ _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
 class Tier:
     """One launch, and what this process knows of its kernel.
 
-    code  its machine code, once compiled
+    code  its machine code, once compiled; None again where it cannot run this launch
     why   it does not run, or not yet
     """
 
     def __init__(self, start: Start, at_once: bool):
-        self.start, self.key, self.code = start, engine.key(start), None
+        self.start, self.key = start, engine.key(start)
+        self.code: Any = None
         self.why = _refused.get(self.key, "")
         steps, threads = len(start.decoded.steps), int(np.prod(start.grid)) * 32 * start.num_warps
         left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
@@ -53,7 +54,8 @@ class Tier:
         return not self.given_up
 
     def give_up(self, why: str) -> str:
-        self.given_up, self.why = True, why
+        """NumPy runs this launch, since machine code cannot."""
+        self.given_up, self.why, self.code = True, why, None
         return why
 
     def run(self, written: dict[str, np.ndarray] | None) -> Any:
@@ -64,7 +66,7 @@ class Tier:
             self.give_up(f"no machine code for {error}")
             return None
         if found == SUSPECT:
-            self.give_up("something looks wrong, and NumPy says exactly what")
+            self.given_up, self.why = True, "something looks wrong, and NumPy says exactly what"
         elif found == FUEL:  # NumPy says within seconds if the launch shows no end
             self.at, self.fuel, self.why = time.perf_counter() + PATIENCE, None, "it may never end"
         return None if isinstance(found, int) else found

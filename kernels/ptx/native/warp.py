@@ -10,22 +10,13 @@ from llvmlite import ir
 
 from .. import warp
 from ..forms import parts_of
-from ..parse import Immediate, Instruction
+from ..parse import Instruction
 from .integers import known
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 from .programs import function
 
-UNIFORM = ("vote.", "redux.", "activemask", "match.all")  # the same in all lanes that are on, whatever the operands
 ALL, NAN = 0xFFFFFFFF, 0x7FFFFFFF
-
-
-def uniform(i: Instruction) -> bool:
-    """Whether all results are the same in all lanes that are on, whatever varies."""
-    if i.opcode.startswith("shfl.sync.idx") and all(isinstance(x, Immediate) for x in i.operands[2:4]):
-        b, c = (x.bits for x in i.operands[2:4])
-        return not c >> 8 & 31 and b & 31 <= c & 31
-    return i.opcode.startswith(UNIFORM)
 
 
 def together(*kinds: str) -> Callable:

@@ -11,6 +11,7 @@ import pytest
 from kvproof.kernels.ptx import Refused, Trap, execute, lockstep
 from kvproof.kernels.ptx.machine import Machine
 from kvproof.kernels.ptx.native import tiers
+from kvproof.kernels.ptx.native.context import FUEL, SUSPECT
 from kvproof.kernels.ptx.native.lower import Unlowered
 
 from .._text import OWN, run
@@ -22,7 +23,8 @@ class Engine:
     """Compiles to 1, and runs the NumPy form instead."""
 
     def __init__(self, monkeypatch):
-        self.done, self.refuses, self.suspects, self.stored = [], "", False, False
+        self.done, self.lacks, self.refusal, self.stored = [], "", "", False
+        self.ends: list[int] = []  # what the next runs end in; then all is well
         monkeypatch.setattr(tiers, "engine", self)
         monkeypatch.setattr(tiers.code, "at_hand", lambda key: self.stored)
         monkeypatch.setattr(tiers, "_spent", defaultdict(float))
@@ -34,15 +36,20 @@ class Engine:
 
     def compiled(self, start) -> int:
         self.done.append("compiled")
-        if self.refuses:
-            raise Unlowered(self.refuses)
+        if self.lacks:
+            raise Unlowered(self.lacks)
         return 1
 
-    def run(self, start, code, written):
+    def refuses(self, start, code) -> str:
+        return self.refusal
+
+    def run(self, start, code, written, fuel):
         assert code == 1
         assert (start.buffers[0].array == 99).all(), "the arrays are as they came"
         self.done.append("run")
-        return None if self.suspects else lockstep.run(start, written, lambda: False)
+        if self.ends:
+            return self.ends.pop()
+        return lockstep.run(start, written, lambda: False)
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def test_a_run_that_takes_long_starts_over_as_machine_code(engine, monkeypatch):
 
 def test_what_has_no_machine_code_goes_on_in_numpy_form_and_is_not_tried_again(engine, monkeypatch):
     monkeypatch.setattr(tiers, "PRICE", -1.0)
-    engine.refuses = "wgmma.fence"
+    engine.lacks = "wgmma.fence"
     assert launch() == ("numpy", "no machine code for wgmma.fence")
     assert launch() == ("numpy", "no machine code for wgmma.fence")
     assert engine.done == ["compiled"]
@@ -125,12 +132,37 @@ def test_what_has_no_machine_code_goes_on_in_numpy_form_and_is_not_tried_again(e
         launch(engine="native")
 
 
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_launch_that_machine_code_cannot_run_is_refused_where_it_is_asked_for(engine, monkeypatch, when):
+    def run(*launch):
+        raise Unlowered("arrays with holes")
+
+    why = {"before": "it has atomics", "during": "no machine code for arrays with holes"}[when]
+    engine.stored = True
+    if when == "before":
+        engine.refusal = why
+    else:
+        monkeypatch.setattr(engine, "run", run)
+    assert launch() == ("numpy", why)
+    with pytest.raises(Refused, match=f"cannot run this launch: {why}; leave engine= out"):
+        launch(engine="native")
+
+
 def test_numpy_form_says_what_looked_wrong(engine):
-    engine.suspects = True
+    engine.ends = [SUSPECT, SUSPECT]
     assert launch(engine="native") == ("numpy", "something looks wrong, and NumPy says exactly what")
     with pytest.raises(Trap):
         launch(BODY + "trap; ", engine="native")
     assert engine.done == ["compiled", "run"] * 2
+
+
+def test_numpy_form_is_asked_whether_a_long_launch_ends_and_goes_on_for_a_time(engine, monkeypatch):
+    engine.ends = [FUEL]
+    assert launch(engine="native") == ("numpy", "it may never end")
+    monkeypatch.setattr(tiers, "PATIENCE", 0.0)
+    engine.ends = [FUEL]
+    assert launch(engine="native") == ("native", "")
+    assert engine.done == ["compiled", "run", "compiled", "run", "run"]
 
 
 def test_an_engine_is_chosen_by_launch_or_for_the_process(engine, dear, monkeypatch):

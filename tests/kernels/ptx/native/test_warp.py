@@ -15,9 +15,11 @@ from kvproof.kernels.ptx import warp as true
 from kvproof.kernels.ptx.forms import parts_of
 from kvproof.kernels.ptx.native import warp
 from kvproof.kernels.ptx.native.lanes import I1, I32, I64, WARP, Lanes, vector
+from kvproof.kernels.ptx.native.plan import uniform
 from kvproof.kernels.ptx.opcode import BITS
 from kvproof.kernels.ptx.parse import Immediate, Instruction, Symbol, operand, split_operands
 
+from .. import _text
 from ._lowered import machine, optimised
 
 POINTER = ir.PointerType()
@@ -179,3 +181,30 @@ def test_results_and_suspicion_are_those_of_the_numpy_form(family):
                 mine = getattr(got, x.name.strip("%"))
                 np.testing.assert_array_equal(mine[lanes_of(on)], y[lanes_of(on)].astype(np.uint32), f"{case} {on:#x}")
     assert accepted
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_taken_for_uniform_is_the_same_in_all_lanes(text):
+    rng, case = np.random.default_rng(0), Case(text, "", True)
+    same = uniform(case.instruction)
+    for on in (*PLACES, *(int(x) for x in rng.integers(1, 1 << 32, 3))):
+        for scalars in ("", "abcdpm") if same else ("abcdpm",) if same is None else ():
+            values = inputs(case._replace(scalars=scalars), rng, on)
+            for _, result in zip(parts_of(case.instruction.operands[0]), expected(case, values, on)[1], strict=False):
+                assert len(np.unique(result[lanes_of(on)])) == 1, (text, hex(on))
+
+
+WHOLE = {
+    "in range": "mov.u32 %r10, 5; shfl.sync.down.b32 %r11|%p1, %r10, 1, 31, -1; selp.b32 %r9, 1, 2, %p1; ",
+    "one lane's": "shfl.sync.idx.b32 %r9, %r1, 3, 31, -1; ",
+    "some lanes": "setp.lt.u32 %p1, %r1, 16; mov.u32 %r9, 0; @!%p1 bra E; vote.sync.ballot.b32 %r9, %p1, 65535; E: ",
+    "guarded": "setp.lt.u32 %p1, %r1, 16; mov.u32 %r9, 0; @%p1 redux.sync.add.s32 %r9, %r1, 65535; ",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_in_a_kernel_it_is_the_same(name):
+    usual, native = np.zeros((2, WARP), np.uint32)
+    _text.run(WHOLE[name] + _text.OWN.format("%r9"), usual, engine="numpy")
+    assert _text.run(WHOLE[name] + _text.OWN.format("%r9"), native, engine="native").engine == "native"
+    np.testing.assert_array_equal(native, usual)
