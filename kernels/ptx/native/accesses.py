@@ -1,7 +1,8 @@
 """What accesses to global memory must hold, checked and noted element by element: routines of compiled code.
 
 Who did what last to an element is one word: program + 1 << PROGRAM | when << MOMENT | thread << THREAD | SEVERAL if
-other threads did the same | ATOMIC if atomics followed | the instruction, or MIXED for several of them or of values.
+other threads did the same | ALONE if none may | ATOMIC if atomics followed | the instruction, or MIXED for several of
+them or of values.
 Moments count a program's barriers and atomics; `now` is that of the access itself. A segment that is `fine` keeps such
 words of its READERS, too; others keep the program alone that read of each line, or ALL. So no access goes by without a
 trace: what nothing orders within a program is a suspicion (1), what two programs did is a conflict, for order.py to
@@ -21,11 +22,11 @@ from .arrays import (
 from .context import TRAFFIC
 from .routine import routines
 
-PROGRAM, MOMENT, THREAD, SEVERAL, ATOMIC, MIXED = 40, 26, 16, 1 << 15, 1 << 14, (1 << 14) - 1
+PROGRAM, MOMENT, THREAD, SEVERAL, ALONE, ATOMIC, MIXED = 41, 27, 17, 1 << 16, 1 << 15, 1 << 14, (1 << 14) - 1
 ONE, THREADS, LANES = 1 << THREAD, 0x3FF << THREAD, 31 << THREAD
 LATEST = (1 << PROGRAM - MOMENT) - 1  # moments from here on count as one
 ALL = 0xFFFFFFFF  # programs have read a line
-PROGRAMS = 0xFFFFFF << PROGRAM  # the same of an element
+PROGRAMS = (1 << 22) - 1 << PROGRAM  # the same of an element
 PLAIN, READS_ATOMICS, WRITES_ATOMICS = 0, 1, 2  # kinds of conflict: with one access before, or with all atomics
 
 
@@ -73,8 +74,8 @@ def access_conflict(context, before, now, address, kind):
     rows, since = context.conflicts, access_since(context)
     before = before | (SEVERAL if before & LANES != 0 else 0)
     now = now | (SEVERAL if now & LANES != 0 and kind == PLAIN else 0)
-    before = before >> 15 << 15 if before & SEVERAL == 0 else before & ~(THREADS | ATOMIC | MIXED)
-    now = now >> 15 << 15 if now & SEVERAL == 0 else now & ~(THREADS | ATOMIC | MIXED)
+    before = before & ~(ALONE | ATOMIC | MIXED | (THREADS if before & SEVERAL != 0 else 0))
+    now = now & ~(ALONE | ATOMIC | MIXED | (THREADS if now & SEVERAL != 0 else 0))
     row = rows + 8 * (HEAD + CONFLICT * (u64[rows, 0] - 1))
     same = u64[rows, 0] > 0 and u64[row, 0] == before and u64[row, 1] == now and u64[row, 5] == since
     if same and kind == PLAIN:
@@ -157,14 +158,15 @@ def access_load(context, row, off, size, threads, now):
 def access_cell(context, place, now, address, same):
     """A plain write over another; same: of the same bytes."""
     cell = u64[place, 0]
-    again = same and (cell ^ now) & (ATOMIC | MIXED) == 0 and cell & MIXED != MIXED
+    again = same and (cell ^ now) & (ALONE | ATOMIC | MIXED) == 0 and cell & MIXED != MIXED
     if cell & ATOMIC != 0 and access_conflict(context, 0, now, address, WRITES_ATOMICS):
         return 1
     if not access_near(context, cell):
-        u64[place, 0] = now
+        # an order that this thread knows of, no other does
+        u64[place, 0] = now | (ALONE if cell >> PROGRAM != now >> PROGRAM or cell & ATOMIC != 0 else 0)
         return access_elsewhere(context, cell, now, address)
     if access_alone(cell, now):
-        u64[place, 0] = now | (0 if again else MIXED)
+        u64[place, 0] = now | cell & ALONE | (0 if again else MIXED)
         return 0
     u64[place, 0] = cell | SEVERAL
     return not again
@@ -174,11 +176,12 @@ def access_over(context, reader, place, now, address):
     """A write of what somebody has read. One that read a copy as others did, by one instruction, may write."""
     if reader == PROGRAMS:
         return 1
+    if now & ATOMIC == 0:
+        u64[place, 0] = u64[place, 0] | ALONE
     if not access_near(context, reader):
         return access_elsewhere(context, reader, now, address)
     if access_alone(reader, now):
         return 0
-    u64[place, 0] = u64[place, 0] | MIXED
     return (reader ^ now) & THREADS != 0 or now & (ATOMIC | SEVERAL) != 0 or reader & MIXED == MIXED
 
 

@@ -25,7 +25,7 @@ CHUNK, LINE = 12, 6  # log2 of bytes
 CONFLICTS, REPLICAS, SYNCS = 1 << 16, 1 << 12, 1 << 20  # rows of each list
 CONFLICT, REPLICA, SYNC = 6, 8, 4  # words of a row; the lists begin with HEAD words: how many there are, and whose
 HEAD = 8
-MOST_PROGRAMS = (1 << 24) - 2  # of a grid
+MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 
 def dense(array: np.ndarray) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .accesses import LATEST, MOMENT, PROGRAM, SEVERAL, THREADS, WRITES_ATOMICS
+from .accesses import LATEST, MOMENT, PROGRAM, SEVERAL, THREAD, THREADS, WRITES_ATOMICS
 
 ACQUIRE, RELEASE = 1, 2
 MOMENTS = PROGRAM - MOMENT  # bits of a moment; above them stands the program
@@ -87,7 +87,7 @@ class Rows:
 
     def own(self, rows: np.ndarray, who: np.ndarray, side: Any, step: int) -> np.ndarray:
         """The same of the same threads."""
-        key = lambda x: (x >> PROGRAM << 10 | (x & THREADS) >> 16) << MOMENTS | x >> MOMENT & LATEST  # noqa: E731
+        key = lambda x: (x >> PROGRAM << 10 | (x & THREADS) >> THREAD) << MOMENTS | x >> MOMENT & LATEST  # noqa: E731
         found = next_to(key(self.who[rows]), rows, key(who), side, step, MOMENTS)
         return np.where((who & SEVERAL == 0) & (who >> MOMENT & LATEST != LATEST), found, -1)
 
