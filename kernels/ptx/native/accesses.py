@@ -1,10 +1,12 @@
 """What accesses to global memory must hold, checked and noted element by element: routines of compiled code.
 
-Who did what last to an element is one word: program + 1 << PROGRAM | its epoch << EPOCH | thread << THREAD | SEVERAL
-if other threads did the same | ATOMIC if atomics followed | the instruction, or MIXED for several of them or of values.
-`now` is that of the access itself. A segment that is `fine` keeps such words of its READERS, too; others keep the
-program alone that read of each line, or ALL. So no access goes by without a trace: what nothing orders within a program
-is a suspicion (1), what two programs did is a conflict, for order.py to judge after the launch.
+Who did what last to an element is one word: program + 1 << PROGRAM | when << MOMENT | thread << THREAD | SEVERAL if
+other threads did the same | ALONE if none may | ATOMIC if atomics followed | the instruction, or MIXED for several of
+them or of values.
+Moments count a program's barriers and atomics; `now` is that of the access itself. A segment that is `fine` keeps such
+words of its READERS, too; others keep the program alone that read of each line, or ALL. So no access goes by without a
+trace: what nothing orders within a program is a suspicion (1), what two programs did is a conflict, for order.py to
+judge after the launch.
 
 Threads of the CPU: a write holds the lock of its chunk and notes itself before it looks who has read; a read notes
 itself before it looks who has written. A fence between lets one of them see the other.
@@ -20,11 +22,28 @@ from .arrays import (
 from .context import TRAFFIC
 from .routine import routines
 
-PROGRAM, EPOCH, THREAD, SEVERAL, ATOMIC, MIXED = 40, 26, 16, 1 << 15, 1 << 14, (1 << 14) - 1
-ONE, THREADS = 1 << THREAD, 0x3FF << THREAD
+PROGRAM, MOMENT, THREAD, SEVERAL, ALONE, ATOMIC, MIXED = 41, 27, 17, 1 << 16, 1 << 15, 1 << 14, (1 << 14) - 1
+ONE, THREADS, LANES = 1 << THREAD, 0x3FF << THREAD, 31 << THREAD
+LATEST = (1 << PROGRAM - MOMENT) - 1  # moments from here on count as one
 ALL = 0xFFFFFFFF  # programs have read a line
-PROGRAMS = 0xFFFFFF << PROGRAM  # the same of an element
+PROGRAMS = (1 << 22) - 1 << PROGRAM  # the same of an element
 PLAIN, READS_ATOMICS, WRITES_ATOMICS = 0, 1, 2  # kinds of conflict: with one access before, or with all atomics
+
+
+def access_now(context, who):
+    """Who accesses what, and when; `who` is a thread and an instruction."""
+    return (context.program + 1 << PROGRAM) + (least(context.epoch + context.synced, LATEST) << MOMENT) + who
+
+
+def access_since(context):
+    """The moment of the program's last barrier, above its number."""
+    synced = context.synced_before if context.epoch == context.synced_epoch else context.synced
+    return (context.program + 1 << PROGRAM - MOMENT) + least(context.epoch + synced, LATEST)
+
+
+def access_near(context, before):
+    """Whether no barrier of this program is between an access and now."""
+    return before >> PROGRAM == context.program + 1 and before >> MOMENT >= access_since(context)
 
 
 def access_segment(context, address):
@@ -48,18 +67,25 @@ def access_lacks(row, n, count, bits):
 
 
 def access_conflict(context, before, now, address, kind):
-    """Note an access after another program's, or after all atomics there were; with one like the last of all once."""
-    rows, synced = context.conflicts, u64[context.syncs, 0]
-    if kind == PLAIN:
-        before, now = before >> EPOCH << EPOCH, now >> EPOCH << EPOCH
-    last = rows + 8 * (HEAD + CONFLICT * (u64[rows, 0] - 1))
-    if kind == PLAIN and u64[rows, 0] > 0 and u64[last, 0] == before and u64[last, 1] == now and u64[last, 4] == kind:
+    """Note an access after another program's, or after all atomics there were; one that is like the last noted, once.
+
+    Of the threads of a warp the first alone keeps its number.
+    """
+    rows, since = context.conflicts, access_since(context)
+    before = before | (SEVERAL if before & LANES != 0 else 0)
+    now = now | (SEVERAL if now & LANES != 0 and kind == PLAIN else 0)
+    before = before & ~(ALONE | ATOMIC | MIXED | (THREADS if before & SEVERAL != 0 else 0))
+    now = now & ~(ALONE | ATOMIC | MIXED | (THREADS if now & SEVERAL != 0 else 0))
+    row = rows + 8 * (HEAD + CONFLICT * (u64[rows, 0] - 1))
+    same = u64[rows, 0] > 0 and u64[row, 0] == before and u64[row, 1] == now and u64[row, 5] == since
+    if same and kind == PLAIN:
         return 0
     if u64[rows, 0] == CONFLICTS:
         return 1
     u64[rows, 0] += 1
-    last = last + 8 * CONFLICT
-    u64[last, 0], u64[last, 1], u64[last, 2], u64[last, 3], u64[last, 4] = before, now, address, synced, kind
+    row = row + 8 * CONFLICT
+    u64[row, 0], u64[row, 1], u64[row, 2], u64[row, 4], u64[row, 5] = before, now, address, kind, since
+    u64[row, 3] = u64[context.syncs, 0]
     return 0
 
 
@@ -77,19 +103,20 @@ def access_alone(before, now):
 
 def access_read(context, cell, now, address):
     """A plain read of what somebody has written."""
-    if cell >> EPOCH == now >> EPOCH and not access_alone(cell, now):
+    if access_near(context, cell) and not access_alone(cell, now):
         return 1
     if cell & ATOMIC != 0 and access_conflict(context, 0, now, address, READS_ATOMICS):
         return 1
     return access_elsewhere(context, cell, now, address)
 
 
-def access_reader(place, now):
-    """Note who reads an element, beside who did before."""
+def access_reader(context, place, now):
+    """Note who reads an element, beside who did before: of several threads the first."""
     before = u64[place, 0]
     new = now
-    if before >> EPOCH == now >> EPOCH:
-        new = before | (0 if access_alone(before, now) else SEVERAL) | (MIXED if (before ^ now) & MIXED != 0 else 0)
+    if access_near(context, before):
+        new = before if before & THREADS < now & THREADS else now
+        new = new | (0 if access_alone(before, now) else SEVERAL) | (MIXED if (before ^ now) & MIXED != 0 else 0)
     if before != 0 and before >> PROGRAM != now >> PROGRAM:
         new = PROGRAMS
     if new != before and not swap(u64[place, 0], before, new):
@@ -116,7 +143,7 @@ def access_load(context, row, off, size, threads, now):
         step = lowest(size) - row.SHIFT
         if row.READERS != 0:
             for k in range(count):
-                access_reader(row.READERS + 8 * (n + k), now + (k >> step) * ONE)
+                access_reader(context, row.READERS + 8 * (n + k), now + (k >> step) * ONE)
         else:
             access_line(row.LINES, off, bytes, now >> PROGRAM)
         cells = row.CELLS
@@ -131,14 +158,15 @@ def access_load(context, row, off, size, threads, now):
 def access_cell(context, place, now, address, same):
     """A plain write over another; same: of the same bytes."""
     cell = u64[place, 0]
-    again = same and (cell ^ now) & (ATOMIC | MIXED) == 0 and cell & MIXED != MIXED
+    again = same and (cell ^ now) & (ALONE | ATOMIC | MIXED) == 0 and cell & MIXED != MIXED
     if cell & ATOMIC != 0 and access_conflict(context, 0, now, address, WRITES_ATOMICS):
         return 1
-    if cell >> EPOCH != now >> EPOCH:
-        u64[place, 0] = now
+    if not access_near(context, cell):
+        # an order that this thread knows of, no other does
+        u64[place, 0] = now | (ALONE if cell >> PROGRAM != now >> PROGRAM or cell & ATOMIC != 0 else 0)
         return access_elsewhere(context, cell, now, address)
     if access_alone(cell, now):
-        u64[place, 0] = now | (0 if again else MIXED)
+        u64[place, 0] = now | cell & ALONE | (0 if again else MIXED)
         return 0
     u64[place, 0] = cell | SEVERAL
     return not again
@@ -148,11 +176,12 @@ def access_over(context, reader, place, now, address):
     """A write of what somebody has read. One that read a copy as others did, by one instruction, may write."""
     if reader == PROGRAMS:
         return 1
-    if reader >> EPOCH != now >> EPOCH:
+    if now & ATOMIC == 0:
+        u64[place, 0] = u64[place, 0] | ALONE
+    if not access_near(context, reader):
         return access_elsewhere(context, reader, now, address)
     if access_alone(reader, now):
         return 0
-    u64[place, 0] = u64[place, 0] | MIXED
     return (reader ^ now) & THREADS != 0 or now & (ATOMIC | SEVERAL) != 0 or reader & MIXED == MIXED
 
 
@@ -227,10 +256,11 @@ def access_copy(context, address, size, now, words, insert):
 
     insert  0: whether one that stores does
     """
-    rows, owner = context.replicas, now & ~(THREADS | SEVERAL)
+    rows, since = context.replicas, access_since(context)
+    owner = (since << MOMENT) + (now & MIXED)
     n, tries = address * 0x9E3779B97F4A7C15 >> 52, 0
     row = rows + 8 * (HEAD + REPLICA * n)
-    while u64[row, 1] >> EPOCH == now >> EPOCH and tries < REPLICAS:
+    while u64[row, 1] >> MOMENT == since and tries < REPLICAS:
         if u64[row, 0] == address and u64[row, 1] == owner:
             return memcmp(row + 16, words, size) != 0
         n, tries = (n + 1) % REPLICAS, tries + 1
@@ -249,9 +279,9 @@ def access_replica(context, address, size, now, words):
         off = address - row.BASE
         if row.CELLS != 0 and access_fits(row, off, size, size):
             cell = u64[row.CELLS, off >> row.SHIFT]
-            if cell >> EPOCH == now >> EPOCH and cell & (ATOMIC | MIXED) == now & MIXED:
+            if access_near(context, cell) and cell & (ATOMIC | MIXED) == now & MIXED:
                 return memcmp(row.DATA + off, words, size) != 0
-            if cell >> EPOCH == now >> EPOCH and cell & MIXED == MIXED:
+            if access_near(context, cell) and cell & MIXED == MIXED:
                 return 1
     return access_copy(context, address, size, now, words, 1)
 
@@ -277,12 +307,12 @@ def access_count(context, n, on, addresses):
     return 0
 
 
-def access_lanes(context, n, size, on, together, now, addresses, words, stores):
+def access_lanes(context, n, size, on, together, who, addresses, words, stores):
     """An instruction's loads into `words`, `size` bytes for each lane, or its stores from there.
 
     addresses  32 words;  together  whether all lanes are on and side by side
     """
-    first = lowest(on)
+    first, now = lowest(on), access_now(context, who)
     row = access_segment(context, u64[addresses, first])
     if row == 0:
         return 1
@@ -312,13 +342,13 @@ def access_lanes(context, n, size, on, together, now, addresses, words, stores):
     return 0
 
 
-def access_one(context, n, size, on, address, now, words):
+def access_one(context, n, size, on, address, who, words):
     """A load of one place by all lanes that are on."""
     row = access_segment(context, address)
     if row == 0:
         return 1
     access_count(context, n, on, 0)
-    now = now + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
+    now = access_now(context, who) + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
     if access_load(context, row, address - row.BASE, size, 1, now):
         return 1
     memcpy(words, row.DATA + (address - row.BASE), size)
@@ -342,21 +372,21 @@ def access_copies(context, size, on, off, now, addresses, words):
     return 0
 
 
-def access_stores(context, n, size, on, off, together, now, addresses, words):
+def access_stores(context, n, size, on, off, together, who, addresses, words):
     """A store by the lanes `on`; `off` run, but their guard keeps them from it."""
-    if on != 0 and access_lanes(context, n, size, on, together, now, addresses, words, 1):
+    if on != 0 and access_lanes(context, n, size, on, together, who, addresses, words, 1):
         return 1
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
-    return access_copies(context, size, on, off, now, addresses, words)
+    return access_copies(context, size, on, off, access_now(context, who), addresses, words)
 
 
-def access_atomic(context, size, address, now, flags):
+def access_atomic(context, size, address, who, flags):
     """Where an atomic works, or 0 on suspicion: checked and noted as a write, and in the log."""
     row = access_segment(context, address)
     if row == 0:
         return 0
-    off, syncs = address - row.BASE, context.syncs
+    off, syncs, now = address - row.BASE, context.syncs, access_now(context, who)
     n, count = off >> row.SHIFT, size >> row.SHIFT
     if row.DIRTY == 0 or not access_fits(row, off, size, size) or u64[syncs, 0] + count > SYNCS:
         return 0
@@ -366,7 +396,7 @@ def access_atomic(context, size, address, now, flags):
     exchange(u8[row.DIRTY, off >> CHUNK], 2)
     for k in range(n, n + count):
         cell = u64[row.CELLS, k]
-        if cell >> EPOCH == now >> EPOCH and not access_alone(cell, now):
+        if access_near(context, cell) and not access_alone(cell, now):
             return 0
         if access_elsewhere(context, cell, now, row.BASE + (k << row.SHIFT)):
             return 0
@@ -376,14 +406,18 @@ def access_atomic(context, size, address, now, flags):
     memset(row.WRITTEN + n, 1, count)
     for k in range(count):
         entry = syncs + 8 * (HEAD + SYNC * u64[syncs, 0])
-        u64[entry, 0], u64[entry, 1], u64[entry, 2] = now, address + (k << row.SHIFT), flags if k == 0 else 0
+        u64[entry, 0], u64[entry, 1] = now, address + (k << row.SHIFT)
+        u64[entry, 2], u64[entry, 3] = flags if k == 0 else 0, access_since(context)
         u64[syncs, 0] += 1
+    if context.epoch != context.synced_epoch:
+        context.synced_epoch, context.synced_before = context.epoch, context.synced
+    context.synced += 1
     return row.DATA + off
 
 
 RUNTIME = routines(
-    access_segment, access_fits, access_lacks, access_conflict, access_elsewhere, access_alone, access_read,
-    access_reader, access_line, access_load, access_cell, access_over, access_unread, access_lock, access_put,
-    access_store, access_copy, access_replica, access_count, access_lanes, access_one, access_copies, access_stores,
-    access_atomic,
+    access_now, access_since, access_near, access_segment, access_fits, access_lacks, access_conflict, access_elsewhere,
+    access_alone, access_read, access_reader, access_line, access_load, access_cell, access_over, access_unread,
+    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_lanes, access_one,
+    access_copies, access_stores, access_atomic,
 )  # fmt: skip

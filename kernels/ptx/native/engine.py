@@ -29,7 +29,7 @@ from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-MOST_PROGRAMS = 1 << 23
+MOST_PROGRAMS = 1 << 21
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 
 

@@ -10,7 +10,7 @@ from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..parse import Instruction
-from .accesses import EPOCH, MIXED, PROGRAM, RUNTIME, THREAD
+from .accesses import MIXED, RUNTIME, THREAD
 from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
@@ -19,7 +19,6 @@ from .programs import loop
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
-MOST_EPOCHS = (1 << PROGRAM - EPOCH) - 1  # later ones count as one
 POINTER = ir.PointerType()
 
 
@@ -35,15 +34,11 @@ def known(i: Instruction) -> Form:
         raise Unlowered(i.opcode) from error
 
 
-def now(w: Any) -> Any:
-    """Who accesses, as accesses.py has it: of lane 0."""
+def who(w: Any) -> Any:
+    """Lane 0's number, and the instruction, as accesses.py has them."""
     if w.n >= MIXED:
         raise Unlowered("an access after so many instructions")
-    epoch = w.b.add(w.epoch, w.warp_epoch) if w.T == WARP else w.epoch
-    epoch = w.b.select(w.b.icmp_unsigned("<", epoch, I64(MOST_EPOCHS)), epoch, I64(MOST_EPOCHS))
-    first = w.b.shl(w.b.zext(w.warp, I64), I64(THREAD + 5))
-    who = w.b.or_(w.b.shl(w.b.add(w.program, I64(1)), I64(PROGRAM)), w.b.shl(epoch, I64(EPOCH)))
-    return w.b.or_(w.b.or_(who, first), I64(w.n))
+    return w.b.or_(w.b.shl(w.b.zext(w.warp, I64), I64(THREAD + 5)), I64(w.n))
 
 
 def number(w: Any, x: Any) -> Any:
@@ -95,11 +90,11 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
         raise Unlowered("accesses of more than 32 bytes")
     room = stack(w, I8, size)
     if not isinstance(address.type, ir.VectorType):
-        suspect(w, "access_one", w.context, w.n, size, on, address, now(w), room)
+        suspect(w, "access_one", w.context, w.n, size, on, address, who(w), room)
         return room
     addresses, _ = laid(w, address)
     near = side_by_side(w, address, size)
-    suspect(w, "access_lanes", w.context, w.n, size, on, near, now(w), addresses, room, 0)
+    suspect(w, "access_lanes", w.context, w.n, size, on, near, who(w), addresses, room, 0)
     return room
 
 
@@ -145,7 +140,7 @@ def store_global(w: Any, i: Instruction) -> None:
         off = w.b.select(w.b.icmp_unsigned("==", w.on, I32(0)), one, I32(0))
     addresses, _ = laid(w, address)
     near = side_by_side(w, address, f.size)
-    suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, now(w), addresses, words)
+    suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, who(w), addresses, words)
 
 
 def load_parameter(w: Any, i: Instruction) -> None:
@@ -185,11 +180,11 @@ def atomic_global(w: Any, i: Instruction) -> None:
     addresses, _ = laid(w, address)
     call(w, "access_count", w.context, w.n, w.on, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
-    results, who = [stack(w, kind) for _ in range(f.count)], now(w)
+    results, first = [stack(w, kind) for _ in range(f.count)], who(w)
     with loop(w.b, I64(WARP)) as lane:
         bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
         with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
-            mine = w.b.add(who, w.b.shl(lane, I64(THREAD)))
+            mine = w.b.add(first, w.b.shl(lane, I64(THREAD)))
             where = w.b.load(at(w, addresses, lane, I64), typ=I64)
             place = call(w, "access_atomic", w.context, f.size, where, mine, flags)
             w.bail(w.b.icmp_unsigned("==", place, I64(0)))
