@@ -307,51 +307,64 @@ def access_count(context, n, on, addresses):
     return 0
 
 
-def access_lanes(context, n, size, on, together, who, addresses, words, stores):
-    """An instruction's loads into `words`, `size` bytes for each lane, or its stores from there.
+def access_side(context, n, size, address, who):
+    """A load by all lanes, side by side from `address` on: where that lies, or 0."""
+    row, traffic = access_segment(context, address), context.traffic + 8 * TRAFFIC * n
+    if row == 0:
+        return 0
+    off, bytes = address - row.BASE, 32 * size
+    u64[traffic, 0] += 32
+    u64[traffic, 1] += (off + bytes - 1 >> 5) - (off >> 5) + 1
+    if row.CELLS == 0 and row.STATE == 0 and access_fits(row, off, size, bytes):
+        memset(row.READ + (off >> row.SHIFT), 1, bytes >> row.SHIFT)
+        return row.DATA + off
+    return 0 if access_load(context, row, off, size, 32, access_now(context, who)) else row.DATA + off
 
-    addresses  32 words;  together  whether all lanes are on and side by side
-    """
+
+def access_loads(context, n, size, on, who, addresses, words):
+    """Loads of any lanes into `words`, `size` bytes for each lane; addresses: 32 words. Returns `words`, or 0."""
+    now, row = access_now(context, who), access_segment(context, u64[addresses, lowest(on)])
+    if row == 0:
+        return 0
+    access_count(context, n, on, addresses)
+    for lane in range(32):
+        if on >> lane & 1:
+            off = u64[addresses, lane] - row.BASE
+            if access_load(context, row, off, size, 1, now + lane * ONE):
+                return 0
+            memcpy(words + lane * size, row.DATA + off, size)
+    return words
+
+
+def access_one(context, n, size, on, address, who):
+    """A load of one place by all lanes that are on: where it lies, or 0."""
+    row = access_segment(context, address)
+    if row == 0:
+        return 0
+    access_count(context, n, on, 0)
+    now = access_now(context, who) + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
+    off = address - row.BASE
+    return 0 if access_load(context, row, off, size, 1, now) else row.DATA + off
+
+
+def access_lanes(context, n, size, on, together, who, addresses, words):
+    """Stores from `words` by the lanes that are on; together: by all, side by side."""
     first, now = lowest(on), access_now(context, who)
     row = access_segment(context, u64[addresses, first])
     if row == 0:
         return 1
     off = u64[addresses, first] - row.BASE
     end = off + 32 * size - 1
-    if together and (not stores or off >> CHUNK == end >> CHUNK):
+    if together and off >> CHUNK == end >> CHUNK:
         traffic = context.traffic + 8 * TRAFFIC * n
         u64[traffic, 0] += 32
         u64[traffic, 1] += (end >> 5) - (off >> 5) + 1
-        if stores:
-            return access_store(context, row, off, size, 32, now, words)
-        if access_load(context, row, off, size, 32, now):
-            return 1
-        memcpy(words, row.DATA + off, 32 * size)
-        return 0
+        return access_store(context, row, off, size, 32, now, words)
     access_count(context, n, on, addresses)
     for lane in range(32):
-        if on >> lane & 1:
-            off = u64[addresses, lane] - row.BASE
-            if stores:
-                if access_store(context, row, off, size, 1, now + lane * ONE, words + lane * size):
-                    return 1
-            else:
-                if access_load(context, row, off, size, 1, now + lane * ONE):
-                    return 1
-                memcpy(words + lane * size, row.DATA + off, size)
-    return 0
-
-
-def access_one(context, n, size, on, address, who, words):
-    """A load of one place by all lanes that are on."""
-    row = access_segment(context, address)
-    if row == 0:
-        return 1
-    access_count(context, n, on, 0)
-    now = access_now(context, who) + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
-    if access_load(context, row, address - row.BASE, size, 1, now):
-        return 1
-    memcpy(words, row.DATA + (address - row.BASE), size)
+        off = u64[addresses, lane] - row.BASE
+        if on >> lane & 1 and access_store(context, row, off, size, 1, now + lane * ONE, words + lane * size):
+            return 1
     return 0
 
 
@@ -374,7 +387,7 @@ def access_copies(context, size, on, off, now, addresses, words):
 
 def access_stores(context, n, size, on, off, together, who, addresses, words):
     """A store by the lanes `on`; `off` run, but their guard keeps them from it."""
-    if on != 0 and access_lanes(context, n, size, on, together, who, addresses, words, 1):
+    if on != 0 and access_lanes(context, n, size, on, together, who, addresses, words):
         return 1
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
@@ -418,6 +431,6 @@ def access_atomic(context, size, address, who, flags):
 RUNTIME = routines(
     access_now, access_since, access_near, access_segment, access_fits, access_lacks, access_conflict, access_elsewhere,
     access_alone, access_read, access_reader, access_line, access_load, access_cell, access_over, access_unread,
-    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_lanes, access_one,
-    access_copies, access_stores, access_atomic,
+    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_side, access_loads,
+    access_one, access_lanes, access_copies, access_stores, access_atomic,
 )  # fmt: skip
