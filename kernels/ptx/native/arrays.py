@@ -16,8 +16,8 @@ from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
-# nothing need be: by element, bytes (READ, WRITTEN, and STATE of MAPPED and READABLE bits) and words as in accesses.py
-# (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who read.
+# nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
+# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who read.
 WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
@@ -50,7 +50,7 @@ class Piece:
         self.planes: dict[int, np.ndarray] = {}
         self.record = np.zeros(RECORD, np.int64)
         self.record[: SHIFT + 1] = virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift
-        self.plane(READ, np.uint8, self.shift)
+        self.plane(READ, np.uint32, self.shift + 5)
 
     def plane(self, word: int, kind: type, shift: int, make: Any = np.zeros) -> np.ndarray:
         """Make what is known of each 2**shift bytes."""
@@ -69,7 +69,9 @@ class Piece:
         """What a plane of bytes knows of an array: in its shape, words of as many bytes as one of its items has."""
         first = address_of(array) - self.low + self.pad >> self.shift
         strides = [s >> self.shift for s in array.strides]
-        return np.ndarray(array.shape, f"u{array.itemsize >> self.shift}", self.planes[word].data, first, strides)
+        plane = self.planes[word]
+        plane = np.unpackbits(plane.view(np.uint8), bitorder="little") if word == READ else plane
+        return np.ndarray(array.shape, f"u{array.itemsize >> self.shift}", plane.data, first, strides)
 
     def undo(self) -> None:
         data = np.frombuffer((ctypes.c_uint8 * self.length).from_address(self.low), np.uint8)
@@ -209,9 +211,13 @@ class Arrays:
 
     def read_bytes(self) -> dict[str, int]:
         """By array, how many distinct bytes were read, to whole elements."""
-        masks = {r.buffer.name: self.mask(r, READ) for r in self.regions}
-        sizes = {r.buffer.name: r.buffer.array.itemsize for r in self.regions}
-        return {name: int(np.count_nonzero(mask)) * sizes[name] for name, mask in masks.items()}
+        return {b.name: self.items_read(b.array) * b.array.itemsize for b in self.buffers}
+
+    def items_read(self, array: np.ndarray) -> int:
+        piece = self.piece(array)
+        if len(piece.arrays) == 1 and array.itemsize == 1 << piece.shift:
+            return int(np.bitwise_count(piece.planes[READ]).sum())
+        return int(np.count_nonzero(piece.of(array, READ)))
 
     def unwritten(self) -> dict[str, int]:
         """By array of which something came unwritten, how many elements nothing has written yet."""
