@@ -27,6 +27,7 @@ ONE, THREADS, LANES = 1 << THREAD, 0x3FF << THREAD, 31 << THREAD
 LATEST = (1 << PROGRAM - MOMENT) - 1  # moments from here on count as one
 ALL = WORD = 0xFFFFFFFF  # programs have read a line
 PROGRAMS = (1 << 22) - 1 << PROGRAM  # the same of an element
+AHEAD = 2048  # bytes: a loop that goes through an array may come there next
 PLAIN, READS_ATOMICS, WRITES_ATOMICS = 0, 1, 2  # kinds of conflict: with one access before, or with all atomics
 
 
@@ -329,6 +330,8 @@ def access_side(context, n, size, address, who):
     u64[traffic, 0] += 32
     u64[traffic, 1] += (off + bytes - 1 >> 5) - (off >> 5) + 1
     if row.CELLS == 0 and row.STATE == 0 and access_fits(row, off, size, bytes):
+        for k in range(bytes >> LINE):
+            prefetch(row.DATA + off + AHEAD + (k << LINE))
         access_mark(row, off >> row.SHIFT, bytes >> row.SHIFT)
         return row.DATA + off
     return 0 if access_load(context, row, off, size, 32, access_now(context, who)) else row.DATA + off
