@@ -42,8 +42,11 @@ def routines(*functions: Callable) -> dict[str, Callable[[ir.Module], None]]:
 class Routine:
     def __init__(self, module: ir.Module, function: Callable):
         self.tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        straight = all(isinstance(x, (ast.Expr, ast.Assign, ast.Return)) for x in self.tree.body)
         self.numbers, names = function.__globals__, [a.arg for a in self.tree.args.args]
         made = declared(module, function.__name__, I64, *[I64] * len(names))
+        if straight:
+            made.attributes.add("alwaysinline")
         self.b = ir.IRBuilder(made.append_basic_block("entry"))
         self.entry = self.b.block
         self.names: dict[str, Any] = {}
