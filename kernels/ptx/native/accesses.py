@@ -363,7 +363,7 @@ def access_one(context, n, size, on, address, who):
     return 0 if access_load(context, row, off, size, 1, now) else row.DATA + off
 
 
-def access_lanes(context, n, size, on, together, who, addresses, words):
+def access_writes(context, n, size, on, together, who, addresses, words):
     """Stores from `words` by the lanes that are on; together: by all, side by side."""
     first, now = lowest(on), access_now(context, who)
     row = access_segment(context, u64[addresses, first])
@@ -403,7 +403,7 @@ def access_copies(context, size, on, off, now, addresses, words):
 
 def access_stores(context, n, size, on, off, together, who, addresses, words):
     """A store by the lanes `on`; `off` run, but their guard keeps them from it."""
-    if on != 0 and access_lanes(context, n, size, on, together, who, addresses, words):
+    if on != 0 and access_writes(context, n, size, on, together, who, addresses, words):
         return 1
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
@@ -446,7 +446,7 @@ def access_atomic(context, size, address, who, flags):
 
 RUNTIME = routines(
     access_now, access_since, access_near, access_segment, access_fits, access_lacks, access_conflict, access_elsewhere,
-    access_alone, access_read, access_reader, access_line, access_mark, access_load, access_cell, access_over, access_unread,
-    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_side, access_loads,
-    access_one, access_lanes, access_copies, access_stores, access_atomic,
+    access_alone, access_read, access_reader, access_line, access_mark, access_load, access_cell, access_over,
+    access_unread, access_lock, access_put, access_store, access_copy, access_replica, access_count, access_side,
+    access_loads, access_one, access_writes, access_copies, access_stores, access_atomic,
 )  # fmt: skip

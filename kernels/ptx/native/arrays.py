@@ -17,7 +17,8 @@ from .lower import Unlowered
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
 # nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
-# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who read.
+# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
+# read.
 WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
