@@ -11,8 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..assemble import IDLE
 from ..decode import Decoded, Step
+from ..isa import IDLE
 from ..parse import Vector
 from . import context as ctx
 from .frames import RESUME, RUNNING, Frames
@@ -41,7 +41,7 @@ class Warp(Frames):
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
-        self.finish = block("finish")
+        self.finish, self.picking = block("finish"), block("picking")
         self.offsets, self.frame_size = self.layout()
         self.alones: dict[int, Any] = {}
         self.apart = bool(plan.parting)
@@ -59,6 +59,7 @@ class Warp(Frames):
         self.b.position_at_end(self.finish)
         self.b.ret(I64(ctx.DONE))
         begin = self.function.append_basic_block("begin")
+        self.choose() if self.apart else self.picking.parent.basic_blocks.remove(self.picking)
         for n, stop in zip(self.plan.starts, [*self.plan.starts[1:], len(self.decoded.steps)], strict=True):
             self.enter(n)
             self.b.position_at_end(self.bodies[n])
@@ -233,11 +234,15 @@ class Warp(Frames):
 
     def pick(self) -> None:
         """Go on with the lanes that wait at the lowest instruction, all of them."""
+        self.b.branch(self.picking)
+
+    def choose(self) -> None:
+        """The code of `picking`, in one place for all: past the meeting places, for whoever waits there has come."""
+        self.b.position_at_end(self.picking)
         n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
         switch = self.b.switch(n, self.suspect)
         for start in self.plan.starts:
             if start in self.plan.masked:
-                # past the meeting place: whoever waits here has come
                 switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:

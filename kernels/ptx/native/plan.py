@@ -10,7 +10,7 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from ..decode import CLUSTER, Decoded, Step
-from ..parse import Address, Immediate, Instruction, Register, Symbol, Vector
+from ..syntax import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
 VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match\.any)\.")  # whatever its operands
@@ -143,7 +143,7 @@ def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
     stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
-    starts = sorted({0} | stops | waits | jumps | decoded.labels & masked)  # where lanes that are apart may meet
+    starts = sorted({0} | stops | waits | jumps)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
     return Plan(starts, frozenset(stops | waits), varying, parting, masked, live, live[0] & ~known)
 

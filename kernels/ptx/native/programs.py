@@ -112,7 +112,7 @@ def program_start(module: ir.Module) -> None:
     put("ctaid_z", b.udiv(program, b.mul(X, Y)))
     put("epoch", I64(0))
     with b.if_then(b.icmp_signed("!=", get("shared_size"), I64(0))):
-        b.call(declared(module, "shared_reset", ir.VoidType(), POINTER), [context])
+        b.call(declared(module, "shared_reset", I64, I64), [b.ptrtoint(context, I64)])
     frames, size = ctx.pointer(b, context, "frames"), get("frame_size")
     with loop(b, get("warps")) as i:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)

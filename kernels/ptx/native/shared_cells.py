@@ -1,277 +1,293 @@
-"""Who touched each cell of shared memory since the last barrier, in compiled code; the rules are those of shared.py.
+"""Who touched each cell of shared memory since the last barrier, in compiled code; the rules are those of ../shared.py.
 
 Warps run one after another here and in lockstep there. So that neither order hides what the other finds, a cell knows
 more: its writer is ALL once several warps have stored one value, and the instruction `by` which it was written is MIXED
-once a warp has written it twice between two barriers, unless it was the same value by the same instruction. Cells that
-nothing has written have a writer below 0, and the target of a cp.async under way has COPYING in it.
+once a warp has written it twice between two barriers, unless it was the same value by the same instruction. A cell that
+nothing has written has a writer below 0; one that a cp.async is still writing has COPYING in it.
+
+`tag` is that of lane 0; `step` is -1 if the others follow, or 0 if all have the same. `log` is log2 of a cell's bytes.
+What returns a number returns 0 if all is well, and 1 for a suspicion.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+# pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
+# ruff: noqa: F821, RET503
 
 from llvmlite import ir
 
-from ..shared import ALL, PROGRAM, SEVERAL, WARP, WHO
-from . import context as ctx
-from .banks import stack
-from .lanes import I1, I8, I32, I64, Lanes, vector
-from .programs import function, give, loop
+from ..tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
+from .context import POINTER
+from .lanes import I32, I64, Lanes, vector
+from .programs import function, loop
+from .routine import routines
 
-POINTER = ctx.POINTER
 COPYING, MIXED = 1 << 62, 1 << 30
-SIZES = (1, 2, 4, 8, 16)  # bytes that a thread accesses
-# context, addresses, lanes that access, lanes to count, tag of lane 0, -1 if the tags of others follow or 0 if all are
-# alike, the instruction, log2 of a cell's bytes, and the words by lane.
-ACCESS = (POINTER, vector(I32), I32, I32, I64, I64, I32, I32, POINTER)
+MOST, COPY = 512, 35  # copies of a warp under way; u32 of each: 32 addresses, the lanes, bytes of each, the group
+ON, SIZE, GROUP = 32, 33, 34
+COPIES = 2 + MOST * COPY  # u32 of a warp: groups that it has committed, copies under way, and these
 
 
-def warp_of(b: Any, tag: Any) -> Any:
-    who = b.and_(tag, I64(WHO))
-    one = lambda x: b.icmp_signed("<", who, I64(x))  # noqa: E731
-    several = b.select(one(ALL), b.sub(who, I64(SEVERAL)), I64(-1))
-    return b.select(one(SEVERAL), b.lshr(who, I64(5)), several)
+def late(module: ir.Module) -> None:
+    """(writers, readers, times 32 cells, tag, least) -> whether an access to them is not before the last barrier, or
+    below `least`."""
+    b, (writers, readers, count, tag, least) = function(module, "shared_late", I64, *[I64] * 5)
+    L, found = Lanes(b), I32(0)
+    total = b.alloca(I32)
+    b.store(found, total)
+    start, low = (L.splat(x) for x in (b.and_(tag, I64(-1 << PROGRAM)), least))
+    with loop(b, count) as k:
+        last = [b.gep(b.inttoptr(x, POINTER), [b.shl(k, I64(5))], source_etype=I64) for x in (writers, readers)]
+        writer, reader = (b.load(x, typ=vector(I64), align=4) for x in last)
+        bad = b.or_(b.icmp_signed(">=", writer, start), b.icmp_signed(">=", reader, start))
+        bad = b.or_(bad, b.icmp_signed("<", writer, low))
+        b.store(b.or_(b.load(total, typ=I32), L.ballot(bad)), total)
+    b.ret(b.zext(b.load(total, typ=I32), I64))
 
 
-def unordered(b: Any, tag: Any, mine: Any) -> Any:
+def fill(module: ir.Module) -> None:
+    """(tags, names or 0, times 32 cells, tag, step, log2 of the cells of a lane, name): note lanes side by side."""
+    b, (tags, names, count, tag, step, wide, name) = function(module, "shared_fill", I64, *[I64] * 7)
+    L = Lanes(b)
+    with loop(b, count) as k:
+        first = b.shl(k, I64(5))
+        lane = b.lshr(b.add(L.row(I64, range(32)), L.splat(first)), L.splat(wide))
+        mine = b.add(b.and_(lane, L.splat(step)), L.splat(tag))
+        b.store(mine, b.gep(b.inttoptr(tags, POINTER), [first], source_etype=I64), align=4)
+        with b.if_then(b.icmp_unsigned("!=", names, I64(0))):
+            place = b.gep(b.inttoptr(names, POINTER), [first], source_etype=I32)
+            b.store(L.splat(b.trunc(name, I32)), place, align=4)
+    b.ret(I64(0))
+
+
+def shared_warp(tag):
+    who = tag & WHO
+    return who >> 5 if who < SEVERAL else who - SEVERAL if who < ALL else -1
+
+
+def shared_unordered(tag, mine):
     """shared.unordered."""
-    moment = lambda x, bits: b.ashr(x, I64(bits))  # noqa: E731
-    who, me = b.and_(tag, I64(WHO)), b.and_(mine, I64(WHO))
-    same = b.and_(b.icmp_signed("==", who, me), b.icmp_signed("<", who, I64(SEVERAL)))
-    before = b.icmp_signed("<", moment(tag, WARP), moment(mine, WARP))
-    together = b.and_(b.icmp_signed("==", warp_of(b, tag), warp_of(b, mine)), before)
-    now = b.icmp_signed("==", moment(tag, PROGRAM), moment(mine, PROGRAM))
-    return b.and_(b.and_(b.icmp_signed(">=", tag, I64(0)), now), b.not_(b.or_(same, together)))
+    who = tag & WHO
+    if tag < 0 or tag >> PROGRAM != mine >> PROGRAM or (who == mine & WHO and who < SEVERAL):
+        return 0
+    return shared_warp(tag) != shared_warp(mine) or tag >> WARP >= mine >> WARP
 
 
-def renamed(b: Any, tag: Any, who: int) -> Any:
-    return b.or_(b.and_(tag, I64(~WHO)), I64(who))
+def shared_read(place, writer, mine):
+    """A read of a cell that was accessed since the last barrier; it is noted at `place` as by shared.both."""
+    reader, ours = u64[place, 0], shared_warp(mine)
+    us = shared_warp(reader) == ours
+    u64[place, 0] = mine
+    if reader >= mine >> PROGRAM << PROGRAM and (not us or reader >> WARP >= mine >> WARP):
+        who = SEVERAL + ours if reader & WHO != mine & WHO else mine & WHO
+        u64[place, 0] = (mine if mine > reader else reader) & ~WHO | (who if us else ALL)
+    return writer < 0 or writer >= COPYING or shared_unordered(writer, mine)
 
 
-def plain(b: Any, writer: Any) -> Any:
-    """A writer without COPYING."""
-    return b.select(b.icmp_signed("<", writer, I64(0)), writer, b.and_(writer, I64(~COPYING)))
+def shared_plain(writer):
+    return writer if writer < 0 else writer & ~COPYING
 
 
-def began(b: Any, tag: Any) -> Any:
-    """The tag that divides what is before the program's last barrier from what is after it."""
-    return b.and_(tag, I64(-1 << PROGRAM))
+def shared_write(context, k, mine, n, differs):
+    """A store to a cell that was accessed since the last barrier."""
+    writer, by = shared_plain(u64[context.shared_writer, k]), u32[context.shared_by, k]
+    if shared_unordered(u64[context.shared_reader, k], mine):
+        return 1
+    if not shared_unordered(writer, mine):
+        return 0
+    return differs or by & ~MIXED != n or (by != n and shared_warp(writer) != shared_warp(mine))
 
 
-def shared_read_late(module: ir.Module) -> None:
-    """(writer, reader, mine, place of the reader) -> whether the read is wrong; it is noted as by shared.both."""
-    b, (writer, reader, mine, place) = function(module, "shared_read_late", I1, I64, I64, I64, POINTER)
-    ours, same = warp_of(b, mine), b.icmp_signed("==", b.and_(reader, I64(WHO)), b.and_(mine, I64(WHO)))
-    with_us = b.icmp_signed("==", warp_of(b, reader), ours)
-    latest = b.select(b.icmp_signed(">", reader, mine), reader, mine)
-    joint = b.or_(b.and_(latest, I64(~WHO)), b.add(ours, I64(SEVERAL)))
-    new = b.select(with_us, b.select(same, latest, joint), renamed(b, latest, ALL))
-    earlier = b.icmp_signed("<", b.ashr(reader, I64(WARP)), b.ashr(mine, I64(WARP)))
-    forget = b.or_(b.icmp_signed("<", reader, began(b, mine)), b.and_(with_us, earlier))
-    b.store(b.select(forget, mine, new), place)
-    blank = b.or_(b.icmp_signed("<", writer, I64(0)), b.icmp_signed(">=", writer, I64(COPYING)))
-    b.ret(b.or_(blank, unordered(b, writer, mine)))
+def shared_claim(context, k, mine, n, differs):
+    """Note a store."""
+    before = u64[context.shared_writer, k]
+    writer = shared_plain(before)
+    now = writer >= mine >> PROGRAM << PROGRAM
+    tag = mine & ~WHO | ALL if now and shared_warp(writer) != shared_warp(mine) else mine
+    u64[context.shared_writer, k] = tag | (before - writer)
+    u32[context.shared_by, k] = n | (MIXED if now and (differs or u32[context.shared_by, k] != n) else 0)
 
 
-def shared_write_late(module: ir.Module) -> None:
-    """(writer, reader, by, mine, instruction, whether the value differs) -> whether the store is wrong."""
-    kinds = (I64, I64, I32, I64, I32, I1)
-    b, (writer, reader, by, mine, n, differs) = function(module, "shared_write_late", I1, *kinds)
-    writer = plain(b, writer)
-    other = b.icmp_signed("!=", warp_of(b, writer), warp_of(b, mine))
-    again = b.icmp_signed("==", b.and_(by, I32(~MIXED)), n)
-    mixed = b.and_(other, b.icmp_signed("!=", by, n))
-    bad = b.and_(unordered(b, writer, mine), b.or_(b.or_(mixed, differs), b.not_(again)))
-    b.ret(b.or_(bad, unordered(b, reader, mine)))
+def shared_strays(context, where, size, bytes):
+    """Whether an address is no multiple of the size, or `bytes` from there on are out of bounds."""
+    return where + bytes > context.shared_size or where & size - 1 != 0
 
 
-def shared_claim_late(module: ir.Module) -> None:
-    """(place of the writer, of `by`, mine, instruction, whether the value differs): note a store that is right."""
-    kinds = (POINTER, POINTER, I64, I32, I1)
-    b, (place, by_place, mine, n, differs) = function(module, "shared_claim_late", ir.VoidType(), *kinds)
-    before, by = b.load(place, typ=I64), b.load(by_place, typ=I32)
-    writer = plain(b, before)
-    now = b.icmp_signed(">=", writer, began(b, mine))
-    other = b.icmp_signed("!=", warp_of(b, writer), warp_of(b, mine))
-    tag = b.select(b.and_(now, other), renamed(b, mine, ALL), mine)
-    copying = b.select(b.icmp_signed("<", before, I64(0)), I64(0), b.and_(before, I64(COPYING)))
-    b.store(b.or_(tag, copying), place)
-    mixed = b.and_(now, b.or_(differs, b.icmp_signed("!=", by, n)))
-    b.store(b.select(mixed, b.or_(n, I32(MIXED)), n), by_place)
-    b.ret_void()
+def shared_words(context, at, on, size, room, stores):
+    """Move the words of lanes, of 1, 2, 4, 8 or 16 bytes, to shared memory or from there."""
+    while on:
+        lane = lowest(on)
+        on = on & on - 1
+        here, there = context.shared_bytes + u32[at, lane], room + size * lane
+        to, source = here if stores else there, there if stores else here
+        if size == 4:
+            u32[to, 0] = u32[source, 0]
+        elif size >= 8:
+            u64[to, 0], u64[to, size - 8 >> 3] = u64[source, 0], u64[source, size - 8 >> 3]
+        else:
+            u8[to, 0], u8[to, size - 1] = u8[source, 0], u8[source, size - 1]
 
 
-@contextmanager
-def each_lane(b: ir.IRBuilder, on: Any) -> Iterator[Any]:
-    """The numbers, i32, of the bits that are set, in ascending order."""
-    before, head, body, after = b.block, *(b.append_basic_block(x) for x in ("lanes", "lane", "done"))
-    b.branch(head)
-    b.position_at_end(head)
-    rest = b.phi(I32)
-    rest.add_incoming(on, before)
-    b.cbranch(b.icmp_unsigned("!=", rest, I32(0)), body, after)
-    b.position_at_end(body)
-    yield b.cttz(rest, I1(1))
-    rest.add_incoming(b.and_(rest, b.sub(rest, I32(1))), b.block)
-    b.branch(head)
-    b.position_at_end(after)
+def shared_load(context, at, on, line, tag, step, log, size, room):
+    """-> the address of the words, lane by lane, or 0 for a suspicion. line: all lanes, side by side."""
+    start, width, first = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0]
+    writers, readers = context.shared_writer, context.shared_reader
+    if line and not shared_strays(context, first, size, 32 * size):
+        cell = 8 * (first >> log)
+        if not shared_late(writers + cell, readers + cell, width, tag, 0):
+            shared_fill(readers + cell, 0, width, tag, step, lowest(width), 0)
+            return context.shared_bytes + first
+    rest = on
+    while rest:
+        lane = lowest(rest)
+        rest = rest & rest - 1
+        where, mine = u32[at, lane], tag + (lane & step)
+        if shared_strays(context, where, size, size):
+            return 0
+        for k in range(where >> log, (where >> log) + width):
+            writer = u64[writers, k]
+            if 0 <= writer < start and u64[readers, k] < start:
+                u64[readers, k] = mine
+            elif shared_read(readers + 8 * k, writer, mine):
+                return 0
+    shared_words(context, at, on, size, room, 0)
+    return room
 
 
-class Access:
-    """What the functions of ACCESS do, one step a method. size: a number, or an i32."""
-
-    def __init__(self, b: ir.IRBuilder, arguments: Any, size: Any):
-        self.b, self.L = b, Lanes(b)
-        self.context, self.at, self.on, self.counted, self.tag, self.step, self.n, self.log, self.data = arguments
-        self.size = I32(size) if isinstance(size, int) else size
-        self.width = b.lshr(self.size, self.log)  # cells of a thread
-        self.start = began(b, self.tag)
-        self.bytes, self.writer, self.reader, self.by = (
-            ctx.pointer(b, self.context, f"shared_{x}") for x in ("bytes", "writer", "reader", "by")
-        )
-        self.lanes, self.found = stack(b, vector(I32)), stack(b, I32)
-        b.store(self.at, self.lanes)
-        self.word = ir.IntType(8 * size) if isinstance(size, int) else None
-
-    def strays(self) -> Any:
-        """Whether an address is out of bounds or no multiple of the size; what shared memory holds is one of 32."""
-        b, L = self.b, self.L
-        limit = L.splat(b.trunc(ctx.field(b, self.context, "shared_size"), I32))
-        crooked = b.icmp_unsigned("!=", b.and_(self.at, L.splat(b.sub(self.size, I32(1)))), L.const(self.at, 0))
-        bad = b.or_(b.icmp_unsigned(">=", self.at, limit), crooked)
-        return b.icmp_unsigned("!=", b.and_(L.ballot(bad), self.on), I32(0))
-
-    def in_line(self) -> Any:
-        """Whether all lanes are on, one after the other in memory."""
-        b, L, size = self.b, self.L, self.size.constant
-        there = b.add(L.splat(L.lane(self.at, 0)), L.row(I32, range(0, 32 * size, size)))
-        return b.and_(L.all(b.icmp_unsigned("==", self.at, there)), b.icmp_unsigned("==", self.on, I32(0xFFFFFFFF)))
-
-    def cells(self, base: Any, k: Any, kind: Any = I64) -> Any:
-        """The address of the k-th 32 cells of lanes in line."""
-        first = self.b.add(self.b.lshr(self.L.lane(self.at, 0), self.log), self.b.shl(k, I32(5)))
-        return self.b.gep(base, [self.b.zext(first, I64)], source_etype=kind)
-
-    def late(self, writes: bool) -> Any:
-        """Whether what was last done to a cell of lanes in line is not before the last barrier."""
-        b, L, found = self.b, self.L, self.found
-        start = L.splat(self.start)
-        b.store(I32(0), found)
-        with loop(b, self.width) as k:
-            writer, reader = (b.load(self.cells(x, k), typ=vector(I64), align=8) for x in (self.writer, self.reader))
-            written = (b.icmp_signed if writes else b.icmp_unsigned)(">=", writer, start)
-            bad = b.or_(written, b.icmp_signed(">=", reader, start))
-            b.store(b.or_(b.load(found, typ=I32), L.ballot(bad)), found)
-        return b.icmp_unsigned("!=", b.load(found, typ=I32), I32(0))
-
-    def fill(self, base: Any, k: Any) -> None:
-        """Note lanes in line as the last that touched their cells."""
-        b, L = self.b, self.L
-        cell = b.add(L.row(I32, range(32)), L.splat(b.shl(k, I32(5))))
-        wide = L.splat(b.sub(b.trunc(b.cttz(self.size, I1(1)), I32), self.log))
-        lane = b.and_(b.zext(b.lshr(cell, wide), vector(I64)), L.splat(self.step))
-        b.store(b.add(lane, L.splat(self.tag)), self.cells(base, k), align=8)
-
-    @contextmanager
-    def lane(self, on: Any = None) -> Iterator[tuple[Any, Any, Any, Any]]:
-        """Lane by lane: its tag, its first cell, i64, the place of its bytes, and of its words."""
-        b = self.b
-        with each_lane(b, self.on if on is None else on) as lane:
-            at = b.load(b.gep(self.lanes, [lane], source_etype=I32), typ=I32)
-            wide = b.zext(lane, I64)
-            mine = b.add(self.tag, b.and_(wide, self.step))
-            there = b.gep(self.bytes, [b.zext(at, I64)], source_etype=I8)
-            words = b.gep(self.data, [b.mul(wide, b.zext(self.size, I64))], source_etype=I8)
-            yield mine, b.zext(b.lshr(at, self.log), I64), there, words
-
-    @contextmanager
-    def cell(self, first: Any) -> Iterator[tuple[Any, Any, Any]]:
-        """Cell by cell from the first: the places of its writer, its reader and `by`."""
-        with loop(self.b, self.width) as k:
-            index = [self.b.add(first, self.b.zext(k, I64))]
-            pairs = ((self.writer, I64), (self.reader, I64), (self.by, I32))
-            yield tuple(self.b.gep(base, index, source_etype=kind) for base, kind in pairs)  # pyright: ignore
-
-    def read(self, place: Any) -> Any:
-        return self.b.load(place, typ=self.word, align=1)
-
-    def move(self, to: Any, source: Any) -> None:
-        """The words of lanes in line."""
-        kind = vector(I8, 32 * self.size.constant)
-        self.b.store(self.b.load(source, typ=kind, align=1), to, align=1)
-
-    def first(self) -> Any:
-        return self.b.gep(self.bytes, [self.b.zext(self.L.lane(self.at, 0), I64)], source_etype=I8)
-
-    def count(self) -> None:
-        args = (self.context, self.at, self.counted, self.n, self.size)
-        self.L.call("shared_count", ir.VoidType(), *args)
+def shared_early(context, n, at, on, tag, step, log, size):
+    """Note a store; -> its lanes that are the first at their place since the last barrier, as most are, or -1."""
+    start, rest = tag >> PROGRAM << PROGRAM, on
+    writers, readers, names = context.shared_writer, context.shared_reader, context.shared_by
+    while rest:
+        lane = lowest(rest)
+        rest = rest & rest - 1
+        where, mine = u32[at, lane], tag + (lane & step)
+        if shared_strays(context, where, size, size):
+            return -1
+        for k in range(where >> log, (where >> log) + (size >> log)):
+            if u64[writers, k] < start and u64[readers, k] < start:
+                u64[writers, k], u32[names, k] = mine, n
+            else:
+                on = on & ~(1 << lane)
+    return on
 
 
-def load_function(size: int, module: ir.Module) -> None:
-    """ACCESS -> whether something is wrong; the words are put where `data` says."""
-    b, args = function(module, f"shared_load_{size}", I1, *ACCESS)
-    a = Access(b, args, size)
-    give(b, a.strays(), I1(1))
-    with b.if_then(a.in_line()), b.if_then(b.not_(a.late(False))):
-        with loop(b, a.width) as k:
-            a.fill(a.reader, k)
-        a.move(a.data, a.first())
-        a.count()
-        b.ret(I1(0))
-    with a.lane() as (mine, cell, there, words):
-        with a.cell(cell) as (writer, reader, _):
-            W, R = b.load(writer, typ=I64), b.load(reader, typ=I64)
-            late = b.or_(b.icmp_unsigned(">=", W, a.start), b.icmp_signed(">=", R, a.start))
-            with b.if_else(late, likely=False) as (slow, fast):
-                with slow:
-                    give(b, a.L.call("shared_read_late", I1, W, R, mine, reader), I1(1))
-                with fast:
-                    b.store(mine, reader)
-        b.store(a.read(there), words, align=1)
-    a.count()
-    b.ret(I1(0))
+def shared_store(context, n, at, on, line, tag, step, log, size, room):
+    """Of lanes that are not the first: check all, then note them; copies that meet at one place must be what stays."""
+    start, width, first, changes = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0], 0
+    writers, readers = context.shared_writer, context.shared_reader
+    if line and not shared_strays(context, first, size, 32 * size):
+        cell = first >> log
+        if not shared_late(writers + 8 * cell, readers + 8 * cell, width, tag, -1):
+            shared_fill(writers + 8 * cell, context.shared_by + 4 * cell, width, tag, step, lowest(width), n)
+            memcpy(context.shared_bytes + first, room, 32 * size)
+            return 0
+    early = shared_early(context, n, at, on, tag, step, log, size)
+    if early >= 0:
+        shared_words(context, at, early, size, room, 1)
+    if early < 0 or early == on:
+        return early < 0
+    for phase in range(3):
+        rest = on
+        while rest:
+            lane = lowest(rest)
+            rest = rest & rest - 1
+            where, mine, words = u32[at, lane], tag + (lane & step), room + size * lane
+            for k in range(where >> log, (where >> log) + width):
+                writer = u64[writers, k]
+                if phase == 0 and (writer >= start or u64[readers, k] >= start):
+                    differs = memcmp(context.shared_bytes + where, words, size) != 0
+                    changes |= differs << lane
+                    if shared_write(context, k, mine, n, differs):
+                        return 1
+                if phase == 1:
+                    shared_claim(context, k, mine, n, changes >> lane & 1)
+                if phase == 2 and (writer != mine or step == 0) and memcmp(context.shared_bytes + where, words, size):
+                    return 1
+        if phase == 1:
+            shared_words(context, at, on, size, room, 1)
 
 
-def store_function(size: int, module: ir.Module) -> None:
-    """ACCESS -> whether something is wrong; the words come from where `data` says."""
-    b, args = function(module, f"shared_store_{size}", I1, *ACCESS)
-    a = Access(b, args, size)
-    give(b, a.strays(), I1(1))
-    with b.if_then(a.in_line()), b.if_then(b.not_(a.late(True))):
-        with loop(b, a.width) as k:
-            a.fill(a.writer, k)
-            b.store(a.L.splat(a.n), a.cells(a.by, k, I32), align=4)
-        a.move(a.first(), a.data)
-        a.count()
-        b.ret(I1(0))
-    with a.lane() as (mine, cell, there, words):
-        differs = b.icmp_unsigned("!=", a.read(there), a.read(words))
-        with a.cell(cell) as (writer, reader, by):
-            W, R = b.load(writer, typ=I64), b.load(reader, typ=I64)
-            late = b.or_(b.icmp_signed(">=", W, a.start), b.icmp_signed(">=", R, a.start))
-            with b.if_then(late, likely=False):
-                last = b.load(by, typ=I32)
-                give(b, a.L.call("shared_write_late", I1, W, R, last, mine, a.n, differs), I1(1))
-    with a.lane() as (mine, cell, there, words):
-        differs = b.icmp_unsigned("!=", a.read(there), a.read(words))
-        with a.cell(cell) as (writer, _, by):
-            with b.if_else(b.icmp_signed(">=", b.load(writer, typ=I64), a.start), likely=False) as (slow, fast):
-                with slow:
-                    a.L.call("shared_claim_late", ir.VoidType(), writer, by, mine, a.n, differs)
-                with fast:
-                    b.store(mine, writer)
-                    b.store(a.n, by)
-        b.store(a.read(words), there, align=1)
-    with a.lane() as (_, _, there, words):  # of copies that meet at one place, all must be what stays
-        give(b, b.icmp_unsigned("!=", a.read(there), a.read(words)), I1(1))
-    a.count()
-    b.ret(I1(0))
+def shared_change(context, at, on, tag, log, size, code):
+    """Atomics. code: which others they commute with, -1: none; several warps change a cell between two barriers only if
+    their order cannot matter."""
+    for phase in range(2):
+        rest = on
+        while rest:
+            lane = lowest(rest)
+            rest = rest & rest - 1
+            where, mine = u32[at, lane], tag + lane
+            if shared_strays(context, where, size, size):
+                return 1
+            for k in range(where >> log, (where >> log) + (size >> log)):
+                writer, like = u64[context.shared_writer, k], u32[context.shared_by, k] == code & 0xFFFFFFFF
+                now = writer >= tag >> PROGRAM << PROGRAM
+                atomic = now and writer & ATOMIC != 0
+                other = atomic and shared_warp(writer & ~ATOMIC) != shared_warp(mine)
+                if phase == 0:
+                    if writer < 0 or writer >= COPYING or shared_unordered(u64[context.shared_reader, k], mine):
+                        return 1
+                    if (code == -1 or not like) if other else not atomic and shared_unordered(writer, mine):
+                        return 1
+                else:
+                    u64[context.shared_writer, k] = (mine & ~WHO | ALL if other else mine) | ATOMIC
+                    u32[context.shared_by, k] = code if not now or (atomic and like) else -1
 
 
-CELLS: dict[str, Callable] = {f.__name__: f for f in (shared_read_late, shared_write_late, shared_claim_late)}
-ACCESSES: dict[str, Callable] = {
-    f"shared_{name}_{size}": partial(define, size)
-    for size in SIZES for name, define in (("load", load_function), ("store", store_function))
-}  # fmt: skip
+def shared_copies(context, warp):
+    return context.shared_copies + 4 * COPIES * warp
+
+
+def copies_begin(context, at, on, warp, log, size):
+    """Note a cp.async whose bytes shared_store has written."""
+    row = shared_copies(context, warp)
+    new = row + 8 + 4 * COPY * u32[row, 1]
+    if u32[row, 1] == MOST:
+        return 1
+    memcpy(new, at, 128)
+    u32[new, ON], u32[new, SIZE], u32[new, GROUP] = on, size, u32[row, 0]
+    u32[row, 1] += 1
+    while on:
+        cell = u32[at, lowest(on)] >> log
+        on = on & on - 1
+        for k in range(cell, cell + (size >> log)):
+            u64[context.shared_writer, k] |= COPYING
+
+
+def copies_commit(context, warp):
+    u32[shared_copies(context, warp), 0] += 1
+
+
+def copies_end(context, lanes, warp, tag, log, left):
+    """All groups but the latest `left` have arrived, of some lanes; those of the others stay under way."""
+    row, kept = shared_copies(context, warp), 0
+    for n in range(u32[row, 1]):
+        old = row + 8 + 4 * COPY * n
+        here = u32[old, ON] & lanes if u32[old, GROUP] + left < u32[row, 0] else 0
+        u32[old, ON] ^= here
+        while here:
+            lane = lowest(here)
+            here = here & here - 1
+            mine, cell = tag + lane, u32[old, lane] >> log
+            for k in range(cell, cell + (u32[old, SIZE] >> log)):
+                writer = shared_plain(u64[context.shared_writer, k])
+                if shared_unordered(writer, mine) or shared_unordered(u64[context.shared_reader, k], mine):
+                    return 1
+                u64[context.shared_writer, k] = mine
+        if u32[old, ON] != 0:
+            memcpy(row + 8 + 4 * COPY * kept, old, 4 * COPY)
+            kept += 1
+    u32[row, 1] = kept
+
+
+def shared_reset(context):
+    """Shared memory as a program finds it."""
+    memset(context.shared_writer, 255, 8 * context.shared_cells)
+    memset(context.shared_reader, 255, 8 * context.shared_cells)
+    for warp in range(context.warps):
+        u64[shared_copies(context, warp), 0] = 0
+
+
+RUNTIME = {"shared_late": late, "shared_fill": fill} | routines(
+    shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
+    shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
+    shared_reset,
+)  # fmt: skip

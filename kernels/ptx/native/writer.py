@@ -7,7 +7,7 @@ from llvmlite import ir
 from ..decode import ALONE, CLUSTER, Decoded
 from ..errors import ParseError
 from ..opcode import BITS
-from ..parse import Address, Immediate, Register, Symbol, Vector
+from ..syntax import Address, Immediate, Register, Symbol, Vector
 from . import context as ctx
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
@@ -67,7 +67,7 @@ class Writer:
         """Stack memory of this function."""
         with self.b.goto_block(self.entry):
             place = self.b.alloca(kind, count)
-            place.align = 64
+            place.align, place.type = 64, POINTER
             return place
 
     def bail(self, condition: Any) -> None:

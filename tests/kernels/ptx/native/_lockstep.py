@@ -4,7 +4,6 @@ In NumPy form all warps do the first access, then all the second; compiled code 
 """
 
 import ctypes
-import sys
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -14,13 +13,13 @@ from llvmlite import ir
 
 from kvproof.kernels.ptx.assemble import assemble
 from kvproof.kernels.ptx.block import Block, World
-from kvproof.kernels.ptx.calls import Printed
 from kvproof.kernels.ptx.counters import Counters, Traffic
 from kvproof.kernels.ptx.errors import PtxError
+from kvproof.kernels.ptx.forms import form
 from kvproof.kernels.ptx.native import context, programs, shared
-from kvproof.kernels.ptx.native.lanes import I1, I8, I32, I64, Lanes, vector
-from kvproof.kernels.ptx.native.lower import pure
-from kvproof.kernels.ptx.native.writer import Writer
+from kvproof.kernels.ptx.native.frames import Frames
+from kvproof.kernels.ptx.native.lanes import I32, I64, Lanes, vector
+from kvproof.kernels.ptx.printed import Printed
 
 HEAD = """.version 8.7
 .target sm_80
@@ -35,11 +34,11 @@ POINTER = context.POINTER
 
 
 def decoded_of(lines: list[str]) -> Any:
-    return assemble(HEAD + "\n".join(lines) + "\nret;\n}\n")._replace(undefined={})
+    return assemble(HEAD + "\n".join(lines) + "\nret;\n}\n")._replace(undefined={}, live=[-1] * (len(lines) + 2))
 
 
-class One(Writer):
-    """A Writer of a function that executes one instruction: (context, warp, frame, registers (SLOTS, 32) u64, lanes)."""
+class One(Frames):
+    """Writes a function that executes one instruction: (context, warp, frame, registers (SLOTS, 32) u64, lanes)."""
 
     def __init__(self, decoded: Any, n: int, T: int, module: ir.Module):  # pyright: ignore[reportMissingSuperCall]
         kinds = [POINTER, I32, POINTER, POINTER, I32]
@@ -119,9 +118,13 @@ class Native:
 
     def __init__(self, decoded: Any, T: int, size: int):
         self.decoded, self.T, self.size, self.engine = decoded, T, size, compiled(decoded, T)
-        step = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_uint32)
+        step = ctypes.CFUNCTYPE(
+            ctypes.c_int64, ctypes.c_void_p, ctypes.c_int32, *[ctypes.c_void_p] * 2, ctypes.c_uint32
+        )
         self.steps = [step(self.engine.get_function_address(f"step_{n}")) for n in range(len(decoded.steps) - 1)]
-        self.reset_code = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.engine.get_function_address("shared_reset"))
+        self.reset_code = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(
+            self.engine.get_function_address("shared_reset")
+        )
         self.state = shared.state(1, size, decoded.granule, T // 32)
         self.traffic = np.zeros((len(decoded.steps), context.TRAFFIC), np.int64)
         self.record = np.zeros(len(context.FIELDS), np.int64)
@@ -144,7 +147,8 @@ class Native:
         """What the registers hold after each, or None if it is suspicious."""
         self.reset()
         found: list[dict[str, np.ndarray]] = [{} for _ in history]
-        epochs = np.cumsum([0] + [d.barrier == "program" for d in history])[:-1]
+        whole = ("program",) if self.T > 32 else ("program", "warp")  # a warp's barrier is that of a program of one
+        epochs = np.cumsum([0] + [d.barrier in whole for d in history])[:-1]
         for epoch in range(int(epochs[-1]) + 1):
             here = np.flatnonzero(epochs == epoch)
             self.put("epoch", epoch)
@@ -152,7 +156,7 @@ class Native:
                 for k in here:
                     if not self.step(history[k], warp, found[k]):
                         return None
-                    self.frames[warp, 1] += history[k].barrier == "warp"
+                    self.frames[warp, 1] += history[k].barrier == "warp" and self.T > 32
         return found
 
     def step(self, d: Did, warp: int, found: dict[str, np.ndarray]) -> bool:
@@ -179,9 +183,7 @@ def lockstep(decoded: Any, T: int, size: int, history: list[Did]) -> tuple[Any, 
         registers[slot] = value
     counters = Counters(decoded, T)
     memory: Any = SimpleNamespace()
-    world = World(
-        decoded, memory, counters, registers, (1, 1, 1), T, size, True, None, Printed(False), False, {}, {}
-    )
+    world = World(decoded, memory, counters, registers, (1, 1, 1), T, size, True, None, Printed(False), False, {}, {})
     block, found = Block(world, np.arange(1)), []
     for d in history:
         step = decoded.steps[d.n]
@@ -207,7 +209,7 @@ def lockstep(decoded: Any, T: int, size: int, history: list[Did]) -> tuple[Any, 
 
 
 def compare(native: Native, history: list[Did]) -> str:
-    """"raised", "suspicious" or "same"; nothing else may be."""
+    """ "raised", "suspicious" or "same"; nothing else may be."""
     block, want = lockstep(native.decoded, native.T, native.size, history)
     got = native.run(history)
     if isinstance(want, PtxError) or block.world.counters.disagreeing:
@@ -229,7 +231,7 @@ def compare(native: Native, history: list[Did]) -> str:
 def counted(native: Native, n: int) -> Traffic:
     _, _, threads, wavefronts, conflicts = native.traffic[n].tolist()
     i = native.decoded.steps[n].instruction
-    from kvproof.kernels.ptx.forms import form
-
+    if not threads:
+        return Traffic()
     size = i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
     return Traffic(threads * size, 0, wavefronts, conflicts, threads)
