@@ -72,7 +72,8 @@ class Piece:
         return np.ndarray(array.shape, f"u{array.itemsize >> self.shift}", self.planes[word].data, first, strides)
 
     def undo(self) -> None:
-        data = np.frombuffer((ctypes.c_uint8 * self.length).from_address(self.low), np.uint8)
+        memory: Any = (ctypes.c_uint8 * self.length).from_address(self.low)
+        data = np.frombuffer(memory, np.uint8)
         for chunk in np.flatnonzero(self.planes[DIRTY]).tolist():
             low, high = max(chunk << CHUNK, self.pad), min(chunk + 1 << CHUNK, self.pad + self.length)
             data[low - self.pad : high - self.pad] = self.planes[BACKUP][low:high]
@@ -187,21 +188,21 @@ class Arrays:
             if DIRTY in piece.planes:
                 piece.undo()
 
-    def mask(self, region: Region, word: int) -> np.ndarray | None:
-        """bool, in an array's shape: which items a plane knows of; None if it is not kept."""
-        piece = self.piece(region.buffer.array)
-        return None if word not in piece.planes else piece.of(region.buffer.array, word)
+    def mask(self, region: Region, word: int) -> np.ndarray:
+        """What a plane of bytes knows of an array, in its shape; nothing, 0, where it is not kept."""
+        array = region.buffer.array
+        piece = self.piece(array)
+        return piece.of(array, word) if word in piece.planes else np.zeros(array.shape, np.uint8)
 
     def stored_to(self) -> list[Region]:
         """The arrays of which the launch wrote something."""
-        return [r for r in self.regions if (mask := self.mask(r, WRITTEN)) is not None and mask.any()]
+        return [r for r in self.regions if WRITTEN in self.piece(r.buffer.array).planes and self.mask(r, WRITTEN).any()]
 
     def write_back(self, written: dict[str, np.ndarray] | None = None) -> None:
         """Fill `written` by array, and make addresses of this process of those that the kernel stored."""
         if written is not None:
             for region in self.regions:
-                mask, array = self.mask(region, WRITTEN), region.buffer.array
-                written[region.buffer.name] = np.zeros(array.shape, bool) if mask is None else mask != 0
+                written[region.buffer.name] = self.mask(region, WRITTEN) != 0
         for region in self.stored_to():
             array = region.buffer.array
             if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
@@ -219,7 +220,6 @@ class Arrays:
         for region in self.regions:
             if region.buffer.name in self.came_unwritten:
                 state = self.mask(region, STATE)
-                assert state is not None
                 bit = filled(state, READABLE)
                 left[region.buffer.name] = int(np.count_nonzero(state & bit != bit))
         return left
