@@ -55,7 +55,6 @@ class Decoded(NamedTuple):
     asynchronous: bool  # whether anything works beside the threads, or barriers are for a part of them
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
     registers_of: dict[str, str]  # the class of each register
-    labels: frozenset[int]  # the instructions that have one
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""

@@ -50,7 +50,7 @@ class Report:
     unwritten    elements that came unwritten and still are, by array of which any came so; {} with checks=False
     stored_to    first byte and one past the last, in this process, of each array that it wrote to, whatever it wrote
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
-    printed      what the kernel printed, see calls.Printed
+    printed      what the kernel printed, see printed.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
     config       the triton.Config of a kernel under triton.autotune that ran; else None

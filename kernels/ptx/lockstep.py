@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from .block import World, coordinates
-from .calls import Printed
 from .counters import Counters
 from .errors import PtxError, Race, WarpRace, location
 from .locations import described
 from .machine import Machine
 from .memory import GlobalMemory
+from .printed import Printed
 from .progress import Stop
 from .races import find_races
 from .start import Start

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from ..calls import Printed
 from ..counters import Counters, Traffic
 from ..decode import Decoded
 from ..forms import form
+from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays

@@ -9,7 +9,7 @@ from .. import parameters
 from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
-from ..parse import Instruction
+from ..syntax import Instruction
 from .accesses import MIXED, RUNTIME, THREAD
 from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
