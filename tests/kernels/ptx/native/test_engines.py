@@ -6,8 +6,8 @@ from kvproof.kernels import ptx
 
 from .. import _kernels
 from ..museum._exhibit import EXHIBITS
-from ..museum.test_museum import test_as_mended_it_is_green as green
 from ..museum.test_museum import test_as_it_was_it_is_red_as_declared as red
+from ..museum.test_museum import test_as_mended_it_is_green as green
 from . import _both
 
 
