@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..segments import MIDDLE, Buffer, Region, Segments, address_of, span
+from ..segments import MIDDLE, Buffer, Region, Segments, address_of
 from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
@@ -223,7 +223,3 @@ class Arrays:
                 bit = filled(state, READABLE)
                 left[region.buffer.name] = int(np.count_nonzero(state & bit != bit))
         return left
-
-    def spans(self) -> dict[str, tuple[int, int]]:
-        """As Report.stored_to has it."""
-        return {r.buffer.name: span(r.buffer.array) for r in self.stored_to()}

@@ -139,6 +139,8 @@ class Launch:
 
     def check_room(self, rows: int) -> None:
         bytes = rows * (self.warps * self.made.frame_size + shared.room(self.shared_size, self.start.decoded.granule))
+        if self.programs > MOST_PROGRAMS:
+            raise Unlowered(f"{self.programs} programs")
         if bytes > ROOM:
             raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
 
