@@ -5,7 +5,7 @@ with what lies there, if it was stored, and with one another in a table of the t
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: F401, F821, I001
+# ruff: noqa: F401, F821
 
 from .accesses import ATOMIC, MIXED, MOMENT, ONE, SEVERAL, THREADS
 from .arrays import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, READ, REPLICA, REPLICAS, SHIFT, STATE
