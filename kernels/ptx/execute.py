@@ -15,7 +15,7 @@ from .errors import Refused
 from .parse import Instruction
 from .progress import say
 from .races import Access
-from .segments import Buffer, Region, span
+from .segments import Buffer, Region
 from .settings import ENGINES
 from .start import Start
 from .tma import host
@@ -69,7 +69,7 @@ class Report:
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
         self.unwritten = memory.unwritten()
         self.unique = memory.read_bytes()
-        self.stored_to = {r.buffer.name: span(r.buffer.array) for r in memory.stored_to()}
+        self.stored_to = memory.spans()
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
 
