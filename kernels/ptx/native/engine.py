@@ -32,7 +32,6 @@ from .records import LONG, Records, address, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-MOST_PROGRAMS = 1 << 21
 
 
 class Compiled(NamedTuple):

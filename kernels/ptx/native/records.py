@@ -13,7 +13,7 @@ import numpy as np
 
 from ..start import Start
 from . import context, shared
-from .arrays import CONFLICT, CONFLICTS, HEAD, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
+from .arrays import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
 from .context import FIELDS
 from .lower import Unlowered
 
@@ -39,6 +39,8 @@ class Records:
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
         bytes = rows * (warps * made.frame_size + shared.room(size, granule))
+        if self.programs > MOST_PROGRAMS:
+            raise Unlowered(f"{self.programs} programs")
         if bytes > ROOM:
             raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
         self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
