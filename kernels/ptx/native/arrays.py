@@ -186,7 +186,8 @@ class Arrays:
         """Give the callers' arrays the bytes that they had before the launch."""
         for piece in self.pieces:
             if DIRTY in piece.planes:
-                data = np.frombuffer((ctypes.c_uint8 * piece.length).from_address(piece.low), np.uint8)
+                memory: Any = (ctypes.c_uint8 * piece.length).from_address(piece.low)
+                data = np.frombuffer(memory, np.uint8)
                 copies = self.plane(piece, BACKUP)
                 for chunk in np.flatnonzero(self.plane(piece, DIRTY)).tolist():
                     low, high = max(chunk << CHUNK, piece.pad), min(chunk + 1 << CHUNK, piece.pad + piece.length)
