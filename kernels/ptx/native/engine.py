@@ -182,6 +182,8 @@ class Launch:
             event = int(at.min())
             return np.flatnonzero((waits & (heads[..., AT] == event)).any(1)), event
         ways = np.where(ways > at[:, None], ways, -1)
+        if (at == at[0]).all() and (ways == ways[0]).all():
+            return np.flatnonzero(waits.any(1)), int(at[0])
         keys = np.concatenate([ways, at[:, None]], axis=1)
         keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
         first = min(map(tuple, np.unique(keys, axis=0).tolist()))
