@@ -307,6 +307,25 @@ def access_count(context, n, on, addresses):
     return 0
 
 
+def access_gather(row, size, on, addresses, words):
+    """Loads by some lanes of what nobody writes, and all may read."""
+    base, low, high, shift, read, data = row.BASE, row.FIRST, row.LAST - size, row.SHIFT, row.READ, row.DATA
+    if size >> shift == 0:
+        return 1
+    for lane in range(32):
+        if on >> lane & 1:
+            off = u64[addresses, lane] - base
+            if off < low or off > high or off & size - 1 != 0:
+                return 1
+            if size == 4 and shift == 2:
+                u8[read, off >> 2] = 1
+                u32[words, lane] = u32[data + off, 0]
+            else:
+                memset(read + (off >> shift), 1, size >> shift)
+                memcpy(words + lane * size, data + off, size)
+    return 0
+
+
 def access_lanes(context, n, size, on, together, who, addresses, words, stores):
     """An instruction's loads into `words`, `size` bytes for each lane, or its stores from there.
 
@@ -329,6 +348,8 @@ def access_lanes(context, n, size, on, together, who, addresses, words, stores):
         memcpy(words, row.DATA + off, 32 * size)
         return 0
     access_count(context, n, on, addresses)
+    if not stores and row.CELLS | row.STATE == 0:
+        return access_gather(row, size, on, addresses, words)
     for lane in range(32):
         if on >> lane & 1:
             off = u64[addresses, lane] - row.BASE
@@ -418,6 +439,6 @@ def access_atomic(context, size, address, who, flags):
 RUNTIME = routines(
     access_now, access_since, access_near, access_segment, access_fits, access_lacks, access_conflict, access_elsewhere,
     access_alone, access_read, access_reader, access_line, access_load, access_cell, access_over, access_unread,
-    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_lanes, access_one,
-    access_copies, access_stores, access_atomic,
+    access_lock, access_put, access_store, access_copy, access_replica, access_count, access_gather, access_lanes,
+    access_one, access_copies, access_stores, access_atomic,
 )  # fmt: skip
