@@ -83,6 +83,9 @@ def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
     if start.trace or not start.checks:
         return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
+    if any(".approx" in x or ".full" in x for x in opcodes):
+        return "its approximations are to be moved"
     return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
 
 
