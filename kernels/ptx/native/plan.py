@@ -115,7 +115,7 @@ def apart(steps: list[Step], n: int) -> tuple[set[int], set[int]]:
     return found, set()
 
 
-def spread(decoded: Decoded, used: list[int]) -> tuple[int, *tuple[frozenset[int], ...], dict[int, int]]:
+def spread(decoded: Decoded, used: list[int]) -> tuple:
     """(varying, parting, alike, masked, groups) of a Plan: the least that is consistent."""
     steps = decoded.steps
     varying = bits(slot for name, slot in decoded.slots.items() if name in LANES)
