@@ -172,19 +172,20 @@ def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
     if decoded.asynchronous:
         raise Unlowered("what works beside the threads")
     used = [uses(decoded, s) for s in steps]
-    varying, *ways, groups = spread(decoded, used)
+    varying, parting, alike, masked, groups = spread(decoded, used)
     live = liveness(steps, used)
     stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
     starts = sorted({0} | stops | waits | jumps)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
-    return Plan(starts, frozenset(stops | waits), varying, *ways, groups, live, live[0] & ~known)
+    return Plan(starts, frozenset(stops | waits), varying, parting, alike, masked, groups, live, live[0] & ~known)
 
 
-def loops_by(decoded: Decoded, events: frozenset[int]) -> bool:
+def loops_by(decoded: Decoded, is_event: Any) -> bool:
     """Whether what an event returns may decide how often a loop goes round: then threads wait for one another."""
     steps = decoded.steps
+    events = [n for n, s in enumerate(steps) if is_event(s.instruction)]
     inside = [n for n in events if n in reachable(steps, follows(steps, n))]
     if not inside:
         return False
