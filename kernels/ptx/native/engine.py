@@ -103,7 +103,7 @@ class Once:
 @lru_cache(maxsize=256)
 def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, made.stops):
+    if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
     writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
