@@ -71,7 +71,8 @@ def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
     if start.trace or not start.checks:
         return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
-    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
+    atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
+    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
 
 
 class Once:
