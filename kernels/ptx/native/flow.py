@@ -11,8 +11,8 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..assemble import IDLE
 from ..decode import Decoded, Step
+from ..isa import IDLE
 from ..parse import Vector
 from . import context as ctx
 from .frames import RESUME, RUNNING, Frames

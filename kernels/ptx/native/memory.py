@@ -9,8 +9,9 @@ from .. import parameters
 from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
-from ..parse import Instruction
-from .accesses import MIXED, RUNTIME, THREAD
+from ..syntax import Instruction
+from . import accesses, gathers
+from .accesses import MIXED, THREAD
 from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
@@ -18,6 +19,7 @@ from .programs import loop
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
+RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 POINTER = ir.PointerType()
 
@@ -67,11 +69,11 @@ def stack(w: Any, kind: Any, each: int = 1) -> Any:
     return place
 
 
-def laid(w: Any, address: Any) -> tuple[Any, Any]:
-    """The lanes' addresses in memory; and whether all lanes are on, for `side_by_side`."""
+def laid(w: Any, address: Any) -> Any:
+    """The lanes' addresses, in memory."""
     room = stack(w, I64)
     w.b.store(w.L.splat(address), room, align=64)
-    return room, w.b.icmp_unsigned("==", w.on, I32(0xFFFFFFFF))
+    return room
 
 
 def side_by_side(w: Any, address: Any, size: int) -> Any:
@@ -92,7 +94,7 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
     if not isinstance(address.type, ir.VectorType):
         suspect(w, "access_one", w.context, w.n, size, on, address, who(w), room)
         return room
-    addresses, _ = laid(w, address)
+    addresses = laid(w, address)
     near = side_by_side(w, address, size)
     suspect(w, "access_lanes", w.context, w.n, size, on, near, who(w), addresses, room, 0)
     return room
@@ -138,7 +140,7 @@ def store_global(w: Any, i: Instruction) -> None:
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
         one = w.b.and_(off, w.b.neg(off))
         off = w.b.select(w.b.icmp_unsigned("==", w.on, I32(0)), one, I32(0))
-    addresses, _ = laid(w, address)
+    addresses = laid(w, address)
     near = side_by_side(w, address, f.size)
     suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, who(w), addresses, words)
 
@@ -177,7 +179,7 @@ def atomic_global(w: Any, i: Instruction) -> None:
     address, kind = w.read(operands[0], "b64"), ir.IntType(BITS[f.kind])
     sources = [[w.read(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]]
     flags = ACQUIRE * (f.order in ("acquire", "acq_rel")) | RELEASE * (f.order in ("release", "acq_rel"))
-    addresses, _ = laid(w, address)
+    addresses = laid(w, address)
     call(w, "access_count", w.context, w.n, w.on, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
     results, first = [stack(w, kind) for _ in range(f.count)], who(w)

@@ -10,7 +10,7 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from ..decode import CLUSTER, Decoded, Step
-from ..parse import Address, Immediate, Instruction, Register, Symbol, Vector
+from ..syntax import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
 VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match\.any)\.")  # whatever its operands

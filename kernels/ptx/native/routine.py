@@ -44,7 +44,7 @@ class Routine:
         self.tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
         self.numbers, names = function.__globals__, [a.arg for a in self.tree.args.args]
         made = declared(module, function.__name__, I64, *[I64] * len(names))
-        self.b = ir.IRBuilder(made.append_basic_block("entry"))
+        self.b: Any = ir.IRBuilder(made.append_basic_block("entry"))
         self.entry = self.b.block
         self.names: dict[str, Any] = {}
         for name, value in zip(names, made.args, strict=True):
