@@ -15,7 +15,7 @@ from .errors import Refused
 from .parse import Instruction
 from .progress import say
 from .races import Access
-from .segments import Buffer, Region, span
+from .segments import Buffer, Region
 from .settings import ENGINES
 from .start import Start
 from .tma import host
@@ -50,7 +50,7 @@ class Report:
     unwritten    elements that came unwritten and still are, by array of which any came so; {} with checks=False
     stored_to    first byte and one past the last, in this process, of each array that it wrote to, whatever it wrote
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
-    printed      what the kernel printed, see calls.Printed
+    printed      what the kernel printed, see printed.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
     config       the triton.Config of a kernel under triton.autotune that ran; else None
@@ -69,7 +69,7 @@ class Report:
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
         self.unwritten = memory.unwritten()
         self.unique = memory.read_bytes()
-        self.stored_to = {r.buffer.name: span(r.buffer.array) for r in memory.stored_to()}
+        self.stored_to = memory.spans()
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
 
@@ -143,7 +143,7 @@ def execute(
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
-                  warp_races, max_steps, trace, prints)  # fmt: skip
+                  warp_races, max_steps, trace, prints, approximation_ulps > 0)  # fmt: skip
     launch, engine, why = run(start, written, engine or engine_of_process())
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = engine, why

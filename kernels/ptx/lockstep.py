@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 
 from .block import World, coordinates
-from .calls import Printed
 from .counters import Counters
 from .errors import PtxError, Race, WarpRace, location
 from .locations import described
 from .machine import Machine
 from .memory import GlobalMemory
+from .printed import Printed
 from .progress import Stop
 from .races import find_races
 from .start import Start
@@ -27,7 +27,7 @@ def world(start: Start, filler: int | None, prints: bool) -> World:
     memory = GlobalMemory(start.buffers, constants, start.readable, checks, blank, filler)
     host.write(memory, start.parameters)
     values = start.values(memory.pointers, memory.segments)
-    T, random = 32 * start.num_warps, None if start.seed is None else np.random.default_rng(start.seed)
+    T, random = 32 * start.num_warps, start.random()
     registers = decoded.registers(memory.pointers, values, T, grid, random)
     size, counters, printed = start.shared + decoded.shared, Counters(decoded, T), Printed(prints)
     lenient = start.warp_races == "warn"

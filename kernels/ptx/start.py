@@ -9,12 +9,12 @@ from .segments import Buffer, Segments, number
 from .tma import host
 
 
-def scalar(value: Any, kind: str) -> np.ndarray:
+def as_bits(value: Any, kind: str) -> int:
     """A number argument as the bits of its parameter."""
-    if kind[0] == "f":
-        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
     bits = int(kind[1:])
-    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
+    if kind[0] == "f":
+        return int(np.full((), value, f"f{bits // 8}").view(f"u{bits // 8}"))
+    return int(value) & ((1 << bits) - 1)
 
 
 class Start(NamedTuple):
@@ -35,13 +35,22 @@ class Start(NamedTuple):
     max_steps: int | None
     trace: bool
     prints: bool
+    moved: bool = False  # whether approximate functions give other numbers than the nearest
+
+    def random(self) -> Any:
+        return None if self.seed is None else np.random.default_rng(self.seed)
 
     def values(self, pointers: dict[str, int], segments: Segments) -> dict[str, np.ndarray]:
         """The parameters' values as the kernel sees them; a descriptor's name stands for the address of its map."""
+        kinds = dict(self.decoded.parameters)
+        return {x: np.full((1, 1), bits, dtype(kinds[x])) for x, bits in self.bits(pointers, segments).items()}
+
+    def bits(self, pointers: dict[str, int], segments: Segments) -> dict[str, int]:
+        """The same as whole numbers."""
         values = {}
         for parameter, kind in self.decoded.parameters:
             value = self.parameters[parameter]
             if not isinstance(value, host.Descriptor):
                 bits = pointers[value.name] if isinstance(value, Buffer) else number(value, segments)
-                values[parameter] = scalar(bits or 0, kind)
+                values[parameter] = as_bits(bits or 0, kind)
         return values

@@ -6,12 +6,13 @@ copy from before its first write.
 """
 
 import ctypes
+from bisect import bisect_right
 from math import gcd
 from typing import Any
 
 import numpy as np
 
-from ..segments import MIDDLE, Buffer, Region, Segments, address_of, span
+from ..segments import MIDDLE, Buffer, Segments, address_of, span
 from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
@@ -40,50 +41,36 @@ def dense(array: np.ndarray) -> bool:
 
 
 class Piece:
-    """One segment: `arrays` that share the memory from `low` on, and what is known of its elements."""
+    """One segment: buffers that share the memory from `low` on, each with its first address, and what is known of them.
 
-    def __init__(self, low: int, length: int, virtual: int, arrays: list[np.ndarray]):
-        self.low, self.length, self.arrays = low, length, arrays
+    planes  by word, of what is known: log2 of how many bytes each entry is of, and bytes of an entry
+    """
+
+    def __init__(self, low: int, length: int, virtual: int, buffers: list[tuple[Buffer, int]]):
+        self.low, self.length, self.buffers = low, length, buffers
         self.pad = virtual % 256
-        steps = [s for a in arrays for s, n in zip(a.strides, a.shape, strict=True) if n > 1]
-        unit = gcd(8, self.pad, *steps, *(x for a in arrays for x in (a.itemsize, address_of(a) - low)))
-        self.shift = (unit & -unit).bit_length() - 1 if arrays else 0
-        self.planes: dict[int, np.ndarray] = {}
-        self.record = np.zeros(RECORD, np.int64)
-        self.record[: SHIFT + 1] = virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift
-        self.plane(READ, np.uint32, self.shift + 5)
-
-    def plane(self, word: int, kind: type, shift: int, make: Any = np.zeros) -> np.ndarray:
-        """Make what is known of each 2**shift bytes."""
-        plane = self.planes[word] = make((self.pad + self.length - 1 >> shift) + 1, kind)
-        self.record[word] = plane.ctypes.data
-        return plane
+        unit = 8 if buffers else 1
+        for (_, array), first in buffers:
+            steps = (s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
+            unit = gcd(unit, self.pad, array.itemsize, first - low, *steps)
+        self.shift = (unit & -unit).bit_length() - 1
+        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
+        self.offsets: dict[int, int] = {}  # of the planes in the memory of all
+        self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
 
     def writable(self, fine: bool) -> None:
-        self.plane(WRITTEN, np.uint8, self.shift)
-        self.plane(DIRTY, np.uint8, CHUNK)
-        self.plane(BACKUP, np.uint8, 0, np.empty)
-        self.plane(CELLS, np.uint64, self.shift)
-        self.plane(*((READERS, np.uint64, self.shift) if fine else (LINES, np.uint32, LINE)))
+        self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1), CELLS: (self.shift, 8)}
+        self.planes |= {READERS: (self.shift, 8)} if fine else {LINES: (LINE, 4)}
 
-    def of(self, array: np.ndarray, word: int) -> np.ndarray:
-        """What a plane of bytes knows of an array: in its shape, words of as many bytes as one of its items has."""
-        first = address_of(array) - self.low + self.pad >> self.shift
-        strides = [s >> self.shift for s in array.strides]
-        plane = self.planes[word]
-        plane = np.unpackbits(plane.view(np.uint8), bitorder="little") if word == READ else plane
-        return np.ndarray(array.shape, f"u{array.itemsize >> self.shift}", plane.data, first, strides)
-
-    def undo(self) -> None:
-        data = np.frombuffer((ctypes.c_uint8 * self.length).from_address(self.low), np.uint8)
-        for chunk in np.flatnonzero(self.planes[DIRTY]).tolist():
-            low, high = max(chunk << CHUNK, self.pad), min(chunk + 1 << CHUNK, self.pad + self.length)
-            data[low - self.pad : high - self.pad] = self.planes[BACKUP][low:high]
+    def size(self, word: int) -> int:
+        """Bytes of a plane."""
+        shift, each = self.planes[word]
+        return ((self.pad + self.length - 1 >> shift) + 1) * each
 
 
-def filled(words: np.ndarray, byte: int) -> np.ndarray:
+def filled(words: np.ndarray, byte: int) -> np.generic:
     """A byte in each byte of a word, in the words' type."""
-    return np.array(byte * 0x0101010101010101 & (1 << 64) - 1, "u8").astype(words.dtype)
+    return words.dtype.type(byte * 0x0101010101010101 & (1 << 8 * words.itemsize) - 1)
 
 
 class Arrays:
@@ -94,7 +81,7 @@ class Arrays:
     readable   per argument: False if nothing is written there yet, or bools of its shape, True where it may be read
     blank      per argument: bools of its shape, True where unwritten; reading there is a suspicion
     may_write  the arrays that the kernel may write to; None: any
-    fine       numbers of the segments of which it is kept, by element, who read last: what `wants_fine` asked for
+    fine       arrays of which it is kept, by element, who read last: what `wants_fine` asked for
 
     Raises Unlowered for what the NumPy form alone takes: no checks, arrays with holes, tables of pointers.
     """
@@ -102,135 +89,156 @@ class Arrays:
     def __init__(
         self, buffers: list[Buffer], constants: dict[str, bytes], readable: dict[str, Any] | None = None,
         blank: dict[str, np.ndarray] | None = None, checks: bool = True, may_write: set[str] | None = None,
-        fine: frozenset[int] = frozenset(),
+        fine: set[str] | frozenset[str] = frozenset(),
     ):  # fmt: skip
         self.segments = segments = Segments(buffers, constants)
-        self.buffers = [b for b in buffers if b.array.size]
         if not checks or segments.strides:
             raise Unlowered("a launch without checks" if not checks else "arrays with holes")
-        for _, array in self.buffers:
-            if array.itemsize == 8 and not np.array_equal(segments.seen(array), array):
+        self.buffers = [(b, address_of(b.array)) for b in buffers if b.array.size]
+        for (_, array), _ in self.buffers:
+            seen = segments.seen(array) if array.itemsize == 8 else array
+            if seen is not array and not np.array_equal(seen, array):
                 raise Unlowered("a table of pointers")
-        self.regions: list[Region] = [segments.region(b) for b in self.buffers]
+        self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
+        self.places(may_write, fine)
         self.pointers = {b.name: MIDDLE for b in buffers} | {
             name: int(segments.virtual[n]) for name, n in segments.constants.items()
         }
-        self.pointers |= {r.buffer.name: segments.pointer(r.pointer) for r in self.regions}
-        self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
-        self.pieces = self.places(may_write, fine)
+        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
         self.came_unwritten = {*(readable or {}), *(blank or {})}
+        if not {*(readable or {})} <= {b.name for b, _ in self.buffers}:
+            raise Unlowered("readable names no argument")
+        self.allocate()
         self.states(readable or {}, blank or {})
-        self.table = np.stack([p.record for p in self.pieces]) if self.pieces else np.zeros((1, RECORD), np.int64)
-        self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
-        self.lists: list[np.ndarray] = []
 
-    def places(self, may_write: set[str] | None, fine: frozenset[int]) -> list[Piece]:
-        pieces, segments = [], self.segments
-        for n in range(len(segments.real)):
-            low, length, virtual = (int(x[n]) for x in (segments.real, segments.length, segments.virtual))
-            if n >= segments.arrays:
-                pieces.append(Piece(address_of(self.constants[n - segments.arrays]), length, virtual & ~255, []))
+    def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> None:
+        """The segments as pieces, and which buffers lie where."""
+        real, length, virtual = (x.tolist() for x in (self.segments.real, self.segments.length, self.segments.virtual))
+        arrays, self.pieces = self.segments.arrays, []
+        here: list[list[tuple[Buffer, int]]] = [[] for _ in real]
+        numbers = [bisect_right(real, first, 0, arrays) - 1 for _, first in self.buffers]
+        for n, pair in zip(numbers, self.buffers, strict=True):
+            here[n].append(pair)
+        for n, buffers in enumerate(here):
+            if n >= arrays:
+                data = address_of(self.constants[n - arrays])
+                self.pieces.append(Piece(data, length[n], virtual[n] & ~255, []))
                 continue
-            here = [b for b in self.buffers if low <= address_of(b.array) < low + length]
-            pieces.append(Piece(low, length, virtual, [b.array for b in here]))
-            written = may_write is None or any(b.name in may_write for b in here)
-            if written and all(b.array.flags.writeable for b in here):
-                pieces[-1].writable(n in fine)
-        return pieces
+            self.pieces.append(piece := Piece(real[n], length[n], virtual[n], buffers))
+            names = {b.name for b, _ in buffers}
+            if (may_write is None or names & may_write) and all(b.array.flags.writeable for b, _ in buffers):
+                piece.writable(bool(names & fine))
+        self.placed = [(self.pieces[n], *pair) for n, pair in zip(numbers, self.buffers, strict=True)]
 
-    def piece(self, array: np.ndarray) -> Piece:
-        n = int(np.searchsorted(self.segments.real[: self.segments.arrays], address_of(array), "right")) - 1
-        return self.pieces[n]
+    def allocate(self) -> None:
+        """Memory for what is known of all pieces: zeros, but for the copies of what was there."""
+        at, copies = 0, 0
+        for piece in self.pieces:
+            whole = any(dense(b.array) and b.array.nbytes == piece.length for b, _ in piece.buffers)
+            if piece.buffers and not (whole and self.came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
+                piece.planes[STATE] = piece.shift, 1
+            for word in piece.planes:
+                piece.offsets[word] = copies if word == BACKUP else at
+                size = -(-piece.size(word) // 64) * 64
+                at, copies = (at, copies + size) if word == BACKUP else (at + size, copies)
+        self.memory, self.copies = np.zeros(at, np.uint8), np.empty(copies, np.uint8)
+        known, copied = address_of(self.memory), address_of(self.copies)
+        for piece in self.pieces:
+            for word, offset in piece.offsets.items():
+                piece.record[word] = offset + (copied if word == BACKUP else known)
+        self.table = np.array([p.record for p in self.pieces] or [[0] * RECORD], np.int64)
+
+    def plane(self, piece: Piece, word: int) -> np.ndarray:
+        """Its bytes."""
+        first = piece.offsets[word]
+        return (self.copies if word == BACKUP else self.memory)[first : first + piece.size(word)]
+
+    def of(self, piece: Piece, array: np.ndarray, first: int, word: int, flat: bool = False) -> np.ndarray:
+        """What a plane of bytes knows of an array: in its shape, words of as many bytes as one of its items has.
+
+        flat  in any order and shape, as is soonest gone through
+        """
+        at, kind = (
+            piece.offsets[word] + (first - piece.low + piece.pad >> piece.shift),
+            f"u{array.itemsize >> piece.shift}",
+        )
+        if flat and dense(array) and min(array.strides, default=0) >= 0:
+            return np.ndarray((array.size,), kind, self.memory.data, at)
+        return np.ndarray(array.shape, kind, self.memory.data, at, [s >> piece.shift for s in array.strides])
 
     def states(self, readable: dict[str, Any], blank: dict[str, np.ndarray]) -> None:
         """Note which elements there are, and which may be read, where these are not all."""
-        arrays = {b.name: b.array for b in self.buffers}
-        if not set(readable) <= set(arrays):
-            raise Unlowered("readable names no argument")
-        for piece in self.pieces[: self.segments.arrays]:
-            here = [b for b in self.buffers if self.piece(b.array) is piece]
-            whole = any(dense(a) and a.nbytes == piece.length for a in piece.arrays)
-            if whole and not any(b.name in self.came_unwritten for b in here):
-                continue
-            piece.plane(STATE, np.uint8, piece.shift)
-            for name, array in here:
-                state = piece.of(array, STATE)
+        for piece in self.pieces:
+            each = piece.buffers if STATE in piece.planes else []
+            for (name, array), first in each:
+                state = self.of(piece, array, first, STATE)
+                if name not in readable:
+                    state |= filled(state, MAPPED | READABLE)
+                    continue
                 state |= filled(state, MAPPED)
                 try:
-                    may_read = np.broadcast_to(np.asarray(readable.get(name, True), bool), array.shape)
+                    may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
                 except ValueError:
                     raise Unlowered("readable in another shape") from None
                 np.bitwise_or(state, filled(state, READABLE), out=state, where=may_read)
-            for name, array in here:
+            for (name, array), first in each:
                 if name in blank:
-                    state = piece.of(array, STATE)
+                    state = self.of(piece, array, first, STATE)
                     np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
-
-    def fields(self) -> dict[str, int]:
-        """Fields of the record of one thread of the CPU, which has its own lists; call once for each."""
-        own = [np.zeros(HEAD + row * rows, np.int64) for row, rows in ((CONFLICT, CONFLICTS), (REPLICA, REPLICAS))]
-        self.lists += own
-        return {
-            "segments": self.table.ctypes.data, "segment_count": len(self.pieces), "wants_fine": 0,
-            "conflicts": own[0].ctypes.data, "replicas": own[1].ctypes.data, "syncs": self.syncs.ctypes.data,
-        }  # fmt: skip
-
-    def conflicts(self) -> np.ndarray:
-        """(N, CONFLICT) int64, of all threads, each once: what order.py judges."""
-        found = [x[HEAD : HEAD + CONFLICT * int(x[0])].reshape(-1, CONFLICT) for x in self.lists[::2]]
-        return np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, CONFLICT), np.int64)
-
-    def log(self) -> np.ndarray:
-        """(N, SYNC) int64: the atomics, in order."""
-        return self.syncs[HEAD : HEAD + SYNC * int(self.syncs[0])].reshape(-1, SYNC)
 
     def undo(self) -> None:
         """Give the callers' arrays the bytes that they had before the launch."""
         for piece in self.pieces:
             if DIRTY in piece.planes:
-                piece.undo()
+                memory: Any = (ctypes.c_uint8 * piece.length).from_address(piece.low)
+                data = np.frombuffer(memory, np.uint8)
+                copies = self.plane(piece, BACKUP)
+                for chunk in np.flatnonzero(self.plane(piece, DIRTY)).tolist():
+                    low, high = max(chunk << CHUNK, piece.pad), min(chunk + 1 << CHUNK, piece.pad + piece.length)
+                    data[low - piece.pad : high - piece.pad] = copies[low:high]
 
-    def mask(self, region: Region, word: int) -> np.ndarray | None:
-        """bool, in an array's shape: which items a plane knows of; None if it is not kept."""
-        piece = self.piece(region.buffer.array)
-        return None if word not in piece.planes else piece.of(region.buffer.array, word)
+    def end(self, written: dict[str, np.ndarray] | None = None) -> None:
+        """Sum up what the launch did, fill `written` by array, and forget the planes.
 
-    def stored_to(self) -> list[Region]:
-        """The arrays of which the launch wrote something."""
-        return [r for r in self.regions if (mask := self.mask(r, WRITTEN)) is not None and mask.any()]
+        Addresses of this process take the place of those that the kernel stored.
+        """
+        self.read: dict[str, int] = {}
+        self.left: dict[str, int] = {}
+        self.stored: dict[str, tuple[int, int]] = {}
+        dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
+        for piece, (name, array), first in self.placed:
+            self.read[name] = self.items_read(piece, array, first) * array.itemsize
+            if name in self.came_unwritten:
+                state = self.of(piece, array, first, STATE, True)
+                bit = filled(state, READABLE)
+                self.left[name] = int(np.count_nonzero(state & bit != bit))
+            touched = id(piece) in dirty
+            if written is not None:
+                mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
+                written[name] = mask != 0
+            if touched and np.count_nonzero(self.of(piece, array, first, WRITTEN, True)):
+                self.stored[name] = span(array)
+                if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
+                    array[...] = words
+        del self.memory, self.copies
 
-    def write_back(self, written: dict[str, np.ndarray] | None = None) -> None:
-        """Fill `written` by array, and make addresses of this process of those that the kernel stored."""
-        if written is not None:
-            for region in self.regions:
-                mask, array = self.mask(region, WRITTEN), region.buffer.array
-                written[region.buffer.name] = np.zeros(array.shape, bool) if mask is None else mask != 0
-        for region in self.stored_to():
-            array = region.buffer.array
-            if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
-                array[...] = words
+    def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
+        """Of how many items of an array something was read."""
+        bits = self.plane(piece, READ)
+        if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
+            return int(np.bitwise_count(bits.view(np.uint32)).sum())
+        known, first = np.unpackbits(bits, bitorder="little"), first - piece.low + piece.pad >> piece.shift
+        kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
+        return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
     def read_bytes(self) -> dict[str, int]:
         """By array, how many distinct bytes were read, to whole elements."""
-        return {b.name: self.items_read(b.array) * b.array.itemsize for b in self.buffers}
-
-    def items_read(self, array: np.ndarray) -> int:
-        piece = self.piece(array)
-        if len(piece.arrays) == 1 and array.itemsize == 1 << piece.shift:
-            return int(np.bitwise_count(piece.planes[READ]).sum())
-        return int(np.count_nonzero(piece.of(array, READ)))
+        return self.read
 
     def unwritten(self) -> dict[str, int]:
         """By array of which something came unwritten, how many elements nothing has written yet."""
-        left = {}
-        for region in self.regions:
-            if region.buffer.name in self.came_unwritten:
-                state = self.mask(region, STATE)
-                assert state is not None
-                bit = filled(state, READABLE)
-                left[region.buffer.name] = int(np.count_nonzero(state & bit != bit))
-        return left
+        return self.left
 
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
-        return {r.buffer.name: span(r.buffer.array) for r in self.stored_to()}
+        return self.stored

@@ -10,11 +10,10 @@ from typing import Any
 
 from llvmlite import ir
 
-from ..collective import matrix_form
 from ..floats import FORMATS
 from ..forms import parts_of
 from ..syntax import Instruction
-from ..tensor_core.mma import INPUTS, INTEGERS, form
+from ..tensor_core.forms import INPUTS, INTEGERS, form, matrix_form
 from . import shared
 from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered

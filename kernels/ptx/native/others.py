@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from . import context as ctx
 from ..opcode import BITS
-from ..parse import Vector
+from ..syntax import Vector
+from . import context as ctx
 from .frames import WARP_EPOCH
 from .lanes import I1, I64, WARP
 

@@ -47,7 +47,7 @@ class Routine:
         made = declared(module, function.__name__, I64, *[I64] * len(names))
         if straight:
             made.attributes.add("alwaysinline")
-        self.b = ir.IRBuilder(made.append_basic_block("entry"))
+        self.b: Any = ir.IRBuilder(made.append_basic_block("entry"))
         self.entry = self.b.block
         self.names: dict[str, Any] = {}
         for name, value in zip(names, made.args, strict=True):

@@ -8,8 +8,8 @@ from llvmlite import ir
 
 from ..decode import width
 from ..forms import Form, parts_of
-from ..shared import PROGRAM, SEVERAL, WARP
 from ..syntax import Instruction
+from ..tags import PROGRAM, SEVERAL, WARP
 from . import banks, memory, shared_cells
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered

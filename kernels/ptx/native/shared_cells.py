@@ -14,7 +14,7 @@ What returns a number returns 0 if all is well, and 1 for a suspicion.
 
 from llvmlite import ir
 
-from ..shared import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
+from ..tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
 from .context import POINTER
 from .lanes import I32, I64, Lanes, vector
 from .programs import function, loop

@@ -9,7 +9,7 @@ from llvmlite import ir
 from ..decode import ALONE, CLUSTER, Decoded
 from ..errors import ParseError
 from ..opcode import BITS
-from ..parse import Address, Immediate, Register, Symbol, Vector
+from ..syntax import Address, Immediate, Register, Symbol, Vector
 from . import context as ctx
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered

@@ -53,18 +53,24 @@ def both(run: Any, *arguments: Any, **settings: Any) -> Any:
     usual = outcome(run, "numpy", arguments, settings | {"written": {} if others is not None else None})
     left = [bits(a) for a in arrays]
     for array, before in zip(arrays, came, strict=True):
-        array[...] = before
+        if array.flags.writeable:
+            array[...] = before
     found, now = outcome(run, None, arguments, settings)
-    TOOK[getattr(found, "engine_reason", "error") or "native"] += 1
+    why = getattr(found, "engine_reason", "error") or "native"
+    TOOK[f"{why}: {settings['name']}" if "looks wrong" in why else why] += 1
     what = [name for name in {**usual[1], **now} if usual[1].get(name) != now.get(name)]
     what += [b.name for b, before in zip(buffers, left, strict=True) if bits(b.array) != before]
     if what:
         shown = {name: (usual[1].get(name), now.get(name)) for name in what if name in usual[1] or name in now}
-        DIFFER.append(f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000])
+        DIFFER.append(
+            f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000]
+        )
     if isinstance(found, PtxError):
         raise found
     if settings.get("prints", True):
         print("".join(found.printed.lines), end="")
+        found.printed.shows = True
+        found.printed.close()
     return found
 
 

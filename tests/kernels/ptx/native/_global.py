@@ -55,14 +55,14 @@ def publication(random: np.random.Generator) -> str:
 
 
 def outcome(text: str, arrays: list[np.ndarray], engine: str, **settings: Any) -> tuple[dict[str, Any], str]:
-    """What a body leaves and reports, or the error it ends in; and the engine that ran it. The arrays stay."""
+    """What a body leaves and reports, or the error it ends in; and who ran it, or error. The arrays stay."""
     came = [a.copy() for a in arrays]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
             report = _text.run(text, *arrays, engine=engine, **settings)
     except PtxError as error:
-        return {"error": str(error)}, engine
+        return {"error": str(error)}, "error"
     finally:
         left = [a.tobytes() for a in arrays]
         for array, before in zip(arrays, came, strict=True):
