@@ -18,6 +18,7 @@ from .memory import GlobalMemory
 from .parse import Instruction
 from .races import Access, find_races
 from .segments import Buffer, Region, number, span
+from .shadow.launch import Asked, Shadow, ShadowReport
 from .tma import global_side, host
 from .uninitialised import verdict
 
@@ -61,6 +62,7 @@ class Report:
     """
 
     compiled: Any = None  # the compiled.Kernel
+    shadow: Any = None  # with shadow="float64", a shadow.launch.ShadowReport
     config: Any = None
 
     def __init__(self, name: str, target: str, world: World, trace: bool):
@@ -139,6 +141,7 @@ class Start(NamedTuple):
     seed: int | None
     readable: dict[str, Any]
     blank: dict[str, np.ndarray] | None
+    shadow: Any = None  # a shadow.launch.Asked
 
     def world(self, filler: int | None, prints: bool, lenient: bool) -> World:
         """The launch before its first instruction; unwritten bytes hold `filler`, or what the arrays do if None."""
@@ -156,7 +159,8 @@ class Start(NamedTuple):
         T, random = 32 * self.num_warps, None if self.seed is None else np.random.default_rng(self.seed)
         registers = decoded.registers(memory.pointers, values, T, grid, random)
         size, counters, printed = self.shared + decoded.shared, Counters(decoded, T), Printed(prints)
-        return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+        world = World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+        return world._replace(shadow=Shadow(self.shadow, world, self.parameters)) if self.shadow else world
 
 
 def execute(
@@ -164,7 +168,7 @@ def execute(
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
     approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
     blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
-    written: dict[str, np.ndarray] | None = None,
+    written: dict[str, np.ndarray] | None = None, shadow: Asked | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
@@ -179,12 +183,14 @@ def execute(
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
     lenient = warp_races == "warn"
-    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
+    hints = shadow[:2] if shadow else None
+    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
-    start = Start(decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank)
+    start = Start(decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank, shadow)
+    came = [b.array.copy() for b in buffers] if shadow else []
 
     def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
         other = start.world(filler, prints=False, lenient=lenient)
@@ -200,7 +206,9 @@ def execute(
         raise error
     for race in find_races(usual.memory.log):
         usual.complain(as_error(race, grid, usual.memory))
-    return Report(name, target, usual, trace)
+    report = Report(name, target, usual, trace)
+    report.shadow = ShadowReport(start, came, usual) if shadow else None
+    return report
 
 
 def ended(world: World, max_steps: int | None) -> PtxError | None:

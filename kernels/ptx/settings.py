@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,8 @@ class Settings(NamedTuple):
               name. Live tensors whose address stands in an int64 argument are found without it
     warp_races  "raise", or "warn" for a RuntimeWarning where lanes of one warp race; see errors.WarpRace
     prints    whether what device_print prints goes to standard output; the report has it in any case
+    shadow    "float64": every float register also carries the value that it would have in float64; see `report.shadow`
+    rounding  lines, pairs of (file name, number), whose rounding such a shadow keeps; ("*", 0) is every line
     """
 
     checks: bool = True
@@ -39,6 +41,8 @@ class Settings(NamedTuple):
     reachable: Any = None
     warp_races: str = "raise"
     prints: bool = True
+    shadow: str | None = None
+    rounding: Sequence[tuple[str, int]] = ()
 
 
 class Tuning(NamedTuple):
@@ -92,6 +96,8 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reachable.py asks each
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
     "prints": (boolean, "True or False"),
+    "shadow": (lambda x: x in (None, "float64"), 'None or "float64"'),
+    "rounding": (lambda x: all(len(at) == 2 for at in x), "pairs of (file name, line)"),
     "autotune": (lambda x: x in ("first", "all"), '"first" or "all"'),
     "pretend": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),
