@@ -50,7 +50,7 @@ def typed(i: Instruction) -> Iterator[tuple[Any, str, bool]]:
         f = form(i)
         for n, operand in enumerate(i.operands):
             yield from ((x, f.kind, name == "atom" and n == 0) for x in parts_of(operand))
-    elif name == "mma":
+    elif i.opcode.startswith("mma.") and "kind::" not in i.opcode:
         _, _, a, b, c, _ = mma.form(i.opcode)
         for operand, kind, result in zip(i.operands, (c, a, b, c), (True, False, False, False), strict=True):
             yield from ((x, PAIR[kind] if kind in ("f16", "bf16") else kind, result) for x in operand.parts)

@@ -79,9 +79,10 @@ class Shadow:
 
     def entered(self, n: int, error: np.ndarray) -> np.ndarray:
         """The rounding that instruction n adds, noted; what is no number adds none."""
-        error = np.where(np.isnan(error), 0, error)
-        self.errors[n] = max(self.errors.get(n, 0.0), float(np.abs(error).max(initial=0)))
-        return error
+        parts = np.ascontiguousarray(error).view(np.float64)
+        parts[np.isnan(parts)] = 0
+        self.errors[n] = max(self.errors.get(n, 0.0), float(np.abs(parts).max(initial=0)))
+        return parts.view(error.dtype)
 
 
 def twin_of(plane: Plane, words: np.ndarray, cells: np.ndarray) -> np.ndarray | None:

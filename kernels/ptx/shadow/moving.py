@@ -1,5 +1,6 @@
 """Twins on their way: between registers, between lanes, through memory, and into a matrix product."""
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -44,15 +45,14 @@ def register(f, n: int, i: Instruction, run: Run) -> Run | None:
     sign = i.opcode.split(".")[0] in ("and", "xor")
     if sign and BITS[kind] == 32 and fm.constant(i.operands[2]) not in fm.SIGNS[1 if kind in HALF else 0 :: 2]:
         return None
-    gets = [f.get(x, kind) for x in same[1:]]
+    gets, reals = ([how(x, kind) for x in same[1:]] for how in (f.get, f.real))
     if i.opcode.startswith("selp"):
-        a, b = gets
         slot, negate = f.d.source(i.operands[3], "pred")
-        holds = lambda R: negate(R[slot]) if negate else R[slot]  # noqa: E731
-        return moved(f, run, same[:1], lambda R: [np.where(holds(R), a(R), b(R))])
+        holds = [lambda R: negate(R[slot]) if negate else R[slot]]
+        return f.applied(n, run, lambda p, a, b: np.where(p, a, b), holds + gets, holds + reals, same[0])
     change: Callable = np.abs if i.opcode.startswith("and") else np.negative
     change = (change if kind not in HALF else lambda x: paired(change(x.real), change(x.imag))) if sign else lambda x: x
-    return moved(f, run, same[:1], lambda R: [change(gets[0](R))])
+    return f.applied(n, run, change, gets, reals, same[0])
 
 
 def moved(f, run: Run, targets: list, values: Callable[[list], list]) -> Run:
@@ -96,7 +96,7 @@ def loaded(f, n: int, i: Instruction, run: Run) -> Run | None:
 
         def follow(block, active):
             run(block, active)
-            given = block.world.shadow.given.get(name)
+            given = None if n in block.world.shadow.keeps else block.world.shadow.given.get(name)
             put(block.R, own(block.R) if given is None else np.full((1, 1), given), active)
 
         return follow
@@ -159,8 +159,8 @@ def stored(f, n: int, i: Instruction, run: Run) -> Run | None:
 
 def copied(f, n: int, i: Instruction, run: Run) -> Run | None:
     """cp.async: from global to shared memory."""
-    if len(i.operands) < 3:
-        return run
+    if not re.match(r"cp\.async\.c[ag]\.", i.opcode):
+        return None
     to, source, cells = place(f, i.operands[0], "shared"), place(f, i.operands[1], "global"), i.operands[2].bits // 2
 
     def follow(block, active):
@@ -241,15 +241,20 @@ def matrix_stored(f, n: int, i: Instruction, run: Run) -> Run | None:
 
 def multiplied(f, n: int, i: Instruction, run: Run) -> Run | None:
     """mma: the product of twins."""
-    _, _, a, b, c, _ = mma.form(i.opcode)
-    kinds = [PAIR.get(k, k) if k != "f32" else k for k in (a, b, c)]
-    if any(k not in KINDS for k in kinds):
+    if "kind::" in i.opcode:
         return None
-    kinds = [KINDS[k] for k in kinds]
+    _, _, a, b, c, _ = mma.form(i.opcode)
+    if c not in KINDS:
+        return None  # of integers
+    kinds = [PAIR[k] if k in ("f16", "bf16") else KINDS.get(k) for k in (a, b, c)]
     result, *operands = (x.parts for x in i.operands)
-    gets, reals = (
-        [[how(x, kind) for x in part] for part, kind in zip(operands, kinds, strict=True)] for how in (f.get, f.real)
-    )
+    parts = list(zip(operands, kinds, strict=True))
+
+    def numbers(how: Callable) -> list:
+        """What gives the twins of all operands; numbers of 8 bits have none."""
+        return [[how(x, kind) if kind else f.bits(x) for x in part] for part, kind in parts]
+
+    gets, reals = numbers(f.get), numbers(f.real)
     puts, owns = [f.put(x) for x in result], [f.real(x, kinds[2]) for x in result]
 
     def product(block, gets) -> list:

@@ -8,6 +8,7 @@ where branches, addresses and integers are those of the real run. Of instruction
 with w = 1 where the launch keeps the rounding of n's line, else 0. What is not followed is its real value, exactly.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial, reduce
 from typing import Any
@@ -31,6 +32,8 @@ FUNCTIONS: dict[str, Callable] = {
     "sin": np.sin, "cos": np.cos, "tanh": np.tanh, "abs": np.abs, "neg": np.negative, "cvt": lambda x: x,
     "copysign": lambda a, b: np.copysign(b, a), "min": np.fmin, "max": np.fmax,
 }  # fmt: skip
+# What moves numbers beside the threads, and is not followed.
+BESIDE = re.compile(r"cp\.(reduce\.)?async\.bulk\.(?!commit|wait|prefetch)|wgmma\.mma|tcgen05\.(ld|st|mma|cp)")
 WHOLE = ("rni", "rzi", "rmi", "rpi")
 
 
@@ -103,6 +106,10 @@ class Follower:
         slot, narrow = self.d.source(x, "f32" if kind == "tf32" else kind)
         return lambda R: exact(narrow(R[slot]) if narrow else R[slot], kind)
 
+    def bits(self, x: Any) -> Get:
+        slot, _ = self.d.source(x, "b32")
+        return lambda R: R[slot]
+
     def put(self, x: Any) -> Callable[[list, np.ndarray, Any], None]:
         """What puts a result's twin into its place."""
         if self.format(x) is None:
@@ -119,6 +126,8 @@ class Follower:
     def computed(self, n: int, i: Instruction, run: Run) -> Run:
         """An instruction that computes: in float64 if it is one of floats, else its real results stand."""
         targets = self.results(i)
+        if BESIDE.match(i.opcode):
+            self.lost.add(n)
         if not targets:
             return run
         sources, kinds = fm.pure(i)
