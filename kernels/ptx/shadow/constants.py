@@ -48,7 +48,7 @@ def heard(found: set[float]) -> Iterator[None]:
 
 
 def numbers(kernel: Any) -> tuple[float, ...]:
-    """The floats of a kernel's Python, before rounding: a CompiledKernel's source is translated to Triton's IR once more."""
+    """The floats of a CompiledKernel's Python, before rounding: its source is translated to Triton's IR once more."""
     if kernel.hash not in _known:
         backend, context, found = make_backend(kernel.metadata.target), ir.context(), set()
         ir.load_dialects(context)

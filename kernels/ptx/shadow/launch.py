@@ -13,8 +13,9 @@ from ..reachable import buffer
 from ..segments import Buffer, address_of, span
 from .planes import CODES, Plane
 
-LIBRARY = ("standard.py", "core.py", "math.py")
-Place = tuple[str, int]
+LIBRARY = ("standard.py", "core.py", "math.py")  # of Triton
+Place = tuple[str, int]  # a Python line
+EVERY, LOST = ("*", 0), ("?", 0)  # among the lines to keep the rounding of: every one; NaN for what is not followed
 
 
 def line(where: Any) -> Place:
@@ -27,9 +28,8 @@ class Kept(NamedTuple):
 
     array: Any
     first: int  # of its bytes, in this process
-    value: np.ndarray
-    code: np.ndarray
-    bytes: np.ndarray
+    plane: Plane
+    length: int
 
 
 class Asked(NamedTuple):
@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
     numbers   floats of the kernel's Python, which constants in its code may stand for
     pointers  what each parameter points at: "bf16"
-    rounding  Python lines whose rounding is kept; None: of no line
+    rounding  Python lines whose rounding is kept
     earlier   what earlier launches of the same route have left in memory
     """
 
@@ -51,127 +51,117 @@ class Shadow:
     """The twins of one launch while it runs."""
 
     def __init__(self, asked: Asked, world: Any, parameters: dict[str, Any]):
-        decoded, self.asked = world.decoded, asked
-        X, Y, Z = world.grid
+        decoded, (X, Y, Z) = world.decoded, world.grid
         self.memory, self.shared = Plane(1, len(world.memory.bytes)), Plane(X * Y * Z, world.shared)
-        self.given = {
-            name: float(parameters[name]) for name, kind in decoded.parameters if kind in BITS and "f" in kind
-        }
-        steps = enumerate(decoded.steps)
-        self.keeps = {n for n, s in steps if line(s.instruction.where) in asked.rounding or ("*", 0) in asked.rounding}
-        self.errors: dict[int, float] = {}
+        self.given = {name: float(parameters[name]) for name, kind in decoded.parameters if kind in ("f32", "f64")}
+        lines = enumerate(line(s.instruction.where) for s in decoded.steps)
+        self.keeps = {n for n, at in lines if at in asked.rounding or EVERY in asked.rounding}
+        self.doubts, self.errors, self.lost = LOST in asked.rounding, {}, set()
+        segments = world.memory.segments
+        pieces = list(zip(segments.real.tolist(), segments.arena.tolist(), segments.length.tolist(), strict=True))
         for old in asked.earlier:
-            self.recall(world.memory, old)
+            for real, first, length in pieces:
+                low, high = max(real, old.first), min(real + length, old.first + old.length)
+                if real and low < high:
+                    to, there = (slice(low - x >> 1, high - x >> 1) for x in (real - first, old.first))
+                    self.memory.take(to, old.plane, there)
 
-    def recall(self, memory: Any, old: Kept) -> None:
-        """Put what an earlier launch left into this one's memory."""
-        segments = memory.segments
-        for real, first, length in zip(segments.real, segments.arena, segments.length, strict=True):
-            low, high = max(real, old.first), min(real + length, old.first + len(old.bytes))
-            if real and low < high:
-                to, source = (
-                    slice(first + low - real >> 1, first + high - real >> 1),
-                    slice(low - old.first >> 1, high - old.first >> 1),
-                )
-                self.memory.value[to], self.memory.code[to] = old.value[source], old.code[source]
-                self.memory.bytes[2 * to.start : 2 * to.stop] = old.bytes[2 * source.start : 2 * source.stop]
-                self.memory.low, self.memory.high = min(self.memory.low, to.start), max(self.memory.high, to.stop)
-
-    def entered(self, n: int, error: np.ndarray) -> np.ndarray:
-        """The rounding that instruction n adds, noted; what is no number adds none."""
-        parts = np.ascontiguousarray(error).view(np.float64)
+    def entered(self, n: int, own: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+        """The rounding that instruction n adds, noted in units of its result; what is no number adds none."""
+        parts, size = (np.ascontiguousarray(x).view(np.float64) for x in (own - rounded, own + 0 * rounded))
         parts[np.isnan(parts)] = 0
-        self.errors[n] = max(self.errors.get(n, 0.0), float(np.abs(parts).max(initial=0)))
-        return parts.view(error.dtype)
+        relative = np.abs(parts) / np.abs(size)
+        self.errors[n] = max(self.errors.get(n, 0.0), float(relative[np.isfinite(relative)].max(initial=0)))
+        return parts.view((own - rounded).dtype)
 
 
-def twin_of(plane: Plane, words: np.ndarray, cells: np.ndarray) -> np.ndarray | None:
-    """The twins of an array of words whose first cells these are; None where nothing has one."""
-    codes = plane.code[cells]
-    kinds = [kind for kind, code in CODES.items() if (codes == code).any() and BITS[kind] == 8 * words.itemsize]
-    return plane.read(cells, words, kinds[0]) if kinds else None
+class Entered(NamedTuple):
+    """Rounding at one line: the largest, in units of what was rounded, and what it did to each array, in float64."""
+
+    largest: float
+    effect: dict[str, np.ndarray]
 
 
 class ShadowReport:
     """What a launch's shadow shows.
 
-    arrays  by name, of each array to which numbers were stored: its values in float64, (P, ...) as the array is
-    lost    Python line -> opcodes that ran there and computed with a float's bits: their real results stand
+    arrays  by name, of each array to which numbers were stored: its values in float64, shaped as the array
+    lost    Python line -> opcodes that ran there and are not followed: their real results stand
     """
 
     def __init__(self, start: Any, came: list[np.ndarray], world: Any):
         self._start, self._came, memory = start, came, world.memory
-        steps, issued = world.decoded.steps, world.counters.issued
-        lost: dict[Place, set[str]] = {}
-        for n in world.decoded.lost:
-            if issued[n]:
-                lost.setdefault(line(steps[n].instruction.where), set()).add(steps[n].instruction.opcode)
-        self.lost = {where: sorted(opcodes) for where, opcodes in sorted(lost.items())}
-        self.arrays, self.kept = self._taken(world), []
-        for region in memory.regions:
-            if region.buffer.name in self.arrays and not (region.low | region.high) & 1 and not memory.segments.strides:
-                cells = slice(region.low >> 1, region.high >> 1)
-                plane, offset = world.shadow.memory, region.pointer - region.low
-                parts = (
-                    plane.value[cells].copy(),
-                    plane.code[cells].copy(),
-                    plane.bytes[region.low : region.high].copy(),
-                )
-                self.kept.append(Kept(region.buffer.array, address_of(region.buffer.array) - offset, *parts))
-
-    @staticmethod
-    def _taken(world: Any) -> dict[str, np.ndarray]:
-        found = {}
-        for region in world.memory.regions:
-            words = region.of(world.memory.bytes)
-            if words.itemsize > 1:
-                values = twin_of(world.shadow.memory, words, places(words, region.pointer, region.strides) >> 1)
-                found |= {} if values is None else {region.buffer.name: values}
-        return found
+        steps, self.lost = world.decoded.steps, {}
+        for n in sorted(n for n in world.decoded.lost | world.shadow.lost if world.counters.issued[n]):
+            self.lost.setdefault(line(steps[n].instruction.where), set()).add(steps[n].instruction.opcode)
+        self.arrays, self.kept = stored(world), []
+        for region in memory.regions if not memory.segments.strides else ():
+            if region.buffer.name in self.arrays:
+                cells, plane = slice(region.low >> 1, region.high + 1 >> 1), Plane(1, region.high - region.low + 2)
+                plane.take(slice(0, cells.stop - cells.start), world.shadow.memory, cells)
+                first = address_of(region.buffer.array) - (region.pointer - region.low) - region.low % 2
+                self.kept.append(Kept(region.buffer.array, first, plane, 2 * (cells.stop - cells.start)))
 
     def of(self, array: Any) -> np.ndarray | None:
         """The values in float64 of an array, or a tensor or view of one, to which this launch stored; else None."""
-        words = buffer("", array).array
-        low, high = span(words)
-        for old in self.kept:
-            if old.first <= low and high <= old.first + len(old.bytes):
-                plane = Plane(1, len(old.bytes))
-                size = len(old.value)
-                plane.value[:size], plane.code[:size], plane.bytes[: len(old.bytes)] = old[2:]
-                plane.low, plane.high = 0, size
-                return twin_of(plane, words, places(words, address_of(words) - old.first) >> 1)
-        return None
+        return recalled(self.kept, array)
 
     @cached_property
-    def lines(self) -> dict[Place, "Entered"]:
+    def lines(self) -> dict[Place, Entered]:
         """Each Python line at which rounding entered, and what it alone did to the results; runs once for each."""
-        every = self._again(frozenset({("*", 0)}))[1]
-        steps = self._start.decoded.steps
-        size: dict[Place, float] = {}
-        for n, error in every.items():
-            where = line(steps[n].instruction.where)
-            size[where] = max(size.get(where, 0.0), error)
+        steps, size = self._start.decoded.steps, {}
+        for n, error in self._again(EVERY)[1].items():
+            at = line(steps[n].instruction.where)
+            size[at] = max(size.get(at, 0.0), error)
         found = {}
-        for where, largest in sorted(size.items()):
-            if largest:
-                arrays = self._again(frozenset({where}))[0]
-                found[where] = Entered(largest, {name: arrays[name] - x for name, x in self.arrays.items()})
+        for at in sorted(at for at in size if size[at]):
+            arrays = self._again(at)[0]
+            found[at] = Entered(size[at], {name: arrays[name] - x for name, x in self.arrays.items()})
         return found
 
-    def _again(self, rounding: frozenset[Place]) -> tuple[dict[str, np.ndarray], dict[int, float]]:
-        """The launch once more, from the arrays as they came, with the rounding of some lines."""
-        start = self._start._replace(shadow=self._start.shadow._replace(rounding=rounding))
+    def _again(self, rounding: Place) -> tuple[dict[str, np.ndarray], dict[int, float]]:
+        """The launch once more, from the arrays as they came, with the rounding of one line."""
+        start = self._start._replace(shadow=self._start.shadow._replace(rounding=frozenset({rounding})))
         with swapped(start.buffers, self._came):
             world = start.world(None, False, True)
         Machine(world).run()
-        return self._taken(world), world.shadow.errors
+        return stored(world), world.shadow.errors
 
 
-class Entered(NamedTuple):
-    """Rounding at one line: its largest, absolute, and what it did to each array, in float64."""
+def stored(world: Any) -> dict[str, np.ndarray]:
+    """The twins of each array that has any, by name."""
+    found = {}
+    for region in world.memory.regions:
+        words = region.of(world.memory.bytes)
+        values = twins_of(world.shadow.memory, words, places(words, region.pointer, region.strides))
+        found |= {} if values is None else {region.buffer.name: values}
+    return found
 
-    largest: float
-    effect: dict[str, np.ndarray]
+
+def recalled(kept: Iterable[Kept], array: Any) -> np.ndarray | None:
+    """The values in float64 of an array, or of a view of one, whose twins are kept, the latest last; else None."""
+    words = buffer("", array).array
+    low, high = span(words)
+    for old in reversed([*kept]):
+        if old.first <= low and high <= old.first + old.length:
+            return twins_of(old.plane, words, places(words, address_of(words) - old.first, words.strides))
+    return None
+
+
+def twins_of(plane: Plane, words: np.ndarray, at: np.ndarray) -> np.ndarray | None:
+    """The twins of an array of words at these bytes; None where nothing has one."""
+    cells = at >> 1
+    codes = plane.code[cells]
+    kinds = [kind for kind, code in CODES.items() if (codes == code).any() and BITS[kind] == 8 * words.itemsize]
+    return plane.read(cells, cells, words, kinds[0]) if kinds else None
+
+
+def places(words: np.ndarray, first: int, strides: Iterable[int]) -> np.ndarray:
+    """Where each element of an array lies, from the place of its first one."""
+    at = np.full(words.shape, first, np.int64)
+    for axis, (n, stride) in enumerate(zip(words.shape, strides, strict=True)):
+        at += (np.arange(n) * stride).reshape([-1 if k == axis else 1 for k in range(words.ndim)])
+    return at
 
 
 @contextmanager
@@ -185,11 +175,3 @@ def swapped(buffers: list[Buffer], came: list[np.ndarray]) -> Iterator[None]:
     finally:
         for b, x in zip(buffers, now, strict=True):
             b.array[...] = x
-
-
-def places(words: np.ndarray, first: int, strides: Iterable[int] | None = None) -> np.ndarray:
-    """Where each element of an array lies, from the place of its first one."""
-    at = np.full(words.shape, first, np.int64)
-    for axis, (n, stride) in enumerate(zip(words.shape, strides or words.strides, strict=True)):
-        at += (np.arange(n) * stride).reshape([-1 if k == axis else 1 for k in range(words.ndim)])
-    return at

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..memory import in_order
 from ..opcode import BITS
 from .formats import HALF, exact
 
@@ -16,72 +15,73 @@ CODES = {"f16": 1, "bf16": 2, "f32": 3, "f64": 4}
 
 
 class Plane:
-    """Twins in P rows of `size` bytes. Untouched pages cost nothing."""
+    """Twins in P rows of `size` bytes, in cells of two bytes. Untouched pages cost nothing."""
 
     def __init__(self, P: int, size: int):
-        self.cells = -(-size // 256) * 128  # of two bytes
+        self.cells = -(-size // 256) * 128
         self.value = np.zeros(P * self.cells)
         self.code = np.zeros(P * self.cells, np.uint8)
         self.bytes = np.zeros(P * self.cells * 2, np.uint8)
         self.low, self.high = len(self.code), -1  # the first and last cell written
 
-    def places(self, row: Any, at: np.ndarray) -> np.ndarray:
-        """Addresses of each row -> cells."""
-        return (at >> 1) + np.asarray(row, np.int64) * self.cells
+    def read(self, low: np.ndarray, high: np.ndarray, bits: np.ndarray, kind: str) -> np.ndarray:
+        """Twins where memory holds `bits` of a format; without one, the numbers themselves.
+
+        low, high  the first cells of the number, or of the lower and the upper one of a pair
+        """
+        if kind in HALF:
+            return paired(*(self.read(at, at, x, HALF[kind]) for at, x in zip((low, high), halves(bits), strict=True)))
+        found = exact(bits, kind)
+        if not self.holds(low):
+            return found
+        has = self.code.take(low) == CODES[kind]
+        has &= self.words(kind).take(low // (BITS[kind] // 16)) == bits
+        return np.where(has, self.value.take(low), found)
+
+    def holds(self, cells: np.ndarray) -> bool:
+        """Whether any of some cells may have a twin."""
+        within = self.high >= 0 and cells.min() <= self.high and cells.max() >= self.low
+        return within and bool(self.code.take(cells).any())
 
     def words(self, kind: str) -> np.ndarray:
         return self.bytes.view(f"u{BITS[kind] // 8}")
 
-    def read(self, place: np.ndarray, bits: np.ndarray, kind: str) -> np.ndarray:
-        """The twins at cells `place`, where memory holds `bits` of a format; without one, the numbers themselves."""
-        if kind in HALF:
-            half = HALF[kind]
-            both = np.ascontiguousarray(bits).view(f"u{BITS[half] // 8}")
-            low, high = (self.read(place + n * BITS[half] // 16, both[..., n::2], half) for n in (0, 1))
-            return paired(low, high)
-        found = exact(bits, kind)
-        if self.high < 0 or place.min() > self.high or place.max() < self.low:
-            return found
-        has = self.code.take(place) == CODES[kind]
-        if not has.any():
-            return found
-        has &= self.words(kind).take(place // (BITS[kind] // 16)) == bits
-        return np.where(has, self.value.take(place), found)
-
-    def write(self, place: np.ndarray, bits: np.ndarray, kind: str | None, value: Any, on: Any) -> None:
-        """Note twins stored at cells `place`, with their bits; of a `kind` None, that these bits have none.
+    def write(self, low: Any, high: Any, bits: np.ndarray, kind: str | None, value: np.ndarray, on: Any = None) -> None:
+        """Note twins that are stored with their bits; of a `kind` None, that these bits have none.
 
         on  (P or 1, T or 1) bool, which threads store; None: all
         """
         if kind in HALF:
-            half = HALF[kind]
-            both = np.ascontiguousarray(bits).view(f"u{BITS[half] // 8}")
-            for n, part in enumerate((value.real, value.imag)):
-                self.write(place + n * BITS[half] // 16, both[..., n::2], half, part, on)
+            for at, x, part in zip((low, high), halves(bits), (value.real, value.imag), strict=True):
+                self.write(at, at, x, HALF[kind], part, on)
             return
-        shape = np.broadcast_shapes(place.shape, bits.shape, value.shape, (1, 1) if on is None else on.shape)
-        chosen = [np.broadcast_to(x, shape) for x in (place, bits, value)]
-        place, bits, value = chosen if on is None else (x[np.broadcast_to(on, shape)] for x in chosen)
+        low, bits, value, on = np.broadcast_arrays(low, bits, value, True if on is None else on)
+        low, bits, value = low[on], bits[on], value[on]
         if kind is None:
             for n in range(max(bits.itemsize // 2, 1)):
-                self.code[place + n] = 0
+                self.code[low + n] = 0
             return
-        self.code[place], self.value[place] = CODES[kind], value
-        self.words(kind)[place // (BITS[kind] // 16)] = bits
-        self.low, self.high = min(self.low, int(place.min())), max(self.high, int(place.max()))
+        self.code[low], self.value[low] = CODES[kind], value
+        self.words(kind)[low // (BITS[kind] // 16)] = bits
+        self.reach(low.min(initial=self.low), low.max(initial=self.high))
 
-    def take(self, place: np.ndarray, other: "Plane", there: np.ndarray) -> None:
+    def reach(self, first: Any, last: Any) -> None:
+        self.low, self.high = min(self.low, int(first)), max(self.high, int(last))
+
+    def take(self, at: Any, other: "Plane", there: Any) -> None:
         """Copy cells of another plane, with what is known of them."""
-        if not place.size:
-            return
-        self.value[place], self.code[place] = other.value[there], other.code[there]
-        self.bytes.view("u2")[place] = other.bytes.view("u2")[there]
-        self.low, self.high = min(self.low, int(place.min())), max(self.high, int(place.max()))
+        self.value[at], self.code[at] = other.value[there], other.code[there]
+        self.bytes.view("u2")[at] = other.bytes.view("u2")[there]
+        if isinstance(at, slice):
+            self.reach(at.start, at.stop)
+        elif at.size:
+            self.reach(at.min(), at.max())
 
-    def changed(self, place: np.ndarray, before: np.ndarray, value: np.ndarray, kind: str, change: Callable) -> Any:
-        """Change twins at cells `place`, one after the other, where memory held `before`; returns the old ones."""
-        self.value[place] = self.read(place, before, kind)
-        return in_order(self.value, place, [value], change)
+
+def halves(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The lower and the upper half of each word."""
+    both = np.ascontiguousarray(bits).view(f"u{bits.itemsize // 2}")
+    return both[..., ::2], both[..., 1::2]
 
 
 def paired(low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -89,3 +89,8 @@ def paired(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     both = np.empty(np.broadcast_shapes(low.shape, high.shape), np.complex128)
     both.real, both.imag = low, high
     return both
+
+
+def each(f: Callable) -> Callable:
+    """A function of numbers made one of pairs."""
+    return lambda *x: paired(f(*(v.real for v in x)), f(*(v.imag for v in x)))
