@@ -66,6 +66,7 @@ ROOMS = {
     },
     "bench": {
         "measure": {"roofline"},
+        "builds": {"measure"},
         "report": {"measure"},
         "memory": set(),
         "roofline": set(),
@@ -213,6 +214,21 @@ def test_the_machine_imports_nothing_else_of_ours():
         for name, line, _ in imports(path):
             ours = name.split(".")[0] in FOLDERS
             assert not ours or name.startswith("kernels.ptx"), f"{path.relative_to(ROOT)}:{line} imports {name}"
+
+
+def test_neither_engine_of_the_machine_imports_the_other():
+    """Both stand on the typed form: what assemble.py makes of PTX, and what a launch starts from."""
+    room = ROOT / "kernels" / "ptx"
+    numpy_form = {f"kernels.ptx.{x}" for x in ("machine", "block", "lockstep", "memory", "shared", "access", "atomics")}
+    numpy_form |= {f"kernels.ptx.{x}" for x in ("collective", "warp", "races", "happens_before", "calls", "assemble")}
+    for path in sorted(room.rglob("*.py")):
+        native = room / "native" in path.parents
+        for name, line, _ in imports(path):
+            modules = {name, name.rpartition(".")[0]}
+            crosses = (
+                modules & numpy_form if native else name.startswith("kernels.ptx.native") and path.stem != "execute"
+            )
+            assert not crosses, f"{path.relative_to(ROOT)}:{line} imports {name}"
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path):

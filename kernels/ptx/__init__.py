@@ -7,8 +7,9 @@
         kernel[grid](x, out, n, BLOCK=256)
     ptx.check(kernel, grid, x, out, n, BLOCK=256)  # on several GPUs, under several schedules
 
-Triton compiles the kernel for a named GPU; the machine executes that PTX in NumPy, all threads of all programs at once,
-and raises what is wrong with it: see errors.py. In the order of a launch's life:
+Triton compiles the kernel for a named GPU; the machine executes that PTX and raises what is wrong with it: see
+errors.py. It has two engines: the NumPy form, which runs all threads of all programs at once and finds the words for
+what is wrong, and machine code of this CPU, held to it bit for bit. In the order of a launch's life:
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
     launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
@@ -17,21 +18,24 @@ and raises what is wrong with it: see errors.py. In the order of a launch's life
     reachable                        the arrays that it may touch
     other_targets                    a target for a kernel with instructions that the machine does not execute
     syntax, parse, inline            PTX -> instructions
-    assemble, decode                 instructions -> steps that can be run, bound to registers
+    decode, start                    the typed form that both engines run: instructions bound to registers, arguments
+    execute                          which engine runs a launch; its report
+    native/                          machine code: every check inside, as one bit
+    assemble, lockstep               the NumPy form: steps that can be run; a launch from memory to races
     isa, and what it names           what each instruction computes that touches neither memory nor another thread
     access, atomics, collective      those that do; warp is the arithmetic of the latter
     asynchronous/                    mbarriers, the async proxy, and happens-before in shared memory
     tma/                             tensor maps and bulk copies
     tensor_core/                     what tensor cores do: mma, wgmma, tcgen05
-    calls                            device_print and device_assert
+    calls, printed                   device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
     termination, progress            loops that never end, long launches
     segments, holes, locations       addresses, arrays with holes, and the array and element at each
-    memory, shared, local            bytes, with what may be accessed and what was
+    memory, shared, tags, local      bytes, with what may be accessed and what was
     torch_empty, uninitialised       unwritten memory of torch.empty, and whether a read of it changes results
     races, happens_before            races in global memory, by happens-before over the log of a launch
     algebra                          whether two kernels are one algebra, in the ring of Triton's fpsan
-    counters, execute                instructions, bytes and bank conflicts: the report
+    counters                         instructions, bytes and bank conflicts
     profile, profile_page            the report as tables, and as a page of pictures
 
 The machine, and with it triton, is imported when one of its names is first asked for: pytest loads pytest_plugin.py,

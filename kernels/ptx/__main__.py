@@ -61,6 +61,8 @@ def parser() -> Parser:
         "which stops loops that show no end")  # fmt: skip
     add("--approximation-ulps", type=int, default=0, metavar="N", help="move exp2, division and their like by up to N "
         "last places; default %(default)s")  # fmt: skip
+    add("--engine", choices=["native", "numpy"], help="native is faster, and counts no bytes by array; default: numpy, "
+        "which keeps a log of all accesses")  # fmt: skip
     add("--pretend", action="store_true", help="the driver finds a GPU, cuda:0, whose memory is the CPU's")
     add("--no-checks", action="store_true", help="check nothing; bytes are then not counted by array")
     add("--lines", action="store_true", help="count per Python source line, too")
@@ -117,7 +119,8 @@ class Shown:
 def settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the machine is to do. Raises ValueError for what it cannot."""
     names = set(Settings._fields) & set(vars(options))
-    found = {name: getattr(options, name) for name in names} | {"checks": not options.no_checks, "trace": True}
+    found = {name: getattr(options, name) for name in names} | {"checks": not options.no_checks}
+    found["trace"] = options.engine != "native"  # which keeps no log of accesses
     try:
         check_settings(found)
     except Refused as error:
@@ -194,8 +197,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.driver or not Path(options.driver).is_file():
         what = f"{options.driver} is no file" if options.driver else "no driver came"
         usage.error(f"{what}; name a Python file, such as --example prints")
-    if options.no_checks and options.html:
-        usage.error("pictures are drawn from the accesses that the checks note; leave --no-checks out")
+    if options.html and (options.no_checks or options.engine == "native"):
+        flag = "--no-checks" if options.no_checks else "--engine native"
+        usage.error(f"pictures are drawn from the accesses that the checks note in NumPy form; leave {flag} out")
     try:
         return work(options)
     except BrokenPipeError:

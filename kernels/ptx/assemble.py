@@ -31,10 +31,6 @@ def nothing(block, active) -> None:
 ASYNCHRONOUS = re.compile(
     r"(cp\.async\.)?mbarrier\.|cp\.(reduce\.)?async\.bulk|wgmma\.|tcgen05\.|fence\.proxy\.async|barrier\.cluster"
 )
-IDLE = re.compile(
-    r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."
-    r"|barrier\.cluster\.arrive"
-)  # what changes no value: time, registers lent to other warps, caches, the start of the next launch, a cluster of one
 
 
 def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
@@ -81,7 +77,7 @@ def bind(d: Decoder, i: Instruction) -> Run:
     name = i.opcode.split(".")[0]
     if name == "mov" and len(i.operands) == 2:
         return d.move(i)
-    if IDLE.match(i.opcode):
+    if isa.IDLE.match(i.opcode):
         return nothing
     return d.pure(i)
 
@@ -174,8 +170,8 @@ def assemble(
     asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined, program.registers,
-        frozenset(program.labels.values()), follow and follow.lost,
+        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
+        program.registers, follow and follow.lost,
     )  # fmt: skip
 
 

@@ -45,9 +45,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         block.instruction = i
         world, R = block.world, block.R
         P, T = len(block.programs), world.T
-        on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
-        if world.random is not None:
-            on = world.random.permutation(on)
+        on = in_turn(block, active, P, T)
         flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
         at = world.memory.located(where(R), f.size, active, block) if f.space == "global" else where(R)
         old = []
@@ -64,6 +62,16 @@ def atomic(d: Decoder, i: Instruction) -> Run:
             put(R, whole.reshape(P, T), active)
 
     return run
+
+
+def in_turn(block, active, P: int, T: int) -> np.ndarray:
+    """The threads that execute, in the order in which they do: by program, or random; of the flattened (P, T)."""
+    on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
+    if block.world.random is not None:
+        return block.world.random.permutation(on)
+    if (block.programs[1:] < block.programs[:-1]).any():  # programs that have met on their ways
+        return on[np.argsort(block.programs[on // T], kind="stable")]
+    return on
 
 
 def change(block, at, n: int, flat, values, function, f: Form, on, active) -> np.ndarray:

@@ -11,13 +11,14 @@ from .arrays import merged
 from .asynchronous.clocks import Clocks, Knowledge
 from .asynchronous.mbarrier import MBarriers
 from .asynchronous.ordering import Ordering
-from .calls import Printed
 from .counters import Counters
 from .decode import Decoded
 from .errors import PtxError, WarpRace
 from .local import LocalMemory
 from .memory import GlobalMemory
-from .shared import PROGRAM, WARP, SharedMemory
+from .printed import Printed
+from .shared import SharedMemory
+from .tags import PROGRAM, WARP
 
 
 def coordinates(program: Any, grid: tuple[int, int, int]) -> tuple[Any, Any, Any]:

@@ -31,8 +31,8 @@ def check(
                leave the same bits in them
     tolerance  by array, how far its values may differ, in units of its largest: {"out": 1e-6} where atomic additions
                of floats come in any order, {"log": math.inf} where any order is right
-    args, kwargs  as `run` takes them, with `readable`, `max_steps`, `autotune`, and `approximation_ulps`, which are
-               drawn anew by each seed
+    args, kwargs  as `run` takes them, with `readable`, `max_steps`, `engine`, `autotune`, and `approximation_ulps`,
+               which are drawn anew by each seed
 
     Afterwards the arrays hold what the first run left, also where a later one raises. Raises the PtxError that a run
     finds, its message ending with the target and seed that `run` shows it with; ScheduleDependent, a PtxError, if

@@ -3,17 +3,18 @@ mask names must come: until they have, the machine lets others run.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import warp
 from .arrays import first_of
 from .decode import Decoder, Run
-from .errors import DivergentBarrier, NotConverged, UnknownOpcode
+from .errors import DivergentBarrier, NotConverged
 from .forms import address, parts_of
 from .parse import Instruction
-from .shared import SEVERAL, WHO
+from .tags import SEVERAL, WHO
+from .tensor_core.forms import Matrices, matrix_form
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 
@@ -105,28 +106,6 @@ def meet(block, members, active, i: Instruction) -> None:
         return
     block.warp_epoch = block.warp_epoch + block.warps(active)
     block.retag()
-
-
-class Matrices(NamedTuple):
-    """What an ldmatrix or stmatrix moves: `num` matrices of as many `rows`, 16 bytes each."""
-
-    num: int
-    rows: int
-    trans: bool
-
-
-def matrix_form(i: Instruction) -> Matrices:
-    """ldmatrix .m8n8.b16, and .m16n16.b8, which is transposed; stmatrix .m8n8.b16 (PTX ISA 8.7, 9.7.14.5.15)."""
-    name, *parts = i.opcode.replace("::cta", "").split(".")
-    counts = {"x1": 1, "x2": 2, "x4": 4}
-    num = next((counts[p] for p in parts if p in counts), 0)
-    shape = [p for p in parts if p not in ("sync", "aligned", "trans", "shared") and p not in counts]
-    trans = "trans" in parts
-    if num and shape == ["m8n8", "b16"]:
-        return Matrices(num, 8, trans)
-    if num in (1, 2) and shape == ["m16n16", "b8"] and trans and name == "ldmatrix":
-        return Matrices(num, 16, trans)
-    raise UnknownOpcode(i.opcode, "its table has other forms of it", i)
 
 
 def row_lanes(block, matrices: Matrices, active) -> tuple[np.ndarray, np.ndarray]:

@@ -55,15 +55,12 @@ class Decoded(NamedTuple):
     asynchronous: bool  # whether anything works beside the threads, or barriers are for a part of them
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
     registers_of: dict[str, str]  # the class of each register
-    labels: frozenset[int]  # the instructions that have one
     lost: set[int] | None = None  # of a program with a shadow, the instructions that it does not follow
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
         R: list[Any] = [None] * len(self.slots)
-        for slot, kind in self.undefined.items():
-            R[slot] = any_bits(kind) if random is None else any_bits(kind, int(random.integers(1 << 63)))
-        for slot, value in self.fixed.items():
+        for slot, value in (self.unspecified(random) | self.fixed).items():
             R[slot] = value
         thread = np.arange(T, dtype=np.uint32)[None]
         for name, slot in self.given.items():
@@ -84,6 +81,11 @@ class Decoded(NamedTuple):
             elif name in values:
                 R[slot] = values[name]
         return R
+
+    def unspecified(self, random: Any) -> dict[int, np.ndarray]:
+        """Bits of the `undefined` slots; `random` is the schedule's, or None."""
+        drawn = (lambda: ()) if random is None else lambda: (int(random.integers(1 << 63)),)
+        return {slot: any_bits(kind, *drawn()) for slot, kind in self.undefined.items()}
 
 
 def width(kind: str) -> int:

@@ -65,8 +65,8 @@ def _fma32(a, b, c) -> np.ndarray:
     s = p + c
     r = s.astype(np.float32)
     doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
-    if np.count_nonzero(doubtful) or has_subnormal(r):
-        doubtful |= (np.abs(r) < np.float32(2.0**-126)) & (r != 0)
+    if np.count_nonzero(doubtful) or has_subnormal(r, or_least=True):  # the least normal may have been rounded up to
+        doubtful |= (np.abs(r) <= np.float32(2.0**-126)) & (r != 0)
         p, c = broadcast(p, s.shape)[doubtful], broadcast(c, s.shape)[doubtful]
         s, error = two_sum(p, c.astype(np.float64))
         if np.count_nonzero(error):  # else the first rounding was none

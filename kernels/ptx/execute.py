@@ -1,28 +1,26 @@
-"""One launch from start to end: lay out memory, run the machine, look for races, give back results and a report."""
+"""One launch from start to end: the typed form and its arguments, the engine that runs it, and the report."""
 
+import os
+import time
 from collections.abc import Sequence
 from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import lockstep
 from .assemble import assemble
-from .block import World, coordinates
-from .calls import Printed
-from .counters import CLASSES, Counters, Traffic, class_of
-from .decode import Decoded, dtype
-from .errors import PtxError, Race, WarpRace, location
-from .locations import described
-from .machine import Machine
-from .memory import GlobalMemory
+from .counters import CLASSES, Traffic, class_of
+from .errors import Refused
 from .parse import Instruction
-from .races import Access, find_races
-from .segments import Buffer, Region, number, span
-from .shadow.launch import Asked, Shadow, ShadowReport
-from .tma import global_side, host
-from .uninitialised import verdict
+from .progress import say
+from .races import Access
+from .segments import Buffer, Region
+from .settings import ENGINES
+from .shadow.launch import Asked, ShadowReport
+from .start import Start
+from .tma import host
 
-ENDS = "neither a release and acquire nor the end of a launch"
 LIBRARY = ("standard.py", "core.py", "math.py")
 
 
@@ -53,25 +51,27 @@ class Report:
     unwritten    elements that came unwritten and still are, by array of which any came so; {} with checks=False
     stored_to    first byte and one past the last, in this process, of each array that it wrote to, whatever it wrote
     disagreeing  threads whose copy of a replicated value differs from the one that was stored
-    printed      what the kernel printed, see calls.Printed
+    printed      what the kernel printed, see printed.Printed
     log          with trace=True, every access to global memory in order, see races.Access; else empty
     regions      where the arrays lie in the log's addresses
     config       the triton.Config of a kernel under triton.autotune that ran; else None
+    engine, engine_reason  "native", or "numpy" and why
 
     What Triton's CompiledKernel has, it has too, if a Triton kernel was launched: n_regs, n_spills, asm, metadata, ...
     """
 
     compiled: Any = None  # the compiled.Kernel
-    shadow: Any = None  # with shadow="float64", a shadow.launch.ShadowReport
     config: Any = None
+    engine = engine_reason = ""
+    shadow: Any = None  # with shadow="float64", a shadow.launch.ShadowReport
 
-    def __init__(self, name: str, target: str, world: World, trace: bool):
+    def __init__(self, name: str, target: str, world: Any, trace: bool):
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
         self.counters, memory = world.counters, world.memory
         self.disagreeing, self.printed = self.counters.disagreeing, world.printed
         self.unwritten = memory.unwritten()
         self.unique = memory.read_bytes()
-        self.stored_to = {r.buffer.name: span(r.buffer.array) for r in memory.stored_to()}
+        self.stored_to = memory.spans()
         self.log: list[Access] = memory.log if trace else []
         self.regions: list[Region] = memory.regions if trace else []
 
@@ -120,55 +120,13 @@ class Report:
         return {name: n for name, n in classes.items() if n}
 
 
-def scalar(value: Any, kind: str) -> np.ndarray:
-    """A number argument as the bits of its parameter."""
-    if kind[0] == "f":
-        return np.full((1, 1), value, f"f{int(kind[1:]) // 8}").view(dtype(kind))
-    bits = int(kind[1:])
-    return np.full((1, 1), int(value) & ((1 << bits) - 1), dtype(kind))
-
-
-class Start(NamedTuple):
-    """What a launch starts from; see `execute`."""
-
-    decoded: Decoded
-    grid: tuple[int, int, int]
-    parameters: dict[str, Any]  # of the module, by name
-    buffers: list[Buffer]
-    shared: int
-    num_warps: int
-    checks: bool
-    seed: int | None
-    readable: dict[str, Any]
-    blank: dict[str, np.ndarray] | None
-    shadow: Any = None  # a shadow.launch.Asked
-
-    def world(self, filler: int | None, prints: bool, lenient: bool) -> World:
-        """The launch before its first instruction; unwritten bytes hold `filler`, or what the arrays do if None."""
-        decoded, grid, checks = self.decoded, self.grid, self.checks
-        constants, blank = decoded.constants | host.room(self.parameters), self.blank if checks else None
-        memory = GlobalMemory(self.buffers, constants, self.readable, checks, blank, filler)
-        host.write(memory, self.parameters)
-        values = {}
-        for parameter, kind in decoded.parameters:
-            value = self.parameters[parameter]
-            if isinstance(value, host.Descriptor):
-                continue  # the parameter's name stands for the address of its map
-            bits = memory.pointers[value.name] if isinstance(value, Buffer) else number(value, memory.segments)
-            values[parameter] = scalar(bits or 0, kind)
-        T, random = 32 * self.num_warps, None if self.seed is None else np.random.default_rng(self.seed)
-        registers = decoded.registers(memory.pointers, values, T, grid, random)
-        size, counters, printed = self.shared + decoded.shared, Counters(decoded, T), Printed(prints)
-        world = World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
-        return world._replace(shadow=Shadow(self.shadow, world, self.parameters)) if self.shadow else world
-
-
 def execute(
     text: str, grid: tuple[int, int, int], arguments: list[tuple[str, Any]], *, name: str, target: str, shared: int,
     num_warps: int, checks: bool = True, seed: int | None = None, readable: dict[str, Any] | None = None,
     approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
     blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
-    written: dict[str, np.ndarray] | None = None, shadow: Asked | None = None,
+    written: dict[str, np.ndarray] | None = None, engine: str | None = None,
+    shadow: Asked | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
@@ -182,67 +140,61 @@ def execute(
     """
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
-    lenient = warp_races == "warn"
     hints = shadow[:2] if shadow else None
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
-    start = Start(decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank, shadow)
+    start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
+                  warp_races, max_steps, trace, prints, shadow)  # fmt: skip
     came = [b.array.copy() for b in buffers] if shadow else []
-
-    def again(filler: int) -> tuple[GlobalMemory, PtxError | None]:
-        other = start.world(filler, prints=False, lenient=lenient)
-        return other.memory, ended(other, max_steps)
-
-    usual = start.world(None, prints, lenient)
-    try:
-        error = verdict((usual.memory, ended(usual, max_steps)), again)
-    finally:
-        usual.printed.close()
-        usual.memory.write_back(written)
-    if error is not None:
-        raise error
-    for race in find_races(usual.memory.log):
-        usual.complain(as_error(race, grid, usual.memory))
-    report = Report(name, target, usual, trace)
-    report.shadow = ShadowReport(start, came, usual) if shadow else None
+    launch, engine, why = run(start, written, engine or engine_of_process())
+    report = Report(name, target, launch, trace)
+    report.engine, report.engine_reason = engine, why
+    report.shadow = ShadowReport(start, came, launch) if shadow else None
     return report
 
 
-def ended(world: World, max_steps: int | None) -> PtxError | None:
-    """Run a launch to its end; what it fails with."""
+def run(start: Start, written: dict[str, np.ndarray] | None, engine: str | None) -> tuple[Any, str, str]:
+    """Run a launch -> what a Report is made from, the engine that ran it, and why if it was NumPy.
+
+    engine  "native", "numpy", or None for whatever ends sooner
+
+    Raises Refused where it is to be machine code, and cannot be; what the machine finds.
+    """
+    numpy = "asked for" if engine == "numpy" else 'shadow="float64"' if start.shadow else ""
+    tier, why = (None, numpy) if numpy else tier_of(start, engine == "native")
+    while True:
+        if tier and tier.due() and (ended := tier.run(written)) is not None:
+            return ended, "native", ""
+        why = tier.why if tier else why
+        if engine == "native" and not (tier and tier.code):
+            raise Refused(f'engine="native" cannot run this launch: {why}; leave engine= out')
+        begun = time.perf_counter()
+        ended = lockstep.run(start, written, tier.due if tier else lambda: False)
+        if tier:
+            tier.spent(time.perf_counter() - begun)
+        if ended is not None:
+            return ended, "numpy", why
+
+
+def tier_of(start: Start, at_once: bool) -> tuple[Any, str]:
+    """What decides when a launch is compiled, or None and why nothing is."""
     try:
-        Machine(world, **({} if max_steps is None else {"limit": max_steps})).run()
-    except PtxError as error:
-        return error
-    return None
+        from .native.tiers import Tier
+    except (ImportError, OSError) as error:  # an llvmlite that does not load raises OSError
+        if not (getattr(error, "name", None) or "llvmlite").startswith("llvmlite"):
+            raise
+        why = f"llvmlite cannot be imported: {error}"
+        say(f"the PTX machine runs in NumPy form, slowly; {why}")
+        return None, why
+    return Tier(start, at_once), ""
 
 
-def as_error(race: Any, grid: tuple[int, int, int], memory: GlobalMemory) -> Race:
-    """A race of races.py as an error at its second access."""
-    (one, first, p, t), (two, second, q, u), address = race.first, race.second, race.address
-    X, Y, Z = grid
-    warp = race.level == "warp"
-    what = f"a race {'within one warp ' if warp else ''}at {described(address, memory.regions)}: "
-    own = X * Y * Z  # programs from here on are bulk copies, beside the programs
-    if warp and one is two and first == second == "store":
-        what += f"threads {t} and {u} store two values, and PTX does not say which stays"
-    else:
-        group, missing = {
-            "warp": ("the same warp", "no barrier, for lanes need not be in step,"),
-            "program": ("the same program", "no barrier"),
-            "launch": (f"program {coordinates(p % own, grid)}", ENDS),
-        }[race.level]
-        if p % own == q % own and not race.within:
-            group, missing = "the same program", global_side.missing(memory.log, race, own)
-        where = f", {location(one.where)}" if one.where else ""
-        what += f"this {words(second, q >= own)} and {'an' if first == 'atomic' else 'a'} {words(first, p >= own)} by "
-        what += f"thread {t} of {group}{where}, "
-        what += f"PTX line {one.line}, with {missing} between them"
-    return (WarpRace if warp else Race)(what, two, coordinates(q % own, grid), u)
-
-
-def words(kind: str, bulk: bool) -> str:
-    return f"{kind} by a bulk copy" if bulk else kind
+def engine_of_process() -> str | None:
+    """What the environment asks for. Raises Refused for what is no engine."""
+    found = os.environ.get("KVPROOF_PTX_ENGINE") or None
+    if found not in ENGINES:
+        raise Refused(f'KVPROOF_PTX_ENGINE is {found!r}; it must be "native" or "numpy", or unset')
+    return found

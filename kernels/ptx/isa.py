@@ -21,6 +21,11 @@ REFUSED = {
     "multimem": "memory of several GPUs is not modelled",
 }
 
+IDLE = re.compile(
+    r"nanosleep|pmevent|setmaxnreg\.(inc|dec)\.sync\.aligned\.u32$|griddepcontrol\.|(applypriority|discard|prefetchu?)\."
+    r"|barrier\.cluster\.arrive"
+)  # what changes no value: time, registers lent to other warps, caches, the start of the next launch, a cluster of one
+
 INT = "{u16,u32,u64,s16,s32,s64}"
 PACKED = "{u16,u32,u64,s16,s32,s64,u16x2,s16x2}"
 BYTES = "{u8,u16,u32,u64,s8,s16,s32,s64}"

@@ -16,7 +16,7 @@ from .block import Block, Fragment, Round, World
 from .deadlock import deadlock
 from .decode import Step
 from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
-from .progress import Progress
+from .progress import Progress, Stop
 from .termination import Budget, Kept, equal
 
 NEVER = 1 << 62  # instructions
@@ -26,14 +26,15 @@ class Machine:
     """The schedule of one launch.
 
     limit  instructions, each counted once for all programs in lockstep, that it may execute; None stops endless loops
+    stop   asked often; once it says so, `run` returns with programs left in `blocks`
     """
 
-    def __init__(self, world: World, *, limit: int | None = None):
+    def __init__(self, world: World, *, limit: int | None = None, stop: Stop = lambda: False):
+        self.stop = stop
         self.world, self.decoded, self.memory, self.random = world, world.decoded, world.memory, world.random
         self.most = self.limit = NEVER if limit is None else limit  # `limit` is how many are left
         self.budget = Budget(self.decoded) if limit is None else None
-        X, Y, Z = world.grid
-        self.blocks = [Block(world, programs) for programs in self.teams(np.arange(X * Y * Z))]
+        self.blocks = [Block(world, programs) for programs in self.teams(np.arange(np.prod(world.grid)))]
         if self.random is not None and world.T > 32:
             for block in self.blocks:
                 if self.random.random() < 0.5:  # some of its warps run ahead of the others
@@ -54,7 +55,7 @@ class Machine:
         # system: the arrays of a launch come and go by the thousand, and this makes them four times as fast.
         np.empty(31 << 20, np.uint8)
         with np.errstate(all="ignore"), Progress(lambda: f"{self.most - self.limit:,} instructions") as progress:
-            while self.blocks:
+            while self.blocks and not self.stop():
                 progress.tick()
                 block, fragment = self.choose()
                 self.advance(block, fragment)
@@ -252,8 +253,7 @@ class Machine:
         fragment.pc += 1
         mixed = waits.any(1, keepdims=True) & passes
         if mixed.any() and not step.threads:
-            what = "a barrier that this thread skips and others wait at"
-            raise block.error(DivergentBarrier, what, *first_of(mixed))
+            raise block.error(DivergentBarrier, "a barrier that this thread skips and others wait at", *first_of(mixed))
         if fragment.active is None and not mixed.any() and step.threads in (0, self.world.T):
             block.barrier_passed(waits[:, 0])
         elif waits.any():

@@ -13,7 +13,7 @@ from .arrays import broadcast, first_of, turns
 from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
-from .segments import MIDDLE, Buffer, Region, Segments, arena
+from .segments import MIDDLE, Buffer, Region, Segments, arena, span
 
 MAPPED, READABLE, READ = 1, 2, 4  # bits of a byte's state
 BLANK = 8  # unwritten, and to be found out whether a read of it changes results; see uninitialised.py
@@ -134,6 +134,10 @@ class GlobalMemory:
     def stored_to(self) -> list[Region]:
         """The arrays that the launch wrote to, whatever it wrote."""
         return [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
+
+    def spans(self) -> dict[str, tuple[int, int]]:
+        """As Report.stored_to has it."""
+        return {r.buffer.name: span(r.buffer.array) for r in self.stored_to()}
 
     def located(self, address: np.ndarray, size: int, active, site) -> np.ndarray:
         """Addresses, as kernels see them, of `size` bytes each -> int64 bytes of the arena, SAFE where threads are off.

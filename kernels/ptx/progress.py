@@ -1,10 +1,19 @@
-"""Progress of a long launch, on standard error if that is a terminal."""
+"""Lines on standard error: the progress of a long launch if that is a terminal, and what is said once per process."""
 
 import sys
 import time
 from collections.abc import Callable
 
 PATIENCE, EVERY = 5.0, 1.0  # seconds until the first line, and between two
+Stop = Callable[[], bool]  # whether a launch is to be left as it is
+_said: set[str] = set()
+
+
+def say(line: str) -> None:
+    """Print a line, once per process; a warning would fail suites that take warnings for errors."""
+    if line not in _said and sys.stderr is not None:
+        _said.add(line)
+        print(f"kvproof: {line}", file=sys.stderr, flush=True)
 
 
 class Progress:

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 def check_kernel(kernel: Any, grid: Any, /, *args: Any, **kwargs: Any) -> "list[Report]":
     """Raise what the PTX machine finds in `kernel[grid](*args, **kwargs)`, a PtxError naming the line; needs no GPU.
 
-    Parameters, options (targets, seeds, tolerance, readable) and errors: check in kernels/ptx/check.py. The arrays hold
-    the results afterwards. Raises Refused where TRITON_INTERPRET is set: unset it.
+    Parameters, options (targets, seeds, tolerance, readable, engine) and errors: check in kernels/ptx/check.py. The
+    arrays hold the results afterwards. Raises Refused where TRITON_INTERPRET is set: unset it.
     returns  the report of each run, see Report in kernels/ptx/execute.py
     """
     __tracebackhide__ = True

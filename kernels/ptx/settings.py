@@ -11,6 +11,7 @@ from .errors import Refused
 
 Readable = Mapping[str, bool | np.ndarray]
 MOST_ULPS = 65536
+ENGINES = (None, "native", "numpy")
 
 
 class Settings(NamedTuple):
@@ -27,6 +28,9 @@ class Settings(NamedTuple):
     reachable  arrays that the kernel reaches by addresses it loads, as from a table of pointers: one, several, or by
               name. Live tensors whose address stands in an int64 argument are found without it
     warp_races  "raise", or "warn" for a RuntimeWarning where lanes of one warp race; see errors.WarpRace
+    engine    "native" runs machine code, and raises Refused where a kernel has none; "numpy" the slower NumPy form, the
+              measure of the other: results, errors and reports are the same. None takes what ends sooner: NumPy for
+              short launches and rare instructions. $KVPROOF_PTX_ENGINE is for launches that do not say
     prints    whether what device_print prints goes to standard output; the report has it in any case
     shadow    "float64": every float register also carries the value that it would have in float64; see `report.shadow`
     rounding  lines, pairs of (file name, number), whose rounding such a shadow keeps; ("*", 0) is every line
@@ -40,6 +44,7 @@ class Settings(NamedTuple):
     max_steps: int | None = None
     reachable: Any = None
     warp_races: str = "raise"
+    engine: str | None = None
     prints: bool = True
     shadow: str | None = None
     rounding: Sequence[tuple[str, int]] = ()
@@ -95,6 +100,7 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_steps": (lambda x: x is None or whole(1)(x), "None or a whole number of instructions, 1 or more"),
     "reachable": (lambda x: True, "arrays, in a list or by name in a dict"),  # reachable.py asks each
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
+    "engine": (lambda x: x in ENGINES, 'None, "native" or "numpy"'),
     "prints": (boolean, "True or False"),
     "shadow": (lambda x: x in (None, "float64"), 'None or "float64"'),
     "rounding": (lambda x: all(len(at) == 2 for at in x), "pairs of (file name, line)"),

@@ -2,8 +2,7 @@
 
 What is known of a byte is (1, bytes) while the programs of a block use the same addresses, then (P, bytes).
 
-A tag is the last access to a byte: barriers of the program passed << 40 | of the warp << 20 | who, where who
-is a thread, several threads of one warp (SEVERAL + warp), several warps (ALL), or an atomic (ATOMIC). -1: none yet.
+What a tag says is in tags.py.
 
 Barriers of a part of the program, and what works beside its threads, are beyond such counting: in programs that have
 them, an Ordering says what orders the accesses of two warps, and tags are compared within a warp alone.
@@ -16,10 +15,8 @@ import numpy as np
 from .arrays import chosen, first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order
+from .tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
 
-PROGRAM, WARP = 40, 20
-SEVERAL, ALL, ATOMIC = 1 << 16, 1 << 17, 1 << 18
-WHO = (1 << WARP) - 1
 VERBS = {"writer": "wrote", "reader": "read"}
 
 

@@ -1,1 +1,19 @@
-"""PTX as machine code of this CPU: a warp's lanes as vectors, every check inside."""
+"""PTX as machine code of this CPU: a warp's lanes as vectors, a program at a time, programs over threads.
+
+Compiled code holds every check of the NumPy form, but only as one bit: something is suspicious. Then the launch is undone
+and the NumPy form runs it, which finds the words, or finds that all is well. So every check here may be coarser than the
+NumPy form's, never finer: it may suspect what is right, and lets nothing pass that the NumPy form would raise.
+
+    tiers                    when a launch is compiled, and what runs until then
+    engine, arrays           one launch: its memory, its threads, the order of its atomics; undone on suspicion
+    order                    whether happens-before orders what two programs did in one place
+    plan                     what all lanes share, where they part, what outlives a stop
+    flow, frames, writer     a program -> the code of one warp; programs: from warp to warp and program to program
+    lower                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
+                             memory, shared, others
+    accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts
+    routine                  routines: a small part of Python -> LLVM IR
+    numpy_loops              exp2 and its like, NumPy's own
+    lanes, context           LLVM IR for the lanes of a warp; the record of a launch
+    code, disk               LLVM IR -> machine code, kept in the process and on the disk
+"""

@@ -12,18 +12,25 @@ FIELDS = (
     "grid_x", "grid_y", "grid_z", "warps",
     "given",  # int64 for each slot: what the launch fills in
     "blocks",  # int64 for each of Plan.starts: how many warps have run what begins there
-    "traffic",  # int64 (instructions, 3): threads; sectors, or wavefronts of shared memory; conflicts of these
+    "traffic",  # int64 (instructions, TRAFFIC)
     "fuel",  # instructions of warps that this thread may still run
     # of the program that runs now
     "program", "ctaid_x", "ctaid_y", "ctaid_z", "epoch",  # its number; barriers of all its threads that it has passed
     "frames", "frame_size",  # of its warps, see writer.py; bytes of one
     "warp_code",  # flow.py's function
+    "status",  # what the program's run came to, where programs stop at events
     "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
-    # global memory, see memory.py
-    "segments", "segment_count",
+    # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
+    "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",
+    "synced", "synced_before", "synced_epoch",  # atomics of the program: so far, and before barrier number synced_epoch
     # shared memory, see shared.py
-    "shared_size", "shared_bytes", "shared_written", "shared_writer", "shared_reader", "shared_by", "shared_copying",
+    "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
+    "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",
 )  # fmt: skip
+
+# Words of "traffic": threads and sectors of global memory; threads, wavefronts and conflicts of shared memory.
+GLOBAL_THREADS, SECTORS, SHARED_THREADS, WAVEFRONTS, CONFLICTS = range(5)
+TRAFFIC = 5
 
 DONE, BARRIER, EVENT, SUSPECT, FUEL = range(5)  # what a warp's code returns
 

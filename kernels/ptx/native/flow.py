@@ -6,81 +6,48 @@ first, as in machine.py; they meet again where they come to the same instruction
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from llvmlite import ir
 
 from ..decode import Decoded, Step
-from ..opcode import BITS
+from ..isa import IDLE
 from ..parse import Vector
 from . import context as ctx
-from .lanes import I1, I8, I32, I64, vector
+from .frames import RESUME, RUNNING, Frames
+from .lanes import I1, I32, I64
 from .lower import Unlowered, pure
+from .others import nothing
 from .plan import Plan
-from .writer import AT, EVERYBODY, HEADER, RESUME, RUNNING, WARP_EPOCH, Writer
+from .writer import EVERYBODY
 
 FRAGMENTS = 64
 
 
-class Warp(Writer):
-    """Writes the code of one warp. families: the emitters of instructions that are not in the table of isa.py."""
+class Warp(Frames):
+    """Writes the code of one warp.
 
-    def __init__(self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]]):
+    families  the emitters of instructions that are not in the table of isa.py
+    anyway    those that do something even where their guard holds for no lane
+    """
+
+    def __init__(
+        self, decoded: Decoded, plan: Plan, T: int, module: ir.Module, families: list[dict[str, Callable]],
+        anyway: tuple[str, ...] = (),
+    ):  # fmt: skip
         super().__init__(decoded, plan, T, module)
-        self.families = families
+        self.families, self.anyway = families, anyway
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
-        self.finish = block("finish")
+        self.finish, self.picking = block("finish"), block("picking")
         self.offsets, self.frame_size = self.layout()
         self.alones: dict[int, Any] = {}
         self.apart = bool(plan.parting)
         self.events = any(self.is_event(n) for n in plan.stops)
         self.running_place = self.b.alloca(I32)
         self.fragments = self.b.alloca(I32, 2 * FRAGMENTS + 1) if self.apart else None
-
-    def layout(self) -> tuple[dict[int, int], int]:
-        """Where each register that outlives a stop lies in the frame, and the frame's bytes."""
-        offsets, at = {}, HEADER
-        for slot in range(len(self.decoded.slots)):
-            if any(self.plan.live[n] >> slot & 1 for n in self.plan.stops) and self.kept(slot):
-                offsets[slot] = at
-                at += 320 if self.plan.varying >> slot & 1 else 16  # at most 256 bytes, and whether it is written
-        return offsets, -(-at // 64) * 64
-
-    def kept(self, slot: int) -> bool:
-        fixed = slot in self.decoded.fixed or slot in self.decoded.given.values() or slot in self.decoded.undefined
-        return not fixed
-
-    def moved(self, n: int, save: bool) -> None:
-        """Store the registers that live at a stop into the frame, or load them from it."""
-        for slot, offset in self.offsets.items():
-            if not self.plan.live[n] >> slot & 1:
-                continue
-            place, kind = self.variable(slot), self.slot_type(slot)
-            there = self.b.gep(self.frame, [I64(offset)], source_etype=I8)
-            flag = self.b.gep(there, [I64(8 if kind.__class__ is ir.IntType else 256)], source_etype=I8)
-            ballot = kind == vector(I1)
-            if save:
-                value = self.b.load(place, typ=kind)
-                self.b.store(self.L.ballot(value) if ballot else value, there)
-            else:
-                value = self.b.load(there, typ=I32 if ballot else kind)
-                self.b.store(self.L.mask(value) if ballot else value, place)
-            if slot in self.written:
-                one, other = (self.written[slot], flag) if save else (flag, self.written[slot])
-                self.b.store(self.b.load(one, typ=I1), other)
-
-    def stop(self, n: int, status: int, at: int) -> None:
-        """Return; the warp goes on at instruction n."""
-        if self.apart:
-            self.bail(self.pending())
-        self.moved(n, True)
-        self.set_head(RESUME, I64(1 + sorted(self.plan.stops).index(n)))
-        self.set_head(AT, I64(at))
-        running = self.b.load(self.running_place, typ=I32)
-        self.set_head(RUNNING, self.b.zext(running, I64))
-        self.b.ret(I64(status))
 
     def pending(self) -> Any:
         """Whether some lanes wait at another instruction."""
@@ -92,6 +59,7 @@ class Warp(Writer):
         self.b.position_at_end(self.finish)
         self.b.ret(I64(ctx.DONE))
         begin = self.function.append_basic_block("begin")
+        self.choose() if self.apart else self.picking.parent.basic_blocks.remove(self.picking)
         for n, stop in zip(self.plan.starts, [*self.plan.starts[1:], len(self.decoded.steps)], strict=True):
             self.enter(n)
             self.b.position_at_end(self.bodies[n])
@@ -126,6 +94,8 @@ class Warp(Writer):
             self.pick()
             self.b.position_at_end(alone)
         if n in self.plan.stops and self.is_event(n):
+            if self.apart:
+                self.bail(self.pending())
             self.stop(n, ctx.EVENT, n)
         else:
             self.b.branch(self.bodies[n])
@@ -192,24 +162,22 @@ class Warp(Writer):
                 self.variable(slot)
                 if slot in self.written:
                     self.b.store(I1(1), self.written[slot])
-            with self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
-                if guard.type == I1 and self.masking is guard:
+            anyway = any(i.opcode.startswith(name) for name in self.anyway)
+            with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
+                if guard.type == I1 and self.masking is guard and not anyway:
                     self.masking = None
                     self.on = EVERYBODY
                 family(self, i)
         self.masking = None
 
     def family(self, opcode: str) -> Any:
-        for table in self.families:
-            parts = opcode.split(".")
-            for n in (3, 2, 1):
-                if (name := ".".join(parts[:n])) in table:
-                    return table[name]
-        return None
+        """What writes an instruction that is not in the table of isa.py."""
+        parts = opcode.split(".")
+        names = [".".join(parts[:n]) for n in (3, 2, 1)]
+        found = (table[name] for table in self.families for name in names if name in table)
+        return next(found, nothing if IDLE.match(opcode) else None)
 
     def pure(self, i: Any) -> None:
-        if i.opcode.startswith("mov.") and len(i.operands) == 2:
-            return self.move(i)
         meaning, write = pure(i.opcode, len(i.operands) - 1)
         values = [self.read(x, kind) for x, kind in zip(i.operands[1:], meaning.sources, strict=True)]
         carry = self.decoded.slots.get("carry")
@@ -222,26 +190,6 @@ class Warp(Writer):
             self.write(target, kind, value)
         if "out" in meaning.carry:
             self.store(carry, results[-1])
-        return None
-
-    def move(self, i: Any) -> None:
-        """mov, also between a register and the parts of a vector (9.7.9.2)."""
-        kind = i.opcode.split(".")[1]
-        target, source = i.operands
-        many = [x for x in (target, source) if isinstance(x, Vector) and len(x.parts) > 1]
-        if not many:
-            return self.write(target, kind, self.read(source, kind))
-        bits = BITS[kind] // len(many[0].parts)
-        if many[0] is target:
-            value = self.read(source, kind)
-            for k, part in enumerate(target.parts):
-                self.write(part, f"b{bits}", self.L.resize(self.b.lshr(value, self.L.const(value, k * bits)), bits))
-            return None
-        parts = self.L.alike(*(self.L.resize(self.read(x, f"b{bits}"), BITS[kind]) for x in source.parts))
-        value = parts[0]
-        for k, part in enumerate(parts[1:], 1):
-            value = self.b.or_(value, self.b.shl(part, self.L.const(part, k * bits)))
-        return self.write(target, kind, value)
 
     # What steers
 
@@ -286,15 +234,22 @@ class Warp(Writer):
 
     def pick(self) -> None:
         """Go on with the lanes that wait at the lowest instruction, all of them."""
+        self.b.branch(self.picking)
+
+    def choose(self) -> None:
+        """The code of `picking`, in one place for all: past the meeting places, for whoever waits there has come."""
+        self.b.position_at_end(self.picking)
         n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
         switch = self.b.switch(n, self.suspect)
         for start in self.plan.starts:
             if start in self.plan.masked:
-                # past the meeting place: whoever waits here has come
                 switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:
-        return self.alones.setdefault(n, self.function.append_basic_block(f"alone_{n}"))
+        """A block's code past the place where lanes meet."""
+        if n not in self.alones:
+            self.alones[n] = self.function.append_basic_block(f"alone_{n}")
+        return self.alones[n]
 
     def jumped(self, target: int, source: int) -> None:
         """After a jump back: there must be fuel, and events are ordered by the way that warps took to them."""
@@ -337,10 +292,10 @@ class Warp(Writer):
             self.bail(self.b.not_(self.L.all(guard)))
         running = self.b.load(self.running_place, typ=I32)
         self.bail(self.b.icmp_unsigned("!=", running, EVERYBODY))
-        if self.T > 32:
-            return self.stop(self.n + 1, ctx.BARRIER, step.target)
         if self.apart:
             self.bail(self.pending())
+        if self.T > 32:
+            return self.stop(self.n + 1, ctx.BARRIER, step.target)
         place = ctx.place(self.b, self.context, "epoch")
         self.b.store(self.b.add(self.b.load(place, typ=I64), I64(1)), place)
         return self.go(self.n + 1)

@@ -36,6 +36,26 @@ def spelled(kind: Any) -> str:
     return {F32: "f32", F64: "f64"}[kind] if kind in (F32, F64) else f"i{kind.width}"
 
 
+class Written(ir.Constant):
+    """A constant with its text, which may be shorter than llvmlite's."""
+
+    def __init__(self, kind: Any, text: str, constant: Any = None):
+        super().__init__(kind, constant)
+        self.text = text
+
+    def _get_reference(self) -> str:
+        return self.text
+
+
+def poison(kind: Any) -> Any:
+    return Written(kind, "poison")
+
+
+def repeated(one: Any, lanes: int) -> Any:
+    """A vector of one constant in all lanes."""
+    return Written(vector(one.type, lanes), f"splat ({one.type} {one.get_reference()})", [one] * lanes)
+
+
 class Lanes:
     """A builder (`b`, llvmlite's IRBuilder) and what it lacks for vectors."""
 
@@ -47,7 +67,8 @@ class Lanes:
         kind = getattr(like, "type", like)
         one = element(kind)
         x = int(x) & ((1 << one.width) - 1) if isinstance(one, ir.IntType) else float(x)
-        return ir.Constant(kind, [ir.Constant(one, x)] * kind.count if isinstance(kind, ir.VectorType) else x)
+        number = ir.Constant(one, x)
+        return repeated(number, kind.count) if isinstance(kind, ir.VectorType) else number
 
     def row(self, kind: Any, numbers: Any) -> ir.Constant:
         """A vector of constants, one for each lane."""
@@ -59,9 +80,10 @@ class Lanes:
         if isinstance(value.type, ir.VectorType):
             return value
         if isinstance(value, ir.Constant):
-            return ir.Constant(ir.VectorType(value.type, lanes), [value] * lanes)
-        one = self.b.insert_element(ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined), value, I32(0))
-        return self.b.shuffle_vector(one, ir.Constant(one.type, ir.Undefined), self.row(I32, [0] * lanes))
+            return repeated(value, lanes)
+        nothing = poison(ir.VectorType(value.type, lanes))
+        one = self.b.insert_element(nothing, value, I32(0))
+        return self.b.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(I32, lanes), None))
 
     def alike(self, *values: Any) -> list:
         """Values in one shape: where one is a vector, all become vectors."""
@@ -74,7 +96,7 @@ class Lanes:
 
     def pick(self, value: Any, order: Any) -> Any:
         """A vector of the elements of a vector at the places `order`."""
-        return self.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), self.row(I32, order))
+        return self.b.shuffle_vector(value, poison(value.type), self.row(I32, order))
 
     def resize(self, value: Any, bits: int, signed: bool = False) -> Any:
         """An integer in another width."""

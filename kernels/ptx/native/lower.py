@@ -28,6 +28,8 @@ def pure(text: str, operands: int) -> tuple[Semantics, Callable[[Lanes, list[Any
     """The types of an instruction of the table, and what writes it. Raises Unlowered."""
     from . import conversions, floats, integers
 
+    if text not in isa.OPCODES:
+        raise Unlowered(text)
     meaning, op = isa.semantics(text, None, operands), opcode(text, operands)
     table = conversions if op.name in ("cvt",) else floats if any("f" in t for t in op.types) else integers
     write = table.LOWER.get(op.name)

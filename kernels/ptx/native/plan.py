@@ -10,11 +10,12 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from ..decode import CLUSTER, Decoded, Step
-from ..parse import Address, Register, Vector
+from ..syntax import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
-VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match)\.")  # whatever its operands
-SHARED = re.compile(r"(vote|redux)\.|activemask")  # the same in all lanes, whatever its operands
+VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match\.any)\.")  # whatever its operands
+SHARED = re.compile(r"(vote|redux|match\.all)\.|activemask")  # the same in all lanes, whatever its operands
+STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))")
 LANES = ("%tid.x", "%laneid")
 WIDEST = 1 << 14  # instructions of a program that is compiled
 
@@ -82,6 +83,17 @@ def reachable(steps: list[Step], starts: list[int]) -> set[int]:
     return found
 
 
+def uniform(i: Instruction) -> bool | None:
+    """Whether the results are the same in all lanes that execute it, whatever its operands; None: if these are."""
+    if not i.opcode.startswith("shfl."):
+        return True if SHARED.match(i.opcode) else False if VARIES.match(i.opcode) else None
+    if ".idx." in i.opcode and all(isinstance(x, Immediate) for x in i.operands[2:4]):
+        b, c = (x.bits for x in i.operands[2:4])
+        if not c >> 8 & 31 and b & 31 <= c & 31:  # one lane for all, and in range
+            return True
+    return False if isinstance(i.operands[0], Vector) else None  # whether a lane is in range varies
+
+
 def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], frozenset[int]]:
     """(varying, parting, masked) of a Plan: the least that is consistent."""
     steps = decoded.steps
@@ -95,8 +107,8 @@ def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], froz
             apart = guard is not None and varying >> guard & 1
             if s.control and apart:
                 parting.add(n)
-            opcode = s.instruction.opcode
-            if n in masked or apart or VARIES.match(opcode) or (used[n] & varying and not SHARED.match(opcode)):
+            same = uniform(s.instruction)
+            if n in masked or apart or same is False or (used[n] & varying and not same):
                 varying |= s.writes
         masked = reachable(steps, [m for n in parting for m in follows(steps, n)])
         if before == (varying, len(parting)):
@@ -131,7 +143,7 @@ def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
     stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
-    starts = sorted({0} | stops | waits | jumps | decoded.labels & masked)  # where lanes that are apart may meet
+    starts = sorted({0} | stops | waits | jumps)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
     return Plan(starts, frozenset(stops | waits), varying, parting, masked, live, live[0] & ~known)
 
@@ -151,3 +163,35 @@ def loops_by(decoded: Decoded, events: frozenset[int]) -> bool:
             if (s.reads | memory * loads) & tainted:
                 tainted |= s.writes | memory * s.instruction.opcode.startswith("st.")
     return any(s.control in ("branch", "leave") and s.guard and tainted >> s.guard[0] & 1 for s in steps)
+
+
+def may_write(decoded: Decoded) -> set[str] | None:
+    """The parameters from which an address may come that something is stored at; None: any array's, by a loaded one."""
+    loaded, half = 1 << len(decoded.parameters), 2 << len(decoded.parameters)  # an address, or what may be half of one
+    parameters = {name: 1 << n for n, (name, _) in enumerate(decoded.parameters)}
+    origin = dict.fromkeys(decoded.slots, 0) | parameters  # of each register, by name
+    before = None
+    while before != origin:
+        before = dict(origin)
+        for s in decoded.steps:
+            i = s.instruction
+            results, sources = named(i.operands[:1]), named(i.operands[1:])
+            found = reduce(or_, (origin.get(x, 0) for x in sources), 0)
+            if i.opcode.startswith(("ld.", "atom.")) and not i.opcode.startswith("ld.param"):
+                found = loaded if "64" in i.opcode.split(".")[-1] else half
+            elif i.opcode == "mov.b64" and isinstance(i.operands[1], Vector) and found & half:
+                found |= loaded
+            origin |= {x: origin.get(x, 0) | found for x in results}
+    stores = (s.instruction for s in decoded.steps if STORES.match(s.instruction.opcode))
+    places = [x for i in stores for x in i.operands if isinstance(x, Address)]
+    stored = reduce(or_, (origin.get(x, 0) for x in named(places)), 0)
+    return None if stored & loaded else {name for name, bit in parameters.items() if stored & bit}
+
+
+def named(operands: Any) -> list[str]:
+    """The names in some operands: of registers, parameters and variables."""
+    found = []
+    for x in operands:
+        x = x.base if isinstance(x, Address) else x
+        found += named(x.parts) if isinstance(x, Vector) else [x.name] if isinstance(x, (Register, Symbol)) else []
+    return found

@@ -10,16 +10,16 @@ from typing import Any
 from llvmlite import ir
 
 from . import context as ctx
-from .lanes import I1, I32, I64
-from .writer import AT, DEEPEST, DEPTH, HEADER, PATH, POINTER, RESUME, RUNNING, STATE, WARP_EPOCH
+from .context import POINTER
+from .frames import AT, DEEPEST, DEPTH, PATH, RESUME, RUNNING, STATE, WARP_EPOCH
+from .lanes import I1, I8, I32, I64
 
 READY = -1  # a warp that may run, as its STATE; else what it returned
-PROGRAM = 64  # bytes before the frames of a program: its barriers passed
 WARP_CODE = ir.FunctionType(I64, [POINTER, I32, POINTER])
 
 
 def function(module: ir.Module, name: str, to: Any, *kinds: Any) -> tuple[ir.IRBuilder, Any]:
-    made = ir.Function(module, ir.FunctionType(to, kinds), name)
+    made = declared(module, name, to, *kinds)
     return ir.IRBuilder(made.append_basic_block("entry")), made.args
 
 
@@ -112,10 +112,10 @@ def program_start(module: ir.Module) -> None:
     put("ctaid_z", b.udiv(program, b.mul(X, Y)))
     put("epoch", I64(0))
     with b.if_then(b.icmp_signed("!=", get("shared_size"), I64(0))):
-        b.call(declared(module, "shared_reset", ir.VoidType(), POINTER), [context])
+        b.call(declared(module, "shared_reset", I64, I64), [b.ptrtoint(context, I64)])
     frames, size = ctx.pointer(b, context, "frames"), get("frame_size")
     with loop(b, get("warps")) as i:
-        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         for index, value in ((RESUME, 0), (WARP_EPOCH, 0), (RUNNING, 0xFFFFFFFF), (STATE, READY), (DEPTH, 0)):
             b.store(I64(value), word(b, frame, index))
     b.ret_void()
@@ -129,8 +129,7 @@ def program_run(module: ir.Module) -> None:
     """(context) -> status: run the warps that are READY, past barriers at which all have met, as far as they come."""
     b, (context,) = function(module, "program_run", I64, POINTER)
     frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
-    warps, code = ctx.field(b, context, "warps"), ctx.pointer(b, context, "warp_code")
-    code.function_type = WARP_CODE  # what the builder wants to know of an address that it calls
+    warps, code = ctx.field(b, context, "warps"), b.load(ctx.place(b, context, "warp_code"), typ=WARP_CODE.as_pointer())
     again = b.append_basic_block("again")
     met, at = b.alloca(I64, 4), b.alloca(I64)  # how many have ended, wait at a barrier, at an event; which barrier
     b.branch(again)
@@ -138,7 +137,7 @@ def program_run(module: ir.Module) -> None:
     for k in range(3):
         b.store(I64(0), b.gep(met, [I64(k)], source_etype=I64))
     with loop(b, warps) as i:
-        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         state = word(b, frame, STATE)
         with b.if_then(b.icmp_signed("==", b.load(state, typ=I64), I64(READY))):
             b.store(b.call(code, [context, b.trunc(i, I32), frame]), state)
@@ -158,7 +157,7 @@ def program_run(module: ir.Module) -> None:
     epoch = ctx.place(b, context, "epoch")
     b.store(b.add(b.load(epoch, typ=I64), I64(1)), epoch)
     with loop(b, warps) as i:
-        frame = b.gep(frames, [b.mul(i, size)], source_etype=ir.IntType(8))
+        frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         b.store(I64(READY), word(b, frame, STATE))
     b.branch(again)
 
@@ -176,10 +175,41 @@ def launch_run(module: ir.Module) -> None:
     b.position_at_end(body)
     b.call(module.globals["program_start"], [context, program])
     status = b.call(module.globals["program_run"], [context])
-    give(b, b.icmp_signed("!=", status, I64(ctx.DONE)), status)
+    with b.if_then(b.icmp_signed("!=", status, I64(ctx.DONE))):
+        b.store(last, following)  # the other threads need begin no more
+        b.ret(status)
     b.branch(head)
     b.position_at_end(end)
     b.ret(I64(ctx.DONE))
 
 
-RUNTIME = {f.__name__: f for f in (fragments_next, frame_jumped, program_start, program_run, launch_run)}
+def rows_run(module: ir.Module) -> None:
+    """(rows, programs, n, event) -> status: run the programs of a list as far as they come, in its order.
+
+    rows   a record for each program of the launch
+    event  start at the beginning if it is -1; else go on with the warps that have stopped at this instruction
+    """
+    b, (rows, listed, n, event) = function(module, "rows_run", I64, POINTER, POINTER, I64, I64)
+    with loop(b, n) as i:
+        program = b.load(word(b, listed, i), typ=I64)
+        context = b.gep(rows, [b.mul(program, I64(len(ctx.FIELDS)))], source_etype=I64)
+        frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
+        with b.if_else(b.icmp_signed("<", event, I64(0))) as (begins, goes_on):
+            with begins:
+                b.call(module.globals["program_start"], [context, program])
+            with goes_on, loop(b, ctx.field(b, context, "warps")) as w:
+                frame = b.gep(frames, [b.mul(w, size)], source_etype=I8)
+                state, at = word(b, frame, STATE), b.load(word(b, frame, AT), typ=I64)
+                here = b.and_(
+                    b.icmp_signed("==", b.load(state, typ=I64), I64(ctx.EVENT)), b.icmp_signed("==", at, event)
+                )
+                with b.if_then(here):
+                    b.store(I64(READY), state)
+                    b.store(I64(0), word(b, frame, DEPTH))
+        status = b.call(module.globals["program_run"], [context])
+        b.store(status, ctx.place(b, context, "status"))
+        give(b, b.icmp_signed(">", status, I64(ctx.EVENT)), status)
+    b.ret(I64(ctx.DONE))
+
+
+RUNTIME = {f.__name__: f for f in (fragments_next, frame_jumped, program_start, program_run, launch_run, rows_run)}

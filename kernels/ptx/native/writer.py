@@ -7,19 +7,14 @@ from llvmlite import ir
 from ..decode import ALONE, CLUSTER, Decoded
 from ..errors import ParseError
 from ..opcode import BITS
-from ..parse import Address, Immediate, Register, Symbol, Vector
+from ..syntax import Address, Immediate, Register, Symbol, Vector
 from . import context as ctx
-from .lanes import I1, I8, I32, I64, WARP, Lanes, vector
+from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 from .plan import Plan
 
 POINTER = ctx.POINTER
 EVERYBODY = I32(0xFFFFFFFF)
-# Words at the head of a frame: where to go on, bar.warp.syncs passed, lanes that have not returned, how the warp
-# stopped, the barrier or event it stopped at, and the jumps back since its last event, see flow.jumped.
-RESUME, WARP_EPOCH, RUNNING, STATE, AT, DEPTH = range(6)
-PATH, DEEPEST = 6, 9
-HEADER = 16 * 8  # bytes
 
 
 def kind_of(register: str) -> Any:
@@ -68,21 +63,11 @@ class Writer:
     def epoch(self) -> Any:
         return self.field("epoch")
 
-    @property
-    def warp_epoch(self) -> Any:
-        return self.head(WARP_EPOCH)
-
-    def head(self, word: int) -> Any:
-        return self.b.load(self.b.gep(self.frame, [I64(word)], source_etype=I64), typ=I64)
-
-    def set_head(self, word: int, value: Any) -> None:
-        self.b.store(value, self.b.gep(self.frame, [I64(word)], source_etype=I64))
-
     def room(self, kind: Any, count: int = 1) -> Any:
         """Stack memory of this function."""
         with self.b.goto_block(self.entry):
             place = self.b.alloca(kind, count)
-            place.align = 64
+            place.align, place.type = 64, POINTER
             return place
 
     def bail(self, condition: Any) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import lockstep
 from ..machine import Machine
 from ..opcode import BITS
 from ..reachable import buffer
@@ -45,6 +46,9 @@ class Asked(NamedTuple):
     pointers: tuple[str, ...] = ()
     rounding: frozenset[Place] = frozenset()
     earlier: tuple[Kept, ...] = ()
+
+    def begun(self, world: Any, parameters: dict[str, Any]) -> "Shadow":
+        return Shadow(self, world, parameters)
 
 
 class Shadow:
@@ -123,7 +127,7 @@ class ShadowReport:
         """The launch once more, from the arrays as they came, with the rounding of one line."""
         start = self._start._replace(shadow=self._start.shadow._replace(rounding=frozenset({rounding})))
         with swapped(start.buffers, self._came):
-            world = start.world(None, False, True)
+            world = lockstep.world(start, None, False)
         Machine(world).run()
         return stored(world), world.shadow.errors
 

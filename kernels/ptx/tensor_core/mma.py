@@ -1,44 +1,15 @@
 """mma.sync: a warp multiplies two small matrices that lie in its registers, and adds a third."""
 
-import re
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from ..collective import ALL_LANES, converge
 from ..decode import Decoder, Run
-from ..errors import UnknownOpcode
 from ..floats import FORMATS, decode, encode
 from ..parse import Instruction
 from ..warp import by_warp
-
-# Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
-INPUTS = {
-    "f16": ({(16, 8), (16, 16)}, {"f16", "f32"}),
-    "bf16": ({(16, 8), (16, 16)}, {"f32"}),
-    "tf32": ({(16, 4), (16, 8)}, {"f32"}),
-    **dict.fromkeys(("s8", "u8"), ({(8, 16), (16, 16), (16, 32)}, {"s32"})),
-    **dict.fromkeys(("e4m3", "e5m2"), ({(16, 16), (16, 32)}, {"f16", "f32"})),
-    "f64": ({(8, 4), (16, 4), (16, 8), (16, 16)}, {"f64"}),
-}
-MIXED = ({"s8", "u8"}, {"e4m3", "e5m2"})  # A and B may be one of each
-
-INTEGERS = {"s8": np.int8, "u8": np.uint8, "s32": np.int32}
-
-
-@lru_cache(maxsize=256)
-def form(opcode: str) -> tuple[int, int, str, str, str, bool]:
-    """(M, K, type of A, of B, of C and D, satfinite) of an mma opcode. Raises UnknownOpcode unless INPUTS has it."""
-    found = re.fullmatch(r"mma\.sync\.aligned\.m(\d+)n8k(\d+)\.row\.col(\.satfinite)?((?:\.\w+){4})", opcode)
-    if found is None:
-        raise UnknownOpcode(opcode, "of mma it takes mma.sync.aligned.*.row.col, dense and without scales")
-    M, K, (d, a, b, c) = int(found[1]), int(found[2]), found[4][1:].split(".")
-    shapes, sums = INPUTS.get(a, ((), ()))
-    matches = (a == b or {a, b} in MIXED) and c == d and (c == "s32" or not found[3])
-    if not matches or (M, K) not in shapes or c not in sums:
-        raise UnknownOpcode(opcode, "it knows no mma with these shapes and types")
-    return M, K, a, b, c, bool(found[3])
+from .forms import INTEGERS, form
 
 
 @np.errstate(invalid="ignore", over="ignore")

@@ -16,7 +16,7 @@ from ..floats import decode, encode
 from ..forms import address
 from ..parse import Address, Instruction
 from . import descriptors
-from .mma import INTEGERS
+from .forms import INTEGERS
 from .numbers import numbers, of_four_bits, of_six_bits
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tensor_memory import COLUMNS, LANES, SHARE

@@ -16,7 +16,8 @@ from ..errors import NotConverged, Undefined, UnknownOpcode
 from ..floats import FORMATS, decode, encode
 from ..parse import Immediate, Instruction, Vector
 from . import descriptors
-from .mma import INTEGERS, MIXED, fragments
+from .forms import INTEGERS, MIXED
+from .mma import fragments
 from .numbers import numbers
 
 GROUP = 128  # threads of a warpgroup

@@ -107,6 +107,12 @@ def test_conversions_are_torch_s(kind, dtype):
     assert np.array_equal(floats.decode(every, kind), numbers, equal_nan=True)
 
 
+def test_fma_just_below_the_least_normal_number_is_rounded_once():
+    """2**-126 - 2**-149, and a little less than half a last place more: float64 rounds that up to the half."""
+    x = [np.array([[v]], np.uint32) for v in (0x33800001, 0x007FFFFF, 0x007FFFFF)]
+    assert isa.semantics("fma.rn.f32").function(*x).item() == 0x007FFFFF
+
+
 def test_div_approx_by_what_has_a_subnormal_reciprocal_is_zero_and_div_full_is_not():
     a, c = (np.array([[x]], np.float32).view(np.uint32) for x in (2.0**126, 2.0**127))
     with np.errstate(all="ignore"):

@@ -192,7 +192,8 @@ def test_bad_usage_is_one_line_and_exit_code_2(tmp_path):
     assert "--example" in one_line(command(tmp_path / "none.py", code=2)[1])
     assert "sm_80" in one_line(command(path, "--target", "sm_12", code=2)[1])
     assert "no Triton kernel" in one_line(command(path, code=2)[1])
-    assert "leave --no-checks out" in one_line(command(path, "--no-checks", "--html", "x.html", code=2)[1])
+    for flags in (("--no-checks",), ("--engine", "native")):
+        assert f"leave {' '.join(flags)} out" in one_line(command(path, *flags, "--html", "x.html", code=2)[1])
     launching = driver(tmp_path, LAUNCH.format(n=1024, stride=1))
     for words, answer in ((("--array", "y"), "are read: x"), (("--axis", 1), "can be 0 to 0")):
         assert answer in one_line(command(launching, "--html", tmp_path / "p.html", *words, code=2)[1])
@@ -259,6 +260,7 @@ def test_settings_of_the_command_line_are_asked_for(tmp_path):
     ):
         assert words in one_line(command(path, *flags, code=2)[1])
     assert "did not end within 5 instructions" in one_line(command(path, "--max-steps", 5, code=1)[1])
+    assert command(path, "--engine", "numpy")[0] == command(path)[0]
 
 
 def test_a_page_is_written_to_what_was_named_and_asked_for_before_the_work(tmp_path):

@@ -31,8 +31,8 @@ def shuffle(x, places, out, N: tl.constexpr):
 
 def routed(kernel, grid, *args, target="sm_90", **kwargs):
     """The launch as a launcher makes it, and the settings where a route takes them."""
-    settings = {k: kwargs.pop(k) for k in ("seed", "checks", "readable", "approximation_ulps", "trace", "max_steps")
-                if k in kwargs}  # fmt: skip
+    names = ("seed", "checks", "readable", "approximation_ulps", "trace", "max_steps", "engine")
+    settings = {k: kwargs.pop(k) for k in names if k in kwargs}
     with ptx.route(target, **settings):
         return kernel[grid](*args, **kwargs)
 
@@ -182,6 +182,7 @@ SETTINGS = [
     ("trace", "yes", "True or False"),
     ("max_steps", 0, "1 or more"),
     ("max_steps", "many", "1 or more"),
+    ("engine", "cuda", 'None, "native" or "numpy"'),
     ("readable", ["out"], "a dict of array names"),
     ("readable", {"out": "no"}, "a dict of array names"),
     ("readable", {3: True}, "a dict of array names"),

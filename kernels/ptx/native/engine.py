@@ -1,0 +1,276 @@
+"""A launch as machine code: its memory, its programs over the threads of the CPU, and the order of its atomics.
+
+Compiled code only says that something is suspicious. Then the launch is undone, and `Suspicion` tells its caller to run
+it in NumPy form, which finds the words, or finds that all is well.
+"""
+
+import ctypes
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from ..counters import Counters, Traffic
+from ..decode import Decoded
+from ..forms import form
+from ..printed import Printed
+from ..start import Start
+from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
+from .arrays import Arrays
+from .context import DONE, EVENT, FIELDS
+from .flow import Warp
+from .frames import AT, DEPTH, HEADER, PATH, STATE
+from .lower import Unlowered
+from .plan import Plan, loops_by, may_write, plan
+from .records import LONG, Records, address, given_back, taken
+
+FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
+RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+MOST_PROGRAMS = 1 << 21
+
+
+class Compiled(NamedTuple):
+    """A kernel's machine code, and what is known of it.
+
+    blocks  of each instruction, which of plan.starts it belongs to
+    events  whether programs stop at atomics, whose order is that of the default schedule
+    writes  the parameters through which it may write; None: any array
+    fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
+    sizes   bytes that a thread accesses, by instruction
+    """
+
+    plan: Plan
+    blocks: np.ndarray
+    code: Any
+    frame_size: int
+    events: bool
+    writes: set[str] | None
+    fine: set[str]
+    sizes: dict[int, int]
+
+
+class Ended(NamedTuple):
+    """A launch that came to its end, as a Report wants it."""
+
+    grid: tuple[int, int, int]
+    T: int
+    counters: Counters
+    memory: Arrays
+    printed: Printed
+
+
+def key(start: Start) -> bytes:
+    """Stands for the machine code of a launch's kernel."""
+    return key_of(start.text, start.num_warps)
+
+
+@lru_cache(maxsize=256)
+def key_of(text: str, warps: int) -> bytes:
+    return hashlib.sha256(text.encode()).digest() + bytes([warps])
+
+
+def compiled(start: Start) -> Compiled:
+    """Raises Unlowered if the kernel has none."""
+    return code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+
+
+def refuses(start: Start, made: Compiled) -> str:
+    """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
+    if start.trace or not start.checks:
+        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
+
+
+class Once:
+    """An argument that a cache does not look at."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Once)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
+    made = plan(decoded.value, T, memory.is_event)
+    if loops_by(decoded.value, made.stops):
+        raise Unlowered("programs that wait for one another")
+    module = ir.Module("kernel")
+    writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
+
+    def write() -> list[str]:
+        writer.emit()
+        return [str(module)]
+
+    machine_code = code.compiled(key, write, (runtime(),))
+    own = blocks(decoded.value, made.starts)
+    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set(), {})
+
+
+@cache
+def runtime() -> Any:
+    """The functions that the code of all kernels calls."""
+
+    def write() -> list[str]:
+        module = ir.Module("runtime")
+        for define in RUNTIME.values():
+            define(module)
+        return [str(module)]
+
+    return code.compiled(b"runtime", write)
+
+
+class Launch:
+    """One run of a launch, in records that are its own meanwhile."""
+
+    def __init__(self, start: Start, made: Compiled, records: Records, fuel: int):
+        self.start, self.made, self.records = start, made, records
+        written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
+        known = start.readable, start.blank, start.checks
+        self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
+        records.begin(start, self.arrays, fuel)
+
+    def run(self) -> int:
+        """All programs to their ends -> a status."""
+        records, begun = self.records, time.perf_counter()
+        if self.made.events:
+            status = self.by_events()
+        else:
+            call = entry("launch_run", ctypes.c_void_p)
+            status = max(spread(call, [(address(row),) for row in records.rows], records.seconds > LONG))
+        records.seconds = time.perf_counter() - begun
+        return status
+
+    def by_events(self) -> int:
+        """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
+        call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        records, rows = self.records, address(self.records.rows)
+        parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
+        calls = [(rows, address(part), len(part), -1) for part in parts]
+        status = max(spread(call, calls, records.seconds > LONG))
+        while status == DONE:
+            programs, event = self.following()
+            if not len(programs):
+                return DONE
+            status = call(rows, address(programs), len(programs), event)
+        return status
+
+    def following(self) -> tuple[np.ndarray, int]:
+        """The programs whose warps go on next, in order, and the event that these have stopped at.
+
+        In lockstep the lowest instruction goes first. A warp that has jumped back from a higher one on its way has
+        waited there for all the others.
+        """
+        heads = self.records.frames[:, :, :HEADER].view(np.int64)
+        waits = heads[..., STATE] == EVENT
+        if not waits.any():
+            return np.empty(0, np.int64), 0
+        here = heads[waits]
+        depth = here[:, DEPTH]
+        ways = np.where(np.arange(HEADER // 8 - PATH) < depth[:, None], here[:, PATH:], -1)
+        at = here[:, AT]
+        if not depth.any():
+            event = int(at.min())
+            return np.flatnonzero((waits & (heads[..., AT] == event)).any(1)), event
+        ways = np.where(ways > at[:, None], ways, -1)
+        keys = np.concatenate([ways, at[:, None]], axis=1)
+        keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
+        first = min(map(tuple, np.unique(keys, axis=0).tolist()))
+        chosen = (keys == first).all(1)
+        return np.unique(np.nonzero(waits)[0][chosen]), int(at[chosen][0])
+
+    def counters(self) -> Counters:
+        made, steps = self.made, self.start.decoded.steps
+        counters = Counters(self.start.decoded, 32 * self.start.num_warps)
+        counters.issued = np.append(self.records.blocks.sum(0), 0)[made.blocks]
+        traffic = self.records.traffic.sum(0)
+        for n in np.flatnonzero(traffic.any(1)).tolist():
+            threads, sectors, others, wavefronts, conflicts = traffic[n].tolist()
+            if (size := made.sizes.get(n)) is None:
+                size = made.sizes[n] = size_of(steps[n].instruction)
+            if threads:
+                counters.memory[n] = Traffic(threads * size, sectors, 0, 0, threads)
+            if others:
+                counters.shared[n] = Traffic(others * size, 0, wavefronts, conflicts, others)
+        return counters
+
+
+def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
+    """Of each instruction, which of Plan.starts begins the straight code that it stands in; -1: none."""
+    found, now = np.full(len(decoded.steps), -1), -1
+    where = {n: k for k, n in enumerate(starts)}
+    for n, step in enumerate(decoded.steps):
+        found[n] = now = where.get(n, now)
+        now = -1 if step.control else now
+    return found
+
+
+@cache
+def pool() -> ThreadPoolExecutor:
+    """Threads of the CPU beside the caller's own."""
+    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "kvproof-ptx")
+
+
+os.register_at_fork(after_in_child=pool.cache_clear)
+
+
+@cache
+def entry(name: str, *kinds: Any) -> Callable[..., int]:
+    """A runtime function that returns a status."""
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime()[name])
+
+
+def spread(call: Callable, arguments: list[tuple], apart: bool) -> list[int]:
+    """Call machine code with each of some arguments, each in a thread if they are to run apart."""
+    others = [pool().submit(call, *a) for a in arguments[1:]] if apart else []
+    found = [call(*a) for a in (arguments[:1] if apart else arguments)]
+    # what no thread has begun by now runs here
+    return found + [call(*a) if f.cancel() else f.result() for f, a in zip(others, arguments[1:], strict=False)]
+
+
+def name_of(parameter: Any) -> str:
+    return getattr(parameter, "name", "")
+
+
+def size_of(i: Any) -> int:
+    """Bytes that a thread accesses."""
+    if "matrix" in i.opcode:
+        return 16
+    return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
+
+
+def run(
+    start: Start, made: Compiled, written: dict[str, np.ndarray] | None = None, fuel: int | None = None
+) -> Ended | int:
+    """Run a launch to its end, or say how it did not end: SUSPECT or FUEL. Then the arrays are as they came.
+
+    written  by array, which elements it wrote: filled here
+    fuel     how many instructions each thread of the CPU may run
+
+    Raises Unlowered.
+    """
+    while True:
+        records = taken(start, made, key(start))
+        launch = Launch(start, made, records, fuel or 1 << 62)
+        status, arrays = launch.run(), launch.arrays
+        if status == DONE and order.ordered(records.log(), records.noted()):
+            arrays.end(written)
+            ended = Ended(start.grid, 32 * start.num_warps, launch.counters(), arrays, Printed(start.prints))
+            given_back(records, start, key(start))
+            return ended
+        arrays.undo()
+        asked = {*(records.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1}
+        wanted = {b.name for n in asked for b, _ in arrays.pieces[n].buffers} - made.fine
+        if not wanted:
+            return status or context.SUSPECT
+        made.fine.update(wanted)

@@ -1,0 +1,219 @@
+"""Matrices that lie in the registers of a warp: mma.sync, and ldmatrix and stmatrix, which move them.
+
+An mma's fragments become rows of eight float64 in memory, A and B with one row for each k, and are multiplied there:
+`product` is written once for each form that a kernel has, of pieces that every kernel shares (RUNTIME).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from llvmlite import ir
+
+from ..floats import FORMATS
+from ..forms import parts_of
+from ..syntax import Instruction
+from ..tensor_core.forms import INPUTS, INTEGERS, form, matrix_form
+from . import shared
+from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
+from .lower import Unlowered
+
+POINTER, ROW = ir.PointerType(), vector(F64, 8)
+# Of the types of C and D: how many registers hold eight rows.
+SUMS = {"f32": 2, "f64": 2, "s32": 2, "s32.satfinite": 2, "f16": 1}
+
+
+def register(kind: str) -> Any:
+    """The type of an operand's register in all lanes."""
+    return vector(I64 if kind == "f64" else I32)
+
+
+def width(kind: str) -> int:
+    """Bits of an element."""
+    return 8 if kind in INTEGERS else FORMATS[kind].bits
+
+
+def begun(module: Any, name: str, result: Any, takes: list) -> tuple[Any, Lanes]:
+    """A new function that is not inlined, and what writes its first block."""
+    made = ir.Function(module, ir.FunctionType(result, takes), name)
+    made.attributes.add("noinline")
+    return made, Lanes(ir.IRBuilder(made.append_basic_block()))
+
+
+def at(b: Any, pointer: Any, n: Any, kind: Any = ROW) -> Any:
+    """The address of an element of an array."""
+    return b.gep(pointer, [n if isinstance(n, ir.Value) else I64(n)], source_etype=kind)
+
+
+def numbers(L: Lanes, bits: Any, kind: str) -> Any:
+    """The float64 behind bit patterns, which are integers of the width of their type."""
+    if kind in INTEGERS:
+        return L.cast("uitofp" if kind == "u8" else "sitofp", bits, F64)
+    if kind == "f64":
+        return L.number(bits)
+    if kind in ("f32", "tf32"):
+        return L.cast("fpext", L.number(L.b.and_(bits, L.const(bits, -1 << 13)) if kind == "tf32" else bits), F64)
+    if kind == "bf16":
+        return L.cast("fpext", L.number(L.b.shl(wide := L.resize(bits, 32), L.const(wide, 16))), F64)
+    half = L.resize(bits, 16)
+    if kind == "e5m2":
+        half = L.b.shl(half, L.const(half, 8))
+    if kind == "e4m3":  # float16's exponents, 8 lower, and a NaN in place of the last number
+        size = L.b.and_(half, L.const(half, 0x7F))
+        sign = L.b.and_(L.b.shl(half, L.const(half, 8)), L.const(half, 0x8000))
+        nan = L.b.icmp_unsigned("==", size, L.const(size, 0x7F))
+        half = L.b.select(nan, L.const(size, 0x7FFF), L.b.or_(sign, L.b.shl(size, L.const(size, 7))))
+    value = L.cast("fpext", L.cast("fpext", L.cast("bitcast", half, ir.HalfType()), F32), F64)
+    return L.b.fmul(value, L.const(value, 256)) if kind == "e4m3" else value
+
+
+def rounded(L: Lanes, x: Any, kind: str) -> Any:
+    """The bits of sums in the type of the accumulator, rounded once: what floats.encode gives."""
+    if kind == "f64":
+        return L.bits(x)
+    if kind.startswith("s32"):  # exact sums below 2**51: the lowest bits of the mantissa are the integer, wrapped
+        if kind.endswith("satfinite"):
+            x = L.intrinsic("minnum", L.intrinsic("maxnum", x, L.const(x, -(2**31))), L.const(x, 2**31 - 1))
+        return L.resize(L.bits(L.b.fadd(x, L.const(x, 1.5 * 2**52))), 32)
+    if kind == "f32":
+        bits = L.bits(L.cast("fptrunc", x, F32))
+    else:  # n last places of the binade, float16's lowest at least: n is what a sum leaves in its lowest bits
+        wide = L.bits(x)
+        power = L.b.and_(wide, L.const(wide, 0x7FF << 52))
+        power = L.intrinsic("umax", power, L.const(power, (1023 - 14) << 52))
+        total = L.b.fadd(L.intrinsic("fabs", x), L.b.fmul(L.number(power), L.const(x, 1.5 * 2**42)))
+        n = L.b.and_(L.bits(total), L.const(wide, 0xFFF))
+        binade = L.b.sub(L.b.lshr(power, L.const(power, 42)), L.const(power, (1023 - 14) << 10))
+        size = L.intrinsic("umin", L.b.add(n, binade), L.const(n, 0x7C00))
+        sign = L.b.and_(L.b.lshr(wide, L.const(wide, 48)), L.const(wide, 0x8000))
+        bits = L.resize(L.b.or_(size, sign), 16)
+    return L.b.select(L.b.fcmp_unordered("uno", x, x), L.const(bits, FORMATS[kind].nan), bits)
+
+
+def widen(module: Any, kind: str) -> None:
+    """(a register of A or B, where): write its numbers as rows; element e of the lanes with t is row E * t + e."""
+    f, L = begun(module, f"matrices.widen.{kind}", ir.VoidType(), [register(kind), POINTER])
+    words = L.pick(f.args[0], [4 * g + t for t in range(4) for g in range(8)])
+    each = width(kind)
+    E = words.type.element.width // each
+    for e in range(E):
+        values = numbers(L, L.resize(L.b.lshr(words, L.const(words, e * each)), each), kind)
+        for t in range(4):
+            L.b.store(L.pick(values, range(8 * t, 8 * t + 8)), at(L.b, f.args[1], t * E + e), align=8)
+    L.b.ret_void()
+
+
+def multiply(module: Any, kind: str) -> None:
+    """(K, rows of A, rows of B, registers of C): the registers of eight rows of D, joined; sums go in k's order."""
+    held, name = [register(kind)] * (each := SUMS[kind]), f"matrices.multiply.{kind}"
+    f, L = begun(module, name, vector(held[0].element, WARP * each), [I64, POINTER, POINTER, *held])
+    K, A, B, *C = f.args
+    start, loop, done = L.b.block, f.append_basic_block(), f.append_basic_block()
+    L.b.branch(loop)
+    L.b.position_at_end(loop)
+    k, sums = L.b.phi(I64), [L.b.phi(ROW) for _ in range(8)]
+    a, b = at(L.b, A, k), L.b.load(at(L.b, B, k), typ=ROW, align=8)
+    factors = [L.splat(L.b.load(at(L.b, a, g, F64), typ=F64), 8) for g in range(8)]
+    more = [L.intrinsic("fmuladd", x, b, total) for x, total in zip(factors, sums, strict=True)]
+    after = L.b.add(k, I64(1))
+    for phi, value in zip((k, *sums), (after, *more), strict=True):
+        phi.add_incoming(L.const(phi, 0), start)
+        phi.add_incoming(value, loop)
+    L.b.cbranch(L.b.icmp_unsigned("<", after, K), loop, done)
+    L.b.position_at_end(done)
+    # a row's neighbours are two registers of one lane, or the halves of one
+    c = L.pick(joined(L, C), [n // 2 + WARP * (n % 2) for n in range(64)]) if each == 2 else C[0]
+    c = numbers(L, c if each == 2 else L.b.bitcast(c, vector(I16, 64)), kind.split(".")[0])
+    D = rounded(L, L.b.fadd(joined(L, more), c), kind)
+    L.b.ret(L.pick(D, [*range(0, 64, 2), *range(1, 64, 2)]) if each == 2 else L.b.bitcast(D, held[0]))
+
+
+def joined(L: Lanes, parts: list) -> Any:
+    """One vector of several of one length."""
+    while len(parts) > 1:
+        order = L.row(I32, range(2 * parts[0].type.count))
+        parts = [L.b.shuffle_vector(a, b, order) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+    return parts[0]
+
+
+def turned(module: Any) -> None:
+    """(an 8x8 matrix of 16 bits): its registers with rows and columns exchanged."""
+    f, L = begun(module, "matrices.turned", vector(I32), [POINTER])
+    halves = L.b.load(f.args[0], typ=vector(I16, 64), align=1)
+    L.b.ret(L.b.bitcast(L.pick(halves, [8 * c + r for r in range(8) for c in range(8)]), vector(I32)))
+
+
+# What every kernel shares: name -> what defines it in a module.
+RUNTIME: dict[str, Callable[[Any], None]] = {
+    **{f"matrices.widen.{kind}": partial(widen, kind=kind) for kind in INPUTS},
+    **{f"matrices.multiply.{kind}": partial(multiply, kind=kind) for kind in SUMS},
+    "matrices.turned": turned,
+}
+
+
+def product(module: Any, opcode: str) -> Any:
+    """The function of one form, defined where it is first asked for: registers of A, B and C -> D's, joined."""
+    if opcode in module.globals:
+        return module.globals[opcode]
+    M, K, a, b, c, satfinite = form(opcode)
+    c += ".satfinite" * satfinite
+    H, each, kind = M // 8, SUMS[c], register(c)
+    step = 4 * kind.element.width // width(a)  # rows of a register
+    f, L = begun(module, opcode, vector(kind.element, H * each * WARP), [kind] * ((H + 1) * K // step + H * each))
+    f.linkage = "internal"
+    A, B, C = (f.args[slice(*part)] for part in ((0, H * K // step), (H * K // step, -H * each), (-H * each, None)))
+    room = L.b.alloca(ROW, (H + 1) * K)  # H times K rows of A, and those of B
+    places = [(a, x, n % H * K + n // H * step) for n, x in enumerate(A)]
+    places += [(b, x, H * K + n * step) for n, x in enumerate(B)]
+    for of, x, first in places:
+        L.call(f"matrices.widen.{of}", ir.VoidType(), x, at(L.b, room, first))
+    half = partial(L.call, f"matrices.multiply.{c}", vector(kind.element, each * WARP), I64(K))
+    sides = ((at(L.b, room, h * K), at(L.b, room, H * K), *C[h * each :][:each]) for h in range(H))
+    L.b.ret(joined(L, [half(*side) for side in sides]))
+    return f
+
+
+def together(w: Any) -> None:
+    """All lanes must execute the instruction."""
+    if not isinstance(w.on, ir.Constant):
+        w.bail(w.b.icmp_unsigned("!=", w.on, I32(-1)))
+
+
+def mma(w: Any, i: Instruction) -> None:
+    """mma.sync. Which NaN of f64 comes out is NumPy's to say."""
+    if ".block_scale" in i.opcode:
+        raise Unlowered(i.opcode)
+    kind = "b64" if ".f64" in i.opcode else "b32"
+    together(w)
+    values = [w.L.splat(w.read(x, kind)) for operand in i.operands[1:] for x in operand.parts]
+    D = w.b.call(product(w.b.module, i.opcode), values)
+    for n, x in enumerate(i.operands[0].parts):
+        value = w.L.pick(D, range(WARP * n, WARP * (n + 1)))
+        if kind == "b64":
+            w.bail(w.L.any(w.b.fcmp_unordered("uno", *[w.L.number(value)] * 2)))
+        w.write(x, kind, value)
+
+
+def load_matrix(w: Any, i: Instruction) -> None:
+    m = matrix_form(i)
+    if m.rows != 8:
+        raise Unlowered(i.opcode)
+    together(w)
+    found = shared.load(w, w.read(i.operands[1], "b32"), 16, I32((1 << 8 * m.num) - 1), "several")
+    for n, x in enumerate(parts_of(i.operands[0])):
+        place, kind = at(w.b, found, n, vector(I32)), vector(I32)
+        w.write(x, "b32", w.L.call("matrices.turned", kind, place) if m.trans else w.b.load(place, typ=kind, align=8))
+
+
+def store_matrix(w: Any, i: Instruction) -> None:
+    m, room = matrix_form(i), w.room(vector(I32), 4)
+    together(w)
+    for n, x in enumerate(parts_of(i.operands[1])):
+        value, place = w.L.splat(w.read(x, "b32")), at(w.b, room, n, vector(I32))
+        w.b.store(value, place, align=8)
+        if m.trans:
+            w.b.store(w.L.call("matrices.turned", value.type, place), place, align=8)
+    shared.store(w, w.read(i.operands[0], "b32"), room, 16, I32((1 << 8 * m.num) - 1), "several", (16, 32))
+
+
+LOWER = {"mma.sync": mma, "ldmatrix.sync": load_matrix, "stmatrix.sync": store_matrix}

@@ -1,0 +1,210 @@
+"""Global memory, parameters and fences in compiled code: what accesses.py checks, written for each instruction."""
+
+import re
+from typing import Any
+
+from llvmlite import ir
+
+from .. import parameters
+from ..errors import UnknownOpcode
+from ..forms import Form, form, parts_of
+from ..opcode import BITS
+from ..syntax import Instruction
+from .accesses import MIXED, RUNTIME, THREAD
+from .lanes import I1, I8, I32, I64, WARP, element, vector
+from .lower import Unlowered, pure
+from .order import ACQUIRE, RELEASE
+from .programs import loop
+
+__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
+
+ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
+POINTER = ir.PointerType()
+
+
+def is_event(i: Instruction) -> bool:
+    """Whether programs take turns at an instruction, in the order of the NumPy form."""
+    return bool(re.match(r"(atom|red)\.", i.opcode)) and ".global" in i.opcode
+
+
+def known(i: Instruction) -> Form:
+    try:
+        return form(i)
+    except UnknownOpcode as error:
+        raise Unlowered(i.opcode) from error
+
+
+def who(w: Any) -> Any:
+    """Lane 0's number, and the instruction, as accesses.py has them."""
+    if w.n >= MIXED:
+        raise Unlowered("an access after so many instructions")
+    return w.b.or_(w.b.shl(w.b.zext(w.warp, I64), I64(THREAD + 5)), I64(w.n))
+
+
+def number(w: Any, x: Any) -> Any:
+    """A pointer or a ballot as a word."""
+    if isinstance(x, int):
+        return I64(x)
+    return w.b.ptrtoint(x, I64) if isinstance(x.type, ir.PointerType) else w.L.resize(x, 64)
+
+
+def call(w: Any, name: str, *values: Any) -> Any:
+    return w.L.call(name, I64, *(number(w, x) for x in values))
+
+
+def suspect(w: Any, name: str, *values: Any) -> None:
+    w.bail(w.b.icmp_unsigned("!=", call(w, name, *values), I64(0)))
+
+
+def at(w: Any, place: Any, index: Any, kind: Any) -> Any:
+    return w.b.gep(place, [index if isinstance(index, ir.Value) else I64(index)], source_etype=kind)
+
+
+def stack(w: Any, kind: Any, each: int = 1) -> Any:
+    """Stack memory for `each` of a kind for every lane."""
+    place = w.room(kind, WARP * each)
+    place.type = POINTER  # to any type
+    return place
+
+
+def laid(w: Any, address: Any) -> Any:
+    """The lanes' addresses, in memory."""
+    room = stack(w, I64)
+    w.b.store(w.L.splat(address), room, align=64)
+    return room
+
+
+def side_by_side(w: Any, address: Any, size: int) -> Any:
+    """i1: whether all lanes are on, each at `size` bytes behind the one before."""
+    if not isinstance(address.type, ir.VectorType):
+        return I1(0)
+    first = w.L.splat(w.L.lane(address, 0))
+    near = w.b.icmp_unsigned("==", address, w.b.add(first, w.L.row(I64, range(0, WARP * size, size))))
+    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", w.on, I32(0xFFFFFFFF)))
+
+
+def load(w: Any, address: Any, size: int, on: Any) -> Any:
+    """Read `size` bytes at each lane's address, i64: a pointer to them, lane by lane, or to those of all lanes if the
+    address is a scalar. Checked, and counted as an access of the instruction."""
+    if size > 32:
+        raise Unlowered("accesses of more than 32 bytes")
+    room = stack(w, I8, size)
+    if not isinstance(address.type, ir.VectorType):
+        suspect(w, "access_one", w.context, w.n, size, on, address, who(w), room)
+        return room
+    addresses = laid(w, address)
+    near = side_by_side(w, address, size)
+    suspect(w, "access_lanes", w.context, w.n, size, on, near, who(w), addresses, room, 0)
+    return room
+
+
+def load_global(w: Any, i: Instruction) -> None:
+    f = known(i)
+    if f.order:
+        raise Unlowered(i.opcode)
+    address = w.read(i.operands[1], "b64")
+    room = load(w, address, f.size, w.on)
+    kind = ir.IntType(BITS[f.kind])
+    if not isinstance(address.type, ir.VectorType):
+        values = [w.b.load(at(w, room, n, kind), typ=kind) for n in range(f.count)]
+    else:
+        words = w.b.load(room, typ=vector(kind, WARP * f.count), align=64)
+        values = (
+            [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
+        )
+    for part, value in zip(parts_of(i.operands[0]), values, strict=True):
+        w.write(part, f.kind, value)
+
+
+def woven(w: Any, parts: list) -> Any:
+    """Vectors -> one whose elements are theirs in turn."""
+    if len(parts) == 1:
+        return parts[0]
+    even, odd = woven(w, parts[::2]), woven(w, parts[1::2])
+    n = even.type.count
+    return w.b.shuffle_vector(even, odd, w.L.row(I32, [k // 2 + n * (k % 2) for k in range(2 * n)]))
+
+
+def store_global(w: Any, i: Instruction) -> None:
+    f = known(i)
+    if f.order or f.size > 32:
+        raise Unlowered(i.opcode)
+    address = w.read(i.operands[0], "b64")
+    parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
+    same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
+    words = stack(w, I8, f.size)
+    w.b.store(woven(w, [w.L.splat(x) for x in parts]), words, align=64)
+    off = w.b.and_(w.running, w.b.not_(w.on))
+    if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
+        one = w.b.and_(off, w.b.neg(off))
+        off = w.b.select(w.b.icmp_unsigned("==", w.on, I32(0)), one, I32(0))
+    addresses = laid(w, address)
+    near = side_by_side(w, address, f.size)
+    suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, who(w), addresses, words)
+
+
+def load_parameter(w: Any, i: Instruction) -> None:
+    f = known(i)
+    if parameters.loads(i) or i.operands[1].offset or f.count > 1:
+        raise Unlowered(i.opcode)
+    w.write(i.operands[0], f.kind, w.read(i.operands[1].base, f.kind))
+
+
+def operate(w: Any, f: Form, old: Any, given: list) -> Any:
+    """What an atomic leaves."""
+    b, equal = w.b, lambda x, y: w.b.icmp_unsigned("==", x, y)
+    if f.operation == "exch":
+        return given[0]
+    if f.operation == "cas":
+        return b.select(equal(old, given[0]), given[1], old)
+    zero, one = w.L.const(old, 0), w.L.const(old, 1)
+    if f.operation == "inc":
+        return b.select(b.icmp_unsigned(">=", old, given[0]), zero, b.add(old, one))
+    if f.operation == "dec":
+        wraps = b.or_(equal(old, zero), b.icmp_unsigned(">", old, given[0]))
+        return b.select(wraps, given[0], b.sub(old, one))
+    kind = f.kind if f.operation not in ("and", "or", "xor") else f"b{BITS[f.kind]}"
+    return pure(f"{f.operation}.{kind}", 2)[1](w.L, [old, *given])[0]
+
+
+def atomic_global(w: Any, i: Instruction) -> None:
+    """atom and red: an event, so nothing else runs meanwhile; lane after lane."""
+    f = known(i)
+    if f.space != "global" or not f.operation or f.scope in ("cta", "cluster"):
+        raise Unlowered(i.opcode)
+    returns = i.opcode.startswith("atom")
+    operands = i.operands[1:] if returns else i.operands
+    address, kind = w.read(operands[0], "b64"), ir.IntType(BITS[f.kind])
+    sources = [[w.read(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]]
+    flags = ACQUIRE * (f.order in ("acquire", "acq_rel")) | RELEASE * (f.order in ("release", "acq_rel"))
+    addresses = laid(w, address)
+    call(w, "access_count", w.context, w.n, w.on, addresses)
+    rooms = [[spilled(w, x) for x in source] for source in sources]
+    results, first = [stack(w, kind) for _ in range(f.count)], who(w)
+    with loop(w.b, I64(WARP)) as lane:
+        bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
+        with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
+            mine = w.b.add(first, w.b.shl(lane, I64(THREAD)))
+            where = w.b.load(at(w, addresses, lane, I64), typ=I64)
+            place = call(w, "access_atomic", w.context, f.size, where, mine, flags)
+            w.bail(w.b.icmp_unsigned("==", place, I64(0)))
+            for n in range(f.count):
+                there = at(w, w.b.inttoptr(place, POINTER), n, kind)
+                old = w.b.load(there, typ=kind)
+                given = [w.b.load(at(w, room[n], lane, kind), typ=kind) for room in rooms]
+                w.b.store(operate(w, f, old, given), there)
+                w.b.store(old, at(w, results[n], lane, kind))
+    for part, room in zip(parts_of(i.operands[0]) if returns else (), results, strict=False):
+        w.write(part, f.kind, w.b.load(room, typ=vector(kind), align=64))
+
+
+def spilled(w: Any, value: Any) -> Any:
+    room = stack(w, element(value.type))
+    w.b.store(w.L.splat(value), room, align=64)
+    return room
+
+
+LOWER = {
+    "ld.global": load_global, "st.global": store_global, "ld.param": load_parameter,
+    "atom.global": atomic_global, "red.global": atomic_global,
+}  # fmt: skip

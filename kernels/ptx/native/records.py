@@ -1,0 +1,136 @@
+"""What a launch needs beside the caller's arrays: records of its threads, frames, shared memory, counts, lists.
+
+It depends on the kernel and the grid alone, and is kept for the next launch of both, if it is small.
+"""
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from ..start import Start
+from . import context, shared
+from .arrays import CONFLICT, CONFLICTS, HEAD, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
+from .context import FIELDS
+from .lower import Unlowered
+
+ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
+SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many
+LONG = 1e-4  # seconds of a run from which on more than one thread is worth its start
+
+_kept: OrderedDict[tuple, "Records"] = OrderedDict()
+_lock = threading.Lock()
+
+
+class Records:
+    """One launch's at a time.
+
+    rows     (threads, or programs where they stop at events, FIELDS) int64
+    seconds  what the last run took
+    """
+
+    def __init__(self, start: Start, made: Any):
+        decoded, warps = start.decoded, start.num_warps
+        self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
+        self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
+        rows, granule = self.programs if made.events else threads, decoded.granule
+        size = -(-(start.shared + decoded.shared) // 32) * 32
+        bytes = rows * (warps * made.frame_size + shared.room(size, granule))
+        if bytes > ROOM:
+            raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
+        self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
+        self.traffic = np.zeros((threads, len(decoded.steps), context.TRAFFIC), np.int64)
+        self.frames = aligned((rows, warps, made.frame_size))
+        self.next, self.given = np.zeros(1, np.int64), np.zeros(len(decoded.slots), np.int64)
+        self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
+        self.replicas = np.zeros((threads, HEAD + REPLICA * REPLICAS), np.int64)
+        self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
+        self.state = shared.state(rows, size, granule, warps)
+        self.rows = np.zeros((rows, len(FIELDS)), np.int64)
+        self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
+        self.plain = self.rows.copy()
+        self.launch_values = self.fixed_values(start)
+
+    def fill(self, grid: tuple[int, int, int], sizes: dict[str, int]) -> None:
+        """All that is the same in the next launch."""
+        n = np.arange(len(self.rows))
+        made, each = self.made, {name: getattr(self, name) for name in ("blocks", "traffic", "frames", "conflicts")}
+        for name, array in (each | {"replicas": self.replicas} | self.state).items():
+            self.put(name, address(array) + array.strides[0] * (n % len(array)))
+        known = {f"grid_{axis}": size for axis, size in zip("xyz", grid, strict=True)} | sizes
+        known |= {"given": address(self.given), "warps": self.warps, "frame_size": made.frame_size}
+        known |= {"warp_code": made.code["warp"], "next_program": address(self.next), "last_program": self.programs}
+        for name, value in (known | {"syncs": address(self.syncs)}).items():
+            self.put(name, value)
+
+    def put(self, name: str, value: Any) -> None:
+        self.rows[:, FIELDS.index(name)] = value
+
+    def fixed_values(self, start: Start) -> list[tuple[int, str]]:
+        """Fill in what the grid fixes; the slots, and names, of what each launch fills in."""
+        decoded = start.decoded
+        registers = decoded.registers({}, {}, 32, start.grid, None)
+        for slot in decoded.given.values():
+            if registers[slot] is not None:
+                self.given[slot] = registers[slot].flat[0]
+        return [(slot, name) for name, slot in decoded.given.items() if registers[slot] is None]
+
+    def begin(self, start: Start, arrays: Arrays, fuel: int) -> None:
+        """For a launch that has not begun."""
+        self.rows[...] = self.plain
+        self.put("fuel", fuel)
+        self.put("segments", address(arrays.table))
+        self.put("segment_count", len(arrays.pieces))
+        values = start.bits(arrays.pointers, arrays.segments) | arrays.pointers
+        for slot, name in self.launch_values:
+            self.given[slot] = signed(values.get(name, 0))
+        for slot, value in start.decoded.unspecified(start.random()).items():
+            self.given[slot] = signed(value.item())
+        self.next[0], self.blocks[...], self.traffic[...] = 0, 0, 0
+        self.conflicts[:, :HEAD], self.syncs[:HEAD] = 0, 0
+        if self.replicas[:, :HEAD].any():
+            self.replicas[...] = 0
+
+    def noted(self) -> np.ndarray:
+        """(N, CONFLICT) int64: the conflicts of all threads, which order.py judges."""
+        return np.concatenate([x[HEAD : HEAD + CONFLICT * int(x[0])] for x in self.conflicts]).reshape(-1, CONFLICT)
+
+    def log(self) -> np.ndarray:
+        """(N, SYNC) int64: the atomics, in order."""
+        return self.syncs[HEAD : HEAD + SYNC * int(self.syncs[0])].reshape(-1, SYNC)
+
+
+def taken(start: Start, made: Any, key: bytes) -> Records:
+    """Records for a launch, which nobody else has meanwhile. Raises Unlowered for programs that keep too much."""
+    with _lock:
+        found = _kept.pop((key, start.grid, start.shared), None)
+    return found if found and found.made is made else Records(start, made)
+
+
+def given_back(records: Records, start: Start, key: bytes) -> None:
+    if sum(x.nbytes for x in (records.frames, records.traffic, *records.state.values())) > SMALL:
+        return
+    with _lock:
+        _kept[key, start.grid, start.shared] = records
+        if len(_kept) > MOST:
+            _kept.popitem(last=False)
+
+
+def signed(bits: int) -> int:
+    """64 bits as NumPy's int64 takes them."""
+    return bits - (bits >> 63 << 64)
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def aligned(shape: tuple[int, ...], to: int = 64) -> np.ndarray:
+    """Bytes whose first is a multiple of `to`."""
+    size = math.prod(shape)
+    whole = np.empty(size + to, np.uint8)
+    first = -address(whole) % to
+    return whole[first : first + size].reshape(shape)

@@ -1,0 +1,293 @@
+"""Who touched each cell of shared memory since the last barrier, in compiled code; the rules are those of ../shared.py.
+
+Warps run one after another here and in lockstep there. So that neither order hides what the other finds, a cell knows
+more: its writer is ALL once several warps have stored one value, and the instruction `by` which it was written is MIXED
+once a warp has written it twice between two barriers, unless it was the same value by the same instruction. A cell that
+nothing has written has a writer below 0; one that a cp.async is still writing has COPYING in it.
+
+`tag` is that of lane 0; `step` is -1 if the others follow, or 0 if all have the same. `log` is log2 of a cell's bytes.
+What returns a number returns 0 if all is well, and 1 for a suspicion.
+"""
+
+# pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
+# ruff: noqa: F821, RET503
+
+from llvmlite import ir
+
+from ..tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
+from .context import POINTER
+from .lanes import I32, I64, Lanes, vector
+from .programs import function, loop
+from .routine import routines
+
+COPYING, MIXED = 1 << 62, 1 << 30
+MOST, COPY = 512, 35  # copies of a warp under way; u32 of each: 32 addresses, the lanes, bytes of each, the group
+ON, SIZE, GROUP = 32, 33, 34
+COPIES = 2 + MOST * COPY  # u32 of a warp: groups that it has committed, copies under way, and these
+
+
+def late(module: ir.Module) -> None:
+    """(writers, readers, times 32 cells, tag, least) -> whether an access to them is not before the last barrier, or
+    below `least`."""
+    b, (writers, readers, count, tag, least) = function(module, "shared_late", I64, *[I64] * 5)
+    L, found = Lanes(b), I32(0)
+    total = b.alloca(I32)
+    b.store(found, total)
+    start, low = (L.splat(x) for x in (b.and_(tag, I64(-1 << PROGRAM)), least))
+    with loop(b, count) as k:
+        last = [b.gep(b.inttoptr(x, POINTER), [b.shl(k, I64(5))], source_etype=I64) for x in (writers, readers)]
+        writer, reader = (b.load(x, typ=vector(I64), align=4) for x in last)
+        bad = b.or_(b.icmp_signed(">=", writer, start), b.icmp_signed(">=", reader, start))
+        bad = b.or_(bad, b.icmp_signed("<", writer, low))
+        b.store(b.or_(b.load(total, typ=I32), L.ballot(bad)), total)
+    b.ret(b.zext(b.load(total, typ=I32), I64))
+
+
+def fill(module: ir.Module) -> None:
+    """(tags, names or 0, times 32 cells, tag, step, log2 of the cells of a lane, name): note lanes side by side."""
+    b, (tags, names, count, tag, step, wide, name) = function(module, "shared_fill", I64, *[I64] * 7)
+    L = Lanes(b)
+    with loop(b, count) as k:
+        first = b.shl(k, I64(5))
+        lane = b.lshr(b.add(L.row(I64, range(32)), L.splat(first)), L.splat(wide))
+        mine = b.add(b.and_(lane, L.splat(step)), L.splat(tag))
+        b.store(mine, b.gep(b.inttoptr(tags, POINTER), [first], source_etype=I64), align=4)
+        with b.if_then(b.icmp_unsigned("!=", names, I64(0))):
+            place = b.gep(b.inttoptr(names, POINTER), [first], source_etype=I32)
+            b.store(L.splat(b.trunc(name, I32)), place, align=4)
+    b.ret(I64(0))
+
+
+def shared_warp(tag):
+    who = tag & WHO
+    return who >> 5 if who < SEVERAL else who - SEVERAL if who < ALL else -1
+
+
+def shared_unordered(tag, mine):
+    """shared.unordered."""
+    who = tag & WHO
+    if tag < 0 or tag >> PROGRAM != mine >> PROGRAM or (who == mine & WHO and who < SEVERAL):
+        return 0
+    return shared_warp(tag) != shared_warp(mine) or tag >> WARP >= mine >> WARP
+
+
+def shared_read(place, writer, mine):
+    """A read of a cell that was accessed since the last barrier; it is noted at `place` as by shared.both."""
+    reader, ours = u64[place, 0], shared_warp(mine)
+    us = shared_warp(reader) == ours
+    u64[place, 0] = mine
+    if reader >= mine >> PROGRAM << PROGRAM and (not us or reader >> WARP >= mine >> WARP):
+        who = SEVERAL + ours if reader & WHO != mine & WHO else mine & WHO
+        u64[place, 0] = (mine if mine > reader else reader) & ~WHO | (who if us else ALL)
+    return writer < 0 or writer >= COPYING or shared_unordered(writer, mine)
+
+
+def shared_plain(writer):
+    return writer if writer < 0 else writer & ~COPYING
+
+
+def shared_write(context, k, mine, n, differs):
+    """A store to a cell that was accessed since the last barrier."""
+    writer, by = shared_plain(u64[context.shared_writer, k]), u32[context.shared_by, k]
+    if shared_unordered(u64[context.shared_reader, k], mine):
+        return 1
+    if not shared_unordered(writer, mine):
+        return 0
+    return differs or by & ~MIXED != n or (by != n and shared_warp(writer) != shared_warp(mine))
+
+
+def shared_claim(context, k, mine, n, differs):
+    """Note a store."""
+    before = u64[context.shared_writer, k]
+    writer = shared_plain(before)
+    now = writer >= mine >> PROGRAM << PROGRAM
+    tag = mine & ~WHO | ALL if now and shared_warp(writer) != shared_warp(mine) else mine
+    u64[context.shared_writer, k] = tag | (before - writer)
+    u32[context.shared_by, k] = n | (MIXED if now and (differs or u32[context.shared_by, k] != n) else 0)
+
+
+def shared_strays(context, where, size, bytes):
+    """Whether an address is no multiple of the size, or `bytes` from there on are out of bounds."""
+    return where + bytes > context.shared_size or where & size - 1 != 0
+
+
+def shared_words(context, at, on, size, room, stores):
+    """Move the words of lanes, of 1, 2, 4, 8 or 16 bytes, to shared memory or from there."""
+    while on:
+        lane = lowest(on)
+        on = on & on - 1
+        here, there = context.shared_bytes + u32[at, lane], room + size * lane
+        to, source = here if stores else there, there if stores else here
+        if size == 4:
+            u32[to, 0] = u32[source, 0]
+        elif size >= 8:
+            u64[to, 0], u64[to, size - 8 >> 3] = u64[source, 0], u64[source, size - 8 >> 3]
+        else:
+            u8[to, 0], u8[to, size - 1] = u8[source, 0], u8[source, size - 1]
+
+
+def shared_load(context, at, on, line, tag, step, log, size, room):
+    """-> the address of the words, lane by lane, or 0 for a suspicion. line: all lanes, side by side."""
+    start, width, first = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0]
+    writers, readers = context.shared_writer, context.shared_reader
+    if line and not shared_strays(context, first, size, 32 * size):
+        cell = 8 * (first >> log)
+        if not shared_late(writers + cell, readers + cell, width, tag, 0):
+            shared_fill(readers + cell, 0, width, tag, step, lowest(width), 0)
+            return context.shared_bytes + first
+    rest = on
+    while rest:
+        lane = lowest(rest)
+        rest = rest & rest - 1
+        where, mine = u32[at, lane], tag + (lane & step)
+        if shared_strays(context, where, size, size):
+            return 0
+        for k in range(where >> log, (where >> log) + width):
+            writer = u64[writers, k]
+            if 0 <= writer < start and u64[readers, k] < start:
+                u64[readers, k] = mine
+            elif shared_read(readers + 8 * k, writer, mine):
+                return 0
+    shared_words(context, at, on, size, room, 0)
+    return room
+
+
+def shared_early(context, n, at, on, tag, step, log, size):
+    """Note a store; -> its lanes that are the first at their place since the last barrier, as most are, or -1."""
+    start, rest = tag >> PROGRAM << PROGRAM, on
+    writers, readers, names = context.shared_writer, context.shared_reader, context.shared_by
+    while rest:
+        lane = lowest(rest)
+        rest = rest & rest - 1
+        where, mine = u32[at, lane], tag + (lane & step)
+        if shared_strays(context, where, size, size):
+            return -1
+        for k in range(where >> log, (where >> log) + (size >> log)):
+            if u64[writers, k] < start and u64[readers, k] < start:
+                u64[writers, k], u32[names, k] = mine, n
+            else:
+                on = on & ~(1 << lane)
+    return on
+
+
+def shared_store(context, n, at, on, line, tag, step, log, size, room):
+    """Of lanes that are not the first: check all, then note them; copies that meet at one place must be what stays."""
+    start, width, first, changes = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0], 0
+    writers, readers = context.shared_writer, context.shared_reader
+    if line and not shared_strays(context, first, size, 32 * size):
+        cell = first >> log
+        if not shared_late(writers + 8 * cell, readers + 8 * cell, width, tag, -1):
+            shared_fill(writers + 8 * cell, context.shared_by + 4 * cell, width, tag, step, lowest(width), n)
+            memcpy(context.shared_bytes + first, room, 32 * size)
+            return 0
+    early = shared_early(context, n, at, on, tag, step, log, size)
+    if early >= 0:
+        shared_words(context, at, early, size, room, 1)
+    if early < 0 or early == on:
+        return early < 0
+    for phase in range(3):
+        rest = on
+        while rest:
+            lane = lowest(rest)
+            rest = rest & rest - 1
+            where, mine, words = u32[at, lane], tag + (lane & step), room + size * lane
+            for k in range(where >> log, (where >> log) + width):
+                writer = u64[writers, k]
+                if phase == 0 and (writer >= start or u64[readers, k] >= start):
+                    differs = memcmp(context.shared_bytes + where, words, size) != 0
+                    changes |= differs << lane
+                    if shared_write(context, k, mine, n, differs):
+                        return 1
+                if phase == 1:
+                    shared_claim(context, k, mine, n, changes >> lane & 1)
+                if phase == 2 and (writer != mine or step == 0) and memcmp(context.shared_bytes + where, words, size):
+                    return 1
+        if phase == 1:
+            shared_words(context, at, on, size, room, 1)
+
+
+def shared_change(context, at, on, tag, log, size, code):
+    """Atomics. code: which others they commute with, -1: none; several warps change a cell between two barriers only if
+    their order cannot matter."""
+    for phase in range(2):
+        rest = on
+        while rest:
+            lane = lowest(rest)
+            rest = rest & rest - 1
+            where, mine = u32[at, lane], tag + lane
+            if shared_strays(context, where, size, size):
+                return 1
+            for k in range(where >> log, (where >> log) + (size >> log)):
+                writer, like = u64[context.shared_writer, k], u32[context.shared_by, k] == code & 0xFFFFFFFF
+                now = writer >= tag >> PROGRAM << PROGRAM
+                atomic = now and writer & ATOMIC != 0
+                other = atomic and shared_warp(writer & ~ATOMIC) != shared_warp(mine)
+                if phase == 0:
+                    if writer < 0 or writer >= COPYING or shared_unordered(u64[context.shared_reader, k], mine):
+                        return 1
+                    if (code == -1 or not like) if other else not atomic and shared_unordered(writer, mine):
+                        return 1
+                else:
+                    u64[context.shared_writer, k] = (mine & ~WHO | ALL if other else mine) | ATOMIC
+                    u32[context.shared_by, k] = code if not now or (atomic and like) else -1
+
+
+def shared_copies(context, warp):
+    return context.shared_copies + 4 * COPIES * warp
+
+
+def copies_begin(context, at, on, warp, log, size):
+    """Note a cp.async whose bytes shared_store has written."""
+    row = shared_copies(context, warp)
+    new = row + 8 + 4 * COPY * u32[row, 1]
+    if u32[row, 1] == MOST:
+        return 1
+    memcpy(new, at, 128)
+    u32[new, ON], u32[new, SIZE], u32[new, GROUP] = on, size, u32[row, 0]
+    u32[row, 1] += 1
+    while on:
+        cell = u32[at, lowest(on)] >> log
+        on = on & on - 1
+        for k in range(cell, cell + (size >> log)):
+            u64[context.shared_writer, k] |= COPYING
+
+
+def copies_commit(context, warp):
+    u32[shared_copies(context, warp), 0] += 1
+
+
+def copies_end(context, lanes, warp, tag, log, left):
+    """All groups but the latest `left` have arrived, of some lanes; those of the others stay under way."""
+    row, kept = shared_copies(context, warp), 0
+    for n in range(u32[row, 1]):
+        old = row + 8 + 4 * COPY * n
+        here = u32[old, ON] & lanes if u32[old, GROUP] + left < u32[row, 0] else 0
+        u32[old, ON] ^= here
+        while here:
+            lane = lowest(here)
+            here = here & here - 1
+            mine, cell = tag + lane, u32[old, lane] >> log
+            for k in range(cell, cell + (u32[old, SIZE] >> log)):
+                writer = shared_plain(u64[context.shared_writer, k])
+                if shared_unordered(writer, mine) or shared_unordered(u64[context.shared_reader, k], mine):
+                    return 1
+                u64[context.shared_writer, k] = mine
+        if u32[old, ON] != 0:
+            memcpy(row + 8 + 4 * COPY * kept, old, 4 * COPY)
+            kept += 1
+    u32[row, 1] = kept
+
+
+def shared_reset(context):
+    """Shared memory as a program finds it."""
+    memset(context.shared_writer, 255, 8 * context.shared_cells)
+    memset(context.shared_reader, 255, 8 * context.shared_cells)
+    for warp in range(context.warps):
+        u64[shared_copies(context, warp), 0] = 0
+
+
+RUNTIME = {"shared_late": late, "shared_fill": fill} | routines(
+    shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
+    shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
+    shared_reset,
+)  # fmt: skip

@@ -1,0 +1,76 @@
+"""When a launch is compiled: at once where its code is at hand, else once NumPy has cost as much as compiling would.
+
+So no launch takes more than about twice what the better engine would have, whatever it turns out to do.
+"""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from ..start import Start
+from . import code, engine
+from .context import FUEL, SUSPECT
+from .lower import Unlowered
+
+PRICE = 0.6e-3  # seconds to write and compile an instruction: 0.5 to 0.65 ms in our kernels, 1.4 ms with tl.dot
+FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
+PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
+LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
+
+_spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
+_refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
+
+
+class Tier:
+    """One launch, and what this process knows of its kernel.
+
+    code  its machine code, once compiled; None again where it cannot run this launch
+    why   it does not run, or not yet
+    """
+
+    def __init__(self, start: Start, at_once: bool):
+        self.start, self.key = start, engine.key(start)
+        self.code: Any = None
+        self.why = _refused.get(self.key, "")
+        steps, threads = len(start.decoded.steps), int(np.prod(start.grid)) * 32 * start.num_warps
+        left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
+        self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
+        self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT
+        self.why = self.why or "it takes less time than compiling"
+
+    def due(self) -> bool:
+        """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""
+        if self.given_up or time.perf_counter() < self.at:
+            return False
+        try:
+            self.code = self.code or engine.compiled(self.start)
+        except Unlowered as error:
+            _refused[self.key] = self.give_up(f"no machine code for {error}")
+        else:
+            if why := engine.refuses(self.start, self.code):
+                self.give_up(why)
+        return not self.given_up
+
+    def give_up(self, why: str) -> str:
+        """NumPy runs this launch, since machine code cannot."""
+        self.given_up, self.why, self.code = True, why, None
+        return why
+
+    def run(self, written: dict[str, np.ndarray] | None) -> Any:
+        """What a Report is made from; None where the arrays are as they came, and NumPy is to run the launch."""
+        try:
+            found = engine.run(self.start, self.code, written, self.fuel)
+        except Unlowered as error:
+            self.give_up(f"no machine code for {error}")
+            return None
+        if found == SUSPECT:
+            self.given_up, self.why = True, "something looks wrong, and NumPy says exactly what"
+        elif found == FUEL:  # NumPy says within seconds if the launch shows no end
+            self.at, self.fuel, self.why = time.perf_counter() + PATIENCE, None, "it may never end"
+        return None if isinstance(found, int) else found
+
+    def spent(self, seconds: float) -> None:
+        """Note what a run in NumPy form took."""
+        _spent[self.key] += seconds
