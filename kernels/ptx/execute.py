@@ -143,7 +143,7 @@ def execute(
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
-                  warp_races, max_steps, trace, prints)  # fmt: skip
+                  warp_races, max_steps, trace, prints, approximation_ulps > 0)  # fmt: skip
     launch, engine, why = run(start, written, engine or engine_of_process())
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = engine, why

@@ -35,6 +35,7 @@ class Start(NamedTuple):
     max_steps: int | None
     trace: bool
     prints: bool
+    moved: bool = False  # whether approximate functions give other numbers than the nearest
 
     def random(self) -> Any:
         return None if self.seed is None else np.random.default_rng(self.seed)

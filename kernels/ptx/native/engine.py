@@ -8,15 +8,15 @@ import ctypes
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from ..counters import Counters, Traffic
+from ..counters import Traffic
 from ..decode import Decoded
 from ..forms import form
 from ..printed import Printed
@@ -41,7 +41,6 @@ class Compiled(NamedTuple):
     events  whether programs stop at atomics, whose order is that of the default schedule
     writes  the parameters through which it may write; None: any array
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
-    sizes   bytes that a thread accesses, by instruction
     """
 
     plan: Plan
@@ -51,7 +50,6 @@ class Compiled(NamedTuple):
     events: bool
     writes: set[str] | None
     fine: set[str]
-    sizes: dict[int, int]
 
 
 class Ended(NamedTuple):
@@ -59,7 +57,7 @@ class Ended(NamedTuple):
 
     grid: tuple[int, int, int]
     T: int
-    counters: Counters
+    counters: "Counted"
     memory: Arrays
     printed: Printed
 
@@ -83,6 +81,9 @@ def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
     if start.trace or not start.checks:
         return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
+    if any(".approx" in x or ".full" in x for x in opcodes):
+        return "its approximations are to be moved"
     atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
     return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
 
@@ -103,7 +104,7 @@ class Once:
 @lru_cache(maxsize=256)
 def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, made.stops):
+    if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
     writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
@@ -114,7 +115,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
 
     machine_code = code.compiled(key, write, (runtime(),))
     own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set(), {})
+    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
 
 
 @cache
@@ -191,20 +192,32 @@ class Launch:
         chosen = (keys == first).all(1)
         return np.unique(np.nonzero(waits)[0][chosen]), int(at[chosen][0])
 
-    def counters(self) -> Counters:
-        made, steps = self.made, self.start.decoded.steps
-        counters = Counters(self.start.decoded, 32 * self.start.num_warps)
-        counters.issued = np.append(self.records.blocks.sum(0), 0)[made.blocks]
-        traffic = self.records.traffic.sum(0)
-        for n in np.flatnonzero(traffic.any(1)).tolist():
-            threads, sectors, others, wavefronts, conflicts = traffic[n].tolist()
-            if (size := made.sizes.get(n)) is None:
-                size = made.sizes[n] = size_of(steps[n].instruction)
-            if threads:
-                counters.memory[n] = Traffic(threads * size, sectors, 0, 0, threads)
-            if others:
-                counters.shared[n] = Traffic(others * size, 0, wavefronts, conflicts, others)
-        return counters
+
+class Counted:
+    """What counters.Counters is to a Report, from the counts of a launch that came to its end."""
+
+    disagreeing = 0
+
+    def __init__(self, start: Start, made: Compiled, records: Records):
+        self.decoded, self.made = start.decoded, made
+        self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
+
+    @cached_property
+    def issued(self) -> np.ndarray:
+        return np.append(self.blocks, 0)[self.made.blocks]
+
+    @cached_property
+    def memory(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[0] * size, x[1], 0, 0, x[0]) for n, size, x in self.accesses(context.GLOBAL_THREADS)}
+
+    @cached_property
+    def shared(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[2] * size, 0, *x[3:], x[2]) for n, size, x in self.accesses(context.SHARED_THREADS)}
+
+    def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
+        """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
+        for n in np.flatnonzero(self.traffic[:, word]).tolist():
+            yield n, size_of(self.decoded.steps[n].instruction), self.traffic[n].tolist()
 
 
 def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
@@ -280,7 +293,9 @@ def run(
             raise
         if status == DONE and order.ordered(records.log(), records.noted()):
             arrays.end(written)
-            ended = Ended(start.grid, 32 * start.num_warps, launch.counters(), arrays, Printed(start.prints))
+            ended = Ended(
+                start.grid, 32 * start.num_warps, Counted(start, made, records), arrays, Printed(start.prints)
+            )
             given_back(records, start, key(start))
             return ended
         arrays.undo()
