@@ -79,8 +79,10 @@ def compiled(start: Start) -> Compiled:
 
 def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
-    if start.trace or not start.checks:
-        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    if start.shadow or start.trace:
+        return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
+    if not start.checks:
+        return "it is to run without checks"
     opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
     if any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
