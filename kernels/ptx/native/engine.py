@@ -79,12 +79,15 @@ def compiled(start: Start) -> Compiled:
 
 def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
-    if start.trace or not start.checks:
-        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
+    if start.shadow or start.trace:
+        return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
+    if not start.checks:
+        return "it is to run without checks"
     opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
     if any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
+    atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
+    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
 
 
 class Once:
@@ -103,7 +106,7 @@ class Once:
 @lru_cache(maxsize=256)
 def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, made.stops):
+    if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
     writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
@@ -147,7 +150,7 @@ class Launch:
             status = self.by_events()
         else:
             call = entry("launch_run", ctypes.c_void_p)
-            status = max(spread(call, [(address(row),) for row in records.rows], records.seconds > LONG))
+            status = max(spread(call, [(address(row),) for row in records.rows], records))
         records.seconds = time.perf_counter() - begun
         return status
 
@@ -157,7 +160,7 @@ class Launch:
         records, rows = self.records, address(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address(part), len(part), -1) for part in parts]
-        status = max(spread(call, calls, records.seconds > LONG))
+        status = max(spread(call, calls, records))
         while status == DONE:
             programs, event = self.following()
             if not len(programs):
@@ -231,8 +234,8 @@ def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """Threads of the CPU beside the caller's own."""
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "kvproof-ptx")
+    """Threads of the CPU."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "kvproof-ptx")
 
 
 os.register_at_fork(after_in_child=pool.cache_clear)
@@ -244,12 +247,20 @@ def entry(name: str, *kinds: Any) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime()[name])
 
 
-def spread(call: Callable, arguments: list[tuple], apart: bool) -> list[int]:
-    """Call machine code with each of some arguments, each in a thread if they are to run apart."""
-    others = [pool().submit(call, *a) for a in arguments[1:]] if apart else []
-    found = [call(*a) for a in (arguments[:1] if apart else arguments)]
-    # what no thread has begun by now runs here
-    return found + [call(*a) if f.cancel() else f.result() for f, a in zip(others, arguments[1:], strict=False)]
+def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int]:
+    """Call machine code with each of some arguments: in threads, so that a KeyboardInterrupt ends it, if it takes long.
+
+    Whatever is raised, nothing runs any more then.
+    """
+    if records.seconds <= LONG:
+        return [call(*a) for a in arguments]
+    running = [pool().submit(call, *a) for a in arguments]
+    try:
+        return [f.result() for f in running]
+    finally:
+        while not all(f.cancel() or f.done() for f in running):
+            records.stop()
+            time.sleep(1e-3)
 
 
 def name_of(parameter: Any) -> str:
@@ -271,12 +282,17 @@ def run(
     written  by array, which elements it wrote: filled here
     fuel     how many instructions each thread of the CPU may run
 
-    Raises Unlowered.
+    Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
     while True:
         records = taken(start, made, key(start))
         launch = Launch(start, made, records, fuel or 1 << 62)
-        status, arrays = launch.run(), launch.arrays
+        arrays = launch.arrays
+        try:
+            status = launch.run()
+        except BaseException:  # a KeyboardInterrupt
+            arrays.undo()
+            raise
         if status == DONE and order.ordered(records.log(), records.noted()):
             arrays.end(written)
             ended = Ended(

@@ -96,6 +96,11 @@ class Records:
         if self.replicas[:, :HEAD].any():
             self.replicas[...] = 0
 
+    def stop(self) -> None:
+        """Let what runs end soon; to be called until it has, for who counts fuel down may not see it."""
+        self.put("fuel", -1)
+        self.next[0] = self.programs
+
     def noted(self) -> np.ndarray:
         """(N, CONFLICT) int64: the conflicts of all threads, which order.py judges."""
         return np.concatenate([x[HEAD : HEAD + CONFLICT * int(x[0])] for x in self.conflicts]).reshape(-1, CONFLICT)

@@ -62,7 +62,9 @@ def both(run: Any, *arguments: Any, **settings: Any) -> Any:
     what += [b.name for b, before in zip(buffers, left, strict=True) if bits(b.array) != before]
     if what:
         shown = {name: (usual[1].get(name), now.get(name)) for name in what if name in usual[1] or name in now}
-        DIFFER.append(f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000])
+        DIFFER.append(
+            f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000]
+        )
     if isinstance(found, PtxError):
         raise found
     if settings.get("prints", True):
