@@ -214,7 +214,7 @@ class Counted:
 
     @cached_property
     def shared(self) -> dict[int, Traffic]:
-        return {n: Traffic(x[2] * size, 0, *x[3:], x[2]) for n, size, x in self.accesses(context.SHARED_THREADS)}
+        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in self.accesses(context.SHARED_THREADS)}
 
     def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
         """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
