@@ -131,7 +131,8 @@ class Machine:
         if end == len(decoded.steps):
             return self.gone(block, fragment)
         step = decoded.steps[end]
-        if step.control is None:  # a place where others may come in
+        wait = (f.pc == end and f.barrier is None for f in block.fragments if f is not fragment)
+        if step.control is None or (end > pc and self.random is None and any(wait)):  # others may come in
             return None
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction

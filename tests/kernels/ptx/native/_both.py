@@ -27,8 +27,8 @@ def bits(array: np.ndarray) -> bytes:
 def facts(report: Any) -> dict[str, Any]:
     """All that a report says of a launch, but for who ran it."""
     names = ("total", "lines", "classes", "unique", "unwritten", "stored_to", "disagreeing")
-    each = [(i.line, line) for i, line in report.by_instruction]
-    return {name: getattr(report, name) for name in names} | {"each": each, "printed": report.printed.lines}
+    each = {f"line {i.line}, {i.opcode}": line for i, line in report.by_instruction}
+    return each | {name: getattr(report, name) for name in names} | {"printed": report.printed.lines}
 
 
 def outcome(run: Any, engine: str | None, arguments: tuple, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -90,7 +90,7 @@ def engines(at_once: bool = True) -> Iterator[None]:
         yield
     finally:
         launch.execute, tiers.PRICE = run, price
-    assert DIFFER[before:] == []
+    assert not DIFFER[before:], "\n".join(DIFFER[before:])
 
 
 @pytest.hookimpl(wrapper=True)
