@@ -223,7 +223,8 @@ def members(name: str, values: tuple) -> Iterator[tuple[str, Any]]:
 
 def leaves(value: Any) -> Iterator[Any]:
     """A value, or those that a tuple holds, however deep."""
-    for item in value if isinstance(value, tuple) else ():
-        yield from leaves(item)
-    if not isinstance(value, tuple):
-        yield value
+    for item in value if isinstance(value, tuple) else (value,):
+        if isinstance(item, tuple):
+            yield from leaves(item)
+        else:
+            yield item

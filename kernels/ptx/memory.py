@@ -144,7 +144,7 @@ class GlobalMemory:
 
         Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, of no array.
         """
-        at = self.segments.located(address, active, SAFE)
+        self.at = at = self.segments.located(address, active, SAFE)
         if not self.checks:
             return np.maximum(at, 0)
         bits = int(np.bitwise_or.reduce(at, axis=None))

@@ -67,9 +67,9 @@ class Piece:
         return ((self.pad + self.length - 1 >> shift) + 1) * each
 
 
-def filled(words: np.ndarray, byte: int) -> np.ndarray:
+def filled(words: np.ndarray, byte: int) -> np.generic:
     """A byte in each byte of a word, in the words' type."""
-    return np.array(byte * 0x0101010101010101 & (1 << 64) - 1, "u8").astype(words.dtype)
+    return words.dtype.type(byte * 0x0101010101010101 & (1 << 8 * words.itemsize) - 1)
 
 
 class Arrays:
@@ -171,9 +171,12 @@ class Arrays:
             each = piece.buffers if STATE in piece.planes else []
             for (name, array), first in each:
                 state = self.of(piece, array, first, STATE)
+                if name not in readable:
+                    state |= filled(state, MAPPED | READABLE)
+                    continue
                 state |= filled(state, MAPPED)
                 try:
-                    may_read = np.broadcast_to(np.asarray(readable.get(name, True), bool), array.shape)
+                    may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
                 except ValueError:
                     raise Unlowered("readable in another shape") from None
                 np.bitwise_or(state, filled(state, READABLE), out=state, where=may_read)
@@ -201,17 +204,18 @@ class Arrays:
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
+        dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
         for piece, (name, array), first in self.placed:
             self.read[name] = int(np.count_nonzero(self.of(piece, array, first, READ, True))) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
                 bit = filled(state, READABLE)
                 self.left[name] = int(np.count_nonzero(state & bit != bit))
-            touched = DIRTY in piece.planes and self.plane(piece, DIRTY).any()
+            touched = id(piece) in dirty
             if written is not None:
                 mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
-            if touched and self.of(piece, array, first, WRITTEN, True).any():
+            if touched and np.count_nonzero(self.of(piece, array, first, WRITTEN, True)):
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words

@@ -10,7 +10,8 @@ from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..syntax import Instruction
-from .accesses import MIXED, RUNTIME, THREAD
+from . import accesses, gathers
+from .accesses import MIXED, THREAD
 from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
@@ -18,6 +19,7 @@ from .programs import loop
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
+RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 POINTER = ir.PointerType()
 

@@ -1,6 +1,8 @@
 """Every launch on both engines: the same bits, the same report, the same error; and which engine took how many.
 
-As a plugin it holds whole suites to that: pytest -p kvproof.tests.kernels.ptx.native._both PATH
+As a plugin it holds whole suites to that, natively from the first launch on, and prints at the end how many launches
+went which way: pytest -n 0 -p kvproof.tests.kernels.ptx.native._both PATH. Launches that name their engine, or run
+without checks, are let be. Each test of PATH passes only if none of its launches differs.
 """
 
 import warnings
