@@ -131,14 +131,8 @@ class Machine:
         if end == len(decoded.steps):
             return self.gone(block, fragment)
         step = decoded.steps[end]
-<<<<<<< HEAD
-        wait = (f.pc == end and f.barrier is None for f in block.fragments if f is not fragment)
-        if step.control is None or (end > pc and self.random is None and any(wait)):  # others may come in
-            return None
-=======
         if step.control is None or (pc < end and sum(f.pc == end for f in block.fragments) > 1):
             return None  # a place where others may come in, or wait
->>>>>>> main
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
         return getattr(self, step.control)(block, fragment, step)
