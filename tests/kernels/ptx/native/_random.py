@@ -67,11 +67,7 @@ class Writer:
             text, at, space = text + "and.b32 %r6, %r6, 63; shl.b32 %r6, %r6, 2; ", "[%r6]", "shared"
         else:
             base = "%rd2" if flag else "%rd1"
-            text, at, space = (
-                text + f"mul.wide.u32 %rd5, %r6, {4 if flag else self.stride}; add.u64 %rd5, {base}, %rd5; ",
-                "[%rd5]",
-                "global",
-            )
+            text, at, space = text + f"mul.wide.u32 %rd5, %r6, {4 if flag else self.stride}; add.u64 %rd5, {base}, %rd5; ", "[%rd5]", "global"
         width = self.pick(WIDTHS) if kind != "atomic" else "b32"
         if width[-2:] != "32" or width[0] == "v":
             text += "and.b32 %r6, %r6, -8; and.b64 %rd5, %rd5, -8; " if self.chance(0.9) else ""
