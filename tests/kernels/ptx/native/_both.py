@@ -67,6 +67,8 @@ def both(run: Any, *arguments: Any, **settings: Any) -> Any:
         DIFFER.append(
             f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000]
         )
+    for warning in now["warnings"]:
+        warnings.warn(warning, RuntimeWarning, stacklevel=2)
     if isinstance(found, PtxError):
         raise found
     if settings.get("prints", True):
