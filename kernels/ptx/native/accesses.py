@@ -24,7 +24,7 @@ from .routine import routines
 PROGRAM, MOMENT, THREAD, SEVERAL, ALONE, ATOMIC, MIXED = 41, 27, 17, 1 << 16, 1 << 15, 1 << 14, (1 << 14) - 1
 ONE, THREADS, LANES = 1 << THREAD, 0x3FF << THREAD, 31 << THREAD
 LATEST = (1 << PROGRAM - MOMENT) - 1  # moments from here on count as one
-ALL = 0xFFFFFFFF  # programs have read a line
+ALL = WORD = 0xFFFFFFFF  # programs have read a line
 PROGRAMS = (1 << 22) - 1 << PROGRAM  # the same of an element
 PLAIN, READS_ATOMICS, WRITES_ATOMICS = 0, 1, 2  # kinds of conflict: with one access before, or with all atomics
 
@@ -130,6 +130,19 @@ def access_line(lines, off, bytes, program):
             exchange(u32[lines, n], ALL)
 
 
+def access_mark(row, n, count):
+    """Note that `count` elements have been read. Other threads set other bits of a word; all 32 at once is no race."""
+    last = n + count - 1
+    for k in range(n >> 5, (last >> 5) + 1):
+        mask = (WORD << (n & 31 if k == n >> 5 else 0)) & (WORD >> (31 - (last & 31) if k == last >> 5 else 0))
+        before = u32[row.READ, k]
+        if mask == WORD:
+            u32[row.READ, k] = WORD
+        else:
+            while before & mask != mask and not swap(u32[row.READ, k], before, before | mask):
+                before = u32[row.READ, k]
+
+
 def access_load(context, row, off, size, threads, now):
     """Threads read side by side, `now` the first of them."""
     bytes = size * threads
@@ -150,7 +163,7 @@ def access_load(context, row, off, size, threads, now):
             cell = u64[cells, n + k]
             if cell != 0 and access_read(context, cell, now + (k >> step) * ONE, row.BASE + (n + k << row.SHIFT)):
                 return 1
-    memset(row.READ + n, 1, count)
+    access_mark(row, n, count)
     return 0
 
 
@@ -286,6 +299,6 @@ def access_atomic(context, size, address, who, flags):
 
 RUNTIME = routines(
     access_now, access_since, access_near, access_segment, access_fits, access_lacks, access_conflict, access_elsewhere,
-    access_alone, access_read, access_reader, access_line, access_load, access_cell, access_over, access_unread,
-    access_lock, access_put, access_store, access_atomic,
+    access_alone, access_read, access_reader, access_line, access_mark, access_load, access_cell, access_over,
+    access_unread, access_lock, access_put, access_store, access_atomic,
 )  # fmt: skip

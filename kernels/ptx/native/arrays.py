@@ -17,8 +17,9 @@ from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
-# nothing need be: by element, bytes (READ, WRITTEN, and STATE of MAPPED and READABLE bits) and words as in accesses.py
-# (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who read.
+# nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
+# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
+# read.
 WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
@@ -55,7 +56,7 @@ class Piece:
             steps = (s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
             unit = gcd(unit, self.pad, array.itemsize, first - low, *steps)
         self.shift = (unit & -unit).bit_length() - 1
-        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift, 1)}
+        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
         self.offsets: dict[int, int] = {}  # of the planes in the memory of all
         self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
 
@@ -208,7 +209,7 @@ class Arrays:
         self.stored: dict[str, tuple[int, int]] = {}
         dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
         for piece, (name, array), first in self.placed:
-            self.read[name] = int(np.count_nonzero(self.of(piece, array, first, READ, True))) * array.itemsize
+            self.read[name] = self.items_read(piece, array, first) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
                 bit = filled(state, READABLE)
@@ -222,6 +223,15 @@ class Arrays:
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
         del self.memory, self.copies
+
+    def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
+        """Of how many items of an array something was read."""
+        bits = self.plane(piece, READ)
+        if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
+            return int(np.bitwise_count(bits.view(np.uint32)).sum())
+        known, first = np.unpackbits(bits, bitorder="little"), first - piece.low + piece.pad >> piece.shift
+        kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
+        return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
     def read_bytes(self) -> dict[str, int]:
         """By array, how many distinct bytes were read, to whole elements."""

@@ -142,6 +142,7 @@ class Warp(Frames):
         """Set `running`, `on` and `masking` for the instruction."""
         masked = self.n in self.plan.masked
         self.running = self.b.load(self.running_place, typ=I32) if masked else EVERYBODY
+        self.guarding = guard
         if guard is None:
             self.on, self.masking = self.running, self.L.mask(self.running) if masked else None
             return
@@ -166,10 +167,10 @@ class Warp(Frames):
             anyway = any(i.opcode.startswith(name) for name in self.anyway)
             with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
                 if guard.type == I1 and self.masking is guard and not anyway:
-                    self.masking = None
+                    self.masking = self.guarding = None
                     self.on = EVERYBODY
                 family(self, i)
-        self.masking = None
+        self.masking = self.guarding = None
 
     def family(self, opcode: str) -> Any:
         """What writes an instruction that is not in the table of isa.py."""

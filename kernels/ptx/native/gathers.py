@@ -8,9 +8,11 @@ with what lies there, if it was stored, and with one another in a table of the t
 # ruff: noqa: F401, F821
 
 from .accesses import ATOMIC, MIXED, MOMENT, ONE, SEVERAL, THREADS
-from .arrays import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, READ, REPLICA, REPLICAS, SHIFT, STATE
+from .arrays import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, LINE, REPLICA, REPLICAS, SHIFT, STATE
 from .context import TRAFFIC
 from .routine import routines
+
+AHEAD = 2048  # bytes: a loop that goes through an array may come there next
 
 
 def access_copy(context, address, size, now, words, insert):
@@ -71,7 +73,7 @@ def access_count(context, n, on, addresses):
 
 def access_gather(row, size, on, addresses, words):
     """Loads by some lanes of what nobody writes, and all may read."""
-    base, low, high, shift, read, data = row.BASE, row.FIRST, row.LAST - size, row.SHIFT, row.READ, row.DATA
+    base, low, high, shift, data = row.BASE, row.FIRST, row.LAST - size, row.SHIFT, row.DATA
     if size >> shift == 0:
         return 1
     for lane in range(32):
@@ -79,62 +81,76 @@ def access_gather(row, size, on, addresses, words):
             off = u64[addresses, lane] - base
             if off < low or off > high or off & size - 1 != 0:
                 return 1
-            if size == 4 and shift == 2:
-                u8[read, off >> 2] = 1
+            access_mark(row, off >> shift, size >> shift)
+            if size == 4:
                 u32[words, lane] = u32[data + off, 0]
             else:
-                memset(read + (off >> shift), 1, size >> shift)
                 memcpy(words + lane * size, data + off, size)
     return 0
 
 
-def access_lanes(context, n, size, on, together, who, addresses, words, stores):
-    """An instruction's loads into `words`, `size` bytes for each lane, or its stores from there.
+def access_side(context, n, size, address, who):
+    """A load by all lanes, side by side from `address` on: where that lies, or 0."""
+    row, traffic = access_segment(context, address), context.traffic + 8 * TRAFFIC * n
+    if row == 0:
+        return 0
+    off, bytes = address - row.BASE, 32 * size
+    u64[traffic, 0] += 32
+    u64[traffic, 1] += (off + bytes - 1 >> 5) - (off >> 5) + 1
+    if row.CELLS == 0 and row.STATE == 0 and access_fits(row, off, size, bytes):
+        for k in range(bytes >> LINE):
+            prefetch(row.DATA + off + AHEAD + (k << LINE))
+        access_mark(row, off >> row.SHIFT, bytes >> row.SHIFT)
+        return row.DATA + off
+    return 0 if access_load(context, row, off, size, 32, access_now(context, who)) else row.DATA + off
 
-    addresses  32 words;  together  whether all lanes are on and side by side
-    """
+
+def access_loads(context, n, size, on, who, addresses, words):
+    """Loads of any lanes into `words`, `size` bytes for each lane; addresses: 32 words. Returns `words`, or 0."""
+    now, row = access_now(context, who), access_segment(context, u64[addresses, lowest(on)])
+    if row == 0:
+        return 0
+    access_count(context, n, on, addresses)
+    if row.CELLS | row.STATE == 0:
+        return 0 if access_gather(row, size, on, addresses, words) else words
+    for lane in range(32):
+        if on >> lane & 1:
+            off = u64[addresses, lane] - row.BASE
+            if access_load(context, row, off, size, 1, now + lane * ONE):
+                return 0
+            memcpy(words + lane * size, row.DATA + off, size)
+    return words
+
+
+def access_one(context, n, size, on, address, who):
+    """A load of one place by all lanes that are on: where it lies, or 0."""
+    row = access_segment(context, address)
+    if row == 0:
+        return 0
+    access_count(context, n, on, 0)
+    now = access_now(context, who) + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
+    off = address - row.BASE
+    return 0 if access_load(context, row, off, size, 1, now) else row.DATA + off
+
+
+def access_writes(context, n, size, on, together, who, addresses, words):
+    """Stores from `words` by the lanes that are on; together: by all, side by side."""
     first, now = lowest(on), access_now(context, who)
     row = access_segment(context, u64[addresses, first])
     if row == 0:
         return 1
     off = u64[addresses, first] - row.BASE
     end = off + 32 * size - 1
-    if together and (not stores or off >> CHUNK == end >> CHUNK):
+    if together and off >> CHUNK == end >> CHUNK:
         traffic = context.traffic + 8 * TRAFFIC * n
         u64[traffic, 0] += 32
         u64[traffic, 1] += (end >> 5) - (off >> 5) + 1
-        if stores:
-            return access_store(context, row, off, size, 32, now, words)
-        if access_load(context, row, off, size, 32, now):
-            return 1
-        memcpy(words, row.DATA + off, 32 * size)
-        return 0
+        return access_store(context, row, off, size, 32, now, words)
     access_count(context, n, on, addresses)
-    if not stores and row.CELLS | row.STATE == 0:
-        return access_gather(row, size, on, addresses, words)
     for lane in range(32):
-        if on >> lane & 1:
-            off = u64[addresses, lane] - row.BASE
-            if stores:
-                if access_store(context, row, off, size, 1, now + lane * ONE, words + lane * size):
-                    return 1
-            else:
-                if access_load(context, row, off, size, 1, now + lane * ONE):
-                    return 1
-                memcpy(words + lane * size, row.DATA + off, size)
-    return 0
-
-
-def access_one(context, n, size, on, address, who, words):
-    """A load of one place by all lanes that are on."""
-    row = access_segment(context, address)
-    if row == 0:
-        return 1
-    access_count(context, n, on, 0)
-    now = access_now(context, who) + lowest(on) * ONE | (SEVERAL if bits(on) > 1 else 0)
-    if access_load(context, row, address - row.BASE, size, 1, now):
-        return 1
-    memcpy(words, row.DATA + (address - row.BASE), size)
+        off = u64[addresses, lane] - row.BASE
+        if on >> lane & 1 and access_store(context, row, off, size, 1, now + lane * ONE, words + lane * size):
+            return 1
     return 0
 
 
@@ -157,13 +173,14 @@ def access_copies(context, size, on, off, now, addresses, words):
 
 def access_stores(context, n, size, on, off, together, who, addresses, words):
     """A store by the lanes `on`; `off` run, but their guard keeps them from it."""
-    if on != 0 and access_lanes(context, n, size, on, together, who, addresses, words, 1):
+    if on != 0 and access_writes(context, n, size, on, together, who, addresses, words):
         return 1
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
     return access_copies(context, size, on, off, access_now(context, who), addresses, words)
 
 
-RUNTIME = routines(access_copy, access_replica, access_count, access_gather, access_lanes,
-    access_one, access_copies, access_stores,
+RUNTIME = routines(
+    access_copy, access_replica, access_count, access_side, access_gather, access_loads, access_one, access_writes,
+    access_copies, access_stores,
 )  # fmt: skip
