@@ -1,4 +1,4 @@
-"""A path whose Triton kernels take 16 bits alone, made one that answers in float64: by the PTX machine's shadow of it."""
+"""A path whose Triton kernels take 16 bits alone, made one that answers in float64: by the PTX machine's shadows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +14,10 @@ UNMARKED = ("cp.async.bulk", "cp.reduce", "wgmma", "tcgen05", "ld")  # nor marks
 def shadowed(path: Callable[..., Any], dtype: str = "bfloat16", target: str = "sm_90") -> Callable[[str], Any]:
     """path(dtype), which launches Triton kernels on CPU tensors, as f(dtype) for the judge.
 
-    f(dtype) runs it on the PTX machine. f("float64") runs it in `dtype` too, every register with the value that it would
-    have in float64, and gives those of the tensor that it returns: what the kernels compute if nothing rounds, for these
-    inputs and the branches that they take. NotImplementedError for any other dtype, where no kernel stored what is
-    returned, and where it depends on what a shadow does not follow.
+    f(dtype) runs it on the PTX machine. f("float64") runs it in `dtype` too, every register with the value that it
+    would have in float64, and gives those of the tensor that it returns: what the kernels compute if nothing rounds,
+    for these inputs and the branches that they take. NotImplementedError for any other dtype, where no kernel stored
+    what is returned, and where it depends on what a shadow does not follow.
     """
 
     def run(asked: str) -> Any:

@@ -50,7 +50,8 @@ def heard(found: set[float]) -> Iterator[None]:
 def numbers(kernel: Any) -> tuple[float, ...]:
     """The floats of a CompiledKernel's Python, before rounding: its source is translated to Triton's IR once more."""
     if kernel.hash not in _known:
-        backend, context, found = make_backend(kernel.metadata.target), ir.context(), set()
+        backend: Any = make_backend(kernel.metadata.target)
+        context, found = ir.context(), set()
         ir.load_dialects(context)
         backend.load_dialects(context)
         facts = kernel.metadata._asdict()

@@ -24,7 +24,7 @@ class Plane:
         self.bytes = np.zeros(P * self.cells * 2, np.uint8)
         self.low, self.high = len(self.code), -1  # the first and last cell written
 
-    def read(self, low: np.ndarray, high: np.ndarray, bits: np.ndarray, kind: str) -> np.ndarray:
+    def read(self, low: np.ndarray, high: np.ndarray, bits: np.ndarray, kind: str) -> Any:
         """Twins where memory holds `bits` of a format; without one, the numbers themselves.
 
         low, high  the first cells of the number, or of the lower and the upper one of a pair
@@ -46,7 +46,7 @@ class Plane:
     def words(self, kind: str) -> np.ndarray:
         return self.bytes.view(f"u{BITS[kind] // 8}")
 
-    def write(self, low: Any, high: Any, bits: np.ndarray, kind: str | None, value: np.ndarray, on: Any = None) -> None:
+    def write(self, low: Any, high: Any, bits: np.ndarray, kind: str | None, value: Any, on: Any = None) -> None:
         """Note twins that are stored with their bits; of a `kind` None, that these bits have none.
 
         on  (P or 1, T or 1) bool, which threads store; None: all

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from kvproof.bench.judge.contract.op import to_numpy, to_torch
+from kvproof.bench.judge.contract.op import to_torch
 from kvproof.bench.judge.subjects.shadowed import shadowed
+from kvproof.bench.measure.gate import to_numpy
 from kvproof.kernels.attention import make_workspace
 from kvproof.reference.judge.cases import Case, draw
 from kvproof.reference.judge.features import append, plain_cache

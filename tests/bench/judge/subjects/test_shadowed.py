@@ -2,6 +2,7 @@
 
 import pytest
 
+from kvproof.bench.judge import __main__ as verify
 from kvproof.kernels.attention import launch
 from kvproof.kernels.backend import interpreting
 from kvproof.kernels.ptx import PtxError
@@ -53,3 +54,42 @@ def test_a_planted_fault_is_a_bug(name, tmp_path):
     except PtxError:
         return  # the machine has found it on the way
     assert after.verdict == BUG, after.reason
+
+
+KERNEL = """
+import torch, triton, triton.language as tl
+
+x = torch.randn(3, 40, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+@triton.jit
+def norm(x, out, EPS: tl.constexpr, N: tl.constexpr):
+    at = tl.program_id(0) * N + tl.arange(0, N)
+    v = tl.load(x + at).to(tl.float32)
+    tl.store(out + at, v * tl.rsqrt(tl.sum(v * v, 0) / N + EPS))
+
+def right(dtype, eps=1e-5):
+    if dtype != "bfloat16":
+        raise NotImplementedError
+    out = torch.empty_like(x)
+    norm[(120,)](x, out, eps, 64)
+    return out
+
+def wrong(dtype):
+    return right(dtype, 1e-3)
+
+def formula(dtype):
+    v = x.to(getattr(torch, dtype))
+    return v * torch.rsqrt((v * v).mean(-1, keepdim=True) + 1e-5)
+"""
+
+
+@pytest.mark.parametrize(("name", "code", "word"), [("right", 0, "ROUNDING"), ("wrong", 1, "BUG")])
+def test_the_command_judges_anybody_s_kernel(name, code, word, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_norm.py").write_text(KERNEL, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    call = ["--callable", f"own_norm:{name}", "--against", "own_norm:formula", "--dtype", "bfloat16"]
+    assert verify.main(call) == 2
+    assert verify.main([*call, "--shadow", "sm_90"]) == code
+    inconclusive, out = capsys.readouterr().out.split(f"{word}: own_norm")
+    assert inconclusive.startswith("INCONCLUSIVE")
+    assert "in float64" in out
