@@ -182,8 +182,11 @@ def figures(name: str, timed: list[dict[str, dict]], rounds: list[dict[str, dict
 
 
 def suite(arms: dict[str, Build], after: Callable[[], object]) -> list[dict[str, Any]]:
-    """Records of the slowest tests that all arms have: their launches from empty caches, then with these kept."""
-    arms = {arm: build for arm, build in arms.items() if arm != "interpret"}
+    """Records of the slowest tests that all arms have: their launches from empty caches, then with these kept.
+
+    The arms are native and the older build, or the NumPy form where there is none.
+    """
+    arms = {arm: build for arm, build in arms.items() if arm in ("native", "old" if "old" in arms else "numpy")}
     tests, rounds = shared([build.root for build in arms.values()], SLOWEST), []
     with tempfile.TemporaryDirectory() as caches:
         for _ in range(1 + WARM_SUITES):

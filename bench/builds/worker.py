@@ -123,8 +123,9 @@ def serve() -> None:
         name, arguments = json.loads(line)
         try:
             answer = asked[name](**arguments)
-        except Exception:
-            answer = {"error": traceback.format_exc()}
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 

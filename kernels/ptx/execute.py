@@ -147,7 +147,7 @@ def execute(
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
-                  warp_races, max_steps, trace, prints, shadow)  # fmt: skip
+                  warp_races, max_steps, trace, prints, approximation_ulps > 0, shadow)  # fmt: skip
     came = [b.array.copy() for b in buffers] if shadow else []
     launch, engine, why = run(start, written, engine or engine_of_process())
     report = Report(name, target, launch, trace)

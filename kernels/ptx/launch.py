@@ -48,10 +48,12 @@ class Route(NamedTuple):
     twins: Any = ()  # of memory that launches have written, with shadow="float64"
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
+        if self.takes_all:
+            return True
         values = (getattr(x, "base", x) for x in leaves((*args, *kwargs.values())))  # of a descriptor or a reinterpret
-        devices = (true_device(x) for x in values if hasattr(x, "data_ptr"))
+        devices = {true_device(x) for x in values if hasattr(x, "data_ptr")}
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
-        return self.takes_all or all(getattr(device, "type", "cpu") == "cpu" for device in devices)
+        return all(getattr(device, "type", "cpu") == "cpu" for device in devices)
 
 
 def made(

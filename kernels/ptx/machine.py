@@ -131,8 +131,8 @@ class Machine:
         if end == len(decoded.steps):
             return self.gone(block, fragment)
         step = decoded.steps[end]
-        if step.control is None:  # a place where others may come in
-            return None
+        if step.control is None or (pc < end and sum(f.pc == end for f in block.fragments) > 1):
+            return None  # a place where others may come in, or wait
         self.world.counters.issued[end] += warps
         block.instruction = step.instruction
         return getattr(self, step.control)(block, fragment, step)

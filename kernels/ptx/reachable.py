@@ -18,6 +18,8 @@ def buffer(name: str, value: Any) -> Any:
 
     Raises ValueError for a tensor that is not on the CPU.
     """
+    if value.__class__ in (int, float, bool):
+        return value
     if hasattr(value, "data_ptr"):
         import torch
 
@@ -39,8 +41,11 @@ def beyond(tensor: Any) -> Any:
     FlagGems' gather gives the dimension that it indexes itself a stride of 0: elements of the tensor it was made from
     that lie behind the pointer are meant, too.
     """
-    whole, kept = tensor._base, [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride]
-    repeats = len(kept) < tensor.dim() and math.prod(kept) < tensor.numel()
+    strides, whole = tensor.stride(), tensor._base
+    if 0 not in strides:
+        return tensor
+    kept = [n for n, stride in zip(tensor.shape, strides, strict=True) if stride]
+    repeats = math.prod(kept) < tensor.numel()
     if whole is None or not repeats or whole.dtype != tensor.dtype or not whole.is_contiguous():
         return tensor
     if math.prod(kept) == whole.numel():  # all of it, as torch's expand repeats it
@@ -79,11 +84,11 @@ def reached(buffers: list[Buffer], reachable: Any) -> list[Buffer]:
     A tensor that a table alone leads to is called `*table[i]`. NumPy arrays are found only if `reachable` names them.
     """
     found = [buffer(name, x) for name, x in named(reachable if reachable is not None else ())]
-    tables = [*buffers, *found]
+    tables = [b for b in (*buffers, *found) if b.array.itemsize == 8]
     while tables:
         known = [span(b.array) for b in (*buffers, *found) if b.array.size]
         new = [*pointed(tables, known)]
-        found, tables = found + new, new
+        found, tables = found + new, [b for b in new if b.array.itemsize == 8]
     return found
 
 
@@ -91,7 +96,7 @@ def pointed(tables: list[Buffer], known: list[tuple[int, int]]) -> Iterator[Buff
     """The tensors outside of the `known` spans of memory that addresses in some tables lie in."""
     wanted: dict[int, str] = {}
     for table, array in tables:
-        likely = (array >= SURELY) & (array < 1 << BITS - 1) if array.itemsize == 8 else np.zeros((), bool)
+        likely = (array >= SURELY) & (array < 1 << BITS - 1)
         for at in np.argwhere(likely) if likely.any() else ():
             wanted.setdefault(int(array[tuple(at)]), f"*{table}[{', '.join(map(str, at))}]" if len(at) else f"*{table}")
     for low, high in known:

@@ -75,7 +75,9 @@ def closed(low: int, high: int, arrays: list[np.ndarray]) -> dict[tuple, Close]:
 
     There they may lie side by side, as keys and values of one cache, but all with the same holes.
     """
-    here = {layout(a): a for a in arrays if high - low >= HOLE and low <= address_of(a) < high}
+    if high - low < HOLE:
+        return {}
+    here = {layout(a): a for a in arrays if low <= address_of(a) < high}
     alone = [close(a, GUARD) for a in here.values()]
     holes = [x.apart for x in alone if x]
     if not here or len(holes) < len(alone) or any(not np.array_equal(x, holes[0]) for x in holes):

@@ -35,6 +35,7 @@ class Start(NamedTuple):
     max_steps: int | None
     trace: bool
     prints: bool
+    moved: bool = False  # whether approximate functions give other numbers than the nearest
     shadow: Any = None  # a shadow.launch.Asked
 
     def random(self) -> Any:

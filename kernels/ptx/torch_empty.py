@@ -112,13 +112,14 @@ def unwritten(buffer: Buffer) -> np.ndarray | None:
     if not array.size or not _storages:
         return None
     low, high = span(array)
-    holding = (s for s in _storages.values() if s.low <= low and high <= s.high and not s.weak.expired())
-    storage = next(holding, None)  # not one whose memory was given back, and part of it out again
+    # not one whose memory was given back, and part of it out again
+    holding = (s for s in _storages.values() if s[0] <= low and high <= s[1] and not s.weak.expired())
+    storage = next(holding, None)
     if storage is None:
         return None
     if not storage.exact:
         return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None
     if array.itemsize == 1:
         return None
-    blank = array == np.uint64(PATTERN * 0x0001000100010001).astype(array.dtype)
-    return blank if blank.any() else None
+    blank = array == array.dtype.type(PATTERN * 0x0001000100010001 & (1 << 8 * array.itemsize) - 1)
+    return blank if np.count_nonzero(blank) else None

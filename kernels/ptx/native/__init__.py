@@ -1,8 +1,8 @@
 """PTX as machine code of this CPU: a warp's lanes as vectors, a program at a time, programs over threads.
 
-Compiled code holds every check of the NumPy form, but only as one bit: something is suspicious. Then the launch is undone
-and the NumPy form runs it, which finds the words, or finds that all is well. So every check here may be coarser than the
-NumPy form's, never finer: it may suspect what is right, and lets nothing pass that the NumPy form would raise.
+Compiled code holds every check of the NumPy form, but only as one bit: something is suspicious. Then the launch is
+undone and the NumPy form runs it, which finds the words, or finds that all is well. So a check here may be coarser than
+the NumPy form's, never finer: it may suspect what is right, and lets nothing pass that the NumPy form would raise.
 
     tiers                    when a launch is compiled, and what runs until then
     engine, arrays           one launch: its memory, its threads, the order of its atomics; undone on suspicion

@@ -17,8 +17,9 @@ from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
-# nothing need be: by element, bytes (READ, WRITTEN, and STATE of MAPPED and READABLE bits) and words as in accesses.py
-# (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who read.
+# nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
+# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
+# read.
 WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
@@ -31,6 +32,8 @@ MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 def dense(array: np.ndarray) -> bool:
     """Whether an array has no gaps, and no element twice."""
+    if array.flags.c_contiguous:
+        return True
     extent = array.itemsize
     for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
         if n > 1 and stride != extent:
@@ -53,7 +56,7 @@ class Piece:
             steps = (s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
             unit = gcd(unit, self.pad, array.itemsize, first - low, *steps)
         self.shift = (unit & -unit).bit_length() - 1
-        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift, 1)}
+        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
         self.offsets: dict[int, int] = {}  # of the planes in the memory of all
         self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
 
@@ -67,9 +70,9 @@ class Piece:
         return ((self.pad + self.length - 1 >> shift) + 1) * each
 
 
-def filled(words: np.ndarray, byte: int) -> np.ndarray:
+def filled(words: np.ndarray, byte: int) -> np.generic:
     """A byte in each byte of a word, in the words' type."""
-    return np.array(byte * 0x0101010101010101 & (1 << 64) - 1, "u8").astype(words.dtype)
+    return words.dtype.type(byte * 0x0101010101010101 & (1 << 8 * words.itemsize) - 1)
 
 
 class Arrays:
@@ -171,9 +174,12 @@ class Arrays:
             each = piece.buffers if STATE in piece.planes else []
             for (name, array), first in each:
                 state = self.of(piece, array, first, STATE)
+                if name not in readable:
+                    state |= filled(state, MAPPED | READABLE)
+                    continue
                 state |= filled(state, MAPPED)
                 try:
-                    may_read = np.broadcast_to(np.asarray(readable.get(name, True), bool), array.shape)
+                    may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
                 except ValueError:
                     raise Unlowered("readable in another shape") from None
                 np.bitwise_or(state, filled(state, READABLE), out=state, where=may_read)
@@ -201,21 +207,31 @@ class Arrays:
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
+        dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
         for piece, (name, array), first in self.placed:
-            self.read[name] = int(np.count_nonzero(self.of(piece, array, first, READ, True))) * array.itemsize
+            self.read[name] = self.items_read(piece, array, first) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
                 bit = filled(state, READABLE)
                 self.left[name] = int(np.count_nonzero(state & bit != bit))
-            touched = DIRTY in piece.planes and self.plane(piece, DIRTY).any()
+            touched = id(piece) in dirty
             if written is not None:
                 mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
-            if touched and self.of(piece, array, first, WRITTEN, True).any():
+            if touched and np.count_nonzero(self.of(piece, array, first, WRITTEN, True)):
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
         del self.memory, self.copies
+
+    def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
+        """Of how many items of an array something was read."""
+        bits = self.plane(piece, READ)
+        if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
+            return int(np.bitwise_count(bits.view(np.uint32)).sum())
+        known, first = np.unpackbits(bits, bitorder="little"), first - piece.low + piece.pad >> piece.shift
+        kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
+        return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
     def read_bytes(self) -> dict[str, int]:
         """By array, how many distinct bytes were read, to whole elements."""

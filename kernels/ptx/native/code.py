@@ -116,6 +116,9 @@ def made(digest: str, texts: list[str]) -> tuple[bytes, list[str]]:
     for other in others:
         module.link_in(other)
     module.verify()
+    inliner = llvm.create_new_module_pass_manager()
+    inliner.add_always_inliner_pass()
+    inliner.run(module, builder)
     functions = [x for x in module.functions if not x.is_declaration]
     for function in functions:
         passes.run(function, builder)

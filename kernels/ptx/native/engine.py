@@ -8,15 +8,15 @@ import ctypes
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from ..counters import Counters, Traffic
+from ..counters import Traffic
 from ..decode import Decoded
 from ..forms import form
 from ..printed import Printed
@@ -32,7 +32,6 @@ from .records import LONG, Records, address, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-MOST_PROGRAMS = 1 << 21
 
 
 class Compiled(NamedTuple):
@@ -42,7 +41,6 @@ class Compiled(NamedTuple):
     events  whether programs stop at atomics, whose order is that of the default schedule
     writes  the parameters through which it may write; None: any array
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
-    sizes   bytes that a thread accesses, by instruction
     """
 
     plan: Plan
@@ -52,7 +50,6 @@ class Compiled(NamedTuple):
     events: bool
     writes: set[str] | None
     fine: set[str]
-    sizes: dict[int, int]
 
 
 class Ended(NamedTuple):
@@ -60,7 +57,7 @@ class Ended(NamedTuple):
 
     grid: tuple[int, int, int]
     T: int
-    counters: Counters
+    counters: "Counted"
     memory: Arrays
     printed: Printed
 
@@ -82,9 +79,15 @@ def compiled(start: Start) -> Compiled:
 
 def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
-    if start.trace or not start.checks:
-        return "it is to keep a log of all accesses" if start.trace else "it is to run without checks"
-    return "it has atomics, whose order is random" if made.events and start.seed is not None else ""
+    if start.shadow or start.trace:
+        return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
+    if not start.checks:
+        return "it is to run without checks"
+    opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
+    if any(".approx" in x or ".full" in x for x in opcodes):
+        return "its approximations are to be moved"
+    atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
+    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
 
 
 class Once:
@@ -103,7 +106,7 @@ class Once:
 @lru_cache(maxsize=256)
 def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, made.stops):
+    if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
     writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
@@ -114,7 +117,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
 
     machine_code = code.compiled(key, write, (runtime(),))
     own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set(), {})
+    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
 
 
 @cache
@@ -147,7 +150,7 @@ class Launch:
             status = self.by_events()
         else:
             call = entry("launch_run", ctypes.c_void_p)
-            status = max(spread(call, [(address(row),) for row in records.rows], records.seconds > LONG))
+            status = max(spread(call, [(address(row),) for row in records.rows], records))
         records.seconds = time.perf_counter() - begun
         return status
 
@@ -157,7 +160,7 @@ class Launch:
         records, rows = self.records, address(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address(part), len(part), -1) for part in parts]
-        status = max(spread(call, calls, records.seconds > LONG))
+        status = max(spread(call, calls, records))
         while status == DONE:
             programs, event = self.following()
             if not len(programs):
@@ -183,26 +186,40 @@ class Launch:
             event = int(at.min())
             return np.flatnonzero((waits & (heads[..., AT] == event)).any(1)), event
         ways = np.where(ways > at[:, None], ways, -1)
+        if (at == at[0]).all() and (ways == ways[0]).all():
+            return np.flatnonzero(waits.any(1)), int(at[0])
         keys = np.concatenate([ways, at[:, None]], axis=1)
         keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
         first = min(map(tuple, np.unique(keys, axis=0).tolist()))
         chosen = (keys == first).all(1)
         return np.unique(np.nonzero(waits)[0][chosen]), int(at[chosen][0])
 
-    def counters(self) -> Counters:
-        made, steps = self.made, self.start.decoded.steps
-        counters = Counters(self.start.decoded, 32 * self.start.num_warps)
-        counters.issued = np.append(self.records.blocks.sum(0), 0)[made.blocks]
-        traffic = self.records.traffic.sum(0)
-        for n in np.flatnonzero(traffic.any(1)).tolist():
-            threads, sectors, others, wavefronts, conflicts = traffic[n].tolist()
-            if (size := made.sizes.get(n)) is None:
-                size = made.sizes[n] = size_of(steps[n].instruction)
-            if threads:
-                counters.memory[n] = Traffic(threads * size, sectors, 0, 0, threads)
-            if others:
-                counters.shared[n] = Traffic(others * size, 0, wavefronts, conflicts, others)
-        return counters
+
+class Counted:
+    """What counters.Counters is to a Report, from the counts of a launch that came to its end."""
+
+    disagreeing = 0
+
+    def __init__(self, start: Start, made: Compiled, records: Records):
+        self.decoded, self.made = start.decoded, made
+        self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
+
+    @cached_property
+    def issued(self) -> np.ndarray:
+        return np.append(self.blocks, 0)[self.made.blocks]
+
+    @cached_property
+    def memory(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[0] * size, x[1], 0, 0, x[0]) for n, size, x in self.accesses(context.GLOBAL_THREADS)}
+
+    @cached_property
+    def shared(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in self.accesses(context.SHARED_THREADS)}
+
+    def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
+        """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
+        for n in np.flatnonzero(self.traffic[:, word]).tolist():
+            yield n, size_of(self.decoded.steps[n].instruction), self.traffic[n].tolist()
 
 
 def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
@@ -217,8 +234,8 @@ def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
 
 @cache
 def pool() -> ThreadPoolExecutor:
-    """Threads of the CPU beside the caller's own."""
-    return ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "kvproof-ptx")
+    """Threads of the CPU."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "kvproof-ptx")
 
 
 os.register_at_fork(after_in_child=pool.cache_clear)
@@ -230,12 +247,20 @@ def entry(name: str, *kinds: Any) -> Callable[..., int]:
     return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime()[name])
 
 
-def spread(call: Callable, arguments: list[tuple], apart: bool) -> list[int]:
-    """Call machine code with each of some arguments, each in a thread if they are to run apart."""
-    others = [pool().submit(call, *a) for a in arguments[1:]] if apart else []
-    found = [call(*a) for a in (arguments[:1] if apart else arguments)]
-    # what no thread has begun by now runs here
-    return found + [call(*a) if f.cancel() else f.result() for f, a in zip(others, arguments[1:], strict=False)]
+def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int]:
+    """Call machine code with each of some arguments: in threads, so that a KeyboardInterrupt ends it, if it takes long.
+
+    Whatever is raised, nothing runs any more then.
+    """
+    if records.seconds <= LONG:
+        return [call(*a) for a in arguments]
+    running = [pool().submit(call, *a) for a in arguments]
+    try:
+        return [f.result() for f in running]
+    finally:
+        while not all(f.cancel() or f.done() for f in running):
+            records.stop()
+            time.sleep(1e-3)
 
 
 def name_of(parameter: Any) -> str:
@@ -257,15 +282,22 @@ def run(
     written  by array, which elements it wrote: filled here
     fuel     how many instructions each thread of the CPU may run
 
-    Raises Unlowered.
+    Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
     while True:
         records = taken(start, made, key(start))
         launch = Launch(start, made, records, fuel or 1 << 62)
-        status, arrays = launch.run(), launch.arrays
+        arrays = launch.arrays
+        try:
+            status = launch.run()
+        except BaseException:  # a KeyboardInterrupt
+            arrays.undo()
+            raise
         if status == DONE and order.ordered(records.log(), records.noted()):
             arrays.end(written)
-            ended = Ended(start.grid, 32 * start.num_warps, launch.counters(), arrays, Printed(start.prints))
+            ended = Ended(
+                start.grid, 32 * start.num_warps, Counted(start, made, records), arrays, Printed(start.prints)
+            )
             given_back(records, start, key(start))
             return ended
         arrays.undo()

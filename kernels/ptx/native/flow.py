@@ -41,7 +41,8 @@ class Warp(Frames):
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
-        self.finish, self.picking = block("finish"), block("picking")
+        self.finish = block("finish")
+        self.picking = {group: block("picking") for group in {*plan.groups.values()}}
         self.offsets, self.frame_size = self.layout()
         self.alones: dict[int, Any] = {}
         self.apart = bool(plan.parting)
@@ -59,7 +60,7 @@ class Warp(Frames):
         self.b.position_at_end(self.finish)
         self.b.ret(I64(ctx.DONE))
         begin = self.function.append_basic_block("begin")
-        self.choose() if self.apart else self.picking.parent.basic_blocks.remove(self.picking)
+        self.choose()
         for n, stop in zip(self.plan.starts, [*self.plan.starts[1:], len(self.decoded.steps)], strict=True):
             self.enter(n)
             self.b.position_at_end(self.bodies[n])
@@ -85,13 +86,13 @@ class Warp(Frames):
     def enter(self, n: int) -> None:
         """Flowing into a block: meet other lanes, or stop before an event."""
         self.b.position_at_end(self.enters[n])
-        if self.apart and n in self.plan.masked:
+        if n in self.plan.groups:
             alone = self.alone_at(n)
             meets = self.function.append_basic_block("meets")
             self.b.cbranch(self.pending(), meets, alone)
             self.b.position_at_end(meets)
             self.part(I32(n), self.b.load(self.running_place, typ=I32))
-            self.pick()
+            self.pick(n)
             self.b.position_at_end(alone)
         if n in self.plan.stops and self.is_event(n):
             if self.apart:
@@ -119,14 +120,14 @@ class Warp(Frames):
 
     def leaving(self) -> Any:
         """Where a warp goes whose lanes have returned."""
-        if not self.apart:
+        if self.n not in self.plan.masked:
             return self.finish
         block = self.function.append_basic_block("leaving")
         others = self.function.append_basic_block("others")
         with self.b.goto_block(block):
             self.b.cbranch(self.pending(), others, self.finish)
         with self.b.goto_block(others):
-            self.pick()
+            self.pick(self.n)
         return block
 
     def guard(self) -> Any:
@@ -139,8 +140,9 @@ class Warp(Frames):
 
     def lanes_on(self, guard: Any) -> None:
         """Set `running`, `on` and `masking` for the instruction."""
-        masked = self.apart and self.n in self.plan.masked
+        masked = self.n in self.plan.masked
         self.running = self.b.load(self.running_place, typ=I32) if masked else EVERYBODY
+        self.guarding = guard
         if guard is None:
             self.on, self.masking = self.running, self.L.mask(self.running) if masked else None
             return
@@ -165,10 +167,10 @@ class Warp(Frames):
             anyway = any(i.opcode.startswith(name) for name in self.anyway)
             with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
                 if guard.type == I1 and self.masking is guard and not anyway:
-                    self.masking = None
+                    self.masking = self.guarding = None
                     self.on = EVERYBODY
                 family(self, i)
-        self.masking = None
+        self.masking = self.guarding = None
 
     def family(self, opcode: str) -> Any:
         """What writes an instruction that is not in the table of isa.py."""
@@ -199,7 +201,7 @@ class Warp(Frames):
         after = self.enters.get(source + 1)
         if guard is None:
             self.b.branch(jump)
-        elif source not in self.plan.parting:
+        elif source not in self.plan.parting | self.plan.alike:
             self.b.cbranch(self.L.lane(guard, 0), jump, after or self.leaving())
         else:
             self.divide(guard, jump, after or self.leaving(), I32(target))
@@ -213,6 +215,10 @@ class Warp(Frames):
         running = self.b.load(self.running_place, typ=I32)
         goes = self.b.and_(self.L.ballot(guard) if guard.type != I1 else self.b.sext(guard, I32), running)
         stays = self.b.xor(goes, running)
+        if self.n in self.plan.alike:
+            self.together(goes, stays)
+            self.b.cbranch(self.b.icmp_unsigned("==", goes, I32(0)), after, jump)
+            return
         some = self.function.append_basic_block("some")
         both = self.function.append_basic_block("both")
         self.b.cbranch(self.b.icmp_unsigned("==", goes, I32(0)), after, some)
@@ -221,7 +227,12 @@ class Warp(Frames):
         self.b.position_at_end(both)
         self.part(target, goes)
         self.part(I32(self.n + 1), stays)
-        self.pick()
+        self.pick(target.constant)
+
+    def together(self, some: Any, others: Any) -> None:
+        """Lanes that part are a suspicion."""
+        none = [self.b.icmp_unsigned("==", x, I32(0)) for x in (some, others)]
+        self.bail(self.b.not_(self.b.or_(*none)))
 
     def part(self, n: Any, lanes: Any) -> None:
         """Let some lanes wait at an instruction."""
@@ -232,18 +243,19 @@ class Warp(Frames):
         self.b.store(lanes, self.b.gep(at, [I32(1)], source_etype=I32))
         self.b.store(self.b.add(count, I32(1)), self.fragments)
 
-    def pick(self) -> None:
-        """Go on with the lanes that wait at the lowest instruction, all of them."""
-        self.b.branch(self.picking)
+    def pick(self, n: int) -> None:
+        """Go on with the lanes that wait at the lowest instruction, all of them; n: one of those that some wait at."""
+        self.b.branch(self.picking[self.plan.groups[n]])
 
     def choose(self) -> None:
-        """The code of `picking`, in one place for all: past the meeting places, for whoever waits there has come."""
-        self.b.position_at_end(self.picking)
-        n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
-        switch = self.b.switch(n, self.suspect)
-        for start in self.plan.starts:
-            if start in self.plan.masked:
-                switch.add_case(I32(start), self.alone_at(start))
+        """The code of `picking`, once for each group: past the meeting places, for whoever waits there has come."""
+        for group, block in self.picking.items():
+            self.b.position_at_end(block)
+            n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
+            switch = self.b.switch(n, self.suspect)
+            for start in self.plan.starts:
+                if self.plan.groups.get(start) == group:
+                    switch.add_case(I32(start), self.alone_at(start))
 
     def alone_at(self, n: int) -> Any:
         """A block's code past the place where lanes meet."""
@@ -269,11 +281,13 @@ class Warp(Frames):
         after = self.enters.get(self.n + 1) or leaving
         if guard is None:
             self.b.branch(leaving)
-        elif self.n not in self.plan.parting:
+        elif self.n not in self.plan.parting | self.plan.alike:
             self.b.cbranch(self.L.lane(guard, 0), leaving, after)
         else:
             running = self.b.load(self.running_place, typ=I32)
             stays = self.b.and_(running, self.b.not_(self.L.ballot(guard)))
+            if self.n in self.plan.alike:
+                self.together(stays, self.b.xor(stays, running))
             self.b.store(stays, self.running_place)
             self.b.cbranch(self.b.icmp_unsigned("==", stays, I32(0)), leaving, after)
 

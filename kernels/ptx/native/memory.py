@@ -10,7 +10,8 @@ from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..syntax import Instruction
-from .accesses import MIXED, RUNTIME, THREAD
+from . import accesses, gathers
+from .accesses import MIXED, THREAD
 from .lanes import I1, I8, I32, I64, WARP, element, vector
 from .lower import Unlowered, pure
 from .order import ACQUIRE, RELEASE
@@ -18,6 +19,7 @@ from .programs import loop
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
+RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
 POINTER = ir.PointerType()
 
@@ -68,19 +70,19 @@ def stack(w: Any, kind: Any, each: int = 1) -> Any:
 
 
 def laid(w: Any, address: Any) -> Any:
-    """The lanes' addresses, in memory."""
+    """The lanes' addresses in memory."""
     room = stack(w, I64)
     w.b.store(w.L.splat(address), room, align=64)
     return room
 
 
-def side_by_side(w: Any, address: Any, size: int) -> Any:
+def side_by_side(w: Any, address: Any, size: int, on: Any) -> Any:
     """i1: whether all lanes are on, each at `size` bytes behind the one before."""
     if not isinstance(address.type, ir.VectorType):
         return I1(0)
     first = w.L.splat(w.L.lane(address, 0))
     near = w.b.icmp_unsigned("==", address, w.b.add(first, w.L.row(I64, range(0, WARP * size, size))))
-    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", w.on, I32(0xFFFFFFFF)))
+    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", on, I32(0xFFFFFFFF)))
 
 
 def load(w: Any, address: Any, size: int, on: Any) -> Any:
@@ -88,14 +90,27 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
     address is a scalar. Checked, and counted as an access of the instruction."""
     if size > 32:
         raise Unlowered("accesses of more than 32 bytes")
-    room = stack(w, I8, size)
     if not isinstance(address.type, ir.VectorType):
-        suspect(w, "access_one", w.context, w.n, size, on, address, who(w), room)
-        return room
-    addresses = laid(w, address)
-    near = side_by_side(w, address, size)
-    suspect(w, "access_lanes", w.context, w.n, size, on, near, who(w), addresses, room, 0)
-    return room
+        return found(w, call(w, "access_one", w.context, w.n, size, on, address, who(w)))
+    room = stack(w, I8, size)
+    with w.b.if_else(side_by_side(w, address, size, on)) as (near, apart):
+        with near:
+            first = call(w, "access_side", w.context, w.n, size, w.L.lane(address, 0), who(w))
+            one = w.b.block
+        with apart:
+            addresses = laid(w, address)
+            second = call(w, "access_loads", w.context, w.n, size, on, who(w), addresses, room)
+            other = w.b.block
+    place = w.b.phi(I64)
+    place.add_incoming(first, one)
+    place.add_incoming(second, other)
+    return found(w, place)
+
+
+def found(w: Any, place: Any) -> Any:
+    """What a check returns as a pointer; 0 is a suspicion."""
+    w.bail(w.b.icmp_unsigned("==", place, I64(0)))
+    return w.b.inttoptr(place, POINTER)
 
 
 def load_global(w: Any, i: Instruction) -> None:
@@ -106,9 +121,9 @@ def load_global(w: Any, i: Instruction) -> None:
     room = load(w, address, f.size, w.on)
     kind = ir.IntType(BITS[f.kind])
     if not isinstance(address.type, ir.VectorType):
-        values = [w.b.load(at(w, room, n, kind), typ=kind) for n in range(f.count)]
+        values = [w.b.load(at(w, room, n, kind), typ=kind, align=1) for n in range(f.count)]
     else:
-        words = w.b.load(room, typ=vector(kind, WARP * f.count), align=64)
+        words = w.b.load(room, typ=vector(kind, WARP * f.count), align=1)
         values = (
             [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
         )
@@ -139,7 +154,7 @@ def store_global(w: Any, i: Instruction) -> None:
         one = w.b.and_(off, w.b.neg(off))
         off = w.b.select(w.b.icmp_unsigned("==", w.on, I32(0)), one, I32(0))
     addresses = laid(w, address)
-    near = side_by_side(w, address, f.size)
+    near = side_by_side(w, address, f.size, w.on)
     suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, who(w), addresses, words)
 
 

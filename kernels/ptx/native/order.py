@@ -28,14 +28,15 @@ def ordered(log: np.ndarray, conflicts: np.ndarray) -> bool:
     others = atomics(log, conflicts[conflicts[:, 0] == 0])
     if others is None or not len(log):
         return others is not None and not len(pairs[0])
-    before, now, since = map(np.concatenate, zip(pairs, others, strict=True))
+    before, now, since = distinct(np.concatenate([pairs, others], axis=1).T).T
     rows = Rows(log, conflicts)
-    # first releases and last acquires: of the thread itself, and of the program beyond a barrier
-    source, target = rows.own(rows.gives, before, "left", 0), rows.own(rows.takes, now, "left", -1)
+    # first releases and last acquires: of the program beyond a barrier, which orders nearly all; of the thread itself
     sources = rows.beyond(rows.gives, rows.since, before >> MOMENT, "right", 0)
     targets = rows.beyond(rows.takes, rows.moment, since, "left", -1)
+    left = (sources < 0) | (targets < 0) | (rows.last(now, sources, targets) <= sources)
+    before, now, since, sources, targets = (x[left] for x in (before, now, since, sources, targets))
+    source, target = rows.own(rows.gives, before, "left", 0), rows.own(rows.takes, now, "left", -1)
     done = (source >= 0) & (targets >= 0) & (rows.last(now, source, targets) > source)
-    done |= (sources >= 0) & (targets >= 0) & (rows.last(now, sources, targets) > sources)
     first = rows.first(before, target, sources)
     done |= (target >= 0) & (sources >= 0) & (first >= 0) & (first < target)
     first = rows.first(before, targets, sources)
@@ -46,6 +47,12 @@ def ordered(log: np.ndarray, conflicts: np.ndarray) -> bool:
         return False
     queries = np.stack([before >> PROGRAM, sources, targets], 1)[left]
     return not len(queries) or by_clocks(log, rows.place, np.unique(queries, axis=0))
+
+
+def distinct(rows: np.ndarray) -> np.ndarray:
+    """Rows, (N, K) int64, each at least once, and hardly any twice; in any order. np.unique takes ten times as long."""
+    rows = rows[np.argsort(rows @ (0x1E3779B97F4A7C15 >> 7 * np.arange(rows.shape[1])))]
+    return rows[np.append(True, (rows[1:] != rows[:-1]).any(1))[: len(rows)]]
 
 
 def plain(conflicts: np.ndarray) -> tuple:

@@ -18,6 +18,7 @@ SHARED = re.compile(r"(vote|redux|match\.all)\.|activemask")  # the same in all 
 STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))")
 LANES = ("%tid.x", "%laneid")
 WIDEST = 1 << 14  # instructions of a program that is compiled
+APART = 256  # the most that run while lanes are apart; Triton's own branches part them in slow paths of functions alone
 
 
 class Plan(NamedTuple):
@@ -26,7 +27,9 @@ class Plan(NamedTuple):
     stops      those that end a stretch of a warp: where its state is kept
     varying    slots whose value differs from lane to lane, as bits
     parting    branches and returns whose lanes may part
+    alike      others, at which lanes that part are a suspicion, for too much would run until they meet again
     masked     instructions that may run while lanes are apart
+    groups     by instruction that lanes may wait at, the number of the group of those that they wait at together
     live       by instruction, the slots that may be read from it on, as bits
     doubtful   slots that may be read before anything is written there
     """
@@ -35,7 +38,9 @@ class Plan(NamedTuple):
     stops: frozenset[int]
     varying: int
     parting: frozenset[int]
+    alike: frozenset[int]
     masked: frozenset[int]
+    groups: dict[int, int]
     live: list[int]
     doubtful: int
 
@@ -94,25 +99,54 @@ def uniform(i: Instruction) -> bool | None:
     return False if isinstance(i.operands[0], Vector) else None  # whether a lane is in range varies
 
 
-def spread(decoded: Decoded, used: list[int]) -> tuple[int, frozenset[int], frozenset[int]]:
-    """(varying, parting, masked) of a Plan: the least that is consistent."""
+def apart(steps: list[Step], n: int) -> tuple[set[int], set[int]]:
+    """What may run after an instruction parts lanes, the lowest first, until they have met again; and where they do."""
+    found, todo, highest = set(), set(follows(steps, n)), n
+    while todo:
+        m = min(todo)
+        if m == len(steps) or steps[m].control == "leave" or steps[n].control == "leave":
+            return reachable(steps, follows(steps, n)), set()  # some may have returned
+        todo.remove(m)
+        if not todo and m > highest:
+            return found, {m}
+        found.add(m)
+        highest = max(highest, m)
+        todo |= {*follows(steps, m)} - found
+    return found, set()
+
+
+def spread(decoded: Decoded, used: list[int]) -> tuple:
+    """(varying, parting, alike, masked, groups) of a Plan: the least that is consistent."""
     steps = decoded.steps
     varying = bits(slot for name, slot in decoded.slots.items() if name in LANES)
-    parting: set[int] = set()
+    ways: dict[int, tuple[set[int], set[int]]] = {}  # of branches and returns whose guard varies
     masked: set[int] = set()
     while True:
-        before = varying, len(parting)
+        before = varying, len(ways)
         for n, s in enumerate(steps):
             guard = decoded.slots[s.instruction.guard.name] if s.instruction.guard else None
-            apart = guard is not None and varying >> guard & 1
-            if s.control and apart:
-                parting.add(n)
+            one = guard is not None and varying >> guard & 1
+            if one and s.control in ("branch", "leave") and n not in ways:
+                ways[n] = apart(steps, n)
             same = uniform(s.instruction)
-            if n in masked or apart or same is False or (used[n] & varying and not same):
+            if n in masked or one or same is False or (used[n] & varying and not same):
                 varying |= s.writes
-        masked = reachable(steps, [m for n in parting for m in follows(steps, n)])
-        if before == (varying, len(parting)):
-            return varying, frozenset(parting), frozenset(masked)
+        parting = {n: found for n, (found, _) in ways.items() if len(found) <= APART}
+        masked = set().union(*parting.values())
+        if before == (varying, len(ways)):
+            groups = joined([ways[n][0] | ways[n][1] for n in parting])
+            return varying, frozenset(parting), frozenset(ways.keys() - parting), frozenset(masked), groups
+
+
+def joined(sets: list[set[int]]) -> dict[int, int]:
+    """The number of the set that each element is in, of sets of which those that share one are joined."""
+    groups: list[set[int]] = []
+    for new in sets:
+        for other in [x for x in groups if x & new]:
+            groups.remove(other)
+            new = new | other
+        groups.append(new)
+    return {x: n for n, group in enumerate(groups) for x in group}
 
 
 def liveness(steps: list[Step], used: list[int]) -> list[int]:
@@ -138,19 +172,20 @@ def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
     if decoded.asynchronous:
         raise Unlowered("what works beside the threads")
     used = [uses(decoded, s) for s in steps]
-    varying, parting, masked = spread(decoded, used)
+    varying, parting, alike, masked, groups = spread(decoded, used)
     live = liveness(steps, used)
     stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
     starts = sorted({0} | stops | waits | jumps)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
-    return Plan(starts, frozenset(stops | waits), varying, parting, masked, live, live[0] & ~known)
+    return Plan(starts, frozenset(stops | waits), varying, parting, alike, masked, groups, live, live[0] & ~known)
 
 
-def loops_by(decoded: Decoded, events: frozenset[int]) -> bool:
+def loops_by(decoded: Decoded, is_event: Any) -> bool:
     """Whether what an event returns may decide how often a loop goes round: then threads wait for one another."""
     steps = decoded.steps
+    events = [n for n, s in enumerate(steps) if is_event(s.instruction)]
     inside = [n for n in events if n in reachable(steps, follows(steps, n))]
     if not inside:
         return False

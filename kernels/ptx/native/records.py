@@ -13,7 +13,7 @@ import numpy as np
 
 from ..start import Start
 from . import context, shared
-from .arrays import CONFLICT, CONFLICTS, HEAD, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
+from .arrays import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
 from .context import FIELDS
 from .lower import Unlowered
 
@@ -39,6 +39,8 @@ class Records:
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
         bytes = rows * (warps * made.frame_size + shared.room(size, granule))
+        if self.programs > MOST_PROGRAMS:
+            raise Unlowered(f"{self.programs} programs")
         if bytes > ROOM:
             raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
         self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
@@ -93,6 +95,11 @@ class Records:
         self.conflicts[:, :HEAD], self.syncs[:HEAD] = 0, 0
         if self.replicas[:, :HEAD].any():
             self.replicas[...] = 0
+
+    def stop(self) -> None:
+        """Let what runs end soon; to be called until it has, for who counts fuel down may not see it."""
+        self.put("fuel", -1)
+        self.next[0] = self.programs
 
     def noted(self) -> np.ndarray:
         """(N, CONFLICT) int64: the conflicts of all threads, which order.py judges."""

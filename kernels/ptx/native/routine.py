@@ -26,7 +26,7 @@ from .programs import declared, loop
 
 SIZES = {"u8": I8, "u32": I32, "u64": I64}
 LIBC = ("memcpy", "memset", "memcmp")
-CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", *LIBC)
+CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", "prefetch", *LIBC)
 OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
     ast.LShift: "shl", ast.RShift: "lshr", ast.Mod: "urem", ast.FloorDiv: "udiv",
@@ -42,8 +42,11 @@ def routines(*functions: Callable) -> dict[str, Callable[[ir.Module], None]]:
 class Routine:
     def __init__(self, module: ir.Module, function: Callable):
         self.tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+        straight = all(isinstance(x, (ast.Expr, ast.Assign, ast.Return)) for x in self.tree.body)
         self.numbers, names = function.__globals__, [a.arg for a in self.tree.args.args]
         made = declared(module, function.__name__, I64, *[I64] * len(names))
+        if straight:
+            made.attributes.add("alwaysinline")
         self.b: Any = ir.IRBuilder(made.append_basic_block("entry"))
         self.entry = self.b.block
         self.names: dict[str, Any] = {}
@@ -152,6 +155,10 @@ class Routine:
             self.b.fence("seq_cst")
             return I64(0)
         values = [self.value(y) for y in x.args]
+        if name == "prefetch":
+            known = declared(self.b.module, "llvm.prefetch.p0", ir.VoidType(), ctx.POINTER, I32, I32, I32)
+            self.b.call(known, [self.b.inttoptr(values[0], ctx.POINTER), I32(0), I32(3), I32(1)])  # to read, soon
+            return I64(0)
         if name in LIBC:
             values = [self.b.trunc(v, I32) if name == "memset" and n == 1 else v for n, v in enumerate(values)]
             kind = I32 if name == "memcmp" else I64

@@ -3,6 +3,7 @@
 So no launch takes more than about twice what the better engine would have, whatever it turns out to do.
 """
 
+import math
 import time
 from collections import defaultdict
 from typing import Any
@@ -34,7 +35,7 @@ class Tier:
         self.start, self.key = start, engine.key(start)
         self.code: Any = None
         self.why = _refused.get(self.key, "")
-        steps, threads = len(start.decoded.steps), int(np.prod(start.grid)) * 32 * start.num_warps
+        steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
         left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
         self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
         self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT

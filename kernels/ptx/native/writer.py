@@ -1,5 +1,7 @@
 """What the emitters of instructions are given as `w`: a program's registers and operands, as values of LLVM IR."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from llvmlite import ir
@@ -14,6 +16,7 @@ from .lower import Unlowered
 from .plan import Plan
 
 POINTER = ctx.POINTER
+MEMORY = 15  # the word of a frame's head that has the address of what `waiting` tells of
 EVERYBODY = I32(0xFFFFFFFF)
 
 
@@ -26,7 +29,9 @@ def kind_of(register: str) -> Any:
 class Writer:
     """
     running  i32, the lanes that have come to the instruction; `on` those of them that execute it, guard included
-    masking  where results take effect: <32 x i1>, i1, or None for everywhere
+    masking  where results take effect: <32 x i1>, i1, or None for everywhere; `guarding`, as far as the guard says
+    waiting  slots, as bits, that lanes which wait at another instruction may still read. They lie in memory: of values
+             that meet wherever lanes do LLVM makes very many, and takes long
     """
 
     on: Any
@@ -48,6 +53,12 @@ class Writer:
         self.slots: dict[int, Any] = {}
         self.written: dict[int, Any] = {}  # of slots that may be read before: whether they are written
         self.masking: Any = None
+        self.guarding: Any = None
+        self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a block of LLVM's
+        self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.masked), 0) & plan.varying
+        if self.waiting:
+            self.memory = self.b.alloca(vector(I64), self.waiting.bit_count())
+            self.b.store(self.memory, self.b.gep(self.frame, [I64(MEMORY)], source_etype=I64))  # so it is not registers
 
     def field(self, name: str) -> Any:
         return ctx.field(self.b, self.context, name)
@@ -121,8 +132,13 @@ class Writer:
         if slot not in self.slots:
             kind = self.slot_type(slot)
             with self.b.goto_block(self.entry):
-                self.slots[slot] = self.b.alloca(kind)
-                self.b.store(ir.Constant(kind, None), self.slots[slot])
+                if self.waiting >> slot & 1:
+                    n = (self.waiting & (1 << slot) - 1).bit_count()
+                    self.slots[slot] = self.b.gep(self.memory, [I64(n)], source_etype=vector(I64))
+                    self.slots[slot].type = POINTER
+                else:
+                    self.slots[slot] = self.b.alloca(kind)
+                    self.b.store(ir.Constant(kind, None), self.slots[slot])
                 if self.plan.doubtful >> slot & 1:
                     self.written[slot] = self.b.alloca(I1)
                     self.b.store(I1(0), self.written[slot])
@@ -132,7 +148,11 @@ class Writer:
         place = self.variable(slot)
         if slot in self.written and not sure:
             self.bail(self.b.not_(self.b.load(self.written[slot], typ=I1)))
-        return self.b.load(place, typ=self.slot_type(slot))
+        block, value = self.recent.get(slot, (None, None))
+        if block is not self.b.block:
+            value = self.b.load(place, typ=self.slot_type(slot))
+            self.recent[slot] = self.b.block, value
+        return value
 
     def store(self, slot: int, value: Any) -> None:
         place, kind = self.variable(slot), self.slot_type(slot)
@@ -140,9 +160,11 @@ class Writer:
             value = self.L.splat(value)
         elif isinstance(value.type, ir.VectorType):
             value = self.L.lane(value, 0)
-        if self.masking is not None and (isinstance(kind, ir.VectorType) or self.masking.type == I1):
-            value = self.b.select(self.masking, value, self.b.load(place, typ=kind))
+        where = self.masking if self.waiting >> slot & 1 else self.guarding
+        if where is not None and (isinstance(kind, ir.VectorType) or where.type == I1):
+            value = self.b.select(where, value, self.load(slot, True))
         self.b.store(value, place)
+        self.recent[slot] = self.b.block, value
         if slot in self.written:
             self.b.store(I1(1), self.written[slot])
 

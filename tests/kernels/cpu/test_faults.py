@@ -20,7 +20,7 @@ from . import _attending
 from ._compiled import edited, engine_modules, planted
 from ._planted_faults import FAULTS, MODELS, Fault
 from .test_functions import check_exp2, check_gelu, check_norm, gelus, norms, powers
-from .test_linear import Layer, check_parts, product
+from .test_linear import Layer, check_parts, product, usual
 from .test_linear import check as check_product
 from .test_memory import check_bfloat16
 
@@ -56,7 +56,7 @@ def rejects(fault: Fault, modules):
         check(_attending.op(modules, fault.check.dtype, cache), fault.check, return_lse=False)
     elif fault.check.startswith("product"):
         dtype = fault.check.split()[1]
-        function = product(modules, dtype)
+        function = usual(dtype) if modules is engine_modules() else product(modules, dtype)
         for n_in, rows in ((83, 15), (1100, 11), (2100, 5)):
             check_product(function, Layer(dtype, n_in, 7, rows))
     elif fault.check == "model":

@@ -24,15 +24,15 @@ def test_addresses_and_what_is_unwritten_are_those_of_the_numpy_form():
     arrays = Arrays(buffers, {"k": b"abc"}, readable, blank)
     memory = GlobalMemory(buffers, {"k": b"abc"}, readable, blank=blank)
     assert arrays.pointers == memory.pointers
+    arrays.end()
     assert arrays.unwritten() == memory.unwritten()
     assert arrays.read_bytes() == memory.read_bytes() == dict.fromkeys("abce", 0)
-    assert arrays.stored_to() == memory.stored_to() == []
+    assert arrays.spans() == {}
 
 
 def test_elements_are_what_all_arrays_of_a_segment_consist_of():
     arrays = Arrays(layouts(), {})
-    shifts = [arrays.piece(r.buffer.array).shift for r in arrays.regions]
-    assert shifts == [2, 2, 1, 1]
+    assert [piece.shift for piece, *_ in arrays.placed] == [2, 2, 1, 1]
     odd = np.zeros(41, np.uint8)[1:].view(np.uint32)
     assert Arrays([Buffer("x", odd)], {}).pieces[0].shift == (0 if odd.ctypes.data % 4 else 2)
 
@@ -41,18 +41,18 @@ def test_only_what_may_be_written_is_kept_by_writer():
     arrays = [np.zeros(5, np.uint32) for _ in range(3)]
     arrays[2].flags.writeable = False
     made = Arrays([Buffer("xyz"[n], x) for n, x in enumerate(arrays)], {"k": b"1"}, may_write={"y", "z"})
-    kept = {r.buffer.name: CELLS in made.piece(r.buffer.array).planes for r in made.regions}
+    kept = {buffer.name: CELLS in piece.planes for piece, buffer, _ in made.placed}
     assert kept == {"x": False, "y": True, "z": False}
     assert CELLS not in made.pieces[-1].planes
-    numbers = {r.buffer.name: made.pieces.index(made.piece(r.buffer.array)) for r in made.regions}
-    fine = Arrays(made.buffers, {}, fine=frozenset({numbers["x"]}))
-    assert [READERS in fine.piece(x).planes for x in arrays] == [True, False, False]
+    fine = Arrays([b for b, _ in made.buffers], {}, fine={"x", "y"})
+    assert {b.name: READERS in p.planes for p, b, _ in fine.placed} == {"x": True, "y": True, "z": False}
 
 
 def test_gaps_between_elements_belong_to_no_array():
     base = np.zeros((4, 8), np.uint32)
-    piece = Arrays([Buffer("x", base[:, :5])], {}).pieces[0]
-    assert piece.planes[STATE].sum() == 3 * 20
+    arrays = Arrays([Buffer("x", base[:, :5])], {})
+    piece = arrays.pieces[0]
+    assert arrays.plane(piece, STATE).sum() == 3 * 20
     assert piece.record[LAST] - piece.record[FIRST] == (3 * 8 + 5) * 4
     assert STATE not in Arrays([Buffer("x", base.T)], {}).pieces[0].planes
     assert piece.record[SHIFT] == 2
@@ -98,8 +98,8 @@ def test_undo_gives_back_what_was_there():
     piece = arrays.pieces[0]
     for chunk in (0, 2, 4):
         low, high = max(chunk << 12, piece.pad), min(chunk + 1 << 12, piece.pad + piece.length)
-        piece.planes[BACKUP][low:high] = x.view(np.uint8)[low - piece.pad : high - piece.pad]
-        piece.planes[DIRTY][chunk] = 2
+        arrays.plane(piece, BACKUP)[low:high] = x.view(np.uint8)[low - piece.pad : high - piece.pad]
+        arrays.plane(piece, DIRTY)[chunk] = 2
         x.view(np.uint8)[low - piece.pad : high - piece.pad] = 7
     arrays.undo()
     assert (x == came).all()

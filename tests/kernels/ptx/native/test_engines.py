@@ -1,18 +1,71 @@
-"""Whole kernels on both engines: equal bits, equal reports, equal errors."""
+"""Whole kernels on both engines: equal bits, equal reports, equal errors.
+
+Each test runs one of the suite's own under `_both.engines`; the whole suite can be run so, see _both.py.
+"""
 
 import pytest
 
 from kvproof.kernels import ptx
+from kvproof.kernels.ladder.__main__ import RUNGS
 
-from .. import _kernels
+from ...ladder.test_ladder import test_a_rung_computes_the_formula_and_reads_no_dead_slot as rung
+from ...test_decode import GRID, SAMPLE, compare
+from .. import _random, test_kernels
+from .._kernels import run
+from .._planted_text import load_text
 from ..museum._exhibit import EXHIBITS
 from ..museum.test_museum import test_as_it_was_it_is_red_as_declared as red
 from ..museum.test_museum import test_as_mended_it_is_green as green
+from ..test_differential import RESULTS
 from . import _both
 
+TARGETS = test_kernels.TARGETS
+WAITS = ("locked", "relay", "relay of two warps")  # programs wait for one another
+# rsqrt.approx.f64; sin's local memory; copies of 4 bytes, a suspicion and no error
+IN_NUMPY = (*WAITS, "waves float64", "waves of large arguments", "matmul float32 of odd shape")
 
-@pytest.mark.parametrize("name", EXHIBITS)
-def test_the_museum_is_the_same(name):
+
+def wider(cases, every: int):
+    """Of these cases one in `every`; the others are exhaustive."""
+    return [pytest.param(c, marks=[pytest.mark.exhaustive] if n % every else []) for n, c in enumerate(cases)]
+
+
+PAIRS = [(launch, TARGETS[n % 6]) for n, launch in enumerate(test_kernels.LAUNCHES)]
+
+
+@pytest.mark.parametrize("pair", wider(PAIRS, 3), ids=str)
+def test_ordinary_kernels(pair):
+    launch, target = pair
+    with _both.engines():
+        report = run(test_kernels.made(launch), target=target)
+    assert (report.engine == "native") == (launch not in IN_NUMPY), report.engine_reason
+
+
+@pytest.mark.parametrize("name", wider(EXHIBITS, 4))
+def test_the_museum(name):
     with _both.engines():
         green(name)
         red(name, None)
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_the_ladder(name):
+    with _both.engines():
+        rung(name)
+
+
+@pytest.mark.parametrize("call", [*SAMPLE[:3], *wider([None, *SAMPLE[3:], *GRID], 1000)[1:]], ids=str)
+def test_the_kernel_to_read_and_the_general_op(call):
+    with _both.engines():
+        compare(call.draw())
+
+
+@pytest.mark.parametrize("seeds", wider([range(n, n + 2) for n in range(0, 200, 2)], 50), ids=str)
+def test_random_kernels(seeds, tmp_path):
+    kernels = load_text(tmp_path / "kernels.py", _random.source(seeds), "kernels")
+    with _both.engines():
+        for seed in seeds:
+            k = _random.kernel(seed)
+            settings = {"target": TARGETS[seed % 6], "readable": RESULTS}
+            report = ptx.run(getattr(kernels, k.name), k.grid, **settings, **k.arguments)
+            assert (report.engine == "native") == (report.disagreeing == 0)  # copies that disagree NumPy alone counts
