@@ -61,6 +61,7 @@ from kvproof.reference.judge.verdict import BUG, INCONCLUSIVE, ROUNDING
 
 CODES = {ROUNDING: 0, BUG: 1, INCONCLUSIVE: 2}
 USAGE, OURS = 3, 4
+GPUS = tuple(f"sm_{n}" for n in (80, 86, 89, 90, 100, 120))
 PROMPTS = ("Once upon a time there was a king", "ROMEO:")  # ragged on purpose
 
 
@@ -108,6 +109,8 @@ def options() -> Parser:
         "names it, or your own attention function as module:function")  # fmt: skip
     add("--module", action="append", metavar="MODULE:OBJECT", help="for --callable, repeatable: a torch model whose "
         "parts the functions run by themselves; where they call a model as a whole it is found without")  # fmt: skip
+    add("--shadow", choices=GPUS, metavar="GPU", help="for --callable: its Triton kernels take --dtype alone; their "
+        "code for this GPU, such as sm_90, also runs in float64 on the PTX machine")  # fmt: skip
     add("--api-key-env", metavar="NAME", help="for --url: the variable that holds the key (default OPENAI_API_KEY)")
     add("--timeout", type=float, metavar="S", help="for --url: seconds to wait for an answer (default 120)")
     add("--json", action="store_true", help="print one JSON record")
@@ -144,7 +147,7 @@ def emulation(args: argparse.Namespace) -> AbstractContextManager:
 def subject_of(args: argparse.Namespace) -> Any:
     """What the command compares.  Raises ValueError, ImportError or OSError where it cannot be had."""
     if args.callable is not None:
-        return CallableSubject(args.callable, args.against, args.dtype, args.module)
+        return CallableSubject(args.callable, args.against, args.dtype, args.module, args.shadow)
     if args.logits is not None:
         return LogitsSubject(args.logits, args.dtypes, args.dtype)
     if args.url is not None:

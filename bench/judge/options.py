@@ -24,6 +24,7 @@ GOES_WITH = {
     "no_position_ids": ("hf",),
     "attn_implementation": ("hf",),
     "module": ("callable",),
+    "shadow": ("callable",),
     "api_key_env": ("url",),
     "timeout": ("url",),
     "format": ("quantised",),

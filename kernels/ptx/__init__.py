@@ -73,17 +73,19 @@ if TYPE_CHECKING:
     )
     from .execute import Report
     from .holes import spread
-    from .launch import route, routing, run
+    from .launch import route, routing, run, shadow_of
     from .limits import OutOfResources
 
 __all__ = [
     "AssertionFailed", "ConfigDependent", "Deadlock", "DifferentAlgebra", "DivergentBarrier", "Endless",
     "InvalidBarrier", "InvalidTensorMap", "Misaligned", "OutOfBounds", "OutOfResources", "ParseError", "PtxError",
     "Race", "Refused", "Report", "ScheduleDependent", "Trap", "Undefined", "Unfinished", "Uninitialised",
-    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "same_algebra", "spread",
+    "UnknownOpcode", "WarpRace", "check", "route", "routing", "run", "same_algebra", "shadow_of",
+    "spread",
 ]  # fmt: skip
 
 HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
+HOMES |= {"shadow_of": "launch"}
 HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict"}
 HOMES |= {"OutOfResources": "limits", "spread": "holes"}  # all others are errors
 

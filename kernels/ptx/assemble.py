@@ -12,6 +12,7 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Immediate, Instruction, parse
+from .shadow.twins import Follower
 from .tensor_core import families, in_flight
 from .termination import weights
 from .tma import maps, plain
@@ -103,12 +104,13 @@ def guarded(run: Run, slot: int, negated: bool, results: dict[int, np.dtype]) ->
     return chosen
 
 
-def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
+def step(d: Decoder, i: Instruction, labels: dict[str, int], follow: Any = None) -> Step:
     d.reads = d.writes = 0
     guard = None
     try:
         steers, target = control(i, labels)
         run = nothing if steers else bind(d, i)
+        run = run if steers or follow is None else follow(i, run)
         if i.guard is not None:
             slot = d.source(i.guard._replace(negated=False), "pred")[0]
             guard = (slot, i.guard.negated)
@@ -129,11 +131,14 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int]) -> Step:
 
 
 @lru_cache(maxsize=64)  # about 1 MB for each thousand instructions
-def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> Decoded:
+def assemble(
+    text: str, ulps: int = 0, seed: int = 0, stops: bool = False, shadow: tuple[tuple, tuple] | None = None
+) -> Decoded:
     """Bind a PTX module's kernel.
 
     ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
     stops       end straight code before every access to global memory and to an mbarrier, so that others can come in
+    shadow      numbers that constants may stand for, and what each parameter points at; None: registers have no twins
 
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
@@ -143,7 +148,8 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
             if i.opcode.startswith(family):
                 raise UnknownOpcode(i.opcode, why, i)
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
-    steps = [step(d, i, program.labels) for i in program.instructions]
+    follow = None if shadow is None else Follower(d, *shadow)
+    steps = [step(d, i, program.labels, follow) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
     steps = in_flight.guarded(steps, d.slots)
     starts = accesses | set(program.labels.values())
@@ -165,7 +171,7 @@ def assemble(text: str, ulps: int = 0, seed: int = 0, stops: bool = False) -> De
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
         weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
-        program.registers,
+        program.registers, follow and follow.lost,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class World(NamedTuple):
     lenient: bool  # whether races within one warp are warnings
     agents: dict[tuple, int]  # of the clocks, see asynchronous/clocks.py
     places: dict[int, int]  # of mbarriers
+    shadow: Any = None  # a shadow.launch.Shadow
 
     def complain(self, error: PtxError) -> None:
         """Raise an error, or warn of it."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,8 +117,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     types = {name: types.get(name, "constexpr") for name in parameters}
     maps = getattr(facts, "tensordesc_meta", None) or ()
     arguments = flattened(parameters, types, maps)
-    entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", out.asm["ptx"], re.DOTALL)
-    found = entry[1].count(".param") if entry else 0
+    found = parameter_count(out.asm["ptx"])
     if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
             f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "
@@ -126,6 +126,12 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     arguments += [(name, 0) for name in SCRATCH[: found - len(arguments)]]
     facts = facts.name, facts.shared, facts.num_warps
     return Compiled(out.asm, *facts, f"sm_{sm}", arguments, parameters, scratch, types, out, maps)
+
+
+@lru_cache(maxsize=256)
+def parameter_count(ptx: str) -> int:
+    entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", ptx, re.DOTALL)
+    return entry[1].count(".param") if entry else 0
 
 
 def bind(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -199,8 +205,12 @@ def _seen(value: Any) -> Any:
 
 def flattened(parameters: dict[str, Any], types: dict[str, Any], maps: Sequence[dict]) -> list[tuple[str, Any]]:
     """The PTX parameters of all Python parameters; see Compiled. Raises Refused for what no GPU takes."""
-    rest = iter(maps)
-    return [pair for name, x in parameters.items() for pair in placed(name, types.get(name, "constexpr"), x, rest)]
+    rest, found = iter(maps), []
+    for name, x in parameters.items():
+        kind = types.get(name, "constexpr")
+        plain = kind.__class__ is str and not kind.startswith("tensordesc")
+        found += [(name, x)] * (kind != "constexpr") if plain else placed(name, kind, x, rest)
+    return found
 
 
 def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[tuple[str, Any]]:

@@ -17,6 +17,7 @@ from .progress import say
 from .races import Access
 from .segments import Buffer, Region
 from .settings import ENGINES
+from .shadow.launch import Asked, ShadowReport
 from .start import Start
 from .tma import host
 
@@ -62,6 +63,7 @@ class Report:
     compiled: Any = None  # the compiled.Kernel
     config: Any = None
     engine = engine_reason = ""
+    shadow: Any = None  # with shadow="float64", a shadow.launch.ShadowReport
 
     def __init__(self, name: str, target: str, world: Any, trace: bool):
         self.name, self.target, self.grid, self.num_warps = name, target, world.grid, world.T // 32
@@ -124,6 +126,7 @@ def execute(
     approximation_ulps: int = 0, trace: bool = False, reachable: Sequence[Buffer] = (), prints: bool = True,
     blank: dict[str, np.ndarray] | None = None, warp_races: str = "raise", max_steps: int | None = None,
     written: dict[str, np.ndarray] | None = None, engine: str | None = None,
+    shadow: Asked | None = None,
 ) -> Report:  # fmt: skip
     """Run the kernel of a PTX module over a grid.
 
@@ -137,16 +140,19 @@ def execute(
     """
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
-    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None)
+    hints = shadow[:2] if shadow else None
+    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
     buffers = [*host.arrays([*parameters.values()]), *reachable]
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
-                  warp_races, max_steps, trace, prints, approximation_ulps > 0)  # fmt: skip
+                  warp_races, max_steps, trace, prints, approximation_ulps > 0, shadow)  # fmt: skip
+    came = [b.array.copy() for b in buffers] if shadow else []
     launch, engine, why = run(start, written, engine or engine_of_process())
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = engine, why
+    report.shadow = ShadowReport(start, came, launch) if shadow else None
     return report
 
 
@@ -157,7 +163,8 @@ def run(start: Start, written: dict[str, np.ndarray] | None, engine: str | None)
 
     Raises Refused where it is to be machine code, and cannot be; what the machine finds.
     """
-    tier, why = (None, "asked for") if engine == "numpy" else tier_of(start, engine == "native")
+    numpy = "asked for" if engine == "numpy" else 'shadow="float64"' if start.shadow else ""
+    tier, why = (None, numpy) if numpy else tier_of(start, engine == "native")
     while True:
         if tier and tier.due() and (ended := tier.run(written)) is not None:
             return ended, "native", ""

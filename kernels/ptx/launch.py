@@ -20,7 +20,7 @@ from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .arrays import true_device
 from .autotune import Launched, chosen, run_tuned, written
-from .compile import capability, compile, compiling, leaves
+from .compile import Compiled, capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import Refused, UnknownOpcode
 from .execute import execute
@@ -28,6 +28,8 @@ from .limits import grid_shape
 from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .settings import Settings, Tuning, check_settings
+from .shadow.constants import numbers, pointers
+from .shadow.launch import Asked, recalled
 from .tma import host
 from .torch_empty import unwritten, watching
 
@@ -43,6 +45,7 @@ class Route(NamedTuple):
     launched: Launched
     pretend: bool = False
     tuning: Tuning = Tuning()
+    twins: Any = ()  # of memory that launches have written, with shadow="float64"
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         if self.takes_all:
@@ -61,7 +64,11 @@ def made(
     if tuning.tolerance and tuning.autotune != "all":
         raise Refused('tolerance= came without autotune="all", and compares the configurations it runs: give both')
     launched = Launched(WeakKeyDictionary(), set())
-    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning)
+    outer, twins = _route.get(), deque()
+    if outer and outer.settings.shadow and not settings.get("shadow"):
+        settings |= {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding}
+        twins = outer.twins
+    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, twins)
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -121,6 +128,12 @@ def route(
 def routing() -> bool:
     """Whether this thread's launches on CPU tensors run on the machine."""
     return _route.get() is not None
+
+
+def shadow_of(array: Any) -> Any:
+    """Within a route with a shadow: the values in float64 of what its launches stored to an array; None of no other."""
+    route = _route.get()
+    return recalled(route.twins, array) if route else None
 
 
 def pretended(target: str) -> Any:
@@ -210,6 +223,16 @@ def argument(name: str, value: Any) -> Any:
     return buffer(name, value)
 
 
+def shadow(route: Route, compiled: Compiled) -> Asked | None:
+    """What a launch is to be followed with; None where no shadow is asked for. Raises Refused beside a seed."""
+    if not route.settings.shadow:
+        return None
+    if route.settings.seed is not None:
+        raise Refused('seed= came with shadow="float64", which follows the default schedule; leave one out')
+    lines = frozenset((file, n) for file, n in route.settings.rounding)
+    return Asked(numbers(compiled.triton), pointers(compiled.arguments), lines, tuple(route.twins))
+
+
 def _launch(kernel: Kernel, grid: Any) -> Any:
     """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
     route, compiled = _route.get(), kernel.compiled
@@ -239,10 +262,14 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
              and (which := unwritten(b)) is not None}  # fmt: skip
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
+    settings["shadow"] = shadow(route, compiled)
+    del settings["rounding"]
     report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **settings)
     if own:  # is Triton's, not the caller's
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
+    if report.shadow:
+        route.twins.extend(report.shadow.kept)
     route.reports.append(report)
     if route.each is not None:
         route.each(report)

@@ -31,7 +31,8 @@ def world(start: Start, filler: int | None, prints: bool) -> World:
     registers = decoded.registers(memory.pointers, values, T, grid, random)
     size, counters, printed = start.shared + decoded.shared, Counters(decoded, T), Printed(prints)
     lenient = start.warp_races == "warn"
-    return World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+    made = World(decoded, memory, counters, registers, grid, T, size, checks, random, printed, lenient, {}, {})
+    return made._replace(shadow=start.shadow.begun(made, start.parameters)) if start.shadow else made
 
 
 def run(start: Start, written: dict[str, np.ndarray] | None, stop: Stop) -> World | None:

@@ -133,7 +133,11 @@ class GlobalMemory:
 
     def stored_to(self) -> list[Region]:
         """The arrays that the launch wrote to, whatever it wrote."""
-        return [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
+        near = [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
+        if not self.checks:
+            return near
+        states = [(r, r.of(self.state)) for r in near]  # arrays may lie in each other's gaps
+        return [r for r, state in states if (state & word(WRITTEN, state.dtype)).any()]
 
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
@@ -144,7 +148,7 @@ class GlobalMemory:
 
         Raises Misaligned, OutOfBounds for what is not even near an array; unchecked, that leads to byte 0, of no array.
         """
-        at = self.segments.located(address, active, SAFE)
+        self.at = at = self.segments.located(address, active, SAFE)
         if not self.checks:
             return np.maximum(at, 0)
         bits = int(np.bitwise_or.reduce(at, axis=None))

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ class Settings(NamedTuple):
               measure of the other: results, errors and reports are the same. None takes what ends sooner: NumPy for
               short launches and rare instructions. $KVPROOF_PTX_ENGINE is for launches that do not say
     prints    whether what device_print prints goes to standard output; the report has it in any case
+    shadow    "float64": every float register also carries the value that it would have in float64; see `report.shadow`
+    rounding  lines, pairs of (file name, number), whose rounding such a shadow keeps; ("*", 0) is every line
     """
 
     checks: bool = True
@@ -44,6 +46,8 @@ class Settings(NamedTuple):
     warp_races: str = "raise"
     engine: str | None = None
     prints: bool = True
+    shadow: str | None = None
+    rounding: Sequence[tuple[str, int]] = ()
 
 
 class Tuning(NamedTuple):
@@ -98,6 +102,8 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "warp_races": (lambda x: x in ("raise", "warn"), '"raise" or "warn"'),
     "engine": (lambda x: x in ENGINES, 'None, "native" or "numpy"'),
     "prints": (boolean, "True or False"),
+    "shadow": (lambda x: x in (None, "float64"), 'None or "float64"'),
+    "rounding": (lambda x: all(len(at) == 2 for at in x), "pairs of (file name, line)"),
     "autotune": (lambda x: x in ("first", "all"), '"first" or "all"'),
     "pretend": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),

@@ -36,6 +36,7 @@ class Start(NamedTuple):
     trace: bool
     prints: bool
     moved: bool = False  # whether approximate functions give other numbers than the nearest
+    shadow: Any = None  # a shadow.launch.Asked
 
     def random(self) -> Any:
         return None if self.seed is None else np.random.default_rng(self.seed)

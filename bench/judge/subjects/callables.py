@@ -13,6 +13,7 @@ from ..contract.functions import SIGNATURE, Path
 from ..contract.user_errors import user_code
 from ..tracing.module_tape import ModuleTape, align, capture_modules
 from ..tracing.tape import Activation
+from .shadowed import shadowed
 
 
 class CallableSubject:
@@ -21,6 +22,7 @@ class CallableSubject:
     dtype    the one in question, in which arrays stand
     modules  "module:attribute" of the torch models that the functions run the parts of; none are needed where they
              call a model as a whole
+    shadow   the GPU by whose code Triton kernels of a, which takes `dtype` alone, are run in float64: see shadowed.py
 
     Raises ValueError, in one line, for what is not there and for what fails when it is imported.
     """
@@ -28,9 +30,15 @@ class CallableSubject:
     question = "the first function against the second"
     prefilled = 1
 
-    def __init__(self, a: str, b: str, dtype: str = "float32", modules: Sequence[str] = ()):
+    def __init__(
+        self, a: str, b: str, dtype: str = "float32", modules: Sequence[str] = (), shadow: str | None = None
+    ):  # fmt: skip
         self.name_a, self.name_b = a, b
         self.a, self.b = (as_path(name, dtype) for name in (a, b))
+        if shadow and self.a.call:
+            function = self.a.call[0]
+            followed = shadowed(lambda name: function(name, 0.0), dtype, shadow)
+            self.a.call = (lambda name, shift: followed(name)), False
         self.roots = [find_module(name) for name in modules]
         self.aligned: tuple[str, str] | None = None
         self.positions: np.ndarray | None = None

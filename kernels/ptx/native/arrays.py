@@ -32,6 +32,8 @@ MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 def dense(array: np.ndarray) -> bool:
     """Whether an array has no gaps, and no element twice."""
+    if array.flags.c_contiguous:
+        return True
     extent = array.itemsize
     for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
         if n > 1 and stride != extent:

@@ -16,7 +16,8 @@ from .forms import INTEGERS, form
 def mma(opcode: str, a: list[np.ndarray], b: list[np.ndarray], c: list[np.ndarray]) -> list[np.ndarray]:
     """D = A B + C, once per warp, all of whose lanes execute it.
 
-    a, b, c  the registers of each operand in order: bits (P or 1, T or 1), uint64 for f64, else uint32
+    a, b, c  the registers of each operand in order: bits (P or 1, T or 1), uint64 for f64, else uint32; or numbers,
+             float64, and complex128 of pairs, all of C in the one or the other: then D is numbers, not rounded
     returns  the registers of D, likewise (P or 1, T), or (P or 1, 1) if no input varies along T
 
     Fragments, with g = lane // 4, t = lane % 4, E elements to a register (s8 4, f16 2, tf32 and f64 1), H = M / 8:
@@ -34,7 +35,8 @@ def mma(opcode: str, a: list[np.ndarray], b: list[np.ndarray], c: list[np.ndarra
     A = fragments(a_type, a, (-1, H), (2, 3, 1, 4, 0, 5), K)
     B = fragments(b_type, b, (-1, 1), (2, 3, 1, 4, 0, 5), K)  # transposed: its fragments are those of an A with 8 rows
     C = fragments(c_type, c, (H, -1), (2, 3, 0, 4, 5, 1), 8)
-    D = _rounded(A @ B.swapaxes(2, 3) + C, c_type, satfinite)
+    D = A @ B.swapaxes(2, 3) + C
+    D = D if c[0].dtype.kind in "fc" else _rounded(D, c_type, satfinite)
     P, W = D.shape[:2]
     words = D.reshape(P, W, H, 8, 4, 2).view(c[0].dtype).transpose(2, 5, 0, 1, 3, 4).reshape(-1, P, W * 32)
     return list(words if any(register.shape[1] > 1 for register in (*a, *b, *c)) else words[..., :1])
@@ -45,7 +47,9 @@ def fragments(kind: str, registers: list, split: tuple[int, int], order: tuple[i
     words = np.stack(np.broadcast_arrays(*by_warp(*registers)))
     P, W = words.shape[1:3]
     words = np.ascontiguousarray(words.reshape(*split, P, W, 8, 4).transpose(order))
-    if kind in INTEGERS:
+    if words.dtype.kind in "fc":
+        values = words.view(np.float64)
+    elif kind in INTEGERS:
         values = words.view(INTEGERS[kind])
     elif kind == "tf32":
         values = decode(words & np.uint32(0xFFFFE000), kind)

@@ -193,3 +193,10 @@ def test_without_checks_the_results_are_the_same(seed):
         results.append([*out, *total])
     assert results[0] == results[1]
     assert results[0][-1] == sum(range(128))
+
+
+def test_lanes_that_part_meet_before_they_return():
+    out = np.zeros(32, np.uint32)
+    report = run("setp.eq.u32 %p1, %r1, 3; @%p1 bra END; st.global.b32 [%rd11], 5; END: ret;", out)
+    assert [line.instructions for i, line in report.by_instruction if i.opcode == "ret"] == [1]
+    assert (out == 5).sum() == 31

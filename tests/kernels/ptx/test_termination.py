@@ -121,6 +121,7 @@ def test_a_loop_that_waits_for_nobody_is_still_a_deadlock():
 
 
 def test_a_loop_that_shows_no_end_is_stopped_and_not_called_endless(monkeypatch):
+    monkeypatch.setenv("KVPROOF_PTX_ENGINE", "numpy")
     monkeypatch.setattr(termination, "BUDGET", 100_000)
     for kernel in (steps_over, converges):
         words = r"did not end within [\d,]+ instructions; if it is only long, .*max_steps=\d+.*test_termination\.py:\d+"

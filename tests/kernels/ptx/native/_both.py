@@ -1,6 +1,8 @@
 """Every launch on both engines: the same bits, the same report, the same error; and which engine took how many.
 
-As a plugin it holds whole suites to that: pytest -p kvproof.tests.kernels.ptx.native._both PATH
+As a plugin it holds whole suites to that, natively from the first launch on, and prints at the end how many launches
+went which way: pytest -n 0 -p kvproof.tests.kernels.ptx.native._both PATH. Launches that name their engine, or run
+without checks, are let be. Each test of PATH passes only if none of its launches differs.
 """
 
 import warnings
@@ -27,8 +29,8 @@ def bits(array: np.ndarray) -> bytes:
 def facts(report: Any) -> dict[str, Any]:
     """All that a report says of a launch, but for who ran it."""
     names = ("total", "lines", "classes", "unique", "unwritten", "stored_to", "disagreeing")
-    each = [(i.line, line) for i, line in report.by_instruction]
-    return {name: getattr(report, name) for name in names} | {"each": each, "printed": report.printed.lines}
+    each = {f"line {i.line}, {i.opcode}": line for i, line in report.by_instruction}
+    return each | {name: getattr(report, name) for name in names} | {"printed": report.printed.lines}
 
 
 def outcome(run: Any, engine: str | None, arguments: tuple, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -65,6 +67,8 @@ def both(run: Any, *arguments: Any, **settings: Any) -> Any:
         DIFFER.append(
             f"{settings['name']} on {settings['target']}, seed {settings.get('seed')}: {what}: {shown}"[:2000]
         )
+    for warning in now["warnings"]:
+        warnings.warn(warning, RuntimeWarning, stacklevel=2)
     if isinstance(found, PtxError):
         raise found
     if settings.get("prints", True):
@@ -90,7 +94,7 @@ def engines(at_once: bool = True) -> Iterator[None]:
         yield
     finally:
         launch.execute, tiers.PRICE = run, price
-    assert DIFFER[before:] == []
+    assert not DIFFER[before:], "\n".join(DIFFER[before:])
 
 
 @pytest.hookimpl(wrapper=True)

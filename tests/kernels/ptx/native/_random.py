@@ -61,13 +61,17 @@ class Writer:
     def access(self, kind: str) -> str:
         shared = self.chance(self.shared)
         flag = not shared and self.chance(0.8 if kind == "atomic" else 0.1)  # the array b
-        text = "mov.u32 %r6, {f};".format(f=self.pick((0, 0, 1))) if flag else self.filled(self.pick(WHERE))
+        text = f"mov.u32 %r6, {self.pick((0, 0, 1))};" if flag else self.filled(self.pick(WHERE))
         text += f" {self.filled(self.pick(VALUES))} cvt.u16.u32 %h2, %r8; "
         if shared:
             text, at, space = text + "and.b32 %r6, %r6, 63; shl.b32 %r6, %r6, 2; ", "[%r6]", "shared"
         else:
             base = "%rd2" if flag else "%rd1"
-            text, at, space = text + f"mul.wide.u32 %rd5, %r6, {4 if flag else self.stride}; add.u64 %rd5, {base}, %rd5; ", "[%rd5]", "global"
+            text, at, space = (
+                text + f"mul.wide.u32 %rd5, %r6, {4 if flag else self.stride}; add.u64 %rd5, {base}, %rd5; ",
+                "[%rd5]",
+                "global",
+            )
         width = self.pick(WIDTHS) if kind != "atomic" else "b32"
         if width[-2:] != "32" or width[0] == "v":
             text += "and.b32 %r6, %r6, -8; and.b64 %rd5, %rd5, -8; " if self.chance(0.9) else ""
@@ -106,7 +110,8 @@ class Writer:
         if kind == "branch":
             return f"{self.filled(self.pick(GUARDS))} {self.pick(('@%p1', '@!%p1'))} bra {here}; {inside}{here}: "
         turn = f"%r{13 + depth}"
-        return f"mov.u32 {turn}, 0; {here}: {inside}add.u32 {turn}, {turn}, 1; setp.lt.u32 %p2, {turn}, 2; @%p2 bra {here}; "
+        again = f"add.u32 {turn}, {turn}, 1; setp.lt.u32 %p2, {turn}, 2; @%p2 bra {here}; "
+        return f"mov.u32 {turn}, 0; {here}: {inside}{again}"
 
 
 def publication(w: Writer) -> str:
@@ -136,5 +141,5 @@ def drawn(random: np.random.Generator) -> Program:
         settings["readable"] = {"a": w.pick((False, random.random(WORDS) < 0.7))}
     if w.chance(0.1):
         settings["seed"] = int(random.integers(3))
-    b = w.pick((np.zeros(2, np.uint32), np.zeros(2, np.uint32), memory[WORDS - 2 : WORDS]))
+    b = w.pick((np.zeros(2, np.uint32), np.zeros(2, np.uint32), a[-2:]))
     return Program(text + "ret;", [a, b, np.zeros(threads * programs, np.uint32)], settings)
