@@ -55,7 +55,7 @@ class Writer:
         self.masking: Any = None
         self.guarding: Any = None
         self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a block of LLVM's
-        self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.masked), 0) & plan.varying
+        self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.groups), 0) & plan.varying
         if self.waiting:
             self.memory = self.b.alloca(vector(I64), self.waiting.bit_count())
             self.b.store(self.memory, self.b.gep(self.frame, [I64(MEMORY)], source_etype=I64))  # so it is not registers
