@@ -20,7 +20,7 @@ from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .arrays import true_device
 from .autotune import Launched, chosen, run_tuned, written
-from .compile import capability, compile, compiling, leaves
+from .compile import Compiled, capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import Refused, UnknownOpcode
 from .execute import execute
@@ -223,6 +223,16 @@ def argument(name: str, value: Any) -> Any:
     return buffer(name, value)
 
 
+def shadow(route: Route, compiled: Compiled) -> Asked | None:
+    """What a launch is to be followed with; None where no shadow is asked for. Raises Refused beside a seed."""
+    if not route.settings.shadow:
+        return None
+    if route.settings.seed is not None:
+        raise Refused('seed= came with shadow="float64", which follows the default schedule; leave one out')
+    lines = frozenset((file, n) for file, n in route.settings.rounding)
+    return Asked(numbers(compiled.triton), pointers(compiled.arguments), lines, tuple(route.twins))
+
+
 def _launch(kernel: Kernel, grid: Any) -> Any:
     """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
     route, compiled = _route.get(), kernel.compiled
@@ -252,11 +262,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
              and (which := unwritten(b)) is not None}  # fmt: skip
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     settings = route.settings._replace(readable=readable, reachable=others)._asdict()
-    lines = frozenset(map(tuple, settings.pop("rounding")))
-    if settings["shadow"]:
-        if settings["seed"] is not None:
-            raise Refused('seed= came with shadow="float64", which follows the default schedule; leave one out')
-        settings["shadow"] = Asked(numbers(compiled.triton), pointers(compiled.arguments), lines, tuple(route.twins))
+    settings["shadow"] = shadow(route, compiled)
+    del settings["rounding"]
     report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **settings)
     if own:  # is Triton's, not the caller's
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}

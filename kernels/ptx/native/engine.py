@@ -8,22 +8,20 @@ import ctypes
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, cached_property, lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from ..counters import Traffic
-from ..decode import Decoded
-from ..forms import form
 from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS
+from .counted import Counted, blocks
 from .flow import Warp
 from .frames import AT, DEPTH, HEADER, PATH, STATE
 from .lower import Unlowered
@@ -57,7 +55,7 @@ class Ended(NamedTuple):
 
     grid: tuple[int, int, int]
     T: int
-    counters: "Counted"
+    counters: Counted
     memory: Arrays
     printed: Printed
 
@@ -195,43 +193,6 @@ class Launch:
         return np.unique(np.nonzero(waits)[0][chosen]), int(at[chosen][0])
 
 
-class Counted:
-    """What counters.Counters is to a Report, from the counts of a launch that came to its end."""
-
-    disagreeing = 0
-
-    def __init__(self, start: Start, made: Compiled, records: Records):
-        self.decoded, self.made = start.decoded, made
-        self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
-
-    @cached_property
-    def issued(self) -> np.ndarray:
-        return np.append(self.blocks, 0)[self.made.blocks]
-
-    @cached_property
-    def memory(self) -> dict[int, Traffic]:
-        return {n: Traffic(x[0] * size, x[1], 0, 0, x[0]) for n, size, x in self.accesses(context.GLOBAL_THREADS)}
-
-    @cached_property
-    def shared(self) -> dict[int, Traffic]:
-        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in self.accesses(context.SHARED_THREADS)}
-
-    def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
-        """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
-        for n in np.flatnonzero(self.traffic[:, word]).tolist():
-            yield n, size_of(self.decoded.steps[n].instruction), self.traffic[n].tolist()
-
-
-def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
-    """Of each instruction, which of Plan.starts begins the straight code that it stands in; -1: none."""
-    found, now = np.full(len(decoded.steps), -1), -1
-    where = {n: k for k, n in enumerate(starts)}
-    for n, step in enumerate(decoded.steps):
-        found[n] = now = where.get(n, now)
-        now = -1 if step.control else now
-    return found
-
-
 @cache
 def pool() -> ThreadPoolExecutor:
     """Threads of the CPU."""
@@ -265,13 +226,6 @@ def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int
 
 def name_of(parameter: Any) -> str:
     return getattr(parameter, "name", "")
-
-
-def size_of(i: Any) -> int:
-    """Bytes that a thread accesses."""
-    if "matrix" in i.opcode:
-        return 16
-    return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
 
 
 def run(

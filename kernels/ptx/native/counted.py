@@ -1,0 +1,57 @@
+"""What a launch in machine code did, counted up when a Report is asked."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..counters import Traffic
+from ..decode import Decoded
+from ..forms import form
+from ..start import Start
+from .context import GLOBAL_THREADS, SHARED_THREADS
+
+
+class Counted:
+    """What counters.Counters is to a Report, from the counts of a launch that came to its end."""
+
+    disagreeing = 0
+
+    def __init__(self, start: Start, made: Any, records: Any):
+        self.decoded, self.made = start.decoded, made
+        self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
+
+    @cached_property
+    def issued(self) -> np.ndarray:
+        return np.append(self.blocks, 0)[self.made.blocks]
+
+    @cached_property
+    def memory(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[0] * size, x[1], 0, 0, x[0]) for n, size, x in self.accesses(GLOBAL_THREADS)}
+
+    @cached_property
+    def shared(self) -> dict[int, Traffic]:
+        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in self.accesses(SHARED_THREADS)}
+
+    def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
+        """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
+        for n in np.flatnonzero(self.traffic[:, word]).tolist():
+            yield n, size_of(self.decoded.steps[n].instruction), self.traffic[n].tolist()
+
+
+def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
+    """Of each instruction, which of Plan.starts begins the straight code that it stands in; -1: none."""
+    found, now = np.full(len(decoded.steps), -1), -1
+    where = {n: k for k, n in enumerate(starts)}
+    for n, step in enumerate(decoded.steps):
+        found[n] = now = where.get(n, now)
+        now = -1 if step.control else now
+    return found
+
+
+def size_of(i: Any) -> int:
+    """Bytes that a thread accesses."""
+    if "matrix" in i.opcode:
+        return 16
+    return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
