@@ -142,7 +142,7 @@ class Warp(Steering):
     def pure(self, i: Any) -> None:
         meaning, write = pure(i.opcode, len(i.operands) - 1)
         values = [self.read(x, kind) for x, kind in zip(i.operands[1:], meaning.sources, strict=True)]
-        carry = self.decoded.slots.get("carry")
+        carry = self.decoded.slots.get("carry", -1)
         if "in" in meaning.carry:
             values.append(self.load(carry))
         results = write(self.L, self.L.alike(*values))

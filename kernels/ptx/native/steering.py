@@ -102,8 +102,8 @@ class Steering(Frames):
 
     def together(self, some: Any, others: Any) -> None:
         """Lanes that part are a suspicion."""
-        none = [self.b.icmp_unsigned("==", x, I32(0)) for x in (some, others)]
-        self.bail(self.b.not_(self.b.or_(*none)))
+        one, other = (self.b.icmp_unsigned("!=", x, I32(0)) for x in (some, others))
+        self.bail(self.b.and_(one, other))
 
     def part(self, n: Any, lanes: Any) -> None:
         """Let some lanes wait at an instruction."""

@@ -77,7 +77,7 @@ class Writer:
     def room(self, kind: Any, count: int = 1) -> Any:
         """Stack memory of this function."""
         with self.b.goto_block(self.entry):
-            place = self.b.alloca(kind, count)
+            place: Any = self.b.alloca(kind, count)
             place.align, place.type = 64, POINTER
             return place
 
@@ -118,6 +118,7 @@ class Writer:
             operand = operand.parts[0]
         if isinstance(operand, Symbol) and operand.name == "_":
             return
+        assert isinstance(operand, Register)  # as decode.py has found
         register = self.decoded.registers_of[operand.name]
         if kind != "pred":
             value = self.L.resize(value, BITS[register], kind[0] == "s")
