@@ -7,7 +7,7 @@
 Each arm has its own process, with every check on. Outputs are checked against the float64 formula, tokens against the
 model without a cache; then calls are interleaved. The rows:
 
-    decode  decode attention of 2 sequences
+    decode  decode attention of 2 sequences; once by the interpreter, since it takes many seconds
     batch   the same of 32, with the memory that a launch takes; not by the interpreter, which takes minutes
     shadow  the first with shadow="float64", beside both forms without
     first   the first launch of a process, Triton's cache and that of compiled code being empty
@@ -103,7 +103,7 @@ def attention_row(name: str, shape: tuple[int, int, int, int], dtype: str, at: d
         arm: partial(worker.ask, "decode", shape=shape, dtype=dtype, shadow=arm == "shadow")
         for arm, worker in of(name, at).items()
     }
-    return Row(name, title, ask, partial(of_attention, shape, dtype), BARS[name], SLOW)
+    return Row(name, title, ask, partial(of_attention, shape, dtype), BARS[name], SLOW, once=("interpret",))
 
 
 def first_row(dtype: str, arms: dict[str, Build]) -> Row:

@@ -40,6 +40,7 @@ class Row(NamedTuple):
     judge    how right an "out" is
     bars     what is claimed of it
     repeats  the most rounds that are timed
+    once     arms that are asked in the first of these alone, since one call takes many seconds
     warm     whether a first round only warms up
     forms    whether the arms of FORMS must have run on that engine alone, or no claim holds
     """
@@ -50,6 +51,7 @@ class Row(NamedTuple):
     judge: Callable[[str], Parity]
     bars: tuple[Bar, ...]
     repeats: int = 1000
+    once: tuple[str, ...] = ()
     warm: bool = True
     forms: bool = True
 
@@ -69,7 +71,8 @@ def compare(row: Row, repeats: int, after: Callable[[], object] = lambda: None) 
     """
     rounds, parity, green = [], {}, True
     while green and len(rounds) < min(repeats, row.repeats) + row.warm:
-        rounds.append({arm: ask() for arm, ask in in_turns(row.ask, len(rounds)).items()})
+        asked = {arm: ask for arm, ask in row.ask.items() if arm not in row.once or len(rounds) == row.warm}
+        rounds.append({arm: ask() for arm, ask in in_turns(asked, len(rounds)).items()})
         for arm, answer in rounds[-1].items():
             found = row.judge(answer["out"])
             parity[arm] = Parity(*map(max, found, parity.get(arm, found)))
@@ -87,13 +90,14 @@ def figures(
     bars: tuple[Bar, ...], timed: list[dict[str, dict]], rounds: list[dict[str, dict]], forms: bool = True
 ) -> dict[str, Any]:
     """What rounds say: times of `timed`, the first call of all, the largest growth of memory, and the claims."""
-    each = {arm: [one[arm] for one in rounds] for arm in rounds[0]}
-    ms: dict[str, Any] = {arm: np.array([[one[arm]["ms"]] for one in timed]) for arm in each} if timed else {}
+    each = {arm: [one[arm] for one in rounds if arm in one] for one in rounds for arm in one}
+    ms: dict[str, Any] = {arm: summarize([[one[arm]["ms"]] for one in timed if arm in one]) for arm in each if timed}
+    ratio = {arm: summarize([[one[arm]["ms"] / one["native"]["ms"]] for one in timed if arm in one]) for arm in ms}
     mb = {arm: [one["mb"] for one in of if one.get("mb") is not None] for arm, of in each.items()}
     engines = {arm: sorted({name for one in of for name in one["engines"]}) for arm, of in each.items()}
     record = {
-        "ms": {arm: summarize(of) for arm, of in ms.items()},
-        "ratio": {arm: summarize(of / ms["native"]) for arm, of in ms.items()},
+        "ms": ms,
+        "ratio": ratio,
         "mb": {arm: max(of, default=None) for arm, of in mb.items()},
         "first": {arm: of[0]["ms"] for arm, of in each.items()},
         "engines": engines,

@@ -121,3 +121,11 @@ def test_a_shadow_is_held_to_either_form_without_one():
 
 def test_tokens_are_shown_per_second():
     assert " 50.0  native" in "".join(texts(compare(row(name="tiny", native=[20])[0], 1), TITLES))
+
+
+def test_an_arm_that_takes_long_is_asked_once_and_not_to_warm_up():
+    one, asked = row(native=[9, 1, 2, 2], interpret=[700])
+    record = compare(one._replace(once=("interpret",)), 3)
+    assert asked == ["native", "interpret", "native", "native", "native"]
+    assert record["ratio"]["interpret"]["median"] == 700
+    assert record["ms"]["native"]["median"] == 2
