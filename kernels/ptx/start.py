@@ -46,7 +46,7 @@ class Start(NamedTuple):
         kinds = dict(self.decoded.parameters)
         return {x: np.full((1, 1), bits, dtype(kinds[x])) for x, bits in self.bits(pointers, segments).items()}
 
-    def bits(self, pointers: dict[str, int], segments: Segments) -> dict[str, int]:
+    def bits(self, pointers: dict[str, int], segments: Any) -> dict[str, int]:
         """The same as whole numbers."""
         values = {}
         for parameter, kind in self.decoded.parameters:

@@ -7,12 +7,14 @@ copy from before its first write.
 
 import ctypes
 from bisect import bisect_right
+from functools import cached_property, lru_cache
 from math import gcd
 from typing import Any
 
 import numpy as np
 
-from ..segments import MIDDLE, Buffer, Segments, address_of, span
+from ..holes import HOLE
+from ..segments import BITS, MIDDLE, Buffer, Segments, address_of, span
 from .lower import Unlowered
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
@@ -27,6 +29,7 @@ CHUNK, LINE = 12, 6  # log2 of bytes
 CONFLICTS, REPLICAS, SYNCS = 1 << 16, 1 << 12, 1 << 20  # rows of each list
 CONFLICT, REPLICA, SYNC = 6, 8, 4  # words of a row; the lists begin with HEAD words: how many there are, and whose
 HEAD = 8
+COPIED = np.arange(READ, RECORD) == BACKUP
 MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 
@@ -40,6 +43,19 @@ def dense(array: np.ndarray) -> bool:
             return False
         extent *= n
     return True
+
+
+class Once:
+    """An argument that a cache does not look at."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Once)
+
+    def __hash__(self) -> int:
+        return 0
 
 
 class Piece:
@@ -59,15 +75,81 @@ class Piece:
         self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
         self.offsets: dict[int, int] = {}  # of the planes in the memory of all
         self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
+        self.whole = any(dense(b.array) and b.array.nbytes == length for b, _ in buffers)
 
-    def writable(self, fine: bool) -> None:
-        self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1), CELLS: (self.shift, 8)}
-        self.planes |= {READERS: (self.shift, 8)} if fine else {LINES: (LINE, 4)}
+    def writable(self, may_write: Any, fine: Any) -> None:
+        """What is to be known if the kernel may write here."""
+        names = {b.name for b, _ in self.buffers}
+        if (may_write is None or names & may_write) and all(b.array.flags.writeable for b, _ in self.buffers):
+            self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1), CELLS: (self.shift, 8)}
+            self.planes |= {READERS: (self.shift, 8)} if names & fine else {LINES: (LINE, 4)}
+
+    def moved(self, low: int, base: int, buffers: list[tuple[Buffer, int]]) -> "Piece":
+        """The same of other arrays, that lie elsewhere."""
+        other, pad = object.__new__(Piece), low % 256
+        record = [base, pad, pad + self.length, low - pad, *self.record[SHIFT:]]
+        other.__dict__ = self.__dict__ | {"low": low, "pad": pad, "buffers": buffers, "record": record}
+        return other
 
     def size(self, word: int) -> int:
         """Bytes of a plane."""
         shift, each = self.planes[word]
         return ((self.pad + self.length - 1 >> shift) + 1) * each
+
+
+class Planes:
+    """Where what is known of pieces lies, in one stretch of memory for all, and the copies in another.
+
+    Notes it in the pieces' `offsets` and, plus 1, in their records.
+
+    known, copied  bytes of each
+    reads          bytes of all bits of READ, which come first, and where each piece's begin, in words of 64 bits
+    """
+
+    def __init__(self, pieces: list[Piece], came_unwritten: set[str] | frozenset[str]):
+        self.known = self.copied = 0
+        for piece in pieces:
+            if piece.buffers and not (piece.whole and came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
+                piece.planes[STATE] = piece.shift, 1
+        self.reads = 0, []
+        for word in range(READ, RECORD):
+            for piece in pieces:
+                if word in piece.planes:
+                    at, size = self.copied if word == BACKUP else self.known, max(1, -(-piece.size(word) // 64)) * 64
+                    piece.offsets[word], piece.record[word] = at, at + 1
+                    self.copied, self.known = (at + size, self.known) if word == BACKUP else (self.copied, at + size)
+            if word == READ:
+                self.reads = self.known, [p.offsets[READ] >> 3 for p in pieces]
+
+
+class Layout:
+    """The pieces of arrays of which none overlap, wherever these lie, from which a launch's own are copied.
+
+    before  by array, how many bytes of it lie before its first element
+    holes   whether one is so long that it may have holes, see holes.py, or they are too many
+    """
+
+    def __init__(self, buffers: list[tuple[Buffer, int]], constants: tuple, known: tuple):
+        spans = [span(b.array) for b, _ in buffers]
+        self.before = [first - low for (_, first), (low, _) in zip(buffers, spans, strict=True)]
+        self.holes = any(high - low >= HOLE for low, high in spans) or len(spans) + len(constants) >= 1 << 63 - BITS
+        self.constants = [np.frombuffer(data, np.uint8) for _, data in constants]
+        self.pieces = []
+        for pair, (low, high) in zip(buffers, spans, strict=True):
+            # As far from a multiple of 256 as it can be with the same 3 lowest bits, since planes are longest there.
+            self.pieces.append(piece := Piece(low, high - low, 248 + low % 8, [pair]))
+            piece.writable(*known[:2])
+        for n, data in enumerate(self.constants, 1 + len(buffers)):
+            self.pieces.append(Piece(address_of(data), len(data), (n << BITS) + MIDDLE, []))
+        self.planes = Planes(self.pieces, known[2])
+        for piece in self.pieces:
+            piece.buffers = []
+
+
+@lru_cache(maxsize=256)
+def layout_of(key: tuple, constants: tuple, known: tuple, buffers: Once) -> Layout:
+    """For the names, shapes, strides, dtypes, ... of arrays; which may be written to, are fine, and come unwritten."""
+    return Layout(buffers.value, constants, known)
 
 
 def filled(words: np.ndarray, byte: int) -> np.generic:
@@ -93,28 +175,63 @@ class Arrays:
         blank: dict[str, np.ndarray] | None = None, checks: bool = True, may_write: set[str] | None = None,
         fine: set[str] | frozenset[str] = frozenset(),
     ):  # fmt: skip
-        self.segments = segments = Segments(buffers, constants)
-        if not checks or segments.strides:
-            raise Unlowered("a launch without checks" if not checks else "arrays with holes")
+        if not checks:
+            raise Unlowered("a launch without checks")
+        self.given, self.variables = buffers, constants
         self.buffers = [(b, address_of(b.array)) for b in buffers if b.array.size]
-        for (_, array), _ in self.buffers:
-            seen = segments.seen(array) if array.itemsize == 8 else array
-            if seen is not array and not np.array_equal(seen, array):
-                raise Unlowered("a table of pointers")
-        self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
-        self.places(may_write, fine)
-        self.pointers = {b.name: MIDDLE for b in buffers} | {
-            name: int(segments.virtual[n]) for name, n in segments.constants.items()
-        }
-        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
         self.came_unwritten = {*(readable or {}), *(blank or {})}
         if not {*(readable or {})} <= {b.name for b, _ in self.buffers}:
             raise Unlowered("readable names no argument")
+        if not self.apart(may_write, fine):
+            self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
+            self.places(may_write, fine)
+            self.plan = Planes(self.pieces, self.came_unwritten)
+        for (_, array), _ in self.buffers:
+            seen = self.seen(array) if array.itemsize == 8 else array
+            if seen is not array and not np.array_equal(seen, array):
+                raise Unlowered("a table of pointers")
+        self.pointers = {b.name: MIDDLE for b in buffers}
+        bases = [p.record[BASE] for p in self.pieces[len(self.pieces) - len(constants) :]]
+        self.pointers |= dict(zip(constants, bases, strict=True))
+        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
         self.allocate()
         self.states(readable or {}, blank or {})
 
+    @cached_property
+    def segments(self) -> Segments:
+        """As the NumPy form has them; a launch without words that may be addresses asks for none."""
+        return Segments(self.given, self.variables)
+
+    def seen(self, words: np.ndarray) -> np.ndarray:
+        return self.segments.seen(words)
+
+    def apart(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> bool:
+        """The pieces of arrays none of which overlap, as others of the same shapes had them; else False."""
+        key = tuple([(b.name, b.array.shape, b.array.strides, b.array.dtype, b.array.flags.writeable, first & 7)
+                     for b, first in self.buffers])  # fmt: skip
+        writes = may_write if may_write is None else frozenset(may_write)
+        known = writes, frozenset(fine), frozenset(self.came_unwritten)
+        layout = layout_of(key, tuple(self.variables.items()), known, Once(self.buffers))
+        lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
+        order, ends = sorted(range(len(lows)), key=lows.__getitem__), 0
+        if layout.holes:
+            return False
+        for n in order:
+            if lows[n] < ends:
+                return False
+            ends = lows[n] + layout.pieces[n].length
+        pieces = layout.pieces.copy()
+        for rank, n in enumerate(order, 1):
+            pieces[n] = pieces[n].moved(lows[n], (rank << BITS) + MIDDLE, [self.buffers[n]])
+        self.pieces = [pieces[n] for n in order] + pieces[len(order) :]
+        self.placed = [(piece, *pair) for piece, pair in zip(pieces, self.buffers, strict=False)]
+        self.constants, self.plan = layout.constants, layout.planes
+        return True
+
     def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> None:
         """The segments as pieces, and which buffers lie where."""
+        if self.segments.strides:
+            raise Unlowered("arrays with holes")
         real, length, virtual = (x.tolist() for x in (self.segments.real, self.segments.length, self.segments.virtual))
         arrays, self.pieces = self.segments.arrays, []
         here: list[list[tuple[Buffer, int]]] = [[] for _ in real]
@@ -127,28 +244,16 @@ class Arrays:
                 self.pieces.append(Piece(data, length[n], virtual[n] & ~255, []))
                 continue
             self.pieces.append(piece := Piece(real[n], length[n], virtual[n], buffers))
-            names = {b.name for b, _ in buffers}
-            if (may_write is None or names & may_write) and all(b.array.flags.writeable for b, _ in buffers):
-                piece.writable(bool(names & fine))
+            piece.writable(may_write, fine)
         self.placed = [(self.pieces[n], *pair) for n, pair in zip(numbers, self.buffers, strict=True)]
 
     def allocate(self) -> None:
         """Memory for what is known of all pieces: zeros, but for the copies of what was there."""
-        at, copies = 0, 0
-        for piece in self.pieces:
-            whole = any(dense(b.array) and b.array.nbytes == piece.length for b, _ in piece.buffers)
-            if piece.buffers and not (whole and self.came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
-                piece.planes[STATE] = piece.shift, 1
-            for word in piece.planes:
-                piece.offsets[word] = copies if word == BACKUP else at
-                size = -(-piece.size(word) // 64) * 64
-                at, copies = (at, copies + size) if word == BACKUP else (at + size, copies)
-        self.memory, self.copies = np.zeros(at, np.uint8), np.empty(copies, np.uint8)
-        known, copied = address_of(self.memory), address_of(self.copies)
-        for piece in self.pieces:
-            for word, offset in piece.offsets.items():
-                piece.record[word] = offset + (copied if word == BACKUP else known)
+        self.memory, self.copies = np.zeros(self.plan.known, np.uint8), np.empty(self.plan.copied, np.uint8)
+        first = address_of(self.memory) - 1, address_of(self.copies) - 1
         self.table = np.array([p.record for p in self.pieces] or [[0] * RECORD], np.int64)
+        planes = self.table[:, READ:]
+        planes += np.where(COPIED, first[1], first[0]) * (planes > 0)
 
     def plane(self, piece: Piece, word: int) -> np.ndarray:
         """Its bytes."""
@@ -173,6 +278,9 @@ class Arrays:
         for piece in self.pieces:
             each = piece.buffers if STATE in piece.planes else []
             for (name, array), first in each:
+                if piece.whole and len(each) == 1 and name not in readable:
+                    self.plane(piece, STATE)[...] = MAPPED | READABLE
+                    continue
                 state = self.of(piece, array, first, STATE)
                 if name not in readable:
                     state |= filled(state, MAPPED | READABLE)
@@ -208,8 +316,16 @@ class Arrays:
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
         dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
+        size, starts = self.plan.reads
+        counts = np.bitwise_count(self.memory[:size].view(np.uint64))
+        ones = (
+            dict(zip(starts, np.add.reduceat(counts, starts, dtype=np.int64).tolist(), strict=True)) if starts else {}
+        )
         for piece, (name, array), first in self.placed:
-            self.read[name] = self.items_read(piece, array, first) * array.itemsize
+            if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
+                self.read[name] = ones[piece.offsets[READ] >> 3] * array.itemsize
+            else:
+                self.read[name] = self.items_read(piece, array, first) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
                 bit = filled(state, READABLE)
@@ -226,10 +342,8 @@ class Arrays:
 
     def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
         """Of how many items of an array something was read."""
-        bits = self.plane(piece, READ)
-        if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
-            return int(np.bitwise_count(bits.view(np.uint32)).sum())
-        known, first = np.unpackbits(bits, bitorder="little"), first - piece.low + piece.pad >> piece.shift
+        known = np.unpackbits(self.plane(piece, READ), bitorder="little")
+        first = first - piece.low + piece.pad >> piece.shift
         kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
         return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 

@@ -19,7 +19,7 @@ from llvmlite import ir
 from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
-from .arrays import Arrays
+from .arrays import Arrays, Once
 from .context import DONE, EVENT, FIELDS
 from .counted import Counted, blocks
 from .flow import Warp
@@ -81,24 +81,13 @@ def refuses(start: Start, made: Compiled) -> str:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
-    opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
-    if any(".approx" in x or ".full" in x for x in opcodes):
+    if not start.moved and start.seed is None:
+        return ""
+    opcodes = [s.instruction.opcode for s in start.decoded.steps]
+    if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
+    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
     return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
-
-
-class Once:
-    """An argument that a cache does not look at."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Once)
-
-    def __hash__(self) -> int:
-        return 0
 
 
 @lru_cache(maxsize=256)

@@ -54,7 +54,7 @@ class Records:
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
         self.plain = self.rows.copy()
-        self.launch_values = self.fixed_values(start)
+        self.slots, self.names = self.fixed_values(start)
 
     def fill(self, grid: tuple[int, int, int], sizes: dict[str, int]) -> None:
         """All that is the same in the next launch."""
@@ -71,14 +71,15 @@ class Records:
     def put(self, name: str, value: Any) -> None:
         self.rows[:, FIELDS.index(name)] = value
 
-    def fixed_values(self, start: Start) -> list[tuple[int, str]]:
-        """Fill in what the grid fixes; the slots, and names, of what each launch fills in."""
+    def fixed_values(self, start: Start) -> tuple[list[int], list[str]]:
+        """Fill in what the grid fixes; the slots and the names of what each launch fills in."""
         decoded = start.decoded
         registers = decoded.registers({}, {}, 32, start.grid, None)
         for slot in decoded.given.values():
             if registers[slot] is not None:
                 self.given[slot] = registers[slot].flat[0]
-        return [(slot, name) for name, slot in decoded.given.items() if registers[slot] is None]
+        names = [name for name, slot in decoded.given.items() if registers[slot] is None]
+        return [decoded.given[name] for name in names], names
 
     def begin(self, start: Start, arrays: Arrays, fuel: int) -> None:
         """For a launch that has not begun."""
@@ -86,9 +87,8 @@ class Records:
         self.put("fuel", fuel)
         self.put("segments", address(arrays.table))
         self.put("segment_count", len(arrays.pieces))
-        values = start.bits(arrays.pointers, arrays.segments) | arrays.pointers
-        for slot, name in self.launch_values:
-            self.given[slot] = signed(values.get(name, 0))
+        values = start.bits(arrays.pointers, arrays) | arrays.pointers
+        self.given[self.slots] = [signed(values.get(name, 0)) for name in self.names]
         for slot, value in start.decoded.unspecified(start.random()).items():
             self.given[slot] = signed(value.item())
         self.next[0], self.blocks[...], self.traffic[...] = 0, 0, 0
