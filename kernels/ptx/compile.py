@@ -104,20 +104,14 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     if not isinstance(kernel, JITFunction):
         raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
     asked = _asked.get()
-    own = asked is None or kwargs.get("instrumentation_mode")
-    mode = check_options(kernel, kwargs if own else {**kwargs, "instrumentation_mode": asked}, sm)
-    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in kernel.arg_names})
+    by_launch = asked is None or kwargs.get("instrumentation_mode")
+    mode = check_options(kernel, kwargs if by_launch else {**kwargs, "instrumentation_mode": asked}, sm)
+    own = kernel.signature.parameters
+    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in own})
     seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
     out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
-    facts = out.metadata
-    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
-    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
-    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
-    scratch = {name: size for name, size in sizes.items() if size[0]}
-    types = {name: types.get(name, "constexpr") for name in parameters}
-    maps = getattr(facts, "tensordesc_meta", None) or ()
+    facts, (types, scratch, maps, found) = out.metadata, facts_of(out, tuple(parameters))
     arguments = flattened(parameters, types, maps)
-    found = parameter_count(out.asm["ptx"])
     if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
             f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "
@@ -129,6 +123,17 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
 
 
 @lru_cache(maxsize=256)
+def facts_of(out: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[int, int]], Any, int]:
+    """Of a CompiledKernel: types, scratch and maps as in Compiled, and how many parameters its PTX has."""
+    facts = out.metadata
+    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
+    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
+    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
+    scratch = {name: size for name, size in sizes.items() if size[0]}
+    types = {name: types.get(name, "constexpr") for name in names}
+    return types, scratch, getattr(facts, "tensordesc_meta", None) or (), parameter_count(out.asm["ptx"])
+
+
 def parameter_count(ptx: str) -> int:
     entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", ptx, re.DOTALL)
     return entry[1].count(".param") if entry else 0
@@ -136,6 +141,9 @@ def parameter_count(ptx: str) -> int:
 
 def bind(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """All parameters of a kernel by name, defaults filled in. Raises TypeError, with their names, unless these fit."""
+    names, count = kernel.arg_names, len(args)
+    if count + len(kwargs) == len(names) and kwargs.keys() == {*names[count:]}:  # sooner than by inspect
+        return dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names[count:]}
     try:
         bound = kernel.signature.bind(*args, **kwargs)
     except TypeError as error:

@@ -34,6 +34,9 @@ from .tma import host
 from .torch_empty import unwritten, watching
 
 
+NUMBERS = frozenset((int, float, bool, str, type(None)))
+
+
 class Route(NamedTuple):
     """Which launches one route takes, and what becomes of their reports."""
 
@@ -50,7 +53,8 @@ class Route(NamedTuple):
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         if self.takes_all:
             return True
-        values = (getattr(x, "base", x) for x in leaves((*args, *kwargs.values())))  # of a descriptor or a reinterpret
+        given = tuple([x for x in (*args, *kwargs.values()) if x.__class__ not in NUMBERS])
+        values = (getattr(x, "base", x) for x in leaves(given))  # of a descriptor or a reinterpret
         devices = {true_device(x) for x in values if hasattr(x, "data_ptr")}
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
         return all(getattr(device, "type", "cpu") == "cpu" for device in devices)

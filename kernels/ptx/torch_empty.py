@@ -113,9 +113,10 @@ def unwritten(buffer: Buffer) -> np.ndarray | None:
         return None
     low, high = span(array)
     # not one whose memory was given back, and part of it out again
-    holding = (s for s in _storages.values() if s[0] <= low and high <= s[1] and not s.weak.expired())
-    storage = next(holding, None)
-    if storage is None:
+    for storage in [s for s in _storages.values() if s[0] <= low < s[1]]:
+        if high <= storage.high and not storage.weak.expired():
+            break
+    else:
         return None
     if not storage.exact:
         return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None
