@@ -30,6 +30,7 @@ ELEMENTS = (
 )
 SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters; the
 # second is zeroed by Triton's driver, the first holds what torch.empty would
+NUMBERS = frozenset((int, float, bool, str, type(None)))  # what is no array, surely
 _compiling = threading.RLock()
 _here = threading.local()
 _asked: ContextVar[str | None] = ContextVar("asked", default=None)  # the mode of `instrumented`
@@ -204,7 +205,7 @@ def _knob(mode: str | None) -> Iterator[None]:
 def _seen(value: Any) -> Any:
     """An argument as Triton is to see it."""
     if isinstance(value, tuple):
-        items = [_seen(item) for item in value]
+        items = [x if x.__class__ in NUMBERS else _seen(x) for x in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, np.generic):
         return value.item()
@@ -216,33 +217,39 @@ def flattened(parameters: dict[str, Any], types: dict[str, Any], maps: Sequence[
     rest, found = iter(maps), []
     for name, x in parameters.items():
         kind = types.get(name, "constexpr")
-        plain = kind.__class__ is str and not kind.startswith("tensordesc")
-        found += [(name, x)] * (kind != "constexpr") if plain else placed(name, kind, x, rest)
+        place(found, name, kind, x, rest)
     return found
 
 
-def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[tuple[str, Any]]:
-    """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
+def place(found: list[tuple[str, Any]], name: str, kind: Any, value: Any, maps: Iterator[dict]) -> None:
+    """Note the PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
-        for (part, item), inner in zip(members(name, value), kind, strict=True):
-            yield from placed(part, inner, item, maps)
+        for part, item, inner in zip(members(name, value), value, kind, strict=True):
+            place(found, part, inner, item, maps)
     elif str(kind).startswith("tensordesc"):
-        yield from host.placed(name, value, next(maps, None))
+        found += host.placed(name, value, next(maps, None))
     elif kind != "constexpr":
-        yield name, value
+        found.append((name, value))
 
 
-def members(name: str, values: tuple) -> Iterator[tuple[str, Any]]:
-    """The members of a tuple called `name`, by their names, name.field or name[0]."""
-    fields = getattr(values, "_fields", None)
-    for i, item in enumerate(values):
-        yield f"{name}.{fields[i]}" if fields else f"{name}[{i}]", item
+def members(name: str, values: tuple) -> list[str]:
+    """The names of the members of a tuple called `name`: name.field or name[0]."""
+    return members_of(name, getattr(values, "_fields", None) or len(values))
 
 
-def leaves(value: Any) -> Iterator[Any]:
+@lru_cache(maxsize=1024)
+def members_of(name: str, fields: Any) -> list[str]:
+    return [f"{name}[{n}]" for n in range(fields)] if isinstance(fields, int) else [f"{name}.{x}" for x in fields]
+
+
+def leaves(value: Any) -> list[Any]:
     """A value, or those that a tuple holds, however deep."""
-    for item in value if isinstance(value, tuple) else (value,):
+    if not isinstance(value, tuple):
+        return [value]
+    found = []
+    for item in value:
         if isinstance(item, tuple):
-            yield from leaves(item)
+            found += leaves(item)
         else:
-            yield item
+            found.append(item)
+    return found

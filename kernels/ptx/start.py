@@ -51,7 +51,7 @@ class Start(NamedTuple):
         values = {}
         for parameter, kind in self.decoded.parameters:
             value = self.parameters[parameter]
-            if not isinstance(value, host.Descriptor):
-                bits = pointers[value.name] if isinstance(value, Buffer) else number(value, segments)
+            if value.__class__ is not host.Descriptor:
+                bits = pointers[value.name] if value.__class__ is Buffer else number(value, segments)
                 values[parameter] = as_bits(bits or 0, kind)
         return values

@@ -294,7 +294,10 @@ class Arrays:
             for (name, array), first in each:
                 if name in blank:
                     state = self.of(piece, array, first, STATE)
-                    np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
+                    if state.itemsize == 1:  # READABLE is 2
+                        state &= ~(blank[name].view(np.uint8) << 1)
+                    else:
+                        np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
 
     def undo(self) -> None:
         """Give the callers' arrays the bytes that they had before the launch."""
