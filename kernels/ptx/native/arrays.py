@@ -30,6 +30,9 @@ CONFLICTS, REPLICAS, SYNCS = 1 << 16, 1 << 12, 1 << 20  # rows of each list
 CONFLICT, REPLICA, SYNC = 6, 8, 4  # words of a row; the lists begin with HEAD words: how many there are, and whose
 HEAD = 8
 COPIED = np.arange(READ, RECORD) == BACKUP
+SMALL, SPARE = 1 << 18, 4  # bytes of what is kept for another launch, where pages are mapped already; and how many
+
+_spare: list[np.ndarray] = []
 MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 
@@ -103,7 +106,8 @@ class Planes:
     Notes it in the pieces' `offsets` and, plus 1, in their records.
 
     known, copied  bytes of each
-    reads          bytes of all bits of READ, which come first, and where each piece's begin, in words of 64 bits
+    places         by word, its first byte and one past the last in all pieces, and where each piece's begin from there
+    whole          whether all pieces with a STATE are arrays without gaps
     """
 
     def __init__(self, pieces: list[Piece], came_unwritten: set[str] | frozenset[str]):
@@ -111,15 +115,17 @@ class Planes:
         for piece in pieces:
             if piece.buffers and not (piece.whole and came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
                 piece.planes[STATE] = piece.shift, 1
-        self.reads = 0, []
+        self.places: dict[int, tuple[int, int, list[int]]] = {}
+        self.whole = all(p.whole and len(p.buffers) == 1 for p in pieces if STATE in p.planes)
         for word in range(READ, RECORD):
+            first = self.known
             for piece in pieces:
                 if word in piece.planes:
                     at, size = self.copied if word == BACKUP else self.known, max(1, -(-piece.size(word) // 64)) * 64
                     piece.offsets[word], piece.record[word] = at, at + 1
                     self.copied, self.known = (at + size, self.known) if word == BACKUP else (self.copied, at + size)
-            if word == READ:
-                self.reads = self.known, [p.offsets[READ] >> 3 for p in pieces]
+            starts = [p.offsets[word] - first for p in pieces if word in p.planes]
+            self.places[word] = first, self.known, starts
 
 
 class Layout:
@@ -249,7 +255,9 @@ class Arrays:
 
     def allocate(self) -> None:
         """Memory for what is known of all pieces: zeros, but for the copies of what was there."""
-        self.memory, self.copies = np.zeros(self.plan.known, np.uint8), np.empty(self.plan.copied, np.uint8)
+        size = self.plan.known
+        self.room = _spare.pop() if _spare and size <= SMALL else np.zeros(max(size, SMALL), np.uint8)
+        self.memory, self.copies = self.room[:size], np.empty(self.plan.copied, np.uint8)
         first = address_of(self.memory) - 1, address_of(self.copies) - 1
         self.table = np.array([p.record for p in self.pieces] or [[0] * RECORD], np.int64)
         planes = self.table[:, READ:]
@@ -275,12 +283,13 @@ class Arrays:
 
     def states(self, readable: dict[str, Any], blank: dict[str, np.ndarray]) -> None:
         """Note which elements there are, and which may be read, where these are not all."""
+        whole = self.plan.whole and not readable
+        if whole:
+            low, high, _ = self.plan.places[STATE]
+            self.memory[low:high] = MAPPED | READABLE
         for piece in self.pieces:
             each = piece.buffers if STATE in piece.planes else []
-            for (name, array), first in each:
-                if piece.whole and len(each) == 1 and name not in readable:
-                    self.plane(piece, STATE)[...] = MAPPED | READABLE
-                    continue
+            for (name, array), first in () if whole else each:
                 state = self.of(piece, array, first, STATE)
                 if name not in readable:
                     state |= filled(state, MAPPED | READABLE)
@@ -318,22 +327,19 @@ class Arrays:
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
-        dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
-        size, starts = self.plan.reads
-        counts = np.bitwise_count(self.memory[:size].view(np.uint64))
-        ones = (
-            dict(zip(starts, np.add.reduceat(counts, starts, dtype=np.int64).tolist(), strict=True)) if starts else {}
-        )
+        dirty = {first for first, n in self.sums(DIRTY).items() if n}
+        ones = self.sums(READ)
         for piece, (name, array), first in self.placed:
             if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
-                self.read[name] = ones[piece.offsets[READ] >> 3] * array.itemsize
+                self.read[name] = ones[piece.offsets[READ]] * array.itemsize
             else:
                 self.read[name] = self.items_read(piece, array, first) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
-                bit = filled(state, READABLE)
-                self.left[name] = int(np.count_nonzero(state & bit != bit))
-            touched = id(piece) in dirty
+                bit = filled(state, READABLE) if state.itemsize > 1 else READABLE
+                may_read = state & bit if state.itemsize == 1 else state & bit == bit
+                self.left[name] = state.size - int(np.count_nonzero(may_read))
+            touched = piece.offsets.get(DIRTY) in dirty
             if written is not None:
                 mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
@@ -341,7 +347,19 @@ class Arrays:
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
-        del self.memory, self.copies
+        if len(self.room) == SMALL and len(_spare) < SPARE:
+            self.memory[...] = 0
+            _spare.append(self.room)
+        del self.memory, self.copies, self.room
+
+    def sums(self, word: int) -> dict[int, int]:
+        """By where a plane begins, how many of its bits are set."""
+        low, high, starts = self.plan.places[word]
+        if not starts:
+            return {}
+        counts = np.bitwise_count(self.memory[low:high].view(np.uint64))
+        found = np.add.reduceat(counts, [x >> 3 for x in starts], dtype=np.int64).tolist()
+        return dict(zip([low + x for x in starts], found, strict=True))
 
     def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
         """Of how many items of an array something was read."""

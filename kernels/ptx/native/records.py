@@ -71,7 +71,7 @@ class Records:
     def put(self, name: str, value: Any) -> None:
         self.rows[:, FIELDS.index(name)] = value
 
-    def fixed_values(self, start: Start) -> tuple[list[int], list[str]]:
+    def fixed_values(self, start: Start) -> tuple[np.ndarray, list[str]]:
         """Fill in what the grid fixes; the slots and the names of what each launch fills in."""
         decoded = start.decoded
         registers = decoded.registers({}, {}, 32, start.grid, None)
@@ -79,7 +79,7 @@ class Records:
             if registers[slot] is not None:
                 self.given[slot] = registers[slot].flat[0]
         names = [name for name, slot in decoded.given.items() if registers[slot] is None]
-        return [decoded.given[name] for name in names], names
+        return np.array([decoded.given[name] for name in names], np.int64), names
 
     def begin(self, start: Start, arrays: Arrays, fuel: int) -> None:
         """For a launch that has not begun."""
@@ -88,7 +88,7 @@ class Records:
         self.put("segments", address(arrays.table))
         self.put("segment_count", len(arrays.pieces))
         values = start.bits(arrays.pointers, arrays) | arrays.pointers
-        self.given[self.slots] = [signed(values.get(name, 0)) for name in self.names]
+        self.given.view(np.uint64)[self.slots] = np.array([values.get(name, 0) for name in self.names], np.uint64)
         for slot, value in start.decoded.unspecified(start.random()).items():
             self.given[slot] = signed(value.item())
         self.next[0], self.blocks[...], self.traffic[...] = 0, 0, 0
