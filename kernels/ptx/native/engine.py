@@ -19,12 +19,13 @@ from llvmlite import ir
 from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
-from .arrays import Arrays, Once
+from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS
 from .counted import Counted, blocks
 from .flow import Warp
 from .frames import AT, DEPTH, HEADER, PATH, STATE
 from .lower import Unlowered
+from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
 from .records import LONG, Records, address, given_back, taken
 

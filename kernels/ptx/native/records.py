@@ -13,9 +13,10 @@ import numpy as np
 
 from ..start import Start
 from . import context, shared
-from .arrays import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
+from .arrays import Arrays
 from .context import FIELDS
 from .lower import Unlowered
+from .pieces import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS
 
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx.memory import GlobalMemory
-from kvproof.kernels.ptx.native.arrays import BACKUP, CELLS, DIRTY, FIRST, LAST, READERS, SHIFT, STATE, Arrays
+from kvproof.kernels.ptx.native.arrays import Arrays
 from kvproof.kernels.ptx.native.lower import Unlowered
+from kvproof.kernels.ptx.native.pieces import BACKUP, CELLS, DIRTY, FIRST, LAST, READERS, SHIFT, STATE
 from kvproof.kernels.ptx.segments import Buffer
 
 from .. import _text
