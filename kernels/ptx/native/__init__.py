@@ -8,7 +8,9 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     engine, arrays           one launch: its memory, its threads, the order of its atomics; undone on suspicion
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
-    flow, frames, writer     a program -> the code of one warp; programs: from warp to warp and program to program
+    flow, steering           a program -> the code of one warp, and how lanes part and meet in it
+    frames, writer           what a stopped warp keeps; registers and operands
+    programs                 from warp to warp and program to program
     lower                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
     accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts

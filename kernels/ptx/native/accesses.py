@@ -13,7 +13,7 @@ itself before it looks who has written. A fence between lets one of them see the
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
-# ruff: noqa: F401, F821, I001
+# ruff: noqa: F401, F821, I001, RET503
 
 from .pieces import (
     BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS,
@@ -62,7 +62,6 @@ def access_lacks(row, n, count, bits):
         for k in range(n, n + count):
             if u8[row.STATE, k] & bits != bits:
                 return 1
-    return 0
 
 
 def access_conflict(context, before, now, address, kind):
@@ -85,19 +84,17 @@ def access_conflict(context, before, now, address, kind):
     row = row + 8 * CONFLICT
     u64[row, 0], u64[row, 1], u64[row, 2], u64[row, 4], u64[row, 5] = before, now, address, kind, since
     u64[row, 3] = u64[context.syncs, 0]
-    return 0
 
 
 def access_elsewhere(context, before, now, address):
     """Note a conflict if what was before is another program's."""
     if before >> PROGRAM != 0 and before >> PROGRAM != now >> PROGRAM:
         return access_conflict(context, before, now, address, PLAIN)
-    return 0
 
 
-def access_alone(before, now):
+def access_alone(one, other):
     """Whether two accesses of one program are by one thread and no other."""
-    return (before ^ now) & THREADS == 0 and (before | now) & SEVERAL == 0
+    return (one ^ other) & THREADS == 0 and (one | other) & SEVERAL == 0
 
 
 def access_read(context, cell, now, address):
@@ -158,13 +155,13 @@ def access_load(context, row, off, size, threads, now):
                 access_reader(context, row.READERS + 8 * (n + k), now + (k >> step) * ONE)
         else:
             access_line(row.LINES, off, bytes, now >> PROGRAM)
+        dirty = u8[row.DIRTY, off >> CHUNK] | u8[row.DIRTY, off + bytes - 1 >> CHUNK]  # else nobody has written here
         cells = row.CELLS
-        for k in range(count):
+        for k in range(count if dirty != 0 else 0):
             cell = u64[cells, n + k]
             if cell != 0 and access_read(context, cell, now + (k >> step) * ONE, row.BASE + (n + k << row.SHIFT)):
                 return 1
     access_mark(row, n, count)
-    return 0
 
 
 def access_cell(context, place, now, address, same):
@@ -214,7 +211,6 @@ def access_unread(context, row, off, bytes, step, now):
                 return 1
             if now & ATOMIC == 0:
                 u64[row.READERS, k] = 0
-    return 0
 
 
 def access_lock(row, off):
@@ -226,7 +222,6 @@ def access_lock(row, off):
             low = row.FIRST if low < row.FIRST else low
             memcpy(row.BACKUP + low, row.DATA + low, high - low)
             return 0
-    return 0
 
 
 def access_put(context, row, off, size, bytes, now, words):
@@ -250,7 +245,6 @@ def access_put(context, row, off, size, bytes, now, words):
         memset(row.STATE + n, 3, count)
     memset(row.WRITTEN + n, 1, count)
     memcpy(data, words, bytes)
-    return 0
 
 
 def access_store(context, row, off, size, threads, now, words):

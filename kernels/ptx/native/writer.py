@@ -55,7 +55,7 @@ class Writer:
         self.masking: Any = None
         self.guarding: Any = None
         self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a block of LLVM's
-        self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.masked), 0) & plan.varying
+        self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.groups), 0) & plan.varying
         if self.waiting:
             self.memory = self.b.alloca(vector(I64), self.waiting.bit_count())
             self.b.store(self.memory, self.b.gep(self.frame, [I64(MEMORY)], source_etype=I64))  # so it is not registers
@@ -77,7 +77,7 @@ class Writer:
     def room(self, kind: Any, count: int = 1) -> Any:
         """Stack memory of this function."""
         with self.b.goto_block(self.entry):
-            place = self.b.alloca(kind, count)
+            place: Any = self.b.alloca(kind, count)
             place.align, place.type = 64, POINTER
             return place
 
@@ -118,6 +118,7 @@ class Writer:
             operand = operand.parts[0]
         if isinstance(operand, Symbol) and operand.name == "_":
             return
+        assert isinstance(operand, Register)  # as decode.py has found
         register = self.decoded.registers_of[operand.name]
         if kind != "pred":
             value = self.L.resize(value, BITS[register], kind[0] == "s")

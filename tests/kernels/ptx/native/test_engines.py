@@ -21,8 +21,8 @@ from . import _both
 
 TARGETS = test_kernels.TARGETS
 WAITS = ("locked", "relay", "relay of two warps")  # programs wait for one another
-# rsqrt.approx.f64; sin's local memory; copies of 4 bytes, a suspicion and no error
-IN_NUMPY = (*WAITS, "waves float64", "waves of large arguments", "matmul float32 of odd shape")
+# rsqrt.approx.f64; sin in local memory
+IN_NUMPY = (*WAITS, "waves float64", "waves of large arguments")
 
 
 def wider(cases, every: int):
