@@ -236,7 +236,7 @@ class Arrays:
         low, high, starts = self.plan.places[word]
         if not starts:
             return {}
-        counts = np.bitwise_count(self.memory[low:high].view(np.uint64))
+        counts = set_bits(self.memory[low:high])
         found = np.add.reduceat(counts, [x >> 3 for x in starts], dtype=np.int64).tolist()
         return dict(zip([low + x for x in starts], found, strict=True))
 
@@ -258,3 +258,10 @@ class Arrays:
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
         return self.stored
+
+
+def set_bits(plane: np.ndarray) -> np.ndarray:
+    """How many bits are set in each 8 bytes."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(plane.view(np.uint64))
+    return np.unpackbits(plane).reshape(-1, 64).sum(1)  # before NumPy 2.0
