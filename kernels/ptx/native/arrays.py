@@ -96,7 +96,8 @@ class Arrays:
                      for b, first in self.buffers])  # fmt: skip
         writes = may_write if may_write is None else frozenset(may_write)
         known = writes, frozenset(fine), frozenset(self.came_unwritten)
-        layout = layout_of(key, tuple(self.variables.items()), known, Once(self.buffers))
+        layout = layout_of(key, tuple(self.variables.items()), known, here := Once(self.buffers))
+        here.value = None  # the cache keeps it, and would the arrays
         lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
         order, ends = sorted(range(len(lows)), key=lows.__getitem__), 0
         if layout.holes:
