@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -208,6 +208,8 @@ def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int
         return [call(*a) for a in arguments]
     running = [pool().submit(call, *a) for a in arguments]
     try:
+        while wait(running, 0.2).not_done:
+            pass  # a signal that comes just before the wait begins does not end it
         return [f.result() for f in running]
     finally:
         while not all(f.cancel() or f.done() for f in running):
