@@ -96,7 +96,8 @@ class Arrays:
                      for b, first in self.buffers])  # fmt: skip
         writes = may_write if may_write is None else frozenset(may_write)
         known = writes, frozenset(fine), frozenset(self.came_unwritten)
-        layout = layout_of(key, tuple(self.variables.items()), known, Once(self.buffers))
+        layout = layout_of(key, tuple(self.variables.items()), known, here := Once(self.buffers))
+        here.value = None  # the cache keeps it, and would the arrays
         lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
         order, ends = sorted(range(len(lows)), key=lows.__getitem__), 0
         if layout.holes:
@@ -236,7 +237,7 @@ class Arrays:
         low, high, starts = self.plan.places[word]
         if not starts:
             return {}
-        counts = np.bitwise_count(self.memory[low:high].view(np.uint64))
+        counts = set_bits(self.memory[low:high])
         found = np.add.reduceat(counts, [x >> 3 for x in starts], dtype=np.int64).tolist()
         return dict(zip([low + x for x in starts], found, strict=True))
 
@@ -258,3 +259,10 @@ class Arrays:
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
         return self.stored
+
+
+def set_bits(plane: np.ndarray) -> np.ndarray:
+    """How many bits are set in each 8 bytes."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(plane.view(np.uint64))
+    return np.unpackbits(plane).reshape(-1, 64).sum(1)  # before NumPy 2.0

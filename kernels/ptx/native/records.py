@@ -31,11 +31,13 @@ class Records:
 
     rows     (threads, or programs where they stop at events, FIELDS) int64
     seconds  what the last run took
+    quick    whether this one stays in one thread, since it should take as little
     """
 
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
+        self.quick = False
         self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
