@@ -22,15 +22,18 @@ EVERYBODY = 0xFFFFFFFF
 COMMUTE = ("add", "and", "or", "xor", "min", "max")
 
 
-def state(rows: int, size: int, granule: int, warps: int) -> dict[str, np.ndarray]:
-    """Memory for so many programs at a time, by its field: a row for each. What no program needs is never touched."""
+def state(rows: int, size: int, granule: int, warps: int, threads: int = 1) -> dict[str, np.ndarray]:
+    """Memory for so many programs at a time, by its field: a row for each, and of patterns for each thread of the CPU.
+
+    What no program needs is never touched.
+    """
     cells = size // granule
     words = lambda kind, *shape: np.zeros((rows, *shape), kind)  # noqa: E731
     return {
         "shared_bytes": words(np.uint8, size), "shared_by": words(np.int32, cells),
         "shared_writer": words(np.int64, cells), "shared_reader": words(np.int64, cells),
         "shared_copies": words(np.int32, warps, shared_cells.COPIES),
-        "bank_patterns": words(np.int32, banks.ROWS, banks.PATTERN),
+        "bank_patterns": np.zeros((threads, banks.ROWS, banks.PATTERN), np.int32),
     }  # fmt: skip
 
 
