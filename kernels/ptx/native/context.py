@@ -31,7 +31,7 @@ FIELDS = (
 GLOBAL_THREADS, SECTORS, SHARED_THREADS, WAVEFRONTS, CONFLICTS = range(5)
 TRAFFIC = 5
 
-DONE, BARRIER, EVENT, SUSPECT, FUEL = range(5)  # what a warp's code returns
+DONE, BARRIER, EVENT, PAUSED, SUSPECT, FUEL = range(6)  # what a warp's code returns
 
 
 def place(builder: Any, context: Any, name: str) -> Any:

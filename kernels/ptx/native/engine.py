@@ -20,7 +20,7 @@ from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays
-from .context import DONE, EVENT, FIELDS, FUEL
+from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
 from .flow import Warp
 from .frames import AT, DEPTH, HEADER, PATH, STATE
@@ -156,6 +156,11 @@ class Launch:
             if not len(programs):
                 return DONE
             status = call(rows, address(programs), len(programs), 0)
+            paused = records.frames[:, :, :HEADER].view(np.int64)[..., STATE]
+            paused[paused == PAUSED] = READY
+            if status == DONE:
+                parts = [programs[programs % records.threads == k] for k in range(records.threads)]
+                status = max(spread(call, [(rows, address(part), len(part), 0) for part in parts], records))
         return status
 
     def following(self) -> np.ndarray:

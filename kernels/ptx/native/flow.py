@@ -1,8 +1,8 @@
 """A program -> the LLVM function that runs one warp of it, from where it stopped to where it stops next.
 
-`warp(context, index, frame) -> DONE | BARRIER | EVENT | SUSPECT | FUEL`. A frame keeps what outlives a stop: HEADER
-bytes, then the registers that are live there. Lanes that a branch parts run in turn, those at the lowest instruction
-first, as in machine.py; they meet again where they come to the same instruction.
+`warp(context, index, frame)` returns how it stopped, see context.py. A frame keeps what outlives a stop: HEADER bytes,
+then the registers that are live there. Lanes that a branch parts run in turn, those at the lowest instruction first, as
+in machine.py; they meet again where they come to the same instruction.
 """
 
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Warp(Steering):
         self.offsets, self.frame_size = self.layout()
         self.alones: dict[int, Any] = {}
         self.apart = bool(plan.parting)
-        self.events = any(self.is_event(n) for n in plan.stops)
+        self.events = bool(plan.events)
         self.running_place = self.b.alloca(I32)
         self.fragments = self.b.alloca(I32, 2 * FRAGMENTS + 1) if self.apart else None
 
@@ -72,11 +72,12 @@ class Warp(Steering):
         stops = sorted(self.plan.stops)
         switch = self.b.switch(self.head(RESUME), self.enters[0])
         for k, n in enumerate(stops):
-            block = self.function.append_basic_block(f"resume_{n}")
-            switch.add_case(I64(1 + k), block)
-            self.b.position_at_end(block)
-            self.moved(n, False)
-            self.b.branch(self.bodies[n])
+            for turn in (0, 1) if n in self.plan.events else (0,):  # whether its turn at the event has come
+                block = self.function.append_basic_block(f"resume_{n}")
+                switch.add_case(I64(1 + 2 * k + turn), block)
+                self.b.position_at_end(block)
+                self.moved(n, False)
+                self.b.branch(self.bodies[n] if turn else self.enters[n])
 
     def enter(self, n: int) -> None:
         """Flowing into a block: meet other lanes, or stop before an event."""
@@ -89,15 +90,12 @@ class Warp(Steering):
             self.part(I32(n), self.b.load(self.running_place, typ=I32))
             self.pick(n)
             self.b.position_at_end(alone)
-        if n in self.plan.stops and self.is_event(n):
+        if n in self.plan.events:
             if self.apart:
                 self.bail(self.pending())
             self.stop(n, ctx.EVENT, n)
         else:
             self.b.branch(self.bodies[n])
-
-    def is_event(self, n: int) -> bool:
-        return n in self.plan.stops and not (n and self.decoded.steps[n - 1].control == "barrier")
 
     def block(self, n: int, stop: int) -> None:
         count = self.b.gep(self.pointer("blocks"), [I64(self.plan.starts.index(n))], source_etype=I64)
@@ -108,7 +106,10 @@ class Warp(Steering):
                 getattr(self, self.step.control)(self.step)
                 return
             self.instruction(self.step)
-        self.go(stop)
+        if self.n in self.plan.events and stop in self.plan.stops - self.plan.events:
+            self.stop(stop, ctx.PAUSED, stop)  # its turn is over, and what follows can run beside other programs
+        else:
+            self.go(stop)
 
     def instruction(self, step: Step) -> None:
         self.taken.clear()

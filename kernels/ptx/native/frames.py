@@ -7,6 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 
+from . import context as ctx
 from .lanes import I1, I8, I32, I64, vector
 from .writer import Writer
 
@@ -68,7 +69,7 @@ class Frames(Writer):
     def stop(self, n: int, status: int, at: int) -> None:
         """Return; the warp goes on at instruction n."""
         self.moved(n, True)
-        self.set_head(RESUME, I64(1 + sorted(self.plan.stops).index(n)))
+        self.set_head(RESUME, I64(1 + 2 * sorted(self.plan.stops).index(n) + (status == ctx.EVENT)))
         self.set_head(AT, I64(at))
         running = self.b.load(self.running_place, typ=I32)
         self.set_head(RUNNING, self.b.zext(running, I64))

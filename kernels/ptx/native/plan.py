@@ -24,7 +24,8 @@ APART = 256  # the most that run while lanes are apart; Triton's own branches pa
 class Plan(NamedTuple):
     """
     starts     instructions that code jumps to, or goes on at after a stop, in order
-    stops      those that end a stretch of a warp: where its state is kept
+    events     atomics that other programs may see: a warp stops before each, for its turn
+    stops      where a warp's state is kept: these, what follows them, and what follows a barrier
     varying    slots whose value differs from lane to lane, as bits
     parting    branches and returns whose lanes may part
     alike      others, at which lanes that part are a suspicion, for too much would run until they meet again
@@ -35,6 +36,7 @@ class Plan(NamedTuple):
     """
 
     starts: list[int]
+    events: frozenset[int]
     stops: frozenset[int]
     varying: int
     parting: frozenset[int]
@@ -174,12 +176,14 @@ def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
     used = [uses(decoded, s) for s in steps]
     varying, parting, alike, masked, groups = spread(decoded, used)
     live = liveness(steps, used)
-    stops = {n for n, s in enumerate(steps) if is_event(s.instruction)}
+    events = {n for n, s in enumerate(steps) if is_event(s.instruction)}
+    stops = events | {n + 1 for n in events if n + 1 < len(steps) and n not in masked}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
     starts = sorted({0} | stops | waits | jumps)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
-    return Plan(starts, frozenset(stops | waits), varying, parting, alike, masked, groups, live, live[0] & ~known)
+    at, kept = frozenset(events), frozenset(stops | waits)
+    return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known)
 
 
 def loops_by(decoded: Decoded, is_event: Any) -> bool:

@@ -134,7 +134,7 @@ def program_run(module: ir.Module) -> None:
     met, at = b.alloca(I64, 4), b.alloca(I64)  # how many have ended, wait at a barrier, at an event; which barrier
     b.branch(again)
     b.position_at_end(again)
-    for k in range(3):
+    for k in range(4):
         b.store(I64(0), b.gep(met, [I64(k)], source_etype=I64))
     with loop(b, warps) as i:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
@@ -142,7 +142,7 @@ def program_run(module: ir.Module) -> None:
         with b.if_then(b.icmp_signed("==", b.load(state, typ=I64), I64(READY))):
             b.store(b.call(code, [context, b.trunc(i, I32), frame]), state)
         now, here = b.load(state, typ=I64), b.load(word(b, frame, AT), typ=I64)
-        give(b, b.icmp_signed(">", now, I64(ctx.EVENT)), now)
+        give(b, b.icmp_signed(">", now, I64(ctx.PAUSED)), now)
         count = b.gep(met, [now], source_etype=I64)
         number = b.load(count, typ=I64)
         with b.if_then(b.icmp_signed("==", now, I64(ctx.BARRIER))):
@@ -150,8 +150,8 @@ def program_run(module: ir.Module) -> None:
             give(b, other, I64(ctx.SUSPECT))
             b.store(here, at)
         b.store(b.add(number, I64(1)), count)
-    done, waits, events = (b.load(b.gep(met, [I64(k)], source_etype=I64), typ=I64) for k in range(3))
-    give(b, b.icmp_signed(">", events, I64(0)), I64(ctx.EVENT))
+    done, waits, events, paused = (b.load(b.gep(met, [I64(k)], source_etype=I64), typ=I64) for k in range(4))
+    give(b, b.icmp_signed(">", b.add(events, paused), I64(0)), I64(ctx.EVENT))
     give(b, b.icmp_signed("==", done, warps), I64(ctx.DONE))
     give(b, b.icmp_signed("!=", waits, warps), I64(ctx.SUSPECT))  # some have returned, and others wait for them
     epoch = ctx.place(b, context, "epoch")
@@ -196,7 +196,7 @@ def rows_run(module: ir.Module) -> None:
         with b.if_then(b.icmp_signed("!=", begin, I64(0))):
             b.call(module.globals["program_start"], [context, program])
         status = b.call(module.globals["program_run"], [context])
-        give(b, b.icmp_signed(">", status, I64(ctx.EVENT)), status)
+        give(b, b.icmp_signed(">", status, I64(ctx.PAUSED)), status)
     b.ret(I64(ctx.DONE))
 
 

@@ -106,3 +106,14 @@ def test_bytes_of_an_array_with_a_stride_of_0_count_once():
     for engine in ("numpy", "native"):
         report = run(body, x, np.zeros(32, np.uint32), engine=engine)
         assert report.unique["a"] == 64
+
+
+def test_an_atomic_right_behind_a_barrier_waits_for_its_turn():
+    body = "bar.sync 0; atom.global.add.f32 %r9, [%rd2], %r6; st.global.b32 [%rd11], %r9; ret;"
+    found = {}
+    for engine in ("numpy", "native"):
+        out, total = np.zeros(256, np.uint32), np.zeros(4, np.float32)
+        run("cvt.rn.f32.u32 %r6, %r4; div.full.f32 %r6, %r6, 0f40E00000; " + body, out, total, programs=4, threads=64,
+            engine=engine)  # fmt: skip
+        found[engine] = out.tobytes(), total.tobytes()
+    assert found["native"] == found["numpy"]
