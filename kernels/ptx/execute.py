@@ -140,7 +140,7 @@ def execute(
     """
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
-    hints = shadow[:2] if shadow else None
+    hints = shadow[:3] if shadow else None
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")

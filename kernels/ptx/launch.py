@@ -29,7 +29,7 @@ from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .settings import Settings, Tuning, check_settings
 from .shadow.constants import numbers, pointers
-from .shadow.launch import Asked, recalled
+from .shadow.launch import LOST, Asked, recalled
 from .tma import host
 from .torch_empty import unwritten, watching
 
@@ -65,9 +65,10 @@ def made(
         raise Refused('tolerance= came without autotune="all", and compares the configurations it runs: give both')
     launched = Launched(WeakKeyDictionary(), set())
     outer, twins = _route.get(), deque()
-    if outer and outer.settings.shadow and not settings.get("shadow"):
-        settings |= {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding}
-        twins = outer.twins
+    if outer and outer.settings.shadow:
+        settings = {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding} | settings
+        twins, own = outer.twins, each
+        each = lambda report: [f(report) for f in (own, outer.each) if f]  # noqa: E731
     return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, twins)
 
 
@@ -110,7 +111,7 @@ def route(
     """Inside, launches of this thread whose arrays are all on the CPU run on the machine; yields their reports.
 
     keep      number of reports to keep, the latest; None keeps all
-    each      function, called with every report
+    each      function, called with every report, and with those of inner routes if it has a shadow, which they inherit
     pretend   whether this thread has a GPU meanwhile: code that insists on one runs, see pretend/__init__.py. What
               cannot be pretended raises Refused
     settings  the fields of `Settings` and `Tuning`
@@ -230,7 +231,7 @@ def shadow(route: Route, compiled: Compiled) -> Asked | None:
     if route.settings.seed is not None:
         raise Refused('seed= came with shadow="float64", which follows the default schedule; leave one out')
     lines = frozenset((file, n) for file, n in route.settings.rounding)
-    return Asked(numbers(compiled.triton), pointers(compiled.arguments), lines, tuple(route.twins))
+    return Asked(numbers(compiled.triton), pointers(compiled.arguments), LOST in lines, lines, tuple(route.twins))
 
 
 def _launch(kernel: Kernel, grid: Any) -> Any:
@@ -269,7 +270,9 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
     if report.shadow:
-        route.twins.extend(report.shadow.kept)
+        earlier = [x for x in route.twins if not any(x.within(new) for new in report.shadow.kept)]
+        route.twins.clear()
+        route.twins.extend((*earlier, *report.shadow.kept))
     route.reports.append(report)
     if route.each is not None:
         route.each(report)

@@ -13,7 +13,7 @@ from ..contract.functions import SIGNATURE, Path
 from ..contract.user_errors import user_code
 from ..tracing.module_tape import ModuleTape, align, capture_modules
 from ..tracing.tape import Activation
-from .shadowed import shadowed
+from .shadowed import SHADOW_GATE, shadowed
 
 
 class CallableSubject:
@@ -37,6 +37,7 @@ class CallableSubject:
         self.a, self.b = (as_path(name, dtype) for name in (a, b))
         if shadow and self.a.call:
             function = self.a.call[0]
+            self.float64_gate = SHADOW_GATE
             followed = shadowed(lambda name: function(name, 0.0), dtype, shadow)
             self.a.call = (lambda name, shift: followed(name)), False
         self.roots = [find_module(name) for name in modules]

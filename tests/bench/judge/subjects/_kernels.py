@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kvproof.bench.judge.contract.op import to_torch
-from kvproof.bench.judge.subjects.shadowed import shadowed
+from kvproof.bench.judge.subjects.shadowed import SHADOW_GATE, shadowed
 from kvproof.bench.measure.gate import to_numpy
 from kvproof.kernels.attention import make_workspace
 from kvproof.reference.judge.cases import Case, draw
@@ -97,4 +97,4 @@ def judged(path: Callable[[str], torch.Tensor], case: Case) -> tuple[Verdict, Ve
         return formula.error(to_numpy(kernel(dtype)).reshape(formula.exact.shape))
 
     before = judge(lambda dtype, shift=0.0: paths(dtype, shift, alone=True), "bfloat16", question=QUESTION)
-    return before, judge(paths, "bfloat16", question=QUESTION, op=op)
+    return before, judge(paths, "bfloat16", question=QUESTION, op=op, float64_gate=SHADOW_GATE)

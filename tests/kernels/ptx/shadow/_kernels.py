@@ -27,6 +27,11 @@ def scaled(x, out, factor, FACTOR: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def shrunk(x, out, N: tl.constexpr):
+    tl.store(out + tl.arange(0, N), tl.load(x + tl.arange(0, N)) * 0.999)
+
+
+@triton.jit
 def by_its_bits(x, out, N: tl.constexpr):
     at = tl.arange(0, N)
     half = (tl.load(x + at) * 0.3).to(tl.int32, bitcast=True) - (1 << 23)  # the exponent less one
