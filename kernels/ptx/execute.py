@@ -149,7 +149,7 @@ def execute(
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
                   warp_races, max_steps, trace, prints, approximation_ulps > 0, shadow)  # fmt: skip
     came = [b.array.copy() for b in buffers] if shadow else []
-    launch, engine, why = run(start, written, engine or engine_of_process())
+    launch, engine, why = run(start, written, engine or (None if shadow else engine_of_process()))
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = engine, why
     report.shadow = ShadowReport(start, came, launch) if shadow else None

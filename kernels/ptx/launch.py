@@ -29,7 +29,7 @@ from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .settings import Settings, Tuning, check_settings
 from .shadow.constants import numbers, pointers
-from .shadow.launch import LOST, Asked, recalled
+from .shadow.launch import EVERY, LOST, Asked, recalled
 from .tma import host
 from .torch_empty import unwritten, watching
 
@@ -45,6 +45,7 @@ class Route(NamedTuple):
     launched: Launched
     pretend: bool = False
     tuning: Tuning = Tuning()
+    lines: Any = ()  # of Python, of all launches with a shadow
     twins: Any = ()  # of memory that launches have written, with shadow="float64"
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -64,12 +65,14 @@ def made(
     if tuning.tolerance and tuning.autotune != "all":
         raise Refused('tolerance= came without autotune="all", and compares the configurations it runs: give both')
     launched = Launched(WeakKeyDictionary(), set())
-    outer, twins = _route.get(), deque()
+    outer, lines, twins = _route.get(), set(), deque()
     if outer and outer.settings.shadow:
         settings = {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding} | settings
-        twins, own = outer.twins, each
+        lines, twins, own = outer.lines, outer.twins, each
         each = lambda report: [f(report) for f in (own, outer.each) if f]  # noqa: E731
-    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, twins)
+    return Route(
+        target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, lines, twins
+    )
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -159,6 +162,8 @@ def _routed(route: Route) -> Iterator[deque]:
         if unknown := sorted(set(route.tuning.tolerance or ()) - route.launched.arrays):
             arrays = sorted(route.launched.arrays)
             raise ValueError(f"tolerance names {unknown}; the arrays of the autotuned kernels launched are {arrays}")
+        if route.lines and (unknown := sorted({*route.settings.rounding} - route.lines - {EVERY, LOST})):
+            raise ValueError(f"rounding names {unknown}; the lines of the kernels launched are {sorted(route.lines)}")
     finally:
         _route.reset(token)
         _patch(-1)
@@ -271,6 +276,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     report.compiled, report.config = kernel, chosen.get()
     if report.shadow:
         earlier = [x for x in route.twins if not any(x.within(new) for new in report.shadow.kept)]
+        route.lines.update(report.shadow.places)
         route.twins.clear()
         route.twins.extend((*earlier, *report.shadow.kept))
     route.reports.append(report)

@@ -52,7 +52,7 @@ def judge(
     draws     noise measurements per path
     throughout  asked after the runs: whether the paths, asked for float64, computed all but tables in it; then no more
               than one rounding to float32 is excused
-    float64_gate  the float64 rung's gate, in units of path B's largest number, where it is known and need not be measured
+    float64_gate  the float64 rung's gate where it is known, in units of path B's largest number
 
     Raises ValueError for a dtype that is no float, and where the paths' shapes differ.
     """

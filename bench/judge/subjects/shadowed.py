@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ....kernels import ptx
 
@@ -94,18 +95,20 @@ class Between(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        tensors = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         read = tensors[name in FILLS :] if not name.endswith(SHAPES) else []
-        made = [x for x in torch.utils._pytree.tree_leaves(found) if isinstance(x, torch.Tensor)]
+        made = [x for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
         homes = {x.untyped_storage().data_ptr() for x in tensors}
         written = any(a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments)
         new = [x for x in made if written or x.untyped_storage().data_ptr() not in homes]
-        ours = any(meet(span, x) for x in read for span in self.stored)
-        ours = ours or any(meet(span_of(y), x) for x in read for _, y in self.computed)
-        if ours and not made and any(x.is_floating_point() for x in read):
+        of_torch = any(meet(span_of(y), x) for x in read for _, y in self.computed)
+        of_kernels = any(meet(span, x) for x in read for span in self.stored)
+        if not made and (of_torch or (of_kernels and any(x.is_floating_point() for x in read))):
             self.told.add(f"{name} looks at a kernel's numbers")
         rounds = name not in MOVES and any(x.is_floating_point() for x in read)
-        self.computed += [(name, x) for x in new if x.device.type == "cpu" and (ours or (rounds and x.is_floating_point()))]
+        new = [x for x in new if x.device.type == "cpu"]
+        ours = of_torch or of_kernels
+        self.computed += [(name, x) for x in new if ours or (rounds and x.is_floating_point())]
         return found
 
 

@@ -66,7 +66,7 @@ def heard(found: dict[float, bool]) -> Iterator[None]:
 
 
 def numbers(kernel: Any) -> Numbers:
-    """The floats of a CompiledKernel's Python, and which are rounded: translates its source to Triton's IR once more."""
+    """The floats of a CompiledKernel's Python, and which are rounded: translates its source once more."""
     if kernel.hash not in _known:
         backend: Any = make_backend(kernel.metadata.target)
         context, found = ir.context(), {}

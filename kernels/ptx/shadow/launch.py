@@ -106,6 +106,7 @@ class ShadowReport:
     arrays  by name, of each array to which numbers were stored: its values in float64, shaped as the array
     lost    Python line -> opcodes that ran there and are not followed: their real results stand
     unmarked  those of them that rounding=[LOST] shows no NaN for: their results went where no twin is
+    places  all Python lines of the kernel
     read    bytes, from and up to, of each array that was read
     choices  Python line -> opcodes that would have decided otherwise there, in float64
     """
@@ -118,6 +119,7 @@ class ShadowReport:
         if world.decoded.folded:
             self.unmarked |= {f"the constant {x}" for x in world.decoded.folded}
             self.lost[LOST] = {f"the constant {x}" for x in world.decoded.folded} | self.lost.get(LOST, set())
+        self.places = {line(s.instruction.where) for s in world.decoded.steps}
         self.read = {b.name: span(b.array) for b in start.buffers if world.memory.read_bytes().get(b.name)}
         self.arrays, self.kept = stored(world), []
         for region in memory.regions if not memory.segments.strides else ():

@@ -209,6 +209,22 @@ def multiplied(f: Any, i: Instruction, run: Run) -> Run | None:
     return f.follow(run, product, gets, reals)
 
 
+def changed_at(block: Any, active: Any, addresses: np.ndarray, space: str) -> tuple[Any, np.ndarray, Any, Any]:
+    """(plane, bytes, cells of the plane, places among the bytes) of what atomics change."""
+    world = block.world
+    if space != "shared":
+        byte = world.memory.segments.located(addresses, active, 0)
+        return world.shadow.memory, world.memory.bytes, byte // 2, byte
+    at, row = addresses.astype(np.int64), np.arange(len(block.programs))[:, None]
+    cells = at // 2 + block.programs[:, None] * world.shadow.shared.cells
+    return world.shadow.shared, block.shared.bytes, cells, at + row * block.shared.size
+
+
+def apart(x: np.ndarray, kind: str) -> tuple[np.ndarray, ...]:
+    """The numbers of a format: both of a pair."""
+    return (x.real, x.imag) if kind in HALF else (x,)
+
+
 def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
     """atom, red: additions and exchanges of floats; what comes back is the twin of what was there."""
     how, returns = form(i), i.opcode.startswith("atom")
@@ -224,24 +240,9 @@ def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
         world, shape = block.world, (len(block.programs), block.world.T)
         on = np.broadcast_to(True if active is None else active, shape)
         flat = lambda x: np.broadcast_to(x, shape)[on]  # noqa: E731
-        if how.space == "shared":
-            plane, memory, row = world.shadow.shared, block.shared.bytes, np.arange(shape[0])[:, None]
-            at = where(block.R).astype(np.int64)
-            cell, byte = at // 2 + block.programs[:, None] * plane.cells, at + row * block.shared.size
-        else:
-            plane, memory = world.shadow.memory, world.memory.bytes
-            byte = world.memory.segments.located(where(block.R), active, 0)
-            cell = byte // 2
+        plane, memory, cell, byte = changed_at(block, active, where(block.R), how.space)
         words, cell, index = memory.reshape(-1).view(f"u{2 * size}"), flat(cell), flat(byte) // (2 * size)
-        values, own = (
-            [
-                flat(v)
-                for get in found
-                for x in (get(block.R),)
-                for v in ((x.real, x.imag) if how.kind in HALF else (x,))
-            ]
-            for found in (gets, reals)
-        )
+        values, own = ([flat(v) for get in some for v in apart(get(block.R), how.kind)] for some in (gets, reals))
         places = [(cell + k * size, index + k) for k in range(len(values))]
         before, old = [exact(words[w], kind) for _, w in places], []
         for (c, w), value in zip(places, values, strict=True):

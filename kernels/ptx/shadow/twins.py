@@ -36,8 +36,10 @@ FUNCTIONS: dict[str, Callable] = {
 # A choice of an integer, and numbers that make one when they are added.
 WHOLE = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 MAGIC = {0x4B000000, 0x4B400000, 0x4330000000000000, 0x4338000000000000}
-COMPARED = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-            "ge": np.greater_equal, "nan": lambda a, b: np.isnan(a + b), "num": lambda a, b: ~np.isnan(a + b)}  # fmt: skip
+COMPARED: dict[str, Callable] = {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+    "nan": lambda a, b: np.isnan(a + b), "num": lambda a, b: ~np.isnan(a + b),
+}  # fmt: skip
 # What moves numbers beside the threads, and is not followed.
 BESIDE = re.compile(r"cp\.(reduce\.)?async\.bulk\.(?!commit|wait|prefetch)|wgmma\.mma|tcgen05\.(ld|st|mma|cp)")
 
@@ -55,7 +57,8 @@ def choice(i: Instruction) -> Callable | None:
     if not sources or sources[0] not in KINDS or not results:
         return None
     if name == "setp":
-        test = COMPARED.get(parts[0].removesuffix("u") if parts[0] != "equ" and parts[0] != "neu" else parts[0][:2])
+        test = COMPARED.get(parts[0].removesuffix("u"))
+        test = each(test) if test and sources[0] in HALF else test
         return test and (lambda a, b, *_: test(a, b))
     if chooses(i):
         how = next((WHOLE[x] for x in parts if x in WHOLE), np.rint)
@@ -82,7 +85,11 @@ def function(i: Instruction, doubts: bool = False) -> Callable | None:
     f = FUNCTIONS.get(name) if all(x in KINDS for x in (*sources, *results)) else None
     if f is None or not results or "xorsign" in parts or chooses(i):
         return None
-    f = (lambda *x: reduce(getattr(np, f"{name}imum"), x)) if "NaN" in parts or (doubts and name in ("min", "max")) else f
+    f = (
+        (lambda *x: reduce(getattr(np, f"{name}imum"), x))
+        if "NaN" in parts or (doubts and name in ("min", "max"))
+        else f
+    )
     if name == "cvt" and len(sources) == 2:
         return lambda a, b: paired(b, a)
     f = partial(np.clip, a_min=0, a_max=1) if "sat" in parts else f
@@ -139,6 +146,8 @@ class Follower:
     def decides(self, i: Instruction) -> None:
         """Note an instruction that makes a predicate of a float's bits, or of such a predicate."""
         _, results = fm.pure(i)
+        if results and results[0][0] == "e":  # a format of 8 bits, which has no twins
+            self.lost.add(self.n)
         doubtful = self.unsure if "pred" in i.opcode else self.tainted | self.unsure
         if "pred" in results and doubtful.intersection(registers(i)):
             self.lost.add(self.n)
@@ -234,7 +243,9 @@ class Follower:
         def followed(block, active):
             twins, own = ([get(block.R) for get in some] for some in (gets, reals))
             parts = ((f(*twins), f(*own)), *zip(twins, own, strict=True))
-            differ = reduce(np.logical_or, (np.isnan(a) & ~np.isnan(b) for a, b in parts[1:]), parts[0][0] != parts[0][1])
+            differ = reduce(
+                np.logical_or, (np.isnan(a) & ~np.isnan(b) for a, b in parts[1:]), parts[0][0] != parts[0][1]
+            )
             differ = differ & ~reduce(np.logical_or, map(np.isnan, own))
             if (differ & (True if active is None else active)).any():
                 block.world.shadow.choices.add(n)
