@@ -59,7 +59,7 @@ def general_path(module: Any, case: Case, engine: str) -> Callable[[str], torch.
 
 
 class Formula:
-    """The plain formula on the case's own numbers, in float64; in any other dtype that, off by half an ulp at random."""
+    """The plain formula on the case's own numbers, in float64; in other dtypes that, off by half an ulp at random."""
 
     def __init__(self, case: Case):
         call = draw(case)
