@@ -30,6 +30,7 @@ ELEMENTS = (
 )
 SCRATCH = ("global_scratch", "profile_scratch")  # pointers that Triton appends to the kernel's own parameters; the
 # second is zeroed by Triton's driver, the first holds what torch.empty would
+NUMBERS = frozenset((int, float, bool, str, type(None)))  # what is no array, surely
 _compiling = threading.RLock()
 _here = threading.local()
 _asked: ContextVar[str | None] = ContextVar("asked", default=None)  # the mode of `instrumented`
@@ -104,20 +105,14 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     if not isinstance(kernel, JITFunction):
         raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
     asked = _asked.get()
-    own = asked is None or kwargs.get("instrumentation_mode")
-    mode = check_options(kernel, kwargs if own else {**kwargs, "instrumentation_mode": asked}, sm)
-    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in kernel.arg_names})
+    by_launch = asked is None or kwargs.get("instrumentation_mode")
+    mode = check_options(kernel, kwargs if by_launch else {**kwargs, "instrumentation_mode": asked}, sm)
+    own = kernel.signature.parameters
+    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in own})
     seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
     out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
-    facts = out.metadata
-    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
-    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
-    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
-    scratch = {name: size for name, size in sizes.items() if size[0]}
-    types = {name: types.get(name, "constexpr") for name in parameters}
-    maps = getattr(facts, "tensordesc_meta", None) or ()
+    facts, (types, scratch, maps, found) = out.metadata, facts_of(out, tuple(parameters))
     arguments = flattened(parameters, types, maps)
-    found = parameter_count(out.asm["ptx"])
     if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
             f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "
@@ -129,6 +124,17 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
 
 
 @lru_cache(maxsize=256)
+def facts_of(out: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[int, int]], Any, int]:
+    """Of a CompiledKernel: types, scratch and maps as in Compiled, and how many parameters its PTX has."""
+    facts = out.metadata
+    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
+    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
+    sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
+    scratch = {name: size for name, size in sizes.items() if size[0]}
+    types = {name: types.get(name, "constexpr") for name in names}
+    return types, scratch, getattr(facts, "tensordesc_meta", None) or (), parameter_count(out.asm["ptx"])
+
+
 def parameter_count(ptx: str) -> int:
     entry = re.search(r"\.entry\s+[\w$]+\s*\((.*?)\)", ptx, re.DOTALL)
     return entry[1].count(".param") if entry else 0
@@ -136,6 +142,9 @@ def parameter_count(ptx: str) -> int:
 
 def bind(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """All parameters of a kernel by name, defaults filled in. Raises TypeError, with their names, unless these fit."""
+    names, count = kernel.arg_names, len(args)
+    if count + len(kwargs) == len(names) and kwargs.keys() == {*names[count:]}:  # sooner than by inspect
+        return dict(zip(names, args, strict=False)) | {name: kwargs[name] for name in names[count:]}
     try:
         bound = kernel.signature.bind(*args, **kwargs)
     except TypeError as error:
@@ -196,7 +205,7 @@ def _knob(mode: str | None) -> Iterator[None]:
 def _seen(value: Any) -> Any:
     """An argument as Triton is to see it."""
     if isinstance(value, tuple):
-        items = [_seen(item) for item in value]
+        items = [x if x.__class__ in NUMBERS else _seen(x) for x in value]
         return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
     if isinstance(value, np.generic):
         return value.item()
@@ -208,33 +217,39 @@ def flattened(parameters: dict[str, Any], types: dict[str, Any], maps: Sequence[
     rest, found = iter(maps), []
     for name, x in parameters.items():
         kind = types.get(name, "constexpr")
-        plain = kind.__class__ is str and not kind.startswith("tensordesc")
-        found += [(name, x)] * (kind != "constexpr") if plain else placed(name, kind, x, rest)
+        place(found, name, kind, x, rest)
     return found
 
 
-def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterator[tuple[str, Any]]:
-    """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
+def place(found: list[tuple[str, Any]], name: str, kind: Any, value: Any, maps: Iterator[dict]) -> None:
+    """Note the PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
-        for (part, item), inner in zip(members(name, value), kind, strict=True):
-            yield from placed(part, inner, item, maps)
+        for part, item, inner in zip(members(name, value), value, kind, strict=True):
+            place(found, part, inner, item, maps)
     elif str(kind).startswith("tensordesc"):
-        yield from host.placed(name, value, next(maps, None))
+        found += host.placed(name, value, next(maps, None))
     elif kind != "constexpr":
-        yield name, value
+        found.append((name, value))
 
 
-def members(name: str, values: tuple) -> Iterator[tuple[str, Any]]:
-    """The members of a tuple called `name`, by their names, name.field or name[0]."""
-    fields = getattr(values, "_fields", None)
-    for i, item in enumerate(values):
-        yield f"{name}.{fields[i]}" if fields else f"{name}[{i}]", item
+def members(name: str, values: tuple) -> list[str]:
+    """The names of the members of a tuple called `name`: name.field or name[0]."""
+    return members_of(name, getattr(values, "_fields", None) or len(values))
 
 
-def leaves(value: Any) -> Iterator[Any]:
+@lru_cache(maxsize=1024)
+def members_of(name: str, fields: Any) -> list[str]:
+    return [f"{name}[{n}]" for n in range(fields)] if isinstance(fields, int) else [f"{name}.{x}" for x in fields]
+
+
+def leaves(value: Any) -> list[Any]:
     """A value, or those that a tuple holds, however deep."""
-    for item in value if isinstance(value, tuple) else (value,):
+    if not isinstance(value, tuple):
+        return [value]
+    found = []
+    for item in value:
         if isinstance(item, tuple):
-            yield from leaves(item)
+            found += leaves(item)
         else:
-            yield item
+            found.append(item)
+    return found

@@ -28,7 +28,7 @@ class Difference(NamedTuple):
 def named_arrays(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The arrays of one parameter, a tuple's as `members` names them; of a tensor descriptor the one it describes."""
     if isinstance(value, tuple):
-        for part, item in members(name, value):
+        for part, item in zip(members(name, value), value, strict=True):
             yield from named_arrays(part, item)
     elif hasattr(value, "block_shape"):  # a tensor descriptor
         yield name, value.base

@@ -20,7 +20,7 @@ from triton.runtime import Autotuner, JITFunction, KernelInterface
 
 from .arrays import true_device
 from .autotune import Launched, chosen, run_tuned, written
-from .compile import Compiled, capability, compile, compiling, leaves
+from .compile import NUMBERS, Compiled, capability, compile, compiling, leaves
 from .compiled import Kernel
 from .errors import Refused, UnknownOpcode
 from .execute import execute
@@ -51,7 +51,8 @@ class Route(NamedTuple):
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
         if self.takes_all:
             return True
-        values = (getattr(x, "base", x) for x in leaves((*args, *kwargs.values())))  # of a descriptor or a reinterpret
+        given = [x for x in leaves((*args, *kwargs.values())) if x.__class__ not in NUMBERS]
+        values = [getattr(x, "base", x) for x in given]  # of a descriptor or a reinterpret
         devices = {true_device(x) for x in values if hasattr(x, "data_ptr")}
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
         return all(getattr(device, "type", "cpu") == "cpu" for device in devices)
@@ -224,7 +225,7 @@ def _run_tuned(route: Route, tuner: Any, /, *args: Any, **kwargs: Any) -> Any:
 
 def argument(name: str, value: Any) -> Any:
     """The value of a PTX parameter as execute takes it."""
-    if isinstance(value, host.Descriptor):
+    if value.__class__ is host.Descriptor:
         return value._replace(base=buffer(name, value.base))
     return buffer(name, value)
 
@@ -254,7 +255,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         check_settings({"readable": readable})
     if route.pretend:
         check_places(compiled.name, compiled.arguments)
-    arguments = [(name, argument(name, value)) for name, value in compiled.arguments]
+    arguments = [(name, x if x.__class__ in NUMBERS else argument(name, x)) for name, x in compiled.arguments]
     buffers = host.arrays([value for _, value in arguments])
     others = reached(buffers, route.settings.reachable)
     arrays = [array.name for array in (*buffers, *others)]

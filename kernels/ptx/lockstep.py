@@ -46,7 +46,9 @@ def run(start: Start, written: dict[str, np.ndarray] | None, stop: Stop) -> Worl
         return other.memory, ended(Machine(other, limit=start.max_steps))
 
     usual = world(start, None, start.prints)
-    machine = Machine(usual, limit=start.max_steps, stop=lambda: not usual.printed.lines and stop())
+    machine = Machine(
+        usual, limit=start.max_steps, stop=lambda: not usual.printed.lines and not usual.lenient and stop()
+    )
     stopped = False
     try:
         error = ended(machine)

@@ -39,7 +39,8 @@ def check_options(kernel: Any, given: dict[str, Any], sm: int) -> str:
     Raises Refused for a keyword that is no parameter or option, or cannot be honoured; warns of one without effect.
     """
     # Triton takes a parameter that is called as an option for both.
-    name, options = kernel.__name__, {k: v for k, v in given.items() if k in DEFAULTS or k not in kernel.arg_names}
+    own = kernel.signature.parameters
+    name, options = kernel.__name__, {k: v for k, v in given.items() if k in DEFAULTS or k not in own}
     for option, value in options.items():
         if option in ELSEWHERE and value != DEFAULTS.get(option, ...):
             raise Refused(f"{option}= came with a launch of {name}; {ELSEWHERE[option]}: leave it out")

@@ -5,12 +5,15 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from .arrays import true_device
 from .segments import BITS, SURELY, Buffer, span
+
+UNSIGNED = {n: np.dtype(f"u{n}") for n in (1, 2, 4, 8)}
 
 
 def buffer(name: str, value: Any) -> Any:
@@ -28,11 +31,22 @@ def buffer(name: str, value: Any) -> Any:
         if device.type != "cpu":
             advice = f"pass {name}.cpu(), or launch the kernel as usual to run it there"
             raise ValueError(f"{name} is on {device}; the machine works on this computer's memory: {advice}")
+        usual = value.__class__ is torch.Tensor and not value.requires_grad and not value.is_neg()
+        if usual and value.dtype in plain() and 0 not in value.stride():
+            return Buffer(name, value.numpy().view(UNSIGNED[value.itemsize]))
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         value = beyond(value).detach().view(words[value.element_size()]).numpy()
     if isinstance(value, np.ndarray):
         return Buffer(name, value.view(f"u{value.itemsize}"))
     return value.item() if isinstance(value, np.generic) else value
+
+
+@cache
+def plain() -> frozenset[Any]:
+    """The types of torch's elements that NumPy has, too."""
+    import torch
+
+    return frozenset((torch.float32, torch.float64, torch.float16, torch.uint8, torch.int8, torch.int32, torch.int64))
 
 
 def beyond(tensor: Any) -> Any:

@@ -5,8 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .decode import Decoded, dtype
-from .segments import Buffer, Segments, number
+from .segments import SURELY, Buffer, Segments, number
 from .tma import host
+
+MASKS = {f"{letter}{bits}": (1 << bits) - 1 for letter in "bsu" for bits in (8, 16, 32, 64)}
 
 
 def as_bits(value: Any, kind: str) -> int:
@@ -46,12 +48,14 @@ class Start(NamedTuple):
         kinds = dict(self.decoded.parameters)
         return {x: np.full((1, 1), bits, dtype(kinds[x])) for x, bits in self.bits(pointers, segments).items()}
 
-    def bits(self, pointers: dict[str, int], segments: Segments) -> dict[str, int]:
+    def bits(self, pointers: dict[str, int], segments: Any) -> dict[str, int]:
         """The same as whole numbers."""
         values = {}
         for parameter, kind in self.decoded.parameters:
             value = self.parameters[parameter]
-            if not isinstance(value, host.Descriptor):
-                bits = pointers[value.name] if isinstance(value, Buffer) else number(value, segments)
+            if value.__class__ is int and -SURELY < value < SURELY and kind in MASKS:
+                values[parameter] = value & MASKS[kind]
+            elif value.__class__ is not host.Descriptor:
+                bits = pointers[value.name] if value.__class__ is Buffer else number(value, segments)
                 values[parameter] = as_bits(bits or 0, kind)
         return values

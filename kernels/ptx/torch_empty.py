@@ -6,6 +6,7 @@ but float16 and bfloat16 have no such pattern: there one other byte makes the wh
 
 import functools
 import threading
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import c_char
@@ -39,7 +40,8 @@ class Storage(NamedTuple):
 _opened = 0  # routes, in all threads
 _patching = threading.Lock()
 _usual: dict[tuple[Any, str], Any] = {}  # (torch or torch.Tensor, name) -> its own, while routes replace it, or None
-_storages: dict[int, Storage] = {}  # by first byte
+_storages: dict[int, Storage] = {}  # by first byte; no two overlap
+_lows: list[int] = []  # their first bytes, in order
 
 
 @contextmanager
@@ -72,6 +74,7 @@ def _count(opened: int, here: Callable[[], bool]) -> None:
                     setattr(owner, name, function)
             _usual.clear()
             _storages.clear()
+            _lows.clear()
 
 
 def noted(function: Any, here: Callable[[], bool]) -> Any:
@@ -99,11 +102,18 @@ def note(tensor: Any) -> None:
     if not 2 <= size <= MOST or not low:
         return
     exact = tensor.element_size() >= 4 or tensor.dtype in (torch.float16, torch.bfloat16)
-    if len(_storages) & (len(_storages) - 1) == 0:  # now and then
-        for gone in [first for first, storage in _storages.items() if storage.weak.expired()]:
-            del _storages[gone]
-    _storages[low] = Storage(low, low + size, exact, StorageWeakRef(memory))
-    _storages[low].words()[...] = PATTERN
+    storage = Storage(low, low + size, exact, StorageWeakRef(memory))
+    with _patching:
+        old = [_storages[x] for x in _lows[max(bisect_right(_lows, low) - 1, 0) : bisect_right(_lows, low + size - 1)]]
+        gone = [s for s in old if s.high > low]  # whose memory was given back
+        if len(_storages) & (len(_storages) - 1) == 0:  # now and then
+            gone += [s for s in _storages.values() if s.weak.expired() and s not in gone]
+        for other in gone:
+            del _storages[other.low]
+            _lows.remove(other.low)
+        _storages[low] = storage
+        insort(_lows, low)
+    storage.words()[...] = PATTERN
 
 
 def unwritten(buffer: Buffer) -> np.ndarray | None:
@@ -113,9 +123,9 @@ def unwritten(buffer: Buffer) -> np.ndarray | None:
         return None
     low, high = span(array)
     # not one whose memory was given back, and part of it out again
-    holding = (s for s in _storages.values() if s[0] <= low and high <= s[1] and not s.weak.expired())
-    storage = next(holding, None)
-    if storage is None:
+    at = bisect_right(_lows, low)
+    storage = _storages.get(_lows[at - 1]) if at else None
+    if storage is None or high > storage.high or storage.weak.expired():
         return None
     if not storage.exact:
         return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None

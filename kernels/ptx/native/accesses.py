@@ -15,7 +15,7 @@ itself before it looks who has written. A fence between lets one of them see the
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
 # ruff: noqa: F401, F821, I001, RET503
 
-from .arrays import (
+from .pieces import (
     BACKUP, BASE, CELLS, CHUNK, CONFLICT, CONFLICTS, DATA, DIRTY, FIRST, HEAD, LAST, LINE, LINES, READ, READERS,
     RECORD, SHIFT, STATE, SYNC, SYNCS, WRITTEN,
 )  # fmt: skip

@@ -1,73 +1,40 @@
 """The caller's arrays as compiled code works on them, in place: segments of memory, and what is known of each element.
 
-Segments, addresses and names are those of segments.py. An element is the largest power of two of bytes, 8 at most, of
-which all arrays that share a segment consist. What a launch writes can be undone: of each chunk of memory there is a
-copy from before its first write.
+Segments, addresses and names are those of segments.py. What a launch writes can be undone: of each chunk of memory
+there is a copy from before its first write.
 """
 
 import ctypes
 from bisect import bisect_right
-from math import gcd
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from ..segments import MIDDLE, Buffer, Segments, address_of, span
+from ..segments import BITS, MIDDLE, Buffer, Segments, address_of, span
 from .lower import Unlowered
+from .pieces import (
+    BACKUP,
+    BASE,
+    CHUNK,
+    DIRTY,
+    MAPPED,
+    READ,
+    READABLE,
+    RECORD,
+    STATE,
+    WRITTEN,
+    Once,
+    Piece,
+    Planes,
+    dense,
+    layout_of,
+)  # fmt: skip
 
-# Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
-# byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
-# nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
-# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
-# read.
-WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
-RECORD = 16  # words
-MAPPED, READABLE = 1, 2
-CHUNK, LINE = 12, 6  # log2 of bytes
-CONFLICTS, REPLICAS, SYNCS = 1 << 16, 1 << 12, 1 << 20  # rows of each list
-CONFLICT, REPLICA, SYNC = 6, 8, 4  # words of a row; the lists begin with HEAD words: how many there are, and whose
-HEAD = 8
-MOST_PROGRAMS = (1 << 22) - 3  # of a grid
+COPIED = np.arange(READ, RECORD) == BACKUP
+SMALL, SPARE = 1 << 18, 4  # bytes of what is kept for another launch, where pages are mapped already; and how many
 
-
-def dense(array: np.ndarray) -> bool:
-    """Whether an array has no gaps, and no element twice."""
-    if array.flags.c_contiguous:
-        return True
-    extent = array.itemsize
-    for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-        if n > 1 and stride != extent:
-            return False
-        extent *= n
-    return True
-
-
-class Piece:
-    """One segment: buffers that share the memory from `low` on, each with its first address, and what is known of them.
-
-    planes  by word, of what is known: log2 of how many bytes each entry is of, and bytes of an entry
-    """
-
-    def __init__(self, low: int, length: int, virtual: int, buffers: list[tuple[Buffer, int]]):
-        self.low, self.length, self.buffers = low, length, buffers
-        self.pad = virtual % 256
-        unit = 8 if buffers else 1
-        for (_, array), first in buffers:
-            steps = (s for s, n in zip(array.strides, array.shape, strict=True) if n > 1)
-            unit = gcd(unit, self.pad, array.itemsize, first - low, *steps)
-        self.shift = (unit & -unit).bit_length() - 1
-        self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
-        self.offsets: dict[int, int] = {}  # of the planes in the memory of all
-        self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
-
-    def writable(self, fine: bool) -> None:
-        self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1), CELLS: (self.shift, 8)}
-        self.planes |= {READERS: (self.shift, 8)} if fine else {LINES: (LINE, 4)}
-
-    def size(self, word: int) -> int:
-        """Bytes of a plane."""
-        shift, each = self.planes[word]
-        return ((self.pad + self.length - 1 >> shift) + 1) * each
+_spare: list[np.ndarray] = []
 
 
 def filled(words: np.ndarray, byte: int) -> np.generic:
@@ -93,28 +60,64 @@ class Arrays:
         blank: dict[str, np.ndarray] | None = None, checks: bool = True, may_write: set[str] | None = None,
         fine: set[str] | frozenset[str] = frozenset(),
     ):  # fmt: skip
-        self.segments = segments = Segments(buffers, constants)
-        if not checks or segments.strides:
-            raise Unlowered("a launch without checks" if not checks else "arrays with holes")
+        if not checks:
+            raise Unlowered("a launch without checks")
+        self.given, self.variables = buffers, constants
         self.buffers = [(b, address_of(b.array)) for b in buffers if b.array.size]
-        for (_, array), _ in self.buffers:
-            seen = segments.seen(array) if array.itemsize == 8 else array
-            if seen is not array and not np.array_equal(seen, array):
-                raise Unlowered("a table of pointers")
-        self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
-        self.places(may_write, fine)
-        self.pointers = {b.name: MIDDLE for b in buffers} | {
-            name: int(segments.virtual[n]) for name, n in segments.constants.items()
-        }
-        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
         self.came_unwritten = {*(readable or {}), *(blank or {})}
         if not {*(readable or {})} <= {b.name for b, _ in self.buffers}:
             raise Unlowered("readable names no argument")
+        if not self.apart(may_write, fine):
+            self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
+            self.places(may_write, fine)
+            self.plan = Planes(self.pieces, self.came_unwritten)
+        for (_, array), _ in self.buffers:
+            seen = self.seen(array) if array.itemsize == 8 else array
+            if seen is not array and not np.array_equal(seen, array):
+                raise Unlowered("a table of pointers")
+        self.pointers = {b.name: MIDDLE for b in buffers}
+        bases = [p.record[BASE] for p in self.pieces[len(self.pieces) - len(constants) :]]
+        self.pointers |= dict(zip(constants, bases, strict=True))
+        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
         self.allocate()
         self.states(readable or {}, blank or {})
 
+    @cached_property
+    def segments(self) -> Segments:
+        """As the NumPy form has them; a launch without words that may be addresses asks for none."""
+        return Segments(self.given, self.variables)
+
+    def seen(self, words: np.ndarray) -> np.ndarray:
+        return self.segments.seen(words)
+
+    def apart(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> bool:
+        """The pieces of arrays none of which overlap, as others of the same shapes had them; else False."""
+        key = tuple([(b.name, b.array.shape, b.array.strides, b.array.dtype, b.array.flags.writeable, first & 7)
+                     for b, first in self.buffers])  # fmt: skip
+        writes = may_write if may_write is None else frozenset(may_write)
+        known = writes, frozenset(fine), frozenset(self.came_unwritten)
+        layout = layout_of(key, tuple(self.variables.items()), known, here := Once(self.buffers))
+        here.value = None  # the cache keeps it, and would the arrays
+        lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
+        order, ends = sorted(range(len(lows)), key=lows.__getitem__), 0
+        if layout.holes:
+            return False
+        for n in order:
+            if lows[n] < ends:
+                return False
+            ends = lows[n] + layout.pieces[n].length
+        pieces = layout.pieces.copy()
+        for rank, n in enumerate(order, 1):
+            pieces[n] = pieces[n].moved(lows[n], (rank << BITS) + MIDDLE, [self.buffers[n]])
+        self.pieces = [pieces[n] for n in order] + pieces[len(order) :]
+        self.placed = [(piece, *pair) for piece, pair in zip(pieces, self.buffers, strict=False)]
+        self.constants, self.plan = layout.constants, layout.planes
+        return True
+
     def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> None:
         """The segments as pieces, and which buffers lie where."""
+        if self.segments.strides:
+            raise Unlowered("arrays with holes")
         real, length, virtual = (x.tolist() for x in (self.segments.real, self.segments.length, self.segments.virtual))
         arrays, self.pieces = self.segments.arrays, []
         here: list[list[tuple[Buffer, int]]] = [[] for _ in real]
@@ -127,28 +130,18 @@ class Arrays:
                 self.pieces.append(Piece(data, length[n], virtual[n] & ~255, []))
                 continue
             self.pieces.append(piece := Piece(real[n], length[n], virtual[n], buffers))
-            names = {b.name for b, _ in buffers}
-            if (may_write is None or names & may_write) and all(b.array.flags.writeable for b, _ in buffers):
-                piece.writable(bool(names & fine))
+            piece.writable(may_write, fine)
         self.placed = [(self.pieces[n], *pair) for n, pair in zip(numbers, self.buffers, strict=True)]
 
     def allocate(self) -> None:
         """Memory for what is known of all pieces: zeros, but for the copies of what was there."""
-        at, copies = 0, 0
-        for piece in self.pieces:
-            whole = any(dense(b.array) and b.array.nbytes == piece.length for b, _ in piece.buffers)
-            if piece.buffers and not (whole and self.came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
-                piece.planes[STATE] = piece.shift, 1
-            for word in piece.planes:
-                piece.offsets[word] = copies if word == BACKUP else at
-                size = -(-piece.size(word) // 64) * 64
-                at, copies = (at, copies + size) if word == BACKUP else (at + size, copies)
-        self.memory, self.copies = np.zeros(at, np.uint8), np.empty(copies, np.uint8)
-        known, copied = address_of(self.memory), address_of(self.copies)
-        for piece in self.pieces:
-            for word, offset in piece.offsets.items():
-                piece.record[word] = offset + (copied if word == BACKUP else known)
+        size = self.plan.known
+        self.room = _spare.pop() if _spare and size <= SMALL else np.zeros(max(size, SMALL), np.uint8)
+        self.memory, self.copies = self.room[:size], np.empty(self.plan.copied, np.uint8)
+        first = address_of(self.memory) - 1, address_of(self.copies) - 1
         self.table = np.array([p.record for p in self.pieces] or [[0] * RECORD], np.int64)
+        planes = self.table[:, READ:]
+        planes += np.where(COPIED, first[1], first[0]) * (planes > 0)
 
     def plane(self, piece: Piece, word: int) -> np.ndarray:
         """Its bytes."""
@@ -170,9 +163,13 @@ class Arrays:
 
     def states(self, readable: dict[str, Any], blank: dict[str, np.ndarray]) -> None:
         """Note which elements there are, and which may be read, where these are not all."""
+        whole = self.plan.whole and not readable
+        if whole:
+            low, high, _ = self.plan.places[STATE]
+            self.memory[low:high] = MAPPED | READABLE
         for piece in self.pieces:
             each = piece.buffers if STATE in piece.planes else []
-            for (name, array), first in each:
+            for (name, array), first in () if whole else each:
                 state = self.of(piece, array, first, STATE)
                 if name not in readable:
                     state |= filled(state, MAPPED | READABLE)
@@ -186,7 +183,10 @@ class Arrays:
             for (name, array), first in each:
                 if name in blank:
                     state = self.of(piece, array, first, STATE)
-                    np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
+                    if state.itemsize == 1:  # READABLE is 2
+                        state &= ~(blank[name].view(np.uint8) << 1)
+                    else:
+                        np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
 
     def undo(self) -> None:
         """Give the callers' arrays the bytes that they had before the launch."""
@@ -207,14 +207,19 @@ class Arrays:
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
-        dirty = {id(p) for p in self.pieces if DIRTY in p.planes and np.count_nonzero(self.plane(p, DIRTY))}
+        dirty = {first for first, n in self.sums(DIRTY).items() if n}
+        ones = self.sums(READ)
         for piece, (name, array), first in self.placed:
-            self.read[name] = self.items_read(piece, array, first) * array.itemsize
+            if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
+                self.read[name] = ones[piece.offsets[READ]] * array.itemsize
+            else:
+                self.read[name] = self.items_read(piece, array, first) * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
-                bit = filled(state, READABLE)
-                self.left[name] = int(np.count_nonzero(state & bit != bit))
-            touched = id(piece) in dirty
+                bit = filled(state, READABLE) if state.itemsize > 1 else READABLE
+                may_read = state & bit if state.itemsize == 1 else state & bit == bit
+                self.left[name] = state.size - int(np.count_nonzero(may_read))
+            touched = piece.offsets.get(DIRTY) in dirty
             if written is not None:
                 mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
@@ -222,14 +227,24 @@ class Arrays:
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
-        del self.memory, self.copies
+        if len(self.room) == SMALL and len(_spare) < SPARE:
+            self.memory[...] = 0
+            _spare.append(self.room)
+        del self.memory, self.copies, self.room
+
+    def sums(self, word: int) -> dict[int, int]:
+        """By where a plane begins, how many of its bits are set."""
+        low, high, starts = self.plan.places[word]
+        if not starts:
+            return {}
+        counts = set_bits(self.memory[low:high])
+        found = np.add.reduceat(counts, [x >> 3 for x in starts], dtype=np.int64).tolist()
+        return dict(zip([low + x for x in starts], found, strict=True))
 
     def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
         """Of how many items of an array something was read."""
-        bits = self.plane(piece, READ)
-        if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
-            return int(np.bitwise_count(bits.view(np.uint32)).sum())
-        known, first = np.unpackbits(bits, bitorder="little"), first - piece.low + piece.pad >> piece.shift
+        known = np.unpackbits(self.plane(piece, READ), bitorder="little")
+        first = first - piece.low + piece.pad >> piece.shift
         kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
         return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
@@ -244,3 +259,10 @@ class Arrays:
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
         return self.stored
+
+
+def set_bits(plane: np.ndarray) -> np.ndarray:
+    """How many bits are set in each 8 bytes."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(plane.view(np.uint64))
+    return np.unpackbits(plane).reshape(-1, 64).sum(1)  # before NumPy 2.0

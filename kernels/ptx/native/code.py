@@ -16,6 +16,7 @@ from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
+import numpy as np
 
 from ..progress import say
 from . import disk, numpy_loops
@@ -75,7 +76,9 @@ def digest_of(key: bytes) -> str:
 @cache
 def surroundings() -> bytes:
     """A digest of all that machine code depends on beside what it is made from."""
-    known = llvmlite.__version__, llvm.llvm_version_info, llvm.get_process_triple(), *cpu(), LEVEL, PASSES
+    loops = [name for name, address in numpy_loops.symbols().items() if address]
+    versions = llvmlite.__version__, np.__version__, llvm.llvm_version_info
+    known = *versions, llvm.get_process_triple(), *cpu(), LEVEL, PASSES, loops
     digest = hashlib.sha256(repr(known).encode())
     for path in sorted(SOURCES.rglob("*.py")):
         text = path.read_bytes()

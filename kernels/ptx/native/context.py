@@ -18,7 +18,6 @@ FIELDS = (
     "program", "ctaid_x", "ctaid_y", "ctaid_z", "epoch",  # its number; barriers of all its threads that it has passed
     "frames", "frame_size",  # of its warps, see writer.py; bytes of one
     "warp_code",  # flow.py's function
-    "status",  # what the program's run came to, where programs stop at events
     "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
     # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
     "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",

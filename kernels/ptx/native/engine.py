@@ -1,7 +1,7 @@
 """A launch as machine code: its memory, its programs over the threads of the CPU, and the order of its atomics.
 
-Compiled code only says that something is suspicious. Then the launch is undone, and `Suspicion` tells its caller to run
-it in NumPy form, which finds the words, or finds that all is well.
+Compiled code only says that something is suspicious. Then the launch is undone, and `run` returns SUSPECT: its caller
+runs it in NumPy form, which finds the words, or finds that all is well.
 """
 
 import ctypes
@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -20,16 +20,19 @@ from ..printed import Printed
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, order, others, programs, shared, warp
 from .arrays import Arrays
-from .context import DONE, EVENT, FIELDS
+from .context import DONE, EVENT, FIELDS, FUEL
 from .counted import Counted, blocks
 from .flow import Warp
 from .frames import AT, DEPTH, HEADER, PATH, STATE
 from .lower import Unlowered
+from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
+from .programs import READY
 from .records import LONG, Records, address, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+QUICK = 1 << 20  # instructions of a thread that a launch may run in one that nothing can interrupt
 
 
 class Compiled(NamedTuple):
@@ -81,24 +84,13 @@ def refuses(start: Start, made: Compiled) -> str:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
-    opcodes = (s.instruction.opcode for s in start.decoded.steps) if start.moved else ()
-    if any(".approx" in x or ".full" in x for x in opcodes):
+    if not start.moved and start.seed is None:
+        return ""
+    opcodes = [s.instruction.opcode for s in start.decoded.steps]
+    if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    atomics = any(s.instruction.opcode.startswith(("atom.", "red.")) for s in start.decoded.steps)
+    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
     return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
-
-
-class Once:
-    """An argument that a cache does not look at."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Once)
-
-    def __hash__(self) -> int:
-        return 0
 
 
 @lru_cache(maxsize=256)
@@ -157,17 +149,17 @@ class Launch:
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows = self.records, address(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
-        calls = [(rows, address(part), len(part), -1) for part in parts]
+        calls = [(rows, address(part), len(part), 1) for part in parts]
         status = max(spread(call, calls, records))
         while status == DONE:
-            programs, event = self.following()
+            programs = self.following()
             if not len(programs):
                 return DONE
-            status = call(rows, address(programs), len(programs), event)
+            status = call(rows, address(programs), len(programs), 0)
         return status
 
-    def following(self) -> tuple[np.ndarray, int]:
-        """The programs whose warps go on next, in order, and the event that these have stopped at.
+    def following(self) -> np.ndarray:
+        """The programs with warps that go on next, in order; these are made ready.
 
         In lockstep the lowest instruction goes first. A warp that has jumped back from a higher one on its way has
         waited there for all the others.
@@ -175,22 +167,21 @@ class Launch:
         heads = self.records.frames[:, :, :HEADER].view(np.int64)
         waits = heads[..., STATE] == EVENT
         if not waits.any():
-            return np.empty(0, np.int64), 0
+            return np.empty(0, np.int64)
         here = heads[waits]
         depth = here[:, DEPTH]
         ways = np.where(np.arange(HEADER // 8 - PATH) < depth[:, None], here[:, PATH:], -1)
         at = here[:, AT]
-        if not depth.any():
-            event = int(at.min())
-            return np.flatnonzero((waits & (heads[..., AT] == event)).any(1)), event
-        ways = np.where(ways > at[:, None], ways, -1)
-        if (at == at[0]).all() and (ways == ways[0]).all():
-            return np.flatnonzero(waits.any(1)), int(at[0])
-        keys = np.concatenate([ways, at[:, None]], axis=1)
-        keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
-        first = min(map(tuple, np.unique(keys, axis=0).tolist()))
-        chosen = (keys == first).all(1)
-        return np.unique(np.nonzero(waits)[0][chosen]), int(at[chosen][0])
+        if depth.any():
+            ways = np.where(ways > at[:, None], ways, -1)
+            keys = np.concatenate([ways, at[:, None]], axis=1)
+            keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
+            chosen = (keys == min(map(tuple, np.unique(keys, axis=0).tolist()))).all(1)
+        else:
+            chosen = at == at.min()
+        program, warp = (x[chosen] for x in np.nonzero(waits))
+        heads[program, warp, STATE], heads[program, warp, DEPTH] = READY, 0
+        return np.unique(program)
 
 
 @cache
@@ -213,10 +204,12 @@ def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int
 
     Whatever is raised, nothing runs any more then.
     """
-    if records.seconds <= LONG:
+    if records.quick:
         return [call(*a) for a in arguments]
     running = [pool().submit(call, *a) for a in arguments]
     try:
+        while wait(running, 0.2).not_done:
+            pass  # a signal that comes just before the wait begins does not end it
         return [f.result() for f in running]
     finally:
         while not all(f.cancel() or f.done() for f in running):
@@ -238,23 +231,30 @@ def run(
 
     Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
+    slow, fuel = False, fuel or 1 << 62
     while True:
         records = taken(start, made, key(start))
-        launch = Launch(start, made, records, fuel or 1 << 62)
+        records.quick = records.seconds <= LONG and not slow
+        launch = Launch(start, made, records, min(fuel, QUICK) if records.quick else fuel)
         arrays = launch.arrays
         try:
             status = launch.run()
+            right = status == DONE and order.ordered(records.log(), records.noted())
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
-        if status == DONE and order.ordered(records.log(), records.noted()):
+        counted = Counted(start, made, records)
+        if right and start.max_steps and 2 * counted.issued.sum() > start.max_steps:
+            right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
+        if right:
             arrays.end(written)
-            ended = Ended(
-                start.grid, 32 * start.num_warps, Counted(start, made, records), arrays, Printed(start.prints)
-            )
+            ended = Ended(start.grid, 32 * start.num_warps, counted, arrays, Printed(start.prints))
             given_back(records, start, key(start))
             return ended
         arrays.undo()
+        if status == FUEL and records.quick:
+            slow = True
+            continue
         asked = {*(records.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1}
         wanted = {b.name for n in asked for b, _ in arrays.pieces[n].buffers} - made.fine
         if not wanted:

@@ -17,10 +17,10 @@ from ..syntax import Vector
 from . import context as ctx
 from .frames import RESUME, RUNNING
 from .lanes import I1, I32, I64
-from .lower import pure
 from .others import nothing
 from .plan import Plan
 from .steering import FRAGMENTS, Steering
+from .table import pure
 from .writer import EVERYBODY
 
 
@@ -111,6 +111,7 @@ class Warp(Steering):
         self.go(stop)
 
     def instruction(self, step: Step) -> None:
+        self.taken.clear()
         guard = self.guard()
         self.lanes_on(guard)
         i = step.instruction
@@ -120,10 +121,10 @@ class Warp(Steering):
         elif guard is None:
             family(self, i)
         else:
-            for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1):
+            # what a load leaves out is no matter in a right kernel, and often computed with
+            for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1 and i.opcode.startswith("ld.")):
                 self.variable(slot)
-                if slot in self.written:
-                    self.b.store(I1(1), self.written[slot])
+                self.note_written(slot, self.running)
             anyway = any(i.opcode.startswith(name) for name in self.anyway)
             with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
                 if guard.type == I1 and self.masking is guard and not anyway:

@@ -39,7 +39,7 @@ class Frames(Writer):
         for slot in range(len(self.decoded.slots)):
             if any(self.plan.live[n] >> slot & 1 for n in self.plan.stops) and self.kept(slot):
                 offsets[slot] = at
-                at += 320 if self.plan.varying >> slot & 1 else 16  # at most 256 bytes, and whether it is written
+                at += 320 if self.plan.varying >> slot & 1 else 16  # at most 256 bytes, and where it is written
         return offsets, -(-at // 64) * 64
 
     def kept(self, slot: int) -> bool:
@@ -63,7 +63,7 @@ class Frames(Writer):
                 self.b.store(self.L.mask(value) if ballot else value, place)
             if slot in self.written:
                 one, other = (self.written[slot], flag) if save else (flag, self.written[slot])
-                self.b.store(self.b.load(one, typ=I1), other)
+                self.b.store(self.b.load(one, typ=I32), other)
 
     def stop(self, n: int, status: int, at: int) -> None:
         """Return; the warp goes on at instruction n."""

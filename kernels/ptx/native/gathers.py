@@ -8,8 +8,8 @@ with what lies there, if it was stored, and with one another in a table of the t
 # ruff: noqa: F401, F821
 
 from .accesses import ATOMIC, MIXED, MOMENT, ONE, SEVERAL, THREADS
-from .arrays import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, LINE, REPLICA, REPLICAS, SHIFT, STATE
 from .context import TRAFFIC
+from .pieces import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, LINE, REPLICA, REPLICAS, SHIFT, STATE
 from .routine import routines
 
 AHEAD = 2048  # bytes: a loop that goes through an array may come there next

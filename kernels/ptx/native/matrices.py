@@ -12,8 +12,8 @@ from llvmlite import ir
 
 from ..floats import FORMATS
 from ..forms import parts_of
+from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form
 from ..syntax import Instruction
-from ..tensor_core.forms import INPUTS, INTEGERS, form, matrix_form
 from . import shared
 from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
@@ -206,7 +206,7 @@ def load_matrix(w: Any, i: Instruction) -> None:
 
 
 def store_matrix(w: Any, i: Instruction) -> None:
-    m, room = matrix_form(i), w.room(vector(I32), 4)
+    m, room = matrix_form(i), w.room(512)
     together(w)
     for n, x in enumerate(parts_of(i.operands[1])):
         value, place = w.L.splat(w.read(x, "b32")), at(w.b, room, n, vector(I32))

@@ -12,10 +12,11 @@ from ..opcode import BITS
 from ..syntax import Instruction
 from . import accesses, gathers
 from .accesses import MIXED, THREAD
-from .lanes import I1, I8, I32, I64, WARP, element, vector
-from .lower import Unlowered, pure
+from .lanes import I1, I32, I64, WARP, element, vector
+from .lower import Unlowered
 from .order import ACQUIRE, RELEASE
 from .programs import loop
+from .table import pure
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
@@ -62,17 +63,10 @@ def at(w: Any, place: Any, index: Any, kind: Any) -> Any:
     return w.b.gep(place, [index if isinstance(index, ir.Value) else I64(index)], source_etype=kind)
 
 
-def stack(w: Any, kind: Any, each: int = 1) -> Any:
-    """Stack memory for `each` of a kind for every lane."""
-    place = w.room(kind, WARP * each)
-    place.type = POINTER  # to any type
-    return place
-
-
-def laid(w: Any, address: Any) -> Any:
-    """The lanes' addresses in memory."""
-    room = stack(w, I64)
-    w.b.store(w.L.splat(address), room, align=64)
+def spilled(w: Any, value: Any) -> Any:
+    """A value's lanes in memory."""
+    room = w.room(WARP * element(value.type).width // 8)
+    w.b.store(w.L.splat(value), room, align=64)
     return room
 
 
@@ -92,13 +86,13 @@ def load(w: Any, address: Any, size: int, on: Any) -> Any:
         raise Unlowered("accesses of more than 32 bytes")
     if not isinstance(address.type, ir.VectorType):
         return found(w, call(w, "access_one", w.context, w.n, size, on, address, who(w)))
-    room = stack(w, I8, size)
+    room = w.room(WARP * size)
     with w.b.if_else(side_by_side(w, address, size, on)) as (near, apart):
         with near:
             first = call(w, "access_side", w.context, w.n, size, w.L.lane(address, 0), who(w))
             one = w.b.block
         with apart:
-            addresses = laid(w, address)
+            addresses = spilled(w, address)
             second = call(w, "access_loads", w.context, w.n, size, on, who(w), addresses, room)
             other = w.b.block
     place = w.b.phi(I64)
@@ -147,13 +141,13 @@ def store_global(w: Any, i: Instruction) -> None:
     address = w.read(i.operands[0], "b64")
     parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
-    words = stack(w, I8, f.size)
+    words = w.room(WARP * f.size)
     w.b.store(woven(w, [w.L.splat(x) for x in parts]), words, align=64)
     off = w.b.and_(w.running, w.b.not_(w.on))
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
         one = w.b.and_(off, w.b.neg(off))
         off = w.b.select(w.b.icmp_unsigned("==", w.on, I32(0)), one, I32(0))
-    addresses = laid(w, address)
+    addresses = spilled(w, address)
     near = side_by_side(w, address, f.size, w.on)
     suspect(w, "access_stores", w.context, w.n, f.size, w.on, off, near, who(w), addresses, words)
 
@@ -192,10 +186,10 @@ def atomic_global(w: Any, i: Instruction) -> None:
     address, kind = w.read(operands[0], "b64"), ir.IntType(BITS[f.kind])
     sources = [[w.read(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]]
     flags = ACQUIRE * (f.order in ("acquire", "acq_rel")) | RELEASE * (f.order in ("release", "acq_rel"))
-    addresses = laid(w, address)
+    addresses = spilled(w, address)
     call(w, "access_count", w.context, w.n, w.on, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
-    results, first = [stack(w, kind) for _ in range(f.count)], who(w)
+    results, first = [w.room(WARP * f.size // f.count) for _ in range(f.count)], who(w)
     with loop(w.b, I64(WARP)) as lane:
         bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
         with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
@@ -211,12 +205,6 @@ def atomic_global(w: Any, i: Instruction) -> None:
                 w.b.store(old, at(w, results[n], lane, kind))
     for part, room in zip(parts_of(i.operands[0]) if returns else (), results, strict=False):
         w.write(part, f.kind, w.b.load(room, typ=vector(kind), align=64))
-
-
-def spilled(w: Any, value: Any) -> Any:
-    room = stack(w, element(value.type))
-    w.b.store(w.L.splat(value), room, align=64)
-    return room
 
 
 LOWER = {

@@ -184,30 +184,18 @@ def launch_run(module: ir.Module) -> None:
 
 
 def rows_run(module: ir.Module) -> None:
-    """(rows, programs, n, event) -> status: run the programs of a list as far as they come, in its order.
+    """(rows, programs, n, begin) -> status: run the programs of a list as far as they come, in its order.
 
     rows   a record for each program of the launch
-    event  start at the beginning if it is -1; else go on with the warps that have stopped at this instruction
+    begin  whether at the beginning; else their warps that are READY go on
     """
-    b, (rows, listed, n, event) = function(module, "rows_run", I64, POINTER, POINTER, I64, I64)
+    b, (rows, listed, n, begin) = function(module, "rows_run", I64, POINTER, POINTER, I64, I64)
     with loop(b, n) as i:
         program = b.load(word(b, listed, i), typ=I64)
         context = b.gep(rows, [b.mul(program, I64(len(ctx.FIELDS)))], source_etype=I64)
-        frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
-        with b.if_else(b.icmp_signed("<", event, I64(0))) as (begins, goes_on):
-            with begins:
-                b.call(module.globals["program_start"], [context, program])
-            with goes_on, loop(b, ctx.field(b, context, "warps")) as w:
-                frame = b.gep(frames, [b.mul(w, size)], source_etype=I8)
-                state, at = word(b, frame, STATE), b.load(word(b, frame, AT), typ=I64)
-                here = b.and_(
-                    b.icmp_signed("==", b.load(state, typ=I64), I64(ctx.EVENT)), b.icmp_signed("==", at, event)
-                )
-                with b.if_then(here):
-                    b.store(I64(READY), state)
-                    b.store(I64(0), word(b, frame, DEPTH))
+        with b.if_then(b.icmp_signed("!=", begin, I64(0))):
+            b.call(module.globals["program_start"], [context, program])
         status = b.call(module.globals["program_run"], [context])
-        b.store(status, ctx.place(b, context, "status"))
         give(b, b.icmp_signed(">", status, I64(ctx.EVENT)), status)
     b.ret(I64(ctx.DONE))
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from ..start import Start
 from . import context, shared
-from .arrays import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS, Arrays
+from .arrays import Arrays
 from .context import FIELDS
 from .lower import Unlowered
+from .pieces import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS
 
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many
@@ -30,11 +31,13 @@ class Records:
 
     rows     (threads, or programs where they stop at events, FIELDS) int64
     seconds  what the last run took
+    quick    whether this one stays in one thread, since it should take as little
     """
 
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
+        self.quick = False
         self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
@@ -50,11 +53,11 @@ class Records:
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
         self.replicas = np.zeros((threads, HEAD + REPLICA * REPLICAS), np.int64)
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
-        self.state = shared.state(rows, size, granule, warps)
+        self.state = shared.state(rows, size, granule, warps, threads)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
         self.plain = self.rows.copy()
-        self.launch_values = self.fixed_values(start)
+        self.slots, self.names = self.fixed_values(start)
 
     def fill(self, grid: tuple[int, int, int], sizes: dict[str, int]) -> None:
         """All that is the same in the next launch."""
@@ -71,14 +74,15 @@ class Records:
     def put(self, name: str, value: Any) -> None:
         self.rows[:, FIELDS.index(name)] = value
 
-    def fixed_values(self, start: Start) -> list[tuple[int, str]]:
-        """Fill in what the grid fixes; the slots, and names, of what each launch fills in."""
+    def fixed_values(self, start: Start) -> tuple[np.ndarray, list[str]]:
+        """Fill in what the grid fixes; the slots and the names of what each launch fills in."""
         decoded = start.decoded
         registers = decoded.registers({}, {}, 32, start.grid, None)
         for slot in decoded.given.values():
             if registers[slot] is not None:
                 self.given[slot] = registers[slot].flat[0]
-        return [(slot, name) for name, slot in decoded.given.items() if registers[slot] is None]
+        names = [name for name, slot in decoded.given.items() if registers[slot] is None]
+        return np.array([decoded.given[name] for name in names], np.int64), names
 
     def begin(self, start: Start, arrays: Arrays, fuel: int) -> None:
         """For a launch that has not begun."""
@@ -86,9 +90,8 @@ class Records:
         self.put("fuel", fuel)
         self.put("segments", address(arrays.table))
         self.put("segment_count", len(arrays.pieces))
-        values = start.bits(arrays.pointers, arrays.segments) | arrays.pointers
-        for slot, name in self.launch_values:
-            self.given[slot] = signed(values.get(name, 0))
+        values = start.bits(arrays.pointers, arrays) | arrays.pointers
+        self.given.view(np.uint64)[self.slots] = np.array([values.get(name, 0) for name in self.names], np.uint64)
         for slot, value in start.decoded.unspecified(start.random()).items():
             self.given[slot] = signed(value.item())
         self.next[0], self.blocks[...], self.traffic[...] = 0, 0, 0

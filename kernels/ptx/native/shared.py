@@ -22,15 +22,18 @@ EVERYBODY = 0xFFFFFFFF
 COMMUTE = ("add", "and", "or", "xor", "min", "max")
 
 
-def state(rows: int, size: int, granule: int, warps: int) -> dict[str, np.ndarray]:
-    """Memory for so many programs at a time, by its field: a row for each. What no program needs is never touched."""
+def state(rows: int, size: int, granule: int, warps: int, threads: int = 1) -> dict[str, np.ndarray]:
+    """Memory for so many programs at a time, by its field: a row for each, and of patterns for each thread of the CPU.
+
+    What no program needs is never touched.
+    """
     cells = size // granule
     words = lambda kind, *shape: np.zeros((rows, *shape), kind)  # noqa: E731
     return {
         "shared_bytes": words(np.uint8, size), "shared_by": words(np.int32, cells),
         "shared_writer": words(np.int64, cells), "shared_reader": words(np.int64, cells),
         "shared_copies": words(np.int32, warps, shared_cells.COPIES),
-        "bank_patterns": words(np.int32, banks.ROWS, banks.PATTERN),
+        "bank_patterns": np.zeros((threads, banks.ROWS, banks.PATTERN), np.int32),
     }  # fmt: skip
 
 
@@ -81,7 +84,7 @@ def load(w: Any, at: Any, size: int, on: Any, who: str = "thread") -> Any:
 
     who  "several": the read counts as the whole warp's
     """
-    return access(w, at, size, on, on, I1(who == "several"), w.room(I8, 32 * size), False)
+    return access(w, at, size, on, on, I1(who == "several"), w.room(32 * size), False)
 
 
 def store(w: Any, at: Any, place: Any, size: int, on: Any, who: str = "thread", widths: Any = ()) -> None:
@@ -104,7 +107,7 @@ def known(i: Instruction) -> Form:
 
 def load_shared(w: Any, i: Instruction) -> None:
     f, at = known(i), w.read(i.operands[1], "b32")
-    kind, place = ir.IntType(width(f.kind)), w.room(I8, 32 * f.size)
+    kind, place = ir.IntType(width(f.kind)), w.room(32 * f.size)
     if isinstance(at.type, ir.VectorType):
         place = access(w, at, f.size, w.on, w.on, I1(0), place, False)
         words = w.b.load(place, typ=vector(kind, 32 * f.count), align=1)
@@ -132,7 +135,7 @@ def store_shared(w: Any, i: Instruction) -> None:
     values = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     alike = not any(isinstance(v.type, ir.VectorType) for v in (at, *values))
     on, several = single(w) if alike else (w.on, I1(0))
-    place = w.room(I8, 32 * f.size)
+    place = w.room(32 * f.size)
     w.b.store(woven(w.L, [w.L.splat(v) for v in values]), place, align=1)
     access(w, at, f.size, on, w.on, several, place, True)
 
@@ -151,7 +154,7 @@ def atomic(w: Any, i: Instruction) -> None:
     kind, addresses = ir.IntType(width(f.kind)), spilled(w, w.read(operands[0], "b32"))
     given = [spilled(w, w.read(x, f.kind)) for x in operands[1:]]
     suspect(w, "shared_change", w.context, addresses, w.on, tags(w, I1(0))[0], log(w), f.size, code)
-    results, bytes = w.room(kind, 32), w.pointer("shared_bytes")
+    results, bytes = w.room(32 * f.size), w.pointer("shared_bytes")
     with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(w.on, b.trunc(lane, I32)), I1)):
         where = b.load(element(w, addresses, lane, I32), typ=I32)
         here = element(w, bytes, b.zext(where, I64), I8)
@@ -164,7 +167,7 @@ def atomic(w: Any, i: Instruction) -> None:
 
 def filled(w: Any, source: Any, size: int, taken: Any) -> Any:
     """What lanes copy from global memory that take all of their bytes, and zeros for those that take none."""
-    b, L, words, kind = w.b, w.L, w.room(I8, 32 * size), ir.IntType(8 * size)
+    b, L, words, kind = w.b, w.L, w.room(32 * size), ir.IntType(8 * size)
     taken = L.splat(taken)
     all_, none = (b.icmp_unsigned("==", taken, L.const(taken, x)) for x in (size, 0))
     w.bail(L.any(b.not_(b.or_(all_, none))))

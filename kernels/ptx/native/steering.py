@@ -47,7 +47,9 @@ class Steering(Frames):
         return block
 
     def guard(self) -> Any:
-        """The predicate under which an instruction runs, or None."""
+        """Set `running`; the predicate under which an instruction runs, or None."""
+        masked = self.n in self.plan.masked
+        self.running = self.on = self.b.load(self.running_place, typ=I32) if masked else EVERYBODY
         register = self.step.instruction.guard
         if register is None:
             return None
@@ -55,9 +57,8 @@ class Steering(Frames):
         return self.b.not_(value) if register.negated else value
 
     def lanes_on(self, guard: Any) -> None:
-        """Set `running`, `on` and `masking` for the instruction."""
+        """Set `on` and `masking` for the instruction."""
         masked = self.n in self.plan.masked
-        self.running = self.b.load(self.running_place, typ=I32) if masked else EVERYBODY
         self.guarding = guard
         if guard is None:
             self.on, self.masking = self.running, self.L.mask(self.running) if masked else None

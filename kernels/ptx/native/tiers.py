@@ -15,13 +15,16 @@ from . import code, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.6e-3  # seconds to write and compile an instruction: 0.5 to 0.65 ms in our kernels, 1.4 ms with tl.dot
+PRICE = 0.4e-3  # seconds to write and compile an instruction of our decode kernel; more with tl.dot
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
+OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
+WRONG = "something looks wrong, and NumPy says exactly what"
 LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
 
 _spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
 _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
+_suspected: dict[bytes, int] = defaultdict(int)  # by kernel, how many of its last launches looked wrong
 
 
 class Tier:
@@ -38,6 +41,9 @@ class Tier:
         steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
         left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
         self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
+        if not self.why and not at_once and _suspected[self.key] >= OFTEN:
+            _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
+            self.why = "its last launches looked wrong"
         self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT
         self.why = self.why or "it takes less time than compiling"
 
@@ -66,8 +72,11 @@ class Tier:
         except Unlowered as error:
             self.give_up(f"no machine code for {error}")
             return None
+        _suspected[self.key] = _suspected[self.key] + 1 if found == SUSPECT else 0
         if found == SUSPECT:
-            self.given_up, self.why = True, "something looks wrong, and NumPy says exactly what"
+            self.given_up, self.why = True, WRONG
+        elif found == FUEL and self.start.max_steps:
+            self.given_up, self.why = True, "it may need more than max_steps"
         elif found == FUEL:  # NumPy says within seconds if the launch shows no end
             self.at, self.fuel, self.why = time.perf_counter() + PATIENCE, None, "it may never end"
         return None if isinstance(found, int) else found

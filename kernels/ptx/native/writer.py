@@ -1,5 +1,6 @@
 """What the emitters of instructions are given as `w`: a program's registers and operands, as values of LLVM IR."""
 
+from collections import Counter
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -11,13 +12,14 @@ from ..errors import ParseError
 from ..opcode import BITS
 from ..syntax import Address, Immediate, Register, Symbol, Vector
 from . import context as ctx
-from .lanes import I1, I32, I64, WARP, Lanes, vector
+from .lanes import I1, I8, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 from .plan import Plan
 
 POINTER = ctx.POINTER
 MEMORY = 15  # the word of a frame's head that has the address of what `waiting` tells of
 EVERYBODY = I32(0xFFFFFFFF)
+STACK = 1 << 18  # the most bytes that a warp's function may ask for
 
 
 def kind_of(register: str) -> Any:
@@ -51,11 +53,14 @@ class Writer:
         self.constant = module.add_metadata([])
         self.names = {slot: name for name, slot in decoded.slots.items()}
         self.slots: dict[int, Any] = {}
-        self.written: dict[int, Any] = {}  # of slots that may be read before: whether they are written
+        self.written: dict[int, Any] = {}  # of slots that may be read before: the lanes in which they are written
+        self.rooms: dict[int, list[Any]] = {}  # by their bytes; `taken`, how many of them this instruction has
+        self.taken: Counter[int] = Counter()
         self.masking: Any = None
         self.guarding: Any = None
         self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a block of LLVM's
         self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.groups), 0) & plan.varying
+        self.stack = 256 * self.waiting.bit_count()  # bytes
         if self.waiting:
             self.memory = self.b.alloca(vector(I64), self.waiting.bit_count())
             self.b.store(self.memory, self.b.gep(self.frame, [I64(MEMORY)], source_etype=I64))  # so it is not registers
@@ -74,12 +79,18 @@ class Writer:
     def epoch(self) -> Any:
         return self.field("epoch")
 
-    def room(self, kind: Any, count: int = 1) -> Any:
-        """Stack memory of this function."""
-        with self.b.goto_block(self.entry):
-            place: Any = self.b.alloca(kind, count)
+    def room(self, size: int) -> Any:
+        """So many bytes of stack memory, for this instruction alone."""
+        rooms, n = self.rooms.setdefault(size, []), self.taken[size]
+        self.taken[size] += 1
+        if n == len(rooms):
+            self.stack += size
+            if self.stack > STACK:
+                raise Unlowered(f"more than {STACK >> 10} KB of stack memory")
+            with self.b.goto_block(self.entry):
+                rooms.append(place := self.b.alloca(I8, size))
             place.align, place.type = 64, POINTER
-            return place
+        return rooms[n]
 
     def bail(self, condition: Any) -> None:
         """Return SUSPECT if it holds."""
@@ -139,16 +150,17 @@ class Writer:
                     self.slots[slot].type = POINTER
                 else:
                     self.slots[slot] = self.b.alloca(kind)
-                    self.b.store(ir.Constant(kind, None), self.slots[slot])
+                self.b.store(ir.Constant(kind, None), self.slots[slot])
                 if self.plan.doubtful >> slot & 1:
-                    self.written[slot] = self.b.alloca(I1)
-                    self.b.store(I1(0), self.written[slot])
+                    self.written[slot] = self.b.alloca(I32)
+                    self.b.store(I32(0), self.written[slot])
         return self.slots[slot]
 
     def load(self, slot: int, sure: bool = False) -> Any:
         place = self.variable(slot)
         if slot in self.written and not sure:
-            self.bail(self.b.not_(self.b.load(self.written[slot], typ=I1)))
+            lacking = self.b.and_(self.on, self.b.not_(self.b.load(self.written[slot], typ=I32)))
+            self.bail(self.b.icmp_unsigned("!=", lacking, I32(0)))
         block, value = self.recent.get(slot, (None, None))
         if block is not self.b.block:
             value = self.b.load(place, typ=self.slot_type(slot))
@@ -166,8 +178,12 @@ class Writer:
             value = self.b.select(where, value, self.load(slot, True))
         self.b.store(value, place)
         self.recent[slot] = self.b.block, value
+        self.note_written(slot, self.on)
+
+    def note_written(self, slot: int, lanes: Any) -> None:
         if slot in self.written:
-            self.b.store(I1(1), self.written[slot])
+            place = self.written[slot]
+            self.b.store(self.b.or_(self.b.load(place, typ=I32), lanes), place)
 
     def given(self, slot: int, bits: int) -> Any:
         """What the launch fills in: a parameter, an address, bits that nothing defines."""

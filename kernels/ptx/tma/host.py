@@ -92,8 +92,8 @@ def described(name: str, value: Any, shape: list[int], strides: list[int], meta:
 
 def arrays(values: list[Any]) -> list[Buffer]:
     """The arrays among the values of parameters, those of descriptors too."""
-    bases = (value.base if isinstance(value, Descriptor) else value for value in values)
-    return [base for base in bases if isinstance(base, Buffer)]
+    bases = [value.base if value.__class__ is Descriptor else value for value in values]
+    return [base for base in bases if base.__class__ is Buffer]
 
 
 def room(parameters: dict[str, Any]) -> dict[str, bytes]:

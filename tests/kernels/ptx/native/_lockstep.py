@@ -4,6 +4,7 @@ In NumPy form all warps do the first access, then all the second; compiled code 
 """
 
 import ctypes
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ class One(Frames):
         self.entry, self.suspect = (self.function.append_basic_block(x) for x in ("entry", "suspect"))
         self.b = ir.IRBuilder(self.entry)
         self.L = Lanes(self.b)
+        self.rooms, self.taken, self.stack = {}, Counter(), 0
         i = self.step.instruction
         after = self.function.append_basic_block("after")
         with self.b.goto_block(after):

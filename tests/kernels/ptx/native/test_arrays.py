@@ -1,11 +1,14 @@
 """Arrays as compiled code works on them: beside GlobalMemory, and undone."""
 
+import weakref
+
 import numpy as np
 import pytest
 
 from kvproof.kernels.ptx.memory import GlobalMemory
-from kvproof.kernels.ptx.native.arrays import BACKUP, CELLS, DIRTY, FIRST, LAST, READERS, SHIFT, STATE, Arrays
+from kvproof.kernels.ptx.native.arrays import Arrays
 from kvproof.kernels.ptx.native.lower import Unlowered
+from kvproof.kernels.ptx.native.pieces import BACKUP, CELLS, DIRTY, FIRST, LAST, READERS, SHIFT, STATE
 from kvproof.kernels.ptx.segments import Buffer
 
 from .. import _text
@@ -118,3 +121,11 @@ def test_what_was_written_and_read_is_told_by_element(first):
         runs.append((report.unique, report.unwritten, {n: m.tolist() for n, m in written.items()}))
         assert report.engine == engine
     assert runs[0] == runs[1]
+
+
+def test_how_arrays_lie_is_kept_but_they_are_not():
+    x = np.zeros((3, 17), np.float32)
+    gone = weakref.ref(x)
+    Arrays([Buffer("x", x)], {}).end()
+    del x
+    assert gone() is None

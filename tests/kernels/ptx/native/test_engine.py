@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx.errors import Refused
+from kvproof.kernels.ptx.errors import Refused, Unfinished
 from kvproof.kernels.ptx.native.records import aligned
 
 from .._text import own, run
@@ -57,3 +57,52 @@ def test_moved_approximations_are_left_to_the_numpy_form():
     assert (own(body, approximation_ulps=64) == moved).all()
     with pytest.raises(Refused, match="approximations"):
         own(body, engine="native", approximation_ulps=64)
+
+
+# Two rounds, with an atomic in each that warp 1 of odd programs passes by in the first.
+ROUNDS = """
+    mov.u32 %r6, 0; and.b32 %r7, %r2, 1; shr.u32 %r8, %r1, 5; and.b32 %r7, %r7, %r8;
+    TOP: setp.eq.u32 %p1, %r7, 1; setp.eq.u32 %p2, %r6, 0; and.pred %p1, %p1, %p2;
+    @%p1 bra PAST;
+    and.b32 %r10, %r1, 31; setp.eq.u32 %p3, %r10, 0;
+    @%p3 atom.global.add.u32 %r9, [%rd2], 1;
+    PAST: add.u32 %r6, %r6, 1; setp.lt.u32 %p4, %r6, 2;
+    @%p4 bra TOP;
+    and.b32 %r10, %r1, 31; setp.ne.u32 %p3, %r10, 0;
+    @%p3 bra END;
+    st.global.b32 [%rd11], %r9;
+    END: ret;
+"""
+
+
+def test_warps_come_to_an_atomic_in_the_order_of_the_numpy_form_whatever_their_ways():
+    tickets = {}
+    for engine in ("numpy", "native"):
+        out, counter = np.zeros(256, np.uint32), np.zeros(4, np.uint32)
+        run(ROUNDS, out, counter, programs=4, threads=64, engine=engine)
+        tickets[engine] = out[::32].tolist()
+    assert tickets["native"] == tickets["numpy"]
+    assert sorted(tickets["numpy"]) != tickets["numpy"] or len(set(tickets["numpy"])) == 8
+
+
+@pytest.mark.parametrize("most", [20, 400000])
+def test_a_launch_that_needs_more_than_max_steps_is_stopped(most):
+    body = "add.u32 %r9, %r1, 1; " * 40 if most == 20 else (
+        "mov.u32 %r9, 0; TOP: add.u32 %r9, %r9, 1; setp.lt.u32 %p1, %r9, 10000000; @%p1 bra TOP; "
+    )  # fmt: skip
+    with pytest.raises(Unfinished, match=f"max_steps={most}"):
+        own(body, engine="native", max_steps=most)
+
+
+def test_a_launch_within_max_steps_runs_natively():
+    out = np.zeros(32, np.uint32)
+    assert run("st.global.b32 [%rd11], %r1; ret;", out, engine="native", max_steps=1000).engine == "native"
+
+
+def test_bytes_of_an_array_with_a_stride_of_0_count_once():
+    x = np.broadcast_to(np.arange(16, dtype=np.uint32), (4, 16))
+    body = "and.b32 %r6, %r1, 15; mul.wide.u32 %rd12, %r6, 4; add.u64 %rd12, %rd1, %rd12; ld.global.b32 %r9, [%rd12]; "
+    body += "mul.wide.u32 %rd13, %r1, 4; add.u64 %rd13, %rd2, %rd13; st.global.b32 [%rd13], %r9; ret;"
+    for engine in ("numpy", "native"):
+        report = run(body, x, np.zeros(32, np.uint32), engine=engine)
+        assert report.unique["a"] == 64

@@ -3,6 +3,8 @@
 Each test runs one of the suite's own under `_both.engines`; the whole suite can be run so, see _both.py.
 """
 
+from contextlib import contextmanager
+
 import pytest
 
 from kvproof.kernels import ptx
@@ -25,6 +27,14 @@ WAITS = ("locked", "relay", "relay of two warps")  # programs wait for one anoth
 IN_NUMPY = (*WAITS, "waves float64", "waves of large arguments")
 
 
+# as mended: arrays with holes, programs that wait for one another, and what looks wrong to machine code but is right
+MUSEUM_IN_NUMPY = {
+    *("slots_beyond_two_gib", "slots_that_come_round", "lock_without_a_barrier"),
+    *("heads_without_groups", "past_the_length", "before_the_window", "queries_start_elsewhere"),
+    *("first_block_masked", "scale_grows_with_blocks"),
+}
+
+
 def wider(cases, every: int):
     """Of these cases one in `every`; the others are exhaustive."""
     return [pytest.param(c, marks=[pytest.mark.exhaustive] if n % every else []) for n, c in enumerate(cases)]
@@ -41,22 +51,31 @@ def test_ordinary_kernels(pair):
     assert (report.engine == "native") == (launch not in IN_NUMPY), report.engine_reason
 
 
+@contextmanager
+def natively(least=1):
+    """Inside, launches run on both engines, and at least so many of them natively to their ends."""
+    before = _both.TOOK["native"]
+    with _both.engines():
+        yield
+    assert _both.TOOK["native"] - before >= least, _both.TOOK
+
+
 @pytest.mark.parametrize("name", wider(EXHIBITS, 4))
 def test_the_museum(name):
-    with _both.engines():
+    with natively(0 if name in MUSEUM_IN_NUMPY else 1):
         green(name)
         red(name, None)
 
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_the_ladder(name):
-    with _both.engines():
+    with natively():
         rung(name)
 
 
 @pytest.mark.parametrize("call", [*SAMPLE[:3], *wider([None, *SAMPLE[3:], *GRID], 1000)[1:]], ids=str)
 def test_the_kernel_to_read_and_the_general_op(call):
-    with _both.engines():
+    with natively():
         compare(call.draw())
 
 

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from kvproof.kernels.ptx import access
 from kvproof.kernels.ptx.native import memory
-from kvproof.kernels.ptx.native.lanes import vector
 
 from ._lockstep import Did, Native, compare, decoded_of
 
@@ -93,7 +91,7 @@ def addresses_as_global_memory(monkeypatch):
         return np.stack([words, words * 0], -1) if f.size == 16 else words.astype(f"u{f.size}")
 
     def compiled(w, address, size, on):
-        place = w.room(vector(ir.IntType(8 * size)))
+        place = w.room(32 * size)
         w.b.store(w.L.resize(w.L.splat(address), 8 * size), place, align=1)
         return place
 
