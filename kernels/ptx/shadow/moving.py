@@ -220,7 +220,7 @@ def changed_at(block: Any, active: Any, addresses: np.ndarray, space: str) -> tu
     return world.shadow.shared, block.shared.bytes, cells, at + row * block.shared.size
 
 
-def apart(x: np.ndarray, kind: str) -> tuple[np.ndarray, ...]:
+def apart(x: Any, kind: str) -> tuple[np.ndarray, ...]:
     """The numbers of a format: both of a pair."""
     return (x.real, x.imag) if kind in HALF else (x,)
 
