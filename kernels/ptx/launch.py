@@ -240,6 +240,14 @@ def shadow(route: Route, compiled: Compiled) -> Asked | None:
     return Asked(numbers(compiled.triton), pointers(compiled.arguments), LOST in lines, lines, tuple(route.twins))
 
 
+def remember(route: Route, shadow: Any) -> None:
+    """Keep a launch's twins for later ones, in place of those that lie within them."""
+    earlier = [x for x in route.twins if not any(x.within(new) for new in shadow.kept)]
+    route.lines.update(shadow.places)
+    route.twins.clear()
+    route.twins.extend((*earlier, *shadow.kept))
+
+
 def _launch(kernel: Kernel, grid: Any) -> Any:
     """Run a compiled kernel over a grid -> its report; over an empty one, as on a GPU, nothing runs -> the kernel."""
     route, compiled = _route.get(), kernel.compiled
@@ -276,10 +284,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
     if report.shadow:
-        earlier = [x for x in route.twins if not any(x.within(new) for new in report.shadow.kept)]
-        route.lines.update(report.shadow.places)
-        route.twins.clear()
-        route.twins.extend((*earlier, *report.shadow.kept))
+        remember(route, report.shadow)
     route.reports.append(report)
     if route.each is not None:
         route.each(report)
