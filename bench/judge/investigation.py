@@ -92,6 +92,7 @@ def investigate(subject: Any, dtype: str, pictures: bool = True) -> Investigatio
     """
     rungs = DtypeRefusals(subject.paths, dtype)
     how = {"question": subject.question, "throughout": lambda: getattr(subject, "wide", False)}
+    how["float64_gate"] = getattr(subject, "float64_gate", None)
     verdict = rungs.with_refusals(judge(rungs, dtype, op=attention_of(subject), **how))
     verdict = without_ties(subject, dtype, verdict)
     if hasattr(subject, "qualify"):  # it knows more of its paths than the judge does

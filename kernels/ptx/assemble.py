@@ -132,13 +132,13 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int], follow: Any = None)
 
 @lru_cache(maxsize=64)  # about 1 MB for each thousand instructions
 def assemble(
-    text: str, ulps: int = 0, seed: int = 0, stops: bool = False, shadow: tuple[tuple, tuple] | None = None
+    text: str, ulps: int = 0, seed: int = 0, stops: bool = False, shadow: tuple[tuple, tuple, bool] | None = None
 ) -> Decoded:
     """Bind a PTX module's kernel.
 
     ulps, seed  move approximate functions by up to `ulps` last places, drawn from `seed`
     stops       end straight code before every access to global memory and to an mbarrier, so that others can come in
-    shadow      numbers that constants may stand for, and what each parameter points at; None: registers have no twins
+    shadow      what a shadow.launch.Asked begins with; None: registers have no twins
 
     Raises ParseError and UnknownOpcode, with the line, before anything runs.
     """
@@ -172,6 +172,7 @@ def assemble(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
         weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
         program.registers, follow and follow.lost,
+        frozenset(follow.marked if follow else ()), frozenset(follow.rounded - follow.matched if follow else ()),
     )  # fmt: skip
 
 

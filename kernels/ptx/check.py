@@ -11,7 +11,7 @@ from triton.runtime import Autotuner
 
 from .compile import capability
 from .differences import copied, difference, named_arrays, put
-from .errors import PtxError, ScheduleDependent
+from .errors import PtxError, Refused, ScheduleDependent
 from .execute import Report
 from .launch import run
 from .reachable import buffer
@@ -44,6 +44,8 @@ def check(
             f"{clash[0]}= came, or is a parameter of the kernel: check runs all targets= and seeds=, every check on; "
             "pass the kernel's own by position"
         )
+    if kwargs.get("shadow"):
+        raise Refused("shadow= came to check, which runs random schedules; give it to run")
     targets = (targets,) if isinstance(targets, str) else targets
     named = lambda x: isinstance(x, str)  # noqa: E731
     targets = several("targets", targets, named, "one or more GPUs, such as ('sm_80', 'sm_90')", least=1)

@@ -140,7 +140,7 @@ def execute(
     """
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
-    hints = shadow[:2] if shadow else None
+    hints = shadow[:3] if shadow else None
     decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
@@ -149,7 +149,7 @@ def execute(
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
                   warp_races, max_steps, trace, prints, approximation_ulps > 0, shadow)  # fmt: skip
     came = [b.array.copy() for b in buffers] if shadow else []
-    launch, engine, why = run(start, written, engine or engine_of_process())
+    launch, engine, why = run(start, written, engine or (None if shadow else engine_of_process()))
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = engine, why
     report.shadow = ShadowReport(start, came, launch) if shadow else None

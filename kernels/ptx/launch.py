@@ -29,7 +29,7 @@ from .other_targets import explain
 from .reachable import buffer, reached, scratch
 from .settings import Settings, Tuning, check_settings
 from .shadow.constants import numbers, pointers
-from .shadow.launch import Asked, recalled
+from .shadow.launch import EVERY, LOST, Asked, recalled
 from .tma import host
 from .torch_empty import unwritten, watching
 
@@ -45,6 +45,7 @@ class Route(NamedTuple):
     launched: Launched
     pretend: bool = False
     tuning: Tuning = Tuning()
+    lines: Any = ()  # of Python, of all launches with a shadow
     twins: Any = ()  # of memory that launches have written, with shadow="float64"
 
     def takes(self, args: tuple, kwargs: dict[str, Any]) -> bool:
@@ -65,11 +66,14 @@ def made(
     if tuning.tolerance and tuning.autotune != "all":
         raise Refused('tolerance= came without autotune="all", and compares the configurations it runs: give both')
     launched = Launched(WeakKeyDictionary(), set())
-    outer, twins = _route.get(), deque()
-    if outer and outer.settings.shadow and not settings.get("shadow"):
-        settings |= {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding}
-        twins = outer.twins
-    return Route(target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, twins)
+    outer, lines, twins = _route.get(), set(), deque()
+    if outer and outer.settings.shadow:
+        settings = {"shadow": outer.settings.shadow, "rounding": outer.settings.rounding} | settings
+        lines, twins, own = outer.lines, outer.twins, each
+        each = lambda report: [f(report) for f in (own, outer.each) if f]  # noqa: E731
+    return Route(
+        target, Settings(**settings), deque(maxlen=keep), each, takes_all, launched, pretend, tuning, lines, twins
+    )
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -111,7 +115,7 @@ def route(
     """Inside, launches of this thread whose arrays are all on the CPU run on the machine; yields their reports.
 
     keep      number of reports to keep, the latest; None keeps all
-    each      function, called with every report
+    each      function, called with every report, and with those of inner routes if it has a shadow, which they inherit
     pretend   whether this thread has a GPU meanwhile: code that insists on one runs, see pretend/__init__.py. What
               cannot be pretended raises Refused
     settings  the fields of `Settings` and `Tuning`
@@ -159,6 +163,8 @@ def _routed(route: Route) -> Iterator[deque]:
         if unknown := sorted(set(route.tuning.tolerance or ()) - route.launched.arrays):
             arrays = sorted(route.launched.arrays)
             raise ValueError(f"tolerance names {unknown}; the arrays of the autotuned kernels launched are {arrays}")
+        if route.lines and (unknown := sorted({*route.settings.rounding} - route.lines - {EVERY, LOST})):
+            raise ValueError(f"rounding names {unknown}; the lines of the kernels launched are {sorted(route.lines)}")
     finally:
         _route.reset(token)
         _patch(-1)
@@ -231,7 +237,15 @@ def shadow(route: Route, compiled: Compiled) -> Asked | None:
     if route.settings.seed is not None:
         raise Refused('seed= came with shadow="float64", which follows the default schedule; leave one out')
     lines = frozenset((file, n) for file, n in route.settings.rounding)
-    return Asked(numbers(compiled.triton), pointers(compiled.arguments), lines, tuple(route.twins))
+    return Asked(numbers(compiled.triton), pointers(compiled.arguments), LOST in lines, lines, tuple(route.twins))
+
+
+def remember(route: Route, shadow: Any) -> None:
+    """Keep a launch's twins for later ones, in place of those that lie within them."""
+    earlier = [x for x in route.twins if not any(x.within(new) for new in shadow.kept)]
+    route.lines.update(shadow.places)
+    route.twins.clear()
+    route.twins.extend((*earlier, *shadow.kept))
 
 
 def _launch(kernel: Kernel, grid: Any) -> Any:
@@ -270,7 +284,7 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()
     if report.shadow:
-        route.twins.extend(report.shadow.kept)
+        remember(route, report.shadow)
     route.reports.append(report)
     if route.each is not None:
         route.each(report)

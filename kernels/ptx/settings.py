@@ -83,6 +83,12 @@ def mask(x: Any) -> bool:
     return str(getattr(x, "dtype", np.asarray(x).dtype)).removeprefix("torch.") == "bool"
 
 
+def places(x: Any) -> bool:
+    """Whether it is a sequence of Python lines."""
+    pair = lambda at: isinstance(at, tuple) and len(at) == 2 and isinstance(at[0], str) and whole(0)(at[1])  # noqa: E731
+    return isinstance(x, Sequence) and not isinstance(x, str) and all(map(pair, x))
+
+
 def shares(x: Any) -> bool:
     """Whether it maps names to how far values may differ."""
     numbers = (int, float, np.integer, np.floating)
@@ -103,7 +109,7 @@ TAKES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine": (lambda x: x in ENGINES, 'None, "native" or "numpy"'),
     "prints": (boolean, "True or False"),
     "shadow": (lambda x: x in (None, "float64"), 'None or "float64"'),
-    "rounding": (lambda x: all(len(at) == 2 for at in x), "pairs of (file name, line)"),
+    "rounding": (places, 'a list of pairs (file name, line), such as ("kernel.py", 12)'),
     "autotune": (lambda x: x in ("first", "all"), '"first" or "all"'),
     "pretend": (boolean, "True or False"),
     "keep": (lambda x: x is None or whole(0)(x), "None or a whole number of reports, 0 or more"),
@@ -124,6 +130,8 @@ def check_settings(given: Mapping[str, Any]) -> None:
             good = False
         if not good:
             raise Refused(f"{name} is {short(value)}; it must be {words}")
+    if given.get("rounding") and not given.get("shadow"):
+        raise Refused('rounding= came without shadow="float64", whose lines it names: give both')
 
 
 def several(name: str, values: Any, fits: Callable[[Any], bool], words: str, least: int = 0) -> tuple:

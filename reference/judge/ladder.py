@@ -195,9 +195,12 @@ def widest_rounding(top: Run, below: Run | None, error: float, throughout: bool 
 
 
 def climb(
-    runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0, throughout: bool = False
-) -> list[tuple[Rung, Difference]]:
+    runs: Sequence[Run], jumps: Callable[[Run], float] = lambda base: 0.0, throughout: bool = False,
+    float64_gate: float | None = None,
+) -> list[tuple[Rung, Difference]]:  # fmt: skip
     """Hold both paths, on every rung, to the gate of that rung.
+
+    float64_gate  see parity.judge
 
     jumps       jumps(base) -> how far rounding across steps moves logits; asked where smooth rounding explains no rung
     throughout  in float64's run nothing stays in float32 but tables, whose numbers are rounded once; not believed where
@@ -214,6 +217,8 @@ def climb(
             floor, alone = widest_noise(now, below)[0], now is not base
         else:
             measured, note = max(rms(now.b - base.b), floor, now.one_rounding), ""
+        if float64_gate and now.dtype == "float64":
+            measured, note = float64_gate * float(np.abs(now.b[now.comparable]).max(initial=0)) / GATE, ""
         gate = GATE * measured
         if not red and now.dtype != "float64" and gate < error < math.inf and (far := jumps(base)) > gate:
             gate, note = far, f"rounding carries numbers across steps here, which moves logits by up to {far:.0e}"

@@ -38,6 +38,7 @@ def judge(
     op: Callable[[str], float] | None = None,
     draws: int = 1,
     throughout: Callable[[], bool] = lambda: False,
+    float64_gate: float | None = None,
 ) -> Verdict:
     """Whether two paths to the same logits differ by rounding or by a bug.
 
@@ -51,6 +52,7 @@ def judge(
     draws     noise measurements per path
     throughout  asked after the runs: whether the paths, asked for float64, computed all but tables in it; then no more
               than one rounding to float32 is excused
+    float64_gate  the float64 rung's gate where it is known, in units of path B's largest number
 
     Raises ValueError for a dtype that is no float, and where the paths' shapes differ.
     """
@@ -61,7 +63,7 @@ def judge(
     for rung in dict.fromkeys((*DTYPES[:2], dtype)):
         measured = any(now.trusted for now in runs)
         runs += [found] if (found := run(paths, rung, 0 if measured else ORDER + draws - 1)) else []
-    climbed = climb(exclude_nonfinite(runs, dtype), lambda base: step_jump(paths, base), throughout())
+    climbed = climb(exclude_nonfinite(runs, dtype), lambda base: step_jump(paths, base), throughout(), float64_gate)
     rungs = tuple(exclude_contradicted([rung for rung, _ in climbed], dtype))
     difference = next((found for rung, found in climbed if rung.dtype == dtype), None)
     replayed = float(op(dtype)) if op is not None and roundoff(dtype) > roundoff("float32") else None

@@ -13,7 +13,7 @@ from ..contract.functions import SIGNATURE, Path
 from ..contract.user_errors import user_code
 from ..tracing.module_tape import ModuleTape, align, capture_modules
 from ..tracing.tape import Activation
-from .shadowed import shadowed
+from .shadowed import SHADOW_GATE, shadowed
 
 
 class CallableSubject:
@@ -29,14 +29,18 @@ class CallableSubject:
 
     question = "the first function against the second"
     prefilled = 1
+    float64_gate: float | None = None
 
     def __init__(
         self, a: str, b: str, dtype: str = "float32", modules: Sequence[str] = (), shadow: str | None = None
     ):  # fmt: skip
         self.name_a, self.name_b = a, b
         self.a, self.b = (as_path(name, dtype) for name in (a, b))
+        if shadow and not self.a.call:
+            raise ValueError(f"--shadow runs the kernels of a function; {a!r} is saved logits: leave it out")
         if shadow and self.a.call:
             function = self.a.call[0]
+            self.float64_gate = SHADOW_GATE
             followed = shadowed(lambda name: function(name, 0.0), dtype, shadow)
             self.a.call = (lambda name, shift: followed(name)), False
         self.roots = [find_module(name) for name in modules]

@@ -118,13 +118,29 @@ def formats(program: Program, pointers: tuple[str, ...] = ()) -> dict[str, str]:
     said = [x for i in program.instructions for x in typed(i)]
     said = [[x[:2] for x in said if x[2]], [x[:2] for x in said if not x[2]], pointed(program, pointers)]
     found: dict[str, str] = {}
-    linked = [link for i in program.instructions for link in links(i)]
+    whole = integers(program)
+    linked = [x for i in program.instructions for x in links(i) if getattr(x[1], "name", "") not in whole]
     for known in said:
         for x, kind in known:
             learn(found, x, KINDS.get(kind))
         while sum([passed(found, *link) for link in linked]):
             pass
     return found
+
+
+def integers(program: Program) -> set[str]:
+    """Registers that integer arithmetic writes, or that are 0 throughout: a move of one into a float tells nothing."""
+    zero: set[str] = set()
+    others: set[str] = set()
+    counted: set[str] = set()
+    for i in program.instructions:
+        made = set(registers(i.operands[:1]))
+        if i.opcode.startswith("mov.") and getattr(i.operands[1], "bits", 1) == 0:
+            zero |= made
+        else:
+            others |= made
+            counted |= made if pure(i)[1][:1] and pure(i)[1][0][0] in "su" else set()
+    return zero - others | counted
 
 
 def learn(found: dict[str, str], x: Any, kind: str | None) -> bool:

@@ -12,6 +12,7 @@ from ..machine import Machine
 from ..opcode import BITS
 from ..reachable import buffer
 from ..segments import Buffer, address_of, span
+from .constants import Numbers
 from .planes import CODES, Plane
 
 LIBRARY = ("standard.py", "core.py", "math.py")  # of Triton
@@ -32,18 +33,23 @@ class Kept(NamedTuple):
     plane: Plane
     length: int
 
+    def within(self, other: "Kept") -> bool:
+        return other.first <= self.first and self.first + self.length <= other.first + other.length
+
 
 class Asked(NamedTuple):
     """What a launch is to be followed with.
 
-    numbers   floats of the kernel's Python, which constants in its code may stand for
+    numbers   floats of the kernel's Python, which constants in its code may stand for, and which of them are rounded
     pointers  what each parameter points at: "bf16"
+    doubts    whether what is not followed is NaN
     rounding  Python lines whose rounding is kept
     earlier   what earlier launches of the same route have left in memory
     """
 
-    numbers: tuple[float, ...] = ()
+    numbers: Numbers = ((), frozenset())
     pointers: tuple[str, ...] = ()
+    doubts: bool = False
     rounding: frozenset[Place] = frozenset()
     earlier: tuple[Kept, ...] = ()
 
@@ -60,7 +66,7 @@ class Shadow:
         self.given = {name: float(parameters[name]) for name, kind in decoded.parameters if kind in ("f32", "f64")}
         lines = enumerate(line(s.instruction.where) for s in decoded.steps)
         self.keeps = {n for n, at in lines if at in asked.rounding or EVERY in asked.rounding}
-        self.doubts, self.errors, self.lost = LOST in asked.rounding, {}, set()
+        self.errors, self.lost, self.choices = {}, set(), set()
         segments = world.memory.segments
         pieces = list(zip(segments.real.tolist(), segments.arena.tolist(), segments.length.tolist(), strict=True))
         for old in asked.earlier:
@@ -79,6 +85,14 @@ class Shadow:
         return parts.view((own - rounded).dtype)
 
 
+def by_line(world: Any, found: set[int]) -> dict[Place, set[str]]:
+    """The opcodes of instructions that have run, by Python line."""
+    lines: dict[Place, set[str]] = {}
+    for i in (world.decoded.steps[n].instruction for n in sorted(found) if world.counters.issued[n]):
+        lines.setdefault(line(i.where), set()).add(i.opcode)
+    return lines
+
+
 class Entered(NamedTuple):
     """Rounding at one line: the largest, in units of what was rounded, and what it did to each array, in float64."""
 
@@ -91,13 +105,22 @@ class ShadowReport:
 
     arrays  by name, of each array to which numbers were stored: its values in float64, shaped as the array
     lost    Python line -> opcodes that ran there and are not followed: their real results stand
+    unmarked  those of them that rounding=[LOST] shows no NaN for: their results went where no twin is
+    places  all Python lines of the kernel
+    read    bytes, from and up to, of each array that was read
+    choices  Python line -> opcodes that would have decided otherwise there, in float64
     """
 
     def __init__(self, start: Any, came: list[np.ndarray], world: Any):
         self._start, self._came, memory = start, came, world.memory
-        steps, self.lost = world.decoded.steps, {}
-        for n in sorted(n for n in world.decoded.lost | world.shadow.lost if world.counters.issued[n]):
-            self.lost.setdefault(line(steps[n].instruction.where), set()).add(steps[n].instruction.opcode)
+        lost = world.decoded.lost | world.shadow.lost
+        self.unmarked = set().union(*by_line(world, lost - world.decoded.marked | world.shadow.lost).values())
+        self.lost, self.choices = by_line(world, lost), by_line(world, world.shadow.choices)
+        if world.decoded.folded:
+            self.unmarked |= {f"the constant {x}" for x in world.decoded.folded}
+            self.lost[LOST] = {f"the constant {x}" for x in world.decoded.folded} | self.lost.get(LOST, set())
+        self.places = {line(s.instruction.where) for s in world.decoded.steps}
+        self.read = {b.name: span(b.array) for b in start.buffers if world.memory.read_bytes().get(b.name)}
         self.arrays, self.kept = stored(world), []
         for region in memory.regions if not memory.segments.strides else ():
             if region.buffer.name in self.arrays:

@@ -27,7 +27,7 @@ VIEWS: dict[str, Callable] = {
 def moved(f: Any, i: Instruction, run: Run) -> Run | None:
     """mov, selp, shfl, a sign, and what packs two numbers or takes them apart."""
     links, name = fm.links(i), i.opcode.split(".")[0]
-    if not links:
+    if not links or f.tainted.difference(f.formats).intersection(fm.registers([x for _, x, _ in links])):
         return None
     wholes = {id(whole): f.format(whole) for _, whole, _ in links}
     if name == "mov" and links[0][1] is i.operands[0]:  # packed of two
@@ -49,6 +49,11 @@ def moved(f: Any, i: Instruction, run: Run) -> Run | None:
         return f.follow(run, lambda x: [view(x) for view in views], gets, reals)
     more: list = []
     if name == "selp":
+        if i.operands[3].name in f.unsure:
+            f.lost.add(f.n)
+            f.marked.add(f.n)
+            if f.doubts:
+                return None
         slot, negate = f.d.source(i.operands[3], "pred")
         more, change = [lambda R: negate(R[slot]) if negate else R[slot]], lambda a, b, p: np.where(p, a, b)
     elif name == "shfl":
@@ -111,7 +116,8 @@ def loaded(f: Any, i: Instruction, run: Run) -> Run | None:
     if space == "param":
         return given(f, i, run) if f.targets else run
     turned = "matrix" in i.opcode and (".b8" in i.opcode or (".trans" in i.opcode and f.format(targets[0]) not in HALF))
-    if space not in ("global", "shared") or turned:
+    if space not in ("global", "shared"):
+        f.lost.add(f.n)
         return None
     where, cells = reached(f, i.operands[1], space), spread(i, size, len(targets))
     parts = [(n, f.put(x), f.bits(x, kind), f.format(x)) for n, x in enumerate(targets) if f.format(x)]
@@ -121,9 +127,12 @@ def loaded(f: Any, i: Instruction, run: Run) -> Run | None:
         at = where(block, active)
         run(block, active)
         plane, at = at()
-        if any(plane.holds(cells(at, n, block.world.T)[0]) for n in raw):
+        if any(plane.holds(cells(at, n, block.world.T)[0]) for n in raw) or (turned and plane.holds(at)):
             block.world.shadow.lost.add(number)
         for n, put, bits, kind in parts:
+            if turned:
+                put(block.R, exact(bits(block.R), kind), active)
+                continue
             put(block.R, plane.read(*cells(at, n, block.world.T), bits(block.R), kind), active)
 
     return follow
@@ -144,6 +153,8 @@ def given(f: Any, i: Instruction, run: Run) -> Run:
 
 def stored(f: Any, i: Instruction, run: Run) -> Run:
     (space, kind, size), sources = accessed(i), parts_of(i.operands[1])
+    if f.tainted.difference(f.formats).intersection(fm.registers(sources)):
+        f.lost.add(f.n)
     if space not in ("global", "shared") or size < 2:
         return run
     where, cells, matrix = reached(f, i.operands[0], space), spread(i, size, len(sources)), "matrix" in i.opcode
@@ -198,6 +209,22 @@ def multiplied(f: Any, i: Instruction, run: Run) -> Run | None:
     return f.follow(run, product, gets, reals)
 
 
+def changed_at(block: Any, active: Any, addresses: np.ndarray, space: str) -> tuple[Any, np.ndarray, Any, Any]:
+    """(plane, bytes, cells of the plane, places among the bytes) of what atomics change."""
+    world = block.world
+    if space != "shared":
+        byte = world.memory.segments.located(addresses, active, 0)
+        return world.shadow.memory, world.memory.bytes, byte // 2, byte
+    at, row = addresses.astype(np.int64), np.arange(len(block.programs))[:, None]
+    cells = at // 2 + block.programs[:, None] * world.shadow.shared.cells
+    return world.shadow.shared, block.shared.bytes, cells, at + row * block.shared.size
+
+
+def apart(x: Any, kind: str) -> tuple[np.ndarray, ...]:
+    """The numbers of a format: both of a pair."""
+    return (x.real, x.imag) if kind in HALF else (x,)
+
+
 def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
     """atom, red: additions and exchanges of floats; what comes back is the twin of what was there."""
     how, returns = form(i), i.opcode.startswith("atom")
@@ -213,24 +240,9 @@ def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
         world, shape = block.world, (len(block.programs), block.world.T)
         on = np.broadcast_to(True if active is None else active, shape)
         flat = lambda x: np.broadcast_to(x, shape)[on]  # noqa: E731
-        if how.space == "shared":
-            plane, memory, row = world.shadow.shared, block.shared.bytes, np.arange(shape[0])[:, None]
-            at = where(block.R).astype(np.int64)
-            cell, byte = at // 2 + block.programs[:, None] * plane.cells, at + row * block.shared.size
-        else:
-            plane, memory = world.shadow.memory, world.memory.bytes
-            byte = world.memory.segments.located(where(block.R), active, 0)
-            cell = byte // 2
+        plane, memory, cell, byte = changed_at(block, active, where(block.R), how.space)
         words, cell, index = memory.reshape(-1).view(f"u{2 * size}"), flat(cell), flat(byte) // (2 * size)
-        values, own = (
-            [
-                flat(v)
-                for get in found
-                for x in (get(block.R),)
-                for v in ((x.real, x.imag) if how.kind in HALF else (x,))
-            ]
-            for found in (gets, reals)
-        )
+        values, own = ([flat(v) for get in some for v in apart(get(block.R), how.kind)] for some in (gets, reals))
         places = [(cell + k * size, index + k) for k in range(len(values))]
         before, old = [exact(words[w], kind) for _, w in places], []
         for (c, w), value in zip(places, values, strict=True):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from kvproof.bench.judge.contract.op import to_torch
-from kvproof.bench.judge.subjects.shadowed import shadowed
+from kvproof.bench.judge.subjects.shadowed import SHADOW_GATE, shadowed
 from kvproof.bench.measure.gate import to_numpy
 from kvproof.kernels.attention import make_workspace
 from kvproof.reference.judge.cases import Case, draw
@@ -59,7 +59,7 @@ def general_path(module: Any, case: Case, engine: str) -> Callable[[str], torch.
 
 
 class Formula:
-    """The plain formula on the case's own numbers: in float64, and with scores and weights rounded to bfloat16."""
+    """The plain formula on the case's own numbers, in float64; in other dtypes that, off by half an ulp at random."""
 
     def __init__(self, case: Case):
         call = draw(case)
@@ -97,4 +97,4 @@ def judged(path: Callable[[str], torch.Tensor], case: Case) -> tuple[Verdict, Ve
         return formula.error(to_numpy(kernel(dtype)).reshape(formula.exact.shape))
 
     before = judge(lambda dtype, shift=0.0: paths(dtype, shift, alone=True), "bfloat16", question=QUESTION)
-    return before, judge(paths, "bfloat16", question=QUESTION, op=op)
+    return before, judge(paths, "bfloat16", question=QUESTION, op=op, float64_gate=SHADOW_GATE)

@@ -27,10 +27,38 @@ def scaled(x, out, factor, FACTOR: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
+def shrunk(x, out, N: tl.constexpr):
+    tl.store(out + tl.arange(0, N), tl.load(x + tl.arange(0, N)) * 0.999)
+
+
+@triton.jit
 def by_its_bits(x, out, N: tl.constexpr):
     at = tl.arange(0, N)
     half = (tl.load(x + at) * 0.3).to(tl.int32, bitcast=True) - (1 << 23)  # the exponent less one
     tl.store(out + at, half.to(tl.float32, bitcast=True))
+
+
+@triton.jit
+def decided(x, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    v = tl.load(x + at)
+    y = (v * 0.1) * 10.0  # which is v, but for rounding
+    tl.store(out + at, tl.where(y > v, y, 0.0) + ((y - v) * 1e8).to(tl.int32))
+
+
+@triton.jit
+def largest_of_bits(x, out, N: tl.constexpr):
+    at = tl.arange(0, N)
+    bits = (tl.load(x + at) * 0.3).to(tl.int32, bitcast=True) - (1 << 23)
+    tl.store(out + at, tl.maximum(bits.to(tl.float32, bitcast=True), -1e30))
+
+
+@triton.jit
+def highest(x, out, bits, N: tl.constexpr):
+    at = tl.arange(0, N)
+    y = tl.load(x + at) * 0.3
+    tl.atomic_max(out + at, y)
+    tl.store(bits + at, y.to(tl.int32, bitcast=True) + 1)
 
 
 @triton.jit

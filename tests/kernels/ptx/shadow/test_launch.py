@@ -7,11 +7,22 @@ import pytest
 import torch
 
 from kvproof.kernels import decode, ptx
-from kvproof.kernels.ptx import Refused
+from kvproof.kernels.ptx import Refused, launch
 from kvproof.kernels.ptx.shadow.launch import EVERY, LOST
 from kvproof.reference.judge.rounding import attention
 
-from ._kernels import by_its_bits, norm, norm_in_float64, normal, product, scaled, totals
+from ._kernels import (
+    by_its_bits,
+    decided,
+    highest,
+    largest_of_bits,
+    norm,
+    norm_in_float64,
+    normal,
+    product,
+    scaled,
+    totals,
+)  # fmt: skip
 
 launched: Any = scaled
 
@@ -120,6 +131,52 @@ def test_atomic_additions_add_shadows():
     assert np.abs(report.shadow.arrays["out"] - exact).max() < 1e-13
     kept = ptx.run(totals, 4, x, out.zero_(), 64, shadow="float64", rounding=[EVERY])
     assert np.allclose(kept.shadow.arrays["out"], out.double().numpy(), rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("rounding", [["ab"], [([1], 2)], ((f, 1) for f in "ab"), [("a.py", -1)]])
+def test_what_names_no_lines_is_refused(rounding):
+    with pytest.raises(Refused, match="rounding is"):
+        normed(shadow="float64", rounding=rounding)
+    with pytest.raises(Refused, match="without shadow"):
+        normed(rounding=[EVERY])
+    with pytest.raises(ValueError, match="rounding names"):
+        normed(shadow="float64", rounding=[("other.py", 3)])
+    with pytest.raises(Refused, match="give it to run"):
+        ptx.check(norm, 1, shadow="float64")
+
+
+def test_a_shadow_goes_before_the_environment_s_engine(monkeypatch):
+    monkeypatch.setenv("KVPROOF_PTX_ENGINE", "native")
+    assert normed(shadow="float64")[1].engine == "numpy"
+
+
+def test_where_rounding_decides_is_told():
+    x, out = normal(32, dtype=torch.float32), torch.empty(32)
+    report = ptx.run(decided, 1, x, out, 32, shadow="float64")
+    assert {opcode[:4] for at in report.shadow.choices.values() for opcode in at} == {"setp", "cvt."}
+    assert not ptx.run(decided, 1, x, out, 32, shadow="float64", rounding=[EVERY]).shadow.choices
+
+
+def test_what_is_not_followed_is_told_of_inner_runs_and_through_a_maximum():
+    x, out, told = normal(32, dtype=torch.float32), torch.empty(32), []
+    with ptx.route(shadow="float64", rounding=[LOST], each=told.append):
+        ptx.run(largest_of_bits, 1, x, out, 32)
+        assert np.isnan(ptx.shadow_of(out)).all()
+    assert [set().union(*r.shadow.lost.values()) for r in told] == [{"add.s32"}]
+
+
+def test_atomic_maxima_and_integers_of_bits_are_told():
+    x, out, bits = normal(32, dtype=torch.float32), torch.zeros(32), torch.empty(32, dtype=torch.int32)
+    report = ptx.run(highest, 1, x, out, bits, 32, shadow="float64")
+    assert {opcode.split(".")[0] for opcode in report.shadow.unmarked} == {"atom", "st"}
+
+
+def test_a_loop_of_launches_keeps_one_shadow_of_an_array():
+    x, out = normal(32, dtype=torch.float32), torch.empty(32)
+    with ptx.route(shadow="float64"):
+        for _ in range(3):
+            launched[(1,)](x, out, 0.1, 1.0, 32)
+        assert len(launch._route.get().twins) == 1
 
 
 @pytest.mark.parametrize("other", [{"seed": 0}, {"engine": "native"}])
