@@ -31,7 +31,7 @@ def pure(text: str, operands: int) -> tuple[Semantics, Callable[[Lanes, list[Any
     if text not in isa.OPCODES:
         raise Unlowered(text)
     meaning, op = isa.semantics(text, None, operands), opcode(text, operands)
-    table = conversions if op.name in ("cvt",) else floats if any("f" in t for t in op.types) else integers
+    table = conversions if op.name == "cvt" else floats if any("f" in t for t in op.types) else integers
     write = table.LOWER.get(op.name)
     if write is None:
         raise Unlowered(text)

@@ -22,7 +22,7 @@ from . import _both
 TARGETS = test_kernels.TARGETS
 WAITS = ("locked", "relay", "relay of two warps")  # programs wait for one another
 # rsqrt.approx.f64; sin in local memory
-IN_NUMPY = (*WAITS, "waves float64", "waves of large arguments")
+IN_NUMPY = (*WAITS, "layer_norm float64", "waves float64", "waves of large arguments")
 
 
 def wider(cases, every: int):
