@@ -48,7 +48,7 @@ def shared(roots: list[Path], most: int) -> list[SlowTest]:
 
 
 def launch_seconds(build: Build, tests: list[SlowTest], caches: Path) -> dict[str, dict]:
-    """Run tests in a build, one after the other: by the id of now {"launches", "seconds", "whole"}, see timed_launches.
+    """Run tests in a build, one after the other: by the id of now its line, see timed_launches.
 
     Raises BuildFailed where one does not pass.
     """

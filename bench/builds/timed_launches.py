@@ -1,4 +1,4 @@
-"""A pytest plugin: the seconds that each test spends in launches on the PTX machine.
+"""A pytest plugin: the seconds that each test spends in launches on the PTX machine, and how many ran natively.
 
     KVPROOF_LAUNCH_SECONDS=FILE pytest -p timed_launches ...
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-seconds = {"launches": 0, "seconds": 0.0}
+seconds = {"launches": 0, "seconds": 0.0, "native": 0}
 
 
 def timed(execute):
@@ -22,7 +22,9 @@ def timed(execute):
     def launch(*args, **kwargs):
         start = time.perf_counter()
         try:
-            return execute(*args, **kwargs)
+            report = execute(*args, **kwargs)
+            seconds["native"] += getattr(report, "engine", "") == "native"
+            return report
         finally:
             seconds["launches"] += 1
             seconds["seconds"] += time.perf_counter() - start
@@ -37,7 +39,7 @@ def pytest_collection_finish():
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item):
-    seconds.update(launches=0, seconds=0.0)
+    seconds.update(launches=0, seconds=0.0, native=0)
     start = time.perf_counter()
     yield
     line = {"test": item.nodeid, **seconds, "whole": time.perf_counter() - start}

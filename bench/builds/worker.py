@@ -55,8 +55,11 @@ def attention() -> Any:
         return import_module("kvproof.kernels.decode_attention").decode_attention
 
 
-def decode(shape: list[int], dtype: str) -> dict[str, Any]:
-    """One call of decode attention: milliseconds, growth of resident memory in MB, which engine, the output's bytes."""
+def decode(shape: list[int], dtype: str, shadow: bool = False) -> dict[str, Any]:
+    """One call of decode attention: milliseconds, growth of resident memory in MB, which engines, the output's bytes.
+
+    shadow  whether every register carries its value in float64: builds before that have no such thing
+    """
     import torch
 
     from kvproof.kernels.backend import interpreting
@@ -64,23 +67,23 @@ def decode(shape: list[int], dtype: str) -> dict[str, Any]:
 
     decode_attention = attention()
     tensors = [torch.from_numpy(x) for x in inputs((shape[0], shape[1], shape[2], shape[3]), dtype)]
+    engines: set[str] = set()
+    settings: dict[str, Any] = {"shadow": "float64"} if shadow else {}
     before = resident("VmRSS") if forget_peak() else None
     start = time.perf_counter()
-    with nullcontext([]) if interpreting() else route(TARGET) as reports:
+    with nullcontext() if interpreting() else route(TARGET, each=lambda r: engines.add(engine(r)), **settings):
         o = decode_attention(*tensors)
     ms = 1e3 * (time.perf_counter() - start)
     peak = resident("VmHWM")
     grown = None if before is None or peak is None else peak - before
-    assert reports or interpreting(), "the launch went past the machine"
+    assert engines or interpreting(), "the launch went past the machine"
     out = base64.b64encode(o.numpy().tobytes()).decode()
-    return {"ms": ms, "mb": grown, "engine": engine(reports), "out": out}
+    return {"ms": ms, "mb": grown, "engines": sorted(engines) or ["interpreter"], "out": out}
 
 
-def engine(reports: Any) -> str:
-    """What ran the latest launch, and why if that was not machine code; older builds have the NumPy form alone."""
-    if not reports:
-        return "interpreter"
-    name, why = (getattr(reports[-1], x, given) for x, given in (("engine", "numpy"), ("engine_reason", "")))
+def engine(report: Any) -> str:
+    """What ran a launch, and why if that was not machine code; older builds have the NumPy form alone."""
+    name, why = (getattr(report, x, given) for x, given in (("engine", "numpy"), ("engine_reason", "")))
     return f"{name} ({why})" if why else name
 
 
@@ -96,16 +99,17 @@ def tokens(prompt: list[int], new: int) -> dict[str, Any]:
     from kvproof.gpt2 import generate
     from kvproof.kernels.ptx import route
 
-    at, ids = [], []
+    at, ids, engines = [], [], set()
 
     def stream(row: int, token: int | None, text: str) -> None:
         if token is not None:
             at.append(time.perf_counter())
             ids.append(token)
 
-    with route(TARGET, keep=1) as reports:
+    with route(TARGET, keep=1, each=lambda report: engines.add(engine(report))):
         generate(tiny(), [prompt], max_new_tokens=new, stream=stream)
-    return {"ms": 1e3 * (at[-1] - at[0]) / (len(at) - 1), "engine": engine(reports), "out": json.dumps(ids)}
+    ms = 1e3 * (at[-1] - at[0]) / (len(at) - 1)
+    return {"ms": ms, "engines": sorted(engines), "out": json.dumps(ids)}
 
 
 def ready() -> dict[str, Any]:

@@ -12,9 +12,9 @@ from .arrays import first_of
 from .decode import Decoder, Run
 from .errors import DivergentBarrier, NotConverged
 from .forms import address, parts_of
+from .matrix_forms import Matrices, matrix_form
 from .parse import Instruction
 from .tags import SEVERAL, WHO
-from .tensor_core.forms import Matrices, matrix_form
 
 ALL_LANES = np.full((1, 1), 0xFFFFFFFF, np.uint32)
 

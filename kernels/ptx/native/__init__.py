@@ -11,7 +11,7 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     flow, steering           a program -> the code of one warp, and how lanes part and meet in it
     frames, writer           what a stopped warp keeps; registers and operands
     programs                 from warp to warp and program to program
-    lower                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
+    table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
     accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts
     routine                  routines: a small part of Python -> LLVM IR

@@ -17,10 +17,10 @@ from ..syntax import Vector
 from . import context as ctx
 from .frames import RESUME, RUNNING
 from .lanes import I1, I32, I64
-from .lower import pure
 from .others import nothing
 from .plan import Plan
 from .steering import FRAGMENTS, Steering
+from .table import pure
 from .writer import EVERYBODY
 
 

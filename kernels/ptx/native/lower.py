@@ -1,11 +1,9 @@
-"""Instructions of the table in isa.py -> LLVM IR: which file writes which, and what has no native form."""
+"""What writes an instruction of the table in isa.py, as a type, and the error where nothing does."""
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
-from .. import isa
-from ..opcode import BITS, Opcode, Semantics
+from ..opcode import Opcode
 from .lanes import Lanes
 
 # Writes one instruction: its opcode, the sources' values, all of one shape, as the Semantics types them, and then the
@@ -15,24 +13,3 @@ Pure = Callable[[Opcode, Lanes, list[Any]], list[Any]]
 
 class Unlowered(Exception):
     """An instruction has no native form: the NumPy form runs the whole kernel."""
-
-
-@cache
-def opcode(text: str, operands: int) -> Opcode:
-    name, *parts = text.split(".")
-    types, modifiers = (tuple(p for p in parts if (p in BITS) is kind) for kind in (True, False))
-    return Opcode(text, name, types, modifiers, None, operands)
-
-
-def pure(text: str, operands: int) -> tuple[Semantics, Callable[[Lanes, list[Any]], list[Any]]]:
-    """The types of an instruction of the table, and what writes it. Raises Unlowered."""
-    from . import conversions, floats, integers
-
-    if text not in isa.OPCODES:
-        raise Unlowered(text)
-    meaning, op = isa.semantics(text, None, operands), opcode(text, operands)
-    table = conversions if op.name == "cvt" else floats if any("f" in t for t in op.types) else integers
-    write = table.LOWER.get(op.name)
-    if write is None:
-        raise Unlowered(text)
-    return meaning, lambda L, values: write(op, L, values)

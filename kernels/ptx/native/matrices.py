@@ -12,8 +12,8 @@ from llvmlite import ir
 
 from ..floats import FORMATS
 from ..forms import parts_of
+from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form
 from ..syntax import Instruction
-from ..tensor_core.forms import INPUTS, INTEGERS, form, matrix_form
 from . import shared
 from .context import POINTER
 from .formats import decode

@@ -14,9 +14,10 @@ from . import accesses, gathers
 from .accesses import MIXED, THREAD
 from .context import POINTER
 from .lanes import I1, I32, I64, WARP, element, vector
-from .lower import Unlowered, pure
+from .lower import Unlowered
 from .order import ACQUIRE, RELEASE
 from .programs import loop
+from .table import pure
 from .writer import EVERYBODY
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]

@@ -1,7 +1,6 @@
 """Instructions of the tensor cores.
 
 mma             mma.sync: a warp's product of matrices in registers; mma_scaled, with scaled blocks, sm_120
-forms           which matrices mma, ldmatrix and stmatrix take
 numbers         what the bits of a matrix, and of scales, mean
 descriptors     where an operand of wgmma or tcgen05.mma lies in shared memory
 wgmma           products of a warpgroup, sm_90

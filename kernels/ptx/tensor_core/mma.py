@@ -7,9 +7,9 @@ import numpy as np
 from ..collective import ALL_LANES, converge
 from ..decode import Decoder, Run
 from ..floats import FORMATS, decode, encode
+from ..matrix_forms import INTEGERS, form
 from ..parse import Instruction
 from ..warp import by_warp
-from .forms import INTEGERS, form
 
 
 @np.errstate(invalid="ignore", over="ignore")

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..floats import decode
-from .forms import INTEGERS
+from ..matrix_forms import INTEGERS
 
 HALVES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 E2M1 = np.concatenate([HALVES, -HALVES])

@@ -14,9 +14,9 @@ from ..decode import Decoder, Run
 from ..errors import Misaligned, Undefined, UnknownOpcode
 from ..floats import decode, encode
 from ..forms import address
+from ..matrix_forms import INTEGERS
 from ..parse import Address, Instruction
 from . import descriptors
-from .forms import INTEGERS
 from .numbers import numbers, of_four_bits, of_six_bits
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tensor_memory import COLUMNS, LANES, SHARE

@@ -14,9 +14,9 @@ from ..asynchronous import proxy
 from ..decode import Decoder, Run
 from ..errors import NotConverged, Undefined, UnknownOpcode
 from ..floats import FORMATS, decode, encode
+from ..matrix_forms import INTEGERS, MIXED
 from ..parse import Immediate, Instruction, Vector
 from . import descriptors
-from .forms import INTEGERS, MIXED
 from .mma import fragments
 from .numbers import numbers
 

@@ -7,7 +7,6 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from kvproof.kernels.attention.launch import launches
 from kvproof.kernels.ptx import PtxError, execute
 from kvproof.kernels.ptx.compile import Compiled, compile
 from kvproof.kernels.ptx.launch import buffer, grid_shape
-from kvproof.kernels.ptx.machine import Machine
 from kvproof.reference.judge.cases import Case as Attention
 from kvproof.reference.judge.cases import draw_qkv
 from kvproof.reference.judge.rounding import attention, gate_around, in_gates, log_sum_exp, lse_gate
@@ -52,12 +50,11 @@ class Subject(NamedTuple):
         ran = []
         for name, array in self.arrays.items():
             array[...] = self.before[name]
-        with mock.patch.dict(Machine.__init__.__kwdefaults__, limit=LIMIT):  # pyright: ignore[reportArgumentType]
-            for n, (c, grid, readable) in enumerate(self.steps):
-                text, arguments = (texts or {}).get(n, c.ptx), [(name, buffer(name, x)) for name, x in c.arguments]
-                known = {"name": c.name, "target": c.target, "shared": c.shared, "num_warps": c.num_warps, "seed": seed}
-                report = execute.execute(text, grid, arguments, readable=readable, **known)
-                ran.append({instruction.line for instruction, _ in report.by_instruction})
+        for n, (c, grid, readable) in enumerate(self.steps):
+            text, arguments = (texts or {}).get(n, c.ptx), [(name, buffer(name, x)) for name, x in c.arguments]
+            known = {"name": c.name, "target": c.target, "shared": c.shared, "num_warps": c.num_warps, "seed": seed}
+            report = execute.execute(text, grid, arguments, readable=readable, max_steps=LIMIT, **known)
+            ran.append({instruction.line for instruction, _ in report.by_instruction})
         return ran
 
     def bits(self) -> dict[str, bytes]:

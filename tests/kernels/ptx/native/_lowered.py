@@ -11,7 +11,7 @@ from llvmlite import ir
 from kvproof.kernels.ptx import isa
 from kvproof.kernels.ptx.native import numpy_loops
 from kvproof.kernels.ptx.native.lanes import I1, I64, WARP, Lanes, vector
-from kvproof.kernels.ptx.native.lower import pure
+from kvproof.kernels.ptx.native.table import pure
 from kvproof.kernels.ptx.opcode import BITS
 
 from .. import _truth as t

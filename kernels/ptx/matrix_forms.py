@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UnknownOpcode
-from ..parse import Instruction
+from .errors import UnknownOpcode
+from .parse import Instruction
 
 # Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
 INPUTS = {
