@@ -12,6 +12,7 @@ from .decode import Decoded, Decoder, Run, Step, any_bits, dtype
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
 from .parse import Immediate, Instruction, parse
+from .paths import liveness
 from .shadow.twins import Follower
 from .tensor_core import families, in_flight
 from .termination import weights
@@ -167,10 +168,11 @@ def assemble(
     index = {id(s.instruction): n for n, s in enumerate(steps)}
     given = {x: slot for x, slot in d.slots.items() if x not in program.registers and slot not in d.fixed}
     shared = sum(-(-size // 16) * 16 for size in program.shared.values())
+    live = liveness(steps, [s.reads for s in steps])
     asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), liveness(steps), always, d.granule, program.local, shared, asynchronous, undefined,
+        weights(steps), live, always, d.granule, program.local, shared, asynchronous, undefined,
         program.registers, follow and follow.lost,
         frozenset(follow.marked if follow else ()), frozenset(follow.rounded - follow.matched if follow else ()),
     )  # fmt: skip
@@ -182,20 +184,3 @@ def straight(steps: list[Step], starts: set[int]) -> list[int]:
     for n in range(len(steps) - 1, -1, -1):
         end[n] = n if steps[n].control else n + 1 if n + 1 in starts else end[n + 1]
     return end
-
-
-def liveness(steps: list[Step]) -> list[int]:
-    """For each instruction, and for the end, the slots that may be read before they are written: backward dataflow."""
-    live = [0] * (len(steps) + 1)
-    changed = True
-    while changed:
-        changed = False
-        for n in range(len(steps) - 1, -1, -1):
-            s = steps[n]
-            out = 0 if s.control in ("leave", "trap") and not s.guard else live[n + 1]
-            if s.control == "branch":
-                out = live[s.target] | (live[n + 1] if s.guard else 0)
-            now = (out & ~s.writes) | s.reads
-            if now != live[n]:
-                live[n], changed = now, True
-    return live

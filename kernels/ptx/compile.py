@@ -5,7 +5,7 @@ During one `JITFunction.run(warmup=True)` a stand-in driver names the target; Tr
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
@@ -214,22 +214,18 @@ def _seen(value: Any) -> Any:
 
 def flattened(parameters: dict[str, Any], types: dict[str, Any], maps: Sequence[dict]) -> list[tuple[str, Any]]:
     """The PTX parameters of all Python parameters; see Compiled. Raises Refused for what no GPU takes."""
-    rest, found = iter(maps), []
-    for name, x in parameters.items():
-        kind = types.get(name, "constexpr")
-        place(found, name, kind, x, rest)
-    return found
+    rest = iter(maps)
+    return [pair for name, x in parameters.items() for pair in placed(name, types.get(name, "constexpr"), x, rest)]
 
 
-def place(found: list[tuple[str, Any]], name: str, kind: Any, value: Any, maps: Iterator[dict]) -> None:
-    """Note the PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
+def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterable[tuple[str, Any]]:
+    """The PTX parameters of one Python parameter, by its type in Triton's signature: none if it was folded."""
     if isinstance(kind, (tuple, list)):
-        for part, item, inner in zip(members(name, value), value, kind, strict=True):
-            place(found, part, inner, item, maps)
-    elif str(kind).startswith("tensordesc"):
-        found += host.placed(name, value, next(maps, None))
-    elif kind != "constexpr":
-        found.append((name, value))
+        parts = zip(members(name, value), value, kind, strict=True)
+        return [pair for part, item, inner in parts for pair in placed(part, inner, item, maps)]
+    if str(kind).startswith("tensordesc"):
+        return host.placed(name, value, next(maps, None))
+    return [(name, value)] if kind != "constexpr" else []
 
 
 def members(name: str, values: tuple) -> list[str]:

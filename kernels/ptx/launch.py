@@ -276,10 +276,9 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
              and (which := unwritten(b)) is not None}  # fmt: skip
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
-    settings = route.settings._replace(readable=readable, reachable=others)._asdict()
-    settings["shadow"] = shadow(route, compiled)
-    del settings["rounding"]
-    report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **settings)
+    asked = {**route.settings._asdict(), "readable": readable, "reachable": others, "shadow": shadow(route, compiled)}
+    del asked["rounding"]
+    report = execute(compiled.ptx, shape, arguments, blank=blank, written=written.get(), **known, **asked)
     if own:  # is Triton's, not the caller's
         report.unwritten = {name: left for name, left in report.unwritten.items() if name not in own}
     report.compiled, report.config = kernel, chosen.get()

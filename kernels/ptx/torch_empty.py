@@ -104,8 +104,9 @@ def note(tensor: Any) -> None:
     exact = tensor.element_size() >= 4 or tensor.dtype in (torch.float16, torch.bfloat16)
     storage = Storage(low, low + size, exact, StorageWeakRef(memory))
     with _patching:
-        old = [_storages[x] for x in _lows[max(bisect_right(_lows, low) - 1, 0) : bisect_right(_lows, low + size - 1)]]
-        gone = [s for s in old if s.high > low]  # whose memory was given back
+        before, end = bisect_right(_lows, low) - 1, bisect_right(_lows, low + size - 1)
+        near = [_storages[x] for x in _lows[max(before, 0) : end]]  # may overlap: all in between do, the first may
+        gone = [s for s in near if s.high > low]  # whose memory was given back
         if len(_storages) & (len(_storages) - 1) == 0:  # now and then
             gone += [s for s in _storages.values() if s.weak.expired() and s not in gone]
         for other in gone:

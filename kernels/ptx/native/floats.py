@@ -11,6 +11,7 @@ from llvmlite import ir
 from ..opcode import BITS, Opcode
 from . import numpy_loops
 from .formats import decode, encode, flush, odd_sum, round_up, shift, to_odd
+from .integers import RELATIONS
 from .lanes import F64, I16, Lanes, spelled
 from .lower import Pure, Unlowered
 
@@ -124,15 +125,12 @@ def sign(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
     return [L.b.bitcast(bits, values[0].type)]
 
 
-SIGNS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
-
-
 def compare(op: Opcode, L: Lanes, kind: str, values: list[Any]) -> Any:
     """The relation of two numbers; one of three letters also holds for a NaN."""
     relation, v = op.modifiers[0], [number(op, L, x, kind) for x in values]
     if relation in ("num", "nan"):
         return L.b.fcmp_ordered("ord", *v) if relation == "num" else L.b.fcmp_unordered("uno", *v)
-    return (L.b.fcmp_unordered if len(relation) == 3 else L.b.fcmp_ordered)(SIGNS[relation[:2]], *v)
+    return (L.b.fcmp_unordered if len(relation) == 3 else L.b.fcmp_ordered)(RELATIONS[relation[:2]], *v)
 
 
 def setp(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:

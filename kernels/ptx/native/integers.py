@@ -13,12 +13,12 @@ from .lower import Pure, Unlowered
 RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 
 
-def known(value: Any) -> int | None:
+def constant_bits(value: Any) -> int | None:
     """The bits of a constant integer, those of one lane where all hold the same; None of any other value."""
     if not isinstance(value, ir.Constant):
         return None
     if isinstance(value.constant, (list, tuple)):
-        numbers = {known(x) for x in value.constant}
+        numbers = {constant_bits(x) for x in value.constant}
         return numbers.pop() if len(numbers) == 1 else None
     one: Any = value.type
     return value.constant & (1 << one.width) - 1 if isinstance(value.constant, int) else None
@@ -99,15 +99,15 @@ def divide(op: Opcode, L: Lanes, a: Any, b: Any) -> Any:
     """Towards zero; by zero all bits are set. Up to 32 bits the rounded quotient of float64s never reaches the next."""
     n, d = (L.intrinsic("abs", x, extra=(I1(0),)) if signed(op) else x for x in (a, b))
     zero = is_zero(L, b)
-    d = d if known(b) else L.b.select(zero, L.const(b, 1), d)
-    if known(b) or not isinstance(a.type, ir.VectorType) or a.type.element.width == 64:
+    d = d if constant_bits(b) else L.b.select(zero, L.const(b, 1), d)
+    if constant_bits(b) or not isinstance(a.type, ir.VectorType) or a.type.element.width == 64:
         q = L.b.udiv(n, d)
     else:
         q = L.b.fdiv(L.cast("uitofp", n, F64), L.cast("uitofp", d, F64))
         q = L.cast("fptoui", q, a.type.element)
     if signed(op):
         q = L.b.select(L.b.icmp_signed("<", L.b.xor(a, b), L.const(a, 0)), negative(op, L, q), q)
-    return q if known(b) else L.b.select(zero, L.const(a, -1), q)
+    return q if constant_bits(b) else L.b.select(zero, L.const(a, -1), q)
 
 
 def remainder(op: Opcode, L: Lanes, a: Any, b: Any) -> Any:
@@ -123,7 +123,7 @@ def shift_amount(op: Opcode, L: Lanes, x: Any) -> Any:
 def shift(L: Lanes, name: str, a: Any, n: Any) -> Any:
     """shl, lshr or ashr of a by n, an int or i32s in the shape of a; no amount is too large."""
     width, move = element(a.type).width, getattr(L.b, name)
-    fixed = n if isinstance(n, int) else known(n)
+    fixed = n if isinstance(n, int) else constant_bits(n)
     if fixed is not None and (fixed < width or name == "ashr"):
         return move(a, L.const(a, min(fixed, width - 1))) if fixed else a
     if fixed is not None:
@@ -139,7 +139,7 @@ def down(op: Opcode, L: Lanes, a: Any, n: Any) -> Any:
 
 def extract(op: Opcode, L: Lanes, a: Any, position: Any, size: Any) -> Any:
     """bfe: to the top of the register, and back down."""
-    width, at, n = element(a.type).width, known(position), known(size)
+    width, at, n = element(a.type).width, constant_bits(position), constant_bits(size)
     if at is not None and n is not None:
         at, n = at & 255, n & 255
         top = width - min(width, at + n)
@@ -160,7 +160,7 @@ def insert(op: Opcode, L: Lanes, a: Any, b: Any, position: Any, size: Any) -> An
 
 def permute(op: Opcode, L: Lanes, a: Any, b: Any, selector: Any) -> Any:
     """prmt: a shift and a mask for all bytes that a known selector moves from one operand by as many places."""
-    if (fixed := known(selector)) is None:
+    if (fixed := constant_bits(selector)) is None:
         return permute_by(L, a, b, selector)
     moves: dict[tuple[int, int, bool], int] = {}  # (operand, bits to the left, or the byte of the sign) -> mask
     for i in range(4):
@@ -209,7 +209,7 @@ def lookup(L: Lanes, table: int, operands: list) -> Any:
 
 
 def logic(op: Opcode, L: Lanes, *values: Any) -> Any:
-    table = known(values[-1])
+    table = constant_bits(values[-1])
     if table is None:
         raise Unlowered(op.text)
     result = lookup(L, table & 255, list(values[:-1]))

@@ -98,6 +98,23 @@ class Lanes:
         """A vector of the elements of a vector at the places `order`."""
         return self.b.shuffle_vector(value, poison(value.type), self.row(I32, order))
 
+    def woven(self, parts: list) -> Any:
+        """Vectors of one length -> one of all their elements, those of each lane side by side."""
+        if len(parts) == 1:
+            return parts[0]
+        even, odd = self.woven(parts[::2]), self.woven(parts[1::2])
+        n = even.type.count
+        return self.b.shuffle_vector(even, odd, self.row(I32, [k // 2 + n * (k % 2) for k in range(2 * n)]))
+
+    def unwoven(self, words: Any, count: int) -> list:
+        """The inverse, of so many vectors."""
+        n = words.type.count
+        return [self.pick(words, range(k, n, count)) for k in range(count)] if count > 1 else [words]
+
+    def at(self, pointer: Any, n: Any, kind: Any) -> Any:
+        """The address of element n of an array of a type."""
+        return self.b.gep(pointer, [n if isinstance(n, ir.Value) else I64(n)], source_etype=kind)
+
     def resize(self, value: Any, bits: int, signed: bool = False) -> Any:
         """An integer in another width."""
         to, have = shaped(value, ir.IntType(bits)), element(value.type).width

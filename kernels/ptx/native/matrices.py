@@ -15,10 +15,12 @@ from ..forms import parts_of
 from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form
 from ..syntax import Instruction
 from . import shared
+from .context import POINTER
+from .formats import decode
 from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 
-POINTER, ROW = ir.PointerType(), vector(F64, 8)
+ROW = vector(F64, 8)
 # Of the types of C and D: how many registers hold eight rows.
 SUMS = {"f32": 2, "f64": 2, "s32": 2, "s32.satfinite": 2, "f16": 1}
 
@@ -40,31 +42,13 @@ def begun(module: Any, name: str, result: Any, takes: list) -> tuple[Any, Lanes]
     return made, Lanes(ir.IRBuilder(made.append_basic_block()))
 
 
-def at(b: Any, pointer: Any, n: Any, kind: Any = ROW) -> Any:
-    """The address of an element of an array."""
-    return b.gep(pointer, [n if isinstance(n, ir.Value) else I64(n)], source_etype=kind)
-
-
 def numbers(L: Lanes, bits: Any, kind: str) -> Any:
     """The float64 behind bit patterns, which are integers of the width of their type."""
     if kind in INTEGERS:
         return L.cast("uitofp" if kind == "u8" else "sitofp", bits, F64)
-    if kind == "f64":
-        return L.number(bits)
-    if kind in ("f32", "tf32"):
-        return L.cast("fpext", L.number(L.b.and_(bits, L.const(bits, -1 << 13)) if kind == "tf32" else bits), F64)
-    if kind == "bf16":
-        return L.cast("fpext", L.number(L.b.shl(wide := L.resize(bits, 32), L.const(wide, 16))), F64)
-    half = L.resize(bits, 16)
-    if kind == "e5m2":
-        half = L.b.shl(half, L.const(half, 8))
-    if kind == "e4m3":  # float16's exponents, 8 lower, and a NaN in place of the last number
-        size = L.b.and_(half, L.const(half, 0x7F))
-        sign = L.b.and_(L.b.shl(half, L.const(half, 8)), L.const(half, 0x8000))
-        nan = L.b.icmp_unsigned("==", size, L.const(size, 0x7F))
-        half = L.b.select(nan, L.const(size, 0x7FFF), L.b.or_(sign, L.b.shl(size, L.const(size, 7))))
-    value = L.cast("fpext", L.cast("fpext", L.cast("bitcast", half, ir.HalfType()), F32), F64)
-    return L.b.fmul(value, L.const(value, 256)) if kind == "e4m3" else value
+    if kind == "tf32":
+        bits, kind = L.b.and_(bits, L.const(bits, -1 << 13)), "f32"
+    return L.cast("fpext", decode(L, bits, kind), F64)
 
 
 def rounded(L: Lanes, x: Any, kind: str) -> Any:
@@ -99,7 +83,7 @@ def widen(module: Any, kind: str) -> None:
     for e in range(E):
         values = numbers(L, L.resize(L.b.lshr(words, L.const(words, e * each)), each), kind)
         for t in range(4):
-            L.b.store(L.pick(values, range(8 * t, 8 * t + 8)), at(L.b, f.args[1], t * E + e), align=8)
+            L.b.store(L.pick(values, range(8 * t, 8 * t + 8)), L.at(f.args[1], t * E + e, ROW), align=8)
     L.b.ret_void()
 
 
@@ -112,8 +96,8 @@ def multiply(module: Any, kind: str) -> None:
     L.b.branch(loop)
     L.b.position_at_end(loop)
     k, sums = L.b.phi(I64), [L.b.phi(ROW) for _ in range(8)]
-    a, b = at(L.b, A, k), L.b.load(at(L.b, B, k), typ=ROW, align=8)
-    factors = [L.splat(L.b.load(at(L.b, a, g, F64), typ=F64), 8) for g in range(8)]
+    a, b = L.at(A, k, ROW), L.b.load(L.at(B, k, ROW), typ=ROW, align=8)
+    factors = [L.splat(L.b.load(L.at(a, g, F64), typ=F64), 8) for g in range(8)]
     more = [L.intrinsic("fmuladd", x, b, total) for x, total in zip(factors, sums, strict=True)]
     after = L.b.add(k, I64(1))
     for phi, value in zip((k, *sums), (after, *more), strict=True):
@@ -166,9 +150,9 @@ def product(module: Any, opcode: str) -> Any:
     places = [(a, x, n % H * K + n // H * step) for n, x in enumerate(A)]
     places += [(b, x, H * K + n * step) for n, x in enumerate(B)]
     for of, x, first in places:
-        L.call(f"matrices.widen.{of}", ir.VoidType(), x, at(L.b, room, first))
+        L.call(f"matrices.widen.{of}", ir.VoidType(), x, L.at(room, first, ROW))
     half = partial(L.call, f"matrices.multiply.{c}", vector(kind.element, each * WARP), I64(K))
-    sides = ((at(L.b, room, h * K), at(L.b, room, H * K), *C[h * each :][:each]) for h in range(H))
+    sides = ((L.at(room, h * K, ROW), L.at(room, H * K, ROW), *C[h * each :][:each]) for h in range(H))
     L.b.ret(joined(L, [half(*side) for side in sides]))
     return f
 
@@ -199,9 +183,9 @@ def load_matrix(w: Any, i: Instruction) -> None:
     if m.rows != 8:
         raise Unlowered(i.opcode)
     together(w)
-    found = shared.load(w, w.read(i.operands[1], "b32"), 16, I32((1 << 8 * m.num) - 1), "several")
+    found = shared.load(w, w.read(i.operands[1], "b32"), 16, I32((1 << 8 * m.num) - 1))
     for n, x in enumerate(parts_of(i.operands[0])):
-        place, kind = at(w.b, found, n, vector(I32)), vector(I32)
+        place, kind = w.L.at(found, n, vector(I32)), vector(I32)
         w.write(x, "b32", w.L.call("matrices.turned", kind, place) if m.trans else w.b.load(place, typ=kind, align=8))
 
 
@@ -209,11 +193,11 @@ def store_matrix(w: Any, i: Instruction) -> None:
     m, room = matrix_form(i), w.room(512)
     together(w)
     for n, x in enumerate(parts_of(i.operands[1])):
-        value, place = w.L.splat(w.read(x, "b32")), at(w.b, room, n, vector(I32))
+        value, place = w.L.splat(w.read(x, "b32")), w.L.at(room, n, vector(I32))
         w.b.store(value, place, align=8)
         if m.trans:
             w.b.store(w.L.call("matrices.turned", value.type, place), place, align=8)
-    shared.store(w, w.read(i.operands[0], "b32"), room, 16, I32((1 << 8 * m.num) - 1), "several", (16, 32))
+    shared.store(w, w.read(i.operands[0], "b32"), room, 16, I32((1 << 8 * m.num) - 1))
 
 
 LOWER = {"mma.sync": mma, "ldmatrix.sync": load_matrix, "stmatrix.sync": store_matrix}

@@ -12,17 +12,18 @@ from ..opcode import BITS
 from ..syntax import Instruction
 from . import accesses, gathers
 from .accesses import MIXED, THREAD
+from .context import POINTER
 from .lanes import I1, I32, I64, WARP, element, vector
 from .lower import Unlowered
 from .order import ACQUIRE, RELEASE
 from .programs import loop
 from .table import pure
+from .writer import EVERYBODY
 
 __all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
 
 RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
-POINTER = ir.PointerType()
 
 
 def is_event(i: Instruction) -> bool:
@@ -30,7 +31,7 @@ def is_event(i: Instruction) -> bool:
     return bool(re.match(r"(atom|red)\.", i.opcode)) and ".global" in i.opcode
 
 
-def known(i: Instruction) -> Form:
+def form_of(i: Instruction) -> Form:
     try:
         return form(i)
     except UnknownOpcode as error:
@@ -59,10 +60,6 @@ def suspect(w: Any, name: str, *values: Any) -> None:
     w.bail(w.b.icmp_unsigned("!=", call(w, name, *values), I64(0)))
 
 
-def at(w: Any, place: Any, index: Any, kind: Any) -> Any:
-    return w.b.gep(place, [index if isinstance(index, ir.Value) else I64(index)], source_etype=kind)
-
-
 def spilled(w: Any, value: Any) -> Any:
     """A value's lanes in memory."""
     room = w.room(WARP * element(value.type).width // 8)
@@ -75,8 +72,9 @@ def side_by_side(w: Any, address: Any, size: int, on: Any) -> Any:
     if not isinstance(address.type, ir.VectorType):
         return I1(0)
     first = w.L.splat(w.L.lane(address, 0))
-    near = w.b.icmp_unsigned("==", address, w.b.add(first, w.L.row(I64, range(0, WARP * size, size))))
-    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", on, I32(0xFFFFFFFF)))
+    steps = w.L.row(element(address.type), range(0, WARP * size, size))
+    near = w.b.icmp_unsigned("==", address, w.b.add(first, steps))
+    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", on, EVERYBODY))
 
 
 def load(w: Any, address: Any, size: int, on: Any) -> Any:
@@ -108,41 +106,29 @@ def found(w: Any, place: Any) -> Any:
 
 
 def load_global(w: Any, i: Instruction) -> None:
-    f = known(i)
+    f = form_of(i)
     if f.order:
         raise Unlowered(i.opcode)
     address = w.read(i.operands[1], "b64")
     room = load(w, address, f.size, w.on)
     kind = ir.IntType(BITS[f.kind])
     if not isinstance(address.type, ir.VectorType):
-        values = [w.b.load(at(w, room, n, kind), typ=kind, align=1) for n in range(f.count)]
+        values = [w.b.load(w.L.at(room, n, kind), typ=kind, align=1) for n in range(f.count)]
     else:
-        words = w.b.load(room, typ=vector(kind, WARP * f.count), align=1)
-        values = (
-            [w.L.pick(words, range(n, WARP * f.count, f.count)) for n in range(f.count)] if f.count > 1 else [words]
-        )
+        values = w.L.unwoven(w.b.load(room, typ=vector(kind, WARP * f.count), align=1), f.count)
     for part, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(part, f.kind, value)
 
 
-def woven(w: Any, parts: list) -> Any:
-    """Vectors -> one whose elements are theirs in turn."""
-    if len(parts) == 1:
-        return parts[0]
-    even, odd = woven(w, parts[::2]), woven(w, parts[1::2])
-    n = even.type.count
-    return w.b.shuffle_vector(even, odd, w.L.row(I32, [k // 2 + n * (k % 2) for k in range(2 * n)]))
-
-
 def store_global(w: Any, i: Instruction) -> None:
-    f = known(i)
+    f = form_of(i)
     if f.order or f.size > 32:
         raise Unlowered(i.opcode)
     address = w.read(i.operands[0], "b64")
     parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
     words = w.room(WARP * f.size)
-    w.b.store(woven(w, [w.L.splat(x) for x in parts]), words, align=64)
+    w.b.store(w.L.woven([w.L.splat(x) for x in parts]), words, align=64)
     off = w.b.and_(w.running, w.b.not_(w.on))
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
         one = w.b.and_(off, w.b.neg(off))
@@ -153,7 +139,7 @@ def store_global(w: Any, i: Instruction) -> None:
 
 
 def load_parameter(w: Any, i: Instruction) -> None:
-    f = known(i)
+    f = form_of(i)
     if parameters.loads(i) or i.operands[1].offset or f.count > 1:
         raise Unlowered(i.opcode)
     w.write(i.operands[0], f.kind, w.read(i.operands[1].base, f.kind))
@@ -178,7 +164,7 @@ def operate(w: Any, f: Form, old: Any, given: list) -> Any:
 
 def atomic_global(w: Any, i: Instruction) -> None:
     """atom and red: an event, so nothing else runs meanwhile; lane after lane."""
-    f = known(i)
+    f = form_of(i)
     if f.space != "global" or not f.operation or f.scope in ("cta", "cluster"):
         raise Unlowered(i.opcode)
     returns = i.opcode.startswith("atom")
@@ -194,15 +180,15 @@ def atomic_global(w: Any, i: Instruction) -> None:
         bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
         with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
             mine = w.b.add(first, w.b.shl(lane, I64(THREAD)))
-            where = w.b.load(at(w, addresses, lane, I64), typ=I64)
+            where = w.b.load(w.L.at(addresses, lane, I64), typ=I64)
             place = call(w, "access_atomic", w.context, f.size, where, mine, flags)
             w.bail(w.b.icmp_unsigned("==", place, I64(0)))
             for n in range(f.count):
-                there = at(w, w.b.inttoptr(place, POINTER), n, kind)
+                there = w.L.at(w.b.inttoptr(place, POINTER), n, kind)
                 old = w.b.load(there, typ=kind)
-                given = [w.b.load(at(w, room[n], lane, kind), typ=kind) for room in rooms]
+                given = [w.b.load(w.L.at(room[n], lane, kind), typ=kind) for room in rooms]
                 w.b.store(operate(w, f, old, given), there)
-                w.b.store(old, at(w, results[n], lane, kind))
+                w.b.store(old, w.L.at(results[n], lane, kind))
     for part, room in zip(parts_of(i.operands[0]) if returns else (), results, strict=False):
         w.write(part, f.kind, w.b.load(room, typ=vector(kind), align=64))
 

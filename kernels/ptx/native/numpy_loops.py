@@ -14,9 +14,8 @@ from llvmlite import ir
 from .lanes import F32, F64, I64, Lanes, spelled, vector
 
 LOOPS = {"ex2": np.exp2, "lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}
-FUNCTIONS = (
-    object.__basicsize__ + 4 * 4
-)  # where PyUFuncObject, of NumPy's ufuncobject.h, has its loops, then their data
+# Where PyUFuncObject, of NumPy's ufuncobject.h, has its loops, and then their data.
+FUNCTIONS = object.__basicsize__ + 4 * 4
 
 
 def address(name: str) -> int:

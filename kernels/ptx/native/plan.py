@@ -10,6 +10,7 @@ from operator import or_
 from typing import Any, NamedTuple
 
 from ..decode import CLUSTER, Decoded, Step
+from ..paths import follows, liveness, reachable
 from ..syntax import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
@@ -68,26 +69,6 @@ def uses(decoded: Decoded, step: Step) -> int:
         return step.reads
     named = {name for x in step.instruction.operands[1:] for name in registers(x)} | {step.instruction.guard.name}
     return step.reads & (~step.writes | bits(decoded.slots[name] for name in named if name in decoded.slots))
-
-
-def follows(steps: list[Step], n: int) -> list[int]:
-    """Where control may go after an instruction; len(steps) is the end."""
-    s = steps[n]
-    if s.control == "branch":
-        return [s.target, n + 1] if s.guard else [s.target]
-    if s.control in ("leave", "trap"):
-        return [n + 1] if s.guard else []
-    return [n + 1]
-
-
-def reachable(steps: list[Step], starts: list[int]) -> set[int]:
-    found, todo = set(), list(starts)
-    while todo:
-        n = todo.pop()
-        if n < len(steps) and n not in found:
-            found.add(n)
-            todo += follows(steps, n)
-    return found
 
 
 def uniform(i: Instruction) -> bool | None:
@@ -149,21 +130,6 @@ def joined(sets: list[set[int]]) -> dict[int, int]:
             new = new | other
         groups.append(new)
     return {x: n for n, group in enumerate(groups) for x in group}
-
-
-def liveness(steps: list[Step], used: list[int]) -> list[int]:
-    """By instruction, and for the end, the slots that may be read before they are wholly written."""
-    live = [0] * (len(steps) + 1)
-    changed = True
-    while changed:
-        changed = False
-        for n in range(len(steps) - 1, -1, -1):
-            out = reduce(or_, (live[m] for m in follows(steps, n)), 0)
-            kept = 0 if steps[n].instruction.guard else steps[n].writes
-            now = out & ~kept | used[n]
-            if now != live[n]:
-                live[n], changed = now, True
-    return live
 
 
 def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:

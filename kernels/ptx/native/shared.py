@@ -11,13 +11,12 @@ from ..forms import Form, parts_of
 from ..syntax import Instruction
 from ..tags import PROGRAM, SEVERAL, WARP
 from . import banks, memory, shared_cells
+from .context import POINTER
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
-from .memory import at as element
-from .memory import call, spilled, suspect
+from .memory import call, side_by_side, spilled, suspect
 from .programs import loop
 
-EVERYBODY = 0xFFFFFFFF
 # Integer operations whose order cannot matter, if nobody looks at what they return.
 COMMUTE = ("add", "and", "or", "xor", "min", "max")
 
@@ -54,42 +53,30 @@ def tags(w: Any, several: Any) -> tuple[Any, Any]:
     return b.add(now, who), b.select(several, I64(0), I64(-1))
 
 
-def in_line(w: Any, at: Any, size: int, on: Any) -> Any:
-    """i64: whether all lanes are on, one after the other in memory."""
-    if not isinstance(at.type, ir.VectorType):
-        return I64(0)
-    there = w.b.add(w.L.splat(w.L.lane(at, 0)), w.L.row(I32, range(0, 32 * size, size)))
-    near = w.L.all(w.b.icmp_unsigned("==", at, there))
-    return w.b.zext(w.b.and_(near, w.b.icmp_unsigned("==", on, I32(EVERYBODY))), I64)
-
-
 def access(w: Any, at: Any, size: int, on: Any, counted: Any, several: Any, place: Any, stores: bool) -> Any:
     """Call shared_store, or shared_load, and count; returns where the words are."""
     if size not in (1, 2, 4, 8, 16) or w.decoded.asynchronous:
         raise Unlowered(f"{size} bytes of shared memory")
-    addresses, line = spilled(w, at), in_line(w, at, size, on)
+    addresses, line = spilled(w, at), side_by_side(w, at, size, on)
     values = (addresses, on, line, *tags(w, several), log(w), size, place)
     if stores:
         suspect(w, "shared_store", w.context, w.n, *values)
     else:
         place = call(w, "shared_load", w.context, *values)
         w.bail(w.b.icmp_unsigned("==", place, I64(0)))
-        place = w.b.inttoptr(place, memory.POINTER)
+        place = w.b.inttoptr(place, POINTER)
     call(w, "shared_count", w.context, w.n, addresses, counted, size, line)
     return place
 
 
-def load(w: Any, at: Any, size: int, on: Any, who: str = "thread") -> Any:
-    """A pointer to 32 x size bytes, lane by lane: what lies at the address, i32, of each lane that is on.
-
-    who  "several": the read counts as the whole warp's
-    """
-    return access(w, at, size, on, on, I1(who == "several"), w.room(32 * size), False)
+def load(w: Any, at: Any, size: int, on: Any) -> Any:
+    """A warp reads what lies at the address, i32, of each lane that is on: a pointer to that, lane by lane."""
+    return access(w, at, size, on, on, I1(1), w.room(32 * size), False)
 
 
-def store(w: Any, at: Any, place: Any, size: int, on: Any, who: str = "thread", widths: Any = ()) -> None:
-    """The inverse of `load`. Words of any widths: copies of one value that differ at all bail."""
-    access(w, at, size, on, on, I1(who == "several"), place, True)
+def store(w: Any, at: Any, place: Any, size: int, on: Any) -> None:
+    """The inverse of `load`. Copies of one value that differ at all bail."""
+    access(w, at, size, on, on, I1(1), place, True)
 
 
 def single(w: Any) -> tuple[Any, Any]:
@@ -98,51 +85,41 @@ def single(w: Any) -> tuple[Any, Any]:
     return last, w.b.icmp_unsigned("!=", last, w.on)
 
 
-def known(i: Instruction) -> Form:
-    f = memory.known(i)
+def form_of(i: Instruction) -> Form:
+    f = memory.form_of(i)
     if f.space != "shared" or f.policy:
         raise Unlowered(i.opcode)
     return f
 
 
 def load_shared(w: Any, i: Instruction) -> None:
-    f, at = known(i), w.read(i.operands[1], "b32")
+    f, at = form_of(i), w.read(i.operands[1], "b32")
     kind, place = ir.IntType(width(f.kind)), w.room(32 * f.size)
     if isinstance(at.type, ir.VectorType):
         place = access(w, at, f.size, w.on, w.on, I1(0), place, False)
-        words = w.b.load(place, typ=vector(kind, 32 * f.count), align=1)
-        values = [w.L.pick(words, range(n, 32 * f.count, f.count)) if f.count > 1 else words for n in range(f.count)]
+        values = w.L.unwoven(w.b.load(place, typ=vector(kind, 32 * f.count), align=1), f.count)
     else:
         on, several = single(w)
         access(w, at, f.size, on, w.on, several, place, False)
-        here = element(w, w.pointer("shared_bytes"), w.b.zext(at, I64), I8)
-        values = [w.b.load(element(w, here, n, kind), typ=kind, align=1) for n in range(f.count)]
+        here = w.L.at(w.pointer("shared_bytes"), w.b.zext(at, I64), I8)
+        values = [w.b.load(w.L.at(here, n, kind), typ=kind, align=1) for n in range(f.count)]
     for target, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(target, f.kind, value)
 
 
-def woven(L: Any, values: list[Any]) -> Any:
-    """Vectors of lanes as one of all elements, lane by lane."""
-    if len(values) == 1:
-        return values[0]
-    n = 16 * len(values)
-    both = woven(L, values[::2]), woven(L, values[1::2])
-    return L.b.shuffle_vector(*both, L.row(I32, (k // 2 + k % 2 * n for k in range(2 * n))))
-
-
 def store_shared(w: Any, i: Instruction) -> None:
-    f, at = known(i), w.read(i.operands[0], "b32")
+    f, at = form_of(i), w.read(i.operands[0], "b32")
     values = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     alike = not any(isinstance(v.type, ir.VectorType) for v in (at, *values))
     on, several = single(w) if alike else (w.on, I1(0))
     place = w.room(32 * f.size)
-    w.b.store(woven(w.L, [w.L.splat(v) for v in values]), place, align=1)
+    w.b.store(w.L.woven([w.L.splat(v) for v in values]), place, align=1)
     access(w, at, f.size, on, w.on, several, place, True)
 
 
 def atomic(w: Any, i: Instruction) -> None:
     """atom, and red, which returns nothing: one lane after the other."""
-    f, b, returns = known(i), w.b, i.opcode.startswith("atom")
+    f, b, returns = form_of(i), w.b, i.opcode.startswith("atom")
     operands = i.operands[1:] if returns else i.operands
     if f.count > 1 or not f.operation or w.decoded.asynchronous:
         raise Unlowered(i.opcode)
@@ -156,11 +133,11 @@ def atomic(w: Any, i: Instruction) -> None:
     suspect(w, "shared_change", w.context, addresses, w.on, tags(w, I1(0))[0], log(w), f.size, code)
     results, bytes = w.room(32 * f.size), w.pointer("shared_bytes")
     with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(w.on, b.trunc(lane, I32)), I1)):
-        where = b.load(element(w, addresses, lane, I32), typ=I32)
-        here = element(w, bytes, b.zext(where, I64), I8)
+        where = b.load(w.L.at(addresses, lane, I32), typ=I32)
+        here = w.L.at(bytes, b.zext(where, I64), I8)
         old = b.load(here, typ=kind)
-        b.store(memory.operate(w, f, old, [b.load(element(w, x, lane, kind), typ=kind) for x in given]), here)
-        b.store(old, element(w, results, lane, kind))
+        b.store(memory.operate(w, f, old, [b.load(w.L.at(x, lane, kind), typ=kind) for x in given]), here)
+        b.store(old, w.L.at(results, lane, kind))
     if returns:
         w.write(i.operands[0], f.kind, b.load(results, typ=vector(kind), align=8))
 
@@ -176,8 +153,8 @@ def filled(w: Any, source: Any, size: int, taken: Any) -> Any:
     with b.if_then(b.icmp_unsigned("!=", reads, I32(0))):
         found = memory.load(w, source, size, reads)
         with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(reads, b.trunc(lane, I32)), I1)):
-            value = b.load(element(w, found, lane, kind), typ=kind, align=1)
-            b.store(value, element(w, words, lane, kind), align=1)
+            value = b.load(w.L.at(found, lane, kind), typ=kind, align=1)
+            b.store(value, w.L.at(words, lane, kind), align=1)
     return words
 
 

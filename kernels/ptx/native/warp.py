@@ -10,7 +10,7 @@ from llvmlite import ir
 
 from ..forms import parts_of
 from ..syntax import Instruction
-from .integers import known
+from .integers import constant_bits
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 from .programs import function
@@ -41,13 +41,14 @@ NEUTRAL = {
 
 def check_members(w: Any, mask: Any) -> None:
     """Every lane that is on must name all of these and no other, even one that the NumPy form would let come later."""
-    if known(mask) is None or known(mask) != known(w.on):
+    if constant_bits(mask) is None or constant_bits(mask) != constant_bits(w.on):
         w.bail(w.L.any(among(w, w.b.icmp_unsigned("!=", *w.L.alike(mask, w.on)))))
 
 
 def among(w: Any, holds: Any) -> Any:
     """A predicate, made false in the lanes that are off if it has lanes."""
-    return w.b.and_(holds, w.L.mask(w.on)) if isinstance(holds.type, ir.VectorType) and known(w.on) != ALL else holds
+    whole = not isinstance(holds.type, ir.VectorType) or constant_bits(w.on) == ALL
+    return holds if whole else w.b.and_(holds, w.L.mask(w.on))
 
 
 def fixed_source(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
@@ -61,7 +62,7 @@ def fixed_source(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
 
 def source(L: Lanes, mode: str, b: Any, c: Any) -> tuple[Any, Any]:
     """The lane that each lane reads, one number if it is the same, and whether the one it asks for is in range."""
-    at, clamps = known(b), known(c)
+    at, clamps = constant_bits(b), constant_bits(c)
     if at is not None and clamps is not None:
         lanes, holds = zip(*(fixed_source(mode, lane, at & 31, clamps) for lane in range(WARP)), strict=True)
         place = L.row(I32, lanes) if len(set(lanes)) > 1 else I32(lanes[0])
@@ -85,7 +86,7 @@ def source(L: Lanes, mode: str, b: Any, c: Any) -> tuple[Any, Any]:
 def shfl(w: Any, i: Instruction) -> Any:
     value, b, c = (w.read(x, "b32") for x in i.operands[1:4])
     place, in_range = source(w.L, i.opcode.split(".")[2], b, c)
-    if known(w.on) != ALL:
+    if constant_bits(w.on) != ALL:
         off = w.b.lshr(*w.L.alike(w.b.not_(w.on), place))
         w.bail(w.L.any(among(w, w.L.resize(off, 1))))
     return permuted(w.L, value, place), in_range
@@ -125,7 +126,7 @@ def redux(w: Any, i: Instruction) -> Any:
         value = w.b.and_(value, w.L.const(value, NAN)) if "abs" in variants else value
         nan = is_nan(w.L, value)
         value = w.b.select(nan, neutral, mirrored(w.L, value))
-    value = value if known(w.on) == ALL else w.b.select(w.L.mask(w.on), value, neutral)
+    value = value if constant_bits(w.on) == ALL else w.b.select(w.L.mask(w.on), value, neutral)
     sign = operation.partition(".")[2][0] if name in ("min", "max") else ""
     result = w.L.intrinsic(f"vector.reduce.{sign}{name}", value, kind=I32)
     if nan is None:

@@ -88,8 +88,9 @@ class Writer:
             if self.stack > STACK:
                 raise Unlowered(f"more than {STACK >> 10} KB of stack memory")
             with self.b.goto_block(self.entry):
-                rooms.append(place := self.b.alloca(I8, size))
+                place: Any = self.b.alloca(I8, size)
             place.align, place.type = 64, POINTER
+            rooms.append(place)
         return rooms[n]
 
     def bail(self, condition: Any) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from kvproof.kernels.ptx import isa
 from kvproof.kernels.ptx.native import conversions
-from kvproof.kernels.ptx.native.lower import Unlowered, opcode
+from kvproof.kernels.ptx.native.lower import Unlowered
+from kvproof.kernels.ptx.native.table import opcode
 
 from ._lowered import Lowered, samples
 

@@ -8,7 +8,8 @@ from llvmlite import ir
 
 from kvproof.kernels.ptx import isa
 from kvproof.kernels.ptx.native import code, floats, numpy_loops
-from kvproof.kernels.ptx.native.lower import Unlowered, opcode
+from kvproof.kernels.ptx.native.lower import Unlowered
+from kvproof.kernels.ptx.native.table import opcode
 
 from ._lowered import Case, Lowered, samples
 

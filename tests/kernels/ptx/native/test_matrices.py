@@ -200,12 +200,12 @@ def moved(monkeypatch, runtime, opcode, count, loads):
     w = Stand(kernel, "run", I32)
     address = Address(Register("%r9"), 64)
 
-    def load(w, at, size, on, who):
-        asked.append((at.constant, size, on.constant, who))
+    def load(w, at, size, on):
+        asked.append((at.constant, size, on.constant))
         return w.sources
 
-    def store(w, at, pointer, size, on, who, widths):
-        asked.append((at.constant, size, on.constant, who, widths))
+    def store(w, at, pointer, size, on):
+        asked.append((at.constant, size, on.constant))
         assert pointer is w.results
 
     monkeypatch.setattr(matrices.shared, "load", load)
@@ -223,13 +223,13 @@ def test_matrices_are_loaded_and_stored(monkeypatch, runtime, num, trans):
     rows = np.random.default_rng(num).integers(0, 256, (1, 1, 32, 16), dtype=np.uint8)
     expected = np.stack(warp.fragments(rows[:, :, : 8 * num], num, trans))[:, 0]
     made, asked = moved(monkeypatch, runtime, f"ldmatrix.{name}", num, True)
-    assert asked == (64, 16, (1 << 8 * num) - 1, "several")
+    assert asked == (64, 16, (1 << 8 * num) - 1)
     results = np.zeros((num, 32), np.uint32)
     call(made, "run", rows, results)
     np.testing.assert_array_equal(results, expected)
 
     made, asked = moved(monkeypatch, runtime, f"stmatrix.{name}", num, False)
-    assert asked == (64, 16, (1 << 8 * num) - 1, "several", (16, 32))
+    assert asked == (64, 16, (1 << 8 * num) - 1)
     stored = np.zeros((32, 16), np.uint8)
     call(made, "run", expected, stored)
     np.testing.assert_array_equal(stored[: 8 * num], rows[0, 0, : 8 * num])
