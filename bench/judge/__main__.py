@@ -86,8 +86,7 @@ def options() -> Parser:
     which.add_argument("--faults", action="store_true", help="list the corpus of bugs")
     which.add_argument("--exam", type=Path, metavar="FILE", help="put the corpus and clean runs before the judge")
     formats.add_options(which, add)
-    add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle), a function, "
-        "or a server's URL")  # fmt: skip
+    add("--against", metavar="WHAT", help="the trusted path: an impl (default naive; numpy: the oracle), function, URL")
     add("--model", help="for --impl, as kvproof generate takes it (default tiny); for --url, the name that it serves")
     add("--against-model", metavar="NAME", help="for --url: the name that the server of --against serves")
     add("--dtype", choices=DTYPES, help="the dtype in question (default float32; of --url bfloat16)")
@@ -109,8 +108,7 @@ def options() -> Parser:
         "names it, or your own attention function as module:function")  # fmt: skip
     add("--module", action="append", metavar="MODULE:OBJECT", help="for --callable, repeatable: a torch model whose "
         "parts the functions run by themselves; where they call a model as a whole it is found without")  # fmt: skip
-    add("--shadow", choices=GPUS, metavar="GPU", help="for --callable: its Triton kernels take --dtype alone; their "
-        "code for this GPU, such as sm_90, also runs in float64 on the PTX machine")  # fmt: skip
+    add("--shadow", choices=GPUS, metavar="GPU", help="for --callable: run its kernels' code for sm_90, ... in float64")
     add("--api-key-env", metavar="NAME", help="for --url: the variable that holds the key (default OPENAI_API_KEY)")
     add("--timeout", type=float, metavar="S", help="for --url: seconds to wait for an answer (default 120)")
     add("--json", action="store_true", help="print one JSON record")
