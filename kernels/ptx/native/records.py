@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..start import Start
-from . import context, shared
+from . import context, order, shared
+from .accesses import PLAIN
 from .arrays import Arrays
 from .context import FIELDS
 from .lower import Unlowered
@@ -37,7 +38,7 @@ class Records:
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
-        self.quick = False
+        self.quick, self.right = False, None
         self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
@@ -111,6 +112,17 @@ class Records:
     def log(self) -> np.ndarray:
         """(N, SYNC) int64: the atomics, in order."""
         return self.syncs[HEAD : HEAD + SYNC * int(self.syncs[0])].reshape(-1, SYNC)
+
+    def ordered(self) -> bool:
+        """Whether happens-before orders all conflicts; looked into only if they are not those of the last launch."""
+        log, noted = self.log().copy(), self.noted()
+        low = log[:, 1].min(initial=1 << 62)  # of addresses it only counts which are equal
+        log[:, 1] -= low
+        noted[:, 2] = np.where(noted[:, 4] == PLAIN, 0, noted[:, 2] - low)
+        now = log.tobytes(), noted.tobytes()
+        if now != self.right:
+            self.right = now if order.ordered(log, noted) else None
+        return self.right is not None
 
 
 def taken(start: Start, made: Any, key: bytes) -> Records:
