@@ -28,9 +28,14 @@ class Progress:
         return self
 
     def tick(self) -> None:
-        """Call it often; every 64th call reads the clock."""
+        """Call it often; every 64th call looks."""
         self.ticks += 1
-        if self.ticks & 63 == 0 and (now := time.monotonic()) >= self.next:
+        if self.ticks & 63 == 0:
+            self.look()
+
+    def look(self) -> None:
+        """Update the line if it is time to."""
+        if (now := time.monotonic()) >= self.next:
             text = f"the PTX machine: {self.words()} in {now - self.start:.0f} s"
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
             self.printed, self.next = True, now + EVERY

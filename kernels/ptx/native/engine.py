@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 
 from ..printed import Printed
+from ..progress import Progress
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
@@ -32,6 +33,7 @@ from .records import LONG, Records, address, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+LOOK = 0.2  # seconds between two looks at a launch that runs
 QUICK = 1 << 20  # instructions of a thread that a launch may run in one that nothing can interrupt
 
 
@@ -215,8 +217,9 @@ def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int
         return [call(*a) for a in arguments]
     running = [pool().submit(call, *a) for a in arguments]
     try:
-        while wait(running, 0.2).not_done:
-            pass  # a signal that comes just before the wait begins does not end it
+        with Progress(records.words) as progress:
+            while wait(running, LOOK).not_done:  # a signal that comes just before a wait does not end it
+                progress.look()
         return [f.result() for f in running]
     finally:
         while not all(f.cancel() or f.done() for f in running):

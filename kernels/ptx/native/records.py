@@ -100,6 +100,10 @@ class Records:
         if self.replicas[:, :HEAD].any():
             self.replicas[...] = 0
 
+    def words(self) -> str:
+        """How far a launch has come."""
+        return f"{min(int(self.next[0]), self.programs) or self.programs:,} of {self.programs:,} programs begun"
+
     def stop(self) -> None:
         """Let what runs end soon; to be called until it has, for who counts fuel down may not see it."""
         self.put("fuel", -1)

@@ -175,7 +175,7 @@ def test_a_launch_that_takes_long_says_so_on_a_terminal_only(monkeypatch, is_one
     screen = Terminal(is_one)
     monkeypatch.setattr("sys.stderr", screen)
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    launch(nested, 1000)
+    launch(nested, 1000, engine="numpy")
     assert ("instructions in" in screen.text) == is_one
     assert screen.text.endswith("\r\x1b[K") == is_one
     monkeypatch.setattr(progress, "PATIENCE", 60.0)
