@@ -7,7 +7,7 @@ import pytest
 
 from kvproof.kernels.ptx import progress
 from kvproof.kernels.ptx.errors import Refused, Unfinished
-from kvproof.kernels.ptx.native import engine
+from kvproof.kernels.ptx.native import engine as driver
 from kvproof.kernels.ptx.native.records import aligned
 
 from .._text import own, run
@@ -124,7 +124,7 @@ def test_an_atomic_right_behind_a_barrier_waits_for_its_turn():
 @pytest.mark.parametrize("is_one", [True, False])
 def test_a_long_launch_says_how_far_it_is_on_a_terminal_only(monkeypatch, capsys, is_one):
     monkeypatch.setattr(progress, "PATIENCE", 0.0)
-    monkeypatch.setattr(engine, "LOOK", 1e-3)
+    monkeypatch.setattr(driver, "LOOK", 1e-3)
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_one, raising=False)
     body = "mov.u32 %r9, 0; TOP: add.u32 %r9, %r9, 1; setp.lt.u32 %p1, %r9, 30000000; @%p1 bra TOP; "
     assert (own(body, engine="native", programs=2) == 30000000).all()
