@@ -18,6 +18,7 @@ from llvmlite import ir
 
 from ..printed import Printed
 from ..progress import Progress
+from ..segments import address_of
 from ..start import Start
 from . import code, context, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
@@ -29,7 +30,7 @@ from .lower import Unlowered
 from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
 from .programs import READY
-from .records import LONG, Records, address, given_back, taken
+from .records import LONG, Records, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
@@ -142,27 +143,27 @@ class Launch:
             status = self.by_events()
         else:
             call = entry("launch_run", ctypes.c_void_p)
-            status = max(spread(call, [(address(row),) for row in records.rows], records))
+            status = max(spread(call, [(address_of(row),) for row in records.rows], records))
         records.seconds = time.perf_counter() - begun
         return status
 
     def by_events(self) -> int:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-        records, rows = self.records, address(self.records.rows)
+        records, rows = self.records, address_of(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
-        calls = [(rows, address(part), len(part), 1) for part in parts]
+        calls = [(rows, address_of(part), len(part), 1) for part in parts]
         status = max(spread(call, calls, records))
         while status == DONE:
             programs = self.following()
             if not len(programs):
                 return DONE
-            status = call(rows, address(programs), len(programs), 0)
+            status = call(rows, address_of(programs), len(programs), 0)
             paused = records.frames[:, :, :HEADER].view(np.int64)[..., STATE]
             paused[paused == PAUSED] = READY
             if status == DONE:
                 parts = [programs[programs % records.threads == k] for k in range(records.threads)]
-                status = max(spread(call, [(rows, address(part), len(part), 0) for part in parts], records))
+                status = max(spread(call, [(rows, address_of(part), len(part), 0) for part in parts], records))
         return status
 
     def following(self) -> np.ndarray:

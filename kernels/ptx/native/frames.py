@@ -28,6 +28,10 @@ class Frames(Writer):
     def warp_epoch(self) -> Any:
         return self.head(WARP_EPOCH)
 
+    def passed(self) -> None:
+        """All threads of a program of one warp have met."""
+        self.b.store(self.b.add(self.epoch, I64(1)), ctx.place(self.b, self.context, "epoch"))
+
     def head(self, word: int) -> Any:
         return self.b.load(self.b.gep(self.frame, [I64(word)], source_etype=I64), typ=I64)
 

@@ -11,7 +11,6 @@ from llvmlite import ir
 WARP = 32  # lanes
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
-FLOATS = {"f32": F32, "f64": F64, "tf32": F32}
 
 
 def vector(kind: Any, lanes: int = WARP) -> Any:

@@ -17,7 +17,7 @@ from ..segments import BITS, MIDDLE, Buffer, address_of, span
 # nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
 # accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
 # read.
-WORDS = BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
+BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
 CHUNK, LINE = 12, 6  # log2 of bytes

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..segments import address_of
 from ..start import Start
 from . import context, order, shared
 from .accesses import PLAIN
@@ -65,11 +66,11 @@ class Records:
         n = np.arange(len(self.rows))
         made, each = self.made, {name: getattr(self, name) for name in ("blocks", "traffic", "frames", "conflicts")}
         for name, array in (each | {"replicas": self.replicas} | self.state).items():
-            self.put(name, address(array) + array.strides[0] * (n % len(array)))
+            self.put(name, address_of(array) + array.strides[0] * (n % len(array)))
         known = {f"grid_{axis}": size for axis, size in zip("xyz", grid, strict=True)} | sizes
-        known |= {"given": address(self.given), "warps": self.warps, "frame_size": made.frame_size}
-        known |= {"warp_code": made.code["warp"], "next_program": address(self.next), "last_program": self.programs}
-        for name, value in (known | {"syncs": address(self.syncs)}).items():
+        known |= {"given": address_of(self.given), "warps": self.warps, "frame_size": made.frame_size}
+        known |= {"warp_code": made.code["warp"], "next_program": address_of(self.next), "last_program": self.programs}
+        for name, value in (known | {"syncs": address_of(self.syncs)}).items():
             self.put(name, value)
 
     def put(self, name: str, value: Any) -> None:
@@ -89,7 +90,7 @@ class Records:
         """For a launch that has not begun."""
         self.rows[...] = self.plain
         self.put("fuel", fuel)
-        self.put("segments", address(arrays.table))
+        self.put("segments", address_of(arrays.table))
         self.put("segment_count", len(arrays.pieces))
         values = start.bits(arrays.pointers, arrays) | arrays.pointers
         self.given.view(np.uint64)[self.slots] = np.array([values.get(name, 0) for name in self.names], np.uint64)
@@ -150,13 +151,9 @@ def signed(bits: int) -> int:
     return bits - (bits >> 63 << 64)
 
 
-def address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
-
-
 def aligned(shape: tuple[int, ...], to: int = 64) -> np.ndarray:
     """Bytes whose first is a multiple of `to`."""
     size = math.prod(shape)
     whole = np.empty(size + to, np.uint8)
-    first = -address(whole) % to
+    first = -address_of(whole) % to
     return whole[first : first + size].reshape(shape)

@@ -182,8 +182,7 @@ class Steering(Frames):
             self.bail(self.pending())
         if self.T > 32:
             return self.stop(self.n + 1, ctx.BARRIER, step.target)
-        place = ctx.place(self.b, self.context, "epoch")
-        self.b.store(self.b.add(self.b.load(place, typ=I64), I64(1)), place)
+        self.passed()
         return self.go(self.n + 1)
 
     def arrival(self, step: Step) -> None:

@@ -182,3 +182,10 @@ def samples(case: str | Case, n: int = 512) -> list[np.ndarray]:
         drawn = t.samples(kind, n + -len(corner) % WARP, rng).astype(unsigned(kind))
         out.append(np.concatenate([corner.astype(unsigned(kind)), random, drawn]))
     return out
+
+
+def check_all(opcodes: Sequence[str], runtime: dict | None = None) -> None:
+    """Hold every opcode to its NumPy form, on its samples."""
+    lowered = Lowered(opcodes, runtime)
+    for opcode in opcodes:
+        lowered.check(opcode, *samples(opcode))

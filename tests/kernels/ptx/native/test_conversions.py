@@ -7,7 +7,7 @@ from kvproof.kernels.ptx.native import conversions
 from kvproof.kernels.ptx.native.lower import Unlowered
 from kvproof.kernels.ptx.native.table import opcode
 
-from ._lowered import Lowered, samples
+from ._lowered import Lowered, check_all, samples
 
 OPCODES = [o for o in isa.OPCODES if o.startswith("cvt.")]
 WHOLE = [o for o in OPCODES if {"rz", "rm", "rp"} & set(o.split(".")) and o.endswith(("f64.s64", "f64.u64"))]
@@ -17,10 +17,7 @@ RESULTS = sorted({opcode(o, 0).types[0] for o in OPCODES} - {"ue8m0x2"})
 
 @pytest.mark.parametrize("to", RESULTS)
 def test_every_spelling_has_the_bits_of_the_numpy_form(to):
-    opcodes = [o for o in OPCODES if opcode(o, 0).types[0] == to and o not in UNLOWERED]
-    lowered = Lowered(opcodes)
-    for o in opcodes:
-        lowered.check(o, *samples(o))
+    check_all([o for o in OPCODES if opcode(o, 0).types[0] == to and o not in UNLOWERED])
 
 
 def test_what_has_no_native_form_says_so():

@@ -11,7 +11,7 @@ from kvproof.kernels.ptx.native import code, floats, numpy_loops
 from kvproof.kernels.ptx.native.lower import Unlowered
 from kvproof.kernels.ptx.native.table import opcode
 
-from ._lowered import Case, Lowered, samples
+from ._lowered import Case, Lowered, check_all, samples
 
 OPCODES = [o for o in isa.OPCODES if not o.startswith("cvt") and any("f" in kind for kind in opcode(o, 0).types)]
 DIRECTED = [o for o in OPCODES if o.endswith(".f64") and {"rz", "rm", "rp"} & set(o.split("."))]
@@ -21,10 +21,7 @@ FAMILIES = sorted({o.split(".")[0] for o in OPCODES})
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_spelling_has_the_bits_of_the_numpy_form(family):
-    opcodes = [o for o in OPCODES if o.split(".")[0] == family and o not in UNLOWERED]
-    lowered = Lowered(opcodes, numpy_loops.RUNTIME)
-    for o in opcodes:
-        lowered.check(o, *samples(o))
+    check_all([o for o in OPCODES if o.split(".")[0] == family and o not in UNLOWERED], numpy_loops.RUNTIME)
 
 
 def test_what_has_no_native_form_says_so():
