@@ -108,11 +108,11 @@ class Machine:
         warps = len(block.programs) * (self.world.T // 32)
         if active is not None:
             warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
-        end = decoded.until[pc]
-        if active is not None or not self.alone(block, fragment, end) or not self.spend(block, pc, end, False):
-            end = decoded.end[pc]
-            if not self.spend(block, pc, end, True):
-                self.interrupt(block, fragment)
+        end, near = decoded.until[pc], decoded.end[pc]
+        far = end > near and active is None and self.alone(block, fragment, end) and self.spend(block, pc, end, False)
+        end = end if far else near
+        if not far and not self.spend(block, pc, end, True):
+            self.interrupt(block, fragment)
         try:
             for step in decoded.steps[pc:end]:
                 step.run(block, active)

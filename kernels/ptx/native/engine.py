@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
+from ..decode import Decoded
 from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import code, context, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import brief, code, context, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
@@ -43,6 +44,7 @@ class Compiled(NamedTuple):
 
     blocks  of each instruction, which of plan.starts it belongs to
     events  whether programs stop at atomics, whose order is that of the default schedule
+    atomics  whether it has any, in shared memory, too
     writes  the parameters through which it may write; None: any array
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
     """
@@ -52,6 +54,7 @@ class Compiled(NamedTuple):
     code: Any
     frame_size: int
     events: bool
+    atomics: bool
     writes: set[str] | None
     fine: set[str]
 
@@ -78,22 +81,43 @@ def key_of(text: str, warps: int) -> bytes:
 
 def compiled(start: Start) -> Compiled:
     """Raises Unlowered if the kernel has none."""
-    return code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+    return kept(key(start)) or code_of(key(start), Once(start.decoded), 32 * start.num_warps)
 
 
-def refuses(start: Start, made: Compiled) -> str:
-    """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
+@lru_cache(maxsize=256)
+def kept(key: bytes) -> Compiled | None:
+    """What an earlier process has compiled, if both the code and its brief are on the disk."""
+
+    def lost() -> list[str]:
+        raise LookupError(key)
+
+    found = brief.read(key)
+    try:
+        return found and found[1]._replace(code=code.compiled(key, lost, (runtime(),)), fine=set())
+    except LookupError:
+        return None
+
+
+def refuses(start: Start) -> str:
+    """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
     if start.shadow or start.trace:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
-    if not start.moved and start.seed is None:
-        return ""
-    opcodes = [s.instruction.opcode for s in start.decoded.steps]
-    if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
+    if start.moved and any(".approx" in x or ".full" in x for x in opcodes(start.decoded)):
         return "its approximations are to be moved"
-    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
-    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
+    random = start.seed is not None and has_atomics(key(start), Once(start.decoded))
+    return "it has atomics, whose order is random" if random else ""
+
+
+def opcodes(decoded: Decoded) -> Iterator[str]:
+    return (s.instruction.opcode for s in decoded.steps)
+
+
+@lru_cache(maxsize=256)
+def has_atomics(key: bytes, decoded: Once) -> bool:
+    found = brief.read(key)
+    return found[1].atomics if found else any(x.startswith(("atom.", "red.")) for x in opcodes(decoded.value))
 
 
 @lru_cache(maxsize=256)
@@ -110,7 +134,10 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
 
     machine_code = code.compiled(key, write, (runtime(),))
     own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
+    known = writer.events, has_atomics(key, decoded), may_write(decoded.value)
+    found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
+    brief.write(key, decoded.value, found)
+    return found
 
 
 @cache
@@ -250,7 +277,9 @@ def run(
         arrays = launch.arrays
         try:
             status = launch.run()
-            right = status == DONE and records.ordered()
+            # with a seed, which of the lanes that part go first is random, and with it how often what follows runs
+            random = start.seed is not None and records.rows[:, FIELDS.index("parted")].any()
+            right = status == DONE and not random and records.ordered()
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
