@@ -10,7 +10,8 @@ from .._text import run
 from ._both import facts
 
 BODY = """
-    setp.gt.u32 %p1, %r1, 40; @!%p1 atom.global.add.u32 %r6, [%rd2], 1; shl.b32 %r9, %r4, 1; st.global.b32 [%rd11], %r9; ret;
+    setp.gt.u32 %p1, %r1, 40; @!%p1 atom.global.add.u32 %r6, [%rd2], 1;
+    shl.b32 %r9, %r4, 1; st.global.b32 [%rd11], %r9; ret;
 """
 WRONG = "ret;", "st.global.b32 [%rd1], %r1; ret;"
 
