@@ -10,6 +10,7 @@ from typing import Any
 
 from ..decode import Decoded
 from . import code, disk
+from .pieces import Once
 
 FEW = ("slots", "given", "fixed", "parameters", "constants", "granule", "local", "shared", "asynchronous", "undefined")
 
@@ -40,6 +41,14 @@ def read(key: bytes) -> tuple[dict[str, Any], Any] | None:
     """The few fields of a kernel and its engine.Compiled without the code, if an earlier process has left them."""
     found = disk.read(digest(key))
     return pickle.loads(found[0]) if found else None
+
+
+@lru_cache(maxsize=256)
+def has_atomics(key: bytes, decoded: Once) -> bool:
+    """Whether a kernel has any, in shared memory, too."""
+    if found := read(key):
+        return found[1].atomics
+    return any(s.instruction.opcode.startswith(("atom.", "red.")) for s in decoded.value.steps)
 
 
 def write(key: bytes, decoded: Decoded, made: Any) -> None:

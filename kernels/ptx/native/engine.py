@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from ..decode import Decoded
 from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
@@ -104,20 +103,10 @@ def refuses(start: Start) -> str:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
-    if start.moved and any(".approx" in x or ".full" in x for x in opcodes(start.decoded)):
+    if start.moved and any(x in s.instruction.opcode for s in start.decoded.steps for x in (".approx", ".full")):
         return "its approximations are to be moved"
-    random = start.seed is not None and has_atomics(key(start), Once(start.decoded))
+    random = start.seed is not None and brief.has_atomics(key(start), Once(start.decoded))
     return "it has atomics, whose order is random" if random else ""
-
-
-def opcodes(decoded: Decoded) -> Iterator[str]:
-    return (s.instruction.opcode for s in decoded.steps)
-
-
-@lru_cache(maxsize=256)
-def has_atomics(key: bytes, decoded: Once) -> bool:
-    found = brief.read(key)
-    return found[1].atomics if found else any(x.startswith(("atom.", "red.")) for x in opcodes(decoded.value))
 
 
 @lru_cache(maxsize=256)
@@ -134,7 +123,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
 
     machine_code = code.compiled(key, write, (runtime(),))
     own = blocks(decoded.value, made.starts)
-    known = writer.events, has_atomics(key, decoded), may_write(decoded.value)
+    known = writer.events, brief.has_atomics(key, decoded), may_write(decoded.value)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
     brief.write(key, decoded.value, found)
     return found

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import execute
+from kvproof.kernels.ptx.assemble import assemble
+from kvproof.kernels.ptx.errors import PtxError
 from kvproof.kernels.ptx.native import brief, code, disk, engine, tiers
 
 from .._text import run
@@ -27,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     """As in a new process."""
-    for kept in (brief.read, engine.kept, engine.code_of, engine.has_atomics):
+    for kept in (brief.read, brief.has_atomics, engine.kept, engine.code_of):
         kept.cache_clear()
     code._known.clear()
     tiers._spent.clear()
@@ -37,7 +39,7 @@ def forget():
 @pytest.fixture
 def assembled(monkeypatch):
     """How often a kernel was parsed."""
-    found, usual = [], execute.assemble
+    found, usual = [], assemble
     monkeypatch.setattr(execute, "assemble", lambda *known: found.append(known) or usual(*known))
     return found
 
@@ -89,7 +91,7 @@ def test_errors_are_those_of_the_numpy_form():
     told = []
     for kind in ("numpy", "native", "native"):
         forget()
-        with pytest.raises(execute.lockstep.PtxError) as caught:
+        with pytest.raises(PtxError) as caught:
             launched(kind, body)
         told.append(str(caught.value))
     assert told[0] == told[1] == told[2]
