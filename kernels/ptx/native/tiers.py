@@ -46,8 +46,8 @@ class Tier:
     def __init__(self, start: Start, at_once: bool):
         self.start, self.key = start, engine.key(start)
         self.code: Any = None
-        self.why = _refused.get(self.key, "")
-        self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
+        self.why = _refused.get(self.key) or engine.refuses(start)
+        self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
         if not self.why and not at_once and _suspected[self.key] >= OFTEN:
             _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
             self.why = "its last launches looked wrong"
@@ -64,9 +64,6 @@ class Tier:
     def due(self) -> bool:
         """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""
         if self.given_up or time.perf_counter() < self.at:
-            return False
-        if why := engine.refuses(self.start):
-            self.give_up(why)
             return False
         try:
             self.code = self.code or engine.compiled(self.start)
