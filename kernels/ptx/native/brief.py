@@ -44,11 +44,10 @@ def read(key: bytes) -> tuple[dict[str, Any], Any] | None:
 
 
 @lru_cache(maxsize=256)
-def has_atomics(key: bytes, decoded: Once) -> bool:
-    """Whether a kernel has any, in shared memory, too."""
-    if found := read(key):
-        return found[1].atomics
-    return any(s.instruction.opcode.startswith(("atom.", "red.")) for s in decoded.value.steps)
+def opcodes(key: bytes, decoded: Once) -> frozenset[str]:
+    """Those of a kernel."""
+    found = read(key)
+    return found[1].opcodes if found else frozenset(s.instruction.opcode for s in decoded.value.steps)
 
 
 def write(key: bytes, decoded: Decoded, made: Any) -> None:

@@ -43,7 +43,7 @@ class Compiled(NamedTuple):
 
     blocks  of each instruction, which of plan.starts it belongs to
     events  whether programs stop at atomics, whose order is that of the default schedule
-    atomics  whether it has any, in shared memory, too
+    opcodes  that it has
     writes  the parameters through which it may write; None: any array
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
     """
@@ -53,7 +53,7 @@ class Compiled(NamedTuple):
     code: Any
     frame_size: int
     events: bool
-    atomics: bool
+    opcodes: frozenset[str]
     writes: set[str] | None
     fine: set[str]
 
@@ -103,10 +103,13 @@ def refuses(start: Start) -> str:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
-    if start.moved and any(x in s.instruction.opcode for s in start.decoded.steps for x in (".approx", ".full")):
+    if not start.moved and start.seed is None:
+        return ""
+    opcodes = brief.opcodes(key(start), Once(start.decoded))
+    if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    random = start.seed is not None and brief.has_atomics(key(start), Once(start.decoded))
-    return "it has atomics, whose order is random" if random else ""
+    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
+    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
 
 
 @lru_cache(maxsize=256)
@@ -123,7 +126,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
 
     machine_code = code.compiled(key, write, (runtime(),))
     own = blocks(decoded.value, made.starts)
-    known = writer.events, brief.has_atomics(key, decoded), may_write(decoded.value)
+    known = writer.events, brief.opcodes(key, decoded), may_write(decoded.value)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
     brief.write(key, decoded.value, found)
     return found

@@ -26,14 +26,19 @@ WRONG = "something looks wrong, and NumPy says exactly what"
 LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
 
 _spent: dict[bytes, float] = {}  # seconds in NumPy form, by kernel: of this process, and of those before it
+_assembly: dict[bytes, float] = {}  # seconds that kernels took to assemble, until these are among those spent
 _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
 _suspected: dict[bytes, int] = defaultdict(int)  # by kernel, how many of its last launches looked wrong
 
 
 def typed(text: str, num_warps: int, assembled: Callable[[], Decoded]) -> Any:
     """A Decoded, assembled at once unless an earlier process has left what a launch of its machine code needs."""
-    known = brief.read(engine.key_of(text, num_warps))
-    return brief.Brief(known[0], assembled) if known else assembled()
+    key, begun = engine.key_of(text, num_warps), time.perf_counter()
+    if known := brief.read(key):
+        return brief.Brief(known[0], assembled)
+    decoded, took = assembled(), time.perf_counter() - begun
+    _assembly[key] = max(took, _assembly.get(key, 0.0))
+    return decoded
 
 
 class Tier:
@@ -95,5 +100,6 @@ class Tier:
     def spent(self, seconds: float) -> None:
         """Note what a run in NumPy form took that compiling could have spared."""
         if not self.given_up and not self.code:
+            seconds += _assembly.pop(self.key, 0.0)
             _spent[self.key] = _spent.get(self.key, 0.0) + seconds
             disk.spend(code.digest_of(self.key), seconds)

@@ -1,5 +1,7 @@
 """What is kept beside machine code: a later process launches without parsing, and its reports are the same."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -29,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     """As in a new process."""
-    for kept in (brief.read, brief.has_atomics, engine.kept, engine.code_of):
+    for kept in (brief.read, brief.opcodes, engine.kept, engine.code_of):
         kept.cache_clear()
     code._known.clear()
     tiers._spent.clear()
@@ -118,3 +120,19 @@ def test_notes_that_are_no_numbers_count_nothing(folder):
     assert disk.spent("key") == 4.0
     (folder / "key.spent").write_text("wrong\n")
     assert disk.spent("key") == disk.spent("other") == 0.0
+
+
+def test_what_it_costs_to_parse_counts_once(monkeypatch, folder):
+    def slow(*known):
+        time.sleep(0.2)
+        return assemble(*known)
+
+    monkeypatch.setattr(execute, "assemble", slow)
+    monkeypatch.setattr(tiers, "PRICE", 1e3)
+    launched()
+    monkeypatch.setattr(execute, "assemble", assemble)
+    launched()
+    (notes,) = folder.glob("*.spent")
+    first, second = map(float, notes.read_text().split())
+    assert first > 0.2
+    assert first > second
