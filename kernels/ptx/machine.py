@@ -72,7 +72,7 @@ class Machine:
             pc, _, block, fragment = min(awake, key=lambda x: x[:2])
             for other_pc, _, other, _ in awake:
                 if other_pc == pc and other is not block and self.joinable(block) and self.joinable(other):
-                    block.join(other)
+                    block.join(len(block.programs), other, len(other.programs))
                     self.blocks.remove(other)
         else:
             _, _, block, fragment = awake[self.random.integers(len(awake))]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chosen, merged
 from ..asynchronous.ordering import Ordering
 from ..errors import Deadlock, OutOfBounds, Race, Undefined, Uninitialised
+from ..rows import Rows
 
 LANES, COLUMNS, SHARE, UNIT = 128, 512, 16, 32  # SHARE lanes are known together; UNIT columns are the least allocation
 CELLS = LANES // SHARE * COLUMNS
@@ -19,7 +19,7 @@ ENDS = {"tcgen05": "its commit's mbarrier was waited for", "tcgen05.st": "a tcge
         "tcgen05.ld": "a tcgen05.wait::ld"}  # fmt: skip
 
 
-class TensorMemory:
+class TensorMemory(Rows):
     """That of P programs in lockstep.
 
     words     (P, 128, columns) uint32; columns grow as they are allocated
@@ -30,34 +30,29 @@ class TensorMemory:
     blank     uint32, what stands where nothing is written; see uninitialised.py
     """
 
-    STATE = ("taken", "closed", "written")
+    NAMES = ("taken", "closed", "written")
 
     def __init__(self, P: int, clocks: Any, checks: bool, filler: int | None = None):
         self.words = np.zeros((P, LANES, 0), np.uint32)
         self.taken, self.closed = np.zeros((1, COLUMNS // UNIT), bool), np.zeros(1, bool)
         self.written = np.zeros((1, CELLS), bool)
         self.copied: set[int] = set()
-        self.order = Ordering(clocks, CELLS) if checks else None
+        self.order: Any = Ordering(clocks, CELLS) if checks else None
         self.blank = np.uint32(0xFFC0DEAD if filler is None else filler * 0x01010101)
 
     def take(self, rows: np.ndarray, clocks: Any) -> "TensorMemory":
-        """That of some of the programs."""
-        other = object.__new__(TensorMemory)
-        other.words, other.blank, other.copied = self.words[rows], self.blank, {*self.copied}
-        for name in self.STATE:
-            setattr(other, name, chosen(getattr(self, name), rows))
+        other = super().take(rows)
+        other.words, other.copied = self.words[rows], {*self.copied}
         other.order = None if self.order is None else self.order.take(rows, clocks)
         return other
 
     def join(self, P: int, other: "TensorMemory", Q: int) -> None:
-        """Take in that of Q more programs, after one's own P."""
+        super().join(P, other, Q)
         for memory, more in ((self, other), (other, self)):
             memory.grow(more.words.shape[2])
         self.words = np.concatenate([self.words, other.words])
         self.copied |= other.copied
-        for name in self.STATE:
-            setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
-        if self.order is not None and other.order is not None:
+        if self.order is not None:
             self.order.join(P, other.order, Q)
 
     def grow(self, columns: int) -> None:
