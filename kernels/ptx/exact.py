@@ -13,7 +13,6 @@ import numpy as np
 from .arrays import broadcast
 from .floats import FORMATS, Format, canonical, encode, has_subnormal
 
-TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
 ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
 
 
@@ -50,8 +49,6 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
         return canonical(_fma32(a, b, c)) if kind == "f32" else _fma64(a, b, c).view(np.uint64)
     if kind == "f64":
         return encode(_exact_fma(a, b, c, mode), kind)
-    if kind in TIES:
-        return _fma_half(a, b, c, kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
     if c is None:
         return encode(p, kind, mode)
@@ -72,29 +69,6 @@ def _fma32(a, b, c) -> np.ndarray:
         if np.count_nonzero(error):  # else the first rounding was none
             r[doubtful] = to_odd(s, error).astype(np.float32)
     return r
-
-
-def _fma_half(a, b, c, kind: str) -> np.ndarray:
-    """Rounded to float32, then to a half; ties and float16's subnormals, where that differs, are computed anew.
-
-    The product is exact in float32 for f16, and in float64 for bf16, which has float32's exponents.
-    """
-    p = a if b is None else a * b if kind == "f16" else a.astype(np.float64) * b
-    s = p if c is None else p + c
-    r = s.astype(np.float32, copy=False)
-    bits = encode(r, kind)
-    if c is None and kind == "f16":
-        return bits
-    doubtful = (r.view(np.uint32) & np.uint32(2 * TIES[kind] - 1)) == TIES[kind]
-    if kind == "f16":
-        doubtful |= (np.abs(r) < np.float32(2.0**-14)) & (r != 0)
-    if doubtful.any():
-        s, error = two_sum(p, p.dtype.type(0) if c is None else c)
-        doubtful &= (s != r) | (error != 0)
-        if doubtful.any():
-            s, error = (np.broadcast_to(x, r.shape)[doubtful].astype(np.float64) for x in (s, error))
-            bits[doubtful] = encode(odd_sum(s, error), kind)
-    return bits
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
