@@ -12,7 +12,7 @@ import numpy as np
 from . import isa
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
-from .opcode import BITS, Semantics
+from .opcode import BITS
 from .parse import Immediate, Instruction, Program, Register, Symbol, Vector
 
 Run = Callable[[Any, Any], None]  # (block, active): active (P or 1, T or 1) bool, or None for all threads
@@ -208,48 +208,19 @@ class Decoder:
         targets = first.parts if isinstance(first, Vector) else (first,)
         results = [self.result(t, kind) for t, kind in zip(targets, s.results, strict=False)]
         sources = [self.source(x, kind) for x, kind in zip(i.operands[1:], s.sources, strict=True)]
-        function = s.function
-        if s.carry:
-            return self.carrying(s, results[0], sources)
-        if len(results) == 1 and all(narrow is None for _, narrow in sources):
-            slots = [slot for slot, _ in sources]
-            return self.plain(s.first or function, results[0], slots, len(s.results) > 1 and not s.first)
+        carry = self.slot("carry") if s.carry else 0  # a register that no operand names
+        if "in" in s.carry:
+            self.reads |= 1 << carry
+            sources.append((carry, None))
+        if "out" in s.carry:
+            self.writes |= 1 << carry
+            results.append(lambda R, value, active: assign(R, carry, value, active))
 
         def run(block, active):
             R = block.R
-            values = function(*(R[slot] if narrow is None else narrow(R[slot]) for slot, narrow in sources))
+            values = s.function(*[R[slot] if narrow is None else narrow(R[slot]) for slot, narrow in sources])
             for put, value in zip(results, values if isinstance(values, tuple) else (values,), strict=False):
                 put(R, value, active)
-
-        return run
-
-    @staticmethod
-    def plain(function, put, slots: list[int], first_of_many: bool) -> Run:
-        """The common case, without detours: one result, sources as they lie in their registers."""
-        if first_of_many:
-            return lambda block, active: put(block.R, function(*[block.R[s] for s in slots])[0], active)
-        if len(slots) == 1:
-            (a,) = slots
-            return lambda block, active: put(block.R, function(block.R[a]), active)
-        if len(slots) == 2:
-            a, b = slots
-            return lambda block, active: put(block.R, function(block.R[a], block.R[b]), active)
-        return lambda block, active: put(block.R, function(*[block.R[s] for s in slots]), active)
-
-    def carrying(self, s: Semantics, put, sources) -> Run:
-        """add.cc and its like: the carry flag is a register that no operand names."""
-        slot = self.slot("carry")
-        self.reads |= (1 << slot) if "in" in s.carry else 0
-        self.writes |= (1 << slot) if "out" in s.carry else 0
-
-        def run(block, active):
-            R = block.R
-            values = [R[a] if narrow is None else narrow(R[a]) for a, narrow in sources]
-            values = s.function(*values, *([R[slot]] if "in" in s.carry else []))
-            value, carry = values if isinstance(values, tuple) else (values, None)
-            put(R, value, active)
-            if carry is not None:
-                assign(R, slot, carry, active)
 
         return run
 
