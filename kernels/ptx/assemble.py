@@ -153,14 +153,10 @@ def assemble(
     steps = [step(d, i, program.labels, follow) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
     steps = in_flight.guarded(steps, d.slots)
-    starts = accesses | set(program.labels.values())
-    end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and together(s.instruction) for s in steps)
-    until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
-    stretches = [1] * (len(steps) + 1)
-    for n in range(len(steps) - 1, -1, -1):
-        stretches[n] = 1 if end[n] == until[n] else 1 + stretches[end[n]]
+    labels = set(program.labels.values()) if stops or waits else {s.target for s in steps if s.control == "branch"}
+    end = straight(steps, accesses | labels)
     always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
     blank = reduce(lambda bits, s: bits | s.reads, steps, 0) & ~reduce(lambda bits, s: bits | s.writes, steps, always)
     undefined = {d.slots[name]: dtype(kind) for name, kind in program.registers.items() if name in d.slots}
@@ -171,8 +167,8 @@ def assemble(
     live = liveness(steps, [s.reads for s in steps])
     asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
-        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), live, always, d.granule, program.local, shared, asynchronous, undefined,
+        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, weights(steps), live,
+        always, d.granule, program.local, shared, asynchronous, undefined,
         program.registers, follow and follow.lost,
         frozenset(follow.marked if follow else ()), frozenset(follow.rounded - follow.matched if follow else ()),
     )  # fmt: skip

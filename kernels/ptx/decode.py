@@ -43,9 +43,9 @@ class Decoded(NamedTuple):
     parameters: list[tuple[str, str]]
     constants: dict[str, bytes]
     index: dict[int, int]  # id of an instruction -> where it stands
-    end: list[int]  # of straight code from each instruction on: the next control, label, or the end
-    until: list[int]  # the same, past labels that nothing jumps to
-    stretches: list[int]  # how many of `end` there are from each instruction to its `until`
+    end: list[
+        int
+    ]  # of straight code from each instruction on: the next control, a label that something jumps to, the end
     weights: list[int]  # of all instructions before each, see termination.py
     live: list[int]  # the slots that may be read from each instruction on, as bits
     always: int  # the slots that are filled in before the start

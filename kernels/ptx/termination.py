@@ -123,10 +123,10 @@ class Budget:
         self.decoded, self.work, self.allowed = decoded, 0.0, float(BUDGET)
         self.loops: dict[tuple[int, int, int], Loop] | None = None  # by (program, head, jump), once work is much
 
-    def cost(self, start: int, end: int, stretches: int, threads: int) -> float:
+    def cost(self, start: int, end: int, threads: int) -> float:
         """The weight of instructions start..end of so many threads."""
         weights = self.decoded.weights
-        return STRETCH * stretches + (weights[end] - weights[start]) * (1 + threads / WIDE / 2)
+        return STRETCH + (weights[end] - weights[start]) * (1 + threads / WIDE / 2)
 
     def look(self, block: Any, head: int, jump: int) -> None:
         """A fragment of a block jumps back."""
