@@ -145,12 +145,6 @@ def pretended(target: str) -> Any:
     return pretend(capability(target))
 
 
-def check_places(name: str, arguments: list) -> None:
-    from .pretend import check_places
-
-    check_places(name, arguments)
-
-
 @contextmanager
 def _routed(route: Route) -> Iterator[deque]:
     capability(route.target)
@@ -252,6 +246,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         readable = readable(compiled.name, compiled.parameters)
         check_settings({"readable": readable})
     if route.pretend:
+        from .pretend import check_places
+
         check_places(compiled.name, compiled.arguments)
     arguments = [(name, x if x.__class__ in NUMBERS else argument(name, x)) for name, x in compiled.arguments]
     buffers = host.arrays([value for _, value in arguments])
