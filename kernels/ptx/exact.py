@@ -11,9 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from .arrays import broadcast
-from .floats import FORMATS, Format, canonical, encode, has_subnormal
-
-ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
+from .floats import FORMATS, Format, encode
 
 
 def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -25,15 +23,10 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b (float64) rounded to odd: where inexact, the neighbour whose last bit is 1."""
-    return to_odd(*two_sum(a, b))
-
-
-def to_odd(s: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """A sum and its error as two_sum gives them -> the sum rounded to odd."""
-    bits = s.view(np.uint64)
-    step = np.where(np.signbit(error) == np.signbit(s), 1, -1)
-    move = (error != 0) & ((bits & np.uint64(1)) == 0) & np.isfinite(s)
-    return (bits.view(np.int64) + step * move).view(np.float64)
+    s, error = two_sum(a, b)
+    inexact = np.abs(error) > 0  # never where the sum is not finite: there the error is NaN
+    smaller = inexact & (np.signbit(error) != np.signbit(s))  # than s, in magnitude
+    return (s.view(np.uint64) - smaller | inexact).view(np.float64)
 
 
 def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mode: str = "rn") -> np.ndarray:
@@ -43,32 +36,15 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
     a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
     returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
     """
-    if mode == "rn" and kind in ("f32", "f64"):
-        if b is None or c is None:
-            return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
-        return canonical(_fma32(a, b, c)) if kind == "f32" else _fma64(a, b, c).view(np.uint64)
+    if mode == "rn" and kind in ("f32", "f64") and (b is None or c is None):
+        return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
     if kind == "f64":
-        return encode(_exact_fma(a, b, c, mode), kind)
+        return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
     if c is None:
         return encode(p, kind, mode)
     s = -odd_sum(-p, -c.astype(np.float64)) if mode == "rm" else odd_sum(p, c.astype(np.float64))
     return encode(s, kind, mode)
-
-
-def _fma32(a, b, c) -> np.ndarray:
-    """The product is exact in float64; the sum is rounded twice, which shows only at ties and in subnormals."""
-    p = a.astype(np.float64) * b
-    s = p + c
-    r = s.astype(np.float32)
-    doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
-    if np.count_nonzero(doubtful) or has_subnormal(r, or_least=True):  # the least normal may have been rounded up to
-        doubtful |= (np.abs(r) <= np.float32(2.0**-126)) & (r != 0)
-        p, c = broadcast(p, s.shape)[doubtful], broadcast(c, s.shape)[doubtful]
-        s, error = two_sum(p, c.astype(np.float64))
-        if np.count_nonzero(error):  # else the first rounding was none
-            r[doubtful] = to_odd(s, error).astype(np.float32)
-    return r
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -124,13 +124,13 @@ def flush(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
 
 
-def has_subnormal(x: np.ndarray, or_least: bool = False) -> bool:
-    """Whether any float32 is subnormal, or the least normal number, too.
+def has_subnormal(x: np.ndarray) -> bool:
+    """Whether any float32 is subnormal.
 
     Shifted left by its sign and less one, a zero wraps round to the largest.
     """
     shifted = (x.view(np.uint32) << np.uint32(1)) - np.uint32(1)
-    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF + or_least)
+    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF)
 
 
 def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:
