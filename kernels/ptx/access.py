@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import parameters
-from .arrays import broadcast, first_of, near
+from .arrays import first_of, near
 from .decode import Decoder, Run, dtype, width
 from .errors import OutOfBounds, UnknownOpcode
 from .forms import Form, address, form, parts_of
@@ -87,7 +87,7 @@ def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> No
     order = f.order or ("relaxed" if kind == "atomic" else "")
     scope = f.scope or ("gpu" if order else "")
     T = block.world.T
-    waited = broadcast(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
+    waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
     who = (block.programs, at, f.size, active, T, block.epoch, waited)
     block.world.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
 

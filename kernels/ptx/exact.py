@@ -10,7 +10,6 @@ from fractions import Fraction
 
 import numpy as np
 
-from .arrays import broadcast
 from .floats import FORMATS, Format, encode
 
 
@@ -67,7 +66,7 @@ def _fma64(a, b, c) -> np.ndarray:
         native = infinite | (((a == 0) | (b == 0)) & (p == 0))
         r, todo = np.where(native, s, r), ~(plain | native)
         if np.count_nonzero(todo):
-            a, b, c = (broadcast(x, r.shape)[todo] for x in (a, b, c))
+            a, b, c = (np.broadcast_to(x, r.shape)[todo] for x in (a, b, c))
             r[todo] = _exact_fma(a, b, c)
     return r
 

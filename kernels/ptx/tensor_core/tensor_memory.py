@@ -12,6 +12,7 @@ import numpy as np
 from ..asynchronous.ordering import Ordering
 from ..errors import Deadlock, OutOfBounds, Race, Undefined, Uninitialised
 from ..rows import Rows
+from ..shared import Cells
 
 LANES, COLUMNS, SHARE, UNIT = 128, 512, 16, 32  # SHARE lanes are known together; UNIT columns are the least allocation
 CELLS = LANES // SHARE * COLUMNS
@@ -137,15 +138,12 @@ class TensorMemory(Rows):
         if reads and not (known := self.written.reshape(-1)[at]).all():
             # A loop that Triton pipelines loads, without a turn of it too, what its products would write.
             self.doubt(block, known, at, warp) if kind == "tcgen05.ld" else self.unwritten(block, known, at, warp)
-        agents = self.order.writer.reshape(-1)[at]
-        known = clocks.known[row if len(clocks.known) > 1 else 0, warp]
-        late = (agents >= 0) & (known[np.arange(len(at)), agents] < self.order.wrote.reshape(-1)[at])
-        late &= (agents != mine) | (kind != "tcgen05")
+        agents, access = self.order.writer.reshape(-1)[at], Cells(at, at, row, 1, 32 * warp)
+        late = self.order.unknown_write(access, False) & ((agents != mine) | (kind != "tcgen05"))
         verb = "written" if writes else "read"
         self.orderly(block, late, agents, verb, "writes", at, warp)
         if writes:
-            last = self.order.read.reshape(-1, self.order.read.shape[2])[at]
-            early = last > known
+            early = self.order.unknown_reads(access, False)
             if kind == "tcgen05":
                 early[np.arange(len(at)), mine] = False
             self.orderly(block, early.any(1), early.argmax(1), verb, "reads", at, warp)
