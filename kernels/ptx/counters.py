@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +39,7 @@ class Traffic(NamedTuple):
     conflicts: int = 0  # of which bank conflicts cost
     operations: int = 0  # active threads
 
-    def plus(self, other: "Traffic") -> "Traffic":
+    def plus(self, other: tuple[int, ...]) -> "Traffic":
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -56,8 +55,7 @@ class Counters:
 
     @staticmethod
     def add(counts: dict[int, Traffic], block: Any, traffic: tuple[int, ...]) -> None:
-        before = counts.get(block.number)
-        counts[block.number] = Traffic(*(traffic if before is None else map(add, before, traffic)))
+        counts[block.number] = counts.get(block.number, Traffic()).plus(traffic)
 
     def by_warp(self, block: Any, x: np.ndarray, active: np.ndarray | None):
         """x and active as (rows, warps, 32), and how many programs each row stands for."""
@@ -69,10 +67,6 @@ class Counters:
     def accessed(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""
         sector, on, times = self.by_warp(block, at >> SECTOR.bit_length() - 1, active)
-        if at.shape[1] == 1 and on is None:  # a whole warp at one place
-            threads = sector.size * times
-            self.add(self.memory, block, (threads * size, threads // 32, 0, 0, threads))
-            return
         if on is not None:  # threads that are off look like a neighbour that is on, and add no sector
             sector = np.where(on, sector, -1)
         if on is not None or np.count_nonzero(sector[..., 1:] < sector[..., :-1]):

@@ -140,7 +140,7 @@ class SharedMemory(Rows):
         at = at if active is None else np.where(active, at, 0)
         table = self.table(size)
         index = np.clip(at // size, 0, table.shape[1] - 1)
-        words = table[:, index[0]] if len(index) == 1 else table[np.arange(len(index))[:, None], index]
+        words = table[np.arange(len(table))[:, None], index]
         return words if size > 8 else words[..., 0]
 
     def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int | tuple, active, tags, site) -> int:

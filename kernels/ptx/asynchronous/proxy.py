@@ -47,9 +47,8 @@ def read(
         ordered(block, "writer", cells, "read", size)
         shared.order.note("read", cells.at, *agents(block, cells, on, who, done))
     at = at if on is None else np.where(on, at, 0)
-    rows = np.arange(len(block.programs))[:, None] if len(at) > 1 else slice(None)
     words = block.shared.bytes.reshape(len(block.programs), -1, size)
-    return words[rows, at // size] if len(at) > 1 else words[:, at[0] // size]
+    return words[np.arange(len(words))[:, None], at // size]
 
 
 def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, who: np.ndarray, done: Done) -> None:
