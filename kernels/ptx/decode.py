@@ -237,7 +237,7 @@ class Decoder:
         if isinstance(source, Vector) and len(source.parts) > 1:
             part = f"b{width(kind) // len(source.parts)}"
             slots = [self.source(x, part)[0] for x in source.parts]
-            return lambda block, active: put(block.R, pack([block.R[s] for s in slots], dtype(kind)), active)
+            return lambda block, active: put(block.R, joined([block.R[s] for s in slots], width(kind) // 8), active)
         slot, narrow = self.source(source, kind)
         if isinstance(source, Symbol):  # the address of a variable, which may be wider than asked for
             narrow = converter(kind)
@@ -246,15 +246,16 @@ class Decoder:
         return lambda block, active: put(block.R, block.R[slot], active)
 
 
-def unpack(R: list, value: np.ndarray, part: np.dtype, puts: list, active) -> None:
-    parts = value[..., None].view(part)
+def unpack(R: list, words: np.ndarray, part: np.dtype, puts: list, active) -> None:
+    """Put the parts of words, the lowest first, into their registers; what is (..., n) holds n words."""
+    parts = (words if words.ndim > 2 else words[..., None]).view(part)
     for n, put in enumerate(puts):
         put(R, parts[..., n], active)
 
 
-def pack(parts: list[np.ndarray], whole: np.dtype) -> np.ndarray:
-    """Parts, the lowest first -> words; (P or 1, T or 1)."""
-    together = np.empty((*np.broadcast_shapes(*(p.shape for p in parts)), len(parts)), parts[0].dtype)
-    for n, part in enumerate(parts):
-        together[..., n] = part
-    return together.view(whole)[..., 0]
+def joined(parts: list[np.ndarray], size: int) -> np.ndarray:
+    """Parts, the lowest first -> words: (P or 1, T or 1) up to 8 bytes, (P or 1, T or 1, size // 8) above."""
+    if len(parts) == 1:
+        return parts[0]
+    words = np.stack(np.broadcast_arrays(*parts), axis=-1).view(f"u{min(size, 8)}")
+    return words[..., 0] if size <= 8 else words
