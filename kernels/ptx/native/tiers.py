@@ -35,7 +35,7 @@ class Tier:
     """
 
     def __init__(self, start: Start, at_once: bool):
-        self.start, self.key = start, engine.key(start)
+        self.start, self.key, self.at_once = start, engine.key(start), at_once
         self.code: Any = None
         self.why = _refused.get(self.key, "")
         steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
@@ -52,7 +52,7 @@ class Tier:
         if self.given_up or time.perf_counter() < self.at:
             return False
         try:
-            self.code = self.code or engine.compiled(self.start)
+            self.code = self.code or engine.compiled(self.start, self.at_once)
         except Unlowered as error:
             _refused[self.key] = self.give_up(f"no machine code for {error}")
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx.native import tiers
+from kvproof.kernels.ptx.native import engine, tiers
 
 from .. import _text
 from . import _both
@@ -40,6 +40,19 @@ def same(seeds: range) -> Counter[tuple[str, str]]:
         assert now == usual, (seed, program)
         ended[re.split(r"\W", usual.get("error", "fine"))[0], engine] += 1
     return ended
+
+
+def test_better_code_does_the_same(monkeypatch):
+    levels = Counter()
+    compiled = engine.code.compiled
+    monkeypatch.setattr(engine, "LASTING", -1.0)
+    monkeypatch.setattr(
+        engine.code,
+        "compiled",
+        lambda *a, **k: levels.update([a[-1] if len(a) > 3 else k["level"]]) or compiled(*a, **k),
+    )
+    assert same(range(80, 110))["fine", "native"] > 4
+    assert levels[1] > 4 and not levels[0]
 
 
 @pytest.mark.parametrize("part", range(4))
