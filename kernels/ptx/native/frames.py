@@ -1,6 +1,7 @@
 """Frames: what a warp keeps while it is stopped, at a barrier or before an event.
 
-A frame is HEADER bytes, and then the registers that are live at some stop, each at a place of its own.
+A frame is HEADER bytes, and then the registers that are live at some stop, each at a place of its own, where code works
+on them: to stop and to go on they need not move.
 """
 
 from functools import reduce

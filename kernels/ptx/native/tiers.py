@@ -15,7 +15,7 @@ from . import code, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.4e-3  # seconds to write and compile an instruction of our decode kernel; more with tl.dot
+PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
