@@ -1,4 +1,4 @@
-"""A kernel's cubin: the machine does not need it, so ptxas makes it once it is asked for. It is 10 to 20 % of compiling.
+"""A kernel's cubin: the machine does not need it, so ptxas makes it once it is asked for: a tenth of compiling.
 
 ptxas is asked at once about what is not Triton's own: Gluon, assembly in the kernel, options of ptxas.
 """
@@ -43,7 +43,7 @@ def without_cubin() -> Callable[..., Any]:
     def hook(backend=None, stages: Any = None, *others: Any) -> tuple[str, str] | None:
         here = threading.get_ident() == ours
         if stages is None:
-            return ("no cubin yet",) * 2 if here else ("", "")
+            return ("no cubin yet", "no cubin yet") if here else ("", "")
         if here and "cubin" in stages:
             stages["cubin"] = lambda ptx, facts: b""
         return None

@@ -80,7 +80,7 @@ def squared(x, ASSEMBLY: tl.constexpr, BLOCK: tl.constexpr = 32):  # pyright: ig
     at = x + tl.arange(0, BLOCK)
     v = tl.load(at)
     if ASSEMBLY is not None:
-        v = tl.inline_asm_elementwise(ASSEMBLY, "=r,r", [v], dtype=tl.float32, is_pure=True, pack=1)
+        v = tl.inline_asm_elementwise(ASSEMBLY, "=r,r", [v], tl.float32, True, 1)  # pyright: ignore[reportArgumentType]
     tl.store(at, v)
 
 
