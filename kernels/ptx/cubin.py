@@ -27,7 +27,7 @@ class Texts(AsmDict):
         if name == "cubin":
             (facts, language, key, file), stages = self.facts, {}
             backend = make_backend(facts["target"])
-            backend.add_stages(stages, backend.parse_options(facts), language)
+            backend.add_stages(stages, backend.parse_options(facts), language)  # pyright: ignore[reportCallIssue]
             self[name] = stages[name](self["ptx"], facts)
             get_cache_manager(key).put(self[name], file)  # in place of the empty one
         return self[name] if name in self else super().__missing__(name)
