@@ -8,24 +8,25 @@ import ctypes
 import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
 from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import brief, code, context, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import brief, code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
-from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
+from .context import DONE, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
+from .events import following
 from .flow import Warp
-from .frames import AT, DEPTH, HEADER, PATH, STATE
+from .frames import HEADER, STATE
 from .lower import Unlowered
 from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
@@ -34,6 +35,7 @@ from .records import LONG, Records, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 LOOK = 0.2  # seconds between two looks at a launch that runs
 QUICK = 1 << 20  # instructions of a thread that a launch may run in one that nothing can interrupt
 
@@ -78,13 +80,23 @@ def key_of(text: str, warps: int) -> bytes:
     return hashlib.sha256(text.encode()).digest() + bytes([warps])
 
 
-def compiled(start: Start) -> Compiled:
-    """Raises Unlowered if the kernel has none."""
-    return kept(key(start)) or code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+_ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
+
+
+def compiled(start: Start, best: bool = False) -> Compiled:
+    """A kernel's machine code: the best, if it is asked for, at hand, or the kernel has run for long; else what is
+    soonest made.
+
+    Raises Unlowered if it has none.
+    """
+    name = key(start)
+    best = best or _ran[name] > LASTING
+    found = kept(name, 1) or (None if best else kept(name, 0))
+    return found or code_of(name, Once(start.decoded), 32 * start.num_warps, int(best))
 
 
 @lru_cache(maxsize=256)
-def kept(key: bytes) -> Compiled | None:
+def kept(key: bytes, level: int) -> Compiled | None:
     """What an earlier process has compiled, if both the code and its brief are on the disk."""
 
     def lost() -> list[str]:
@@ -92,7 +104,7 @@ def kept(key: bytes) -> Compiled | None:
 
     found = brief.read(key)
     try:
-        return found and found[1]._replace(code=code.compiled(key, lost, (runtime(),)), fine=set())
+        return found and found[1]._replace(code=code.compiled(key, lost, (runtime(),), level), fine=set())
     except LookupError:
         return None
 
@@ -113,7 +125,7 @@ def refuses(start: Start) -> str:
 
 
 @lru_cache(maxsize=256)
-def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
+def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
     if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
@@ -124,7 +136,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
         writer.emit()
         return [str(module)]
 
-    machine_code = code.compiled(key, write, (runtime(),))
+    machine_code = code.compiled(key, write, (runtime(),), level)
     own = blocks(decoded.value, made.starts)
     known = writer.events, brief.opcodes(key, decoded), may_write(decoded.value)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
@@ -142,7 +154,7 @@ def runtime() -> Any:
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write)
+    return code.compiled(b"runtime", write, level=1)
 
 
 class Launch:
@@ -170,47 +182,20 @@ class Launch:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows = self.records, address_of(self.records.rows)
+        heads = records.frames[:, :, :HEADER].view(np.int64)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address_of(part), len(part), 1) for part in parts]
         status = max(spread(call, calls, records))
         while status == DONE:
-            programs = self.following()
+            programs = following(heads)
             if not len(programs):
                 return DONE
             status = call(rows, address_of(programs), len(programs), 0)
-            paused = records.frames[:, :, :HEADER].view(np.int64)[..., STATE]
-            paused[paused == PAUSED] = READY
+            heads[..., STATE][heads[..., STATE] == PAUSED] = READY
             if status == DONE:
                 parts = [programs[programs % records.threads == k] for k in range(records.threads)]
                 status = max(spread(call, [(rows, address_of(part), len(part), 0) for part in parts], records))
         return status
-
-    def following(self) -> np.ndarray:
-        """The programs with warps that go on next, in order; these are made ready.
-
-        In lockstep the lowest instruction goes first. A warp that has jumped back from a higher one on its way has
-        waited there for all the others.
-        """
-        heads = self.records.frames[:, :, :HEADER].view(np.int64)
-        waits = heads[..., STATE] == EVENT
-        if not waits.any():
-            return np.empty(0, np.int64)
-        here = heads[waits]
-        depth = here[:, DEPTH]
-        ways = np.where(np.arange(HEADER // 8 - PATH) < depth[:, None], here[:, PATH:], -1)
-        at = here[:, AT]
-        ways = np.where(ways > at[:, None], ways, -1)
-        if (at == at[0]).all() and (ways == ways[0]).all():
-            chosen = slice(None)
-        elif depth.any():
-            keys = np.concatenate([ways, at[:, None]], axis=1)
-            keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
-            chosen = (keys == min(map(tuple, np.unique(keys, axis=0).tolist()))).all(1)
-        else:
-            chosen = at == at.min()
-        program, warp = (x[chosen] for x in np.nonzero(waits))
-        heads[program, warp, STATE], heads[program, warp, DEPTH] = READY, 0
-        return np.unique(program)
 
 
 @cache
@@ -275,6 +260,7 @@ def run(
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
+        _ran[key(start)] += records.seconds / len(made.blocks)
         counted = Counted(start, made, records)
         if right and start.max_steps and 2 * counted.issued.sum() > start.max_steps:
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
