@@ -84,10 +84,9 @@ __all__ = [
     "spread",
 ]  # fmt: skip
 
-HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
-HOMES |= {"shadow_of": "launch"}
-HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict"}
-HOMES |= {"OutOfResources": "limits", "spread": "holes"}  # all others are errors
+HOMES = {**dict.fromkeys(("route", "routing", "run", "shadow_of"), "launch"), "check": "check", "Report": "execute",
+         "same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict", "OutOfResources": "limits",
+         "spread": "holes"}  # fmt: skip  # all others are errors
 
 
 def __getattr__(name: str) -> Any:

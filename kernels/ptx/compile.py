@@ -228,7 +228,7 @@ def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterable[t
     return [(name, value)] if kind != "constexpr" else []
 
 
-def members(name: str, values: tuple) -> list[str]:
+def members(name: str, values: tuple | list) -> list[str]:
     """The names of the members of a tuple called `name`: name.field or name[0]."""
     return members_of(name, getattr(values, "_fields", None) or len(values))
 
