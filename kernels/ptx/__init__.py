@@ -12,7 +12,7 @@ errors.py. It has two engines: the NumPy form, which runs all threads of all pro
 what is wrong, and machine code of this CPU, held to it bit for bit. In the order of a launch's life:
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
-    launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    launch, autotune, compile        arguments and a Triton kernel -> PTX; cubin, and compiled: what a launch returns
     pretend/                         a GPU that is not there, for launchers that insist on one
     differences                      arrays put back and compared
     reachable                        the arrays that it may touch

@@ -60,23 +60,26 @@ def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
     return None, 0
 
 
-def builder(i: Instruction, families: dict[str, Any]) -> Any:
+def builder(opcode: str, families: dict[str, Any]) -> Any:
     """What a table of families has for an instruction, by up to three parts of its opcode, as many as fit; or None."""
-    parts = i.opcode.split(".")
+    parts = opcode.split(".")
     return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
 
 
 def together(i: Instruction) -> bool:
     """Whether all lanes of a warp, or several warps, execute it at once."""
-    return bool(builder(i, TOGETHER)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+    return bool(builder(i.opcode, TOGETHER)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+
+
+@lru_cache(maxsize=1 << 12)
+def known(opcode: str) -> Any:
+    return next((found for family in FAMILIES if (found := builder(opcode, family))), None)
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for family in FAMILIES:
-        if found := builder(i, family):
-            return found(d, i)
-    name = i.opcode.split(".")[0]
-    if name == "mov" and len(i.operands) == 2:
+    if found := known(i.opcode):
+        return found(d, i)
+    if i.opcode.split(".")[0] == "mov" and len(i.operands) == 2:
         return d.move(i)
     if isa.IDLE.match(i.opcode):
         return nothing
@@ -124,8 +127,9 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int], follow: Any = None)
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise ParseError("operands that do not fit the instruction", i) from None
     if guard and not steers:
-        results = {x: dtype(d.kind(name)) for name, x in d.slots.items() if d.writes >> x & 1 and name != "carry"}
-        run = guarded(run, *guard, results)
+        names = [*d.slots]
+        written = [x for x in range(d.writes.bit_length()) if d.writes >> x & 1 and names[x] != "carry"]
+        run = guarded(run, *guard, {x: dtype(d.kind(names[x])) for x in written})
         d.reads |= d.writes  # what the guard leaves out keeps its old value
     threads = i.operands[1].bits if steers in ("barrier", "arrival") and len(i.operands) > 1 else 0
     return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target, threads)

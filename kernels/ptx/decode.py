@@ -5,6 +5,7 @@ fixes are filled in before it starts. So a step indexes one list.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,13 +96,19 @@ def width(kind: str) -> int:
     return BITS[kind]
 
 
+@cache
 def dtype(kind: str) -> np.dtype:
     return np.dtype(bool) if kind == "pred" else np.dtype(f"u{max(width(kind), 8) // 8}")
 
 
 def immediate(bits: int, kind: str) -> str:
     """The name of an immediate's slot."""
-    return f"#{bits & ((1 << width(kind)) - 1)}:{dtype(kind).str}"
+    return f"#{bits & ((1 << width(kind)) - 1)}:{spelled(kind)}"
+
+
+@cache
+def spelled(kind: str) -> str:
+    return dtype(kind).str
 
 
 def any_bits(kind: np.dtype, bits: int = 0xA5A5A5A5A5A5A5A5) -> np.ndarray:
@@ -144,11 +151,11 @@ class Decoder:
 
     def kind(self, name: str) -> str:
         """The class of a register."""
+        if found := self.program.registers.get(name):
+            return found
         if name.partition(".")[0] in (*SPECIAL, *ALONE):
             return "b32"
-        if name not in self.program.registers:
-            raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
-        return self.program.registers[name]
+        raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
 
     def source(self, operand: Any, kind: str) -> tuple[int, Callable | None]:
         """The slot of a source operand, and what narrows a wider register to the operand's type."""
@@ -156,7 +163,8 @@ class Decoder:
             operand = operand.parts[0]
         if isinstance(operand, Immediate):
             slot = self.slot(immediate(operand.bits, kind))
-            self.fixed[slot] = np.full((1, 1), operand.bits & ((1 << width(kind)) - 1), dtype(kind))
+            if slot not in self.fixed:
+                self.fixed[slot] = np.full((1, 1), operand.bits & ((1 << width(kind)) - 1), dtype(kind))
             return slot, None
         if isinstance(operand, Symbol):
             slot = self.slot(operand.name)
@@ -166,7 +174,8 @@ class Decoder:
         if not isinstance(operand, Register):
             raise ParseError(f"an operand that is no value: {operand}")
         name, dot, axis = operand.name.partition(".")
-        operand = operand._replace(name=CLUSTER.get(name, name) + dot + axis)
+        if name in CLUSTER:
+            operand = operand._replace(name=CLUSTER[name] + dot + axis)
         slot = self.slot(operand.name)
         self.reads |= 1 << slot
         if operand.negated:

@@ -10,6 +10,7 @@ weights, one for each instruction, about as large as its time, and no clock.
 """
 
 import re
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -171,8 +172,12 @@ class Budget:
 
 def weights(steps: list[Step]) -> list[int]:
     """What all instructions before each weigh."""
-    each = (next(w for kind, w in WEIGHTS if kind.match(s.instruction.opcode)) for s in steps)
-    return list(accumulate(each, initial=0))
+    return list(accumulate((weight(s.instruction.opcode) for s in steps), initial=0))
+
+
+@lru_cache(maxsize=1 << 12)
+def weight(opcode: str) -> int:
+    return next(w for kind, w in WEIGHTS if kind.match(opcode))
 
 
 def slot_of(decoded: Decoded, operand: Any, kind: str) -> int | None:

@@ -12,9 +12,8 @@ What returns a number returns 0 if all is well, and 1 for a suspicion.
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
 # ruff: noqa: F821, RET503
 
-from llvmlite import ir
-
 from ..tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
+from . import ir
 from .context import POINTER
 from .lanes import I32, I64, Lanes, vector
 from .programs import function, loop
