@@ -22,7 +22,8 @@ def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     if len(a) == len(b) == 1 and np.array_equal(a, b):
         return a
     rest = a.shape[1:] if a.shape[1:] == b.shape[1:] else np.broadcast_shapes(a.shape[1:], b.shape[1:])
-    return np.concatenate([np.broadcast_to(x, (n, *rest)) for x, n in ((a, P), (b, Q))])
+    # of rows that are all one row NumPy makes columns
+    return np.ascontiguousarray(np.concatenate([np.broadcast_to(x, (n, *rest)) for x, n in ((a, P), (b, Q))]))
 
 
 def turns(values: np.ndarray) -> np.ndarray:
