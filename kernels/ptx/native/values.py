@@ -40,7 +40,7 @@ class IntType(Type):
 
 
 class VectorType(Type):
-    def begin(self, kind: Type, lanes: int) -> None:
+    def begin(self, kind: Any, lanes: int) -> None:
         self.element, self.count, self.text = kind, lanes, f"<{lanes} x {kind}>"
 
 
