@@ -65,7 +65,7 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
 def at_hand(key: bytes) -> bool:
     """Whether `compiled` finds the code in the process or, as it seems, on the disk."""
     try:
-        digests = [digest_of(key, level) for level in LEVELS]
+        digests = [digest_of(key, level) for level in (0, 1)]
         return any(x in _known or disk.path_of(x).exists() for x in digests)
     except (OSError, RuntimeError):
         return False
