@@ -12,6 +12,8 @@ from kvproof.bench.measure.records import read
 from kvproof.bench.plots import figures
 from kvproof.bench.report.markdown import markdown
 
+from . import _child
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ROOMS = ("reference", "kernels", "gpt2", "bench", "tests")
@@ -62,7 +64,7 @@ def test_the_calls_from_python_run(tmp_path):
     pages = [(ROOT / room / "README.md").read_text(encoding="utf-8") for room in ("kernels/attention", "gpt2")]
     calls = [re.search(r"```python\n(.*?)```", page, re.S) for page in pages]
     (tmp_path / "calls.py").write_text("\n".join(call[1] for call in calls if call), encoding="utf-8")
-    run = subprocess.run([sys.executable, tmp_path / "calls.py"], capture_output=True, text=True)
+    run = _child.run([sys.executable, tmp_path / "calls.py"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("length") == 2
 
@@ -73,7 +75,7 @@ def test_the_calls_of_the_engine_run(page, texts, tmp_path):
     assert call
     counted = call[1].replace("print(result.text)", "print('text:', repr(result.text))")
     (tmp_path / "call.py").write_text(counted, encoding="utf-8")
-    run = subprocess.run([sys.executable, tmp_path / "call.py"], capture_output=True, text=True)
+    run = _child.run([sys.executable, tmp_path / "call.py"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert [line.startswith("text: ") for line in run.stdout.splitlines()] == [True] * texts
 

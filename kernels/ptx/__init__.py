@@ -12,7 +12,7 @@ errors.py. It has two engines: the NumPy form, which runs all threads of all pro
 what is wrong, and machine code of this CPU, held to it bit for bit. In the order of a launch's life:
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
-    launch, autotune, compile        arguments and a Triton kernel -> PTX; compiled is what a launch returns
+    launch, autotune, compile        arguments and a Triton kernel -> PTX; cubin, and compiled: what a launch returns
     pretend/                         a GPU that is not there, for launchers that insist on one
     differences                      arrays put back and compared
     reachable                        the arrays that it may touch
@@ -84,10 +84,9 @@ __all__ = [
     "spread",
 ]  # fmt: skip
 
-HOMES = {"check": "check", "Report": "execute", "route": "launch", "routing": "launch", "run": "launch"}
-HOMES |= {"shadow_of": "launch"}
-HOMES |= {"same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict"}
-HOMES |= {"OutOfResources": "limits", "spread": "holes"}  # all others are errors
+HOMES = {**dict.fromkeys(("route", "routing", "run", "shadow_of"), "launch"), "check": "check", "Report": "execute",
+         "same_algebra": "algebra.same", "DifferentAlgebra": "algebra.verdict", "OutOfResources": "limits",
+         "spread": "holes"}  # fmt: skip  # all others are errors
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import numpy as np
 
 from . import parameters
-from .arrays import broadcast, first_of, near
-from .decode import Decoder, Run, dtype, width
+from .arrays import first_of, near
+from .decode import Decoder, Run, dtype, joined, unpack, width
 from .errors import OutOfBounds, UnknownOpcode
 from .forms import Form, address, form, parts_of
 from .parse import Instruction
@@ -26,20 +26,13 @@ def load(d: Decoder, i: Instruction) -> Run:
         to = dtype(f.kind)
         return lambda block, active: put(block.R, block.R[slot].astype(to), active)
     puts = [d.result(x, f.kind) for x in parts_of(i.operands[0])]
-    where, size, part = address(d, i.operands[1], f.space), f.size, dtype(f.kind)
-    read = LOAD[f.space]
+    where, part, read = address(d, i.operands[1], f.space), dtype(f.kind), LOAD[f.space]
     if f.space == "shared":
-        d.granule = min(d.granule, size)
+        d.granule = min(d.granule, f.size)
 
     def run(block, active):
         block.instruction = i
-        words = read(block, where(block.R), f, active)
-        if len(puts) == 1:
-            puts[0](block.R, words if words.dtype == part else words.view(part), active)
-            return
-        parts = (words[..., None] if size <= 8 else words).view(part)
-        for n, put in enumerate(puts):
-            put(block.R, parts[..., n], active)
+        unpack(block.R, read(block, where(block.R), f, active), part, puts, active)
 
     return run
 
@@ -87,7 +80,7 @@ def note(block, kind: str, f: Form, at, active, value=None, sequence=None) -> No
     order = f.order or ("relaxed" if kind == "atomic" else "")
     scope = f.scope or ("gpu" if order else "")
     T = block.world.T
-    waited = broadcast(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
+    waited = np.broadcast_to(block.warp_epoch, (len(block.programs), T // 32)) if block.warp_epoch.any() else None
     who = (block.programs, at, f.size, active, T, block.epoch, waited)
     block.world.memory.log.append(Access(block.instruction, kind, order, scope, *who, value, sequence))
 
@@ -108,14 +101,6 @@ def store(d: Decoder, i: Instruction) -> Run:
         write(block, where(block.R), joined(values, f.size), f, active)
 
     return run
-
-
-def joined(values: list[np.ndarray], size: int) -> np.ndarray:
-    """The elements of a vector as words: (P or 1, T or 1) up to 8 bytes, (P or 1, T or 1, size // 8) above."""
-    if len(values) == 1:
-        return values[0]
-    parts = np.stack(np.broadcast_arrays(*values), axis=-1).view(f"u{min(size, 8)}")
-    return parts[..., 0] if size <= 8 else parts
 
 
 def store_global(block, at, words, f: Form, active) -> None:

@@ -41,13 +41,6 @@ def arithmetic(op: Opcode) -> Semantics:
             a, b, c = v[0], None, v[1] if name == "add" else -v[1]
         return result(op, ex.fma(a, b, c, kind, mode))
 
-    def single(a, b):
-        """The common case, f32 to nearest, in no more steps than it takes."""
-        return fl.canonical(native(a.view(np.float32), b.view(np.float32)))
-
-    if (op.types, mode, op.flushes) == (("f32",), "rn", False) and name != "fma":
-        native = {"add": np.add, "sub": np.subtract, "mul": np.multiply}[name]
-        return Semantics(single, ("f32", "f32"), ("f32",))
     if kind != other:
         return Semantics(function, (other,) * (n - 1) + (kind,), (kind,))
     return elementwise(op, function, n)
@@ -178,8 +171,7 @@ def compare(op: Opcode) -> Semantics:
         return p, ~p
 
     if not t.endswith("x2"):
-        return Semantics(one, (t, t), ("pred", "pred"), first=test)
-
+        return Semantics(one, (t, t), ("pred", "pred"))
     return Semantics(halves(test), (t, t), ("pred", "pred"))
 
 

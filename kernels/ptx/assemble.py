@@ -60,23 +60,26 @@ def control(i: Instruction, labels: dict[str, int]) -> tuple[str | None, int]:
     return None, 0
 
 
-def builder(i: Instruction, families: dict[str, Any]) -> Any:
+def builder(opcode: str, families: dict[str, Any]) -> Any:
     """What a table of families has for an instruction, by up to three parts of its opcode, as many as fit; or None."""
-    parts = i.opcode.split(".")
+    parts = opcode.split(".")
     return next((families[name] for n in (3, 2, 1) if (name := ".".join(parts[:n])) in families), None)
 
 
 def together(i: Instruction) -> bool:
     """Whether all lanes of a warp, or several warps, execute it at once."""
-    return bool(builder(i, TOGETHER)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+    return bool(builder(i.opcode, TOGETHER)) or i.opcode.startswith("tensormap.cp_fenceproxy")
+
+
+@lru_cache(maxsize=1 << 12)
+def known(opcode: str) -> Any:
+    return next((found for family in FAMILIES if (found := builder(opcode, family))), None)
 
 
 def bind(d: Decoder, i: Instruction) -> Run:
-    for family in FAMILIES:
-        if found := builder(i, family):
-            return found(d, i)
-    name = i.opcode.split(".")[0]
-    if name == "mov" and len(i.operands) == 2:
+    if found := known(i.opcode):
+        return found(d, i)
+    if i.opcode.split(".")[0] == "mov" and len(i.operands) == 2:
         return d.move(i)
     if isa.IDLE.match(i.opcode):
         return nothing
@@ -124,8 +127,9 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int], follow: Any = None)
     except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise ParseError("operands that do not fit the instruction", i) from None
     if guard and not steers:
-        results = {x: dtype(d.kind(name)) for name, x in d.slots.items() if d.writes >> x & 1 and name != "carry"}
-        run = guarded(run, *guard, results)
+        names = [*d.slots]
+        written = [x for x in range(d.writes.bit_length()) if d.writes >> x & 1 and names[x] != "carry"]
+        run = guarded(run, *guard, {x: dtype(d.kind(names[x])) for x in written})
         d.reads |= d.writes  # what the guard leaves out keeps its old value
     threads = i.operands[1].bits if steers in ("barrier", "arrival") and len(i.operands) > 1 else 0
     return Step(i, run, d.reads, d.writes, steers, guard if steers else None, target, threads)
@@ -153,14 +157,10 @@ def assemble(
     steps = [step(d, i, program.labels, follow) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
     steps = in_flight.guarded(steps, d.slots)
-    starts = accesses | set(program.labels.values())
-    end = straight(steps, starts)
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and together(s.instruction) for s in steps)
-    until = end if stops or waits else straight(steps, {s.target for s in steps if s.control == "branch"})
-    stretches = [1] * (len(steps) + 1)
-    for n in range(len(steps) - 1, -1, -1):
-        stretches[n] = 1 if end[n] == until[n] else 1 + stretches[end[n]]
+    labels = set(program.labels.values()) if stops or waits else {s.target for s in steps if s.control == "branch"}
+    end = straight(steps, accesses | labels)
     always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
     blank = reduce(lambda bits, s: bits | s.reads, steps, 0) & ~reduce(lambda bits, s: bits | s.writes, steps, always)
     undefined = {d.slots[name]: dtype(kind) for name, kind in program.registers.items() if name in d.slots}
@@ -171,8 +171,8 @@ def assemble(
     live = liveness(steps, [s.reads for s in steps])
     asynchronous = any(s.threads or ASYNCHRONOUS.match(s.instruction.opcode) for s in steps)
     return Decoded(
-        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, until, stretches,
-        weights(steps), live, always, d.granule, program.local, shared, asynchronous, undefined,
+        steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, weights(steps), live,
+        always, d.granule, program.local, shared, asynchronous, undefined,
         program.registers, follow and follow.lost,
         frozenset(follow.marked if follow else ()), frozenset(follow.rounded - follow.matched if follow else ()),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import merged
+from .arrays import chosen, merged
 from .asynchronous.clocks import Clocks, Knowledge
 from .asynchronous.mbarrier import MBarriers
 from .asynchronous.ordering import Ordering
@@ -17,6 +17,7 @@ from .errors import PtxError, WarpRace
 from .local import LocalMemory
 from .memory import GlobalMemory
 from .printed import Printed
+from .rows import Rows
 from .shared import SharedMemory
 from .tags import PROGRAM, WARP
 
@@ -75,9 +76,10 @@ class Fragment:
         self.kept: Any = None  # an earlier one, see termination.Kept
 
 
-class Block:
+class Block(Rows):
     """Programs in lockstep. It is also what memory calls its site: it knows who does what, for the errors."""
 
+    NAMES = ("warp_epoch", "commits")
     by_map = False  # its addresses are the kernel's own arithmetic
 
     def __init__(self, world: World, programs: np.ndarray):
@@ -146,9 +148,8 @@ class Block:
 
     def take(self, rows: np.ndarray) -> "Block":
         """Some of the programs, as a block of their own."""
-        other = object.__new__(Block)
-        other.world, other.programs, other.instruction = self.world, self.programs[rows], self.instruction
-        live = self.live()
+        other, live = super().take(rows), self.live()
+        other.programs, other.epoch = self.programs[rows], self.epoch[rows]
         # Dead registers go: an old value with other programs' rows would meet those written under a mask.
         other.R = [x if x is None or len(x) == 1 else x[rows] if live >> i & 1 else None for i, x in enumerate(self.R)]
         other.clocks = None if self.clocks is None else self.clocks.take(rows)
@@ -156,23 +157,22 @@ class Block:
         other.shared = self.shared.take(rows, other.clocks)
         other.local = None if self.local is None else self.local.take(rows)
         other.tensor = None if self.tensor is None else self.tensor.take(rows, other.clocks)
-        part = lambda x: x[rows] if isinstance(x, np.ndarray) and len(x) > 1 else x  # noqa: E731
+        part = lambda x: chosen(x, rows)  # noqa: E731
         other.copies = [(part(at), size, part(who), part(group)) for at, size, who, group in self.copies]
         other.arrivals = {number: (part(warps), count) for number, (warps, count) in self.arrivals.items()}
         other.given = {number: Knowledge(*map(part, given)) for number, given in self.given.items()}
-        other.epoch, other.warp_epoch, other.commits = self.epoch[rows], part(self.warp_epoch), part(self.commits)
         other.fragments, other.moves, other.running = [], 0, None
         for f in self.fragments:
-            active = part(f.active) if f.active is not None else None
+            active = None if f.active is None else part(f.active)
             if active is None or active.any():
                 other.fragments.append(Fragment(f.pc, active))
                 other.fragments[-1].barrier, other.fragments[-1].threads = f.barrier, f.threads
         other.retag()
         return other
 
-    def join(self, other: "Block") -> None:
+    def join(self, P: int, other: "Block", Q: int) -> None:
         """Take in the programs of a block that is at the same instruction."""
-        P, Q = len(self.programs), len(other.programs)
+        super().join(P, other, Q)
         live = self.live()
         for i in range(len(self.R)):
             a, b = self.R[i], other.R[i]
@@ -184,13 +184,11 @@ class Block:
         if self.clocks is not None:
             self.clocks.join(P, other.clocks, Q)
             self.mbarriers.join(P, other.mbarriers, Q)
-        self.shared.join(other.shared)
+        self.shared.join(P, other.shared, Q)
         if self.local is not None or other.local is not None:
-            self.local = self.local_memory().join(other.local_memory())
+            self.local_memory().join(other.local_memory())
         if self.tensor is not None and other.tensor is not None:
             self.tensor.join(P, other.tensor, Q)
-        self.warp_epoch = merged(self.warp_epoch, P, other.warp_epoch, Q)
-        self.commits = merged(self.commits, P, other.commits, Q)
         self.programs = np.concatenate([self.programs, other.programs])
         self.epoch = np.concatenate([self.epoch, other.epoch])
         self.retag()

@@ -18,6 +18,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
+from .cubin import Texts, without_cubin
 from .errors import Refused
 from .limits import LIMITS
 from .options import check_options
@@ -39,7 +40,7 @@ _asked: ContextVar[str | None] = ContextVar("asked", default=None)  # the mode o
 class Compiled(NamedTuple):
     """One kernel compiled for one target and these arguments."""
 
-    asm: dict[str, Any]  # Triton's texts, "ttir" to "ptx", and its "cubin"
+    asm: dict[str, Any]  # see Texts
     name: str
     shared: int  # bytes of dynamic shared memory
     num_warps: int
@@ -111,6 +112,8 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in own})
     seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
     out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
+    if not isinstance(out.asm, Texts):
+        out.asm = Texts(out)
     facts, (types, scratch, maps, found) = out.metadata, facts_of(out, tuple(parameters))
     arguments = flattened(parameters, types, maps)
     if not 0 <= found - len(arguments) <= len(SCRATCH):
@@ -190,16 +193,18 @@ def instrumentation() -> str:
 
 @contextmanager
 def _knob(mode: str | None) -> Iterator[None]:
-    """Inside, Triton instruments what it compiles: it asks this knob, and not the launch. None leaves it as it is."""
-    before = getattr(knobs.compilation, "instrumentation_mode", "")
-    if mode is None or mode == before:
-        yield
-        return
-    knobs.compilation.instrumentation_mode = mode
+    """Inside, Triton makes no cubin, and instruments what it compiles, for it asks a knob. None leaves it as it is."""
+    before, hook = getattr(knobs.compilation, "instrumentation_mode", ""), knobs.runtime.add_stages_inspection_hook
+    if hook is None and not knobs.compilation.dump_ir:  # which dumps the cubin, too
+        knobs.runtime.add_stages_inspection_hook = without_cubin()
+    if mode not in (None, before):
+        knobs.compilation.instrumentation_mode = mode
     try:
         yield
     finally:
-        knobs.compilation.instrumentation_mode = before
+        knobs.runtime.add_stages_inspection_hook = hook
+        if mode not in (None, before):
+            knobs.compilation.instrumentation_mode = before
 
 
 def _seen(value: Any) -> Any:
@@ -228,7 +233,7 @@ def placed(name: str, kind: Any, value: Any, maps: Iterator[dict]) -> Iterable[t
     return [(name, value)] if kind != "constexpr" else []
 
 
-def members(name: str, values: tuple) -> list[str]:
+def members(name: str, values: tuple | list) -> list[str]:
     """The names of the members of a tuple called `name`: name.field or name[0]."""
     return members_of(name, getattr(values, "_fields", None) or len(values))
 

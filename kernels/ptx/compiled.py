@@ -61,9 +61,13 @@ class Kernel:
             raise AttributeError(name)
         return getattr(self.compiled.triton, name)
 
+    @property
+    def kernel(self) -> bytes:
+        return self.compiled.asm["cubin"]
+
     @cached_property
     def usage(self) -> Usage:
-        return usage(self.compiled.asm["cubin"])
+        return usage(self.kernel)
 
     @property
     def n_regs(self) -> int:

@@ -2,12 +2,10 @@
 
 import re
 from functools import cache
-from operator import add
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import broadcast
 from .decode import Decoded
 
 SECTOR = 32  # bytes that global memory moves at least
@@ -41,7 +39,7 @@ class Traffic(NamedTuple):
     conflicts: int = 0  # of which bank conflicts cost
     operations: int = 0  # active threads
 
-    def plus(self, other: "Traffic") -> "Traffic":
+    def plus(self, other: tuple[int, ...]) -> "Traffic":
         return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
 
 
@@ -57,23 +55,18 @@ class Counters:
 
     @staticmethod
     def add(counts: dict[int, Traffic], block: Any, traffic: tuple[int, ...]) -> None:
-        before = counts.get(block.number)
-        counts[block.number] = Traffic(*(traffic if before is None else map(add, before, traffic)))
+        counts[block.number] = counts.get(block.number, Traffic()).plus(traffic)
 
     def by_warp(self, block: Any, x: np.ndarray, active: np.ndarray | None):
         """x and active as (rows, warps, 32), and how many programs each row stands for."""
         rows = max(len(x), 1 if active is None else len(active))
         times = len(block.programs) // rows
-        x = broadcast(x, (rows, self.T)).reshape(rows, -1, 32)
-        return x, None if active is None else broadcast(active, (rows, self.T)).reshape(rows, -1, 32), times
+        x = np.broadcast_to(x, (rows, self.T)).reshape(rows, -1, 32)
+        return x, None if active is None else np.broadcast_to(active, (rows, self.T)).reshape(rows, -1, 32), times
 
     def accessed(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""
         sector, on, times = self.by_warp(block, at >> SECTOR.bit_length() - 1, active)
-        if at.shape[1] == 1 and on is None:  # a whole warp at one place
-            threads = sector.size * times
-            self.add(self.memory, block, (threads * size, threads // 32, 0, 0, threads))
-            return
         if on is not None:  # threads that are off look like a neighbour that is on, and add no sector
             sector = np.where(on, sector, -1)
         if on is not None or np.count_nonzero(sector[..., 1:] < sector[..., :-1]):

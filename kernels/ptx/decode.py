@@ -5,6 +5,7 @@ fixes are filled in before it starts. So a step indexes one list.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from . import isa
 from .errors import ParseError, UnknownOpcode
 from .floats import Approximation
-from .opcode import BITS, Semantics
+from .opcode import BITS
 from .parse import Immediate, Instruction, Program, Register, Symbol, Vector
 
 Run = Callable[[Any, Any], None]  # (block, active): active (P or 1, T or 1) bool, or None for all threads
@@ -43,9 +44,9 @@ class Decoded(NamedTuple):
     parameters: list[tuple[str, str]]
     constants: dict[str, bytes]
     index: dict[int, int]  # id of an instruction -> where it stands
-    end: list[int]  # of straight code from each instruction on: the next control, label, or the end
-    until: list[int]  # the same, past labels that nothing jumps to
-    stretches: list[int]  # how many of `end` there are from each instruction to its `until`
+    end: list[
+        int
+    ]  # of straight code from each instruction on: the next control, a label that something jumps to, the end
     weights: list[int]  # of all instructions before each, see termination.py
     live: list[int]  # the slots that may be read from each instruction on, as bits
     always: int  # the slots that are filled in before the start
@@ -95,13 +96,19 @@ def width(kind: str) -> int:
     return BITS[kind]
 
 
+@cache
 def dtype(kind: str) -> np.dtype:
     return np.dtype(bool) if kind == "pred" else np.dtype(f"u{max(width(kind), 8) // 8}")
 
 
 def immediate(bits: int, kind: str) -> str:
     """The name of an immediate's slot."""
-    return f"#{bits & ((1 << width(kind)) - 1)}:{dtype(kind).str}"
+    return f"#{bits & ((1 << width(kind)) - 1)}:{spelled(kind)}"
+
+
+@cache
+def spelled(kind: str) -> str:
+    return dtype(kind).str
 
 
 def any_bits(kind: np.dtype, bits: int = 0xA5A5A5A5A5A5A5A5) -> np.ndarray:
@@ -144,11 +151,11 @@ class Decoder:
 
     def kind(self, name: str) -> str:
         """The class of a register."""
+        if found := self.program.registers.get(name):
+            return found
         if name.partition(".")[0] in (*SPECIAL, *ALONE):
             return "b32"
-        if name not in self.program.registers:
-            raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
-        return self.program.registers[name]
+        raise UnknownOpcode(name, "a special register whose value no machine but the GPU has")
 
     def source(self, operand: Any, kind: str) -> tuple[int, Callable | None]:
         """The slot of a source operand, and what narrows a wider register to the operand's type."""
@@ -156,7 +163,8 @@ class Decoder:
             operand = operand.parts[0]
         if isinstance(operand, Immediate):
             slot = self.slot(immediate(operand.bits, kind))
-            self.fixed[slot] = np.full((1, 1), operand.bits & ((1 << width(kind)) - 1), dtype(kind))
+            if slot not in self.fixed:
+                self.fixed[slot] = np.full((1, 1), operand.bits & ((1 << width(kind)) - 1), dtype(kind))
             return slot, None
         if isinstance(operand, Symbol):
             slot = self.slot(operand.name)
@@ -166,7 +174,8 @@ class Decoder:
         if not isinstance(operand, Register):
             raise ParseError(f"an operand that is no value: {operand}")
         name, dot, axis = operand.name.partition(".")
-        operand = operand._replace(name=CLUSTER.get(name, name) + dot + axis)
+        if name in CLUSTER:
+            operand = operand._replace(name=CLUSTER[name] + dot + axis)
         slot = self.slot(operand.name)
         self.reads |= 1 << slot
         if operand.negated:
@@ -208,48 +217,19 @@ class Decoder:
         targets = first.parts if isinstance(first, Vector) else (first,)
         results = [self.result(t, kind) for t, kind in zip(targets, s.results, strict=False)]
         sources = [self.source(x, kind) for x, kind in zip(i.operands[1:], s.sources, strict=True)]
-        function = s.function
-        if s.carry:
-            return self.carrying(s, results[0], sources)
-        if len(results) == 1 and all(narrow is None for _, narrow in sources):
-            slots = [slot for slot, _ in sources]
-            return self.plain(s.first or function, results[0], slots, len(s.results) > 1 and not s.first)
+        carry = self.slot("carry") if s.carry else 0  # a register that no operand names
+        if "in" in s.carry:
+            self.reads |= 1 << carry
+            sources.append((carry, None))
+        if "out" in s.carry:
+            self.writes |= 1 << carry
+            results.append(lambda R, value, active: assign(R, carry, value, active))
 
         def run(block, active):
             R = block.R
-            values = function(*(R[slot] if narrow is None else narrow(R[slot]) for slot, narrow in sources))
+            values = s.function(*[R[slot] if narrow is None else narrow(R[slot]) for slot, narrow in sources])
             for put, value in zip(results, values if isinstance(values, tuple) else (values,), strict=False):
                 put(R, value, active)
-
-        return run
-
-    @staticmethod
-    def plain(function, put, slots: list[int], first_of_many: bool) -> Run:
-        """The common case, without detours: one result, sources as they lie in their registers."""
-        if first_of_many:
-            return lambda block, active: put(block.R, function(*[block.R[s] for s in slots])[0], active)
-        if len(slots) == 1:
-            (a,) = slots
-            return lambda block, active: put(block.R, function(block.R[a]), active)
-        if len(slots) == 2:
-            a, b = slots
-            return lambda block, active: put(block.R, function(block.R[a], block.R[b]), active)
-        return lambda block, active: put(block.R, function(*[block.R[s] for s in slots]), active)
-
-    def carrying(self, s: Semantics, put, sources) -> Run:
-        """add.cc and its like: the carry flag is a register that no operand names."""
-        slot = self.slot("carry")
-        self.reads |= (1 << slot) if "in" in s.carry else 0
-        self.writes |= (1 << slot) if "out" in s.carry else 0
-
-        def run(block, active):
-            R = block.R
-            values = [R[a] if narrow is None else narrow(R[a]) for a, narrow in sources]
-            values = s.function(*values, *([R[slot]] if "in" in s.carry else []))
-            value, carry = values if isinstance(values, tuple) else (values, None)
-            put(R, value, active)
-            if carry is not None:
-                assign(R, slot, carry, active)
 
         return run
 
@@ -266,7 +246,7 @@ class Decoder:
         if isinstance(source, Vector) and len(source.parts) > 1:
             part = f"b{width(kind) // len(source.parts)}"
             slots = [self.source(x, part)[0] for x in source.parts]
-            return lambda block, active: put(block.R, pack([block.R[s] for s in slots], dtype(kind)), active)
+            return lambda block, active: put(block.R, joined([block.R[s] for s in slots], width(kind) // 8), active)
         slot, narrow = self.source(source, kind)
         if isinstance(source, Symbol):  # the address of a variable, which may be wider than asked for
             narrow = converter(kind)
@@ -275,15 +255,16 @@ class Decoder:
         return lambda block, active: put(block.R, block.R[slot], active)
 
 
-def unpack(R: list, value: np.ndarray, part: np.dtype, puts: list, active) -> None:
-    parts = value[..., None].view(part)
+def unpack(R: list, words: np.ndarray, part: np.dtype, puts: list, active) -> None:
+    """Put the parts of words, the lowest first, into their registers; what is (..., n) holds n words."""
+    parts = (words if words.ndim > 2 else words[..., None]).view(part)
     for n, put in enumerate(puts):
         put(R, parts[..., n], active)
 
 
-def pack(parts: list[np.ndarray], whole: np.dtype) -> np.ndarray:
-    """Parts, the lowest first -> words; (P or 1, T or 1)."""
-    together = np.empty((*np.broadcast_shapes(*(p.shape for p in parts)), len(parts)), parts[0].dtype)
-    for n, part in enumerate(parts):
-        together[..., n] = part
-    return together.view(whole)[..., 0]
+def joined(parts: list[np.ndarray], size: int) -> np.ndarray:
+    """Parts, the lowest first -> words: (P or 1, T or 1) up to 8 bytes, (P or 1, T or 1, size // 8) above."""
+    if len(parts) == 1:
+        return parts[0]
+    words = np.stack(np.broadcast_arrays(*parts), axis=-1).view(f"u{min(size, 8)}")
+    return words[..., 0] if size <= 8 else words

@@ -10,11 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from .arrays import broadcast
-from .floats import FORMATS, Format, canonical, encode, has_subnormal
-
-TIES = {"f16": 0x1000, "bf16": 0x8000}  # what a float32 has below a half's last place when it lies between two
-ODD_TIE, LOW_29 = np.uint64(1 << 28), np.uint64((1 << 29) - 1)
+from .floats import FORMATS, Format, encode
 
 
 def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -26,15 +22,10 @@ def two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def odd_sum(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a + b (float64) rounded to odd: where inexact, the neighbour whose last bit is 1."""
-    return to_odd(*two_sum(a, b))
-
-
-def to_odd(s: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """A sum and its error as two_sum gives them -> the sum rounded to odd."""
-    bits = s.view(np.uint64)
-    step = np.where(np.signbit(error) == np.signbit(s), 1, -1)
-    move = (error != 0) & ((bits & np.uint64(1)) == 0) & np.isfinite(s)
-    return (bits.view(np.int64) + step * move).view(np.float64)
+    s, error = two_sum(a, b)
+    inexact = np.abs(error) > 0  # never where the sum is not finite: there the error is NaN
+    smaller = inexact & (np.signbit(error) != np.signbit(s))  # than s, in magnitude
+    return (s.view(np.uint64) - smaller | inexact).view(np.float64)
 
 
 def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mode: str = "rn") -> np.ndarray:
@@ -44,57 +35,15 @@ def fma(a: np.ndarray, b: np.ndarray | None, c: np.ndarray | None, kind: str, mo
     a, b, c  values of one broadcastable shape: float64 for f64, float32 otherwise
     returns  bit patterns of `kind`; a zero sum of opposite numbers is +0, under "rm" -0, as IEEE 754 has it
     """
-    if mode == "rn" and kind in ("f32", "f64"):
-        if b is None or c is None:
-            return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
-        return canonical(_fma32(a, b, c)) if kind == "f32" else _fma64(a, b, c).view(np.uint64)
+    if mode == "rn" and kind in ("f32", "f64") and (b is None or c is None):
+        return encode(a + c if b is None else a * b, kind)  # pyright: ignore[reportOptionalOperand]
     if kind == "f64":
-        return encode(_exact_fma(a, b, c, mode), kind)
-    if kind in TIES:
-        return _fma_half(a, b, c, kind)
+        return encode(_fma64(a, b, c) if mode == "rn" else _exact_fma(a, b, c, mode), kind)
     p = a.astype(np.float64) if b is None else a.astype(np.float64) * b
     if c is None:
         return encode(p, kind, mode)
     s = -odd_sum(-p, -c.astype(np.float64)) if mode == "rm" else odd_sum(p, c.astype(np.float64))
     return encode(s, kind, mode)
-
-
-def _fma32(a, b, c) -> np.ndarray:
-    """The product is exact in float64; the sum is rounded twice, which shows only at ties and in subnormals."""
-    p = a.astype(np.float64) * b
-    s = p + c
-    r = s.astype(np.float32)
-    doubtful = (s.view(np.uint64) & LOW_29) == ODD_TIE
-    if np.count_nonzero(doubtful) or has_subnormal(r, or_least=True):  # the least normal may have been rounded up to
-        doubtful |= (np.abs(r) <= np.float32(2.0**-126)) & (r != 0)
-        p, c = broadcast(p, s.shape)[doubtful], broadcast(c, s.shape)[doubtful]
-        s, error = two_sum(p, c.astype(np.float64))
-        if np.count_nonzero(error):  # else the first rounding was none
-            r[doubtful] = to_odd(s, error).astype(np.float32)
-    return r
-
-
-def _fma_half(a, b, c, kind: str) -> np.ndarray:
-    """Rounded to float32, then to a half; ties and float16's subnormals, where that differs, are computed anew.
-
-    The product is exact in float32 for f16, and in float64 for bf16, which has float32's exponents.
-    """
-    p = a if b is None else a * b if kind == "f16" else a.astype(np.float64) * b
-    s = p if c is None else p + c
-    r = s.astype(np.float32, copy=False)
-    bits = encode(r, kind)
-    if c is None and kind == "f16":
-        return bits
-    doubtful = (r.view(np.uint32) & np.uint32(2 * TIES[kind] - 1)) == TIES[kind]
-    if kind == "f16":
-        doubtful |= (np.abs(r) < np.float32(2.0**-14)) & (r != 0)
-    if doubtful.any():
-        s, error = two_sum(p, p.dtype.type(0) if c is None else c)
-        doubtful &= (s != r) | (error != 0)
-        if doubtful.any():
-            s, error = (np.broadcast_to(x, r.shape)[doubtful].astype(np.float64) for x in (s, error))
-            bits[doubtful] = encode(odd_sum(s, error), kind)
-    return bits
 
 
 def _split(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +66,7 @@ def _fma64(a, b, c) -> np.ndarray:
         native = infinite | (((a == 0) | (b == 0)) & (p == 0))
         r, todo = np.where(native, s, r), ~(plain | native)
         if np.count_nonzero(todo):
-            a, b, c = (broadcast(x, r.shape)[todo] for x in (a, b, c))
+            a, b, c = (np.broadcast_to(x, r.shape)[todo] for x in (a, b, c))
             r[todo] = _exact_fma(a, b, c)
     return r
 

@@ -5,6 +5,7 @@ A "value" is a float32 or float64 array that holds its format's numbers exactly.
 
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -47,18 +48,18 @@ def decode(bits: np.ndarray, kind: str) -> np.ndarray:
         return bits.view(np.float64 if kind == "f64" else np.float32)
     if kind == "bf16":
         return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    if kind in SMALL:
-        exponent, fraction = SMALL[kind]
-        wide = bits.astype(np.uint16)
-        size = (wide & np.uint16((1 << exponent + fraction) - 1)) << np.uint16(10 - fraction)
-        half = size | (wide >> np.uint16(exponent + fraction) & np.uint16(1)) << np.uint16(15)
-        return HALVES.take(half) * np.float32(2.0 ** (16 - (1 << exponent - 1)))
-    if kind == "e4m3":
-        # the same exponents as float16's, 8 lower, and a NaN in place of the last number
-        wide, size = bits.astype(np.uint16), (bits & np.uint8(0x7F)).astype(np.uint16)
-        half = (wide & np.uint16(0x80)) << np.uint16(8) | size << np.uint16(7)
-        return np.where(size == 0x7F, np.float32(np.nan), HALVES.take(half) * np.float32(256))
-    return HALVES.take(bits if kind == "f16" else bits.astype(np.uint16) << np.uint16(8))
+    return HALVES.take(bits) if kind == "f16" else table(kind).take(bits)
+
+
+@cache
+def table(kind: str) -> np.ndarray:
+    """The numbers of all 256 patterns of a byte, of which formats of fewer bits take the lowest."""
+    E, F = int(kind[1]), int(kind[3])
+    size = np.arange(256) & (1 << E + F) - 1
+    exponent, fraction = np.divmod(size, 1 << F)
+    value = (fraction + (exponent > 0) * (1 << F)) * 2.0 ** (np.maximum(exponent, 1) - 1 + FORMATS[kind].lowest - F)
+    value = np.where(value <= FORMATS[kind].largest, value, np.where(fraction == 0, np.inf, np.nan))
+    return np.where(np.arange(256) >> E + F & 1, -value, value).astype(np.float32)
 
 
 def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
@@ -79,7 +80,7 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
         wide = x.view(np.uint32)
         bits = ((wide + np.uint32(0x7FFF) + (wide >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     elif kind == "f16" and mode == "rn":
-        bits = _half(x)
+        bits = x.astype(np.float16).view(np.uint16)
     else:
         bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode), kind)
     nan = x != x
@@ -90,21 +91,6 @@ def canonical(x: np.ndarray) -> np.ndarray:
     """float32 numbers -> their patterns, NaN as arithmetic makes it."""
     bits, nan = x.view(np.uint32), x != x
     return np.where(nan, CANONICAL, bits) if np.count_nonzero(nan) else bits
-
-
-def _half(x: np.ndarray) -> np.ndarray:
-    """float16 patterns of any numbers, faster than NumPy's cast where they are float32 and none is too large.
-
-    A normal number is rounded at its 13th bit from below; a sum with 0.5 has float16's subnormals as its last places.
-    """
-    size = x.view(np.uint32) & np.uint32(0x7FFFFFFF) if x.dtype == np.float32 and x.size else None
-    if size is None or size.max() >= 0x477FF000:
-        return x.astype(np.float16).view(np.uint16)
-    bits = size + (np.uint32(0xC8000FFF) + (size >> np.uint32(13) & np.uint32(1))) >> np.uint32(13)
-    small = size < np.uint32(0x38800000)
-    if small.any():
-        bits[small] = (size[small].view(np.float32) + np.float32(0.5)).view(np.uint32) - np.uint32(0x3F000000)
-    return (bits | (x.view(np.uint32) >> np.uint32(16) & np.uint32(0x8000))).astype(np.uint16)
 
 
 def _rounded(x: np.ndarray, form: Format, mode: str) -> np.ndarray:
@@ -121,17 +107,12 @@ def _rounded(x: np.ndarray, form: Format, mode: str) -> np.ndarray:
 
 def _pack(value: np.ndarray, kind: str) -> np.ndarray:
     """Bit patterns of float64 numbers that a format holds exactly."""
-    if kind in ("f16", "e5m2"):
-        half = value.astype(np.float16).view(np.uint16)
-        return half if kind == "f16" else (half >> np.uint16(8)).astype(np.uint8)
-    if kind in SMALL:
-        exponent, fraction = SMALL[kind]
-        half = (value * 2.0 ** ((1 << exponent - 1) - 16)).astype(np.float16).view(np.uint16)
-        sign = half >> np.uint16(15) << np.uint16(exponent + fraction)
-        return (sign | (half & np.uint16(0x7FFF)) >> np.uint16(10 - fraction)).astype(np.uint8)
-    if kind == "e4m3":
-        half = (value * 2.0**-8).astype(np.float16).view(np.uint16)
-        return (half >> np.uint16(8) & np.uint16(0x80) | half >> np.uint16(7) & np.uint16(0x7F)).astype(np.uint8)
+    if kind == "f16":
+        return value.astype(np.float16).view(np.uint16)
+    if FORMATS[kind].bits == 8:
+        top = int(kind[1]) + int(kind[3])
+        size = np.searchsorted(table(kind)[: 1 << top], np.abs(value))
+        return (size | np.signbit(value) << top).astype(np.uint8)
     bits = value.astype(np.float32).view(np.uint32)
     return (bits >> np.uint32(16)).astype(np.uint16) if kind == "bf16" else bits
 
@@ -143,13 +124,13 @@ def flush(x: np.ndarray) -> np.ndarray:
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
 
 
-def has_subnormal(x: np.ndarray, or_least: bool = False) -> bool:
-    """Whether any float32 is subnormal, or the least normal number, too.
+def has_subnormal(x: np.ndarray) -> bool:
+    """Whether any float32 is subnormal.
 
     Shifted left by its sign and less one, a zero wraps round to the largest.
     """
     shifted = (x.view(np.uint32) << np.uint32(1)) - np.uint32(1)
-    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF + or_least)
+    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF)
 
 
 def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:

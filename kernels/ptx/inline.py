@@ -12,6 +12,7 @@ from .errors import ParseError, UnknownOpcode
 from .parameters import addressed, loads
 from .syntax import Address, Function, Immediate, Instruction, Program, Register, Symbol, Vector
 
+GENERIC = re.compile(r"(ld|st)((?:\.v[248])?\.[busf]\d+)$")  # loads and stores that name no state space
 DEVICE = {"vprintf": (64, 64), "__assertfail": (64, 64, 32, 64)}  # what calls.py executes -> bits of its parameters
 
 
@@ -36,10 +37,10 @@ class Inliner:
         mark = f"@{self.sites}" if self.sites else ""
         where = tuple(place for _, at in reversed(callers) for place in at)
         end, top = f"{f.name}.end{mark}", base
-        names = names | {name: Symbol(name + mark) for name in f.labels}
-        names |= {name: Register(name + mark) for name in f.registers}
+        names = names | ({name: Symbol(name + mark) for name in f.labels} if mark else {})
+        names |= {name: Register(name + mark) for name in f.registers if mark or name[0] != "%"}
         for name, size in f.local.items():
-            names[name], top = Immediate(top, 0), top - size // -16 * 16
+            names, top = names | {name: Immediate(top, 0)}, top - size // -16 * 16
         self.local = max(self.local, top)
         self.registers |= {name + mark: kind for name, kind in f.registers.items()}
         at = defaultdict(list)
@@ -47,8 +48,10 @@ class Inliner:
             at[index].append(name + mark)
         own = [Symbol(name) for name, _ in f.parameters] if not callers else []  # of the kernel: no call's
         for n, i in enumerate(f.instructions):
-            self.labels |= dict.fromkeys(at[n], len(self.instructions))
-            i = i._replace(where=i.where + where, guard=renamed(i.guard, names))
+            for label in at.get(n, ()):
+                self.labels[label] = len(self.instructions)
+            if names or where:
+                i = i._replace(where=i.where + where, guard=renamed(i.guard, names))
             if i.opcode in ("call", "call.uni"):
                 self.call(f, i, names, mark, top, callers)
             elif i.opcode.startswith(("ld.param", "st.param")) and not (
@@ -58,8 +61,8 @@ class Inliner:
             elif callers and i.opcode in ("ret", "ret.uni"):
                 self.instructions.append(i._replace(opcode="bra", operands=(Symbol(end),)))
             else:
-                operands = tuple(renamed(x, names) for x in i.operands)
-                self.instructions.append(i._replace(operands=operands))
+                operands = tuple([renamed(x, names) for x in i.operands]) if names else i.operands
+                self.instructions.append(i._replace(operands=operands) if names else i)
         self.labels |= dict.fromkeys([*at[len(f.instructions)], *([end] if callers else [])], len(self.instructions))
 
     def call(self, f: Function, i: Instruction, names: dict[str, Any], mark: str, top: int, callers) -> None:
@@ -173,16 +176,16 @@ def space(name: str, definitions: dict[str, list[Instruction]], seen: frozenset[
 
 def named(instructions: list[Instruction]) -> list[Instruction]:
     """Loads and stores at generic addresses with the state space in their names, wherever it is known."""
+    generic = {n: match for n, i in enumerate(instructions) if (match := GENERIC.match(i.opcode))}
     definitions: dict[str, list[Instruction]] = defaultdict(list)
-    for i in instructions:
+    for i in instructions if generic else ():
         for x in parts(i.operands[0]) if i.operands and not isinstance(i.operands[0], Address) else ():
             if isinstance(x, Register):
                 definitions[x.name].append(i)
-    for n, i in enumerate(instructions):
-        if match := re.match(r"(ld|st)((?:\.v[248])?\.[busf]\d+)$", i.opcode):
-            base = next((x.base for x in i.operands if isinstance(x, Address)), None)
-            where = space(base.name, definitions) if isinstance(base, Register) else ""
-            instructions[n] = i._replace(opcode=f"{match[1]}.{where}{match[2]}") if where else i
+    for n, match in generic.items():
+        base = next((x.base for x in instructions[n].operands if isinstance(x, Address)), None)
+        if where := space(base.name, definitions) if isinstance(base, Register) else "":
+            instructions[n] = instructions[n]._replace(opcode=f"{match[1]}.{where}{match[2]}")
     return instructions
 
 
@@ -199,9 +202,8 @@ def inline(
     inliner.add(entry, {}, 0)
     known = {"_", *inliner.labels, *constants, *shared, *(name for name, _ in entry.parameters)}
     for i in inliner.instructions:
-        jumps = i.opcode.split(".")[0] == "bra"
         for x in (x for operand in i.operands for x in parts(operand) if isinstance(x, Symbol)):
-            if x.name not in (inliner.labels if jumps else known):
+            if x.name not in (inliner.labels if i.opcode.split(".")[0] == "bra" else known):
                 raise ParseError(f"nothing declares {x.name}", i)
     return Program(
         entry.name, addressed(named(inliner.instructions), entry.parameters), inliner.labels, inliner.registers,

@@ -8,7 +8,6 @@ Arrays are the caller's own, NumPy's or torch's on the CPU: what the kernel stor
 """
 
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +25,7 @@ from .errors import Refused, UnknownOpcode
 from .execute import execute
 from .limits import grid_shape
 from .other_targets import explain
+from .patches import Patches
 from .reachable import buffer, reached, scratch
 from .settings import Settings, Tuning, check_settings
 from .shadow.constants import numbers, pointers
@@ -77,9 +77,7 @@ def made(
 
 
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
-_patching = threading.Lock()
-_routes = 0  # open in all threads
-_usual: dict[Any, Any] = {}  # class -> its own run, while routes replace it
+_patches = Patches()
 
 
 def run(kernel: Any, grid: Any, /, *args: Any, target: str = "sm_90", **kwargs: Any) -> Any:
@@ -147,44 +145,30 @@ def pretended(target: str) -> Any:
     return pretend(capability(target))
 
 
-def check_places(name: str, arguments: list) -> None:
-    from .pretend import check_places
-
-    check_places(name, arguments)
-
-
 @contextmanager
 def _routed(route: Route) -> Iterator[deque]:
     capability(route.target)
-    _patch(+1)
-    token = _route.set(route)
-    try:
-        yield route.reports
-        if unknown := sorted(set(route.tuning.tolerance or ()) - route.launched.arrays):
-            arrays = sorted(route.launched.arrays)
-            raise ValueError(f"tolerance names {unknown}; the arrays of the autotuned kernels launched are {arrays}")
-        if route.lines and (unknown := sorted({*route.settings.rounding} - route.lines - {EVERY, LOST})):
-            raise ValueError(f"rounding names {unknown}; the lines of the kernels launched are {sorted(route.lines)}")
-    finally:
-        _route.reset(token)
-        _patch(-1)
+    with _patches.open(_patch):
+        token = _route.set(route)
+        try:
+            yield route.reports
+            if unknown := sorted(set(route.tuning.tolerance or ()) - route.launched.arrays):
+                arrays = sorted(route.launched.arrays)
+                what = f"tolerance names {unknown}; the arrays of the autotuned kernels launched are {arrays}"
+                raise ValueError(what)
+            if route.lines and (unknown := sorted({*route.settings.rounding} - route.lines - {EVERY, LOST})):
+                known = sorted(route.lines)
+                raise ValueError(f"rounding names {unknown}; the lines of the kernels launched are {known}")
+        finally:
+            _route.reset(token)
 
 
-def _patch(opened: int) -> None:
-    """Count the routes of all threads: the first replaces what launches kernels, the last puts it back."""
-    global _routes
-    with _patching:
-        if _routes == 0:
-            _replace(JITFunction, _run)
-            _adopt(Autotuner)
-            # Others' tuners are Triton's with a `run` of their own; more may be imported while the route is open.
-            Autotuner.__init_subclass__ = classmethod(_adopt)  # pyright: ignore[reportAttributeAccessIssue]
-        _routes += opened
-        if _routes == 0:
-            del Autotuner.__init_subclass__
-            while _usual:
-                kind, run = _usual.popitem()
-                kind.run = run
+def _patch() -> None:
+    """Replace what launches kernels."""
+    _replace(JITFunction, _run)
+    _adopt(Autotuner)
+    # Others' tuners are Triton's with a `run` of their own; more may be imported while the route is open.
+    _patches.put(Autotuner, "__init_subclass__", classmethod(_adopt))
 
 
 def _adopt(tuner: Any) -> None:
@@ -195,7 +179,7 @@ def _adopt(tuner: Any) -> None:
 
 
 def _replace(kind: Any, run: Callable[..., Any]) -> None:
-    usual = _usual[kind] = kind.run
+    usual = kind.run
 
     def either(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         route = _route.get()
@@ -203,7 +187,7 @@ def _replace(kind: Any, run: Callable[..., Any]) -> None:
             return usual(self, *args, **kwargs)
         return run(route, self, *args, **kwargs)
 
-    kind.run = either
+    _patches.put(kind, "run", either)
 
 
 def _run(route: Route, kernel: Any, /, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -262,6 +246,8 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
         readable = readable(compiled.name, compiled.parameters)
         check_settings({"readable": readable})
     if route.pretend:
+        from .pretend import check_places
+
         check_places(compiled.name, compiled.arguments)
     arguments = [(name, x if x.__class__ in NUMBERS else argument(name, x)) for name, x in compiled.arguments]
     buffers = host.arrays([value for _, value in arguments])

@@ -1,5 +1,7 @@
 """Local memory: what each thread keeps to itself, where the compiler found no register for it."""
 
+from copy import copy
+
 import numpy as np
 
 from .arrays import first_of
@@ -15,18 +17,14 @@ class LocalMemory:
 
     def take(self, rows: np.ndarray) -> "LocalMemory":
         """That of some of the programs."""
-        return self.of(self.bytes[rows], self.written[rows])
+        other = copy(self)
+        other.bytes, other.written = self.bytes[rows], self.written[rows]
+        return other
 
-    def join(self, other: "LocalMemory") -> "LocalMemory":
-        """That of one's own programs and then of others."""
-        pairs = (self.bytes, other.bytes), (self.written, other.written)
-        return self.of(*(np.concatenate(pair) for pair in pairs))
-
-    @staticmethod
-    def of(data: np.ndarray, written: np.ndarray) -> "LocalMemory":
-        memory = object.__new__(LocalMemory)
-        memory.bytes, memory.written = data, written
-        return memory
+    def join(self, other: "LocalMemory") -> None:
+        """Take in that of more programs, after one's own."""
+        self.bytes = np.concatenate([self.bytes, other.bytes])
+        self.written = np.concatenate([self.written, other.written])
 
     def place(self, address: np.ndarray, size: int, active, site) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(rows, threads, first bytes) of each thread's access, (P, T) each; threads that are off look at byte 0."""

@@ -72,7 +72,7 @@ class Machine:
             pc, _, block, fragment = min(awake, key=lambda x: x[:2])
             for other_pc, _, other, _ in awake:
                 if other_pc == pc and other is not block and self.joinable(block) and self.joinable(other):
-                    block.join(other)
+                    block.join(len(block.programs), other, len(other.programs))
                     self.blocks.remove(other)
         else:
             _, _, block, fragment = awake[self.random.integers(len(awake))]
@@ -108,11 +108,12 @@ class Machine:
         warps = len(block.programs) * (self.world.T // 32)
         if active is not None:
             warps = int(block.warps(active).sum()) * (len(block.programs) // len(active))
-        end = decoded.until[pc]
-        if active is not None or not self.alone(block, fragment, end) or not self.spend(block, pc, end, False):
-            end = decoded.end[pc]
-            if not self.spend(block, pc, end, True):
-                self.interrupt(block, fragment)
+        end = decoded.end[pc]
+        self.limit -= end - pc + 1
+        if self.budget:
+            self.budget.work += self.budget.cost(pc, end, len(block.programs) * self.world.T)
+        if self.limit < 0 or (self.budget and self.budget.work > self.budget.allowed):
+            self.interrupt(block, fragment)
         try:
             for step in decoded.steps[pc:end]:
                 step.run(block, active)
@@ -143,25 +144,6 @@ class Machine:
         if not block.fragments:
             ended(block, np.ones(1, bool))
         self.release(block)  # its other programs may have waited for a barrier that these threads did not reach
-
-    def alone(self, block: Block, fragment: Fragment, end: int) -> bool:
-        """Whether no other fragment can run or join before an instruction: one stretch then does for several.
-
-        With a seed chance decides at each stretch, so `until` is `end`.
-        """
-        return all(f is fragment or f.barrier is not None or f.pc >= end for b in self.blocks for f in b.fragments)
-
-    def spend(self, block: Block, pc: int, end: int, anyhow: bool) -> bool:
-        """Whether instructions pc..end are within what may be done; those that are, or `anyhow`, count as done."""
-        stretches = self.decoded.stretches[pc] if end != self.decoded.end[pc] else 1
-        limit, budget = self.limit - (end - pc) - stretches, self.budget
-        work = budget.work + budget.cost(pc, end, stretches, len(block.programs) * self.world.T) if budget else 0.0
-        within = limit >= 0 and (not budget or work <= budget.allowed)
-        if within or anyhow:
-            self.limit = limit
-            if budget:
-                budget.work = work
-        return within
 
     def interrupt(self, block: Block, fragment: Fragment) -> None:
         """Raise Unfinished if the launch may not go on, having done as much as it may."""

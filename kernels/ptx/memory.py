@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import broadcast, first_of, turns
+from .arrays import first_of, turns
 from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
@@ -187,30 +187,28 @@ class GlobalMemory:
     def load(self, at: np.ndarray, size: int, site) -> np.ndarray:
         """The words at each byte of `located`, (..., size // 8) of 8 bytes for sizes above 8; checks and notes them."""
         index = at >> (size.bit_length() - 1)
-        axis = None if size <= 8 else 0
         if self.checks:
-            found = self.states[size].take(index, axis, mode="clip")
+            found = self.states[size].take(index, 0, mode="clip")
             if self.blanks:
                 self.check(found, index, size, MAPPED | READABLE, site)
                 self.doubts(found, index, size, site)
             if not self.has(found, size, MAPPED | READABLE | READ):
                 self.check(found, index, size, MAPPED | READABLE, site)
                 self.states[size][index] = found | word(READ, found.dtype)
-        return self.words[size].take(index, axis, mode="clip")
+        return self.words[size].take(index, 0, mode="clip")
 
     def store(self, at: np.ndarray, words: np.ndarray, size: int, active, site) -> None:
         """Write each thread's words at a byte of `located`."""
         whole = at >> (size.bit_length() - 1)
         shapes = whole.shape, words.shape, (1, 1) if active is None else active.shape
         shape = tuple(max(lengths) for lengths in zip(*(shape[:2] for shape in shapes), strict=True))
-        on = slice(None) if active is None else broadcast(active, shape)
-        index = broadcast(whole, shape)[on]
-        words = broadcast(words, (*shape, *words.shape[2:]))[on]
+        on = slice(None) if active is None else np.broadcast_to(active, shape)
+        index = np.broadcast_to(whole, shape)[on]
+        words = np.broadcast_to(words, (*shape, *words.shape[2:]))[on]
         if self.checks:
-            axis = None if size <= 8 else 0
-            found = self.states[size].take(index, axis, mode="clip")
+            found = self.states[size].take(index, 0, mode="clip")
             if not self.has(found, size, MAPPED):
-                self.check(self.states[size].take(whole, axis, mode="clip"), whole, size, MAPPED, site)
+                self.check(self.states[size].take(whole, 0, mode="clip"), whole, size, MAPPED, site)
             self.keep_maps(whole, size, True if active is None else active, site)
             self.states[size][index] = (found | word(READABLE | WRITTEN, found.dtype)) & ~word(BLANK, found.dtype)
         self.words[size][index] = words
@@ -228,7 +226,7 @@ class GlobalMemory:
 
     def stored(self, at: np.ndarray, size: int) -> np.ndarray:
         """What the words at each byte of `located` are now, unchecked."""
-        return self.words[size].take(at >> (size.bit_length() - 1), None if size <= 8 else 0, mode="clip")
+        return self.words[size].take(at >> (size.bit_length() - 1), 0, mode="clip")
 
     def atomic(self, at: np.ndarray, flat, values, function, size: int, site) -> np.ndarray:
         """Apply `function` (old, *values) at each thread's byte of `located`, in the order of `flat`, which takes those

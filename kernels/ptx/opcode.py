@@ -21,7 +21,6 @@ class Semantics(NamedTuple):
     results: tuple[str, ...]
     section: str = ""
     carry: str = ""
-    first: Callable | None = None  # the first result alone, where that is less work
 
 
 class Opcode(NamedTuple):
@@ -81,14 +80,10 @@ def typed(function: Callable, sources: int | tuple[str, ...], result: str = "") 
         def patterns(*x):
             return function(*(v.view(view) for v, view in zip(x, views, strict=True))).view(pattern)
 
-        def two(a, b):
-            return function(a.view(views[0]), b.view(views[1])).view(pattern)
-
         if to.endswith("x2"):
             return Semantics(packed(patterns, kinds, to), kinds, (to,))
-        if function in SIGNLESS or (views == [UNSIGNED[kind] for kind in kinds] and NUMPY[to] is pattern):
-            return Semantics(function, kinds, (to,))
-        return Semantics(two if len(views) == 2 else patterns, kinds, (to,))
+        plain = function in SIGNLESS or (views == [UNSIGNED[kind] for kind in kinds] and NUMPY[to] is pattern)
+        return Semantics(function if plain else patterns, kinds, (to,))
 
     return build
 

@@ -29,12 +29,12 @@ def loads(i: Instruction) -> bool:
 
 def addressed(instructions: list[Instruction], parameters: list[tuple[str, str]]) -> list[Instruction]:
     """Instructions with numbers for the addresses of parameters that reach an ld.param through registers."""
+    wanted = [i.operands[1].base.name for i in instructions if loads(i)]
     at = places(parameters)
     setters = defaultdict(list)
-    for n, i in enumerate(instructions):
+    for n, i in enumerate(instructions if wanted else ()):
         if i.operands and isinstance(i.operands[0], Register) and i.opcode.split(".")[0] in CHOICES:
             setters[i.operands[0].name].append(n)
-    wanted = [i.operands[1].base.name for i in instructions if loads(i)]
     seen, out = set(), list(instructions)
     while wanted:
         name = wanted.pop()

@@ -5,6 +5,7 @@ Source: PTX ISA, sections 4 (syntax), 5 (state spaces) and 11 (directives). What
 
 import re
 import struct
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import ParseError
@@ -16,11 +17,16 @@ FLOAT = {"f": re.compile(r"0[fF]([0-9a-fA-F]{8})$"), "d": re.compile(r"0[dD]([0-
 NAME = re.compile(r"!?%?[A-Za-z_$][\w$]*(\.\w+)?$")
 ADDRESS = re.compile(r"([^\s+-]+|-?\d+)(?:\+?(-?\w+))?$")
 DECIMAL = re.compile(r"-?\d+\.\d+$")
+LOC = re.compile(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?")
+LABEL = re.compile(r"([$\w%]+):(?!:)")
+STATEMENT = re.compile(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.S)
 MOST = 1 << 16  # registers that one directive may declare
 
 
 def operand(text: str, rename: dict[str, str]):
     """One operand, from its text. Raises ValueError for what is none."""
+    if text[:1] == "%" and NAME.match(text):
+        return Register(rename.get(text, text))
     if text[:1] + text[-1:] in ("{}", "()"):
         return Vector(tuple(operand(part, rename) for part in split_operands(text[1:-1])))
     if text[:1] + text[-1:] == "[]" and "{" in text:  # [tensor map, {coordinates}]
@@ -49,14 +55,20 @@ def operand(text: str, rename: dict[str, str]):
 
 def split_operands(text: str) -> list[str]:
     """'%r1, {%r2, %r3}, [%rd1 + 4]' -> its three operands."""
-    parts, depth, part = [], 0, ""
-    for character in text:
-        depth += (character in "{[(") - (character in "}])")
-        if character == "," and not depth:
-            parts, part = [*parts, part.strip()], ""
-        else:
-            part += character
-    return [*parts, part.strip()] if part.strip() else parts
+    parts, depth = text.split(","), 0
+    if any(bracket in text for bracket in "{[("):
+        pieces, parts = parts, []
+        for piece in pieces:
+            parts = [*parts[:-1], f"{parts[-1]},{piece}"] if depth else [*parts, piece]
+            depth += sum(map(piece.count, "{[(")) - sum(map(piece.count, "}])"))
+    parts = [part.strip() for part in parts]
+    return parts if parts[-1] else parts[:-1]
+
+
+@lru_cache(maxsize=1 << 14)
+def known(text: str):
+    """One operand where no name stands for another."""
+    return operand(text, {})
 
 
 class Scope:
@@ -88,11 +100,12 @@ class Body:
         """Take one line; False once the function's closing brace was read."""
         if "begin inline asm" in raw or "end inline asm" in raw:
             self.in_asm = "begin" in raw  # the lines that LLVM gives to the text of inline assembly are no one's
-        line = raw.split("//")[0].strip()
-        if re.match(r"\.loc\s", line):
-            self.locate(line, raw.partition("//")[2], number)
+        line, _, comment = raw.partition("//")
+        line = line.strip()
+        if line[:4] == ".loc" and line[4:5].isspace():
+            self.locate(line, comment, number)
             return True
-        text = f"{self.pending} {line}".strip()
+        text = f"{self.pending} {line}".strip() if self.pending else line
         while text:
             if text[0] == "{":
                 self.scopes.append(Scope(self.scopes[-1].registers, len(self.instructions)))
@@ -102,7 +115,7 @@ class Body:
                 if not self.scopes:
                     return False
                 text = text[1:].strip()
-            elif label := re.match(r"([$\w%]+):(?!:)", text):
+            elif ":" in text and (label := LABEL.match(text)):
                 self.last = label[1]
                 self.label(label[1], number)
                 text = text[label.end() :].strip()
@@ -138,7 +151,7 @@ class Body:
         """
         if self.in_asm:
             return
-        match = re.match(r"\.loc\s+(\d+)\s+(\d+)\s+(\d+)(?:.*inlined_at\s+(\d+)\s+(\d+)\s+(\d+))?", text)
+        match = LOC.match(text)
         if not match:
             raise ParseError(f"PTX line {number}: a .loc the parser does not know: {text}")
         place, call = ([int(n or 0) for n in match.groups()[k : k + 3]] for k in (0, 3))
@@ -156,11 +169,12 @@ class Body:
         if text.startswith("."):
             return self.declare(text, number)
         names = self.scopes[-1].registers
-        match = re.match(r"(?:@(!?)(%?[\w$]+)\s+)?([a-z][\w.:]*)\s*(.*)$", text, re.S)
+        match = STATEMENT.match(text)
         try:
             if not match:
                 raise ValueError(text)
-            operands = tuple(operand(part, names) for part in split_operands(match[4]))
+            parts = split_operands(match[4])
+            operands = tuple([operand(x, names) if names else known(x) for x in parts])
         except ValueError as error:
             raise ParseError(f"PTX line {number}: {error} is no operand the parser knows: {text}") from None
         guard = Register(names.get(match[2], match[2]), bool(match[1])) if match[2] else None

@@ -31,7 +31,7 @@ run, so it imports nothing of weight before a kernel is checked.
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,42 +107,38 @@ def write_records(folder: Path, test: str, records: list[dict]) -> Path:
     return path
 
 
+def recorded(records: list[dict], assertion: Callable[..., Any], facts: Callable[[Any], dict]) -> Callable[..., Any]:
+    """An assertion of this file, which notes its fault, or the facts of what it returns."""
+
+    @wraps(assertion)
+    def checked(*args: Any, **options: Any):
+        __tracebackhide__ = True
+        records.append({"assertion": assertion.__name__, "passed": False})
+        try:
+            found = assertion(*args, **options)
+        except Exception as error:
+            records[-1]["fault"] = f"{type(error).__name__}: {error}"
+            raise
+        records[-1] |= {"passed": True, **facts(found)}
+        return found
+
+    return checked
+
+
 @pytest.fixture(name="check_kernel")
 def check_kernel_fixture(kvproof_records: list[dict]):
     """check_kernel, recorded: the counters of each run, or the fault."""
 
-    @wraps(check_kernel)
-    def checked(*args: Any, **options: Any):
-        __tracebackhide__ = True
-        kvproof_records.append({"assertion": "check_kernel", "passed": False})
-        try:
-            reports = check_kernel(*args, **options)
-        except Exception as error:
-            kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
-            raise
+    def runs(reports: "list[Report]") -> dict:
         from .profile import summary
 
-        kvproof_records[-1] |= {"passed": True, "runs": [summary(report, []) for report in reports]}
-        return reports
+        return {"runs": [summary(report, []) for report in reports]}
 
-    return checked
+    return recorded(kvproof_records, check_kernel, runs)
 
 
 @pytest.fixture(name="same_algebra")
 def same_algebra_fixture(kvproof_records: list[dict]):
     """same_algebra, recorded: what was compared, what differs, and the operations that it cannot judge."""
-
-    @wraps(same_algebra)
-    def checked(*args: Any, **settings: Any):
-        __tracebackhide__ = True
-        kvproof_records.append({"assertion": "same_algebra", "passed": False})
-        try:
-            verdict = same_algebra(*args, **settings)
-        except Exception as error:
-            kvproof_records[-1]["fault"] = f"{type(error).__name__}: {error}"
-            raise
-        outside = [str(x) for x in verdict.outside]
-        kvproof_records[-1] |= {"passed": True, "compared": [*verdict.arrays], "outside": outside}
-        return verdict
-
-    return checked
+    facts = lambda verdict: {"compared": [*verdict.arrays], "outside": [*map(str, verdict.outside)]}  # noqa: E731
+    return recorded(kvproof_records, same_algebra, facts)

@@ -6,7 +6,6 @@ process, from tables of pointers. All pieces lie in one arena, with guard bytes 
 array with large holes falls into several pieces of one segment, as far apart there as in the caller's memory.
 """
 
-from bisect import bisect_right
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +116,6 @@ class Segments:
             end = pieces[-1][1] + pieces[-1][2] + GUARD
         self.arrays = len(pieces) - len(constants)
         self.real, self.arena, self.length, self.virtual = np.array(pieces, np.int64).reshape(-1, 4).T.copy()
-        self.starts: list[int] = self.virtual.tolist()
         self.size = -(-end // 256) * 256
         self.constants = dict(zip(constants, range(self.arrays, len(pieces)), strict=True))
 
@@ -139,39 +137,19 @@ class Segments:
     def located(self, address: np.ndarray, active: np.ndarray | None, off: int) -> np.ndarray:
         """Addresses -> int64 bytes of the arena: -1 if no piece is near, `off` for threads that are off."""
         address = address.view(np.int64)
-        first = 0 if active is None else int(np.argmax(active))
-        if active is not None and not active.flat[first]:
-            return np.full_like(address, off)
-        row, thread = (0, 0) if active is None else divmod(first, active.shape[1])
-        n = bisect_right(self.starts, int(address[row % len(address), thread % address.shape[1]]) + GUARD // 2) - 1
-        if n >= 0:  # mostly all are in one piece
-            at = address - (int(self.virtual[n]) - GUARD // 2)
-            room = int(self.length[n]) + GUARD
-            far = int(at.view(np.uint64).max()) >= room  # of those that are off, too
-            if far and active is not None:
-                far = bool(((at.view(np.uint64) >= np.uint64(room)) & active).any())
-            at = self.each(address) if far else at + (int(self.arena[n]) - GUARD // 2)
-        else:
-            at = self.each(address)
+        n, into = self.within(address + GUARD // 2, self.virtual)
+        near = (into >= 0) & (into < self.length[n] + GUARD)
+        at = np.where(near, into + (self.arena[n] - GUARD // 2), -1)
+        if not near.all() and self.arrays:  # addresses of this process
+            n, into = self.within(address, self.real[: self.arrays])
+            at = np.where(~near & (into >= 0) & (into < self.length[n]), self.arena[n] + into, at)
         return at if active is None else np.where(active, at, off)
 
-    def each(self, address: np.ndarray) -> np.ndarray:
-        """Addresses of several pieces, or of this process -> bytes of the arena, or -1."""
-        if not len(self.arena):
-            return np.full_like(address, -1)
-        n = np.maximum(np.searchsorted(self.virtual, address + GUARD // 2, "right") - 1, 0)
-        off = address - self.virtual[n]
-        near = (off >= -GUARD // 2) & (off < self.length[n] + GUARD // 2)
-        here, at = self.owned(address, self.real)
-        return np.where(near, off + self.arena[n], np.where(here, at, -1))
-
-    def owned(self, address: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which addresses lie in an array, by its first bytes in `base`; and where each is in the arena."""
-        if not self.arrays:
-            return np.zeros_like(address, bool), address
-        n = np.maximum(np.searchsorted(base[: self.arrays], address, "right") - 1, 0)
-        off = address - base[n]
-        return (off >= 0) & (off < self.length[n]), self.arena[n] + off
+    @staticmethod
+    def within(address: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The last of the pieces that begin, at `base`, no later than each address, and how far it is from there."""
+        n = np.maximum(np.searchsorted(base, address, "right") - 1, 0)
+        return n, address - base[n]
 
     def seen(self, words: np.ndarray) -> np.ndarray:
         """64-bit words as the kernel is to see them: what is an address in one of the arrays becomes the kernel's."""
@@ -186,10 +164,9 @@ class Segments:
         low, high = (max(least, base[0]), base[self.arrays - 1] + self.length.max()) if self.arrays else (0, -1)
         if not ((values >= low) & (values <= high)).any():
             return words
-        n = np.maximum(np.searchsorted(base[: self.arrays], values, "right") - 1, 0)
-        off = values - base[n]
-        address = (values >= least) & (off >= 0) & (off < self.length[n])
-        return np.where(address, to[n] + off, values).view(np.uint64)
+        n, into = self.within(values, base[: self.arrays])
+        address = (values >= least) & (into >= 0) & (into < self.length[n])
+        return np.where(address, to[n] + into, values).view(np.uint64)
 
 
 def arena(size: int, buffers: list[Buffer]) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import chosen, first_of, near
+from .arrays import first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order
+from .rows import Rows
 from .tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
 
 VERBS = {"writer": "wrote", "reader": "read"}
@@ -45,7 +46,7 @@ def both(tag: np.ndarray, mine: np.ndarray) -> np.ndarray:
     return np.where(forget, mine, (np.maximum(tag, mine) & ~WHO) | who)
 
 
-class SharedMemory:
+class SharedMemory(Rows):
     """`size` bytes for each of P programs; `granule` bytes are the least that any instruction touches.
 
     ordering  makes an asynchronous.ordering.Ordering of so many cells, where barriers alone do not order accesses
@@ -61,33 +62,25 @@ class SharedMemory:
         self.copying = np.zeros((1, cells), bool)  # the target of a cp.async that no wait_group has ended
         self.order = ordering(cells) if ordering is not None and checks else None
 
-    KNOWN = ("written", "writer", "reader", "by", "copying")
+    NAMES = ("written", "writer", "reader", "by", "copying")
 
     def take(self, rows: np.ndarray, clocks: Any) -> "SharedMemory":
-        """The shared memory of some of the programs."""
-        other = object.__new__(SharedMemory)
-        other.size, other.granule, other.checks = self.size, self.granule, self.checks
+        other = super().take(rows)
         other.bytes = self.bytes[rows]
-        for name in self.KNOWN:
-            setattr(other, name, chosen(getattr(self, name), rows))
-        other.order = None if self.order is None or clocks is None else self.order.take(rows, clocks)
+        other.order = None if self.order is None else self.order.take(rows, clocks)
         return other
 
-    def join(self, other: "SharedMemory") -> None:
-        """Take in the shared memory of more programs, after one's own."""
-        P, Q = len(self.bytes), len(other.bytes)
+    def join(self, P: int, other: "SharedMemory", Q: int) -> None:
+        super().join(P, other, Q)
         self.bytes = np.concatenate([self.bytes, other.bytes])
-        if self.order is not None and other.order is not None:
+        if self.order is not None:
             self.order.join(P, other.order, Q)
-        pairs = {name: (getattr(self, name), getattr(other, name)) for name in self.KNOWN}
-        if len(self.writer) == len(other.writer) == 1 and all(np.array_equal(*pair) for pair in pairs.values()):
-            return
-        for name, (ours, theirs) in pairs.items():
-            rows = [np.broadcast_to(x, (n, x.shape[1])) for x, n in ((ours, P), (theirs, Q))]
-            setattr(self, name, np.ascontiguousarray(np.concatenate(rows)))
 
-    def check(self, at: np.ndarray, size: int, active, site) -> None:
-        """Raise unless each address (P or 1, T or 1) is a multiple of `size` inside of this memory."""
+    def check(self, at: np.ndarray, size: int, active, site, who: np.ndarray | None = None) -> None:
+        """Raise unless each address (P or 1, T or 1) is a multiple of `size` inside of this memory.
+
+        who  (P or 1,) the thread that accesses them all; None: each its own
+        """
         bad = (at < 0) | (at + size > self.size) | (at & (size - 1) != 0)
         bad = bad if active is None else bad & active
         if bad.any():
@@ -95,6 +88,7 @@ class SharedMemory:
             where = int(np.broadcast_to(at, bad.shape)[row, thread])
             kind = Misaligned if 0 <= where <= self.size - size else OutOfBounds
             verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {self.size} bytes"
+            thread = thread if who is None else int(who[row if len(who) > 1 else 0])
             raise site.error(kind, f"{size} bytes at {where} of shared memory: the address {verb}", row, thread)
 
     def cells(self, at: np.ndarray, size: int, active, tags: np.ndarray) -> "Cells":
@@ -103,9 +97,7 @@ class SharedMemory:
         if self.order is not None:
             n = max(n, self.order.rows())
             self.order.fit(n)
-        if n > len(self.writer):
-            for name in self.KNOWN:
-                setattr(self, name, np.repeat(getattr(self, name), n, 0))
+        self.fit(n)
         width, T = max(size // self.granule, 1), tags.shape[1]
         cells = (at // self.granule + np.arange(n)[:, None] * self.writer.shape[1])[..., None] + np.arange(width)
         cells, mine = (np.broadcast_to(x, (n, T, width)).reshape(-1) for x in (cells, tags[..., None]))
@@ -148,7 +140,7 @@ class SharedMemory:
         at = at if active is None else np.where(active, at, 0)
         table = self.table(size)
         index = np.clip(at // size, 0, table.shape[1] - 1)
-        words = table[:, index[0]] if len(index) == 1 else table[np.arange(len(index))[:, None], index]
+        words = table[np.arange(len(table))[:, None], index]
         return words if size > 8 else words[..., 0]
 
     def store(self, address: np.ndarray, words: np.ndarray, size: int, width: int | tuple, active, tags, site) -> int:

@@ -10,6 +10,7 @@ weights, one for each instruction, about as large as its time, and no clock.
 """
 
 import re
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -123,10 +124,10 @@ class Budget:
         self.decoded, self.work, self.allowed = decoded, 0.0, float(BUDGET)
         self.loops: dict[tuple[int, int, int], Loop] | None = None  # by (program, head, jump), once work is much
 
-    def cost(self, start: int, end: int, stretches: int, threads: int) -> float:
+    def cost(self, start: int, end: int, threads: int) -> float:
         """The weight of instructions start..end of so many threads."""
         weights = self.decoded.weights
-        return STRETCH * stretches + (weights[end] - weights[start]) * (1 + threads / WIDE / 2)
+        return STRETCH + (weights[end] - weights[start]) * (1 + threads / WIDE / 2)
 
     def look(self, block: Any, head: int, jump: int) -> None:
         """A fragment of a block jumps back."""
@@ -171,8 +172,12 @@ class Budget:
 
 def weights(steps: list[Step]) -> list[int]:
     """What all instructions before each weigh."""
-    each = (next(w for kind, w in WEIGHTS if kind.match(s.instruction.opcode)) for s in steps)
-    return list(accumulate(each, initial=0))
+    return list(accumulate((weight(s.instruction.opcode) for s in steps), initial=0))
+
+
+@lru_cache(maxsize=1 << 12)
+def weight(opcode: str) -> int:
+    return next(w for kind, w in WEIGHTS if kind.match(opcode))
 
 
 def slot_of(decoded: Decoded, operand: Any, kind: str) -> int | None:

@@ -7,14 +7,15 @@ but float16 and bfloat16 have no such pattern: there one other byte makes the wh
 import functools
 import threading
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from ctypes import c_char
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import true_device
+from .patches import Patches
 from .segments import Buffer, span
 
 PATTERN = 0xFFE5  # a NaN as float16, bfloat16 and, repeated, float32 and float64
@@ -37,44 +38,22 @@ class Storage(NamedTuple):
         return np.frombuffer(memory, "u2", (self.high - self.low) // 2)
 
 
-_opened = 0  # routes, in all threads
-_patching = threading.Lock()
-_usual: dict[tuple[Any, str], Any] = {}  # (torch or torch.Tensor, name) -> its own, while routes replace it, or None
+_patches = Patches(afterwards=lambda: (_storages.clear(), _lows.clear()))
+_noting = threading.Lock()
 _storages: dict[int, Storage] = {}  # by first byte; no two overlap
 _lows: list[int] = []  # their first bytes, in order
 
 
-@contextmanager
-def watching(here: Callable[[], bool]) -> Iterator[None]:
+def watching(here: Callable[[], bool]) -> AbstractContextManager[None]:
     """Inside, torch's functions that give unwritten memory note it, in threads where `here()` is true."""
-    _count(+1, here)
-    try:
-        yield
-    finally:
-        _count(-1, here)
-
-
-def _count(opened: int, here: Callable[[], bool]) -> None:
-    """The first to come replaces torch's functions, the last to go puts them back."""
-    global _opened
     import torch
 
-    with _patching:
-        if _opened == 0:
-            for owner, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
-                for name in names:
-                    _usual[owner, name] = vars(owner).get(name)  # torch.Tensor's are those of its base
-                    setattr(owner, name, noted(getattr(owner, name), here))
-        _opened += opened
-        if _opened == 0:
-            for (owner, name), function in _usual.items():
-                if function is None:
-                    delattr(owner, name)
-                else:
-                    setattr(owner, name, function)
-            _usual.clear()
-            _storages.clear()
-            _lows.clear()
+    def everything() -> None:
+        for owner, names in ((torch, FUNCTIONS), (torch.Tensor, METHODS)):
+            for name in names:
+                _patches.put(owner, name, noted(getattr(owner, name), here))
+
+    return _patches.open(everything)
 
 
 def noted(function: Any, here: Callable[[], bool]) -> Any:
@@ -103,7 +82,7 @@ def note(tensor: Any) -> None:
         return
     exact = tensor.element_size() >= 4 or tensor.dtype in (torch.float16, torch.bfloat16)
     storage = Storage(low, low + size, exact, StorageWeakRef(memory))
-    with _patching:
+    with _noting:
         before, end = bisect_right(_lows, low) - 1, bisect_right(_lows, low + size - 1)
         near = [_storages[x] for x in _lows[max(before, 0) : end]]  # may overlap: all in between do, the first may
         gone = [s for s in near if s.high > low]  # whose memory was given back

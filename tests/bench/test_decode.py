@@ -20,6 +20,7 @@ from kvproof.gpt2.generate import Cached
 from kvproof.kernels.cpu import machine_code
 from kvproof.reference.config import Config
 
+from .. import _child
 from .._engine import ENGINE
 from .._gpt2_models import torch_model
 from .judge._models import lengths_moved
@@ -328,7 +329,7 @@ def test_a_sweep_killed_at_any_moment_goes_on_where_it_stopped(tmp_path, delay):
     options = ["--impl", "eager", "--device", "cpu", "--repeats", "1", "--new-tokens", "2,3,4,5,6"]
     options += ["--results", str(results)]
     command = [sys.executable, str(ROOT / "bench" / "decode.py"), *options]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+    with _child.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         deadline = time.monotonic() + 240
         while not results.exists() and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .. import _child
+
 BENCH = Path(__file__).parents[2] / "bench"
 FILES = [path for path in BENCH.glob("*.py") if '\nif __name__ == "__main__"' in path.read_text("utf-8")]
 ROOMS = [path.parent.name for path in BENCH.glob("*/__main__.py")]
@@ -44,9 +46,7 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(name):
     read, write = os.pipe()
     os.close(read)
     env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    run = subprocess.run(
-        [sys.executable, *PRINTING[name]], stdout=write, stderr=subprocess.PIPE, cwd=BENCH.parent, env=env
-    )
+    run = _child.run([sys.executable, *PRINTING[name]], stdout=write, stderr=subprocess.PIPE, cwd=BENCH.parent, env=env)
     os.close(write)
     assert (run.returncode, run.stderr) == (0, b"")
 

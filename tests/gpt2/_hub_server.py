@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from kvproof.gpt2 import hub
 
+from .. import _child
+
 COMMIT = "c0ffee" + "0" * 34
 VARIANTS = Path(__file__).parents[1] / "data" / "variants"
 PLAIN = {path.name: path.read_bytes() for path in (VARIANTS / "plain").iterdir()}
@@ -167,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
 def start(server: HubServer, home: Path, *words, **env: str) -> subprocess.Popen:
     """A process that runs hub.fetch(*words) against the server, with its cache under home."""
     env = os.environ | {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home)} | env
-    return subprocess.Popen(
+    return _child.Popen(
         [sys.executable, "-c", env.pop("PROGRAM", PROGRAM), *map(str, words)],
         env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -12,6 +12,7 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.impls import resolve_impl, say_once
 from kvproof.kernels.cpu import machine_code
 
+from .. import _child
 from .._engine import ENGINE
 from .._refused import refused
 
@@ -94,7 +95,7 @@ def test_the_impl_is_said_by_info_and_with_the_times(capsys, tmp_path):
 
 
 def child(program: str, **options) -> subprocess.CompletedProcess:
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, **options)
+    run = _child.run([sys.executable, "-c", program], capture_output=True, text=True, **options)
     assert run.returncode == 0, run.stderr
     return run
 

@@ -135,25 +135,18 @@ class Array:
 
     __radd__, __rmul__ = __add__, __mul__
 
-    def __iadd__(self, other: Any) -> "Array":
-        return self._become(self + other)
+    @staticmethod
+    def _in_place(operation: Callable) -> Callable[["Array", Any], "Array"]:
+        """As NumPy and torch do."""
 
-    def __isub__(self, other: Any) -> "Array":
-        return self._become(self - other)
+        def become(self, other):
+            self[...] = operation(self, other)
+            return self
 
-    def __imul__(self, other: Any) -> "Array":
-        return self._become(self * other)
+        return become
 
-    def __itruediv__(self, other: Any) -> "Array":
-        return self._become(self / other)
-
-    def __imod__(self, other: Any) -> "Array":
-        return self._become(self % other)
-
-    def _become(self, value: "Array") -> "Array":
-        """Written in place, as NumPy and torch do."""
-        self[...] = value
-        return self
+    __iadd__, __isub__, __imul__ = _in_place(__add__), _in_place(__sub__), _in_place(__mul__)
+    __itruediv__, __imod__ = _in_place(__truediv__), _in_place(__mod__)
 
     def _compared(self, other: Any) -> NoReturn:
         raise TypeError(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from triton.runtime import KernelInterface
 
-from ..compile import instrumented
+from ..compile import instrumented, members
 from ..differences import copied, named_arrays, put
 from ..errors import Refused
 from ..launch import route
@@ -80,13 +80,11 @@ def arrays_in(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, item in value.items():
             yield from arrays_in(f"{name}[{key!r}]", item)
-    elif isinstance(value, list):
-        for n, item in enumerate(value):
-            yield from arrays_in(f"{name}[{n}]", item)
-    elif isinstance(value, tuple):
-        fields = getattr(value, "_fields", range(len(value)))
-        for field, item in zip(fields, value, strict=True):
-            yield from arrays_in(f"{name}.{field}" if isinstance(field, str) else f"{name}[{field}]", item)
+    elif isinstance(value, (tuple, list)):
+        for part, item in zip(members(name, value), value, strict=True):
+            yield from arrays_in(part, item)
+    elif isinstance(value, ring.Array):
+        yield name, value.bits
     else:
         for part, item in named_arrays(name, value):
             yield part, plain(part, item)
@@ -191,13 +189,5 @@ def meets(array: np.ndarray, spans: set[tuple[int, int]]) -> bool:
 
 def results(name: str, value: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays that a side returned, as bits, by name."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from results(f"{name}[{key!r}]", item)
-    elif isinstance(value, (tuple, list)):
-        for n, item in enumerate(value):
-            yield from results(f"{name}[{n}]", item)
-    elif isinstance(value, ring.Array):
-        yield name, value.bits
-    elif isinstance(value, np.ndarray) or hasattr(value, "data_ptr"):
-        yield name, buffer(name, plain(name, value)).array
+    for part, item in arrays_in(name, value):
+        yield part, buffer(part, item).array

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import chosen, merged
+from ..rows import Rows
 
 
 class Knowledge(NamedTuple):
@@ -22,7 +23,7 @@ class Knowledge(NamedTuple):
     fenced: np.ndarray
 
 
-class Clocks:
+class Clocks(Rows):
     """What each of W warps of P programs in lockstep knows.
 
     agents  names of the launch's agents, which all blocks share -> columns; a warp's is its number
@@ -32,6 +33,8 @@ class Clocks:
     issued  agent's column -> (P or 1,) int32, the moment of its latest access, and the instruction
     issuers  threads that have begun bulk copies
     """
+
+    NAMES = ("known", "fenced")
 
     def __init__(self, agents: dict, W: int):
         self.agents, self.W = agents, W
@@ -50,8 +53,8 @@ class Clocks:
         """Make room for all agents, and for programs that differ."""
         more = self.W + len(self.agents) - self.known.shape[2]
         if more > 0:
-            self.known, self.fenced = (np.pad(x, ((0, 0), (0, 0), (0, more))) for x in (self.known, self.fenced))
-        self.known, self.fenced = (np.repeat(x, rows, 0) if rows > len(x) else x for x in (self.known, self.fenced))
+            self.each(lambda x: np.pad(x, ((0, 0), (0, 0), (0, more))))
+        super().fit(rows)
 
     def now(self) -> np.ndarray:
         """Each warp's own moment: (P or 1, W)."""
@@ -115,23 +118,16 @@ class Clocks:
         return None
 
     def take(self, rows: np.ndarray) -> "Clocks":
-        """Those of some of the programs."""
-        other = object.__new__(Clocks)
-        other.agents, other.W = self.agents, self.W
-        other.known, other.fenced = chosen(self.known, rows), chosen(self.fenced, rows)
+        other = super().take(rows)
         other.begun = {kind: chosen(x, rows) for kind, x in self.begun.items()}
         other.issued = {column: (chosen(moment, rows), i) for column, (moment, i) in self.issued.items()}
         other.issuers = set(self.issuers)
         return other
 
     def join(self, P: int, other: "Clocks", Q: int) -> None:
-        """Take in those of Q more programs, after one's own P."""
         for clocks in (self, other):
             clocks.fit()
-        self.known, self.fenced = (
-            merged(a, P, b, Q) for a, b in ((self.known, other.known), (self.fenced, other.fenced))
-        )
-        self.fit(max(len(self.known), len(self.fenced)))  # of one, all programs may be alike
+        super().join(P, other, Q)
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
         self.issuers |= other.issuers

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chosen, merged
 from ..errors import InvalidBarrier
+from ..rows import Rows
 from .clocks import Knowledge
 
 MOST = (1 << 20) - 1  # arrivals that an mbarrier may expect, and bytes
 MARK = np.uint64(0x6D62617272696572)
 
 
-class MBarriers:
+class MBarriers(Rows):
     """Those of programs in lockstep, each at a place of its own along the second axis.
 
     places   address in shared memory -> place, for all blocks of the launch
@@ -29,27 +29,21 @@ class MBarriers:
              agents) each
     """
 
-    STATE = ("live", "phase", "expected", "pending", "bytes")
+    NAMES = ("live", "phase", "expected", "pending", "bytes", "given", "ready")
 
     def __init__(self, places: dict[int, int], clocks: Any):
         self.places, self.clocks = places, clocks
         self.live = np.zeros((1, 0), bool)
         self.phase, self.expected, self.pending, self.bytes = (np.zeros((1, 0), np.int64) for _ in range(4))
         self.given, self.ready = (Knowledge(*(np.zeros((1, 0, 0), np.int32) for _ in range(2))) for _ in range(2))
-        self.waits: dict[
-            tuple[int, int], int
-        ] = {}  # (id of an instruction, warp) that found a phase incomplete -> address
+        self.waits: dict[tuple[int, int], int] = {}  # (id of a wait, its warp) that found a phase incomplete -> address
 
-    def fit(self, rows: int) -> None:
+    def fit(self, rows: int = 1) -> None:
         """Room for so many rows, for all places and all agents."""
         self.clocks.fit()
-        more, agents = len(self.places) - self.live.shape[1], self.clocks.known.shape[2]
-        repeated = lambda x: np.repeat(x, rows, 0) if len(x) < rows else x  # noqa: E731
-        for name in self.STATE:
-            setattr(self, name, repeated(np.pad(getattr(self, name), ((0, 0), (0, more)))))
-        for name in ("given", "ready"):
-            wide = (np.pad(x, ((0, 0), (0, more), (0, agents - x.shape[2]))) for x in getattr(self, name))
-            setattr(self, name, Knowledge(*map(repeated, wide)))
+        whole = len(self.places), self.clocks.known.shape[2]
+        self.each(lambda x: np.pad(x, ((0, 0), *((0, to - n) for n, to in zip(x.shape[1:], whole, strict=False)))))
+        super().fit(rows)
 
     def place(self, at: int, rows: int) -> int:
         """Where the mbarrier at an address stands."""
@@ -59,24 +53,14 @@ class MBarriers:
         return n
 
     def take(self, rows: np.ndarray, clocks: Any) -> "MBarriers":
-        """Those of some of the programs."""
-        other = MBarriers(self.places, clocks)
-        for name in self.STATE:
-            setattr(other, name, chosen(getattr(self, name), rows))
-        other.given, other.ready = (Knowledge(*(chosen(x, rows) for x in given)) for given in (self.given, self.ready))
-        other.waits = dict(self.waits)
+        other = super().take(rows)
+        other.clocks, other.waits = clocks, dict(self.waits)
         return other
 
     def join(self, P: int, other: "MBarriers", Q: int) -> None:
-        """Take in those of Q more programs, after one's own P."""
-        self.fit(1)
-        other.fit(1)
-        rows = lambda a, b: merged(a, P, b, Q)  # noqa: E731
-        for name in self.STATE:
-            setattr(self, name, rows(getattr(self, name), getattr(other, name)))
-        self.given = Knowledge(*map(rows, self.given, other.given))
-        self.ready = Knowledge(*map(rows, self.ready, other.ready))
-        self.fit(max(len(getattr(self, name)) for name in self.STATE))
+        self.fit()
+        other.fit()
+        super().join(P, other, Q)
         self.waits |= other.waits
 
     def init(self, n: int, rows: np.ndarray, count: np.ndarray) -> None:

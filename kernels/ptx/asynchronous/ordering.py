@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chosen, merged
+from ..rows import Rows
 from .clocks import Clocks
 
 NAMES = {
@@ -20,7 +20,7 @@ NAMES = {
 }
 
 
-class Ordering:
+class Ordering(Rows):
     """The last accesses to `cells` cells of programs in lockstep.
 
     writer, wrote  (1 or P, cells) int32, the agent of the last write, -1 if none, and its moment
@@ -38,31 +38,23 @@ class Ordering:
         """How many rows it takes to tell the programs apart."""
         return max(len(self.writer), len(self.clocks.known))
 
-    def fit(self, rows: int) -> None:
+    def fit(self, rows: int = 1) -> None:
         """Room for so many rows, and for all agents."""
         self.clocks.fit()
         more = self.clocks.known.shape[2] - self.read.shape[2]
         if more:
             self.read = np.pad(self.read, ((0, 0), (0, 0), (0, more)))
-        for name in self.NAMES:
-            if rows > len(known := getattr(self, name)):
-                setattr(self, name, np.repeat(known, rows, 0))
+        super().fit(rows)
 
     def take(self, rows: np.ndarray, clocks: Clocks) -> "Ordering":
-        """That of some of the programs."""
-        other = object.__new__(Ordering)
+        other = super().take(rows)
         other.clocks = clocks
-        for name in self.NAMES:
-            setattr(other, name, chosen(getattr(self, name), rows))
         return other
 
     def join(self, P: int, other: "Ordering", Q: int) -> None:
-        """Take in that of Q more programs, after one's own P."""
         for ordering in (self, other):
-            ordering.fit(1)
-        for name in self.NAMES:
-            setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
-        self.fit(max(len(getattr(self, name)) for name in self.NAMES))  # of one, all programs may be alike
+            ordering.fit()
+        super().join(P, other, Q)
 
     def told(self, table: np.ndarray, cells: Any, agent: np.ndarray | slice) -> np.ndarray:
         """What the warps of some accesses know, by a table of the clocks, of an agent each."""

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..decode import Decoder, Run
-from ..errors import Misaligned, OutOfBounds, Race, Uninitialised, UnknownOpcode, location
+from ..errors import Race, Uninitialised, UnknownOpcode, location
 from ..parse import Instruction
-from ..shared import Cells, unordered, warp_of
+from ..shared import VERBS, Cells, unordered, warp_of
 
 
 class Done(NamedTuple):
@@ -37,7 +37,7 @@ def read(
     moves it only moves them: the caller asks `written` which of them mean something
     """
     at = at.astype(np.int64)
-    check(block, at, size, on, who)
+    block.shared.check(at, size, on, block, who)
     if block.world.checks:
         shared, cells = block.shared, touched(block, at, size, on, who)
         good = shared.known("written")[cells.at] | moves
@@ -47,16 +47,15 @@ def read(
         ordered(block, "writer", cells, "read", size)
         shared.order.note("read", cells.at, *agents(block, cells, on, who, done))
     at = at if on is None else np.where(on, at, 0)
-    rows = np.arange(len(block.programs))[:, None] if len(at) > 1 else slice(None)
     words = block.shared.bytes.reshape(len(block.programs), -1, size)
-    return words[rows, at // size] if len(at) > 1 else words[:, at[0] // size]
+    return words[np.arange(len(words))[:, None], at // size]
 
 
 def write(block: Any, at: np.ndarray, data: np.ndarray, on: np.ndarray | None, who: np.ndarray, done: Done) -> None:
     """Write what an asynchronous instruction brings: data (P or 1, N, size) uint8; the rest as for `read`."""
     at, size, P = at.astype(np.int64), data.shape[2], len(block.programs)
-    check(block, at, size, on, who)
     shared = block.shared
+    shared.check(at, size, on, block, who)
     if block.world.checks:
         cells = touched(block, at, size, on, who)
         ordered(block, "writer", cells, "written", size)
@@ -93,20 +92,6 @@ def written(block: Any, at: np.ndarray, size: int) -> np.ndarray:
     return shared.written[rows, cells].all(-1)
 
 
-def check(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> None:
-    """Raise unless each address is a multiple of `size` inside of shared memory."""
-    limit = block.shared.size
-    bad = (at < 0) | (at + size > limit) | (at % size != 0)
-    bad = bad if on is None else bad & on
-    if bad.any():
-        row, n = np.argwhere(bad)[0].tolist()
-        where = int(np.broadcast_to(at, bad.shape)[row, n])
-        kind = Misaligned if 0 <= where <= limit - size else OutOfBounds
-        verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {limit} bytes"
-        what = f"{size} bytes at {where} of shared memory: the address {verb}"
-        raise block.error(kind, what, row, int(who[row if len(who) > 1 else 0]))
-
-
 def touched(block: Any, at: np.ndarray, size: int, on: np.ndarray | None, who: np.ndarray) -> Cells:
     """The cells of an asynchronous access, in the name of the thread that issues it."""
     shared, N = block.shared, at.shape[1]
@@ -128,8 +113,7 @@ def ordered(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
         return
     unfenced = bool(known[~good].all())  # but for the fence, all is ordered
     why = "no fence.proxy.async in between" if unfenced else "nothing to order the two"
-    past = {"writer": "wrote", "reader": "read"}[name]
-    what = f"{verb} here by the async proxy, that {who} {past} with {why}"
+    what = f"{verb} here by the async proxy, that {who} {VERBS[name]} with {why}"
     what += written_at(block, cells.at[~good][0]) if name == "writer" else ""  # which instruction read it is not noted
     block.shared.demand(good, Race, what, cells, size, block)
 
@@ -149,8 +133,8 @@ def lanes(block: Any, name: str, cells: Cells, verb: str, size: int) -> None:
     mine = block.tags[cells.row if len(block.tags) > 1 else 0, by]
     bad = unordered(tag, mine) & (warp_of(tag) == warp_of(mine))
     if bad.any():
-        past = {"writer": "wrote", "reader": "read"}[name]
-        what = f"{verb} here by the async proxy, that another lane of the same warp {past} with no barrier in between"
+        what = f"{verb} here by the async proxy, that another lane of the same warp {VERBS[name]} "
+        what += "with no barrier in between"
         block.shared.demand(~bad, Race, what, cells, size, block)
 
 

@@ -10,6 +10,7 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     plan                     what all lanes share, where they part, what outlives a stop
     flow, steering           a program -> the code of one warp, and how lanes part and meet in it
     frames, writer           what a stopped warp keeps; registers and operands
+    ir, values               LLVM IR as text
     programs                 from warp to warp and program to program
     table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others

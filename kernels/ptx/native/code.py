@@ -1,8 +1,9 @@
 """LLVM IR -> machine code of this CPU in this process, kept in the process and on the disk.
 
 What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. Our decode
-kernel, 917 instructions, takes 0.28 s to write and 0.23 s to compile. LLVM's second level of code generation gives code
-of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
+kernel, 917 instructions, takes 0.04 s to write and 0.09 s to compile, at level 1 0.25 s; its launch then takes as long,
+since the runtime is at level 1, a product of matrices a tenth longer, random numbers half as long again. LLVM's second
+level gives code of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
 """
 
 import hashlib
@@ -21,8 +22,10 @@ import numpy as np
 from ..progress import say
 from . import disk, numpy_loops
 
-LEVEL = 1
-PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
+LEVELS = {  # of LLVM's code generation, and the passes before it
+    0: ("add_sroa_pass", "add_simplify_cfg_pass"),
+    1: ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass"),
+}
 MOST = 256  # kernels in the process
 SOURCES = Path(__file__).parents[1]
 
@@ -42,19 +45,20 @@ class Code:
         return self.library[function]
 
 
-def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = ()) -> Code:
+def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...] = (), level: int = 0) -> Code:
     """The machine code of modules of LLVM IR that belong together.
 
     key    stands for the modules, but for what depends on the machine's own source; of any length
     write  gives their IR; called where the code is not at hand
     needs  code whose functions they call, beside each other's, libm's and NumPy's loops
+    level  of LEVELS
 
     Raises what `write` raises; RuntimeError for IR that LLVM does not take and for functions that are nowhere.
     """
-    digest = digest_of(key)
+    digest = digest_of(key, level)
     with _lock:
         if digest not in _known:
-            _known[digest] = linked(*(disk.read(digest) or made(digest, write())), needs)
+            _known[digest] = linked(*(disk.read(digest) or made(digest, write(), level)), needs)
             if len(_known) > MOST:
                 _known.popitem(last=False)
         _known.move_to_end(digest)
@@ -69,8 +73,8 @@ def at_hand(key: bytes) -> bool:
         return False
 
 
-def digest_of(key: bytes) -> str:
-    return hashlib.sha256(surroundings() + key).hexdigest()
+def digest_of(key: bytes, level: int = 0) -> str:
+    return hashlib.sha256(surroundings() + bytes([level]) + key).hexdigest()
 
 
 @cache
@@ -78,7 +82,7 @@ def surroundings() -> bytes:
     """A digest of all that machine code depends on beside what it is made from."""
     loops = [name for name, address in numpy_loops.symbols().items() if address]
     versions = llvmlite.__version__, np.__version__, llvm.llvm_version_info
-    known = *versions, llvm.get_process_triple(), *cpu(), LEVEL, PASSES, loops
+    known = *versions, llvm.get_process_triple(), *cpu(), LEVELS, loops
     digest = hashlib.sha256(repr(known).encode())
     for path in sorted(SOURCES.rglob("*.py")):
         text = path.read_bytes()
@@ -94,34 +98,35 @@ def cpu() -> tuple[str, str]:
 
 
 @cache
-def target() -> Any:
+def target(level: int) -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     name, features = cpu()
     known = llvm.Target.from_triple(llvm.get_process_triple())
-    return known.create_target_machine(cpu=name, features=features, opt=LEVEL, reloc="pic", codemodel="small")
+    return known.create_target_machine(cpu=name, features=features, opt=level, reloc="pic", codemodel="small")
 
 
 @cache
 def linker() -> Any:
-    return llvm.create_lljit_compiler(target(), use_jit_link=True)
+    return llvm.create_lljit_compiler(target(1), use_jit_link=True)
 
 
-def made(digest: str, texts: list[str]) -> tuple[bytes, list[str]]:
+def made(digest: str, texts: list[str], level: int = 0) -> tuple[bytes, list[str]]:
     """The object file of modules, which goes to the disk, and the names that it defines."""
     global compilations
     compilations += 1
-    machine, passes = target(), llvm.create_new_function_pass_manager()
-    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(LEVEL))
-    for name in PASSES:
+    machine, passes = target(level), llvm.create_new_function_pass_manager()
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(level))
+    for name in LEVELS[level]:
         getattr(passes, name)()
     module, *others = map(llvm.parse_assembly, texts)
     for other in others:
         module.link_in(other)
     module.verify()
-    inliner = llvm.create_new_module_pass_manager()
-    inliner.add_always_inliner_pass()
-    inliner.run(module, builder)
+    if level:
+        inliner = llvm.create_new_module_pass_manager()
+        inliner.add_always_inliner_pass()
+        inliner.run(module, builder)
     functions = [x for x in module.functions if not x.is_declaration]
     for function in functions:
         passes.run(function, builder)

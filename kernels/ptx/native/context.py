@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from llvmlite import ir
-
+from . import ir
 from .lanes import I64
 
 POINTER = ir.PointerType()

@@ -5,9 +5,8 @@ Not here, so that a kernel with one runs in NumPy form: 64-bit integers to f64 i
 
 from typing import Any
 
-from llvmlite import ir
-
 from ..opcode import BITS, Opcode
+from . import ir
 from .floats import number, parts, pattern
 from .formats import decode, encode, odd_sum, shift
 from .lanes import F32, F64, Lanes, shaped, spelled

@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from contextlib import suppress
@@ -15,13 +16,12 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from llvmlite import ir
 
 from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import code, context, counted, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import code, context, counted, ir, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
@@ -36,6 +36,7 @@ from .records import Records, given_back, taken
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 RUNTIME |= counted.RUNTIME
+LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 LOOK = 0.2  # seconds between two looks at a launch that runs
 
 
@@ -77,9 +78,16 @@ def key_of(text: str, warps: int) -> bytes:
     return hashlib.sha256(text.encode()).digest() + bytes([warps])
 
 
-def compiled(start: Start) -> Compiled:
-    """Raises Unlowered if the kernel has none."""
-    return code_of(key(start), Once(start.decoded), 32 * start.num_warps)
+_ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel
+
+
+def compiled(start: Start, best: bool = False) -> Compiled:
+    """A kernel's machine code: the best, or what is soonest made until it has run for long.
+
+    Raises Unlowered if it has none.
+    """
+    best = best or _ran[key(start)] > LASTING * len(start.decoded.steps)
+    return code_of(key(start), Once(start.decoded), 32 * start.num_warps, int(best))
 
 
 def refuses(start: Start, made: Compiled) -> str:
@@ -98,7 +106,7 @@ def refuses(start: Start, made: Compiled) -> str:
 
 
 @lru_cache(maxsize=256)
-def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
+def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
     made = plan(decoded.value, T, memory.is_event)
     if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
@@ -109,7 +117,7 @@ def code_of(key: bytes, decoded: Once, T: int) -> Compiled:
         writer.emit()
         return [str(module)]
 
-    machine_code = code.compiled(key, write, (runtime(),))
+    machine_code = code.compiled(key, write, (runtime(),), level)
     own = blocks(decoded.value, made.starts)
     return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
 
@@ -124,7 +132,7 @@ def runtime() -> Any:
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write)
+    return code.compiled(b"runtime", write, level=1)
 
 
 class Launch:
@@ -262,6 +270,7 @@ def run(
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
+        _ran[key(start)] += records.seconds
         counts = Counted(start, made, records)
         if right and start.max_steps and 2 * counts.issued.sum() > start.max_steps:
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps

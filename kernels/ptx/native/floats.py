@@ -6,13 +6,11 @@ Not here, so that a kernel with one runs in NumPy form: arithmetic of f64 in a d
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-
 from ..opcode import BITS, Opcode
-from . import numpy_loops
+from . import ir, numpy_loops
 from .formats import decode, encode, flush, odd_sum, round_up, shift, to_odd
 from .integers import RELATIONS
-from .lanes import F64, I16, Lanes, spelled
+from .lanes import F32, F64, I16, Lanes, element, shaped, spelled
 from .lower import Pure, Unlowered
 
 
@@ -24,8 +22,8 @@ def parts(L: Lanes, bits: Any, kind: str) -> Any:
 
 
 def number(op: Opcode, L: Lanes, bits: Any, kind: str) -> Any:
-    """A source's numbers, those of f32 flushed by .ftz."""
-    x = decode(L, parts(L, bits, kind), kind.removesuffix("x2"))
+    """A source's numbers, those of f32 flushed by .ftz; of NaNs any."""
+    x = bits.number or decode(L, parts(L, bits, kind), kind.removesuffix("x2"))
     return flush(L, x) if op.flushes and kind in ("f32", "f32x2") else x
 
 
@@ -44,7 +42,13 @@ def numeric(function: Callable) -> Pure:
     def write(op, L, values):
         kind = op.types[0]
         x = [number(op, L, v, op.types[-1]) for v in values[:-1]] + [number(op, L, values[-1], kind)]
-        bits = pattern(op, L, function(op, L, kind.removesuffix("x2"), *x), kind.removesuffix("x2"), op.mode)
+        found = function(op, L, kind.removesuffix("x2"), *x)
+        bits = L.b.later(
+            shaped(found, ir.IntType(BITS[kind.removesuffix("x2")])),
+            lambda: pattern(op, L, found, kind.removesuffix("x2"), op.mode),
+        )
+        if kind == "f32" and element(found.type) == F32 and not op.flushes:
+            bits.number = found
         return [L.b.bitcast(bits, values[0].type) if kind.endswith("x2") else bits]
 
     return write
@@ -148,6 +152,14 @@ def set_pair(op: Opcode, L: Lanes, values: list[Any]) -> list[Any]:
     return [L.b.bitcast(L.b.mul(p, L.const(p, 0x3C00)), values[0].type)]
 
 
+def moved(L: Lanes, move: Callable, *bits: Any) -> Any:
+    """What only moves the bits of numbers, whose numbers move, too, if they are known."""
+    found = L.b.later(bits[0].type, lambda: move(*bits))
+    if any(x.number for x in bits):
+        found.number = move(*(x.number or L.number(x) for x in bits))
+    return found
+
+
 LOWER: dict[str, Pure] = {
     **dict.fromkeys(("add", "sub", "mul", "fma"), numeric(arithmetic)),
     **dict.fromkeys(("abs", "neg"), sign),
@@ -158,6 +170,6 @@ LOWER: dict[str, Pure] = {
     "copysign": lambda op, L, values: [L.bits(L.intrinsic("copysign", *(L.number(v) for v in reversed(values))))],
     "setp": setp,
     "set": set_pair,
-    "selp": lambda op, L, values: [L.b.select(values[2], values[0], values[1])],
+    "selp": lambda op, L, values: [moved(L, lambda a, b: L.b.select(values[2], a, b), *values[:2])],
     "mov": lambda op, L, values: values,
 }

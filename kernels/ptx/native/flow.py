@@ -9,12 +9,11 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from llvmlite import ir
-
 from ..decode import Decoded, Step
 from ..isa import IDLE
 from ..syntax import Vector
 from . import context as ctx
+from . import ir
 from .frames import RESUME, RUNNING
 from .lanes import I1, I32, I64
 from .others import nothing
@@ -69,15 +68,15 @@ class Warp(Steering):
         self.b.store(self.b.trunc(self.head(RUNNING), I32), self.running_place)
         if self.apart:
             self.b.store(I32(0), self.fragments)
-        stops = sorted(self.plan.stops)
-        switch = self.b.switch(self.head(RESUME), self.enters[0])
+        stops, first = sorted(self.plan.stops), self.function.append_basic_block("first")
+        switch = self.b.switch(self.head(RESUME), first)
         for k, n in enumerate(stops):
             for turn in (0, 1) if n in self.plan.events else (0,):  # whether its turn at the event has come
-                block = self.function.append_basic_block(f"resume_{n}")
-                switch.add_case(I64(1 + 2 * k + turn), block)
-                self.b.position_at_end(block)
-                self.moved(n, False)
-                self.b.branch(self.bodies[n] if turn else self.enters[n])
+                switch.add_case(I64(1 + 2 * k + turn), self.bodies[n] if turn else self.enters[n])
+        self.b.position_at_end(first)
+        self.clear()
+        self.b.branch(self.enters[0])
+        self.settle()
 
     def enter(self, n: int) -> None:
         """Flowing into a block: meet other lanes, or stop before an event."""
@@ -98,7 +97,7 @@ class Warp(Steering):
             self.b.branch(self.bodies[n])
 
     def block(self, n: int, stop: int) -> None:
-        count = self.b.gep(self.pointer("blocks"), [I64(self.plan.starts.index(n))], source_etype=I64)
+        count = self.b.gep(self.fixed("blocks"), [I64(self.plan.starts.index(n))], source_etype=I64)
         self.b.store(self.b.add(self.b.load(count, typ=I64), I64(1)), count)
         for self.n in range(n, stop):
             self.step = self.decoded.steps[self.n]
@@ -124,7 +123,6 @@ class Warp(Steering):
         else:
             # what a load leaves out is no matter in a right kernel, and often computed with
             for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1 and i.opcode.startswith("ld.")):
-                self.variable(slot)
                 self.note_written(slot, self.running)
             anyway = any(i.opcode.startswith(name) for name in self.anyway)
             with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):

@@ -5,9 +5,8 @@ A number is `float`, or `double` for f64 and where a result is first made exact,
 
 from typing import Any
 
-from llvmlite import ir
-
 from ..floats import FORMATS, SMALL
+from . import ir
 from .lanes import F32, F64, I16, I32, Lanes, element
 from .lower import Unlowered
 

@@ -1,14 +1,16 @@
 """Frames: what a warp keeps while it is stopped, at a barrier or before an event.
 
-A frame is HEADER bytes, and then the registers that are live at some stop, each at a place of its own.
+A frame is HEADER bytes, and then the registers that are live at some stop, each at a place of its own, where code works
+on them: to stop and to go on they need not move.
 """
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from llvmlite import ir
-
 from . import context as ctx
-from .lanes import I1, I8, I32, I64, vector
+from . import ir
+from .lanes import I32, I64, element
 from .writer import Writer
 
 # Words at the head of a frame: where to go on, bar.warp.syncs passed, lanes that have not returned, how the warp
@@ -21,7 +23,6 @@ HEADER = 16 * 8  # bytes
 class Frames(Writer):
     """A Writer of code that stops and goes on."""
 
-    offsets: dict[int, int]
     running_place: Any
 
     @property
@@ -39,40 +40,32 @@ class Frames(Writer):
         self.b.store(value, self.b.gep(self.frame, [I64(word)], source_etype=I64))
 
     def layout(self) -> tuple[dict[int, int], int]:
-        """Where each register that outlives a stop lies in the frame, and the frame's bytes."""
+        """Where each register that outlives a stop lies in the frame, and the frame's bytes.
+
+        64 bytes before one that may be read before it is written it is kept in which lanes that is so.
+        """
+        live = reduce(or_, (self.plan.live[n] for n in self.plan.stops), 0)
         offsets, at = {}, HEADER
-        for slot in range(len(self.decoded.slots)):
-            if any(self.plan.live[n] >> slot & 1 for n in self.plan.stops) and self.kept(slot):
-                offsets[slot] = at
-                at += 320 if self.plan.varying >> slot & 1 else 16  # at most 256 bytes, and where it is written
-        return offsets, -(-at // 64) * 64
+        for slot in (x for x in range(len(self.decoded.slots)) if live >> x & 1 and self.kept(x)):
+            at += 64 if self.plan.doubtful >> slot & 1 else 0
+            kind = self.slot_type(slot)
+            offsets[slot], at = at, at + -(-element(kind).width * getattr(kind, "count", 1) // 512) * 64
+        return offsets, at
 
     def kept(self, slot: int) -> bool:
         fixed = slot in self.decoded.fixed or slot in self.decoded.given.values() or slot in self.decoded.undefined
         return not fixed
 
-    def moved(self, n: int, save: bool) -> None:
-        """Store the registers that live at a stop into the frame, or load them from it."""
-        for slot, offset in self.offsets.items():
-            if not self.plan.live[n] >> slot & 1:
-                continue
-            place, kind = self.variable(slot), self.slot_type(slot)
-            there = self.b.gep(self.frame, [I64(offset)], source_etype=I8)
-            flag = self.b.gep(there, [I64(8 if kind.__class__ is ir.IntType else 256)], source_etype=I8)
-            ballot = kind == vector(I1)
-            if save:
-                value = self.b.load(place, typ=kind)
-                self.b.store(self.L.ballot(value) if ballot else value, there, align=4)
-            else:
-                value = self.b.load(there, typ=I32 if ballot else kind, align=4)
-                self.b.store(self.L.mask(value) if ballot else value, place)
-            if slot in self.written:
-                one, other = (self.written[slot], flag) if save else (flag, self.written[slot])
-                self.b.store(self.b.load(one, typ=I32), other)
+    def clear(self) -> None:
+        """What a register of the frame holds before all its lanes are written: as on the stack."""
+        partly = reduce(or_, (s.writes for s in self.decoded.steps if s.instruction.guard), self.plan.doubtful)
+        for slot in (x for x in self.offsets if partly >> x & 1):
+            self.put(slot, ir.Constant(self.slot_type(slot), None))
+            if self.plan.doubtful >> slot & 1:
+                self.b.store(I32(0), self.lanes_written(slot))
 
     def stop(self, n: int, status: int, at: int) -> None:
         """Return; the warp goes on at instruction n."""
-        self.moved(n, True)
         self.set_head(RESUME, I64(1 + 2 * sorted(self.plan.stops).index(n) + (status == ctx.EVENT)))
         self.set_head(AT, I64(at))
         running = self.b.load(self.running_place, typ=I32)

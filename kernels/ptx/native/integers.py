@@ -4,9 +4,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from llvmlite import ir
-
 from ..opcode import Opcode
+from . import ir
 from .lanes import F64, I1, I16, Lanes, element, vector
 from .lower import Pure, Unlowered
 

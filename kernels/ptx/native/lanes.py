@@ -6,7 +6,7 @@ a predicate is `i1`. Code is written once for both: the operands of one operatio
 
 from typing import Any
 
-from llvmlite import ir
+from . import ir
 
 WARP = 32  # lanes
 I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -35,28 +35,8 @@ def spelled(kind: Any) -> str:
     return {F32: "f32", F64: "f64"}[kind] if kind in (F32, F64) else f"i{kind.width}"
 
 
-class Written(ir.Constant):
-    """A constant with its text, which may be shorter than llvmlite's."""
-
-    def __init__(self, kind: Any, text: str, constant: Any = None):
-        super().__init__(kind, constant)
-        self.text = text
-
-    def _get_reference(self) -> str:
-        return self.text
-
-
-def poison(kind: Any) -> Any:
-    return Written(kind, "poison")
-
-
-def repeated(one: Any, lanes: int) -> Any:
-    """A vector of one constant in all lanes."""
-    return Written(vector(one.type, lanes), f"splat ({one.type} {one.get_reference()})", [one] * lanes)
-
-
 class Lanes:
-    """A builder (`b`, llvmlite's IRBuilder) and what it lacks for vectors."""
+    """A builder (`b`, an ir.IRBuilder) and what it lacks for vectors."""
 
     def __init__(self, builder: ir.IRBuilder):
         self.b = builder
@@ -65,22 +45,21 @@ class Lanes:
         """A number in the type of a value, or in a type; integers wrap."""
         kind = getattr(like, "type", like)
         one = element(kind)
-        x = int(x) & ((1 << one.width) - 1) if isinstance(one, ir.IntType) else float(x)
-        number = ir.Constant(one, x)
-        return repeated(number, kind.count) if isinstance(kind, ir.VectorType) else number
+        number = one(int(x) & ((1 << one.width) - 1) if isinstance(one, ir.IntType) else float(x))
+        return ir.Constant(kind, [number] * kind.count) if isinstance(kind, ir.VectorType) else number
 
     def row(self, kind: Any, numbers: Any) -> ir.Constant:
         """A vector of constants, one for each lane."""
         numbers = list(numbers)
-        return ir.Constant(ir.VectorType(kind, len(numbers)), [ir.Constant(kind, x) for x in numbers])
+        return ir.Constant(ir.VectorType(kind, len(numbers)), [kind(int(x)) for x in numbers])
 
     def splat(self, value: Any, lanes: int = WARP) -> Any:
         """A vector whose lanes all hold `value`; a vector stays as it is."""
         if isinstance(value.type, ir.VectorType):
             return value
         if isinstance(value, ir.Constant):
-            return repeated(value, lanes)
-        nothing = poison(ir.VectorType(value.type, lanes))
+            return ir.Constant(ir.VectorType(value.type, lanes), [value] * lanes)
+        nothing = ir.Constant(ir.VectorType(value.type, lanes), "poison")
         one = self.b.insert_element(nothing, value, I32(0))
         return self.b.shuffle_vector(one, nothing, ir.Constant(ir.VectorType(I32, lanes), None))
 
@@ -95,7 +74,7 @@ class Lanes:
 
     def pick(self, value: Any, order: Any) -> Any:
         """A vector of the elements of a vector at the places `order`."""
-        return self.b.shuffle_vector(value, poison(value.type), self.row(I32, order))
+        return self.b.shuffle_vector(value, ir.Constant(value.type, "poison"), self.row(I32, order))
 
     def woven(self, parts: list) -> Any:
         """Vectors of one length -> one of all their elements, those of each lane side by side."""
@@ -105,10 +84,20 @@ class Lanes:
         n = even.type.count
         return self.b.shuffle_vector(even, odd, self.row(I32, [k // 2 + n * (k % 2) for k in range(2 * n)]))
 
-    def unwoven(self, words: Any, count: int) -> list:
-        """The inverse, of so many vectors."""
-        n = words.type.count
-        return [self.pick(words, range(k, n, count)) for k in range(count)] if count > 1 else [words]
+    def own(self, name: str, to: Any, write: Any, *values: Any) -> Any:
+        """Call a function of this module, defined when it is first called: what write(lanes, *values) returns.
+
+        Code is cheap to make where it is called, and quick where it is inlined: see code.py.
+        """
+        known = self.b.module.globals.get(name)
+        if known is None:
+            known = ir.Function(self.b.module, ir.FunctionType(to, [v.type for v in values]), name)
+            known.linkage = "internal"
+            known.attributes.add("alwaysinline")
+            L = Lanes(ir.IRBuilder(known.append_basic_block()))
+            result = write(L, *known.args)
+            L.b.ret(result) if result else L.b.ret_void()
+        return self.b.call(known, values)
 
     def at(self, pointer: Any, n: Any, kind: Any) -> Any:
         """The address of element n of an array of a type."""
@@ -116,9 +105,10 @@ class Lanes:
 
     def resize(self, value: Any, bits: int, signed: bool = False) -> Any:
         """An integer in another width."""
-        to, have = shaped(value, ir.IntType(bits)), element(value.type).width
+        have = element(value.type).width
         if bits == have:
             return value
+        to = shaped(value, ir.IntType(bits))
         return self.b.trunc(value, to) if bits < have else (self.b.sext if signed else self.b.zext)(value, to)
 
     def cast(self, name: str, value: Any, kind: Any) -> Any:
@@ -145,11 +135,7 @@ class Lanes:
 
     def call(self, name: str, to: Any, *values: Any) -> Any:
         """Call a function of this name, declared when it is first called."""
-        module = self.b.module
-        known = module.globals.get(name)
-        if known is None:
-            known = ir.Function(module, ir.FunctionType(to, [v.type for v in values]), name)
-        return self.b.call(known, values)
+        return self.b.named(name, to, *values)
 
     def any(self, holds: Any) -> Any:
         """i1: whether a predicate holds in any lane."""

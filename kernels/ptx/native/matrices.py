@@ -8,13 +8,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from llvmlite import ir
-
 from ..floats import FORMATS
 from ..forms import parts_of
 from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form
 from ..syntax import Instruction
-from . import shared
+from . import ir, shared
 from .context import POINTER
 from .formats import decode
 from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector

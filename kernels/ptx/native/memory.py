@@ -3,17 +3,15 @@
 import re
 from typing import Any
 
-from llvmlite import ir
-
 from .. import parameters
 from ..errors import UnknownOpcode
 from ..forms import Form, form, parts_of
 from ..opcode import BITS
 from ..syntax import Instruction
-from . import accesses, gathers
+from . import accesses, gathers, ir
 from .accesses import MIXED, THREAD
 from .context import POINTER
-from .lanes import I1, I32, I64, WARP, element, vector
+from .lanes import I1, I32, I64, WARP, element, spelled, vector
 from .lower import Unlowered
 from .order import ACQUIRE, RELEASE
 from .programs import loop
@@ -71,10 +69,45 @@ def side_by_side(w: Any, address: Any, size: int, on: Any) -> Any:
     """i1: whether all lanes are on, each at `size` bytes behind the one before."""
     if not isinstance(address.type, ir.VectorType):
         return I1(0)
-    first = w.L.splat(w.L.lane(address, 0))
-    steps = w.L.row(element(address.type), range(0, WARP * size, size))
-    near = w.b.icmp_unsigned("==", address, w.b.add(first, steps))
-    return w.b.and_(w.L.all(near), w.b.icmp_unsigned("==", on, EVERYBODY))
+
+    def write(L: Any, address: Any) -> Any:
+        steps = L.row(element(address.type), range(0, WARP * size, size))
+        return L.all(L.b.icmp_unsigned("==", address, L.b.add(L.splat(L.lane(address, 0)), steps)))
+
+    near = w.L.own(f"line.{size}.{spelled(address.type)}", I1, write, address)
+    return w.b.and_(near, w.b.icmp_unsigned("==", on, EVERYBODY))
+
+
+def split(w: Any, words: Any, kind: Any, count: int) -> list:
+    """Vectors of what lies in memory lane by lane, `count` elements to each."""
+
+    def write(L: Any, words: Any, room: Any) -> None:
+        all_ = L.b.load(words, typ=vector(kind, WARP * count), align=1)
+        for k in range(count):
+            L.b.store(L.pick(all_, range(k, WARP * count, count)), L.at(room, k, vector(kind)), align=8)
+
+    if count == 1:
+        return [w.b.load(words, typ=vector(kind), align=1)]
+    room = w.room(WARP * count * kind.width // 8)
+    w.L.own(f"split.{kind}.{count}", ir.VoidType(), write, words, room)
+    return [w.b.load(w.L.at(room, k, vector(kind)), typ=vector(kind), align=8) for k in range(count)]
+
+
+def join(w: Any, parts: list) -> Any:
+    """The inverse: where they lie then."""
+    kind, count = element(parts[0].type), len(parts)
+
+    def write(L: Any, room: Any, words: Any) -> None:
+        each = [L.b.load(L.at(room, k, vector(kind)), typ=vector(kind), align=8) for k in range(count)]
+        L.b.store(L.woven(each), words, align=64)
+
+    if count == 1:
+        return spilled(w, parts[0])
+    room, words = (w.room(WARP * count * kind.width // 8) for _ in range(2))
+    for k, part in enumerate(parts):
+        w.b.store(w.L.splat(part), w.L.at(room, k, vector(kind)), align=8)
+    w.L.own(f"join.{kind}.{count}", ir.VoidType(), write, room, words)
+    return words
 
 
 def load(w: Any, address: Any, size: int, on: Any) -> Any:
@@ -115,7 +148,7 @@ def load_global(w: Any, i: Instruction) -> None:
     if not isinstance(address.type, ir.VectorType):
         values = [w.b.load(w.L.at(room, n, kind), typ=kind, align=1) for n in range(f.count)]
     else:
-        values = w.L.unwoven(w.b.load(room, typ=vector(kind, WARP * f.count), align=1), f.count)
+        values = split(w, room, kind, f.count)
     for part, value in zip(parts_of(i.operands[0]), values, strict=True):
         w.write(part, f.kind, value)
 
@@ -127,8 +160,7 @@ def store_global(w: Any, i: Instruction) -> None:
     address = w.read(i.operands[0], "b64")
     parts = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     same = not any(isinstance(x.type, ir.VectorType) for x in (address, *parts))
-    words = w.room(WARP * f.size)
-    w.b.store(w.L.woven([w.L.splat(x) for x in parts]), words, align=64)
+    words = join(w, parts)
     off = w.b.and_(w.running, w.b.not_(w.on))
     if same:  # the lanes' copies agree; one is compared with other warps', where none of this warp stores
         one = w.b.and_(off, w.b.neg(off))

@@ -9,8 +9,8 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
+from . import ir
 from .lanes import F32, F64, I64, Lanes, spelled, vector
 
 LOOPS = {"ex2": np.exp2, "lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llvmlite import ir
-
 from . import context as ctx
+from . import ir
 from .context import POINTER
 from .frames import AT, DEEPEST, DEPTH, PATH, RESUME, RUNNING, STATE, WARP_EPOCH
 from .lanes import I1, I8, I32, I64
 
 READY = -1  # a warp that may run, as its STATE; else what it returned
-WARP_CODE = ir.FunctionType(I64, [POINTER, I32, POINTER])
 
 
 def function(module: ir.Module, name: str, to: Any, *kinds: Any) -> tuple[ir.IRBuilder, Any]:
@@ -27,7 +25,7 @@ def function(module: ir.Module, name: str, to: Any, *kinds: Any) -> tuple[ir.IRB
 def loop(b: ir.IRBuilder, count: Any, first: Any = None) -> Iterator[Any]:
     """for i in range(first, count); yields i."""
     zero = ir.Constant(count.type, 0) if first is None else first
-    before, head, body, after = b.block, *(b.append_basic_block(x) for x in ("head", "body", "after"))
+    before, head, body, after = b.block, b.inside("head"), b.inside("body"), b.behind("after")
     b.branch(head)
     b.position_at_end(head)
     i = b.phi(count.type)
@@ -129,7 +127,7 @@ def program_run(module: ir.Module) -> None:
     """(context) -> status: run the warps that are READY, past barriers at which all have met, as far as they come."""
     b, (context,) = function(module, "program_run", I64, POINTER)
     frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
-    warps, code = ctx.field(b, context, "warps"), b.load(ctx.place(b, context, "warp_code"), typ=WARP_CODE.as_pointer())
+    warps, code = ctx.field(b, context, "warps"), ctx.pointer(b, context, "warp_code")
     again = b.append_basic_block("again")
     met, at = b.alloca(I64, 4), b.alloca(I64)  # how many have ended, wait at a barrier, at an event; which barrier
     b.branch(again)
@@ -140,7 +138,7 @@ def program_run(module: ir.Module) -> None:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         state = word(b, frame, STATE)
         with b.if_then(b.icmp_signed("==", b.load(state, typ=I64), I64(READY))):
-            b.store(b.call(code, [context, b.trunc(i, I32), frame]), state)
+            b.store(b.call(code, [context, b.trunc(i, I32), frame], I64), state)
         now, here = b.load(state, typ=I64), b.load(word(b, frame, AT), typ=I64)
         give(b, b.icmp_signed(">", now, I64(ctx.PAUSED)), now)
         count = b.gep(met, [now], source_etype=I64)

@@ -18,9 +18,8 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-
 from . import context as ctx
+from . import ir
 from .lanes import I1, I8, I32, I64
 from .programs import declared, loop
 
@@ -60,8 +59,7 @@ class Routine:
 
     def set(self, name: str, value: Any) -> None:
         if name not in self.names:
-            with self.b.goto_entry_block():
-                self.names[name] = self.b.alloca(I64)
+            self.names[name] = self.b.alloca(I64)
         self.b.store(value, self.names[name])
 
     def body(self, statements: list) -> None:

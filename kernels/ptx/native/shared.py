@@ -4,13 +4,12 @@ import re
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
 from ..decode import width
 from ..forms import Form, parts_of
 from ..syntax import Instruction
 from ..tags import PROGRAM, SEVERAL, WARP
-from . import banks, memory, shared_cells
+from . import banks, ir, memory, shared_cells
 from .context import POINTER
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
@@ -97,7 +96,7 @@ def load_shared(w: Any, i: Instruction) -> None:
     kind, place = ir.IntType(width(f.kind)), w.room(32 * f.size)
     if isinstance(at.type, ir.VectorType):
         place = access(w, at, f.size, w.on, w.on, I1(0), place, False)
-        values = w.L.unwoven(w.b.load(place, typ=vector(kind, 32 * f.count), align=1), f.count)
+        values = memory.split(w, place, kind, f.count)
     else:
         on, several = single(w)
         access(w, at, f.size, on, w.on, several, place, False)
@@ -112,9 +111,7 @@ def store_shared(w: Any, i: Instruction) -> None:
     values = [w.read(x, f.kind) for x in parts_of(i.operands[1])]
     alike = not any(isinstance(v.type, ir.VectorType) for v in (at, *values))
     on, several = single(w) if alike else (w.on, I1(0))
-    place = w.room(32 * f.size)
-    w.b.store(w.L.woven([w.L.splat(v) for v in values]), place, align=1)
-    access(w, at, f.size, on, w.on, several, place, True)
+    access(w, at, f.size, on, w.on, several, memory.join(w, values), True)
 
 
 def atomic(w: Any, i: Instruction) -> None:

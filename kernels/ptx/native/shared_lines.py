@@ -1,8 +1,7 @@
 """Lanes that access shared memory side by side: which do, and what is known of their cells, eight at a time."""
 
-from llvmlite import ir
-
 from ..tags import PROGRAM
+from . import ir
 from .context import POINTER
 from .lanes import I1, I8, I32, I64, Lanes, vector
 from .programs import function, loop

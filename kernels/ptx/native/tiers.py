@@ -15,7 +15,7 @@ from . import code, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.4e-3  # seconds to write and compile an instruction of our decode kernel; more with tl.dot
+PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
@@ -35,7 +35,7 @@ class Tier:
     """
 
     def __init__(self, start: Start, at_once: bool):
-        self.start, self.key = start, engine.key(start)
+        self.start, self.key, self.at_once = start, engine.key(start), at_once
         self.code: Any = None
         self.why = _refused.get(self.key, "")
         steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
@@ -52,7 +52,7 @@ class Tier:
         if self.given_up or time.perf_counter() < self.at:
             return False
         try:
-            self.code = self.code or engine.compiled(self.start)
+            self.code = self.code or engine.compiled(self.start, self.at_once)
         except Unlowered as error:
             _refused[self.key] = self.give_up(f"no machine code for {error}")
         else:

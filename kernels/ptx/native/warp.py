@@ -6,10 +6,10 @@ A warp whose lanes are not those that a member mask names, or one of whose lanes
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-
 from ..forms import parts_of
 from ..syntax import Instruction
+from . import ir
+from .floats import moved
 from .integers import constant_bits
 from .lanes import I1, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
@@ -99,7 +99,8 @@ def permuted(L: Lanes, value: Any, place: Any) -> Any:
     if not isinstance(place.type, ir.VectorType):
         return L.b.extract_element(value, place)
     if isinstance(place, ir.Constant):
-        return L.b.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), place)
+        shuffle = lambda x: L.b.shuffle_vector(x, ir.Constant(x.type, "undef"), place)  # noqa: E731
+        return moved(L, shuffle, value)
     return L.call("warp_permuted", value.type, value, place)
 
 

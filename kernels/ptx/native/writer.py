@@ -5,13 +5,12 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from llvmlite import ir
-
 from ..decode import ALONE, CLUSTER, Decoded
 from ..errors import ParseError
 from ..opcode import BITS
 from ..syntax import Address, Immediate, Register, Symbol, Vector
 from . import context as ctx
+from . import ir
 from .lanes import I1, I8, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
 from .plan import Plan
@@ -32,6 +31,8 @@ class Writer:
     """
     running  i32, the lanes that have come to the instruction; `on` those of them that execute it, guard included
     masking  where results take effect: <32 x i1>, i1, or None for everywhere; `guarding`, as far as the guard says
+    recent   by slot, its value at the end of a trunk of blocks. One that is read elsewhere has a place: in the frame if
+             it outlives a stop, by `offsets`, else on the stack, `slots`. What is stored there is written at the end
     waiting  slots, as bits, that lanes which wait at another instruction may still read. They lie in memory: of values
              that meet wherever lanes do LLVM makes very many, and takes long
     """
@@ -50,15 +51,19 @@ class Writer:
         self.suspect = function.append_basic_block("suspect")
         self.b = ir.IRBuilder(self.entry)
         self.L = Lanes(self.b)
-        self.constant = module.add_metadata([])
         self.names = {slot: name for name, slot in decoded.slots.items()}
+        self.offsets: dict[int, int] = {}
         self.slots: dict[int, Any] = {}
-        self.written: dict[int, Any] = {}  # of slots that may be read before: the lanes in which they are written
+        self.stores: list[tuple[int, Any, ir.Gap]] = []
+        self.kinds: dict[int, Any] = {}
+        self.addresses: dict[str, Any] = {}
+        self.written: dict[int, Any] = {}
+        self.read_again: set[int] = set()  # slots that are read outside of the trunk that they are written in
         self.rooms: dict[int, list[Any]] = {}  # by their bytes; `taken`, how many of them this instruction has
         self.taken: Counter[int] = Counter()
         self.masking: Any = None
         self.guarding: Any = None
-        self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a block of LLVM's
+        self.recent: dict[int, tuple[Any, Any]] = {}  # by slot, its value at the end of a trunk of blocks
         self.waiting = reduce(or_, (plan.live[n] for n in plan.starts if n in plan.groups), 0) & plan.varying
         self.stack = 256 * self.waiting.bit_count()  # bytes
         if self.waiting:
@@ -87,17 +92,14 @@ class Writer:
             self.stack += size
             if self.stack > STACK:
                 raise Unlowered(f"more than {STACK >> 10} KB of stack memory")
-            with self.b.goto_block(self.entry):
-                place: Any = self.b.alloca(I8, size)
-            place.align, place.type = 64, POINTER
-            rooms.append(place)
+            rooms.append(self.b.alloca(I8, size, align=64))
         return rooms[n]
 
     def bail(self, condition: Any) -> None:
         """Return SUSPECT if it holds."""
         if isinstance(condition, ir.Constant) and not condition.constant:
             return
-        on = self.function.append_basic_block("on")
+        on = self.b.behind("on")
         self.b.cbranch(condition, self.suspect, on)
         self.b.position_at_end(on)
 
@@ -137,39 +139,51 @@ class Writer:
         self.store(self.decoded.slots[operand.name], value)
 
     def slot_type(self, slot: int) -> Any:
-        name = self.names[slot]
-        one = kind_of("pred" if name == "carry" else self.decoded.registers_of[name])
-        return vector(one) if self.plan.varying >> slot & 1 else one
+        if slot not in self.kinds:
+            name = self.names[slot]
+            one = kind_of("pred" if name == "carry" else self.decoded.registers_of[name])
+            self.kinds[slot] = vector(one) if self.plan.varying >> slot & 1 else one
+        return self.kinds[slot]
 
-    def variable(self, slot: int) -> Any:
+    def place(self, slot: int) -> Any:
+        """Where a slot's value lies outside of the trunk that it is written in; there are zeros first."""
+        if slot in self.offsets:
+            return self.b.gep(self.frame, [I64(self.offsets[slot])], source_etype=I8)
         if slot not in self.slots:
-            kind = self.slot_type(slot)
             with self.b.goto_block(self.entry):
                 if self.waiting >> slot & 1:
                     n = (self.waiting & (1 << slot) - 1).bit_count()
                     self.slots[slot] = self.b.gep(self.memory, [I64(n)], source_etype=vector(I64))
-                    self.slots[slot].type = POINTER
                 else:
-                    self.slots[slot] = self.b.alloca(kind)
-                self.b.store(ir.Constant(kind, None), self.slots[slot])
-                if self.plan.doubtful >> slot & 1:
-                    self.written[slot] = self.b.alloca(I32)
-                    self.b.store(I32(0), self.written[slot])
+                    self.slots[slot] = self.b.alloca(self.slot_type(slot))
+                self.b.store(ir.Constant(self.slot_type(slot), None), self.slots[slot])
         return self.slots[slot]
 
+    def settle(self) -> None:
+        """Write the stores of values that are read."""
+        for slot, value, gap in self.stores:
+            if slot in self.read_again:
+                self.b.fill(gap, lambda slot=slot, value=value: self.put(slot, value))
+
+    def put(self, slot: int, value: Any) -> None:
+        self.b.store(self.L.ballot(value) if value.type == vector(I1) else value, self.place(slot), align=1)
+
     def load(self, slot: int, sure: bool = False) -> Any:
-        place = self.variable(slot)
-        if slot in self.written and not sure:
-            lacking = self.b.and_(self.on, self.b.not_(self.b.load(self.written[slot], typ=I32)))
+        kind = self.slot_type(slot)
+        if self.plan.doubtful >> slot & 1 and not sure:
+            lacking = self.b.and_(self.on, self.b.not_(self.b.load(self.lanes_written(slot), typ=I32)))
             self.bail(self.b.icmp_unsigned("!=", lacking, I32(0)))
-        block, value = self.recent.get(slot, (None, None))
-        if block is not self.b.block:
-            value = self.b.load(place, typ=self.slot_type(slot))
-            self.recent[slot] = self.b.block, value
+        trunk, value = self.recent.get(slot, (None, None))
+        if trunk is None or not self.b.block.trunk.within(trunk):
+            self.read_again.add(slot)
+            mask = kind == vector(I1)
+            value = self.b.load(self.place(slot), typ=I32 if mask else kind, align=1)
+            value = self.L.mask(value) if mask else value
+            self.recent[slot] = self.b.block.trunk, value
         return value
 
     def store(self, slot: int, value: Any) -> None:
-        place, kind = self.variable(slot), self.slot_type(slot)
+        kind = self.slot_type(slot)
         if isinstance(kind, ir.VectorType):
             value = self.L.splat(value)
         elif isinstance(value.type, ir.VectorType):
@@ -177,23 +191,42 @@ class Writer:
         where = self.masking if self.waiting >> slot & 1 else self.guarding
         if where is not None and (isinstance(kind, ir.VectorType) or where.type == I1):
             value = self.b.select(where, value, self.load(slot, True))
-        self.b.store(value, place)
-        self.recent[slot] = self.b.block, value
+        self.stores.append((slot, value, self.b.gap()))
+        self.recent[slot] = self.b.block.trunk, value
         self.note_written(slot, self.on)
 
+    def lanes_written(self, slot: int) -> Any:
+        """Where it is kept in which lanes a slot is written that may be read before."""
+        if slot in self.offsets:
+            return self.b.gep(self.frame, [I64(self.offsets[slot] - 64)], source_etype=I8)
+        if slot not in self.written:
+            with self.b.goto_block(self.entry):
+                self.written[slot] = self.b.alloca(I32)
+                self.b.store(I32(0), self.written[slot])
+        return self.written[slot]
+
     def note_written(self, slot: int, lanes: Any) -> None:
-        if slot in self.written:
-            place = self.written[slot]
+        if self.plan.doubtful >> slot & 1:
+            place = self.lanes_written(slot)
             self.b.store(self.b.or_(self.b.load(place, typ=I32), lanes), place)
 
     def given(self, slot: int, bits: int) -> Any:
         """What the launch fills in: a parameter, an address, bits that nothing defines."""
         if slot in self.decoded.fixed:
             return ir.IntType(bits)(int(self.decoded.fixed[slot].flat[0]) & (1 << bits) - 1)
-        place = self.b.gep(self.pointer("given"), [I64(slot)], source_etype=I64)
-        value = self.b.load(place, typ=I64)
-        value.set_metadata("invariant.load", self.constant)
+        trunk, value = self.recent.get(slot, (None, None))
+        if trunk is None or not self.b.block.trunk.within(trunk):
+            place = self.b.gep(self.fixed("given"), [I64(slot)], source_etype=I64)
+            value = self.b.load(place, typ=I64, invariant=True)
+            self.recent[slot] = self.b.block.trunk, value
         return self.L.resize(value, bits)
+
+    def fixed(self, name: str) -> Any:
+        """A field that is an address and stays, loaded once."""
+        if name not in self.addresses:
+            with self.b.goto_block(self.entry):
+                self.addresses[name] = self.pointer(name)
+        return self.addresses[name]
 
     def special(self, name: str) -> Any:
         kind, _, axis = name.partition(".")

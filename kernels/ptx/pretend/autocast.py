@@ -13,7 +13,7 @@ from torch import overrides
 from torch.overrides import TorchFunctionMode
 
 from . import replaced
-from .places import pretending, said
+from .places import said
 
 LOWER = (
     "matmul", "__matmul__", "__rmatmul__", "addbmm", "addmm", "addmv", "addr", "baddbmm", "bmm", "chain_matmul",
@@ -80,15 +80,12 @@ def casting() -> Iterator[None]:
                     overrides._push_mode(mode)
 
 
-def entering(usual: Any, _: None) -> Any:
-    def __enter__(self):
-        left = usual(self)
-        if pretending() and self.device == "cuda":
-            self._kvproof_casting = Casting()
-            self._kvproof_casting.__enter__()
-        return left
-
-    return __enter__
+def enter(usual: Any, self: Any) -> Any:
+    left = usual(self)
+    if self.device == "cuda":
+        self._kvproof_casting = Casting()
+        self._kvproof_casting.__enter__()
+    return left
 
 
 def leaving(usual: Any, _: None) -> Any:
@@ -102,5 +99,5 @@ def leaving(usual: Any, _: None) -> Any:
 
 
 def put_all() -> None:
-    replaced.put(torch.amp.autocast_mode.autocast, "__enter__", entering, None)
+    replaced.put(torch.amp.autocast_mode.autocast, "__enter__", replaced.around, enter)
     replaced.put(torch.amp.autocast_mode.autocast, "__exit__", leaving, None)

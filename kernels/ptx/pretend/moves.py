@@ -11,7 +11,7 @@ import torch
 
 from ..arrays import true_device
 from . import replaced
-from .places import GPU, HOST, PINNED, UNSAID, faking, is_gpu, key, note, place, pretending, said
+from .places import GPU, HOST, PINNED, UNSAID, faking, is_gpu, key, note, place, said
 
 # In place of "cuda". This object, and no other of the kind: a TorchFunctionMode is handed what stands here for a method
 # of a tensor, and calls it a second time.
@@ -19,38 +19,25 @@ CPU = torch.device("cpu")
 
 
 def put_all() -> None:
+    method = functools.partial(
+        replaced.around, where=lambda self, *_: (true_device(self).type == "cpu" or wraps(self)) and not faking()
+    )
     for name in ("to", "cuda", "cpu", "pin_memory", "is_pinned", "type", "get_device", "record_stream"):
         replaced.put(torch.Tensor, name, method, globals()[f"tensor_{name}"])
-    replaced.put(torch.Tensor, "_make_wrapper_subclass", wrapping, None)
+    static = lambda usual, ours: staticmethod(replaced.around(usual, ours))  # noqa: E731
+    replaced.put(torch.Tensor, "_make_wrapper_subclass", static, wrapper)
 
 
 def is_cuda(x: torch.Tensor) -> bool:
     return said(x).type == "cuda"
 
 
-def wrapping(usual: Callable[..., Any], _: None) -> Any:
+def wrapper(usual: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
     """Tensor._make_wrapper_subclass: what says that it is on the CPU, since what it holds is, does so on."""
-
-    @functools.wraps(usual)
-    def made(*args, **kwargs):
-        out, device = usual(*args, **kwargs), kwargs.get("device")
-        if pretending() and device is not None and torch.device(device).type == "cpu" and not faking():
-            note(out, HOST)
-        return out
-
-    return staticmethod(made)
-
-
-def method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that is `ours`, called with its usual form first, on tensors of the CPU in threads that pretend."""
-
-    @functools.wraps(usual)
-    def either(self, *args, **kwargs):
-        if pretending() and (true_device(self).type == "cpu" or wraps(self)) and not faking():
-            return ours(usual, self, *args, **kwargs)
-        return usual(self, *args, **kwargs)
-
-    return either
+    out, device = usual(*args, **kwargs), kwargs.get("device")
+    if device is not None and torch.device(device).type == "cpu" and not faking():
+        note(out, HOST)
+    return out
 
 
 def moved(source: torch.Tensor | None, out: torch.Tensor, device: Any) -> torch.Tensor:

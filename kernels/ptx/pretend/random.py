@@ -4,7 +4,6 @@ What draws on the GPU draws from torch.cuda's generator, and what draws on the h
 the two other numbers, as it does with a GPU.
 """
 
-import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from torch.utils import checkpoint
 
 from . import replaced
-from .places import is_gpu, pretence, pretending
+from .places import is_gpu, pretence
 
 _CPU_GENERATOR: Any = torch.Generator
 _OTHER = 0x9E3779B97F4A7C15  # so that a seed does not draw for k on the GPU what it drew for q on the host
@@ -132,15 +131,14 @@ class Initialized:
         return getattr(torch.cuda, name)
 
 
-def module(usual: Any, ours: Initialized) -> Any:
-    @functools.wraps(usual)
-    def get_device_module(device="cuda"):
-        return ours if pretending() and device == "cuda" else usual(device)
+INITIALIZED = Initialized()
 
-    return get_device_module
+
+def device_module(usual: Any, device: str = "cuda") -> Any:
+    return INITIALIZED if device == "cuda" else usual(device)
 
 
 def put_all() -> None:
-    replaced.put(checkpoint, "_get_device_module", module, Initialized())
+    replaced.put(checkpoint, "_get_device_module", replaced.around, device_module)
     replaced.put(torch, "Generator", replaced.kind, Generator)
     replaced.put(torch.cuda, "default_generators", lambda usual, _: Generators(usual), None)

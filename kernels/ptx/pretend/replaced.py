@@ -1,17 +1,14 @@
 """Names of other people's modules, replaced while a pretence is open, and only for the threads that have one."""
 
 import functools
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
+from ..compile import _compiling
+from ..patches import ABSENT, Patches
 from .places import pretending
 
-ABSENT: Any = object()
-_changing = threading.Lock()
-_open = 0  # pretences, in all threads
-_usual: list[tuple[Any, str, Any]] = []  # owner, name, and what stood there itself, not inherited
+patches = Patches(_compiling)  # while a thread compiles, another driver stands where Triton's is
 
 
 def function(usual: Any, ours: Callable[..., Any]) -> Any:
@@ -24,6 +21,16 @@ def function(usual: Any, ours: Callable[..., Any]) -> Any:
         if usual is ABSENT:
             raise AttributeError(ours.__name__)
         return usual(*args, **kwargs)
+
+    return either
+
+
+def around(usual: Any, ours: Callable[..., Any], where: Callable[..., bool] = lambda *args: True) -> Callable[..., Any]:
+    """A function that is `ours`, called with its usual form first, for arguments `where` in threads that pretend."""
+
+    @functools.wraps(usual)
+    def either(*args, **kwargs):
+        return ours(usual, *args, **kwargs) if pretending() and where(*args) else usual(*args, **kwargs)
 
     return either
 
@@ -54,36 +61,4 @@ def attribute(usual: Any, ours: Callable[[Any], Any]) -> Any:
 
 def put(owner: Any, name: str, make: Callable[..., Any], ours: Any) -> None:
     """Replace owner.name by make(what it was, ours), until the last pretence closes."""
-    own = vars(owner).get(name, ABSENT)
-    _usual.append((owner, name, own))
-    setattr(owner, name, make(getattr(owner, name, ABSENT), ours))
-
-
-@contextmanager
-def replacing(everything: Callable[[], None]) -> Iterator[None]:
-    """The first to come calls `everything`, which puts; the last to go restores all that was put."""
-    global _open
-    with _changing:
-        if _open == 0:
-            try:
-                everything()
-            except BaseException:
-                restore()
-                raise
-        _open += 1
-    try:
-        yield
-    finally:
-        with _changing:
-            _open -= 1
-            if _open == 0:
-                restore()
-
-
-def restore() -> None:
-    while _usual:
-        owner, name, own = _usual.pop()
-        if own is ABSENT:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
+    patches.put(owner, name, make(getattr(owner, name, ABSENT), ours))

@@ -12,7 +12,7 @@ from . import autocast, cuda, inductor, moves, random, storages, tensors, triton
 from .dispatch import Dispatch
 from .places import Pretence, _pretence, pretence, pretending
 from .properties import properties
-from .replaced import replacing
+from .replaced import patches
 from .streams import Stream
 
 
@@ -24,7 +24,7 @@ def pretend(sm: int) -> Iterator[None]:
     """
     nested = pretending()
     forget()
-    with replacing(everything), triton_driver.active(), made(sm) as inner:
+    with patches.open(everything), made(sm) as inner:
         token = _pretence.set(inner)
         try:
             if nested:

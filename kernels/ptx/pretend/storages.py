@@ -11,25 +11,16 @@ from typing import Any
 import torch
 
 from . import replaced
-from .places import GPU, HOST, PINNED, faking, is_gpu, note_storage, place_of, pretending
+from .places import GPU, HOST, PINNED, faking, is_gpu, note_storage, place_of
 
 
 def put_all() -> None:
+    method = functools.partial(replaced.around, where=lambda self, *_: self.device.type == "cpu" and not faking())
     for name in ("to", "cuda", "clone"):
-        replaced.put(torch.UntypedStorage, name, storage_method, globals()[f"storage_{name}"])
-    replaced.put(torch.serialization, "location_tag", tagging, None)
-    replaced.put(torch.serialization, "_get_restore_location", restoring, None)
-    replaced.put(torch.multiprocessing.reductions, "rebuild_tensor", received, None)
-
-
-def storage_method(usual: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(usual)
-    def either(self, *args, **kwargs):
-        if pretending() and self.device.type == "cpu" and not faking():
-            return ours(usual, self, *args, **kwargs)
-        return usual(self, *args, **kwargs)
-
-    return either
+        replaced.put(torch.UntypedStorage, name, method, globals()[f"storage_{name}"])
+    replaced.put(torch.serialization, "location_tag", replaced.around, location_tag)
+    replaced.put(torch.serialization, "_get_restore_location", replaced.around, restore_location)
+    replaced.put(torch.multiprocessing.reductions, "rebuild_tensor", replaced.around, rebuild_tensor)
 
 
 def storage_to(usual: Any, self: Any, *, device: Any, non_blocking: bool = False) -> Any:
@@ -57,43 +48,26 @@ def copied(storage: Any, where: str) -> Any:
     return new
 
 
-def tagging(usual: Callable[..., str], _: None) -> Callable[..., str]:
+def location_tag(usual: Callable[..., str], storage: Any) -> str:
     """The device that torch.save writes."""
-
-    @functools.wraps(usual)
-    def location_tag(storage):
-        found = usual(storage)
-        if pretending() and found == "cpu" and place_of(untyped(storage)._cdata) not in (HOST, PINNED):
-            return "cuda:0"
-        return found
-
-    return location_tag
+    found = usual(storage)
+    return "cuda:0" if found == "cpu" and place_of(untyped(storage)._cdata) not in (HOST, PINNED) else found
 
 
-def restoring(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
+def restore_location(usual: Callable[..., Any], map_location: Any) -> Callable[..., Any]:
     """What torch.load does with each storage: read to the host, and from there to where map_location says."""
+    inner = usual(map_location)
 
-    @functools.wraps(usual)
-    def get(map_location):
-        inner = usual(map_location)
-
-        def restore(storage, location):
-            if pretending() and (memory := untyped(storage)).device.type == "cpu" and not faking():
-                note_storage(memory, HOST)
-            return inner(storage, location)
-
-        return restore
-
-    return get
-
-
-def received(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
-    """A tensor in shared memory that another process sent, as a DataLoader's workers do: the host's."""
-
-    @functools.wraps(usual)
-    def rebuild_tensor(cls, storage, metadata):
-        if pretending() and (memory := untyped(storage)).device.type == "cpu":
+    def restore(storage, location):
+        if (memory := untyped(storage)).device.type == "cpu" and not faking():
             note_storage(memory, HOST)
-        return usual(cls, storage, metadata)
+        return inner(storage, location)
 
-    return rebuild_tensor
+    return restore
+
+
+def rebuild_tensor(usual: Callable[..., Any], cls: Any, storage: Any, metadata: Any) -> Any:
+    """A tensor in shared memory that another process sent, as a DataLoader's workers do: the host's."""
+    if (memory := untyped(storage)).device.type == "cpu":
+        note_storage(memory, HOST)
+    return usual(cls, storage, metadata)

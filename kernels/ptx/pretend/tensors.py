@@ -27,18 +27,14 @@ FFT = ("fftfreq", "rfftfreq")
 
 
 def put_all() -> None:
-    replaced.put(torch, "compile", compiling, None)
+    replaced.put(torch, "compile", replaced.around, compile)
     eager()
-    for name in MAKERS:
-        replaced.put(torch, name, making, True)
-    for name in FFT:
-        replaced.put(torch.fft, name, making, True)
-    for name in LIKE:
-        replaced.put(torch, name, making, False)
-    for name in METHODS:
-        replaced.put(torch.Tensor, name, making, False)
+    for owner, names, new in ((torch, MAKERS, True), (torch.fft, FFT, True), (torch, LIKE, False),
+                              (torch.Tensor, METHODS, False)):  # fmt: skip
+        for name in names:
+            replaced.put(owner, name, replaced.around, functools.partial(made, new))
     for name in ("as_tensor", "asarray", "from_numpy", "frombuffer"):
-        replaced.put(torch, name, taking, None)
+        replaced.put(torch, name, replaced.around, taken)
     for name, ours in (("device", said), ("is_cuda", is_cuda), ("is_cpu", is_cpu)):
         replaced.put(torch.Tensor, name, replaced.attribute, ours)
     replaced.put(FakeTensorMode, "avoid_device_init", replaced.attribute, lambda mode: True)  # which has no driver
@@ -53,32 +49,25 @@ def eager() -> None:
         replaced.put(dynamo, "_stance", lambda usual, _: dynamo.DynamoStance("force_eager"), None)
 
 
-def compiling(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
+def compile(usual: Callable[..., Any], model: Any = None, **settings: Any) -> Any:
     """torch.compile: what it makes runs as it is written where a thread pretends, and compiled elsewhere."""
+    if isinstance(model, torch.nn.Module):
+        compiled = usual(model, **settings)
+        eager()
+        return compiled
+    if model is None:
+        return lambda model: torch.compile(model, **settings)
+    made: list[Any] = []
 
-    @functools.wraps(usual)
-    def compile(model=None, **settings):
-        if not pretending():
-            return usual(model, **settings)
-        if isinstance(model, torch.nn.Module):
-            compiled = usual(model, **settings)
-            eager()
-            return compiled
-        if model is None:
-            return lambda model: torch.compile(model, **settings)
-        made: list[Any] = []
+    @functools.wraps(model)
+    def either(*args, **kwargs):
+        if pretending():
+            return model(*args, **kwargs)
+        if not made:
+            made.append(usual(model, **settings))
+        return made[0](*args, **kwargs)
 
-        @functools.wraps(model)
-        def either(*args, **kwargs):
-            if pretending():
-                return model(*args, **kwargs)
-            if not made:
-                made.append(usual(model, **settings))
-            return made[0](*args, **kwargs)
-
-        return either
-
-    return compile
+    return either
 
 
 def is_cpu(x: torch.Tensor) -> bool:
@@ -99,61 +88,45 @@ def default_device() -> torch.device | None:
     return found[-1] if found else None
 
 
-def making(usual: Callable[..., Any], new: bool) -> Callable[..., Any]:
-    """A function that makes a tensor: from nothing if `new`, else its device may be another tensor's."""
-
-    name = usual.__name__
-
-    @functools.wraps(usual)
-    def made(*args, **kwargs):
-        if not pretending():
-            return usual(*args, **kwargs)
-        if kwargs.get("device") is CPU or faking():
-            return usual(*args, **kwargs)
-        device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", None)
-        if device is None and new:
-            device = default_device()
-        if device is None:
-            where = UNSAID if new else None
-        elif is_gpu(device):
-            kwargs["device"], where = CPU, GPU
-        else:
-            where = HOST
-        if pinned:
-            where = PINNED
-        now = pretence()
-        before, now.making = now.making, where or ""
-        try:
-            out = usual(*args, **kwargs)
-        finally:
-            now.making = before
-        source = args[0] if args else kwargs.get("data")
-        if device is None and name == "tensor" and isinstance(source, torch.Tensor):
-            where = None
-        if where is None:
-            where = place(source) if isinstance(source, torch.Tensor) else GPU
-        return note(out, where) if isinstance(out, torch.Tensor) else out
-
-    return made
-
-
-def taking(usual: Callable[..., Any], _: None) -> Callable[..., Any]:
-    """torch.as_tensor and its like: a new tensor, or the one that came, moved."""
-
-    @functools.wraps(usual)
-    def taken(*args, **kwargs):
-        if not pretending():
-            return usual(*args, **kwargs)
-        if kwargs.get("device") is CPU or faking():
-            return usual(*args, **kwargs)
-        device = kwargs.pop("device", None)
-        device = default_device() if device is None else device
-        source = args[0] if args else kwargs.get("data", kwargs.get("obj"))
-        if usual.__name__ in ("as_tensor", "asarray"):
-            kwargs["device"] = CPU
+def made(new: bool, usual: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What a function makes, a tensor: from nothing if `new`, else its device may be another tensor's."""
+    if kwargs.get("device") is CPU or faking():
+        return usual(*args, **kwargs)
+    device, pinned = kwargs.get("device"), kwargs.pop("pin_memory", None)
+    if device is None and new:
+        device = default_device()
+    if device is None:
+        where = UNSAID if new else None
+    elif is_gpu(device):
+        kwargs["device"], where = CPU, GPU
+    else:
+        where = HOST
+    if pinned:
+        where = PINNED
+    now = pretence()
+    before, now.making = now.making, where or ""
+    try:
         out = usual(*args, **kwargs)
-        if isinstance(source, torch.Tensor):
-            return moved(source, out, device)
-        return moved(None, note(out, UNSAID), device)
+    finally:
+        now.making = before
+    source = args[0] if args else kwargs.get("data")
+    if device is None and usual.__name__ == "tensor" and isinstance(source, torch.Tensor):
+        where = None
+    if where is None:
+        where = place(source) if isinstance(source, torch.Tensor) else GPU
+    return note(out, where) if isinstance(out, torch.Tensor) else out
 
-    return taken
+
+def taken(usual: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    """torch.as_tensor and its like: a new tensor, or the one that came, moved."""
+    if kwargs.get("device") is CPU or faking():
+        return usual(*args, **kwargs)
+    device = kwargs.pop("device", None)
+    device = default_device() if device is None else device
+    source = args[0] if args else kwargs.get("data", kwargs.get("obj"))
+    if usual.__name__ in ("as_tensor", "asarray"):
+        kwargs["device"] = CPU
+    out = usual(*args, **kwargs)
+    if isinstance(source, torch.Tensor):
+        return moved(source, out, device)
+    return moved(None, note(out, UNSAID), device)

@@ -1,8 +1,6 @@
 """triton.runtime.driver.active for a thread that pretends, triton.testing's clocks, and Triton's cuBLAS."""
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,15 +8,10 @@ import triton.testing
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from ..compile import _compiling
 from ..errors import Refused
 from . import replaced
 from .places import is_gpu, pretence, pretending
 from .streams import untimed
-
-_open = 0
-_before: Any = None  # what driver._active was
-_changing = threading.Lock()
 
 
 class Utils:
@@ -79,27 +72,6 @@ ANSWERS: dict[str, Callable[..., Any]] = {
 }
 
 
-@contextmanager
-def active() -> Iterator[None]:
-    """Inside, Triton's driver is a Driver; the last to leave puts back what was."""
-    _count(+1)
-    try:
-        yield
-    finally:
-        _count(-1)
-
-
-def _count(opened: int) -> None:
-    global _open, _before
-    with _compiling, _changing:  # while a thread compiles, another driver stands there
-        if _open == 0:
-            _before = driver._active
-            driver.set_active(Driver(_before))  # pyright: ignore[reportArgumentType]
-        _open += opened
-        if _open == 0:
-            driver._active, _before = _before, None
-
-
 class CublasLt:
     """Triton's handle of cuBLAS, which its tutorials make as they are imported: refused once it is used."""
 
@@ -116,6 +88,7 @@ class CublasLt:
 def put_all() -> None:
     from triton._C import libtriton
 
+    replaced.put(driver, "_active", lambda usual, _: Driver(usual), None)
     if hasattr(libtriton, "nvidia"):  # absent where Triton was built for other GPUs alone
         replaced.put(libtriton.nvidia.cublas, "CublasLt", replaced.kind, CublasLt)
 

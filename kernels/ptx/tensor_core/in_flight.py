@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 from ..arrays import first_of
 from ..decode import Step
 from ..errors import Race
+from ..forms import parts_of
 from ..parse import Register, Vector
+from ..paths import follows
 
 MMA, FENCE, COMMIT, WAIT = (f"wgmma.{x}" for x in ("mma_async", "fence", "commit_group", "wait_group"))
 LOAD, LOADED = "tcgen05.ld", "tcgen05.wait::ld"
@@ -48,8 +50,7 @@ def merged(a: State | None, b: State) -> State:
 
 def names(operand: Any) -> list[str]:
     """The registers of an operand."""
-    parts = operand.parts if isinstance(operand, Vector) else (operand,)
-    return [x.name for x in parts if isinstance(x, Register)]
+    return [x.name for x in parts_of(operand) if isinstance(x, Register)]
 
 
 def copied(step: Step) -> tuple[list[str], list[str]] | None:
@@ -190,27 +191,15 @@ class Flow:
         """Go round until no state changes; the faults, by instruction."""
         states: dict[int, State] = {0: State({}, {ENTRY: ENTRY})}
         todo = [0]
-        starts = {0} | {s.target for s in self.steps if s.control == "branch"}
-        starts |= {n + 1 for n, s in enumerate(self.steps) if s.control}
         while todo:
             n = todo.pop()
-            state, at = states[n], n
-            while at < len(self.steps) and (at == n or at not in starts):
-                state = self.after(at, state)
-                at += 1
-            for to in self.next(at - 1, at):
+            state = self.after(n, states[n])
+            for to in follows(self.steps, n):
                 new = merged(states.get(to), state)
                 if to < len(self.steps) and new != states.get(to):
                     states[to] = new
                     todo.append(to)
         return self.faults
-
-    def next(self, last: int, end: int) -> list[int]:
-        """Where control goes after the last instruction of a stretch."""
-        step = self.steps[last]
-        ways = [step.target] if step.control == "branch" else []
-        stops = step.control in ("branch", "leave", "trap") and step.guard is None
-        return ways if stops else [*ways, end]
 
 
 def guarded(steps: list[Step], slots: dict[str, int]) -> list[Step]:

@@ -5,9 +5,6 @@ import numpy as np
 from ..floats import decode
 from ..matrix_forms import INTEGERS
 
-HALVES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
-E2M1 = np.concatenate([HALVES, -HALVES])
-
 
 def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
     """Elements as float64; of tf32 the lower 13 bits are ignored. Those of 8 bits as float32: sums of 32 are exact."""
@@ -20,7 +17,7 @@ def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
 def of_four_bits(bytes: np.ndarray) -> np.ndarray:
     """e2m1, two to a byte of (..., n), the first in its lower half: (..., 2 n)."""
     pairs = np.stack([bytes & np.uint8(15), bytes >> np.uint8(4)], axis=-1)
-    return E2M1[pairs].reshape(*bytes.shape[:-1], -1)
+    return decode(pairs, "e2m1").astype(np.float64).reshape(*bytes.shape[:-1], -1)
 
 
 def of_six_bits(bytes: np.ndarray, kind: str) -> np.ndarray:

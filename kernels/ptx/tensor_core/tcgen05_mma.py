@@ -211,17 +211,16 @@ def multiply(d: Decoder, i: Instruction) -> Run:
             else shared_operand(block, issue, value(R[A]), "A", f)
         )
         product = left @ shared_operand(block, issue, value(R[b]), "B", f).swapaxes(1, 2)
-        product = -product if f.negative else product
-        on = value(~R[keep] if negated else R[keep])
-        p = place(block, issue, value(to(R)), f.M, f.N)
-        touch(block, issue, p, writes=True, reads=bool(on.any()))
-        write(block, issue, p, f, product, on)
+        write(block, issue, value(to(R)), f, product, value(~R[keep] if negated else R[keep]))
 
     return run
 
 
-def write(block: Any, issue: Issue, p: Place, f: Form, product: np.ndarray, on: np.ndarray) -> None:
-    """Put D in its place: product (P or 1, M, N), on (P or 1,) whether D is added."""
+def write(block: Any, issue: Issue, at: np.ndarray, f: Form, product: np.ndarray, on: np.ndarray) -> None:
+    """Put D at addresses (P or 1,): product (P or 1, M, N), on (P or 1,) whether D is added."""
+    p = place(block, issue, at, f.M, f.N)
+    touch(block, issue, p, writes=True, reads=bool(on.any()))
+    product = -product if f.negative else product
     words = p.of(memory_of(block).words)
     c = words.reshape(len(words), f.M, f.N) if on.any() else None
     c = c if c is None or on.all() else np.where(on[:, None, None], c, np.uint32(0))

@@ -140,18 +140,14 @@ def load(d: Decoder, i: Instruction) -> Run:
         P, _, width = memory.words.shape
         index = np.clip(s.index(m, width), 0, 128 * width - 1 - m.packed)
         words = memory.words.reshape(P, -1)
-        got = gathered(words, index)
+        got = np.take_along_axis(words, index, 1)
         if m.packed:
-            got = got & np.uint32(0xFFFF) | gathered(words, index + 1) << np.uint32(16)
+            got = got & np.uint32(0xFFFF) | np.take_along_axis(words, index + 1, 1) << np.uint32(16)
         got = got.reshape(P, -1, T)
         for r, put in enumerate(puts):
             put(block.R, got[:, r], active)
 
     return run
-
-
-def gathered(words: np.ndarray, index: np.ndarray) -> np.ndarray:
-    return words.take(index[0], axis=1) if len(index) == 1 else np.take_along_axis(words, index, 1)
 
 
 def store(d: Decoder, i: Instruction) -> Run:
@@ -179,9 +175,6 @@ def store(d: Decoder, i: Instruction) -> Run:
 
 
 def scatter(words: np.ndarray, index: np.ndarray, values: np.ndarray, on: Any) -> None:
-    if on is None and len(index) == 1:
-        words[:, index[0]] = values
-        return
     index = np.broadcast_to(index, values.shape)
     row = np.broadcast_to(np.arange(len(words))[:, None], values.shape)
     on = slice(None) if on is None else on

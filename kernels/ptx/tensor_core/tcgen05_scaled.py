@@ -79,10 +79,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
             s = scales_of(block, issue, value(at(R)), rows, first, f.K // size, type_of_scales)
             sides.append(shared_operand(block, issue, value(R[slot]), name, f) * np.repeat(s, size, axis=2))
         product = sides[0] @ sides[1].swapaxes(1, 2)
-        on = value(~R[keep] if negated else R[keep])
-        p = place(block, issue, value(to(R)), f.M, f.N)
-        touch(block, issue, p, writes=True, reads=bool(on.any()))
-        write(block, issue, p, f, -product if f.negative else product, on)
+        write(block, issue, value(to(R)), f, product, value(~R[keep] if negated else R[keep]))
 
     return run
 

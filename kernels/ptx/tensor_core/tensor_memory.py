@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import chosen, merged
 from ..asynchronous.ordering import Ordering
 from ..errors import Deadlock, OutOfBounds, Race, Undefined, Uninitialised
+from ..rows import Rows
+from ..shared import Cells
 
 LANES, COLUMNS, SHARE, UNIT = 128, 512, 16, 32  # SHARE lanes are known together; UNIT columns are the least allocation
 CELLS = LANES // SHARE * COLUMNS
@@ -19,7 +20,7 @@ ENDS = {"tcgen05": "its commit's mbarrier was waited for", "tcgen05.st": "a tcge
         "tcgen05.ld": "a tcgen05.wait::ld"}  # fmt: skip
 
 
-class TensorMemory:
+class TensorMemory(Rows):
     """That of P programs in lockstep.
 
     words     (P, 128, columns) uint32; columns grow as they are allocated
@@ -30,34 +31,29 @@ class TensorMemory:
     blank     uint32, what stands where nothing is written; see uninitialised.py
     """
 
-    STATE = ("taken", "closed", "written")
+    NAMES = ("taken", "closed", "written")
 
     def __init__(self, P: int, clocks: Any, checks: bool, filler: int | None = None):
         self.words = np.zeros((P, LANES, 0), np.uint32)
         self.taken, self.closed = np.zeros((1, COLUMNS // UNIT), bool), np.zeros(1, bool)
         self.written = np.zeros((1, CELLS), bool)
         self.copied: set[int] = set()
-        self.order = Ordering(clocks, CELLS) if checks else None
+        self.order: Any = Ordering(clocks, CELLS) if checks else None
         self.blank = np.uint32(0xFFC0DEAD if filler is None else filler * 0x01010101)
 
     def take(self, rows: np.ndarray, clocks: Any) -> "TensorMemory":
-        """That of some of the programs."""
-        other = object.__new__(TensorMemory)
-        other.words, other.blank, other.copied = self.words[rows], self.blank, {*self.copied}
-        for name in self.STATE:
-            setattr(other, name, chosen(getattr(self, name), rows))
+        other = super().take(rows)
+        other.words, other.copied = self.words[rows], {*self.copied}
         other.order = None if self.order is None else self.order.take(rows, clocks)
         return other
 
     def join(self, P: int, other: "TensorMemory", Q: int) -> None:
-        """Take in that of Q more programs, after one's own P."""
+        super().join(P, other, Q)
         for memory, more in ((self, other), (other, self)):
             memory.grow(more.words.shape[2])
         self.words = np.concatenate([self.words, other.words])
         self.copied |= other.copied
-        for name in self.STATE:
-            setattr(self, name, merged(getattr(self, name), P, getattr(other, name), Q))
-        if self.order is not None and other.order is not None:
+        if self.order is not None:
             self.order.join(P, other.order, Q)
 
     def grow(self, columns: int) -> None:
@@ -142,15 +138,12 @@ class TensorMemory:
         if reads and not (known := self.written.reshape(-1)[at]).all():
             # A loop that Triton pipelines loads, without a turn of it too, what its products would write.
             self.doubt(block, known, at, warp) if kind == "tcgen05.ld" else self.unwritten(block, known, at, warp)
-        agents = self.order.writer.reshape(-1)[at]
-        known = clocks.known[row if len(clocks.known) > 1 else 0, warp]
-        late = (agents >= 0) & (known[np.arange(len(at)), agents] < self.order.wrote.reshape(-1)[at])
-        late &= (agents != mine) | (kind != "tcgen05")
+        agents, access = self.order.writer.reshape(-1)[at], Cells(at, at, row, 1, 32 * warp)
+        late = self.order.unknown_write(access, False) & ((agents != mine) | (kind != "tcgen05"))
         verb = "written" if writes else "read"
         self.orderly(block, late, agents, verb, "writes", at, warp)
         if writes:
-            last = self.order.read.reshape(-1, self.order.read.shape[2])[at]
-            early = last > known
+            early = self.order.unknown_reads(access, False)
             if kind == "tcgen05":
                 early[np.arange(len(at)), mine] = False
             self.orderly(block, early.any(1), early.argmax(1), verb, "reads", at, warp)

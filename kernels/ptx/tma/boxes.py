@@ -57,13 +57,9 @@ def boxes(
     offsets  of im2col
     """
     static = maps.view(np.uint8).reshape(len(maps), -1)[:, STATIC]
-    if len(maps) == 1 or (static == static[np.argmax(request.rows)]).all():
-        first = 0 if len(maps) == 1 else int(np.argmax(request.rows))
-        yield box(request, maps, maps[first], request.rows, f, start, offsets)
-        return
-    for data in np.unique(static[request.rows], axis=0):
+    for data in np.unique(static[request.rows] if len(maps) > 1 else static, axis=0):
         rows = request.rows & (static == data).all(1)
-        yield box(request, maps, maps[int(np.argmax(rows))], rows, f, start, offsets)
+        yield box(request, maps, maps[int(np.argmax(rows)) % len(maps)], rows, f, start, offsets)
 
 
 def box(request: Request, maps: np.ndarray, one: np.void, rows: np.ndarray, f: Form, start: list, offsets: list) -> Box:

@@ -33,6 +33,7 @@ def copy(d: Decoder, i: Instruction) -> Run:
     function = reduction(f.operation, f.kind) if f.operation else None
     if f.operation and function is None:
         raise UnknownOpcode(i.opcode, f"{f.operation} of {f.kind}", i)
+    step = BITS[f.kind] // 8 if function else PIECE
 
     def run(block, active):
         block.instruction = i
@@ -43,10 +44,8 @@ def copy(d: Decoder, i: Instruction) -> Run:
             for part, size in sizes(request, given):
                 if f.loads:
                     load(part, given, size)
-                elif function is None:
-                    store(part, given, size)
                 else:
-                    reduce(part, given, size, BITS[f.kind] // 8, function)
+                    store(part, given, size, step, function)
 
     return run
 
@@ -100,24 +99,18 @@ def load(request: Request, given: Operands, size: int) -> None:
     block.mbarriers.complete_tx(block, bar, size, request.counted)
 
 
-def store(request: Request, given: Operands, size: int) -> None:
-    at = pieces(request, given.shared, size)
-    data = proxy.read(request.block, at, PIECE, request.some, request.who, proxy.Done("bulk"))
-    address = pieces(request, given.other, size).view(np.uint64)
-    on = np.broadcast_to(request.on, (len(request.rows), address.shape[1]))
-    site = request.site(lambda row, n: f"piece {n} of a bulk copy")
-    global_side.store(request, np.broadcast_to(address, on.shape), data, PIECE, on, site)
-
-
-def reduce(request: Request, given: Operands, size: int, step: int, function: Callable) -> None:
-    """One element after the other, of `step` bytes."""
+def store(request: Request, given: Operands, size: int, step: int, function: Callable | None) -> None:
+    """Bytes go out as they are, or into a reduction, one element of `step` bytes after the other."""
     at = pieces(request, given.shared, size)
     data = proxy.read(request.block, at, PIECE, request.some, request.who, proxy.Done("bulk"))
     address = pieces(request, given.other, size, step).view(np.uint64)
     on = np.broadcast_to(request.on, (len(request.rows), address.shape[1]))
-    site = request.site(lambda row, n: f"element {n} of a bulk reduction")
-    words = data.reshape(len(data), -1, step)
-    global_side.atomic(request, np.broadcast_to(address, on.shape), words, step, function, on, site)
+    address = np.broadcast_to(address, on.shape)
+    site = request.site(lambda row, n: f"element {n} of a bulk reduction" if function else f"piece {n} of a bulk copy")
+    if function is None:
+        global_side.store(request, address, data, PIECE, on, site)
+    else:
+        global_side.atomic(request, address, data.reshape(len(data), -1, step), step, function, on, site)
 
 
 FAMILIES = {"cp.async.bulk": copy, "cp.reduce.async": copy}

@@ -20,6 +20,7 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import batch
 from kvproof.gpt2.engine import Engine
 
+from ... import _child
 from ..._engine import ENGINE
 from ..jobs._lines import line
 from ._limits import small_files
@@ -87,7 +88,7 @@ def test_a_run_cut_off_at_any_byte_goes_on_to_the_same_bytes(tmp_path, capsys, m
 
 def kill_at(command: list[str], out: Path, size: int) -> int:
     """Start the program and kill it once its output has grown to so many bytes; its exit code."""
-    with subprocess.Popen([*PROGRAM, *command], stderr=subprocess.DEVNULL) as run:
+    with _child.Popen([*PROGRAM, *command], stderr=subprocess.DEVNULL) as run:
         while run.poll() is None and (not out.exists() or out.stat().st_size < size):
             time.sleep(0.001)
         run.send_signal(signal.SIGKILL)
@@ -211,7 +212,7 @@ def test_a_second_run_on_the_same_output_is_refused(tmp_path, capsys, monkeypatc
 
     def with_a_second(engine):
         if not seconds:
-            run = subprocess.run([*PROGRAM, *command], capture_output=True, text=True)
+            run = _child.run([*PROGRAM, *command], capture_output=True, text=True)
             seconds.append((run.returncode, run.stderr))
         return step(engine)
 

@@ -29,6 +29,7 @@ from kvproof.gpt2.perplexity import sliding_nll
 from kvproof.kernels.cpu import CompilerFailed, Variant
 from kvproof.reference.synthetic import SIZES
 
+from ... import _child
 from ..._gpt2_models import golden_model
 from ..._reference_models import goldens
 from .._folders import merges_text, speaker
@@ -256,7 +257,7 @@ def test_characters_that_span_tokens_stream_whole_and_before_the_run_ends(tmp_pa
     words = ["generate", "--model", str(model), "--prompt", "A", "--max-tokens", str(tokens)]
     read, write = os.pipe()
     fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # the text is longer, so the run cannot end before it is read
-    with subprocess.Popen([*PROGRAM, *words], stdout=write, stderr=subprocess.PIPE) as run:
+    with _child.Popen([*PROGRAM, *words], stdout=write, stderr=subprocess.PIPE) as run:
         os.close(write)
         got, pieces = b"", 0
         while piece := os.read(read, 4096):
@@ -403,7 +404,7 @@ def test_json_is_utf_8_whatever_the_prompt_s_bytes_and_the_locale(encoding):
     prompts = [b"a\xff", b"\xed\xa0\x80", b"\xc3", b"\xf0\x9f\x98", "é".encode()]
     words = [word for prompt in prompts for word in (b"--prompt", prompt)]
     env = os.environ | {"PYTHONIOENCODING": encoding}
-    run = subprocess.run([*PROGRAM, "generate", *words, "--max-tokens", "1", "--json"], capture_output=True, env=env)
+    run = _child.run([*PROGRAM, "generate", *words, "--max-tokens", "1", "--json"], capture_output=True, env=env)
     assert run.returncode == 0, run.stderr
     records = map(json.loads, run.stdout.decode("utf-8").splitlines())
     assert [os.fsencode(record["prompt"]) for record in records] == prompts, "nothing is lost"

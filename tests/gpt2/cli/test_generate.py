@@ -21,6 +21,7 @@ from kvproof.gpt2.cli import output_file
 from kvproof.gpt2.engine import Engine
 from kvproof.gpt2.jobs import journal
 
+from ... import _child
 from ..._engine import ENGINE
 from ._limits import small_files
 
@@ -178,7 +179,7 @@ def test_a_run_killed_three_times_equals_an_undisturbed_one(tmp_path, capsys, co
     killed = []
     for part in (1, 2, 3):
         program = [sys.executable, "-m", "kvproof.gpt2", *command, "--output", str(out)]
-        with subprocess.Popen(program, stderr=subprocess.DEVNULL) as run:
+        with _child.Popen(program, stderr=subprocess.DEVNULL) as run:
             while not out.exists() or out.read_bytes().count(b"\n") < part * count // 5:
                 assert run.poll() is None, "it ended before it could be killed"
                 time.sleep(0.002)

@@ -9,6 +9,8 @@ import pytest
 
 from kvproof.gpt2.__main__ import main
 
+from ... import _child
+
 PROGRAM = [sys.executable, "-m", "kvproof.gpt2"]
 
 
@@ -23,14 +25,14 @@ def test_the_module_runs_as_a_program_and_survives_a_closed_pipe():
 def test_a_full_disk_below_standard_output_is_one_line_and_exit_code_1():
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # fails at exit, not before
     with open("/dev/full", "w") as full:
-        run = subprocess.run([*PROGRAM, "tokenize", "x"], stdout=full, stderr=subprocess.PIPE, text=True, env=env)
+        run = _child.run([*PROGRAM, "tokenize", "x"], stdout=full, stderr=subprocess.PIPE, text=True, env=env)
     assert run.returncode == 1
     assert run.stderr == "kvproof: No space left on device\n"
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130():
     words = ["generate", "--prompt", "ROMEO:", "--max-tokens", "1000", "--no-kv-cache"]
-    with subprocess.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+    with _child.Popen([*PROGRAM, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout
         assert run.stdout.read(6) == b"ROMEO:"  # so it is generating
         run.send_signal(signal.SIGINT)
@@ -46,7 +48,7 @@ def interrupted(program: str, *words: str) -> subprocess.CompletedProcess:
         "def ctrl_c(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(1000): pass  # until it arrives\n"
         "from kvproof.gpt2.__main__ import main\n"
     )
-    return subprocess.run([sys.executable, "-c", begin + program, *words], capture_output=True, text=True)
+    return _child.run([sys.executable, "-c", begin + program, *words], capture_output=True, text=True)
 
 
 def test_ctrl_c_while_a_command_is_imported_is_exit_code_130_and_silent():

@@ -1,7 +1,6 @@
 """One run at a time writes a file of results; its lock leaves nothing behind."""
 
 import fcntl
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from kvproof.gpt2.__main__ import main
 from kvproof.gpt2.cli import generate as cli_generate
 from kvproof.gpt2.cli.lock import OutputBusy, locked
 
+from ... import _child
 from .test_generate import WORDS, job, printed
 
 
@@ -22,7 +22,7 @@ def test_a_second_run_on_the_same_output_stops_at_once_and_harms_nothing(tmp_pat
     def with_a_second_run_inside(*args, **options):
         if options["first_row"] == 0:  # before anything is written
             program = [sys.executable, "-m", "kvproof.gpt2", *command]
-            run = subprocess.run(program, capture_output=True, text=True)
+            run = _child.run(program, capture_output=True, text=True)
             seconds.append((run.returncode, run.stdout, run.stderr))
         elif options["first_row"] == 2:  # and after; to the lock, another opening of the file is another run
             seconds.append((main(command), *capsys.readouterr()))

@@ -6,7 +6,6 @@ A process without the interpreter and with an empty Triton cache compiles them.
 import json
 import os
 import re
-import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -24,6 +23,8 @@ from kvproof.kernels.aot.readings import counted
 from kvproof.kernels.aot.table import TABLE, Row, changes, read_table, table
 from kvproof.kernels.aot.variants import VARIANTS, kind, launches_of
 from kvproof.kernels.attention import op
+
+from ... import _child
 
 MEASURE = """
 import json, sys, torch
@@ -47,7 +48,7 @@ def measured(cache, variants, targets, processes):
     path = Path(cache) / "program.py"  # a file, which the processes that it starts can import again
     path.write_text(MEASURE)
     command = [sys.executable, str(path), json.dumps([variants, targets, processes])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = _child.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows, float64 = json.loads(done.stdout)
     return [Row(**row) for row in rows], float64
@@ -211,7 +212,7 @@ def test_the_interpreter_has_nothing_to_compile():
         "except ValueError as error: print(type(error).__name__, error)"
     )
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    done = _child.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Refused TRITON_INTERPRET is set, so nothing is compiled; unset it")
 
 

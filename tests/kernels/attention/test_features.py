@@ -9,7 +9,6 @@ import itertools
 import json
 import mmap
 import os
-import subprocess
 import sys
 from dataclasses import dataclass, fields
 from typing import Any
@@ -124,7 +123,7 @@ def interpreted(numbers) -> None:
     """Check cases by number under Triton's interpreter, both engines, and raise what any of them raises."""
     old = "ignore:Conversion of an array with ndim > 0:DeprecationWarning"  # what Triton 3.6's interpreter does
     code = [sys.executable, "-W", "error", "-W", old, *_child.words(__file__), *map(str, numbers)]
-    child = subprocess.run(code, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"})
+    child = _child.run(code, capture_output=True, text=True, env=os.environ | {"TRITON_INTERPRET": "1"})
     assert child.returncode == 0, child.stderr
     assert json.loads(child.stdout) == list(numbers)
 

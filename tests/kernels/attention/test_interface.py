@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,8 @@ from kvproof.kernels.attention import Workspace, decode_attention, make_workspac
 from kvproof.kernels.attention.arguments import Inputs, Options, Result
 from kvproof.kernels.attention.launch import launches
 from kvproof.kernels.attention.op import GROUPS
+
+from ... import _child
 
 
 def drawn(device="cpu", dtype=torch.float32, B=2, H=2, T=140, D=16):
@@ -253,7 +254,7 @@ def test_an_empty_batch_or_cache_needs_no_launch(device):
 def python(code):
     """Run `code` in a process of its own, where Triton compiles."""
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    return _child.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_importing_the_kernels_sets_nothing_and_cpu_tensors_are_refused_with_four_ways_out():

@@ -1,13 +1,13 @@
 """The engine compiled for another CPU has the same bits: its source says what is computed, whatever the vectors."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from kvproof.kernels.cpu import host
 
+from ... import _child
 from ..._engine import ENGINE
 
 RUN = """
@@ -54,7 +54,7 @@ def test_vectors_of_half_the_width_give_the_same_bits(dtype, weights, kv_dtype, 
     for cpu, caches in (("this", {}), ("haswell", {"KVPROOF_CACHE_DIR": str(tmp_path)})):
         environment = {**os.environ, **caches}
         command = [sys.executable, "-c", RUN, cpu, dtype, weights, kv_dtype]
-        run = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        run = _child.run(command, capture_output=True, text=True, env=environment, check=False)
         assert run.returncode == 0, run.stderr
         found.append(run.stdout)
     assert found[0] == found[1]

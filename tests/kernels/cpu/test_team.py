@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -127,7 +126,7 @@ def interrupted():
 @pytest.mark.parametrize("program", ["fork", "interrupted"])
 def test_a_program_that_forks_or_is_interrupted_goes_on(program):
     words = [sys.executable, "-W", "ignore", *_child.words(__file__), program]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=LIMIT)
+    done = _child.run(words, capture_output=True, text=True, timeout=LIMIT)
     assert done.stdout.strip() == "equal", done.stderr
 
 

@@ -5,7 +5,6 @@ pytest's own process may have a GPU, and conftest.py opens a route in it.
 
 import json
 import os
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -22,7 +21,7 @@ def outcomes(file: str) -> dict[str, str]:
     """Every test of the file -> the traceback of its failure, or nothing."""
     environment = os.environ | {"TRITON_INTERPRET": "0", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-W", "error", *_child.words(file)]
-    child = subprocess.run(command, capture_output=True, text=True, env=environment)
+    child = _child.run(command, capture_output=True, text=True, env=environment)
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout.splitlines()[-1])
 

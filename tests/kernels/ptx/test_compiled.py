@@ -9,7 +9,9 @@ import torch
 import triton
 import triton.language as tl
 from triton import Config
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler.errors import CompilationError
+from triton.runtime.errors import PTXASError
 
 from kvproof.kernels import ptx
 from kvproof.kernels.ptx import other_targets
@@ -71,6 +73,34 @@ def test_a_launch_returns_what_triton_s_compiled_kernel_has():
     assert not hasattr(left, "n_register")
     with pytest.raises(AttributeError, match="n_register"):
         _ = left.n_register
+
+
+@triton.jit
+def squared(x, ASSEMBLY: tl.constexpr, BLOCK: tl.constexpr = 32):  # pyright: ignore[reportArgumentType]
+    at = x + tl.arange(0, BLOCK)
+    v = tl.load(at)
+    if ASSEMBLY is not None:
+        v = tl.inline_asm_elementwise(ASSEMBLY, "=r,r", [v], tl.float32, True, 1)  # pyright: ignore[reportArgumentType]
+    tl.store(at, v)
+
+
+def test_a_launch_makes_no_cubin_until_it_is_asked_for_and_then_once_for_all_processes(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    left = ptx.run(squared, 1, torch.ones(32), None)
+    (kept,) = tmp_path.glob("*/squared.cubin")
+    assert not kept.read_bytes()
+    assert left.n_regs > 0
+    assert left.asm["cubin"][:4] == kept.read_bytes()[:4] == b"\x7fELF"
+    squared.device_caches.clear()  # as another process has them
+    monkeypatch.setattr(CUDABackend, "make_cubin", None)
+    assert ptx.run(squared, 1, torch.ones(32), None).kernel == left.kernel
+
+
+def test_assembly_in_a_kernel_is_shown_to_ptxas_at_every_launch():
+    ptx.run(squared, 1, torch.ones(32), "mul.f32 $0, $1, $1;")
+    for _ in range(2):
+        with pytest.raises(PTXASError, match="Arguments mismatch for instruction 'mul'"):
+            ptx.run(squared, 1, torch.ones(32), "mul.f32 $0, $1;")
 
 
 def test_registers_and_spills_are_those_of_the_machine_code():

@@ -4,7 +4,6 @@ Three answers to each: integers agree bit for bit, floats lie within the bound o
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -27,7 +26,7 @@ RESULTS = {"real": False, "whole": False}  # may not be read before they are wri
 def interpreted(*command) -> None:
     """Run a Python program whose kernels are interpreted."""
     environment = os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
+    child = _child.run([sys.executable, *map(str, command)], capture_output=True, text=True, env=environment)
     assert child.returncode == 0, child.stderr
 
 

@@ -1,7 +1,6 @@
 """Launching on the machine, and routing launchers to it; a recorder stands where the machine would be."""
 
 import os
-import subprocess
 import sys
 import threading
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from kvproof.kernels.ptx import launch
 from kvproof.kernels.ptx.compile import compile
 from kvproof.kernels.ptx.launch import route, routing, run
 
+from ... import _child
 from ._compiled_claims import in_child, raised
 from ._kernels import scale
 
@@ -179,7 +179,7 @@ def test_mistakes_are_answered_with_what_to_do():
 def test_under_the_interpreter_nothing_runs_in_silence():
     code = "from kvproof.kernels.ptx.launch import route\nwith route(): pass"
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    child = _child.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert child.returncode == 1
     assert "Refused: TRITON_INTERPRET is set" in child.stderr
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from kvproof.reference.judge.formats.cases import KINDS
 from kvproof.reference.judge.formats.format import Format
 from kvproof.reference.judge.formats.verdict import BUG, FORMAT
 
+from .... import _child
 from . import _quantisers as mine
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -242,8 +242,7 @@ def test_a_reader_that_leaves_does_not_change_the_exit_code(quantiser, code, mor
     os.close(read)
     words = ["--quantised", f"_quantisers:{quantiser}", "--format", "int8-row", *more]
     program = f"import sys; from kvproof.bench.judge.__main__ import main; sys.exit(main({words!r}))"
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", program], stdout=write, cwd=Path(__file__).parent, env=env)
+    done = _child.run([sys.executable, "-c", program], stdout=write, cwd=Path(__file__).parent)
     os.close(write)
     assert done.returncode == code
 

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
-from llvmlite import ir
 
 from kvproof.kernels.ptx.assemble import assemble
 from kvproof.kernels.ptx.block import Block, World
 from kvproof.kernels.ptx.counters import Counters, Traffic
 from kvproof.kernels.ptx.errors import PtxError
 from kvproof.kernels.ptx.forms import form
-from kvproof.kernels.ptx.native import context, programs, shared
+from kvproof.kernels.ptx.native import context, ir, programs, shared
 from kvproof.kernels.ptx.native.frames import Frames
 from kvproof.kernels.ptx.native.lanes import I32, I64, Lanes, vector
 from kvproof.kernels.ptx.printed import Printed

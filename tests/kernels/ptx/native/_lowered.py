@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
 import numpy as np
-from llvmlite import ir
 
 from kvproof.kernels.ptx import isa
-from kvproof.kernels.ptx.native import numpy_loops
+from kvproof.kernels.ptx.native import ir, numpy_loops
 from kvproof.kernels.ptx.native.lanes import I1, I64, WARP, Lanes, vector
 from kvproof.kernels.ptx.native.table import pure
 from kvproof.kernels.ptx.opcode import BITS

@@ -69,7 +69,7 @@ def another_source(patch, tmp_path):
 
 
 CHANGES = {
-    "another key": lambda patch, _: patch.setattr(code, "LEVEL", 2),
+    "another key": lambda patch, _: patch.setattr(code, "LEVELS", {0: ()}),
     "another source": another_source,
     "another llvmlite": lambda patch, _: patch.setattr(llvmlite, "__version__", "9.9"),
     "another LLVM": lambda patch, _: patch.setattr(llvm, "llvm_version_info", (99, 0, 0)),
@@ -80,7 +80,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_made_from_or_for_something_else_is_not_run(another_process, monkeypatch, tmp_path, change):
     added(41)
-    code.target()
+    code.target(0)
     another_process()
     with monkeypatch.context() as patch:
         CHANGES[change](patch, tmp_path)

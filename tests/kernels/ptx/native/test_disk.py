@@ -139,7 +139,7 @@ def test_a_folder_that_is_only_read_serves_what_it_has():
             "os.setuid(12345)\n" if os.geteuid() == 0 else ""
         )  # root may write anywhere; what is root's is trusted
         assert ended(start(base, another)) == (0, "42 0", "")
-        code, out, error = ended(start(base, f"{another}code.digest_of = lambda key: 'other'"))
+        code, out, error = ended(start(base, f"{another}code.digest_of = lambda key, level: 'other'"))
         assert (code, out) == (0, "42 1")
         assert "Permission denied" in error
         for path in (base, folder):

@@ -4,10 +4,9 @@ import ctypes
 
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from kvproof.kernels.ptx import isa
-from kvproof.kernels.ptx.native import code, floats, numpy_loops
+from kvproof.kernels.ptx.native import code, floats, ir, numpy_loops
 from kvproof.kernels.ptx.native.lower import Unlowered
 from kvproof.kernels.ptx.native.table import opcode
 

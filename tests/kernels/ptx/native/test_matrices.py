@@ -6,12 +6,11 @@ import itertools
 import ml_dtypes
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from kvproof.kernels.ptx import warp
 from kvproof.kernels.ptx.floats import FORMATS
 from kvproof.kernels.ptx.matrix_forms import INPUTS, INTEGERS, MIXED, form
-from kvproof.kernels.ptx.native import code, matrices
+from kvproof.kernels.ptx.native import code, ir, matrices
 from kvproof.kernels.ptx.native.lanes import I8, I32, I64, Lanes, vector
 from kvproof.kernels.ptx.native.lower import Unlowered
 from kvproof.kernels.ptx.syntax import Address, Immediate, Instruction, Register, Vector

@@ -34,7 +34,7 @@ class Engine:
     def key(self, start) -> bytes:
         return start.text.encode()
 
-    def compiled(self, start) -> int:
+    def compiled(self, start, best=False) -> int:
         self.done.append("compiled")
         if self.lacks:
             raise Unlowered(self.lacks)

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from llvmlite import ir
 
 from kvproof.kernels.ptx import warp as true
 from kvproof.kernels.ptx.forms import parts_of
-from kvproof.kernels.ptx.native import warp
+from kvproof.kernels.ptx.native import ir, warp
 from kvproof.kernels.ptx.native.lanes import I1, I32, I64, WARP, Lanes, vector
 from kvproof.kernels.ptx.native.plan import uniform
 from kvproof.kernels.ptx.opcode import BITS

@@ -1,6 +1,5 @@
 """Optimizers, recurrent layers, torch's fake tensors and its tracers under a pretence."""
 
-import subprocess
 import sys
 from typing import Any
 
@@ -11,6 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from kvproof.kernels import ptx
+
+from .... import _child
 
 OPTIMIZERS = [x for x in vars(torch.optim).values() if isinstance(x, type) and issubclass(x, torch.optim.Optimizer)]
 OPTIMIZERS.remove(torch.optim.Optimizer)
@@ -52,7 +53,7 @@ def test_what_torch_loads_late_it_can_load_inside_a_route():
         "    assert torch.func.jvp(lambda x: x * 2, (x,), (x,))[1].tolist() == [[2, 2]]\n"
         "    assert torch.compile(torch.nn.Linear(2, 2).cuda())(x).is_cuda\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    _child.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])

@@ -64,7 +64,7 @@ def test_each_instruction_finds_who_executes_it():
     others = ("cp.async.ca.shared.global", "cp.async.commit_group", "fence.proxy.async", "fence.acq_rel.gpu")
 
     def finds(opcode: str):
-        return next(found for table in FAMILIES if (found := builder(instruction(opcode), table)))
+        return next(found for table in FAMILIES if (found := builder(opcode, table)))
 
     assert {opcode: finds(opcode) for opcode in ours} == ours
     assert all(finds(opcode).__module__.rpartition(".")[0].rpartition(".")[2] != "tma" for opcode in others)
