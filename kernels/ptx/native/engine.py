@@ -158,29 +158,25 @@ class Launch:
         records, rows = self.records, address_of(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address_of(part), len(part), 1) for part in parts]
-        status = max(spread(call, calls, records))
-        while status == DONE:
-            programs = self.following()
-            if not len(programs):
-                return DONE
+        status, others = max(spread(call, calls, records)), 0
+        while status == EVENT or (status == DONE and others):
+            programs, others = self.following()
             status = call(rows, address_of(programs), len(programs), 0)
             paused = records.frames[:, :, :HEADER].view(np.int64)[..., STATE]
             paused[paused == PAUSED] = READY
-            if status == DONE:
+            if status <= EVENT:
                 parts = [programs[programs % records.threads == k] for k in range(records.threads)]
                 status = max(spread(call, [(rows, address_of(part), len(part), 0) for part in parts], records))
         return status
 
-    def following(self) -> np.ndarray:
-        """The programs with warps that go on next, in order; these are made ready.
+    def following(self) -> tuple[np.ndarray, int]:
+        """The programs with warps that go on next, in order, which are made ready; and how many warps wait on.
 
         In lockstep the lowest instruction goes first. A warp that has jumped back from a higher one on its way has
         waited there for all the others.
         """
         heads = self.records.frames[:, :, :HEADER].view(np.int64)
         waits = heads[..., STATE] == EVENT
-        if not waits.any():
-            return np.empty(0, np.int64)
         here = heads[waits]
         depth = here[:, DEPTH]
         ways = np.where(np.arange(HEADER // 8 - PATH) < depth[:, None], here[:, PATH:], -1)
@@ -196,7 +192,7 @@ class Launch:
             chosen = at == at.min()
         program, warp = (x[chosen] for x in np.nonzero(waits))
         heads[program, warp, STATE], heads[program, warp, DEPTH] = READY, 0
-        return np.unique(program)
+        return np.unique(program), len(at) - len(program)
 
 
 @cache
