@@ -5,7 +5,9 @@ undone and the NumPy form runs it, which finds the words, or finds that all is w
 the NumPy form's, never finer: it may suspect what is right, and lets nothing pass that the NumPy form would raise.
 
     tiers                    when a launch is compiled, and what runs until then
-    engine, arrays           one launch: its memory, its threads, the order of its atomics; undone on suspicion
+    engine, arrays           one launch: its memory and its threads; undone on suspicion
+    brief                    what a launch needs of a kernel beside its code
+    events                   the order of atomics
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
     flow, steering           a program -> the code of one warp, and how lanes part and meet in it
@@ -14,8 +16,8 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     programs                 from warp to warp and program to program
     table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
-    accesses, shared_cells   the rules of global and of shared memory, as routines; shared_lines: for lanes side by side;
-                             banks: bank conflicts
+    accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts;
+                             shared_lines: for lanes side by side
     routine                  routines: a small part of Python -> LLVM IR
     numpy_loops              exp2 and its like, NumPy's own
     lanes, context           LLVM IR for the lanes of a warp; the record of a launch
