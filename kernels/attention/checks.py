@@ -101,7 +101,7 @@ def check_options(x: Inputs, options: Options) -> None:
 
 def check_slots(lengths: Tensor, T: int) -> None:
     """Raise ValueError if lengths, on the CPU, are not 0..T, the slots of the cache; a GPU's are not read back."""
-    if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > T)).any():
+    if lengths.device.type == "cpu" and not all(0 <= n <= T for n in lengths.tolist()):
         raise ValueError(f"lengths are {lengths.tolist()}; the cache has {T} slots, so each must be 0..{T}")
 
 

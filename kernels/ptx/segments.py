@@ -6,6 +6,7 @@ process, from tables of pointers. All pieces lie in one arena, with guard bytes 
 array with large holes falls into several pieces of one segment, as far apart there as in the caller's memory.
 """
 
+from ctypes import c_size_t
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from .holes import HOLE, MOST, Close, close
 BITS = 48
 MIDDLE = 1 << BITS - 1
 GUARD = 4096
+DATA = object.__basicsize__  # where PyArrayObject, of NumPy's ndarraytypes.h, has its data: first of its own
 SURELY = 1 << 32  # integers from here on that equal an address of an array are one
 
 
@@ -42,7 +44,8 @@ class Region(NamedTuple):
 
 
 def address_of(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+    """Of the first element: what __array_interface__ says, in a twentieth of its 3 us."""
+    return c_size_t.from_address(id(array) + DATA).value
 
 
 def span(array: np.ndarray) -> tuple[int, int]:

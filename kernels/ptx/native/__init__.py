@@ -16,7 +16,8 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     programs                 from warp to warp and program to program
     table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
-    accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts
+    accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts;
+                             shared_lines: for lanes side by side
     routine                  routines: a small part of Python -> LLVM IR
     numpy_loops              exp2 and its like, NumPy's own
     lanes, context           LLVM IR for the lanes of a warp; the record of a launch

@@ -127,17 +127,19 @@ def access_line(lines, off, bytes, program):
             exchange(u32[lines, n], ALL)
 
 
-def access_mark(row, n, count):
-    """Note that `count` elements have been read. Other threads set other bits of a word; all 32 at once is no race."""
+def access_mark(row, off, bytes):
+    """Note that elements have been read. Other threads set other bits of a word; all bits at once is no race."""
+    n, count = off - row.FIRST >> row.SHIFT, bytes >> row.SHIFT
+    if (n | count) & 63 == 0:
+        for k in range(n >> 6, n + count >> 6):
+            u64[row.READ, k] = -1
+        return 0
     last = n + count - 1
     for k in range(n >> 5, (last >> 5) + 1):
         mask = (WORD << (n & 31 if k == n >> 5 else 0)) & (WORD >> (31 - (last & 31) if k == last >> 5 else 0))
         before = u32[row.READ, k]
-        if mask == WORD:
-            u32[row.READ, k] = WORD
-        else:
-            while before & mask != mask and not swap(u32[row.READ, k], before, before | mask):
-                before = u32[row.READ, k]
+        while before & mask != mask and not swap(u32[row.READ, k], before, before | mask):
+            before = u32[row.READ, k]
 
 
 def access_load(context, row, off, size, threads, now):
@@ -161,7 +163,7 @@ def access_load(context, row, off, size, threads, now):
             cell = u64[cells, n + k]
             if cell != 0 and access_read(context, cell, now + (k >> step) * ONE, row.BASE + (n + k << row.SHIFT)):
                 return 1
-    access_mark(row, n, count)
+    access_mark(row, off, bytes)
 
 
 def access_cell(context, place, now, address, same):

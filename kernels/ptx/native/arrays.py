@@ -32,7 +32,7 @@ from .pieces import (
 )  # fmt: skip
 
 COPIED = np.arange(READ, RECORD) == BACKUP
-SMALL, SPARE = 1 << 18, 4  # bytes of what is kept for another launch, where pages are mapped already; and how many
+SMALL, SPARE = 1 << 22, 4  # bytes of what is kept for another launch, where pages are mapped already; and how many
 
 _spare: list[np.ndarray] = []
 
@@ -165,7 +165,7 @@ class Arrays:
         """Note which elements there are, and which may be read, where these are not all."""
         whole = self.plan.whole and not readable
         if whole:
-            low, high, _ = self.plan.places[STATE]
+            low, high = self.plan.states
             self.memory[low:high] = MAPPED | READABLE
         for piece in self.pieces:
             each = piece.buffers if STATE in piece.planes else []
@@ -199,31 +199,32 @@ class Arrays:
                     low, high = max(chunk << CHUNK, piece.pad), min(chunk + 1 << CHUNK, piece.pad + piece.length)
                     data[low - piece.pad : high - piece.pad] = copies[low:high]
 
-    def end(self, written: dict[str, np.ndarray] | None = None) -> None:
-        """Sum up what the launch did, fill `written` by array, and forget the planes.
+    def end(self, written: dict[str, np.ndarray] | None = None, sums: np.ndarray | None = None) -> None:
+        """Note what the launch did, fill `written` by array, and forget the planes.
+
+        sums  by segment, what arrays_counted counts; None: zeros
 
         Addresses of this process take the place of those that the kernel stored.
         """
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
-        dirty = {first for first, n in self.sums(DIRTY).items() if n}
-        ones = self.sums(READ)
+        counts = [[0, 0]] * len(self.pieces) if sums is None else sums.tolist()
         for piece, (name, array), first in self.placed:
-            if array.itemsize == 1 << piece.shift and len(piece.buffers) == 1:
-                self.read[name] = ones[piece.offsets[READ]] * array.itemsize
-            else:
-                self.read[name] = self.items_read(piece, array, first) * array.itemsize
+            ones, touched = counts[(piece.record[BASE] >> BITS) - 1]
+            alone = len(piece.buffers) == 1
+            if not alone or array.itemsize != 1 << piece.shift:
+                ones = self.items_read(piece, array, first) if ones else 0
+            self.read[name] = ones * array.itemsize
             if name in self.came_unwritten:
                 state = self.of(piece, array, first, STATE, True)
                 bit = filled(state, READABLE) if state.itemsize > 1 else READABLE
                 may_read = state & bit if state.itemsize == 1 else state & bit == bit
                 self.left[name] = state.size - int(np.count_nonzero(may_read))
-            touched = piece.offsets.get(DIRTY) in dirty
             if written is not None:
                 mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
-            if touched and np.count_nonzero(self.of(piece, array, first, WRITTEN, True)):
+            if touched and (alone or np.count_nonzero(self.of(piece, array, first, WRITTEN, True))):
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
@@ -232,19 +233,10 @@ class Arrays:
             _spare.append(self.room)
         del self.memory, self.copies, self.room
 
-    def sums(self, word: int) -> dict[int, int]:
-        """By where a plane begins, how many of its bits are set."""
-        low, high, starts = self.plan.places[word]
-        if not starts:
-            return {}
-        counts = set_bits(self.memory[low:high])
-        found = np.add.reduceat(counts, [x >> 3 for x in starts], dtype=np.int64).tolist()
-        return dict(zip([low + x for x in starts], found, strict=True))
-
     def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
         """Of how many items of an array something was read."""
         known = np.unpackbits(self.plane(piece, READ), bitorder="little")
-        first = first - piece.low + piece.pad >> piece.shift
+        first = first - piece.low >> piece.shift
         kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
         return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
@@ -259,10 +251,3 @@ class Arrays:
     def spans(self) -> dict[str, tuple[int, int]]:
         """As Report.stored_to has it."""
         return self.stored
-
-
-def set_bits(plane: np.ndarray) -> np.ndarray:
-    """How many bits are set in each 8 bytes."""
-    if hasattr(np, "bitwise_count"):
-        return np.bitwise_count(plane.view(np.uint64))
-    return np.unpackbits(plane).reshape(-1, 64).sum(1)  # before NumPy 2.0

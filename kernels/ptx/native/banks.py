@@ -15,12 +15,12 @@ ON, SIZE, SHIFT, WAVEFRONTS, CONFLICTS = 32, 33, 34, 35, 36
 
 
 def shared_count(context, n, at, on, size, line):
-    """Add an access to an instruction's traffic; `line`: all lanes, one after the other in memory."""
+    """Add an access to an instruction's traffic; `line`: what shared_run found."""
     row = context.bank_patterns + 4 * PATTERN * (n & ROWS - 1)
     first = u32[at, lowest(on)]
     counts = context.traffic + 8 * (TRAFFIC * n + SHARED_THREADS)
     u64[counts, 0] += bits(on)
-    if line:
+    if line == 32:
         u64[counts, 1] += size >> 2 if size > 4 else 1
         return 0
     same = u32[row, ON] == on and u32[row, SIZE] == size and u32[row, SHIFT] == first & 3

@@ -1,5 +1,8 @@
 """What a launch in machine code did, counted up when a Report is asked."""
 
+# pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false
+# ruff: noqa: F401, F821
+
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -11,6 +14,8 @@ from ..decode import Decoded
 from ..forms import form
 from ..start import Start
 from .context import FIELDS, GLOBAL_THREADS, SHARED_THREADS
+from .pieces import CHUNK, DIRTY, FIRST, LAST, READ, RECORD, SHIFT
+from .routine import routines
 
 
 class Counted:
@@ -54,3 +59,18 @@ def size_of(i: Any) -> int:
     if "matrix" in i.opcode:
         return 16
     return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size
+
+
+def arrays_counted(table, count, sums):
+    """By segment, two words: how many elements were read, and whether anything was written."""
+    for n in range(count):
+        row = table + 8 * RECORD * n
+        read, dirty, last = 0, 0, row.LAST - 1
+        for k in range((last - row.FIRST >> row.SHIFT + 6) + 1 if last >= row.FIRST else 0):
+            read = read + bits(u64[row.READ, k])
+        for k in range((last >> CHUNK) + 1 if row.DIRTY != 0 else 0):
+            dirty = dirty | u8[row.DIRTY, k]
+        u64[sums, 2 * n], u64[sums, 2 * n + 1] = read, dirty
+
+
+RUNTIME = routines(arrays_counted)

@@ -10,7 +10,8 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
+from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import brief, code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import brief, code, context, counted, ir, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
@@ -31,13 +32,13 @@ from .lower import Unlowered
 from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
 from .programs import READY
-from .records import LONG, Records, given_back, taken
+from .records import Records, given_back, taken
 
 FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
+RUNTIME |= counted.RUNTIME
 LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 LOOK = 0.2  # seconds between two looks at a launch that runs
-QUICK = 1 << 20  # instructions of a thread that a launch may run in one that nothing can interrupt
 
 
 class Compiled(NamedTuple):
@@ -169,14 +170,10 @@ class Launch:
 
     def run(self) -> int:
         """All programs to their ends -> a status."""
-        records, begun = self.records, time.perf_counter()
         if self.made.events:
-            status = self.by_events()
-        else:
-            call = entry("launch_run", ctypes.c_void_p)
-            status = max(spread(call, [(address_of(row),) for row in records.rows], records))
-        records.seconds = time.perf_counter() - begun
-        return status
+            return self.by_events()
+        call = entry("launch_run", ctypes.c_void_p)
+        return max(spread(call, [(address_of(row),) for row in self.records.rows], self.records))
 
     def by_events(self) -> int:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
@@ -214,22 +211,33 @@ def entry(name: str, *kinds: Any) -> Callable[..., int]:
 
 
 def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int]:
-    """Call machine code with each of some arguments: in threads, so that a KeyboardInterrupt ends it, if it takes long.
+    """Call machine code with each of some arguments: `records.mine` of them here, the others in threads, so that a
+    KeyboardInterrupt ends it, if it takes long.
 
     Whatever is raised, nothing runs any more then.
     """
-    if records.quick:
-        return [call(*a) for a in arguments]
-    running = [pool().submit(call, *a) for a in arguments]
+    running = [pool().submit(call, *a) for a in arguments[records.mine :]]
+    begun = time.perf_counter()
     try:
-        with Progress(records.words) as progress:
-            while wait(running, LOOK).not_done:  # a signal that comes just before a wait does not end it
-                progress.look()
-        return [f.result() for f in running]
+        found = [call(*a) for a in arguments[: records.mine]]
+        share = (time.perf_counter() - begun) / len(found) if found else 0.0
+        found += ended(running, records)
     finally:
-        while not all(f.cancel() or f.done() for f in running):
+        while not all(f.done() or f.cancel() for f in running):
             records.stop()
             time.sleep(1e-3)
+    records.seconds += len(arguments) * (share or time.perf_counter() - begun)
+    return found
+
+
+def ended(running: list[Future], records: Records) -> list[int]:
+    """What calls in threads return."""
+    with suppress(TimeoutError):
+        return [f.result(LOOK) for f in running]
+    with Progress(records.words) as progress:
+        while wait(running, LOOK).not_done:  # a signal that comes just before a wait does not end it
+            progress.look()
+    return [f.result() for f in running]
 
 
 def name_of(parameter: Any) -> str:
@@ -246,11 +254,11 @@ def run(
 
     Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
-    slow, fuel = False, fuel or 1 << 62
+    fuel, steady = fuel or 1 << 62, True
     while True:
         records = taken(start, made, key(start))
-        records.quick = records.seconds <= LONG and not slow
-        launch = Launch(start, made, records, min(fuel, QUICK) if records.quick else fuel)
+        records.steady &= steady
+        launch = Launch(start, made, records, fuel)
         arrays = launch.arrays
         try:
             status = launch.run()
@@ -261,17 +269,20 @@ def run(
             arrays.undo()
             raise
         _ran[key(start)] += records.seconds / len(made.blocks)
-        counted = Counted(start, made, records)
-        if right and start.max_steps and 2 * counted.issued.sum() > start.max_steps:
+        counts = Counted(start, made, records)
+        if right and start.max_steps and 2 * counts.issued.sum() > start.max_steps:
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
         if right:
-            arrays.end(written)
-            ended = Ended(start.grid, 32 * start.num_warps, counted, arrays, Printed(start.prints))
+            sums = np.empty((len(arrays.table), 2), np.int64)
+            call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
+            call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
+            arrays.end(written, sums)
+            ended = Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints))
             given_back(records, start, key(start))
             return ended
         arrays.undo()
-        if status == FUEL and records.quick:
-            slow = True
+        if status == FUEL and records.mine:
+            steady = False
             continue
         asked = {*(records.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1}
         wanted = {b.name for n in asked for b, _ in arrays.pieces[n].buffers} - made.fine

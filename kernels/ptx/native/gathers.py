@@ -13,7 +13,7 @@ from .context import TRAFFIC
 from .pieces import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, LINE, REPLICA, REPLICAS, SHIFT, STATE
 from .routine import routines
 
-AHEAD = 2048  # bytes: a loop that goes through an array may come there next
+AHEAD = 1024  # bytes: a loop that goes through an array may come there next
 
 
 def access_copy(context, address, size, now, words, insert):
@@ -82,7 +82,7 @@ def access_gather(row, size, on, addresses, words):
             off = u64[addresses, lane] - base
             if off < low or off > high or off & size - 1 != 0:
                 return 1
-            access_mark(row, off >> shift, size >> shift)
+            access_mark(row, off, size)
             if size == 4:
                 u32[words, lane] = u32[data + off, 0]
             else:
@@ -101,7 +101,7 @@ def access_side(context, n, size, address, who):
     if row.CELLS == 0 and row.STATE == 0 and access_fits(row, off, size, bytes):
         for k in range(bytes >> LINE):
             prefetch(row.DATA + off + AHEAD + (k << LINE))
-        access_mark(row, off >> row.SHIFT, bytes >> row.SHIFT)
+        access_mark(row, off, bytes)
         return row.DATA + off
     return 0 if access_load(context, row, off, size, 32, access_now(context, who)) else row.DATA + off
 

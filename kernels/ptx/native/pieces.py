@@ -14,9 +14,9 @@ from ..segments import BITS, MIDDLE, Buffer, address_of, span
 
 # Words of a segment's record: the kernel's address, a multiple of 256, that offsets count from; offsets of the first
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
-# nothing need be: by element, a bit (READ), bytes (WRITTEN, and STATE of MAPPED and READABLE bits) and words as in
-# accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes, LINES, u32, of who
-# read.
+# nothing need be: by element, a bit (READ, from the first byte on), bytes (WRITTEN, and STATE of MAPPED and READABLE
+# bits) and words as in accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes,
+# LINES, u32, of who read.
 BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
@@ -97,7 +97,7 @@ class Planes:
     Notes it in the pieces' `offsets` and, plus 1, in their records.
 
     known, copied  bytes of each
-    places         by word, its first byte and one past the last in all pieces, and where each piece's begin from there
+    states         the first byte of what is a STATE, and one past the last
     whole          whether all pieces with a STATE are arrays without gaps
     """
 
@@ -106,7 +106,6 @@ class Planes:
         for piece in pieces:
             if piece.buffers and not (piece.whole and came_unwritten.isdisjoint(b.name for b, _ in piece.buffers)):
                 piece.planes[STATE] = piece.shift, 1
-        self.places: dict[int, tuple[int, int, list[int]]] = {}
         self.whole = all(p.whole and len(p.buffers) == 1 for p in pieces if STATE in p.planes)
         for word in range(READ, RECORD):
             first = self.known
@@ -115,8 +114,8 @@ class Planes:
                     at, size = self.copied if word == BACKUP else self.known, max(1, -(-piece.size(word) // 64)) * 64
                     piece.offsets[word], piece.record[word] = at, at + 1
                     self.copied, self.known = (at + size, self.known) if word == BACKUP else (self.copied, at + size)
-            starts = [p.offsets[word] - first for p in pieces if word in p.planes]
-            self.places[word] = first, self.known, starts
+            if word == STATE:
+                self.states = first, self.known
 
 
 class Layout:

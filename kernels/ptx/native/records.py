@@ -22,7 +22,8 @@ from .pieces import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS,
 
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many
-LONG = 1e-4  # seconds of a run from which on more than one thread is worth its start
+ALONE, QUICK = 2e-4, 2e-2  # seconds of the CPU up to which a launch's own thread runs all of it, or a share
+STEPS = 1 << 24  # instructions of a thread that it may run then
 
 _kept: OrderedDict[tuple, "Records"] = OrderedDict()
 _lock = threading.Lock()
@@ -32,14 +33,16 @@ class Records:
     """One launch's at a time.
 
     rows     (threads, or programs where they stop at events, FIELDS) int64
-    seconds  what the last run took
-    quick    whether this one stays in one thread, since it should take as little
+    seconds  of the CPU that the last run took
+    mine     how many shares of this one its own thread runs, which nothing can interrupt meanwhile
+    steady   whether a run has never needed more than STEPS where the one before was quick
     """
 
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
-        self.quick, self.right = False, None
+        self.mine, self.steady = 0, True
+        self.right: Any = None  # the log and the conflicts that were last found to be in order
         self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows, granule = self.programs if made.events else threads, decoded.granule
         size = -(-(start.shared + decoded.shared) // 32) * 32
@@ -55,7 +58,8 @@ class Records:
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
         self.replicas = np.zeros((threads, HEAD + REPLICA * REPLICAS), np.int64)
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
-        self.state = shared.state(rows, size, granule, warps, threads)
+        copies = rows if any(x.instruction.opcode.startswith("cp.async") for x in decoded.steps) else 1
+        self.state = shared.state(rows, size, granule, warps, copies, threads)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
         self.plain = self.rows.copy()
@@ -88,8 +92,10 @@ class Records:
 
     def begin(self, start: Start, arrays: Arrays, fuel: int) -> None:
         """For a launch that has not begun."""
+        self.mine = self.steady and (self.threads if self.seconds <= ALONE else int(self.seconds <= QUICK))
+        self.seconds = 0.0
         self.rows[...] = self.plain
-        self.put("fuel", fuel)
+        self.put("fuel", min(fuel, STEPS * self.threads // len(self.rows)) if self.mine else fuel)
         self.put("segments", address_of(arrays.table))
         self.put("segment_count", len(arrays.pieces))
         values = start.bits(arrays.pointers, arrays) | arrays.pointers
@@ -124,9 +130,8 @@ class Records:
         low = log[:, 1].min(initial=1 << 62)  # of addresses it only counts which are equal
         log[:, 1] -= low
         noted[:, 2] = np.where(noted[:, 4] == PLAIN, 0, noted[:, 2] - low)
-        now = log.tobytes(), noted.tobytes()
-        if now != self.right:
-            self.right = now if order.ordered(log, noted) else None
+        if self.right is None or not all(map(np.array_equal, (log, noted), self.right)):
+            self.right = (log, noted) if order.ordered(log, noted) else None
         return self.right is not None
 
 

@@ -155,7 +155,7 @@ class Routine:
         values = [self.value(y) for y in x.args]
         if name == "prefetch":
             known = declared(self.b.module, "llvm.prefetch.p0", ir.VoidType(), ctx.POINTER, I32, I32, I32)
-            self.b.call(known, [self.b.inttoptr(values[0], ctx.POINTER), I32(0), I32(3), I32(1)])  # to read, soon
+            self.b.call(known, [self.b.inttoptr(values[0], ctx.POINTER), I32(0), I32(2), I32(1)])  # to read, soon
             return I64(0)
         if name in LIBC:
             values = [self.b.trunc(v, I32) if name == "memset" and n == 1 else v for n, v in enumerate(values)]

@@ -13,24 +13,23 @@ from . import banks, ir, memory, shared_cells
 from .context import POINTER
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
-from .memory import call, side_by_side, spilled, suspect
+from .memory import call, spilled, suspect
 from .programs import loop
 
 # Integer operations whose order cannot matter, if nobody looks at what they return.
 COMMUTE = ("add", "and", "or", "xor", "min", "max")
 
 
-def state(rows: int, size: int, granule: int, warps: int, threads: int = 1) -> dict[str, np.ndarray]:
-    """Memory for so many programs at a time, by its field: a row for each, and of patterns for each thread of the CPU.
-
-    What no program needs is never touched.
+def state(rows: int, size: int, granule: int, warps: int, copies: int = 1, threads: int = 1) -> dict[str, np.ndarray]:
+    """Memory for so many programs at a time, by its field: a row for each, for `copies` programs of their copies, and
+    for each thread of the CPU of patterns. What no program needs is never touched.
     """
     cells = size // granule
     words = lambda kind, *shape: np.zeros((rows, *shape), kind)  # noqa: E731
     return {
         "shared_bytes": words(np.uint8, size), "shared_by": words(np.int32, cells),
         "shared_writer": words(np.int64, cells), "shared_reader": words(np.int64, cells),
-        "shared_copies": words(np.int32, warps, shared_cells.COPIES),
+        "shared_copies": np.zeros((copies, warps, shared_cells.COPIES), np.int32),
         "bank_patterns": np.zeros((threads, banks.ROWS, banks.PATTERN), np.int32),
     }  # fmt: skip
 
@@ -56,7 +55,8 @@ def access(w: Any, at: Any, size: int, on: Any, counted: Any, several: Any, plac
     """Call shared_store, or shared_load, and count; returns where the words are."""
     if size not in (1, 2, 4, 8, 16) or w.decoded.asynchronous:
         raise Unlowered(f"{size} bytes of shared memory")
-    addresses, line = spilled(w, at), side_by_side(w, at, size, on)
+    addresses = spilled(w, at)
+    line = call(w, "shared_run", addresses, on, size)
     values = (addresses, on, line, *tags(w, several), log(w), size, place)
     if stores:
         suspect(w, "shared_store", w.context, w.n, *values)

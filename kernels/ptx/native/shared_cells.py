@@ -13,48 +13,13 @@ What returns a number returns 0 if all is well, and 1 for a suspicion.
 # ruff: noqa: F821, RET503
 
 from ..tags import ALL, ATOMIC, PROGRAM, SEVERAL, WARP, WHO
-from . import ir
-from .context import POINTER
-from .lanes import I32, I64, Lanes, vector
-from .programs import function, loop
+from . import shared_lines
 from .routine import routines
 
 COPYING, MIXED = 1 << 62, 1 << 30
 MOST, COPY = 512, 35  # copies of a warp under way; u32 of each: 32 addresses, the lanes, bytes of each, the group
 ON, SIZE, GROUP = 32, 33, 34
 COPIES = 2 + MOST * COPY  # u32 of a warp: groups that it has committed, copies under way, and these
-
-
-def late(module: ir.Module) -> None:
-    """(writers, readers, times 32 cells, tag, least) -> whether an access to them is not before the last barrier, or
-    below `least`."""
-    b, (writers, readers, count, tag, least) = function(module, "shared_late", I64, *[I64] * 5)
-    L, found = Lanes(b), I32(0)
-    total = b.alloca(I32)
-    b.store(found, total)
-    start, low = (L.splat(x) for x in (b.and_(tag, I64(-1 << PROGRAM)), least))
-    with loop(b, count) as k:
-        last = [b.gep(b.inttoptr(x, POINTER), [b.shl(k, I64(5))], source_etype=I64) for x in (writers, readers)]
-        writer, reader = (b.load(x, typ=vector(I64), align=4) for x in last)
-        bad = b.or_(b.icmp_signed(">=", writer, start), b.icmp_signed(">=", reader, start))
-        bad = b.or_(bad, b.icmp_signed("<", writer, low))
-        b.store(b.or_(b.load(total, typ=I32), L.ballot(bad)), total)
-    b.ret(b.zext(b.load(total, typ=I32), I64))
-
-
-def fill(module: ir.Module) -> None:
-    """(tags, names or 0, times 32 cells, tag, step, log2 of the cells of a lane, name): note lanes side by side."""
-    b, (tags, names, count, tag, step, wide, name) = function(module, "shared_fill", I64, *[I64] * 7)
-    L = Lanes(b)
-    with loop(b, count) as k:
-        first = b.shl(k, I64(5))
-        lane = b.lshr(b.add(L.row(I64, range(32)), L.splat(first)), L.splat(wide))
-        mine = b.add(b.and_(lane, L.splat(step)), L.splat(tag))
-        b.store(mine, b.gep(b.inttoptr(tags, POINTER), [first], source_etype=I64), align=4)
-        with b.if_then(b.icmp_unsigned("!=", names, I64(0))):
-            place = b.gep(b.inttoptr(names, POINTER), [first], source_etype=I32)
-            b.store(L.splat(b.trunc(name, I32)), place, align=4)
-    b.ret(I64(0))
 
 
 def shared_warp(tag):
@@ -126,14 +91,20 @@ def shared_words(context, at, on, size, room, stores):
 
 
 def shared_load(context, at, on, line, tag, step, log, size, room):
-    """-> the address of the words, lane by lane, or 0 for a suspicion. line: all lanes, side by side."""
+    """-> the address of the words, lane by lane, or 0 for a suspicion. line: what shared_run found."""
     start, width, first = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0]
-    writers, readers = context.shared_writer, context.shared_reader
-    if line and not shared_strays(context, first, size, 32 * size):
+    writers, readers, times = context.shared_writer, context.shared_reader, bits(on) // (line if line else 1)
+    if line and not shared_strays(context, first, size, line * size):
         cell = 8 * (first >> log)
-        if not shared_late(writers + cell, readers + cell, width, tag, 0):
-            shared_fill(readers + cell, 0, width, tag, step, lowest(width), 0)
-            return context.shared_bytes + first
+        if not shared_late(writers + cell, readers + cell, line * width, tag, 0):
+            several = tag & ~WHO | SEVERAL + shared_warp(tag)
+            who, each = several if times > 1 else tag, 0 if times > 1 else step
+            shared_fill(readers + cell, 0, line * width, who, each, lowest(width), 0)
+            if line == 32:
+                return context.shared_bytes + first
+            for k in range(times):
+                memcpy(room + k * line * size, context.shared_bytes + first, line * size)
+            return room
     rest = on
     while rest:
         lane = lowest(rest)
@@ -172,12 +143,13 @@ def shared_early(context, n, at, on, tag, step, log, size):
 def shared_store(context, n, at, on, line, tag, step, log, size, room):
     """Of lanes that are not the first: check all, then note them; copies that meet at one place must be what stays."""
     start, width, first, changes = tag >> PROGRAM << PROGRAM, size >> log, u32[at, 0], 0
-    writers, readers = context.shared_writer, context.shared_reader
-    if line and not shared_strays(context, first, size, 32 * size):
-        cell = first >> log
-        if not shared_late(writers + 8 * cell, readers + 8 * cell, width, tag, -1):
-            shared_fill(writers + 8 * cell, context.shared_by + 4 * cell, width, tag, step, lowest(width), n)
-            memcpy(context.shared_bytes + first, room, 32 * size)
+    writers, readers, others = context.shared_writer, context.shared_reader, bits(on) - line
+    if line and not shared_strays(context, first, size, line * size):
+        cell, differ = first >> log, others > 0 and memcmp(room, room + line * size, others * size)
+        if not differ and not shared_late(writers + 8 * cell, readers + 8 * cell, line * width, tag, -1):
+            last, names = tag + (others & step), context.shared_by + 4 * cell
+            shared_fill(writers + 8 * cell, names, line * width, last, step, lowest(width), n)
+            memcpy(context.shared_bytes + first, room, line * size)
             return 0
     early = shared_early(context, n, at, on, tag, step, log, size)
     if early >= 0:
@@ -285,7 +257,7 @@ def shared_reset(context):
         u64[shared_copies(context, warp), 0] = 0
 
 
-RUNTIME = {"shared_late": late, "shared_fill": fill} | routines(
+RUNTIME = shared_lines.RUNTIME | routines(
     shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
     shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
     shared_reset,

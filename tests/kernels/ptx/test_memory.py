@@ -5,6 +5,7 @@ import pytest
 
 from kvproof.kernels.ptx import errors
 from kvproof.kernels.ptx.arrays import near
+from kvproof.kernels.ptx.segments import address_of
 
 from ._text import OWN, SEEDS, fails, own, run
 
@@ -231,3 +232,9 @@ NEAR = {  # two words -> whether they may be copies of one sum, or of two in one
 @pytest.mark.parametrize(("a", "b", "alike"), NEAR.values(), ids=NEAR)
 def test_words_are_near_as_floats_of_32_bits_or_as_pairs_of_16(a, b, alike):
     assert near(a, b, 32) == near(b, a, 32) == alike
+
+
+@pytest.mark.parametrize("array", [np.arange(9)[3:], np.zeros((4, 5), "u2").T[::-1], np.zeros((3, 0)), np.empty(())])
+def test_an_array_lies_where_numpy_says(array):
+    array.flags.writeable = False
+    assert address_of(array) == array.__array_interface__["data"][0]

@@ -8,7 +8,7 @@ import pytest
 from kvproof.kernels.ptx import progress
 from kvproof.kernels.ptx.errors import Refused, Unfinished
 from kvproof.kernels.ptx.native import engine as driver
-from kvproof.kernels.ptx.native import tiers
+from kvproof.kernels.ptx.native import records, tiers
 from kvproof.kernels.ptx.native.records import aligned
 
 from .._text import own, run
@@ -64,6 +64,23 @@ def test_threads_launch_one_kernel_at_a_time_of_their_own():
     alone = [launched(seed, "numpy") for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(launched, range(8), ["native"] * 8)) == alone
+
+
+def test_a_launch_that_takes_longer_than_the_last_is_given_to_threads_and_later_ones_too(monkeypatch):
+    """The first was quick, so that the second begins where nothing could interrupt it."""
+    monkeypatch.setattr(records, "STEPS", 1000)
+    monkeypatch.setattr(records, "ALONE", 60.0)
+    made = driver.Records.__init__
+    kept: list = []
+    monkeypatch.setattr(driver.Records, "__init__", lambda self, *a: [made(self, *a), kept.append(self)][0])
+    body = "ld.global.b32 %r6, [%rd2]; AGAIN: sub.u32 %r6, %r6, 1; setp.ne.u32 %p1, %r6, 0; @%p1 bra AGAIN; "
+    shares = []
+    for steps in (1, 2, 3, 2000, 4, 5):
+        n, out = np.full(1, steps, np.uint32), np.zeros(256, np.uint32)
+        assert run(body + "st.global.b32 [%rd11], %r6; ret;", out, n, programs=8, engine="native").engine == "native"
+        shares.append(kept[-1].mine)
+    assert shares == [0, kept[-1].threads, kept[-1].threads, 0, 0, 0]
+    assert len(kept) == 2
 
 
 def test_moved_approximations_are_left_to_the_numpy_form():

@@ -10,6 +10,7 @@ from kvproof.kernels.ptx.native import code, floats, ir, numpy_loops
 from kvproof.kernels.ptx.native.lower import Unlowered
 from kvproof.kernels.ptx.native.table import opcode
 
+from .. import _text
 from ._lowered import Case, Lowered, check_all, samples
 
 OPCODES = [o for o in isa.OPCODES if not o.startswith("cvt") and any("f" in kind for kind in opcode(o, 0).types)]
@@ -72,3 +73,11 @@ def test_an_fma_rounded_twice_is_found(kind, monkeypatch):
     lowered = Lowered([f"fma.rn.{kind}"])
     with pytest.raises(AssertionError, match="wrong, of"):
         lowered.check(f"fma.rn.{kind}", *samples(f"fma.rn.{kind}"))
+
+
+@pytest.mark.parametrize("then", ["mul.f32 %r9, %r7, %r7; ", "mov.b32 %r9, %r7; ", "cvt.f32.bf16 %r9, %h1; "])
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+def test_a_nan_that_goes_on_as_a_number_is_the_canonical_one_to_whoever_looks_at_its_bits(engine, then):
+    """Infinity minus itself is another NaN on this CPU; as float16's, taken for a bfloat16, it would be a number."""
+    body = "mov.b32 %r6, 0x7f800000; sub.f32 %r7, %r6, %r6; cvt.rn.f16.f32 %h1, %r7; " + then
+    assert (_text.own(body, engine=engine) == 0x7FFFFFFF).all()

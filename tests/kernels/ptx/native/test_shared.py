@@ -31,9 +31,9 @@ COPIES = [
 
 
 def addresses(rng: np.random.Generator, T: int, size: int, wild: bool) -> np.ndarray:
-    """Of an access of `size` bytes: in a row, permuted, far apart, all alike, or some of these with a fault."""
+    """Of an access of `size` bytes: in a row, over and over, permuted, far apart, all alike, or these with a fault."""
     at, room = np.arange(T), SIZE // size
-    kind = rng.integers(7)
+    kind = rng.integers(8)
     if kind == 1:
         at = at ^ rng.integers(8)
     elif kind == 2:
@@ -44,6 +44,8 @@ def addresses(rng: np.random.Generator, T: int, size: int, wild: bool) -> np.nda
         at = np.full(T, rng.integers(room))
     elif kind == 5:
         at = at // rng.choice([2, 4, 32])
+    elif kind == 6:
+        at = at % rng.choice([4, 8, 16])
     at = (at + rng.integers(0, 9)) % room * size
     if wild:
         at[rng.integers(T)] += rng.choice([1, size // 2, SIZE])
@@ -61,6 +63,8 @@ def history(rng: np.random.Generator, decoded, sizes: list[int], T: int, barrier
     for _ in range(rng.integers(2, 7)):
         n = int(rng.choice(chosen))
         on = np.ones(T, bool) if rng.random() < 0.6 else rng.random(T) < rng.random()
+        if rng.random() < 0.2:
+            on = np.arange(T) % 32 < rng.choice([4, 8, 16])
         if rng.random() < 0.2:
             on &= np.arange(T) // 32 == rng.integers(T // 32)
         values = 2 if rng.random() < 0.5 else 1
@@ -166,3 +170,15 @@ def test_atomics_whose_order_cannot_matter_are_no_suspicion():
         compare(Native(decoded, 64, SIZE), at_one_place((1, everybody, 5), (2, everybody, 0), (1, (SECOND,), 7)))
         == "same"
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "ends"), [(STORE, LOAD, "raised"), (LOAD, STORE, "raised"), (LOAD, LOAD, "same")]
+)
+def test_lanes_that_repeat_the_accesses_of_the_first_ones_are_all_known(first, then, ends):
+    """Each of eight words is accessed by four lanes; the first of them may not go on alone, as if it had been."""
+    native = Native(decoded_of(["st.shared.b32 [%r1], %r2;", "ld.shared.b32 %r3, [%r1];"]), 32, SIZE)
+    T = np.arange(32)
+    all_, few = ({"%r1": x, "%r2": x} for x in (4 * T, 4 * (T % 8)))
+    history = [Did(0, T < 32, all_, "program"), Did(first, T < 32, few), Did(then, T < 8, few)]
+    assert compare(native, history) == ends
