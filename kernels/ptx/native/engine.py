@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,9 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import code, context, ir, matrices, memory, numpy_loops, others, programs, shared, twins, warp
 from .arrays import Arrays
+from .carried import Carried
 from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
 from .flow import Warp
@@ -65,16 +66,22 @@ class Ended(NamedTuple):
     counters: Counted
     memory: Arrays
     printed: Printed
+    shadow: Carried | None
 
 
 def key(start: Start) -> bytes:
     """Stands for the machine code of a launch's kernel."""
-    return key_of(start.text, start.num_warps)
+    return key_of(start.text, start.num_warps, start.shadow and (*start.shadow[:3], bool(start.shadow.lines)))
 
 
 @lru_cache(maxsize=256)
-def key_of(text: str, warps: int) -> bytes:
-    return hashlib.sha256(text.encode()).digest() + bytes([warps])
+def key_of(text: str, warps: int, shadow: Any) -> bytes:
+    """shadow: what code with one depends on; None of code without."""
+    known = hashlib.sha256(text.encode()).digest() + bytes([warps])
+    if shadow:
+        ((numbers, rounded), *others) = shadow
+        known += repr((numbers, sorted(rounded), others)).encode()
+    return known
 
 
 _ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel
@@ -86,13 +93,14 @@ def compiled(start: Start, best: bool = False) -> Compiled:
     Raises Unlowered if it has none.
     """
     best = best or _ran[key(start)] > LASTING * len(start.decoded.steps)
-    return code_of(key(start), Once(start.decoded), 32 * start.num_warps, int(best))
+    kind = partial(twins.Twins, rounds=bool(start.shadow.lines)) if start.shadow else Warp
+    return code_of(key(start), Once((start.decoded, kind)), 32 * start.num_warps, int(best))
 
 
 def refuses(start: Start, made: Compiled) -> str:
     """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
-    if start.shadow or start.trace:
-        return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
+    if start.trace:
+        return "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
     if not start.moved and start.seed is None:
@@ -105,33 +113,35 @@ def refuses(start: Start, made: Compiled) -> str:
 
 
 @lru_cache(maxsize=256)
-def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
-    made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, memory.is_event):
+def code_of(key: bytes, known: Once, T: int, level: int = 0) -> Compiled:
+    """known: the program, and the Warp that writes its code"""
+    decoded, kind = known.value
+    made = plan(decoded, T, memory.is_event)
+    if loops_by(decoded, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
-    writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
+    writer = kind(decoded, made, T, module, FAMILIES, memory.ANYWAY)
 
     def write() -> list[str]:
         writer.emit()
         return [str(module)]
 
-    machine_code = code.compiled(key, write, (runtime(),), level)
-    own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
+    machine_code = code.compiled(key, write, (runtime(),) if kind is Warp else (runtime(), runtime(True)), level)
+    own = blocks(decoded, made.starts)
+    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded), set())
 
 
 @cache
-def runtime() -> Any:
-    """The functions that the code of all kernels calls."""
+def runtime(shadow: bool = False) -> Any:
+    """The functions that the code of all kernels calls; or those that code with a shadow calls beside them."""
 
     def write() -> list[str]:
         module = ir.Module("runtime")
-        for define in RUNTIME.values():
+        for define in (twins.RUNTIME if shadow else RUNTIME).values():
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write, level=1)
+    return code.compiled(b"runtime of shadows" if shadow else b"runtime", write, level=1)
 
 
 class Launch:
@@ -143,6 +153,7 @@ class Launch:
         known = start.readable, start.blank, start.checks
         self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
         records.begin(start, self.arrays, fuel)
+        self.shadow = Carried(start, records, self.arrays) if start.shadow else None
 
     def run(self) -> int:
         """All programs to their ends -> a status."""
@@ -268,7 +279,7 @@ def run(
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
         if right:
             arrays.end(written)
-            ended = Ended(start.grid, 32 * start.num_warps, counted, arrays, Printed(start.prints))
+            ended = Ended(start.grid, 32 * start.num_warps, counted, arrays, Printed(start.prints), launch.shadow)
             given_back(records, start, key(start))
             return ended
         arrays.undo()

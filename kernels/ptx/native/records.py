@@ -55,7 +55,7 @@ class Records:
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
         self.replicas = np.zeros((threads, HEAD + REPLICA * REPLICAS), np.int64)
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
-        self.state = shared.state(rows, size, granule, warps, threads)
+        self.shared_size, self.state = size, shared.state(rows, size, granule, warps, threads)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
         self.plain = self.rows.copy()

@@ -16,6 +16,7 @@ from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
 PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
+SHADOW, ROUNDS = 3, 5  # times as many with a shadow, and with one that may keep roundings
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
@@ -39,7 +40,8 @@ class Tier:
         self.code: Any = None
         self.why = _refused.get(self.key, "")
         steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
-        left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
+        times = 1 if not start.shadow else ROUNDS if start.shadow.lines else SHADOW
+        left = PRICE * times * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
         self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
         if not self.why and not at_once and _suspected[self.key] >= OFTEN:
             _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
