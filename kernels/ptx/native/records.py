@@ -49,7 +49,7 @@ class Records:
         if bytes > ROOM:
             raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
         self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
-        self.traffic = np.zeros((threads, len(decoded.steps), context.TRAFFIC), np.int64)
+        self.traffic = np.zeros((threads, len(made.blocks), context.TRAFFIC), np.int64)
         self.frames = aligned((rows, warps, made.frame_size))
         self.next, self.given = np.zeros(1, np.int64), np.zeros(len(decoded.slots), np.int64)
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
