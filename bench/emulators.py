@@ -9,7 +9,7 @@ model without a cache; then calls are interleaved. The rows:
 
     decode  decode attention of 2 sequences; once by the interpreter, since it takes many seconds
     batch   the same of 32, with the memory that a launch takes; not by the interpreter, which takes minutes
-    shadow  the first with shadow="float64", beside both forms without
+    shadow  the first with shadow="float64", natively, beside both forms without
     first   the first launch of a process, Triton's cache and that of compiled code being empty
     tiny    a token of the smallest model by --impl triton
     suite   the tests whose launches took longest, by pytest: time in launches; minutes, so only where asked for
@@ -79,7 +79,7 @@ def builds(against: Path | None) -> dict[str, Build]:
         "native": Build("native", HERE, {ENGINE: "native"}),
         "numpy": Build("NumPy form", HERE, {ENGINE: "numpy"}),
         "interpret": Build("interpreter", HERE, {"TRITON_INTERPRET": "1"}),
-        "shadow": Build("shadow", HERE, {}),
+        "shadow": Build("shadow", HERE, {ENGINE: "native"}),
     }
     if against:
         if not (against / "kernels" / "ptx" / "launch.py").exists():

@@ -173,8 +173,7 @@ def assemble(
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, weights(steps), live,
         always, d.granule, program.local, shared, asynchronous, undefined,
-        program.registers, follow and follow.lost,
-        frozenset(follow.marked if follow else ()), frozenset(follow.rounded - follow.matched if follow else ()),
+        program.registers, follow and follow.followed(),
     )  # fmt: skip
 
 

@@ -56,9 +56,7 @@ class Decoded(NamedTuple):
     asynchronous: bool  # whether anything works beside the threads, or barriers are for a part of them
     undefined: dict[int, np.dtype]  # read and never written: a compiler's word for any bits, none of which may matter
     registers_of: dict[str, str]  # the class of each register
-    lost: set[int] | None = None  # of a program with a shadow, the instructions that it does not follow
-    marked: frozenset[int] = frozenset()  # those of them whose results are NaN where it is to doubt them
-    folded: frozenset[float] = frozenset()  # and the numbers of its Python that no constant is
+    followed: Any = None  # of a program with a shadow, a shadow.acts.Followed
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""

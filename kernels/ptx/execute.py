@@ -17,11 +17,10 @@ from .progress import say
 from .races import Access
 from .segments import Buffer, Region
 from .settings import ENGINES
+from .shadow.acts import line
 from .shadow.launch import Asked, ShadowReport
 from .start import Start
 from .tma import host
-
-LIBRARY = ("standard.py", "core.py", "math.py")
 
 
 class Line(NamedTuple):
@@ -106,17 +105,16 @@ class Report:
     @cached_property
     def lines(self) -> dict[tuple[str, int], Line]:
         lines: dict[tuple[str, int], Line] = {}
-        for instruction, line in self.by_instruction:
-            # the innermost line that is not of Triton's library
-            where = next((at for at in instruction.where if at[0] not in LIBRARY), ("?", 0))
-            lines[where] = lines.get(where, Line()).plus(line)
+        for instruction, did in self.by_instruction:
+            where = line(instruction.where)
+            lines[where] = lines.get(where, Line()).plus(did)
         return dict(sorted(lines.items()))
 
     @cached_property
     def classes(self) -> dict[str, int]:
         classes = dict.fromkeys(CLASSES, 0)
-        for instruction, line in self.by_instruction:
-            classes[class_of(instruction.opcode)] += line.instructions
+        for instruction, did in self.by_instruction:
+            classes[class_of(instruction.opcode)] += did.instructions
         return {name: n for name, n in classes.items() if n}
 
 
@@ -142,7 +140,7 @@ def execute(
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
     hints = shadow[:3] if shadow else None
     known = text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints
-    engine = engine or (None if shadow else engine_of_process())
+    engine = engine or engine_of_process()
     plain = engine != "numpy" and not shadow and not approximation_ulps
     decoded = typed(text, num_warps, partial(assemble, *known)) if plain else assemble(*known)
     if len(arguments) != len(decoded.parameters):
@@ -155,7 +153,8 @@ def execute(
     launch, ran, why = run(start, written, engine)
     report = Report(name, target, launch, trace)
     report.engine, report.engine_reason = ran, why
-    report.shadow = ShadowReport(start, came, launch) if shadow else None
+    again = "numpy" if engine == "numpy" else None  # with roundings, which may be more than machine code carries
+    report.shadow = ShadowReport(start, came, launch, lambda x: run(x, None, again)[0]) if shadow else None
     return report
 
 
@@ -166,8 +165,7 @@ def run(start: Start, written: dict[str, np.ndarray] | None, engine: str | None)
 
     Raises Refused where it is to be machine code, and cannot be; what the machine finds.
     """
-    numpy = "asked for" if engine == "numpy" else 'shadow="float64"' if start.shadow else ""
-    tier, why = (None, numpy) if numpy else tier_of(start, engine == "native")
+    tier, why = (None, "asked for") if engine == "numpy" else tier_of(start, engine == "native")
     while True:
         if tier and tier.due() and (ended := tier.run(written)) is not None:
             return ended, "native", ""

@@ -18,6 +18,9 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
                              memory, shared, others
     accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts;
                              shared_lines: for lanes side by side
+    twins, twin_moves        a shadow: float64 beside each number, in registers and on its way through memory
+    twin_cells, carried      twins in memory, as routines; the shadow of one launch
+    traced                   NumPy's functions of numbers, written as code
     routine                  routines: a small part of Python -> LLVM IR
     numpy_loops              exp2 and its like, NumPy's own
     lanes, context           LLVM IR for the lanes of a warp; the record of a launch

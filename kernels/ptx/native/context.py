@@ -25,6 +25,7 @@ FIELDS = (
     # shared memory, see shared.py
     "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
     "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",
+    "shadow",  # see twin_cells.py
 )  # fmt: skip
 
 # Words of "traffic": threads and sectors of global memory; threads, wavefronts and conflicts of shared memory.

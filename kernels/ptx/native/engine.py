@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,8 +21,11 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import brief, code, context, counted, ir, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import (
+    brief, code, context, counted, ir, matrices, memory, numpy_loops, others, programs, shared, twins, warp,
+)  # fmt: skip
 from .arrays import Arrays
+from .carried import Carried
 from .context import DONE, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
 from .events import following
@@ -69,16 +72,22 @@ class Ended(NamedTuple):
     counters: Counted
     memory: Arrays
     printed: Printed
+    shadow: Carried | None
 
 
 def key(start: Start) -> bytes:
     """Stands for the machine code of a launch's kernel."""
-    return key_of(start.text, start.num_warps)
+    return key_of(start.text, start.num_warps, start.shadow and (*start.shadow[:3], bool(start.shadow.lines)))
 
 
 @lru_cache(maxsize=256)
-def key_of(text: str, warps: int) -> bytes:
-    return hashlib.sha256(text.encode()).digest() + bytes([warps])
+def key_of(text: str, warps: int, shadow: Any = None) -> bytes:
+    """shadow: what code with one depends on; None of code without."""
+    known = hashlib.sha256(text.encode()).digest() + bytes([warps])
+    if shadow:
+        ((numbers, rounded), *others) = shadow
+        known += repr((numbers, sorted(rounded), others)).encode()
+    return known
 
 
 _ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
@@ -92,12 +101,16 @@ def compiled(start: Start, best: bool = False) -> Compiled:
     """
     name = key(start)
     best = best or _ran[name] > LASTING
-    found = kept(name, 1) or (None if best else kept(name, 0))
-    return found or code_of(name, Once(start.decoded), 32 * start.num_warps, int(best))
+    shadow, kind = bool(start.shadow), Warp
+    if found := kept(name, 1, shadow) or (None if best else kept(name, 0, shadow)):
+        return found
+    if shadow:
+        kind = partial(twins.Twins, rounds=bool(start.shadow.lines))
+    return code_of(name, Once((start.decoded, kind)), 32 * start.num_warps, int(best))
 
 
 @lru_cache(maxsize=256)
-def kept(key: bytes, level: int) -> Compiled | None:
+def kept(key: bytes, level: int, shadow: bool) -> Compiled | None:
     """What an earlier process has compiled, if both the code and its brief are on the disk."""
 
     def lost() -> list[str]:
@@ -105,15 +118,15 @@ def kept(key: bytes, level: int) -> Compiled | None:
 
     found = brief.read(key)
     try:
-        return found and found[1]._replace(code=code.compiled(key, lost, (runtime(),), level), fine=set())
+        return found and found[1]._replace(code=code.compiled(key, lost, needs(shadow), level), fine=set())
     except LookupError:
         return None
 
 
 def refuses(start: Start) -> str:
     """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
-    if start.shadow or start.trace:
-        return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
+    if start.trace:
+        return "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
     if not start.moved and start.seed is None:
@@ -126,36 +139,43 @@ def refuses(start: Start) -> str:
 
 
 @lru_cache(maxsize=256)
-def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
-    made = plan(decoded.value, T, memory.is_event)
-    if loops_by(decoded.value, memory.is_event):
+def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
+    """kernel: the program, and the Warp that writes its code"""
+    decoded, kind = kernel.value
+    made = plan(decoded, T, memory.is_event)
+    if loops_by(decoded, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
-    writer = Warp(decoded.value, made, T, module, FAMILIES, memory.ANYWAY)
+    writer = kind(decoded, made, T, module, FAMILIES, memory.ANYWAY)
 
     def write() -> list[str]:
         writer.emit()
         return [str(module)]
 
-    machine_code = code.compiled(key, write, (runtime(),), level)
-    own = blocks(decoded.value, made.starts)
-    known = writer.events, brief.opcodes(key, decoded), may_write(decoded.value)
+    machine_code = code.compiled(key, write, needs(kind is not Warp), level)
+    own = blocks(decoded, made.starts)
+    known = writer.events, brief.opcodes(key, Once(decoded)), may_write(decoded)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
-    brief.write(key, decoded.value, found)
+    brief.write(key, decoded, found)
     return found
 
 
+def needs(shadow: bool) -> tuple[Any, ...]:
+    """What a kernel's code calls functions of."""
+    return (runtime(), runtime(True)) if shadow else (runtime(),)
+
+
 @cache
-def runtime() -> Any:
-    """The functions that the code of all kernels calls."""
+def runtime(shadow: bool = False) -> Any:
+    """The functions that the code of all kernels calls; or those that code with a shadow calls beside them."""
 
     def write() -> list[str]:
         module = ir.Module("runtime")
-        for define in RUNTIME.values():
+        for define in (twins.RUNTIME if shadow else RUNTIME).values():
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write, level=1)
+    return code.compiled(b"runtime of shadows" if shadow else b"runtime", write, level=1)
 
 
 class Launch:
@@ -167,6 +187,7 @@ class Launch:
         known = start.readable, start.blank, start.checks
         self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
         records.begin(start, self.arrays, fuel)
+        self.shadow = Carried(start, records, self.arrays) if start.shadow else None
 
     def run(self) -> int:
         """All programs to their ends -> a status."""
@@ -277,7 +298,7 @@ def run(
             call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
             call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
             arrays.end(written, sums)
-            ended = Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints))
+            ended = Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints), launch.shadow)
             given_back(records, start, key(start))
             return ended
         arrays.undo()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import ir
-from .lanes import F32, F64, I64, Lanes, spelled, vector
+from .lanes import F32, F64, I64, Lanes, element, spelled, vector
 
 LOOPS = {"ex2": np.exp2, "lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}
 # Where PyUFuncObject, of NumPy's ufuncobject.h, has its loops, and then their data.
@@ -33,7 +33,7 @@ def symbols() -> dict[str, int]:
 
 
 def define(name: str, kind: Any, module: ir.Module) -> None:
-    """numpy.NAME.KIND: float numbers -> the function of each in float64, rounded once."""
+    """numpy.NAME.KIND: numbers -> the function of each in float64, rounded once to their type."""
     words = ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4)  # the arrays, how many elements, the strides, data
     loop = module.globals.get(f"numpy.{name}") or ir.Function(module, words, f"numpy.{name}")
     f = ir.Function(module, ir.FunctionType(kind, [kind]), f"numpy.{name}.{spelled(kind)}")
@@ -47,10 +47,12 @@ def define(name: str, kind: Any, module: ir.Module) -> None:
         b.store(value, place)
     arguments = [b.bitcast(places[n], ir.PointerType()) for n in (0, 2, 3)]
     b.call(loop, [*arguments, ir.Constant(ir.PointerType(), None)])
-    b.ret(Lanes(b).cast("fptrunc", b.load(result, typ=x.type), F32))
+    b.ret(Lanes(b).cast("fptrunc", b.load(result, typ=x.type), element(kind)))
 
 
-KINDS = (F32, vector(F32))
-RUNTIME: dict[str, Callable[[ir.Module], None]] = {
-    f"numpy.{name}.{spelled(kind)}": partial(define, name, kind) for name in LOOPS for kind in KINDS
-}
+def defined(*kinds: Any) -> dict[str, Callable[[ir.Module], None]]:
+    """What defines the loops in a module, by name."""
+    return {f"numpy.{name}.{spelled(kind)}": partial(define, name, kind) for name in LOOPS for kind in kinds}
+
+
+RUNTIME, WIDE = defined(F32, vector(F32)), defined(F64, vector(F64))  # WIDE: of float64, for a shadow

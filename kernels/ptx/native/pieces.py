@@ -16,8 +16,9 @@ from ..segments import BITS, MIDDLE, Buffer, address_of, span
 # byte and one past the last; the address of offset 0; log2 of an element; and then addresses of what is known, 0 where
 # nothing need be: by element, a bit (READ, from the first byte on), bytes (WRITTEN, and STATE of MAPPED and READABLE
 # bits) and words as in accesses.py (CELLS, of who wrote, and READERS); by chunk, DIRTY and BACKUP; by line of 64 bytes,
-# LINES, u32, of who read.
+# LINES, u32, of who read; and then, of a launch with a shadow, the three of its plane, see twin_cells.py.
 BASE, FIRST, LAST, DATA, SHIFT, READ, WRITTEN, STATE, DIRTY, BACKUP, LINES, CELLS, READERS = (*range(13),)
+VALUES, CODES, BYTES = 13, 14, 15
 RECORD = 16  # words
 MAPPED, READABLE = 1, 2
 CHUNK, LINE = 12, 6  # log2 of bytes

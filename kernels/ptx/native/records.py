@@ -58,8 +58,8 @@ class Records:
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
         self.replicas = np.zeros((threads, HEAD + REPLICA * REPLICAS), np.int64)
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
-        copies = rows if any(x.instruction.opcode.startswith("cp.async") for x in decoded.steps) else 1
-        self.state = shared.state(rows, size, granule, warps, copies, threads)
+        copies = rows if any(x.startswith("cp.async") for x in made.opcodes) else 1
+        self.shared_size, self.state = size, shared.state(rows, size, granule, warps, copies, threads)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
         self.plain = self.rows.copy()

@@ -6,7 +6,7 @@
                 u8[place, k] = 1
         return context.program + u64[place, HEAD]
 
-Every value is 64 bits wide, addresses too. u8[p, k] is the k-th byte from the address p on, u32 and u64 likewise;
+Every value is 64 bits wide, addresses too. u8[p, k] is the k-th byte from the address p on, u16, u32 and u64 likewise;
 context.NAME is a field of the launch's record, any other x.NAME is u64[x, NAME]. Integers wrap; >> takes in zeros;
 comparisons are signed, `and`, `or`, `not` and x if y else z as ever. Names that are not local are the module's numbers.
 A call is one of CALLS, or of another such function. What has no return returns 0.
@@ -20,10 +20,10 @@ from typing import Any
 
 from . import context as ctx
 from . import ir
-from .lanes import I1, I8, I32, I64
+from .lanes import I1, I8, I16, I32, I64
 from .programs import declared, loop
 
-SIZES = {"u8": I8, "u32": I32, "u64": I64}
+SIZES = {"u8": I8, "u16": I16, "u32": I32, "u64": I64}
 LIBC = ("memcpy", "memset", "memcmp")
 CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", "prefetch", *LIBC)
 OPERATORS = {

@@ -19,6 +19,7 @@ from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
 PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
+SHADOW, ROUNDS = 3, 5  # times as many with a shadow, and with one that may keep roundings
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
@@ -64,7 +65,8 @@ class Tier:
         steps, threads = len(self.start.decoded.steps), math.prod(self.start.grid) * 32 * self.start.num_warps
         if self.key not in _spent:
             _spent[self.key] = disk.spent(code.digest_of(self.key))
-        return PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
+        times = 1 if not self.start.shadow else ROUNDS if self.start.shadow.lines else SHADOW
+        return PRICE * times * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
 
     def due(self) -> bool:
         """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""

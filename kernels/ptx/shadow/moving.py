@@ -15,6 +15,7 @@ from ..opcode import BITS
 from ..parse import Instruction
 from ..tensor_core import mma
 from . import formats as fm
+from .acts import Number
 from .formats import HALF, KINDS, PAIR, exact
 from .planes import each, paired
 
@@ -44,28 +45,24 @@ def moved(f: Any, i: Instruction, run: Run) -> Run | None:
         if kind not in HALF and not single:
             return None
         views = [VIEWS["same" if single else view] for x, _, view in links if f.format(x)]
-        operands = [(links[0][1], kind)]
-        gets, reals = ([how(*x) for x in operands] for how in (f.get, f.real))
-        return f.follow(run, lambda x: [view(x) for view in views], gets, reals)
-    more: list = []
+        return f.follow(run, lambda x: [view(x) for view in views], [f.number(links[0][1], kind)])
+    more, how = (), "compute"
     if name == "selp":
         if i.operands[3].name in f.unsure:
             f.lost.add(f.n)
             f.marked.add(f.n)
             if f.doubts:
                 return None
-        slot, negate = f.d.source(i.operands[3], "pred")
-        more, change = [lambda R: negate(R[slot]) if negate else R[slot]], lambda a, b, p: np.where(p, a, b)
+        more, change = ((i.operands[3], "pred"),), lambda a, b, p: np.where(p, a, b)
     elif name == "shfl":
-        more, mode = [f.bits(x, "b32") for x in i.operands[2:4]], i.opcode.split(".")[2]
+        more, mode, how = ((x, "b32") for x in i.operands[2:4]), i.opcode.split(".")[2], "shuffle"
         change = lambda x, b, c: warp.shfl(mode, x, b, c, None, max(x.shape[1], b.shape[1], c.shape[1]))[0]  # noqa: E731
     elif name in ("and", "xor"):
         change = np.abs if name == "and" else np.negative
         change = each(change) if kind in HALF else change
         if (fm.number(i) in (0x80008000, 0x7FFF7FFF)) != (kind in HALF):
             return None
-    gets, reals = ([*(how(*x) for x in operands), *more] for how in (f.get, f.real))
-    return f.follow(run, lambda *x: [change(*x)], gets, reals)
+    return f.follow(run, lambda *x: [change(*x)], [f.number(*x) for x in (*operands, *more)], how)
 
 
 def reached(f: Any, operand: Any, space: str) -> Callable:
@@ -90,11 +87,16 @@ def fragments(num: int, trans: bool) -> tuple[np.ndarray, np.ndarray]:
     return found // 8, found % 8
 
 
+def rows_of(i: Instruction, num: int) -> Any:
+    """Of a matrix, its fragments; None of other accesses."""
+    return fragments(num, ".trans" in i.opcode) if "matrix" in i.opcode else None
+
+
 def spread(i: Instruction, size: int, num: int) -> Callable:
     """(cells of an access, n, T) -> the cells of the n-th register's lower and upper half."""
-    if "matrix" not in i.opcode:
+    if rows_of(i, num) is None:
         return lambda at, n, T: (at + n * size // 2, at + (2 * n + 1) * size // 4)
-    lanes, columns = fragments(num, ".trans" in i.opcode)
+    lanes, columns = rows_of(i, num)
 
     def cells(at, n, T):
         rows = np.broadcast_to(at, (len(at), T)).reshape(len(at), -1, 32)
@@ -122,12 +124,13 @@ def loaded(f: Any, i: Instruction, run: Run) -> Run | None:
     where, cells = reached(f, i.operands[1], space), spread(i, size, len(targets))
     parts = [(n, f.put(x), f.bits(x, kind), f.format(x)) for n, x in enumerate(targets) if f.format(x)]
     raw, number = [n for n, x in enumerate(targets) if not f.format(x)], f.n
+    f.note("load", None, (), targets, space, turned, size, rows_of(i, len(targets)))
 
     def follow(block, active):
         at = where(block, active)
         run(block, active)
         plane, at = at()
-        if any(plane.holds(cells(at, n, block.world.T)[0]) for n in raw) or (turned and plane.holds(at)):
+        if any(plane.holds(cells(at, n, block.world.T)[0], active) for n in raw) or (turned and plane.holds(at)):
             block.world.shadow.lost.add(number)
         for n, put, bits, kind in parts:
             if turned:
@@ -140,8 +143,9 @@ def loaded(f: Any, i: Instruction, run: Run) -> Run | None:
 
 def given(f: Any, i: Instruction, run: Run) -> Run:
     """A parameter: the number that the caller gave, before it was rounded."""
-    name, get = getattr(i.operands[1].base, "name", ""), f.real(f.targets[0], f.format(f.targets[0]))
+    name, get = getattr(i.operands[1].base, "name", ""), f.own(Number(f.targets[0], f.format(f.targets[0])))
     put, n = f.put(f.targets[0]), f.n
+    f.note("give", None, (), f.targets, name)
 
     def follow(block, active):
         run(block, active)
@@ -158,10 +162,12 @@ def stored(f: Any, i: Instruction, run: Run) -> Run:
     if space not in ("global", "shared") or size < 2:
         return run
     where, cells, matrix = reached(f, i.operands[0], space), spread(i, size, len(sources)), "matrix" in i.opcode
-    parts = []
+    parts, numbers = [], []
     for n, x in enumerate(sources):
         own = f.format(x) if BITS.get(f.format(x)) == 8 * size else ""
-        parts.append((n, f.bits(x, kind), f.get(x, own) if own else lambda R: np.zeros((1, 1)), own or None))
+        numbers.append(f.number(x, own) if own else Number(x, ""))
+        parts.append((n, f.bits(x, kind), f.get(numbers[-1]) if own else lambda R: np.zeros((1, 1)), own or None))
+    f.note("store", None, numbers, (), space, size, rows_of(i, len(sources)))
 
     def follow(block, active):
         at = where(block, active)
@@ -180,6 +186,7 @@ def copied(f: Any, i: Instruction, run: Run) -> Run:
     if not re.match(r"cp\.async\.c[ag]\.", i.opcode):
         return run
     to, size = reached(f, i.operands[0], "shared"), i.operands[2].bits // 2
+    f.note("copy")
 
     def follow(block, active):
         at = to(block, active)
@@ -198,15 +205,14 @@ def multiplied(f: Any, i: Instruction, run: Run) -> Run | None:
         return None
     _, _, a, b, c, _ = mma.form(i.opcode)
     kinds = [PAIR[k] if k in ("f16", "bf16") else KINDS.get(k) for k in (a, b, c)]
-    operands = [(x, kind) for operand, kind in zip(i.operands[1:], kinds, strict=True) for x in operand.parts]
+    operands = [(x, kind or "b32") for operand, kind in zip(i.operands[1:], kinds, strict=True) for x in operand.parts]
     cuts = np.cumsum([len(x.parts) for x in i.operands[1:3]]).tolist()
-    gets, reals = ([how(x, k) if k else f.bits(x, "b32") for x, k in operands] for how in (f.get, f.real))
 
     def product(*x):
         x = [np.broadcast_to(v, (len(v), max(32, *(w.shape[1] for w in x)))) for v in x]
         return mma.mma(i.opcode, x[: cuts[0]], x[cuts[0] : cuts[1]], x[cuts[1] :])
 
-    return f.follow(run, product, gets, reals)
+    return f.follow(run, product, [f.number(*x) for x in operands], "multiply")
 
 
 def changed_at(block: Any, active: Any, addresses: np.ndarray, space: str) -> tuple[Any, np.ndarray, Any, Any]:
@@ -232,8 +238,10 @@ def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
         return None
     operands = i.operands[1:] if returns else i.operands
     where, kind = address(f.d, operands[0], how.space), HALF.get(how.kind, how.kind)
-    gets, reals = ([take(x, how.kind) for x in parts_of(operands[1])] for take in (f.get, f.real))
+    numbers = [f.number(x, how.kind) for x in parts_of(operands[1])]
+    gets, reals = [f.get(x) for x in numbers], [f.own(x) for x in numbers]
     puts, size, n = [f.put(x) for x in f.targets], BITS[kind] // 16, f.n
+    f.note("atomic", None, numbers, f.targets, how)
     change = np.add if how.operation == "add" else lambda old, new: new
 
     def follow(block, active):
@@ -253,7 +261,7 @@ def atomic(f: Any, i: Instruction, run: Run) -> Run | None:
             twin = plane.value[c]
             if n in world.shadow.keeps and how.operation == "add":
                 _, at = np.unique(c, return_inverse=True)
-                twin = twin + world.shadow.entered(n, exact(words[w], kind), x + np.bincount(at, value)[at])
+                twin = twin + world.shadow.entered(n, exact(words[w], kind), x + np.bincount(at, value)[at], None)
             plane.write(c, c, words[w], kind, twin)
         old = [paired(*x) for x in zip(old[::2], old[1::2], strict=True)] if how.kind in HALF else old
         for put, x in zip(puts, old, strict=False):

@@ -22,7 +22,6 @@ class Plane:
         self.value = np.zeros(P * self.cells)
         self.code = np.zeros(P * self.cells, np.uint8)
         self.bytes = np.zeros(P * self.cells * 2, np.uint8)
-        self.low, self.high = len(self.code), -1  # the first and last cell written
 
     def read(self, low: np.ndarray, high: np.ndarray, bits: np.ndarray, kind: str) -> Any:
         """Twins where memory holds `bits` of a format; without one, the numbers themselves.
@@ -38,10 +37,10 @@ class Plane:
         has &= self.words(kind).take(low // (BITS[kind] // 16)) == bits
         return np.where(has, self.value.take(low), found)
 
-    def holds(self, cells: np.ndarray) -> bool:
-        """Whether any of some cells may have a twin."""
-        within = self.high >= 0 and cells.min() <= self.high and cells.max() >= self.low
-        return within and bool(self.code.take(cells).any())
+    def holds(self, cells: np.ndarray, on: Any = None) -> bool:
+        """Whether any of some cells, those of the threads `on`, may have a twin."""
+        found = self.code.take(cells) != 0
+        return bool((found if on is None else found & on).any())
 
     def words(self, kind: str) -> np.ndarray:
         return self.bytes.view(f"u{BITS[kind] // 8}")
@@ -63,19 +62,19 @@ class Plane:
             return
         self.code[low], self.value[low] = CODES[kind], value
         self.words(kind)[low // (BITS[kind] // 16)] = bits
-        self.reach(low.min(initial=self.low), low.max(initial=self.high))
 
-    def reach(self, first: Any, last: Any) -> None:
-        self.low, self.high = min(self.low, int(first)), max(self.high, int(last))
+    def recall(self, origin: int, low: int, high: int, earlier: Any) -> None:
+        """Copy what earlier launches have left of the bytes from `low` to `high`; the first cell lies at `origin`."""
+        for old in earlier:
+            first, end = max(low, old.low), min(high, old.high)
+            if first < end:
+                to, there = (slice(first - x >> 1, end - x + 1 >> 1) for x in (origin, old.origin))
+                self.take(to, old.plane, there)
 
     def take(self, at: Any, other: "Plane", there: Any) -> None:
         """Copy cells of another plane, with what is known of them."""
         self.value[at], self.code[at] = other.value[there], other.code[there]
         self.bytes.view("u2")[at] = other.bytes.view("u2")[there]
-        if isinstance(at, slice):
-            self.reach(at.start, at.stop)
-        elif at.size:
-            self.reach(at.min(), at.max())
 
 
 def halves(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -84,8 +83,10 @@ def halves(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return both[..., ::2], both[..., 1::2]
 
 
-def paired(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Two numbers as one complex128."""
+def paired(low: Any, high: Any) -> Any:
+    """Two numbers as one complex128; of machine code, see native/traced.py, as a pair."""
+    if joined := getattr(low, "joined", None):
+        return joined(high)
     both = np.empty(np.broadcast_shapes(low.shape, high.shape), np.complex128)
     both.real, both.imag = low, high
     return both

@@ -20,6 +20,8 @@ from kvproof.kernels.ptx.tma import host
 
 TOOK: Counter[str] = Counter()  # launches, by how the native engine took them: "native", or why it was NumPy
 DIFFER: list[str] = []
+TWINS = 1e-14  # of the largest number of an array
+TOOK_TWINS: Counter[str] = Counter()  # arrays, by how near their twins were
 
 
 def bits(array: np.ndarray) -> bytes:
@@ -31,6 +33,20 @@ def facts(report: Any) -> dict[str, Any]:
     names = ("total", "lines", "classes", "unique", "unwritten", "stored_to", "disagreeing")
     each = {f"line {i.line}, {i.opcode}": line for i, line in report.by_instruction}
     return each | {name: getattr(report, name) for name in names} | {"printed": report.printed.lines}
+
+
+def twins_apart(usual: Any, found: Any) -> list[str]:
+    """What differs in two shadows: numbers only by more than TWINS, for NumPy may sum a product in another order."""
+    if usual is None or found is None:
+        return [] if usual is found else ["shadow"]
+    what = [x for x in ("lost", "choices", "unmarked", "places", "read") if getattr(usual, x) != getattr(found, x)]
+    what += ["shadow.arrays"] if {*usual.arrays} != {*found.arrays} else []
+    for name in {*usual.arrays} & {*found.arrays}:
+        one, other = usual.arrays[name], found.arrays[name]
+        near = TWINS * np.abs(one[np.isfinite(one)]).max(initial=0)
+        what += [] if np.allclose(one, other, rtol=0, atol=near, equal_nan=True) else [f"shadow.arrays[{name!r}]"]
+        TOOK_TWINS["equal" if np.array_equal(one, other, equal_nan=True) else "near"] += 1
+    return what
 
 
 def outcome(run: Any, engine: str | None, arguments: tuple, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -62,6 +78,7 @@ def both(run: Any, *arguments: Any, **settings: Any) -> Any:
     TOOK[f"{why}: {settings['name']}" if "looks wrong" in why else why] += 1
     what = [name for name in {**usual[1], **now} if usual[1].get(name) != now.get(name)]
     what += [b.name for b, before in zip(buffers, left, strict=True) if bits(b.array) != before]
+    what += twins_apart(getattr(usual[0], "shadow", None), getattr(found, "shadow", None))
     if what:
         shown = {name: (usual[1].get(name), now.get(name)) for name in what if name in usual[1] or name in now}
         DIFFER.append(
@@ -104,5 +121,5 @@ def pytest_runtest_call(item):
 
 
 def pytest_terminal_summary(terminalreporter):
-    for why, n in TOOK.most_common(40):
+    for why, n in [*TOOK.most_common(40), *((f"arrays with {x} twins", n) for x, n in TOOK_TWINS.items())]:
         terminalreporter.write_line(f"{n:6d} {why}")

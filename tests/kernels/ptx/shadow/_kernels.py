@@ -75,5 +75,12 @@ def totals(x, out, N: tl.constexpr):
     tl.atomic_add(out + at % 4, tl.load(x + tl.program_id(0) * N + at) * 0.1)
 
 
+@triton.jit
+def fetched(x, out, before, N: tl.constexpr):
+    at = tl.program_id(0) * N + tl.arange(0, N)
+    was = tl.atomic_add(out + tl.arange(0, N) % 4, tl.load(x + at) * 0.1)
+    tl.store(before + at, was * 0.3)
+
+
 def normal(*shape, seed=0, dtype=torch.bfloat16):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)

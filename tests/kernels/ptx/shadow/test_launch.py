@@ -44,11 +44,11 @@ def test_a_shadow_is_the_result_in_float64(dtype):
 
 def test_the_run_beside_it_has_the_same_bits_and_counts():
     plain, before, _ = normed(engine="numpy")
-    followed, after, _ = normed(shadow="float64")
-    assert torch.equal(plain, followed)
-    assert before.lines == after.lines
-    assert before.shadow is None
-    assert (after.engine, after.engine_reason) == ("numpy", 'shadow="float64"')
+    for engine in ("numpy", "native"):
+        followed, after, _ = normed(shadow="float64", engine=engine)
+        assert torch.equal(plain, followed)
+        assert before.lines == after.lines
+        assert (before.shadow, after.engine) == (None, engine)
 
 
 def test_with_every_rounding_kept_the_numbers_are_the_real_ones():
@@ -145,9 +145,10 @@ def test_what_names_no_lines_is_refused(rounding):
         ptx.check(norm, 1, shadow="float64")
 
 
-def test_a_shadow_goes_before_the_environment_s_engine(monkeypatch):
-    monkeypatch.setenv("KVPROOF_PTX_ENGINE", "native")
-    assert normed(shadow="float64")[1].engine == "numpy"
+@pytest.mark.parametrize("engine", ["native", "numpy"])
+def test_the_environment_s_engine_is_a_shadow_s_too(engine, monkeypatch):
+    monkeypatch.setenv("KVPROOF_PTX_ENGINE", engine)
+    assert normed(shadow="float64")[1].engine == engine
 
 
 def test_where_rounding_decides_is_told():
@@ -179,9 +180,8 @@ def test_a_loop_of_launches_keeps_one_shadow_of_an_array():
         assert len(launch._route.get().twins) == 1
 
 
-@pytest.mark.parametrize("other", [{"seed": 0}, {"engine": "native"}])
-def test_what_has_no_shadow_is_refused(other):
+def test_what_has_no_shadow_is_refused():
     with pytest.raises(Refused, match="shadow"):
-        normed(shadow="float64", **other)
+        normed(shadow="float64", seed=0)
     with pytest.raises(Refused, match="shadow is 'float32'; it must be None or"):
         normed(shadow="float32")

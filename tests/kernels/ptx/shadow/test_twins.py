@@ -1,54 +1,43 @@
-"""Every float instruction of the table: what it is followed by rounds to what it gives."""
+"""What is done beside each instruction is said once, for either engine."""
 
-import numpy as np
-import pytest
+from kvproof.kernels.ptx.decode import Decoder
+from kvproof.kernels.ptx.parse import parse
+from kvproof.kernels.ptx.shadow.twins import Follower
 
-from kvproof.kernels.ptx import isa
-from kvproof.kernels.ptx.floats import FORMATS
-from kvproof.kernels.ptx.opcode import BITS
-from kvproof.kernels.ptx.parse import Instruction, Register
-from kvproof.kernels.ptx.shadow.formats import HALF, KINDS, exact
-from kvproof.kernels.ptx.shadow.twins import function
+from .test_formats import TEXT
 
-UNFOLLOWED = ("set.", "cvt.rni", "cvt.rzi", "cvt.rmi", "cvt.rpi", "selp", "mov")
-
-
-def of_floats() -> list[str]:
-    found = []
-    for opcode in isa.OPCODES:
-        s = isa.semantics(opcode)
-        if all(kind in KINDS for kind in (*s.sources, *s.results)) and not opcode.startswith(UNFOLLOWED):
-            found.append(opcode)
-    return found
+BODY = """ld.global.b32 %r1, [%rd1];
+mul.f32 %r2, %r1, 0f3DCCCCCD;
+setp.lt.f32 %p1, %r1, %r2;
+cvt.rn.bf16x2.f32 %r3, %r1, %r2;
+shr.u32 %r4, %r2, 23;
+cvt.rn.f32.u32 %r5, %r4;
+@%p1 st.global.b32 [%rd2], %r3;"""
 
 
-def numbers(kind: str, rng) -> np.ndarray:
-    """Bits of positive numbers of middling size."""
-    half = HALF.get(kind, KINDS[kind])
-    x = rng.uniform(0.5, 2, 64 * (2 if kind in HALF else 1))
-    wide = {"f16": np.float16, "f32": np.float32, "f64": np.float64}
-    bits = (
-        (x.astype("f4").view("u4") >> 16).astype("u2")
-        if half == "bf16"
-        else x.astype(wide[half]).view(f"u{BITS[half] // 8}")
-    )
-    return bits.view(f"u{BITS[kind] // 8}")[None]
+def followed():
+    program = parse(TEXT.format(body=BODY))
+    decoder = Decoder(program, None)
+    follower = Follower(decoder, ((0.1,), frozenset({0.1})), (), False)
+    for i in program.instructions:
+        follower(i, lambda block, active: None)
+    return {i.opcode: n for n, i in enumerate(program.instructions)}, decoder, follower.followed()
 
 
-@pytest.mark.parametrize("opcode", of_floats())
-def test_it_rounds_to_what_the_instruction_gives(opcode):
-    s, rng = isa.semantics(opcode), np.random.default_rng(0)
-    operands = [Register(f"%r{n}") for n in range(len(s.sources) + 1)]
-    f = function(Instruction(opcode, tuple(operands), None, 1, ()))
-    if "xorsign" in opcode:
-        assert f is None
-        return
-    assert f is not None
-    bits = [numbers(kind, rng) for kind in s.sources]
-    with np.errstate(all="ignore"):
-        real = exact(s.function(*bits), KINDS[s.results[0]]).view(np.float64)
-        shadow = f(*(exact(x, KINDS[kind]) for x, kind in zip(bits, s.sources, strict=True))).view(np.float64)
-    half = HALF.get(s.results[0], s.results[0])
-    fraction = 20 if opcode.endswith("ftz.f64") else FORMATS[half].fraction
-    # Differences of numbers of 0.5 to 2 may cancel: their error is one of the operands, not of the result.
-    assert np.allclose(shadow, real, rtol=2.0**-fraction, atol=2.0**-fraction)
+def test_each_instruction_of_floats_has_an_act():
+    at, _, found = followed()
+    how = {opcode: [act.how for act in found.acts[n]] for opcode, n in at.items() if n in found.acts}
+    assert how == {
+        "ld.global.b32": ["load"], "mul.f32": ["compute"], "setp.lt.f32": ["choose"], "cvt.rn.bf16x2.f32": ["compute"],
+        "cvt.rn.f32.u32": ["stand"], "st.global.b32": ["store"],
+    }  # fmt: skip
+    (act,) = found.acts[at["mul.f32"]]
+    assert [(x.kind, x.twin, x.value is None) for x in act.numbers] == [("f32", True, True), ("f32", False, False)]
+    assert act.numbers[1].value == 0.1
+
+
+def test_a_pair_has_two_slots_and_what_makes_integers_of_bits_is_lost():
+    at, decoder, found = followed()
+    assert {name for name in decoder.slots if name.startswith("%r3'")} == {"%r3'", "%r3''"}
+    assert "%r4'" not in decoder.slots
+    assert found.lost == {at["cvt.rn.f32.u32"]}
