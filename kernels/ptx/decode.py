@@ -59,6 +59,7 @@ class Decoded(NamedTuple):
     lost: set[int] | None = None  # of a program with a shadow, the instructions that it does not follow
     marked: frozenset[int] = frozenset()  # those of them whose results are NaN where it is to doubt them
     folded: frozenset[float] = frozenset()  # and the numbers of its Python that no constant is
+    faulty: frozenset[int] = frozenset()  # instructions that raise whenever they are come to, see in_flight.py
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""
