@@ -15,6 +15,8 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
     accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts
+    asynchronous             what works beside the threads: wgmma, mbarriers, bulk (with tensor_maps), proxy; their
+                             rules: clocks, ordered_cells; turns: which warp comes to an mbarrier before which
     routine                  routines: a small part of Python -> LLVM IR
     numpy_loops              exp2 and its like, NumPy's own
     lanes, context           LLVM IR for the lanes of a warp; the record of a launch

@@ -20,7 +20,7 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import asynchronous, code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
 from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
@@ -32,7 +32,7 @@ from .plan import Plan, loops_by, may_write, plan
 from .programs import READY
 from .records import LONG, Records, given_back, taken
 
-FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
+FAMILIES = [memory.LOWER, asynchronous.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
 LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 LOOK = 0.2  # seconds between two looks at a launch that runs
@@ -98,6 +98,8 @@ def refuses(start: Start, made: Compiled) -> str:
     if not start.moved and start.seed is None:
         return ""
     opcodes = [s.instruction.opcode for s in start.decoded.steps]
+    if start.seed is not None and any(x.startswith("mbarrier.") and "_wait" in x for x in opcodes):
+        return "it waits for mbarriers, which are late at random"
     if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
     atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
@@ -106,7 +108,7 @@ def refuses(start: Start, made: Compiled) -> str:
 
 @lru_cache(maxsize=256)
 def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
-    made = plan(decoded.value, T, memory.is_event)
+    made = plan(decoded.value, T, memory.is_event, asynchronous.stop_of)
     if loops_by(decoded.value, memory.is_event):
         raise Unlowered("programs that wait for one another")
     module = ir.Module("kernel")
@@ -116,22 +118,25 @@ def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
         writer.emit()
         return [str(module)]
 
-    machine_code = code.compiled(key, write, (runtime(),), level)
+    needs = (runtime(True),) * decoded.value.asynchronous + (runtime(False),)
+    machine_code = code.compiled(key, write, needs, level)
     own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, writer.events, may_write(decoded.value), set())
+    return Compiled(made, own, machine_code, writer.frame_size, bool(made.events), may_write(decoded.value), set())
 
 
 @cache
-def runtime() -> Any:
-    """The functions that the code of all kernels calls."""
+def runtime(beside: bool) -> Any:
+    """The functions that the code of all kernels calls; beside: more, of those in which something works beside the
+    threads."""
 
     def write() -> list[str]:
         module = ir.Module("runtime")
-        for define in RUNTIME.values():
+        for define in (asynchronous.RUNTIME | programs.RUNTIME if beside else RUNTIME).values():
             define(module)
         return [str(module)]
 
-    return code.compiled(b"runtime", write, level=1)
+    needs = (runtime(False),) if beside else ()
+    return code.compiled(b"runtime" + b" beside" * beside, write, needs, level=1)
 
 
 class Launch:
@@ -150,14 +155,14 @@ class Launch:
         if self.made.events:
             status = self.by_events()
         else:
-            call = entry("launch_run", ctypes.c_void_p)
+            call = entry("launch_run", self.start.decoded.asynchronous, ctypes.c_void_p)
             status = max(spread(call, [(address_of(row),) for row in records.rows], records))
         records.seconds = time.perf_counter() - begun
         return status
 
     def by_events(self) -> int:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
-        call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+        call = entry("rows_run", False, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows = self.records, address_of(self.records.rows)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address_of(part), len(part), 1) for part in parts]
@@ -212,9 +217,9 @@ os.register_at_fork(after_in_child=pool.cache_clear)
 
 
 @cache
-def entry(name: str, *kinds: Any) -> Callable[..., int]:
+def entry(name: str, beside: bool, *kinds: Any) -> Callable[..., int]:
     """A runtime function that returns a status."""
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime()[name])
+    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime(beside)[name])
 
 
 def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int]:
@@ -237,7 +242,7 @@ def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int
 
 
 def name_of(parameter: Any) -> str:
-    return getattr(parameter, "name", "")
+    return getattr(getattr(parameter, "base", parameter), "name", "")  # an array's, or that of a tensor map's
 
 
 def run(
