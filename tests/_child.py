@@ -60,19 +60,22 @@ class Popen(subprocess.Popen):
 
     def _execute_child(self, args, executable, preexec, close, passed, cwd, env, *rest):
         program = following(args)
-        known = os.environb if env is None else {os.fsencode(name): os.fsencode(text) for name, text in env.items()}
-        server = fork_server() if program else None
-        if program is None or server is None or server.environment != fixed(known):
-            return super()._execute_child(args, executable, preexec, close, passed, cwd, env, *rest)  # pyright: ignore
-        p2cread, _, _, c2pwrite, _, errwrite = pipes = rest[3:9]
+        if program and (server := fork_server()):
+            known = os.environb if env is None else {os.fsencode(name): os.fsencode(text) for name, text in env.items()}
+            if server.environment == fixed(known):
+                self.fork(server, (*program, dict(known), os.fspath(cwd or os.getcwd())), *rest[3:9])
+                return
+        super()._execute_child(args, executable, preexec, close, passed, cwd, env, *rest)  # pyright: ignore
+
+    def fork(self, server: "ForkServer", request: tuple, *pipes: int) -> None:
+        """Ask for a process; of each pair of pipes' ends it gets its own, and this process's stream for -1."""
+        p2cread, _, _, c2pwrite, _, errwrite = pipes
+        streams = [own if end == -1 else end for own, end in enumerate((p2cread, c2pwrite, errwrite))]
         self.forked, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            streams = [own if fd == -1 else fd for own, fd in enumerate((p2cread, c2pwrite, errwrite))]
-            request = (*program, dict(known), os.fspath(cwd or os.getcwd()))
             socket.send_fds(server.requests, [pickle.dumps(request)], [theirs.fileno(), *streams])
         self._close_pipe_fds(*pipes)  # pyright: ignore
         self.pid, self._child_created = self.heard(), True
-        return None
 
     def heard(self) -> int:
         assert self.forked

@@ -8,6 +8,7 @@ interpreter's end. A traceback of it begins with lines of this file.
 
 import atexit
 import builtins
+import codecs
 import ctypes
 import gc
 import importlib.machinery
@@ -128,7 +129,7 @@ def reopened(stream: Any) -> io.TextIOWrapper:
     lines = not unbuffered and (number == 2 or raw.isatty())
     encoding, errors = stream.encoding, stream.errors
     if wanted := os.environ.get("PYTHONIOENCODING"):
-        encoding, errors = wanted, errors if number == 2 else "strict"
+        encoding, errors = codecs.lookup(wanted).name, errors if number == 2 else "strict"
     text: Any = io.TextIOWrapper(binary, encoding, errors, "\n", lines, unbuffered)
     text.mode = mode
     return text

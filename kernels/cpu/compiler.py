@@ -4,6 +4,7 @@ There Numba's settings are known, whatever NUMBA_* the user has set, and its mem
 LLVM aborts, it ends this process and not the user's.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -98,6 +99,7 @@ def main(source: str, function: str, variant: tuple[str, ...]) -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    gc.disable()  # Numba makes objects by the million, few of them in circles: 5.0 instead of 5.7 s for its part
     code = compile_engine(source, function, variant)
     with open(out, "wb") as file:
         file.write(OBJECT_FOLLOWS + code)

@@ -22,7 +22,8 @@ def merged(a: np.ndarray, P: int, b: np.ndarray, Q: int) -> np.ndarray:
     if len(a) == len(b) == 1 and np.array_equal(a, b):
         return a
     rest = a.shape[1:] if a.shape[1:] == b.shape[1:] else np.broadcast_shapes(a.shape[1:], b.shape[1:])
-    return np.concatenate([np.broadcast_to(x, (n, *rest)) for x, n in ((a, P), (b, Q))])
+    whole = np.concatenate([np.broadcast_to(x, (n, *rest)) for x, n in ((a, P), (b, Q))])
+    return np.ascontiguousarray(whole)  # of repeated rows NumPy makes columns, whose flat view would be a copy
 
 
 def turns(values: np.ndarray) -> np.ndarray:

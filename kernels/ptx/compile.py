@@ -130,11 +130,9 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
 def facts_of(out: Any, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, tuple[int, int]], Any, int]:
     """Of a CompiledKernel: types, scratch and maps as in Compiled, and how many parameters its PTX has."""
     facts = out.metadata
-    # What is folded has the type constexpr; in Triton 3.2 it has none, or another and a place among the constants.
-    types = {name: kind for name, kind in out.src.signature.items() if name not in out.src.constants}
     sizes = {name: (getattr(facts, f"{name}_size", 0), getattr(facts, f"{name}_align", 1)) for name in SCRATCH}
     scratch = {name: size for name, size in sizes.items() if size[0]}
-    types = {name: types.get(name, "constexpr") for name in names}
+    types = {name: out.src.signature.get(name, "constexpr") for name in names}
     return types, scratch, getattr(facts, "tensordesc_meta", None) or (), parameter_count(out.asm["ptx"])
 
 
@@ -197,14 +195,11 @@ def _knob(mode: str | None) -> Iterator[None]:
     before, hook = getattr(knobs.compilation, "instrumentation_mode", ""), knobs.runtime.add_stages_inspection_hook
     if hook is None and not knobs.compilation.dump_ir:  # which dumps the cubin, too
         knobs.runtime.add_stages_inspection_hook = without_cubin()
-    if mode not in (None, before):
-        knobs.compilation.instrumentation_mode = mode
+    knobs.compilation.instrumentation_mode = before if mode is None else mode
     try:
         yield
     finally:
-        knobs.runtime.add_stages_inspection_hook = hook
-        if mode not in (None, before):
-            knobs.compilation.instrumentation_mode = before
+        knobs.runtime.add_stages_inspection_hook, knobs.compilation.instrumentation_mode = hook, before
 
 
 def _seen(value: Any) -> Any:

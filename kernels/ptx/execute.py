@@ -2,8 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
-from functools import cached_property, reduce
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,7 +141,10 @@ def execute(
     if warp_races not in ("raise", "warn"):
         raise ValueError(f'warp_races is {warp_races!r}; it can be "raise" or "warn"')
     hints = shadow[:3] if shadow else None
-    decoded = assemble(text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints)
+    known = text, approximation_ulps, seed or 0 if approximation_ulps else 0, seed is not None, hints
+    engine = engine or (None if shadow else engine_of_process())
+    plain = engine != "numpy" and not shadow and not approximation_ulps
+    decoded = typed(text, num_warps, partial(assemble, *known)) if plain else assemble(*known)
     if len(arguments) != len(decoded.parameters):
         raise ValueError(f"{name} takes {len(decoded.parameters)} arguments in its PTX; {len(arguments)} came")
     parameters = {name: value for (name, _), (_, value) in zip(decoded.parameters, arguments, strict=True)}
@@ -149,9 +152,9 @@ def execute(
     start = Start(text, decoded, grid, parameters, buffers, shared, num_warps, checks, seed, readable or {}, blank,
                   warp_races, max_steps, trace, prints, approximation_ulps > 0, shadow)  # fmt: skip
     came = [b.array.copy() for b in buffers] if shadow else []
-    launch, engine, why = run(start, written, engine or (None if shadow else engine_of_process()))
+    launch, ran, why = run(start, written, engine)
     report = Report(name, target, launch, trace)
-    report.engine, report.engine_reason = engine, why
+    report.engine, report.engine_reason = ran, why
     report.shadow = ShadowReport(start, came, launch) if shadow else None
     return report
 
@@ -172,11 +175,20 @@ def run(start: Start, written: dict[str, np.ndarray] | None, engine: str | None)
         if engine == "native" and not (tier and tier.code):
             raise Refused(f'engine="native" cannot run this launch: {why}; leave engine= out')
         begun = time.perf_counter()
-        ended = lockstep.run(start, written, tier.due if tier else lambda: False)
+        ended = lockstep.run(start.assembled(), written, tier.due if tier else lambda: False)
         if tier:
             tier.spent(time.perf_counter() - begun)
         if ended is not None:
             return ended, "numpy", why
+
+
+def typed(text: str, num_warps: int, assembled: Callable[[], Any]) -> Any:
+    """A kernel in typed form, or as much of it as machine code on the disk needs."""
+    try:
+        from .native import tiers
+    except (ImportError, OSError):  # as tier_of says
+        return assembled()
+    return tiers.typed(text, num_warps, assembled)
 
 
 def tier_of(start: Start, at_once: bool) -> tuple[Any, str]:

@@ -38,7 +38,6 @@ FORMATS = {
     "e2m1": Format(8, 1, 0, 6.0, 0x7),
 }
 SMALL = {kind: (2 if kind[1] == "2" else 3, int(kind[3])) for kind in ("e2m3", "e3m2", "e2m1")}  # exponent, fraction
-CANONICAL = np.uint32(FORMATS["f32"].nan)
 HALVES = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)  # NumPy's own cast takes twice as long
 
 
@@ -75,8 +74,8 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
     if kind == "f64":
         return x.astype(np.float64, copy=False).view(np.uint64)
     if kind == "f32" and mode == "rn":
-        return canonical(x.astype(np.float32, copy=False))
-    if kind == "bf16" and mode == "rn" and x.dtype == np.float32:
+        bits = x.astype(np.float32, copy=False).view(np.uint32)
+    elif kind == "bf16" and mode == "rn" and x.dtype == np.float32:
         wide = x.view(np.uint32)
         bits = ((wide + np.uint32(0x7FFF) + (wide >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
     elif kind == "f16" and mode == "rn":
@@ -85,12 +84,6 @@ def encode(x: np.ndarray, kind: str, mode: str = "rn") -> np.ndarray:
         bits = _pack(_rounded(x.astype(np.float64, copy=False), form, mode), kind)
     nan = x != x
     return np.where(nan, bits.dtype.type(form.nan), bits) if np.count_nonzero(nan) else bits
-
-
-def canonical(x: np.ndarray) -> np.ndarray:
-    """float32 numbers -> their patterns, NaN as arithmetic makes it."""
-    bits, nan = x.view(np.uint32), x != x
-    return np.where(nan, CANONICAL, bits) if np.count_nonzero(nan) else bits
 
 
 def _rounded(x: np.ndarray, form: Format, mode: str) -> np.ndarray:
@@ -118,19 +111,8 @@ def _pack(value: np.ndarray, kind: str) -> np.ndarray:
 
 
 def flush(x: np.ndarray) -> np.ndarray:
-    """.ftz: subnormal numbers of float32, or of float64, become zeros of their sign; x itself if it has none."""
-    if x.dtype == np.float32 and not has_subnormal(x):
-        return x
+    """.ftz: subnormal numbers of float32, or of float64, become zeros of their sign."""
     return np.where(np.abs(x) < np.finfo(x.dtype).tiny, np.copysign(x.dtype.type(0), x), x)
-
-
-def has_subnormal(x: np.ndarray) -> bool:
-    """Whether any float32 is subnormal.
-
-    Shifted left by its sign and less one, a zero wraps round to the largest.
-    """
-    shifted = (x.view(np.uint32) << np.uint32(1)) - np.uint32(1)
-    return bool(x.size) and bool(np.minimum.reduce(shifted, axis=None) < 0x00FFFFFF)
 
 
 def to_integer(x: np.ndarray, mode: str, dtype: type[np.integer], nan: int) -> np.ndarray:

@@ -21,15 +21,10 @@ WRITTEN = 16  # by the launch
 SAFE = 256  # where threads that are switched off seem to read: bytes of no array
 
 
-def pattern(bit: int) -> int:
-    """`bit` in each byte of a 64-bit word."""
-    return bit * 0x0101010101010101
-
-
 @cache
 def word(bit: int, dtype: np.dtype) -> np.ndarray:
     """`bit` in each byte of a word of an unsigned type."""
-    return np.array(pattern(bit), "u8").astype(dtype)
+    return np.array(bit * 0x0101010101010101, "u8").astype(dtype)
 
 
 def in_order(words: np.ndarray, index: np.ndarray, values: list[np.ndarray], function) -> np.ndarray:
@@ -160,14 +155,13 @@ class GlobalMemory:
         return at
 
     @staticmethod
-    def has(found: np.ndarray, size: int, bits: int) -> bool:
-        """Whether every byte's state, in words of `size`, has all of `bits`."""
-        wanted = pattern(bits) & (2 ** (8 * min(size, 8)) - 1)
-        return not found.size or int(np.bitwise_and.reduce(found, axis=None)) & wanted == wanted
+    def has(found: np.ndarray, bits: int) -> bool:
+        """Whether every byte's state has all of `bits`."""
+        return not found.size or not ~np.bitwise_and.reduce(found, axis=None) & word(bits, found.dtype)
 
     def check(self, found: np.ndarray, index: np.ndarray, size: int, bits: int, site) -> None:
         """Raise unless each byte's state has all of `bits`."""
-        if not self.has(found, size, bits):
+        if not self.has(found, bits):
             lacks = lambda b: found & word(b, found.dtype) != word(b, found.dtype)  # noqa: E731
             kind = OutOfBounds if lacks(MAPPED).any() else Uninitialised
             bad = lacks(MAPPED if kind is OutOfBounds else READABLE)
@@ -189,11 +183,10 @@ class GlobalMemory:
         index = at >> (size.bit_length() - 1)
         if self.checks:
             found = self.states[size].take(index, 0, mode="clip")
+            self.check(found, index, size, MAPPED | READABLE, site)
             if self.blanks:
-                self.check(found, index, size, MAPPED | READABLE, site)
                 self.doubts(found, index, size, site)
-            if not self.has(found, size, MAPPED | READABLE | READ):
-                self.check(found, index, size, MAPPED | READABLE, site)
+            if not self.has(found, READ):
                 self.states[size][index] = found | word(READ, found.dtype)
         return self.words[size].take(index, 0, mode="clip")
 
@@ -207,7 +200,7 @@ class GlobalMemory:
         words = np.broadcast_to(words, (*shape, *words.shape[2:]))[on]
         if self.checks:
             found = self.states[size].take(index, 0, mode="clip")
-            if not self.has(found, size, MAPPED):
+            if not self.has(found, MAPPED):
                 self.check(self.states[size].take(whole, 0, mode="clip"), whole, size, MAPPED, site)
             self.keep_maps(whole, size, True if active is None else active, site)
             self.states[size][index] = (found | word(READABLE | WRITTEN, found.dtype)) & ~word(BLANK, found.dtype)
@@ -239,7 +232,7 @@ class GlobalMemory:
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
-        if self.checks and (self.blanks or not self.has(found, size, WRITTEN)):
+        if self.checks and (self.blanks or not self.has(found, WRITTEN)):
             states = self.states[size]
             states[index] = states[index] & ~word(BLANK, states.dtype) | word(WRITTEN, states.dtype)
         before = words[index]

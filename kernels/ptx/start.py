@@ -40,6 +40,10 @@ class Start(NamedTuple):
     moved: bool = False  # whether approximate functions give other numbers than the nearest
     shadow: Any = None  # a shadow.launch.Asked
 
+    def assembled(self) -> "Start":
+        """With all of its program, where only a brief of that has come, see native/brief.py."""
+        return self._replace(decoded=getattr(self.decoded, "whole", self.decoded))
+
     def random(self) -> Any:
         return None if self.seed is None else np.random.default_rng(self.seed)
 

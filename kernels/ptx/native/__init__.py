@@ -5,7 +5,9 @@ undone and the NumPy form runs it, which finds the words, or finds that all is w
 the NumPy form's, never finer: it may suspect what is right, and lets nothing pass that the NumPy form would raise.
 
     tiers                    when a launch is compiled, and what runs until then
-    engine, arrays           one launch: its memory, its threads, the order of its atomics; undone on suspicion
+    engine, arrays           one launch: its memory and its threads; undone on suspicion
+    brief                    what a launch needs of a kernel beside its code
+    events                   the order of atomics
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
     flow, steering           a program -> the code of one warp, and how lanes part and meet in it

@@ -22,10 +22,7 @@ import numpy as np
 from ..progress import say
 from . import disk, numpy_loops
 
-LEVELS = {  # of LLVM's code generation, and the passes before it
-    0: ("add_sroa_pass", "add_simplify_cfg_pass"),
-    1: ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass"),
-}
+PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
 MOST = 256  # kernels in the process
 SOURCES = Path(__file__).parents[1]
 
@@ -51,7 +48,7 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
     key    stands for the modules, but for what depends on the machine's own source; of any length
     write  gives their IR; called where the code is not at hand
     needs  code whose functions they call, beside each other's, libm's and NumPy's loops
-    level  of LEVELS
+    level  of LLVM's code generation; functions are inlined from 1 on
 
     Raises what `write` raises; RuntimeError for IR that LLVM does not take and for functions that are nowhere.
     """
@@ -68,7 +65,8 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
 def at_hand(key: bytes) -> bool:
     """Whether `compiled` finds the code in the process or, as it seems, on the disk."""
     try:
-        return digest_of(key) in _known or disk.path_of(digest_of(key)).exists()
+        digests = [digest_of(key, level) for level in (0, 1)]
+        return any(x in _known or disk.path_of(x).exists() for x in digests)
     except (OSError, RuntimeError):
         return False
 
@@ -82,7 +80,7 @@ def surroundings() -> bytes:
     """A digest of all that machine code depends on beside what it is made from."""
     loops = [name for name, address in numpy_loops.symbols().items() if address]
     versions = llvmlite.__version__, np.__version__, llvm.llvm_version_info
-    known = *versions, llvm.get_process_triple(), *cpu(), LEVELS, loops
+    known = *versions, llvm.get_process_triple(), *cpu(), PASSES, loops
     digest = hashlib.sha256(repr(known).encode())
     for path in sorted(SOURCES.rglob("*.py")):
         text = path.read_bytes()
@@ -117,7 +115,7 @@ def made(digest: str, texts: list[str], level: int = 0) -> tuple[bytes, list[str
     compilations += 1
     machine, passes = target(level), llvm.create_new_function_pass_manager()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(level))
-    for name in LEVELS[level]:
+    for name in PASSES:
         getattr(passes, name)()
     module, *others = map(llvm.parse_assembly, texts)
     for other in others:

@@ -20,6 +20,7 @@ FIELDS = (
     "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
     # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
     "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",
+    "parted", "disagreeing",  # whether lanes of a warp have parted; copies of values that disagree
     "synced", "synced_before", "synced_epoch",  # atomics of the program: so far, and before barrier number synced_epoch
     # shared memory, see shared.py
     "shared_size", "shared_cells",  # bytes, a multiple of 32; cells

@@ -10,17 +10,16 @@ from ..counters import Traffic
 from ..decode import Decoded
 from ..forms import form
 from ..start import Start
-from .context import GLOBAL_THREADS, SHARED_THREADS
+from .context import FIELDS, GLOBAL_THREADS, SHARED_THREADS
 
 
 class Counted:
     """What counters.Counters is to a Report, from the counts of a launch that came to its end."""
 
-    disagreeing = 0
-
     def __init__(self, start: Start, made: Any, records: Any):
         self.decoded, self.made = start.decoded, made
         self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
+        self.disagreeing = int(records.rows[:, FIELDS.index("disagreeing")].sum())
 
     @cached_property
     def issued(self) -> np.ndarray:

@@ -72,6 +72,23 @@ def write(key: str, code: bytes, names: list[str]) -> str:
     return ""
 
 
+def spend(key: str, seconds: float) -> None:
+    """Note what a kernel without machine code has cost, for processes to come."""
+    with contextlib.suppress(OSError, RuntimeError):
+        path = path_of(key).with_suffix(".spent")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600), "a") as file:
+            file.write(f"{seconds:.4f}\n")
+
+
+def spent(key: str) -> float:
+    """Seconds that all processes have noted."""
+    try:
+        return sum(map(float, path_of(key).with_suffix(".spent").read_text().split()))
+    except (OSError, RuntimeError, ValueError):
+        return 0.0
+
+
 def clear(folder: Path) -> None:
     """Delete halves that a killed writer left and, of too many files, those that were used longest ago, a quarter."""
     known = [(found.st_mtime, found.st_size, x) for x in folder.iterdir() for found in [x.stat()]]

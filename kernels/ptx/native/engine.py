@@ -20,12 +20,13 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import asynchronous, code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
+from . import asynchronous, brief, code, context, ir, matrices, memory, numpy_loops, others, programs, shared, warp
 from .arrays import Arrays
-from .context import DONE, EVENT, FIELDS, FUEL, PAUSED
+from .context import DONE, FIELDS, FUEL, PAUSED
 from .counted import Counted, blocks
+from .events import following
 from .flow import Warp
-from .frames import AT, DEPTH, HEADER, PATH, STATE
+from .frames import HEADER, STATE
 from .lower import Unlowered
 from .pieces import Once
 from .plan import Plan, loops_by, may_write, plan
@@ -44,6 +45,7 @@ class Compiled(NamedTuple):
 
     blocks  of each instruction, which of plan.starts it belongs to
     events  whether programs stop at atomics, whose order is that of the default schedule
+    opcodes  that it has
     writes  the parameters through which it may write; None: any array
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
     """
@@ -53,6 +55,7 @@ class Compiled(NamedTuple):
     code: Any
     frame_size: int
     events: bool
+    opcodes: frozenset[str]
     writes: set[str] | None
     fine: set[str]
 
@@ -77,27 +80,46 @@ def key_of(text: str, warps: int) -> bytes:
     return hashlib.sha256(text.encode()).digest() + bytes([warps])
 
 
-_ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel
+_ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
 
 
 def compiled(start: Start, best: bool = False) -> Compiled:
-    """A kernel's machine code: the best, or what is soonest made until it has run for long.
+    """A kernel's machine code: the best, if it is asked for, at hand, or the kernel has run for long; else what is
+    soonest made.
 
     Raises Unlowered if it has none.
     """
-    best = best or _ran[key(start)] > LASTING * len(start.decoded.steps)
-    return code_of(key(start), Once(start.decoded), 32 * start.num_warps, int(best))
+    name = key(start)
+    best = best or _ran[name] > LASTING
+    found = kept(name, 1) or (None if best else kept(name, 0))
+    return found or code_of(name, Once(start.decoded), 32 * start.num_warps, int(best))
 
 
-def refuses(start: Start, made: Compiled) -> str:
-    """Why a launch of a kernel that has machine code runs in NumPy form all the same, or ""."""
+@lru_cache(maxsize=256)
+def kept(key: bytes, level: int) -> Compiled | None:
+    """What an earlier process has compiled, if both the code and its brief are on the disk."""
+
+    def lost() -> list[str]:
+        raise LookupError(key)
+
+    found = brief.read(key)
+    try:
+        return found and found[1]._replace(
+            code=code.compiled(key, lost, runtimes(found[0]["asynchronous"]), level), fine=set()
+        )
+    except LookupError:
+        return None
+
+
+def refuses(start: Start) -> str:
+    """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
     if start.shadow or start.trace:
         return "it is to carry a shadow" if start.shadow else "it is to keep a log of all accesses"
     if not start.checks:
         return "it is to run without checks"
     if not start.moved and start.seed is None:
         return ""
-    opcodes = [s.instruction.opcode for s in start.decoded.steps]
+    opcodes = brief.opcodes(key(start), Once(start.decoded))
     if start.seed is not None and any(x.startswith("mbarrier.") and "_wait" in x for x in opcodes):
         return "it waits for mbarriers, which are late at random"
     if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
@@ -118,10 +140,16 @@ def code_of(key: bytes, decoded: Once, T: int, level: int = 0) -> Compiled:
         writer.emit()
         return [str(module)]
 
-    needs = (runtime(True),) * decoded.value.asynchronous + (runtime(False),)
-    machine_code = code.compiled(key, write, needs, level)
+    machine_code = code.compiled(key, write, runtimes(decoded.value.asynchronous), level)
     own = blocks(decoded.value, made.starts)
-    return Compiled(made, own, machine_code, writer.frame_size, bool(made.events), may_write(decoded.value), set())
+    known = bool(made.events), brief.opcodes(key, decoded), may_write(decoded.value)
+    found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
+    brief.write(key, decoded.value, found)
+    return found
+
+
+def runtimes(beside: bool) -> tuple[Any, ...]:
+    return (runtime(True), runtime(False)) if beside else (runtime(False),)
 
 
 @cache
@@ -135,8 +163,7 @@ def runtime(beside: bool) -> Any:
             define(module)
         return [str(module)]
 
-    needs = (runtime(False),) if beside else ()
-    return code.compiled(b"runtime" + b" beside" * beside, write, needs, level=1)
+    return code.compiled(b"runtime" + b" beside" * beside, write, (runtime(False),) if beside else (), level=1)
 
 
 class Launch:
@@ -164,47 +191,20 @@ class Launch:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", False, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows = self.records, address_of(self.records.rows)
+        heads = records.frames[:, :, :HEADER].view(np.int64)
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address_of(part), len(part), 1) for part in parts]
         status = max(spread(call, calls, records))
         while status == DONE:
-            programs = self.following()
+            programs = following(heads)
             if not len(programs):
                 return DONE
             status = call(rows, address_of(programs), len(programs), 0)
-            paused = records.frames[:, :, :HEADER].view(np.int64)[..., STATE]
-            paused[paused == PAUSED] = READY
+            heads[..., STATE][heads[..., STATE] == PAUSED] = READY
             if status == DONE:
                 parts = [programs[programs % records.threads == k] for k in range(records.threads)]
                 status = max(spread(call, [(rows, address_of(part), len(part), 0) for part in parts], records))
         return status
-
-    def following(self) -> np.ndarray:
-        """The programs with warps that go on next, in order; these are made ready.
-
-        In lockstep the lowest instruction goes first. A warp that has jumped back from a higher one on its way has
-        waited there for all the others.
-        """
-        heads = self.records.frames[:, :, :HEADER].view(np.int64)
-        waits = heads[..., STATE] == EVENT
-        if not waits.any():
-            return np.empty(0, np.int64)
-        here = heads[waits]
-        depth = here[:, DEPTH]
-        ways = np.where(np.arange(HEADER // 8 - PATH) < depth[:, None], here[:, PATH:], -1)
-        at = here[:, AT]
-        ways = np.where(ways > at[:, None], ways, -1)
-        if (at == at[0]).all() and (ways == ways[0]).all():
-            chosen = slice(None)
-        elif depth.any():
-            keys = np.concatenate([ways, at[:, None]], axis=1)
-            keys = np.take_along_axis(keys, np.argsort(keys < 0, axis=1, kind="stable"), 1)
-            chosen = (keys == min(map(tuple, np.unique(keys, axis=0).tolist()))).all(1)
-        else:
-            chosen = at == at.min()
-        program, warp = (x[chosen] for x in np.nonzero(waits))
-        heads[program, warp, STATE], heads[program, warp, DEPTH] = READY, 0
-        return np.unique(program)
 
 
 @cache
@@ -263,11 +263,13 @@ def run(
         arrays = launch.arrays
         try:
             status = launch.run()
-            right = status == DONE and records.ordered()
+            # with a seed, which of the lanes that part go first is random, and with it how often what follows runs
+            random = start.seed is not None and records.rows[:, FIELDS.index("parted")].any()
+            right = status == DONE and not random and records.ordered()
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
-        _ran[key(start)] += records.seconds
+        _ran[key(start)] += records.seconds / len(made.blocks)
         counted = Counted(start, made, records)
         if right and start.max_steps and 2 * counted.issued.sum() > start.max_steps:
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps

@@ -86,9 +86,11 @@ class Warp(Steering):
             meets = self.function.append_basic_block("meets")
             self.b.cbranch(self.pending(), meets, alone)
             self.b.position_at_end(meets)
-            self.part(I32(n), self.b.load(self.running_place, typ=I32))
+            self.part(self.waiting_at(n), self.b.load(self.running_place, typ=I32))
             self.pick(n)
             self.b.position_at_end(alone)
+            if n not in self.plan.masked:
+                self.bail(self.pending())
         if n in self.turns:
             if self.apart:
                 self.bail(self.pending())

@@ -1,7 +1,8 @@
 """A warp's loads and stores of global memory, lane by lane: counted, done, and its copies of values compared.
 
 Triton lets one of the threads that hold a copy of a value store it. Those that its guard keeps from it are compared
-with what lies there, if it was stored, and with one another in a table of the thread of the CPU (REPLICAS) before.
+with one another: in a program of one warp at once, else with what lies there, if it was stored, and in a table of the
+thread of the CPU (REPLICAS) before.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -154,17 +155,26 @@ def access_writes(context, n, size, on, together, who, addresses, words):
     return 0
 
 
+def access_disagree(context, size, running, addresses, words):
+    """Count the lanes that hold another word than the last lane before them with the same address."""
+    apart = 1
+    for lane in range(31):
+        apart = apart and u64[addresses, lane] < u64[addresses, lane + 1]
+    for lane in range(0 if apart else 32):
+        before = lane - 1
+        while before >= 0 and (running >> before & 1 == 0 or u64[addresses, before] != u64[addresses, lane]):
+            before -= 1
+        if before >= 0 and running >> lane & 1:
+            context.disagreeing += memcmp(words + before * size, words + lane * size, size) != 0
+
+
 def access_copies(context, size, on, off, now, addresses, words):
-    """Whether copies of what the lanes `on` have stored disagree, in lanes `off` and in other warps."""
+    """What the lanes `off` hold, in a program of several warps: whether it disagrees with what `on` have stored, or
+    others hold, at all."""
     if on != 0 and u64[context.replicas, 0] > 0:
         for lane in range(32):
             if on >> lane & 1 and access_copy(context, u64[addresses, lane], size, now, words + lane * size, 0):
                 return 1
-    apart = context.warps == 1
-    for lane in range(31):
-        apart = apart and u64[addresses, lane] < u64[addresses, lane + 1]
-    if apart:
-        return 0
     for lane in range(32):
         if off >> lane & 1 and access_replica(context, u64[addresses, lane], size, now, words + lane * size):
             return 1
@@ -177,10 +187,12 @@ def access_stores(context, n, size, on, off, together, who, addresses, words):
         return 1
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
+    if context.warps == 1:
+        return access_disagree(context, size, on | off, addresses, words)
     return access_copies(context, size, on, off, access_now(context, who), addresses, words)
 
 
 RUNTIME = routines(
     access_copy, access_replica, access_count, access_side, access_gather, access_loads, access_one, access_writes,
-    access_copies, access_stores,
+    access_disagree, access_copies, access_stores,
 )  # fmt: skip

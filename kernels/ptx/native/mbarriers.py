@@ -168,11 +168,6 @@ RUNTIME = routines(
 )  # fmt: skip
 
 
-def most(decoded: Any) -> int:
-    """How many mbarriers a program may have."""
-    return sum(s.instruction.opcode.startswith("mbarrier.init") for s in decoded.steps)
-
-
 def parts(i: Instruction, *names: str) -> set[str]:
     """The parts of an opcode that matter. Raises Unlowered unless all are among `names`, or say where it is."""
     found = {*i.opcode.split(".")[1:]} - {"b64", "shared", "shared::cta", "shared::cluster", "cta", "cluster"}

@@ -17,6 +17,7 @@ from .lower import Unlowered
 VARIES = re.compile(r"(atom|elect|ldmatrix|w?g?mma|match\.any)\.")  # whatever its operands
 SHARED = re.compile(r"(vote|redux|match\.all)\.|activemask")  # the same in all lanes, whatever its operands
 STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))|cp\.async\.bulk\..*bulk_group")
+TOGETHER, ALL = re.compile(r"(shfl|vote|match|redux)\.|bar\.warp"), 0xFFFFFFFF
 LANES = ("%tid.x", "%laneid")
 WIDEST = 1 << 14  # instructions of a program that is compiled
 APART = 256  # the most that run while lanes are apart; Triton's own branches part them in slow paths of functions alone
@@ -26,13 +27,15 @@ class Plan(NamedTuple):
     """
     starts     instructions that code jumps to, or goes on at after a stop, in order
     events     atomics that other programs may see: a warp stops before each, for its turn
+    mbarriers  how many instructions make one
     turns      instructions that the warps of a program take turns at, or four of them come to together -> context.py's
     stops      where a warp's state is kept: these, what follows events, and what follows a barrier
     varying    slots whose value differs from lane to lane, as bits
     parting    branches and returns whose lanes may part
     alike      others, at which lanes that part are a suspicion, for too much would run until they meet again
     masked     instructions that may run while lanes are apart
-    groups     by instruction that lanes may wait at, the number of the group of those that they wait at together
+    groups     by instruction that lanes may wait at, the number of the group of those that they wait at together; where
+               it is not masked, they go on only once all are there
     live       by instruction, the slots that may be read from it on, as bits
     doubtful   slots that may be read before anything is written there
     """
@@ -48,6 +51,7 @@ class Plan(NamedTuple):
     live: list[int]
     doubtful: int
     turns: dict[int, int]
+    mbarriers: int
 
 
 def bits(slots: Any) -> int:
@@ -84,20 +88,29 @@ def uniform(i: Instruction) -> bool | None:
     return False if isinstance(i.operands[0], Vector) else None  # whether a lane is in range varies
 
 
+def patient(i: Instruction) -> bool:
+    """Whether lanes wait at an instruction until all others have come to it."""
+    return bool(TOGETHER.match(i.opcode)) and not i.guard and getattr(i.operands[-1], "bits", 0) & ALL == ALL
+
+
 def apart(steps: list[Step], n: int) -> tuple[set[int], set[int]]:
-    """What may run after an instruction parts lanes, the lowest first, until they have met again; and where they do."""
-    found, todo, highest = set(), set(follows(steps, n)), n
+    """What may run after an instruction parts lanes, the lowest first, until they have met again; and where they may:
+    at one of these places, all of them, or else something is wrong."""
+    found, todo, waiting, highest = set(), {*follows(steps, n)}, set(), n
     while todo:
         m = min(todo)
         if m == len(steps) or steps[m].control == "leave" or steps[n].control == "leave":
             return reachable(steps, follows(steps, n)), set()  # some may have returned
         todo.remove(m)
-        if not todo and m > highest:
-            return found, {m}
+        if patient(steps[m].instruction):
+            waiting.add(m)
+            continue
+        if not todo and m > highest and not waiting & reachable(steps, [m]):
+            return found, waiting | {m}
         found.add(m)
         highest = max(highest, m)
-        todo |= {*follows(steps, m)} - found
-    return found, set()
+        todo |= {*follows(steps, m)} - found - waiting
+    return found, waiting
 
 
 def spread(decoded: Decoded, used: list[int]) -> tuple:
@@ -144,15 +157,16 @@ def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any) -> Plan:
     live = liveness(steps, used)
     events = {n for n, s in enumerate(steps) if is_event(s.instruction)}
     turns = {n: turn for n, s in enumerate(steps) if T > 32 and (turn := is_turn(s.instruction))}
+    inits = sum(s.instruction.opcode.startswith("mbarrier.init") for s in steps)
     if decoded.asynchronous and events:
         raise Unlowered("atomics beside what works beside the threads")
     stops = {*turns, *events} | {n + 1 for n in events if n + 1 < len(steps) and n not in masked}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
-    starts = sorted({0} | stops | waits | jumps)
+    starts = sorted({0} | stops | waits | jumps | groups.keys() - masked)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
     at, kept = frozenset(events), frozenset(stops | waits)
-    return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known, turns)
+    return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known, turns, inits)
 
 
 def loops_by(decoded: Decoded, is_event: Any) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..segments import address_of
 from ..start import Start
-from . import clocks, context, mbarriers, order, shared
+from . import clocks, context, order, shared
 from .accesses import PLAIN
 from .arrays import Arrays
 from .context import FIELDS
@@ -50,7 +50,7 @@ class Records:
         if bytes > ROOM:
             raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
         self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
-        self.traffic = np.zeros((threads, len(decoded.steps), context.TRAFFIC), np.int64)
+        self.traffic = np.zeros((threads, len(made.blocks), context.TRAFFIC), np.int64)
         self.frames = aligned((rows, warps, made.frame_size))
         self.next, self.given = np.zeros(1, np.int64), np.zeros(len(decoded.slots), np.int64)
         self.conflicts = np.zeros((threads, HEAD + CONFLICT * CONFLICTS), np.int64)
@@ -58,9 +58,9 @@ class Records:
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
         self.state = shared.state(rows, size, granule, warps, threads)
         if decoded.asynchronous:
-            self.state |= clocks.state(rows, size // granule, warps, mbarriers.most(decoded))
+            self.state |= clocks.state(rows, size // granule, warps, made.plan.mbarriers)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
-        sizes = {"shared_size": size, "shared_cells": size // granule, "mbarriers": mbarriers.most(decoded)}
+        sizes = {"shared_size": size, "shared_cells": size // granule, "mbarriers": made.plan.mbarriers}
         self.fill(start.grid, sizes | {"agents": clocks.columns(warps, sizes["mbarriers"])})
         self.plain = self.rows.copy()
         self.slots, self.names = self.fixed_values(start)

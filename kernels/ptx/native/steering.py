@@ -7,8 +7,10 @@ from . import context as ctx
 from .frames import Frames
 from .lanes import I1, I32, I64
 from .lower import Unlowered
+from .plan import patient
 from .writer import EVERYBODY
 
+LATER = 1 << 20  # more than instructions of a program
 FRAGMENTS = 64  # places at which lanes of a warp may wait at once
 
 
@@ -97,8 +99,9 @@ class Steering(Frames):
         self.b.position_at_end(some)
         self.b.cbranch(self.b.icmp_unsigned("==", stays, I32(0)), jump, both)
         self.b.position_at_end(both)
-        self.part(target, goes)
-        self.part(I32(self.n + 1), stays)
+        self.b.store(I64(1), ctx.place(self.b, self.context, "parted"))
+        self.part(self.waiting_at(target.constant), goes)
+        self.part(self.waiting_at(self.n + 1), stays)
         self.pick(target.constant)
 
     def together(self, some: Any, others: Any) -> None:
@@ -127,7 +130,11 @@ class Steering(Frames):
             switch = self.b.switch(n, self.suspect)
             for start in self.plan.starts:
                 if self.plan.groups.get(start) == group:
-                    switch.add_case(I32(start), self.alone_at(start))
+                    switch.add_case(self.waiting_at(start), self.alone_at(start))
+
+    def waiting_at(self, n: int) -> Any:
+        """The number by which lanes wait at an instruction: behind all others where they do so for these."""
+        return I32(n + LATER * patient(self.decoded.steps[n].instruction))
 
     def alone_at(self, n: int) -> Any:
         """A block's code past the place where lanes meet."""

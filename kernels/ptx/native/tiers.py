@@ -1,17 +1,20 @@
 """When a launch is compiled: at once where its code is at hand, else once NumPy has cost as much as compiling would.
 
-So no launch takes more than about twice what the better engine would have, whatever it turns out to do.
+So no kernel takes more than about twice what the better engine would have, whatever it turns out to do. What NumPy has
+cost is kept on the disk, too: a kernel of which each process launches little is compiled after some of them.
 """
 
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ..decode import Decoded
 from ..start import Start
-from . import code, engine
+from . import brief, code, disk, engine
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
@@ -22,9 +25,20 @@ OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy
 WRONG = "something looks wrong, and NumPy says exactly what"
 LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
 
-_spent: dict[bytes, float] = defaultdict(float)  # seconds of this process in NumPy form, by kernel
+_spent: dict[bytes, float] = {}  # seconds in NumPy form, by kernel: of this process, and of those before it
+_assembly: dict[bytes, float] = {}  # seconds that kernels took to assemble, until these are among those spent
 _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
 _suspected: dict[bytes, int] = defaultdict(int)  # by kernel, how many of its last launches looked wrong
+
+
+def typed(text: str, num_warps: int, assembled: Callable[[], Decoded]) -> Any:
+    """A Decoded, assembled at once unless an earlier process has left what a launch of its machine code needs."""
+    key, begun = engine.key_of(text, num_warps), time.perf_counter()
+    if known := brief.read(key):
+        return brief.Brief(known[0], assembled)
+    decoded, took = assembled(), time.perf_counter() - begun
+    _assembly[key] = max(took, _assembly.get(key, 0.0))
+    return decoded
 
 
 class Tier:
@@ -37,15 +51,20 @@ class Tier:
     def __init__(self, start: Start, at_once: bool):
         self.start, self.key, self.at_once = start, engine.key(start), at_once
         self.code: Any = None
-        self.why = _refused.get(self.key, "")
-        steps, threads = len(start.decoded.steps), math.prod(start.grid) * 32 * start.num_warps
-        left = PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
-        self.at = 0.0 if at_once or code.at_hand(self.key) else time.perf_counter() + left
+        self.why = _refused.get(self.key) or engine.refuses(start)
+        self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
         if not self.why and not at_once and _suspected[self.key] >= OFTEN:
             _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
             self.why = "its last launches looked wrong"
         self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT
         self.why = self.why or "it takes less time than compiling"
+
+    def left(self) -> float:
+        """Seconds that NumPy may still cost until compiling pays."""
+        steps, threads = len(self.start.decoded.steps), math.prod(self.start.grid) * 32 * self.start.num_warps
+        if self.key not in _spent:
+            _spent[self.key] = disk.spent(code.digest_of(self.key))
+        return PRICE * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
 
     def due(self) -> bool:
         """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""
@@ -55,9 +74,6 @@ class Tier:
             self.code = self.code or engine.compiled(self.start, self.at_once)
         except Unlowered as error:
             _refused[self.key] = self.give_up(f"no machine code for {error}")
-        else:
-            if why := engine.refuses(self.start, self.code):
-                self.give_up(why)
         return not self.given_up
 
     def give_up(self, why: str) -> str:
@@ -82,5 +98,8 @@ class Tier:
         return None if isinstance(found, int) else found
 
     def spent(self, seconds: float) -> None:
-        """Note what a run in NumPy form took."""
-        _spent[self.key] += seconds
+        """Note what a run in NumPy form took that compiling could have spared."""
+        if not self.given_up and not self.code:
+            seconds += _assembly.pop(self.key, 0.0)
+            _spent[self.key] = _spent.get(self.key, 0.0) + seconds
+            disk.spend(code.digest_of(self.key), seconds)

@@ -118,9 +118,6 @@ class Generators:
     def __len__(self) -> int:
         return len(self._now())
 
-    def __iter__(self) -> Any:
-        return iter(self._now())
-
 
 class Initialized:
     """torch.cuda as torch.utils.checkpoint sees it, which keeps its numbers only where a plain name of it is True."""

@@ -11,6 +11,10 @@ from .places import is_gpu, pretence
 _numbers = itertools.count(1)
 
 
+def done(self: Any, *other: Any, **named: Any) -> None:
+    """What waits, or marks a place to wait for."""
+
+
 class Stream:
     """torch.cuda.Stream: what runs on it has run."""
 
@@ -43,17 +47,10 @@ class Stream:
     def query(self) -> bool:
         return True
 
-    def synchronize(self) -> None:
-        pass
-
     def is_capturing(self) -> bool:
         return False
 
-    def wait_event(self, event: "Event") -> None:
-        pass
-
-    def wait_stream(self, stream: "Stream") -> None:
-        pass
+    synchronize = wait_event = wait_stream = done
 
     def record_event(self, event: "Event | None" = None) -> "Event":
         event = event or Event()
@@ -93,17 +90,10 @@ class Event:
     def __init__(self, *args: Any, **kwargs: Any):
         pass
 
-    def record(self, stream: Any = None) -> None:
-        pass
-
-    def wait(self, stream: Any = None) -> None:
-        pass
-
     def query(self) -> bool:
         return True
 
-    def synchronize(self) -> None:
-        pass
+    record = wait = synchronize = done
 
     def elapsed_time(self, end: "Event") -> float:
         return untimed("Event.elapsed_time")

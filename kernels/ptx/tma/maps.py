@@ -15,7 +15,7 @@ import numpy as np
 
 from ..access import load_global, load_shared, store_global, store_shared
 from ..arrays import first_of
-from ..collective import meet
+from ..collective import ALL_LANES, meet
 from ..decode import Decoder, Run
 from ..errors import InvalidTensorMap, UnknownOpcode
 from ..forms import Form, address
@@ -25,7 +25,6 @@ from .global_side import bulk
 from .requests import Request
 from .tensor_map import ALIGNMENT, BIT, DTYPE, FIELDS, FIRST, MAGIC, PIECE, SIZE, fault, faults, lacking
 
-ALL = 0xFFFFFFFF  # lanes of a warp
 SHARED = Form("shared", "", "", "", PIECE, "b8", False)
 GLOBAL = SHARED._replace(space="global")
 ACCESS = {"shared": (load_shared, store_shared, SHARED), "global": (load_global, store_global, GLOBAL)}
@@ -112,7 +111,7 @@ def copy_out(d: Decoder, i: Instruction) -> Run:
 
     def run(block, active):
         block.instruction = i
-        meet(block, np.full((1, 1), ALL, np.uint32), active, i)
+        meet(block, ALL_LANES, active, i)
         lane = np.arange(block.world.T)[None] % 32
         copiers = (lane < SIZE // PIECE) & (True if active is None else active)
         start, target = (x(block.R) for x in (source, to))

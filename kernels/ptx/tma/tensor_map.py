@@ -63,16 +63,10 @@ BIT = {key: n for n, key in enumerate((name, entry) for name in FIELDS for entry
 OPTIONAL = {("swizzle_atomicity", 0)}
 
 
-def blank(n: int = 1) -> np.ndarray:
-    """(n,) maps in which nothing is set."""
-    maps = np.zeros(n, DTYPE)
-    maps["magic"] = MAGIC
-    return maps
-
-
 def encode(fields: dict[str, Any]) -> np.ndarray:
     """A map with all of its fields: (1,) of DTYPE."""
-    made = blank()
+    made = np.zeros(1, DTYPE)
+    made["magic"] = MAGIC
     for name, value in fields.items():
         values = np.atleast_1d(np.asarray(value))
         made[name][0, : len(values)] = values

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,8 @@ from kvproof.bench.gpu import attention as gpu_attention
 from kvproof.bench.gpu import page as gpu_page
 from kvproof.bench.gpu import parts as gpu_parts
 from kvproof.bench.gpu.parts import Part
+
+from ... import _child
 
 ROOT = Path(__file__).parents[3]
 
@@ -178,7 +179,7 @@ def test_a_killed_run_leaves_no_child_on_the_gpu(tmp_path):
         "code = 'import os, time; print(os.getpid(), flush=True); time.sleep(60)'\n"
         f"g.run(g.Part('p', 1, ['-c', code]), Path({str(tmp_path)!r}), 60)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program])
+    parent = _child.Popen([sys.executable, "-c", program])
     log = tmp_path / "p.log"
     wait_for(lambda: log.exists() and log.read_text().endswith("\n"))
     child = int(log.read_text())

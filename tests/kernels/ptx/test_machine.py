@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from kvproof.kernels.ptx import errors
+from kvproof.kernels.ptx.arrays import merged
 
 from ._text import OWN, SEEDS, fails, own, run
 
@@ -200,3 +201,10 @@ def test_lanes_that_part_meet_before_they_return():
     report = run("setp.eq.u32 %p1, %r1, 3; @%p1 bra END; st.global.b32 [%rd11], 5; END: ret;", out)
     assert [line.instructions for i, line in report.by_instruction if i.opcode == "ret"] == [1]
     assert (out == 5).sum() == 31
+
+
+def test_values_of_programs_that_join_lie_row_by_row():
+    """What writes to them by flat index would write to a copy."""
+    joined = merged(np.zeros((1, 4)), 2, np.ones((1, 4)), 3)
+    assert joined.shape == (5, 4)
+    assert joined.flags.c_contiguous

@@ -51,6 +51,7 @@ def test_programs_that_part_and_join_keep_what_each_knows():
     assert parts[0].known[:, 0, column].tolist() == [4, 7]
     assert merged(np.ones((1, 2)), 3, np.ones((1, 2)), 2).shape == (1, 2)
     assert merged(np.ones((1, 1)), 3, np.zeros((2, 2)), 2).tolist() == [[1, 1]] * 3 + [[0, 0]] * 2
+    assert merged(np.ones((1, 2)), 3, np.zeros((1, 2)), 2).flags.c_contiguous  # so that a flat view is no copy
     once = np.zeros((1, 2))
     assert chosen(once, np.array([True, False])) is not once
     assert chosen(np.arange(3), np.array([True, False, True])).tolist() == [0, 2]

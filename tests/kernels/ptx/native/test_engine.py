@@ -47,7 +47,8 @@ def test_a_launch_after_others_is_as_it_would_be_alone():
         assert launched(seed, "native") == alone[seed]
 
 
-def test_code_is_better_where_the_engine_is_asked_for_or_once_it_has_run_for_long(monkeypatch):
+def test_code_is_better_where_the_engine_is_asked_for_or_once_it_has_run_for_long(monkeypatch, tmp_path):
+    monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path))
     asked, code_of = [], driver.code_of
     monkeypatch.setattr(driver, "code_of", lambda *known: asked.append(known[-1]) or code_of(*known))
     monkeypatch.setattr(tiers, "PRICE", -1.0)
@@ -144,3 +145,29 @@ def test_a_long_launch_says_how_far_it_is_on_a_terminal_only(monkeypatch, capsys
     found = capsys.readouterr().err
     assert ("of 2 programs begun in" in found) == is_one
     assert found.endswith("\r\x1b[K") == is_one
+
+
+# Eight places, of which each thread holds a copy; only the first eight store it. Twice: once they differ, or not.
+COPIES = """
+    and.b32 %r6, %r1, 7; mul.wide.u32 %rd12, %r6, 4; add.u64 %rd12, %rd1, %rd12; setp.lt.u32 %p1, %r1, 8;
+    mov.u32 %r7, 0;
+    TOP: mad.lo.u32 %r8, %r7, {}, %r6;
+    @%p1 st.global.b32 [%rd12], %r8;
+    add.u32 %r7, %r7, 1; setp.lt.u32 %p2, %r7, 2; @%p2 bra TOP;
+    ret;
+"""
+
+
+CASES = [("0", 32, 0), ("%r1", 32, 24), ("%r6", 32, 0), ("%r1", 64, 56)]
+
+
+@pytest.mark.parametrize(("times", "threads", "found"), CASES)
+def test_copies_that_disagree_are_counted_within_a_warp_alone(times, threads, found, monkeypatch):
+    monkeypatch.setattr(tiers, "PRICE", -1.0)
+    counts, out = {}, np.zeros(8, np.uint32)
+    for engine in ("numpy", None):
+        report = run(COPIES.format(times), out, threads=threads, engine=engine)
+        counts[report.engine] = facts(report) | {"left": out.tobytes()}
+        assert report.disagreeing == found
+        assert engine or report.engine == ("native" if threads == 32 else "numpy")
+    assert len({*map(str, counts.values())}) == 1

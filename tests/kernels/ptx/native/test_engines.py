@@ -87,4 +87,5 @@ def test_random_kernels(seeds, tmp_path):
             k = _random.kernel(seed)
             settings = {"target": TARGETS[seed % 6], "readable": RESULTS}
             report = ptx.run(getattr(kernels, k.name), k.grid, **settings, **k.arguments)
-            assert (report.engine == "native") == (report.disagreeing == 0)  # copies that disagree NumPy alone counts
+            # between warps NumPy alone counts copies that disagree
+            assert (report.engine == "native") == (report.disagreeing == 0 or k.arguments["num_warps"] == 1)

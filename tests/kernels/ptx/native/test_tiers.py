@@ -40,7 +40,10 @@ class Engine:
             raise Unlowered(self.lacks)
         return 1
 
-    def refuses(self, start, code) -> str:
+    def key_of(self, text, num_warps) -> bytes:
+        return text.encode()
+
+    def refuses(self, start) -> str:
         return self.refusal
 
     def run(self, start, code, written, fuel):
