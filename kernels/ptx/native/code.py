@@ -22,6 +22,7 @@ import numpy as np
 from ..progress import say
 from . import disk, numpy_loops
 
+LEVELS = 1, 0
 PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
 MOST = 256  # kernels in the process
 SOURCES = Path(__file__).parents[1]
@@ -48,14 +49,16 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
     key    stands for the modules, but for what depends on the machine's own source; of any length
     write  gives their IR; called where the code is not at hand
     needs  code whose functions they call, beside each other's, libm's and NumPy's loops
-    level  of LLVM's code generation; functions are inlined from 1 on
+    level  the least of LLVM's code generation that will do; functions are inlined from 1 on
 
     Raises what `write` raises; RuntimeError for IR that LLVM does not take and for functions that are nowhere.
     """
-    digest = digest_of(key, level)
+    digests = [digest_of(key, n) for n in LEVELS if n >= level]
     with _lock:
-        if digest not in _known:
-            _known[digest] = linked(*(disk.read(digest) or made(digest, write(), level)), needs)
+        digest = next((x for x in digests if x in _known), "")
+        if not digest:
+            digest, found = next(((x, found) for x in digests if (found := disk.read(x))), (digests[-1], None))
+            _known[digest] = linked(*(found or made(digest, write(), level)), needs)
             if len(_known) > MOST:
                 _known.popitem(last=False)
         _known.move_to_end(digest)
@@ -65,8 +68,7 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
 def at_hand(key: bytes) -> bool:
     """Whether `compiled` finds the code in the process or, as it seems, on the disk."""
     try:
-        digests = [digest_of(key, level) for level in (0, 1)]
-        return any(x in _known or disk.path_of(x).exists() for x in digests)
+        return any(x in _known or disk.path_of(x).exists() for x in (digest_of(key, n) for n in LEVELS))
     except (OSError, RuntimeError):
         return False
 

@@ -99,11 +99,11 @@ def divide(op: Opcode, L: Lanes, a: Any, b: Any) -> Any:
     n, d = (L.intrinsic("abs", x, extra=(I1(0),)) if signed(op) else x for x in (a, b))
     zero = is_zero(L, b)
     d = d if constant_bits(b) else L.b.select(zero, L.const(b, 1), d)
-    if constant_bits(b) or not isinstance(a.type, ir.VectorType) or a.type.element.width == 64:
+    if constant_bits(b) or not isinstance(a.type, ir.VectorType) or element(a.type).width == 64:
         q = L.b.udiv(n, d)
     else:
         q = L.b.fdiv(L.cast("uitofp", n, F64), L.cast("uitofp", d, F64))
-        q = L.cast("fptoui", q, a.type.element)
+        q = L.cast("fptoui", q, element(a.type))
     if signed(op):
         q = L.b.select(L.b.icmp_signed("<", L.b.xor(a, b), L.const(a, 0)), negative(op, L, q), q)
     return q if constant_bits(b) else L.b.select(zero, L.const(a, -1), q)

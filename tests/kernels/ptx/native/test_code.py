@@ -52,6 +52,18 @@ def test_a_key_is_compiled_once_in_a_process_and_once_for_all(another_process):
     assert call(first, "f", 2) == 43, "what was handed out stays in memory"
 
 
+def test_better_code_that_is_at_hand_is_taken(another_process):
+    better = code.compiled(b"k", lambda: [ADD.format(41)], level=1)
+    assert added(99) is better
+    another_process()
+    assert code.at_hand(b"k")
+    assert call(added(99), "f", 1) == 42
+    assert code.compilations == 1
+    code.compiled(b"other", lambda: [ADD.format(1)])
+    assert call(code.compiled(b"other", lambda: [ADD.format(2)], level=1), "f", 1) == 3
+    assert code.compilations == 3
+
+
 def test_modules_call_each_other_what_they_need_and_libm(another_process):
     for _ in range(2):
         together = code.compiled(b"both", lambda: [CALLS, ADD.format(1)])
