@@ -23,7 +23,8 @@ what is wrong, and machine code of this CPU, held to it bit for bit. In the orde
     native/                          machine code: every check inside, as one bit
     assemble, lockstep               the NumPy form: steps that can be run; a launch from memory to races
     isa, and what it names           what each instruction computes that touches neither memory nor another thread
-    access, atomics, collective      those that do; warp is the arithmetic of the latter, matrix_forms what mma takes
+    access, atomics, collective      those that do; warp is the arithmetic of the latter
+    matrix_forms, wgmma_forms        what mma, ldmatrix and wgmma take
     asynchronous/                    mbarriers, the async proxy, and happens-before in shared memory
     tma/                             tensor maps and bulk copies
     tensor_core/                     what tensor cores do: mma, wgmma, tcgen05

@@ -156,7 +156,8 @@ def assemble(
     follow = None if shadow is None else Follower(d, *shadow)
     steps = [step(d, i, program.labels, follow) for i in program.instructions]
     accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
-    steps = in_flight.guarded(steps, d.slots)
+    faulty, steps = steps, in_flight.guarded(steps, d.slots)
+    faulty = frozenset(n for n, s in enumerate(steps) if s is not faulty[n])
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and together(s.instruction) for s in steps)
     labels = set(program.labels.values()) if stops or waits else {s.target for s in steps if s.control == "branch"}
@@ -173,7 +174,7 @@ def assemble(
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, weights(steps), live,
         always, d.granule, program.local, shared, asynchronous, undefined,
-        program.registers, follow and follow.followed(),
+        program.registers, follow and follow.followed(), faulty,
     )  # fmt: skip
 
 

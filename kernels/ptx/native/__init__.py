@@ -6,7 +6,7 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
 
     tiers                    when a launch is compiled, and what runs until then
     engine, arrays           one launch: its memory and its threads; undone on suspicion
-    brief                    what a launch needs of a kernel beside its code
+    kernel, brief            a kernel's machine code, and what a launch needs of it beside that
     events                   the order of atomics
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
@@ -21,6 +21,8 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     twins, twin_moves        a shadow: float64 beside each number, in registers and on its way through memory
     twin_cells, carried      twins in memory, as routines; the shadow of one launch
     traced                   NumPy's functions of numbers, written as code
+    asynchronous             what works beside the threads: wgmma, mbarriers, bulk (with tensor_maps), proxy; their
+                             rules: clocks, ordered_cells; turns: which warp comes to an mbarrier before which
     routine                  routines: a small part of Python -> LLVM IR
     numpy_loops              exp2 and its like, NumPy's own
     lanes, context           LLVM IR for the lanes of a warp; the record of a launch

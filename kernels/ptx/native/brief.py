@@ -38,7 +38,7 @@ def digest(key: bytes) -> str:
 
 @lru_cache(maxsize=256)
 def read(key: bytes) -> tuple[dict[str, Any], Any] | None:
-    """The few fields of a kernel and its engine.Compiled without the code, if an earlier process has left them."""
+    """The few fields of a kernel and its kernel.Compiled without the code, if an earlier process has left them."""
     found = disk.read(digest(key))
     return pickle.loads(found[0]) if found else None
 

@@ -26,13 +26,18 @@ FIELDS = (
     "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
     "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",
     "shadow",  # see twin_cells.py
+    # of programs with asynchronous instructions, see clocks.py: a number that no other program has, nor one of another
+    # launch; mbarriers, as many as there is room for; and of tensor maps, see tensor_maps.py
+    "shared_reads", "generation", "clocks", "agents", "mbarriers", "maps", "map_count",
 )  # fmt: skip
 
 # Words of "traffic": threads and sectors of global memory; threads, wavefronts and conflicts of shared memory.
 GLOBAL_THREADS, SECTORS, SHARED_THREADS, WAVEFRONTS, CONFLICTS = range(5)
 TRAFFIC = 5
 
-DONE, BARRIER, EVENT, PAUSED, SUSPECT, FUEL = range(6)  # what a warp's code returns
+# What a warp's code returns. It stops before an EVENT, which programs take turns at; before a TURN, which the warps of
+# a program do; and in a GROUP, for the other three of four warps.
+DONE, BARRIER, EVENT, PAUSED, TURN, GROUP, SUSPECT, FUEL = range(8)
 
 
 def place(builder: Any, context: Any, name: str) -> Any:

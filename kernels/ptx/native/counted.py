@@ -32,11 +32,13 @@ class Counted:
 
     @cached_property
     def memory(self) -> dict[int, Traffic]:
-        return {n: Traffic(x[0] * size, x[1], 0, 0, x[0]) for n, size, x in self.accesses(GLOBAL_THREADS)}
+        each = self.accesses(GLOBAL_THREADS)
+        return {n: Traffic(x[0] * size if size else x[SHARED_THREADS], x[1], 0, 0, x[0]) for n, size, x in each}
 
     @cached_property
     def shared(self) -> dict[int, Traffic]:
-        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in self.accesses(SHARED_THREADS)}
+        each = self.accesses(SHARED_THREADS)
+        return {n: Traffic(x[2] * size, 0, x[3], x[4], x[2]) for n, size, x in each if size}
 
     def accesses(self, word: int) -> Iterator[tuple[int, int, list[int]]]:
         """The instructions of which a count is not 0, the bytes that a thread accesses, and all counts."""
@@ -55,7 +57,9 @@ def blocks(decoded: Decoded, starts: list[int]) -> np.ndarray:
 
 
 def size_of(i: Any) -> int:
-    """Bytes that a thread accesses."""
+    """Bytes that a thread accesses; 0 of a bulk copy, which counts them itself."""
+    if i.opcode.startswith("cp.async.bulk"):
+        return 0
     if "matrix" in i.opcode:
         return 16
     return i.operands[2].bits if i.opcode.startswith("cp.async") else form(i).size

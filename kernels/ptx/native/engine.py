@@ -5,14 +5,12 @@ runs it in NumPy form, which finds the words, or finds that all is well.
 """
 
 import ctypes
-import hashlib
 import os
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError, wait
 from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,47 +19,17 @@ from ..printed import Printed
 from ..progress import Progress
 from ..segments import address_of
 from ..start import Start
-from . import (
-    brief, code, context, counted, ir, matrices, memory, numpy_loops, others, programs, shared, twins, warp,
-)  # fmt: skip
 from .arrays import Arrays
 from .carried import Carried
-from .context import DONE, FIELDS, FUEL, PAUSED
-from .counted import Counted, blocks
+from .context import DONE, FIELDS, FUEL, PAUSED, SUSPECT
+from .counted import Counted
 from .events import following
-from .flow import Warp
 from .frames import HEADER, STATE
-from .lower import Unlowered
-from .pieces import Once
-from .plan import Plan, loops_by, may_write, plan
+from .kernel import Compiled, entry, key, ran
 from .programs import READY
 from .records import Records, given_back, taken
 
-FAMILIES = [memory.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
-RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-RUNTIME |= counted.RUNTIME
-LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 LOOK = 0.2  # seconds between two looks at a launch that runs
-
-
-class Compiled(NamedTuple):
-    """A kernel's machine code, and what is known of it.
-
-    blocks  of each instruction, which of plan.starts it belongs to
-    events  whether programs stop at atomics, whose order is that of the default schedule
-    opcodes  that it has
-    writes  the parameters through which it may write; None: any array
-    fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
-    """
-
-    plan: Plan
-    blocks: np.ndarray
-    code: Any
-    frame_size: int
-    events: bool
-    opcodes: frozenset[str]
-    writes: set[str] | None
-    fine: set[str]
 
 
 class Ended(NamedTuple):
@@ -73,109 +41,6 @@ class Ended(NamedTuple):
     memory: Arrays
     printed: Printed
     shadow: Carried | None
-
-
-def key(start: Start) -> bytes:
-    """Stands for the machine code of a launch's kernel."""
-    return key_of(start.text, start.num_warps, start.shadow and (*start.shadow[:3], bool(start.shadow.lines)))
-
-
-@lru_cache(maxsize=256)
-def key_of(text: str, warps: int, shadow: Any = None) -> bytes:
-    """shadow: what code with one depends on; None of code without."""
-    known = hashlib.sha256(text.encode()).digest() + bytes([warps])
-    if shadow:
-        ((numbers, rounded), *others) = shadow
-        known += repr((numbers, sorted(rounded), others)).encode()
-    return known
-
-
-_ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
-
-
-def compiled(start: Start, best: bool = False) -> Compiled:
-    """A kernel's machine code: the best, if it is asked for, at hand, or the kernel has run for long; else what is
-    soonest made.
-
-    Raises Unlowered if it has none.
-    """
-    name = key(start)
-    best = best or _ran[name] > LASTING
-    shadow, kind = bool(start.shadow), Warp
-    if found := kept(name, 1, shadow) or (None if best else kept(name, 0, shadow)):
-        return found
-    if shadow:
-        kind = partial(twins.Twins, rounds=bool(start.shadow.lines))
-    return code_of(name, Once((start.decoded, kind)), 32 * start.num_warps, int(best))
-
-
-@lru_cache(maxsize=256)
-def kept(key: bytes, level: int, shadow: bool) -> Compiled | None:
-    """What an earlier process has compiled, if both the code and its brief are on the disk."""
-
-    def lost() -> list[str]:
-        raise LookupError(key)
-
-    found = brief.read(key)
-    try:
-        return found and found[1]._replace(code=code.compiled(key, lost, needs(shadow), level), fine=set())
-    except LookupError:
-        return None
-
-
-def refuses(start: Start) -> str:
-    """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
-    if start.trace:
-        return "it is to keep a log of all accesses"
-    if not start.checks:
-        return "it is to run without checks"
-    if not start.moved and start.seed is None:
-        return ""
-    opcodes = brief.opcodes(key(start), Once(start.decoded))
-    if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
-        return "its approximations are to be moved"
-    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
-    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
-
-
-@lru_cache(maxsize=256)
-def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
-    """kernel: the program, and the Warp that writes its code"""
-    decoded, kind = kernel.value
-    made = plan(decoded, T, memory.is_event)
-    if loops_by(decoded, memory.is_event):
-        raise Unlowered("programs that wait for one another")
-    module = ir.Module("kernel")
-    writer = kind(decoded, made, T, module, FAMILIES, memory.ANYWAY)
-
-    def write() -> list[str]:
-        writer.emit()
-        return [str(module)]
-
-    machine_code = code.compiled(key, write, needs(kind is not Warp), level)
-    own = blocks(decoded, made.starts)
-    known = writer.events, brief.opcodes(key, Once(decoded)), may_write(decoded)
-    found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
-    brief.write(key, decoded, found)
-    return found
-
-
-def needs(shadow: bool) -> tuple[Any, ...]:
-    """What a kernel's code calls functions of."""
-    return (runtime(), runtime(True)) if shadow else (runtime(),)
-
-
-@cache
-def runtime(shadow: bool = False) -> Any:
-    """The functions that the code of all kernels calls; or those that code with a shadow calls beside them."""
-
-    def write() -> list[str]:
-        module = ir.Module("runtime")
-        for define in (twins.RUNTIME if shadow else RUNTIME).values():
-            define(module)
-        return [str(module)]
-
-    return code.compiled(b"runtime of shadows" if shadow else b"runtime", write, level=1)
 
 
 class Launch:
@@ -193,7 +58,7 @@ class Launch:
         """All programs to their ends -> a status."""
         if self.made.events:
             return self.by_events()
-        call = entry("launch_run", ctypes.c_void_p)
+        call = entry("launch_run", ctypes.c_void_p, of="asynchronous" if self.start.decoded.asynchronous else "all")
         return max(spread(call, [(address_of(row),) for row in self.records.rows], self.records))
 
     def by_events(self) -> int:
@@ -223,12 +88,6 @@ def pool() -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=pool.cache_clear)
-
-
-@cache
-def entry(name: str, *kinds: Any) -> Callable[..., int]:
-    """A runtime function that returns a status."""
-    return ctypes.CFUNCTYPE(ctypes.c_int64, *kinds)(runtime()[name])
 
 
 def spread(call: Callable, arguments: list[tuple], records: Records) -> list[int]:
@@ -262,7 +121,7 @@ def ended(running: list[Future], records: Records) -> list[int]:
 
 
 def name_of(parameter: Any) -> str:
-    return getattr(parameter, "name", "")
+    return getattr(getattr(parameter, "base", parameter), "name", "")  # an array's, or that of a tensor map's
 
 
 def run(
@@ -289,7 +148,7 @@ def run(
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
-        _ran[key(start)] += records.seconds / len(made.blocks)
+        ran[key(start)] += records.seconds / len(made.blocks)
         counts = Counted(start, made, records)
         if right and start.max_steps and 2 * counts.issued.sum() > start.max_steps:
             right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
@@ -308,5 +167,5 @@ def run(
         asked = {*(records.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1}
         wanted = {b.name for n in asked for b, _ in arrays.pieces[n].buffers} - made.fine
         if not wanted:
-            return status or context.SUSPECT
+            return status or SUSPECT
         made.fine.update(wanted)

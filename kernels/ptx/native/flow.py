@@ -44,7 +44,7 @@ class Warp(Steering):
         self.offsets, self.frame_size = self.layout()
         self.alones: dict[int, Any] = {}
         self.apart = bool(plan.parting)
-        self.events = bool(plan.events)
+        self.turns = dict.fromkeys(plan.events, ctx.EVENT) | plan.turns
         self.running_place = self.b.alloca(I32)
         self.fragments = self.b.alloca(I32, 2 * FRAGMENTS + 1) if self.apart else None
 
@@ -71,7 +71,7 @@ class Warp(Steering):
         stops, first = sorted(self.plan.stops), self.function.append_basic_block("first")
         switch = self.b.switch(self.head(RESUME), first)
         for k, n in enumerate(stops):
-            for turn in (0, 1) if n in self.plan.events else (0,):  # whether its turn at the event has come
+            for turn in (0, 1) if n in self.turns else (0,):  # whether its turn has come
                 switch.add_case(I64(1 + 2 * k + turn), self.bodies[n] if turn else self.enters[n])
         self.b.position_at_end(first)
         self.clear()
@@ -91,10 +91,10 @@ class Warp(Steering):
             self.b.position_at_end(alone)
             if n not in self.plan.masked:
                 self.bail(self.pending())
-        if n in self.plan.events:
+        if n in self.turns:
             if self.apart:
                 self.bail(self.pending())
-            self.stop(n, ctx.EVENT, n)
+            self.stop(n, self.turns[n], n)
         else:
             self.b.branch(self.bodies[n])
 
@@ -103,6 +103,8 @@ class Warp(Steering):
         self.b.store(self.b.add(self.b.load(count, typ=I64), I64(1)), count)
         for self.n in range(n, stop):
             self.step = self.decoded.steps[self.n]
+            if self.n in self.decoded.faulty:
+                self.bail(I1(1))
             if self.step.control:
                 getattr(self, self.step.control)(self.step)
                 return

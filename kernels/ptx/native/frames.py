@@ -31,6 +31,8 @@ class Frames(Writer):
 
     def passed(self) -> None:
         """All threads of a program of one warp have met."""
+        if self.decoded.asynchronous:
+            self.L.call("clock_meet", I64, self.b.ptrtoint(self.context, I64))
         self.b.store(self.b.add(self.epoch, I64(1)), ctx.place(self.b, self.context, "epoch"))
 
     def head(self, word: int) -> Any:
@@ -66,7 +68,8 @@ class Frames(Writer):
 
     def stop(self, n: int, status: int, at: int) -> None:
         """Return; the warp goes on at instruction n."""
-        self.set_head(RESUME, I64(1 + 2 * sorted(self.plan.stops).index(n) + (status == ctx.EVENT)))
+        again = status in (ctx.EVENT, ctx.TURN, ctx.GROUP)
+        self.set_head(RESUME, I64(1 + 2 * sorted(self.plan.stops).index(n) + again))
         self.set_head(AT, I64(at))
         running = self.b.load(self.running_place, typ=I32)
         self.set_head(RUNNING, self.b.zext(running, I64))

@@ -6,6 +6,7 @@ from ..opcode import BITS
 from ..syntax import Vector
 from .frames import WARP_EPOCH
 from .lanes import I1, I64, WARP
+from .memory import call
 
 
 def nothing(w: Any, i: Any) -> None:
@@ -25,6 +26,8 @@ def meet(w: Any, i: Any) -> None:
     w.bail(w.L.any(w.b.icmp_unsigned("!=", *w.L.alike(members, w.on))))
     if w.T == WARP:
         w.passed()
+    elif w.decoded.asynchronous:
+        call(w, "clock_met", w.context, w.warp)
     else:
         w.set_head(WARP_EPOCH, w.b.add(w.warp_epoch, I64(1)))
 

@@ -14,9 +14,9 @@ from ..paths import follows, liveness, reachable
 from ..syntax import Address, Immediate, Instruction, Register, Symbol, Vector
 from .lower import Unlowered
 
-VARIES = re.compile(r"(atom|elect|ldmatrix|mma|match\.any)\.")  # whatever its operands
+VARIES = re.compile(r"(atom|elect|ldmatrix|w?g?mma|match\.any)\.")  # whatever its operands
 SHARED = re.compile(r"(vote|redux|match\.all)\.|activemask")  # the same in all lanes, whatever its operands
-STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))")
+STORES = re.compile(r"(st|atom|red)\.(?!(\w+\.)*(shared|local|param))|cp\.async\.bulk\..*bulk_group")
 TOGETHER, ALL = re.compile(r"(shfl|vote|match|redux)\.|bar\.warp"), 0xFFFFFFFF
 LANES = ("%tid.x", "%laneid")
 WIDEST = 1 << 14  # instructions of a program that is compiled
@@ -27,7 +27,9 @@ class Plan(NamedTuple):
     """
     starts     instructions that code jumps to, or goes on at after a stop, in order
     events     atomics that other programs may see: a warp stops before each, for its turn
-    stops      where a warp's state is kept: these, what follows them, and what follows a barrier
+    mbarriers  how many instructions make one
+    turns      instructions that the warps of a program take turns at, or four of them come to together -> context.py's
+    stops      where a warp's state is kept: these, what follows events, and what follows a barrier
     varying    slots whose value differs from lane to lane, as bits
     parting    branches and returns whose lanes may part
     alike      others, at which lanes that part are a suspicion, for too much would run until they meet again
@@ -48,6 +50,8 @@ class Plan(NamedTuple):
     groups: dict[int, int]
     live: list[int]
     doubtful: int
+    turns: dict[int, int]
+    mbarriers: int
 
 
 def bits(slots: Any) -> int:
@@ -143,24 +147,26 @@ def joined(sets: list[set[int]]) -> dict[int, int]:
     return {x: n for n, group in enumerate(groups) for x in group}
 
 
-def plan(decoded: Decoded, T: int, is_event: Any) -> Plan:
+def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any) -> Plan:
     """Raises Unlowered for what no native code is written for."""
     steps = decoded.steps
     if len(steps) > WIDEST:
         raise Unlowered(f"{len(steps)} instructions")
-    if decoded.asynchronous:
-        raise Unlowered("what works beside the threads")
     used = [uses(decoded, s) for s in steps]
     varying, parting, alike, masked, groups = spread(decoded, used)
     live = liveness(steps, used)
     events = {n for n, s in enumerate(steps) if is_event(s.instruction)}
-    stops = events | {n + 1 for n in events if n + 1 < len(steps) and n not in masked}
+    turns = {n: turn for n, s in enumerate(steps) if T > 32 and (turn := is_turn(s.instruction))}
+    inits = sum(s.instruction.opcode.startswith("mbarrier.init") for s in steps)
+    if decoded.asynchronous and events:
+        raise Unlowered("atomics beside what works beside the threads")
+    stops = {*turns, *events} | {n + 1 for n in events if n + 1 < len(steps) and n not in masked}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
     starts = sorted({0} | stops | waits | jumps | groups.keys() - masked)
     known = bits([*decoded.given.values(), *decoded.fixed, *decoded.undefined])
     at, kept = frozenset(events), frozenset(stops | waits)
-    return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known)
+    return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known, turns, inits)
 
 
 def loops_by(decoded: Decoded, is_event: Any) -> bool:
@@ -199,7 +205,7 @@ def may_write(decoded: Decoded) -> set[str] | None:
                 found |= loaded
             origin |= {x: origin.get(x, 0) | found for x in results}
     stores = (s.instruction for s in decoded.steps if STORES.match(s.instruction.opcode))
-    places = [x for i in stores for x in i.operands if isinstance(x, Address)]
+    places = [x for i in stores for y in i.operands for x in getattr(y, "parts", (y,)) if isinstance(x, Address)]
     stored = reduce(or_, (origin.get(x, 0) for x in named(places)), 0)
     return None if stored & loaded else {name for name, bit in parameters.items() if stored & bit}
 

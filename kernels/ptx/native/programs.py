@@ -111,12 +111,23 @@ def program_start(module: ir.Module) -> None:
     put("epoch", I64(0))
     with b.if_then(b.icmp_signed("!=", get("shared_size"), I64(0))):
         b.call(declared(module, "shared_reset", I64, I64), [b.ptrtoint(context, I64)])
+    for name in ("order_reset", "clock_reset") if asynchronous(module) else ():
+        call(b, name, context)
     frames, size = ctx.pointer(b, context, "frames"), get("frame_size")
     with loop(b, get("warps")) as i:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         for index, value in ((RESUME, 0), (WARP_EPOCH, 0), (RUNNING, 0xFFFFFFFF), (STATE, READY), (DEPTH, 0)):
             b.store(I64(value), word(b, frame, index))
     b.ret_void()
+
+
+def asynchronous(module: ir.Module) -> bool:
+    """Whether this runtime is for programs in which something works beside the threads."""
+    return "clock_meet" in module.globals
+
+
+def call(b: Any, name: str, context: Any) -> Any:
+    return b.call(declared(b.module, name, I64, I64), [b.ptrtoint(context, I64)])
 
 
 def declared(module: ir.Module, name: str, to: Any, *kinds: Any) -> Any:
@@ -129,10 +140,10 @@ def program_run(module: ir.Module) -> None:
     frames, size = ctx.pointer(b, context, "frames"), ctx.field(b, context, "frame_size")
     warps, code = ctx.field(b, context, "warps"), ctx.pointer(b, context, "warp_code")
     again = b.append_basic_block("again")
-    met, at = b.alloca(I64, 4), b.alloca(I64)  # how many have ended, wait at a barrier, at an event; which barrier
+    met, at = b.alloca(I64, ctx.SUSPECT), b.alloca(I64)  # how many have stopped how; at which barrier
     b.branch(again)
     b.position_at_end(again)
-    for k in range(4):
+    for k in range(ctx.SUSPECT):
         b.store(I64(0), b.gep(met, [I64(k)], source_etype=I64))
     with loop(b, warps) as i:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
@@ -140,7 +151,7 @@ def program_run(module: ir.Module) -> None:
         with b.if_then(b.icmp_signed("==", b.load(state, typ=I64), I64(READY))):
             b.store(b.call(code, [context, b.trunc(i, I32), frame], I64), state)
         now, here = b.load(state, typ=I64), b.load(word(b, frame, AT), typ=I64)
-        give(b, b.icmp_signed(">", now, I64(ctx.PAUSED)), now)
+        give(b, b.icmp_signed(">=", now, I64(ctx.SUSPECT)), now)
         count = b.gep(met, [now], source_etype=I64)
         number = b.load(count, typ=I64)
         with b.if_then(b.icmp_signed("==", now, I64(ctx.BARRIER))):
@@ -148,16 +159,45 @@ def program_run(module: ir.Module) -> None:
             give(b, other, I64(ctx.SUSPECT))
             b.store(here, at)
         b.store(b.add(number, I64(1)), count)
-    done, waits, events, paused = (b.load(b.gep(met, [I64(k)], source_etype=I64), typ=I64) for k in range(4))
+    counts = (b.load(b.gep(met, [I64(k)], source_etype=I64), typ=I64) for k in range(ctx.SUSPECT))
+    done, waits, events, paused, turns, groups = counts
     give(b, b.icmp_signed(">", b.add(events, paused), I64(0)), I64(ctx.EVENT))
-    give(b, b.icmp_signed("==", done, warps), I64(ctx.DONE))
+    if asynchronous(module):
+        on_by(b, context, again, groups, turns)
+    with b.if_then(b.icmp_signed("==", done, warps)):
+        if asynchronous(module):
+            give(b, b.icmp_signed("!=", call(b, "clock_over", context), I64(0)), I64(ctx.SUSPECT))
+        b.ret(I64(ctx.DONE))
     give(b, b.icmp_signed("!=", waits, warps), I64(ctx.SUSPECT))  # some have returned, and others wait for them
-    epoch = ctx.place(b, context, "epoch")
+    passed(b, context, frames, warps)
+    b.branch(again)
+
+
+def passed(b: Any, context: Any, frames: Any, warps: Any) -> None:
+    """All warps have met at a barrier of the program."""
+    epoch, size = ctx.place(b, context, "epoch"), ctx.field(b, context, "frame_size")
+    if asynchronous(b.module):
+        call(b, "clock_meet", context)
     b.store(b.add(b.load(epoch, typ=I64), I64(1)), epoch)
     with loop(b, warps) as i:
         frame = b.gep(frames, [b.mul(i, size)], source_etype=I8)
         b.store(I64(READY), word(b, frame, STATE))
-    b.branch(again)
+        if asynchronous(b.module):
+            b.store(I64(0), word(b, frame, DEPTH))
+
+
+def on_by(b: Any, context: Any, again: Any, groups: Any, turns: Any) -> None:
+    """Where warps take turns: those go on whose group is whole, and else those whose turn it is."""
+    some, none, after = (b.append_basic_block(x) for x in ("some", "none", "after"))
+    b.cbranch(b.icmp_signed("!=", groups, I64(0)), some, none)
+    b.position_at_end(some)
+    b.cbranch(b.icmp_signed("!=", call(b, "groups_take", context), I64(0)), again, none)
+    b.position_at_end(none)
+    with b.if_then(b.icmp_signed("!=", turns, I64(0))):
+        call(b, "turns_take", context)
+        b.branch(again)
+    b.branch(after)
+    b.position_at_end(after)
 
 
 def launch_run(module: ir.Module) -> None:

@@ -13,12 +13,13 @@ import numpy as np
 
 from ..segments import address_of
 from ..start import Start
-from . import context, order, shared
+from . import clocks, context, order, shared
 from .accesses import PLAIN
 from .arrays import Arrays
 from .context import FIELDS
 from .lower import Unlowered
 from .pieces import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS
+from .tensor_maps import maps
 
 ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
 SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many
@@ -41,7 +42,7 @@ class Records:
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
-        self.mine, self.steady = 0, True
+        self.mine, self.steady, self.launches = 0, True, 0
         self.right: Any = None  # the log and the conflicts that were last found to be in order
         self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
         rows, granule = self.programs if made.events else threads, decoded.granule
@@ -60,8 +61,11 @@ class Records:
         self.syncs = np.zeros(HEAD + SYNC * SYNCS, np.int64)
         copies = rows if any(x.startswith("cp.async") for x in made.opcodes) else 1
         self.shared_size, self.state = size, shared.state(rows, size, granule, warps, copies, threads)
+        if decoded.asynchronous:
+            self.state |= clocks.state(rows, size // granule, warps, made.plan.mbarriers)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
-        self.fill(start.grid, {"shared_size": size, "shared_cells": size // granule})
+        sizes = {"shared_size": size, "shared_cells": size // granule, "mbarriers": made.plan.mbarriers}
+        self.fill(start.grid, sizes | {"agents": clocks.columns(warps, sizes["mbarriers"])})
         self.plain = self.rows.copy()
         self.slots, self.names = self.fixed_values(start)
 
@@ -98,7 +102,12 @@ class Records:
         self.put("fuel", min(fuel, STEPS * self.threads // len(self.rows)) if self.mine else fuel)
         self.put("segments", address_of(arrays.table))
         self.put("segment_count", len(arrays.pieces))
-        values = start.bits(arrays.pointers, arrays) | arrays.pointers
+        self.maps, places = maps(start.parameters, arrays.pointers, len(arrays.pieces))
+        self.launches += 1
+        self.put("generation", self.launches << 32)  # and as many programs
+        self.put("maps", address_of(self.maps))
+        self.put("map_count", len(places))
+        values = start.bits(arrays.pointers, arrays) | arrays.pointers | places
         self.given.view(np.uint64)[self.slots] = np.array([values.get(name, 0) for name in self.names], np.uint64)
         for slot, value in start.decoded.unspecified(start.random()).items():
             self.given[slot] = signed(value.item())

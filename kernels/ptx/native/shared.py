@@ -9,7 +9,7 @@ from ..decode import width
 from ..forms import Form, parts_of
 from ..syntax import Instruction
 from ..tags import PROGRAM, SEVERAL, WARP
-from . import banks, ir, memory, shared_cells
+from . import banks, ir, memory, ordered_cells, shared_cells
 from .context import POINTER
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
@@ -53,15 +53,18 @@ def tags(w: Any, several: Any) -> tuple[Any, Any]:
 
 def access(w: Any, at: Any, size: int, on: Any, counted: Any, several: Any, place: Any, stores: bool) -> Any:
     """Call shared_store, or shared_load, and count; returns where the words are."""
-    if size not in (1, 2, 4, 8, 16) or w.decoded.asynchronous:
+    if size not in (1, 2, 4, 8, 16):
         raise Unlowered(f"{size} bytes of shared memory")
-    addresses = spilled(w, at)
+    addresses, name = spilled(w, at), "shared"
     line = call(w, "shared_run", addresses, on, size)
     values = (addresses, on, line, *tags(w, several), log(w), size, place)
+    if w.decoded.asynchronous:
+        lanes = w.b.select(several, I64(ordered_cells.SEVERAL), I64(0)), w.b.select(several, I64(0), I64(-1))
+        name, values = "order", (addresses, on, w.warp, *lanes, log(w), size, place)
     if stores:
-        suspect(w, "shared_store", w.context, w.n, *values)
+        suspect(w, f"{name}_store", w.context, w.n, *values)
     else:
-        place = call(w, "shared_load", w.context, *values)
+        place = call(w, f"{name}_load", w.context, *values)
         w.bail(w.b.icmp_unsigned("==", place, I64(0)))
         place = w.b.inttoptr(place, POINTER)
     call(w, "shared_count", w.context, w.n, addresses, counted, size, line)
@@ -164,7 +167,12 @@ def copy_async(w: Any, i: Instruction) -> None:
     whole = isinstance(taken, ir.Constant) and taken.constant == size
     words = memory.load(w, source, size, w.on) if whole else filled(w, source, size, taken)
     access(w, to, size, w.on, w.on, I1(0), words, True)
-    suspect(w, "copies_begin", w.context, spilled(w, to), w.on, w.warp, log(w), size)
+    at = spilled(w, to)
+    suspect(w, "copies_note", w.context, at, w.on, w.warp, size)
+    if w.decoded.asynchronous:
+        suspect(w, "order_copy", w.context, at, w.on, w.warp, log(w), size, 0)
+    else:
+        call(w, "copies_begin", w.context, at, w.on, log(w), size)
 
 
 def commit(w: Any, i: Instruction) -> None:
@@ -174,7 +182,10 @@ def commit(w: Any, i: Instruction) -> None:
 
 def arrive(w: Any, i: Instruction) -> None:
     left = i.operands[0].bits if i.operands else -1
-    suspect(w, "copies_end", w.context, w.on, w.warp, tags(w, I1(0))[0], log(w), left)
+    if w.decoded.asynchronous:
+        suspect(w, "order_copied", w.context, w.on, w.warp, log(w), left)
+    else:
+        suspect(w, "copies_end", w.context, w.on, w.warp, tags(w, I1(0))[0], log(w), left)
 
 
 LOWER = {

@@ -207,8 +207,8 @@ def shared_copies(context, warp):
     return context.shared_copies + 4 * COPIES * warp
 
 
-def copies_begin(context, at, on, warp, log, size):
-    """Note a cp.async whose bytes shared_store has written."""
+def copies_note(context, at, on, warp, size):
+    """Note a cp.async, whose bytes have been written."""
     row = shared_copies(context, warp)
     new = row + 8 + 4 * COPY * u32[row, 1]
     if u32[row, 1] == MOST:
@@ -216,6 +216,9 @@ def copies_begin(context, at, on, warp, log, size):
     memcpy(new, at, 128)
     u32[new, ON], u32[new, SIZE], u32[new, GROUP] = on, size, u32[row, 0]
     u32[row, 1] += 1
+
+
+def copies_begin(context, at, on, log, size):
     while on:
         cell = u32[at, lowest(on)] >> log
         on = on & on - 1
@@ -259,6 +262,6 @@ def shared_reset(context):
 
 RUNTIME = shared_lines.RUNTIME | routines(
     shared_warp, shared_unordered, shared_read, shared_plain, shared_write, shared_claim, shared_strays, shared_words,
-    shared_load, shared_early, shared_store, shared_change, shared_copies, copies_begin, copies_commit, copies_end,
-    shared_reset,
+    shared_load, shared_early, shared_store, shared_change, shared_copies, copies_note, copies_begin, copies_commit,
+    copies_end, shared_reset,
 )  # fmt: skip

@@ -27,7 +27,7 @@ class Steering(Frames):
     finish: Any
     fragments: Any
     apart: bool
-    events: bool
+    turns: dict[int, int]
 
     def go(self, n: int) -> None:
         self.b.branch(self.enters[n] if n < len(self.decoded.steps) else self.leaving())
@@ -152,7 +152,7 @@ class Steering(Frames):
         self.b.position_at_end(empty)
         self.b.ret(I64(ctx.FUEL))
         self.b.position_at_end(on)
-        if self.events:
+        if self.turns:
             self.bail(self.L.call("frame_jumped", I1, self.frame, I64(source)))
 
     def leave(self, step: Step) -> None:
@@ -180,6 +180,8 @@ class Steering(Frames):
         self.go(self.n + 1)
 
     def barrier(self, step: Step) -> None:
+        if step.threads not in (0, self.T):
+            raise Unlowered("barriers of a part of the program")
         guard = self.guard()
         if guard is not None:  # all lanes must come
             self.bail(self.b.not_(self.L.all(guard)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..decode import Decoded
 from ..start import Start
-from . import brief, code, disk, engine
+from . import brief, code, disk, engine, kernel
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
@@ -34,7 +34,7 @@ _suspected: dict[bytes, int] = defaultdict(int)  # by kernel, how many of its la
 
 def typed(text: str, num_warps: int, assembled: Callable[[], Decoded]) -> Any:
     """A Decoded, assembled at once unless an earlier process has left what a launch of its machine code needs."""
-    key, begun = engine.key_of(text, num_warps), time.perf_counter()
+    key, begun = kernel.key_of(text, num_warps), time.perf_counter()
     if known := brief.read(key):
         return brief.Brief(known[0], assembled)
     decoded, took = assembled(), time.perf_counter() - begun
@@ -50,9 +50,9 @@ class Tier:
     """
 
     def __init__(self, start: Start, at_once: bool):
-        self.start, self.key, self.at_once = start, engine.key(start), at_once
+        self.start, self.key, self.at_once = start, kernel.key(start), at_once
         self.code: Any = None
-        self.why = _refused.get(self.key) or engine.refuses(start)
+        self.why = _refused.get(self.key) or kernel.refuses(start)
         self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
         if not self.why and not at_once and _suspected[self.key] >= OFTEN:
             _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
@@ -73,7 +73,7 @@ class Tier:
         if self.given_up or time.perf_counter() < self.at:
             return False
         try:
-            self.code = self.code or engine.compiled(self.start, self.at_once)
+            self.code = self.code or kernel.compiled(self.start, self.at_once)
         except Unlowered as error:
             _refused[self.key] = self.give_up(f"no machine code for {error}")
         return not self.given_up

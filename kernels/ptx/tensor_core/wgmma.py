@@ -13,54 +13,15 @@ import numpy as np
 from ..asynchronous import proxy
 from ..decode import Decoder, Run
 from ..errors import NotConverged, Undefined, UnknownOpcode
-from ..floats import FORMATS, decode, encode
-from ..matrix_forms import INTEGERS, MIXED
+from ..floats import decode, encode
+from ..matrix_forms import INTEGERS
 from ..parse import Immediate, Instruction, Vector
+from ..wgmma_forms import MODES, Form, flags, form
 from . import descriptors
 from .mma import fragments
 from .numbers import numbers
 
 GROUP = 128  # threads of a warpgroup
-MODES = {0: 0, 1: 128, 2: 64, 3: 32}  # code -> bytes of a swizzled row
-# Elements of A and B: K, and the types that D may have.
-INPUTS = {
-    "f16": (16, {"f16", "f32"}), "bf16": (16, {"f32"}), "tf32": (8, {"f32"}),
-    **dict.fromkeys(("e4m3", "e5m2"), (32, {"f16", "f32"})), **dict.fromkeys(("s8", "u8"), (32, {"s32"})),
-}  # fmt: skip
-OPCODE = re.compile(
-    r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)(\.satfinite)?\.(\w+)\.(\w+)\.(\w+)(\.satfinite)?"
-)
-
-
-class Form(NamedTuple):
-    """The parts of an opcode."""
-
-    N: int
-    K: int
-    d: str
-    a: str
-    b: str
-    satfinite: bool
-
-    @property
-    def size(self) -> int:
-        """Bytes of an element of A and B in shared memory."""
-        return FORMATS[self.a].bits // 8 if self.a in FORMATS else 1
-
-
-def form(opcode: str) -> Form:
-    """Take a wgmma.mma_async apart. Raises UnknownOpcode unless INPUTS has it."""
-    found = OPCODE.fullmatch(opcode)
-    if found is None:
-        raise UnknownOpcode(opcode, "of wgmma.mma_async it takes dense products, m64n8 to m64n256")
-    N, K, d, a, b = int(found[1]), int(found[2]), *found.group(4, 5, 6)
-    k, sums = INPUTS.get(a, (0, ()))
-    matches = (a == b or {a, b} in MIXED) and K == k and d in sums
-    whole = 8 <= N <= 256 and N % (16 if d == "s32" and N > 32 else 8) == 0
-    satfinite = bool(found[3] or found[7])
-    if not matches or not whole or (satfinite and d != "s32"):
-        raise UnknownOpcode(opcode, "it knows no wgmma with these shapes and types")
-    return Form(N, K, d, a, b, satfinite)
 
 
 def converge(block, active, i: Instruction) -> None:
@@ -167,23 +128,17 @@ def stacked(R: list, slots: list[int]) -> np.ndarray:
 def multiply(d: Decoder, i: Instruction) -> Run:
     """wgmma.mma_async {D}, A, B, scale-d {, scale-a, scale-b {, trans-a, trans-b}}: D = A B + D, or A B."""
     f = form(i.opcode)
-    target, a, b, scale_d, *rest = i.operands
-    flags = [x.bits for x in rest]
+    target, a, b, scale_d, *_ = i.operands
     in_registers = isinstance(a, Vector)
-    signs, trans = flags[:2] if f.d != "s32" else [1, 1], flags[2:] or [0, 0]
-    trans = [0, *trans] if in_registers and len(trans) == 1 else trans
-    halves = f.a in ("f16", "bf16")
-    expected = 0 if f.d == "s32" else 2 + halves * (1 if in_registers else 2)
-    assert len(flags) == expected
+    sign, *trans = flags(i)
     assert len(target.parts) == f.N // (4 if f.d == "f16" else 2)
     puts = [d.result(x, "b32") for x in target.parts]
     keep, negated = d.source(scale_d, "pred")
     never = isinstance(scale_d, Immediate) and not scale_d.bits
     before = [] if never else [d.source(x, "b32")[0] for x in target.parts]
     registers = [d.source(x, "b32")[0] for x in a.parts] if in_registers else []
-    A = None if in_registers else Operand(d.source(a, "b64")[0], "A", 64, f.K, f.a, f.size, bool(trans[0]))
-    B = Operand(d.source(b, "b64")[0], "B", f.N, f.K, f.b, f.size, bool(trans[1]))
-    sign = float(signs[0] * signs[1])
+    A = None if in_registers else Operand(d.source(a, "b64")[0], "A", 64, f.K, f.a, f.size, trans[0])
+    B = Operand(d.source(b, "b64")[0], "B", f.N, f.K, f.b, f.size, trans[1])
 
     def run(block, active):
         converge(block, active, i)

@@ -8,7 +8,7 @@ import pytest
 from kvproof.kernels.ptx import execute
 from kvproof.kernels.ptx.assemble import assemble
 from kvproof.kernels.ptx.errors import PtxError
-from kvproof.kernels.ptx.native import brief, code, disk, engine, tiers
+from kvproof.kernels.ptx.native import brief, code, disk, kernel, tiers
 
 from .._text import run
 from ._both import facts
@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
 
 def forget():
     """As in a new process."""
-    for kept in (brief.read, brief.opcodes, engine.kept, engine.code_of):
+    for kept in (brief.read, brief.opcodes, kernel.kept, kernel.code_of):
         kept.cache_clear()
     code._known.clear()
     tiers._spent.clear()
@@ -62,7 +62,7 @@ def test_a_later_process_parses_nothing_until_somebody_asks(assembled, monkeypat
     forget()
     assembled.clear()
     with monkeypatch.context() as patched:  # nor does it compile: the best code is taken, though nobody asks for it
-        patched.setattr(engine, "code_of", None)
+        patched.setattr(kernel, "code_of", None)
         report, now = launched()
     assert (report.engine, now) == ("native", left)
     assert not assembled

@@ -8,7 +8,7 @@ import pytest
 from kvproof.kernels.ptx import progress
 from kvproof.kernels.ptx.errors import Refused, Unfinished
 from kvproof.kernels.ptx.native import engine as driver
-from kvproof.kernels.ptx.native import records, tiers
+from kvproof.kernels.ptx.native import kernel, records, tiers
 from kvproof.kernels.ptx.native.records import aligned
 
 from .._text import own, run
@@ -49,13 +49,13 @@ def test_a_launch_after_others_is_as_it_would_be_alone():
 
 def test_code_is_better_where_the_engine_is_asked_for_or_once_it_has_run_for_long(monkeypatch, tmp_path):
     monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path))
-    asked, code_of = [], driver.code_of
-    monkeypatch.setattr(driver, "code_of", lambda *known: asked.append(known[-1]) or code_of(*known))
+    asked, code_of = [], kernel.code_of
+    monkeypatch.setattr(kernel, "code_of", lambda *known: asked.append(known[-1]) or code_of(*known))
     monkeypatch.setattr(tiers, "PRICE", -1.0)
     body = "xor.b32 %r9, %r4, 0x1e5e1; "
     want = own(body, engine="numpy")
     for limit, engine in ((1e9, None), (0.0, None), (1e9, "native")):
-        monkeypatch.setattr(driver, "LASTING", limit)
+        monkeypatch.setattr(kernel, "LASTING", limit)
         assert (own(body, engine=engine) == want).all()
     assert asked == [0, 1, 1]
 

@@ -1,0 +1,159 @@
+"""wgmma, mbarriers and bulk copies in machine code: the bits, the reports and the errors of the NumPy form."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kvproof.kernels.ptx.native import tiers
+
+from ..asynchronous import _orders, _pipelines
+from ..tensor_core._matmul import Product
+from ..tensor_core.test_wgmma import CASES
+from ..tma import test_tensors as tensors
+from . import _both
+from ._random import Program
+from .test_engines import natively, wider
+from .test_random import outcome
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(tiers, "PRICE", -1.0)
+    monkeypatch.setattr(tiers, "OFTEN", 1 << 60)
+
+
+def facts(case: Any, engine: str | None, edit: Any = None) -> tuple[dict[str, Any], Any]:
+    """What a pipelined kernel leaves and reports on an engine, and the report or the error."""
+    left = []
+
+    def run(**settings):
+        result, report = _pipelines.run(case, edit, engine=settings["engine"])
+        left.append(_both.bits(result.numpy()))
+        return report
+
+    report, found = _both.outcome(run, engine, (), {})
+    found.pop("stored_to", None)  # addresses of this launch's own arrays
+    return found | {"left": left}, report
+
+
+@pytest.mark.parametrize("name", ["product", "attend", "sums"])
+def test_pipelined_kernels_run_natively(name):
+    case = _pipelines.cases()[name]
+    usual, _ = facts(case, "numpy")
+    now, report = facts(case, "native")
+    assert now == usual
+    assert report.engine == "native"
+
+
+@pytest.mark.parametrize("case", wider(CASES, 8), ids=lambda case: case[2])
+def test_wgmmas_have_the_bits_of_the_numpy_form(case):
+    dtype, options, _ = case
+    with natively():
+        Product(dtype, **options).run()
+
+
+def test_sums_of_numbers_of_very_different_sizes_have_the_same_bits():
+    product = Product(torch.bfloat16, tb=True)
+    scale = torch.randint(-60, 60, product.a.shape, generator=torch.Generator().manual_seed(0))
+    product.a *= (2.0**scale).to(torch.bfloat16)
+    with natively():
+        product.run()
+
+
+@pytest.mark.parametrize("case", wider(tensors.CASES, 9), ids=str)
+def test_boxes_of_tensors(case):
+    with natively():
+        tensors.test_boxes_are_copied_but_for_what_lies_outside(*case)
+
+
+@pytest.mark.parametrize("block", wider([(16, 128), (8, 16), (8, 32), (8, 64), (16, 256)], 5), ids=str)
+def test_swizzles_and_fillings(block):
+    with natively():
+        tensors.test_every_swizzle_and_what_fills_a_box_outside_of_the_tensor(torch.float16, block, "nan")
+
+
+DELETED = [(name, k) for name in ("product", "attend", "sums") for k in range(8)]
+
+
+@pytest.mark.parametrize("mutants", wider(DELETED, 24), ids=str)
+def test_without_a_wait_or_fence_it_ends_alike(mutants):
+    """An eighth of the mutants that test_pipelines.py makes."""
+    name, part = mutants
+    case, texts, ended = _pipelines.cases()[name], [], Counter()
+    _pipelines.run(case, lambda text: texts.append(text) or text)
+    for n, (_, _, mutant) in enumerate(_pipelines.deletions(texts[0])):
+        if n % 8 == part:
+            usual, _ = facts(case, "numpy", lambda _, mutant=mutant: mutant)
+            now, _ = facts(case, None, lambda _, mutant=mutant: mutant)
+            assert now == usual
+            ended["error" in usual] += 1
+    assert ended[True]
+
+
+def outcomes(body: str, arrays: list[np.ndarray], settings: dict[str, Any]) -> tuple[Any, Any, str]:
+    """What a body leaves and reports in NumPy form, and where machine code may run; and who ran it there."""
+    program = Program(body, arrays, settings)
+    came = [a.copy() for a in arrays]
+    usual, _ = outcome(program, "numpy", came)
+    return usual, *outcome(program, None, came)
+
+
+# All threads copy a word, and read their neighbour's once an mbarrier says that all have come.
+HANDED = """@%p1 mbarrier.init.shared::cta.b64 [1024], {count}; bar.sync 0;
+cp.async.ca.shared.global [%r5], [%rd11], 4; {arrive} [1024];
+L: mbarrier.try_wait.parity.shared::cta.b64 %p4, [1024], 0; @!%p4 bra L;
+xor.b32 %r9, %r5, 256; ld.shared.b32 %r9, [%r9]; {end} st.global.b32 [%rd11], %r9; ret;"""
+ARRIVE, TWICE = "cp.async.mbarrier.arrive.noinc.shared::cta.b64", "cp.async.mbarrier.arrive.shared::cta.b64"
+# whether it is right, and what it is made of
+HANDS = {
+    "all arrive": (True, {"count": 128, "arrive": ARRIVE, "end": ""}),
+    "and use it again": (True, {"count": 128, "arrive": ARRIVE, "end": "bar.sync 0; @%p1 st.shared.b64 [1024], 0;"}),
+    "one more is expected": (False, {"count": 129, "arrive": ARRIVE, "end": ""}),
+    "one more arrives": (False, {"count": 127, "arrive": ARRIVE, "end": ""}),
+    "each adds one": (False, {"count": 1, "arrive": TWICE, "end": ""}),
+    "another writes it": (False, {"count": 128, "arrive": ARRIVE, "end": "st.shared.b32 [%r5], 1;"}),
+    "it is overwritten": (False, {"count": 128, "arrive": f"@%p1 st.shared.b64 [1024], 0; {ARRIVE}", "end": ""}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HANDS)
+def test_copies_that_arrive_at_an_mbarrier(name):
+    right, parts = HANDS[name]
+    body, settings = "setp.eq.u32 %p1, %r1, 0; " + HANDED.format(**parts), {"threads": 128, "shared": 1032}
+    usual, now, engine = outcomes(body, [np.arange(128, dtype=np.uint32)], settings)
+    assert now == usual
+    assert ("error" not in usual) == right, usual
+    assert not right or engine == "native"
+
+
+def ended(seed: int, copies: bool) -> tuple[str, str]:
+    """How a random program of test_orders.py ends on both engines, alike, and on which; all warps meet at barriers."""
+    rng = np.random.default_rng(seed)
+    events = _orders.draw(rng, int(rng.integers(6, 20)), copies)
+    everybody = ("meet", tuple(range(_orders.WARPS)), 0)
+    events = [everybody if event[0] == "meet" else event for event in events]
+    body, size = _orders.text(events)
+    arrays = [np.zeros(_orders.WORDS * _orders.CELLS // 4, np.uint32), np.zeros(1 << 16, np.uint32)]
+    usual, now, engine = outcomes(body, arrays, {"threads": 32 * _orders.WARPS, "shared": size})
+    assert now == usual, events
+    waits = sum(event[0] == "wait" for event in events)
+    asked = sum(line.instructions for name, line in usual.items() if "try_wait" in name)
+    return "error" if "error" in usual else "spins" if asked > waits else "fine", engine
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_random_programs_end_alike_and_natively_unless_a_warp_has_to_ask_twice(copies):
+    ends = Counter(ended(100 + seed, copies) for seed in range(28 if copies else 14))
+    assert ends["error", "error"] > 1, ends
+    assert ends["fine", "native"] > 1, ends
+    assert ends["fine", "numpy"] == ends["spins", "native"] == 0, ends
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("copies", [False, True])
+def test_hundreds_of_random_programs_end_alike(copies):
+    ends = Counter(ended(seed, copies) for seed in range(1000, 1800))
+    assert ends["fine", "numpy"] == ends["spins", "native"] == 0, ends
