@@ -38,7 +38,7 @@ def bulk_global(context, n, address, bytes, word, now, room, loads):
     if loads and row.CELLS | row.STATE == 0:
         if not access_fits(row, off, word, bytes):
             return 1
-        access_mark(row, off >> row.SHIFT, bytes >> row.SHIFT)
+        access_mark(row, off, bytes)
         memcpy(room, row.DATA + off, bytes)
         return 0
     over = (context.program + 1 << PROGRAM) + (LATEST << MOMENT) | now & (1 << MOMENT) - 1 | SEVERAL

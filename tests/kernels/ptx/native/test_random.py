@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx.native import engine, tiers
+from kvproof.kernels.ptx.native import kernel, tiers
 
 from .. import _text
 from . import _both
@@ -43,7 +43,7 @@ def same(seeds: range) -> Counter[tuple[str, str]]:
 
 
 def test_better_code_does_the_same(monkeypatch):
-    monkeypatch.setattr(engine, "LASTING", -1.0)
+    monkeypatch.setattr(kernel, "LASTING", -1.0)
     assert same(range(80, 110))["fine", "native"] > 4
 
 

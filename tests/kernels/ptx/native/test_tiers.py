@@ -26,6 +26,7 @@ class Engine:
         self.done, self.lacks, self.refusal, self.stored = [], "", "", False
         self.ends: list[int] = []  # what the next runs end in; then all is well
         monkeypatch.setattr(tiers, "engine", self)
+        monkeypatch.setattr(tiers, "kernel", self)
         monkeypatch.setattr(tiers.code, "at_hand", lambda key: self.stored)
         monkeypatch.setattr(tiers, "_spent", defaultdict(float))
         monkeypatch.setattr(tiers, "_refused", {})
