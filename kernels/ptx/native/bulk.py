@@ -135,8 +135,9 @@ def bulk_box(context, n, at, d, coordinates, bar, warp, lane, log, now, room):
 
 
 def bulk_copy(context, n, on, at, other, more, bars, warp, log, who, room):
-    """A copy by each lane that is on. more: the coordinates of each, or how many bytes; bars: mbarriers, or 0."""
-    tensor, facts = more & 1, clock_facts(context, warp)
+    """A copy by each lane that is on. more: the coordinates of each, and how many they are in the lowest
+    bits of their address; or how many bytes. bars: mbarriers, or 0."""
+    rank, facts = more & 7, clock_facts(context, warp)
     while on:
         lane = lowest(on)
         on = on & on - 1
@@ -147,9 +148,11 @@ def bulk_copy(context, n, on, at, other, more, bars, warp, log, who, room):
             bar = mbarrier_of(context, u32[bars, lane])
             if bar == 0:
                 return 1
-        if tensor:
+        if rank:
             d = map_row(context, u64[other, lane])
-            if d == 0 or bulk_box(context, n, u32[at, lane], d, more - 1, bar, warp, lane, log, now, room):
+            if d == 0:
+                return 1
+            if d.RANK != rank or bulk_box(context, n, u32[at, lane], d, more - rank, bar, warp, lane, log, now, room):
                 return 1
         else:
             bytes = u32[more, lane]
@@ -201,7 +204,7 @@ def copy(w: Any, i: Instruction) -> None:
         more, first = w.room(128 * 5), [w.read(x, "b32") for x in coordinates.parts]
         for n, x in enumerate(first):
             w.b.store(w.L.splat(x), w.L.at(more, n, w.L.splat(I32(0)).type), align=64)
-        more = w.b.or_(w.b.ptrtoint(more, I64), I64(1))
+        more = w.b.or_(w.b.ptrtoint(more, I64), I64(f.rank))
     else:
         more = spilled(w, w.read(rest.pop(0), "b32"))
     at, bars = spilled(w, w.read(inner, "b32")), spilled(w, w.read(rest[0], "b32")) if f.loads else 0
