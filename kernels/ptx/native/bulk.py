@@ -1,6 +1,7 @@
 """Bulk copies in compiled code: plain bytes, and boxes of tensors; the rules are those of ../tma.
 
-What a copy writes in global memory is as if it were never over: whoever touches it later in the launch is a suspicion.
+What a copy writes in global memory is as if it were never over: whoever touches it later in the launch is a suspicion,
+but for the same instruction of the same program that brings the same bytes, where nothing else came before.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -12,7 +13,7 @@ from typing import Any
 from ..errors import UnknownOpcode
 from ..syntax import Instruction
 from ..tma.opcodes import form
-from .accesses import LATEST, MOMENT, ONE, PROGRAM, SEVERAL
+from .accesses import LATEST, MOMENT, ONE, SEVERAL
 from .clocks import BULKS, ISSUERS
 from .context import GLOBAL_THREADS, SECTORS, SHARED_THREADS, TRAFFIC
 from .lanes import I32, I64
@@ -41,7 +42,6 @@ def bulk_global(context, n, address, bytes, word, now, room, loads):
         access_mark(row, off, bytes)
         memcpy(room, row.DATA + off, bytes)
         return 0
-    over = (context.program + 1 << PROGRAM) + (LATEST << MOMENT) | now & (1 << MOMENT) - 1 | SEVERAL
     for k in range(bytes // word):
         here = off + k * word
         if loads and access_load(context, row, here, word, 1, now):
@@ -50,7 +50,7 @@ def bulk_global(context, n, address, bytes, word, now, room, loads):
             if access_store(context, row, here, word, 1, now, room + k * word):
                 return 1
             for cell in range(here >> row.SHIFT, here + word >> row.SHIFT):
-                u64[row.CELLS, cell] = over
+                u64[row.CELLS, cell] |= (LATEST << MOMENT) | SEVERAL
     if loads:
         memcpy(room, row.DATA + off, bytes)
 

@@ -129,6 +129,29 @@ def test_copies_that_arrive_at_an_mbarrier(name):
     assert not right or engine == "native"
 
 
+# A thread touches what it and another then store the same bytes to, in bulk, by one instruction.
+BULK = """setp.eq.u32 %p1, %r1, 0; setp.lt.u32 %p2, %r1, 2; mov.u32 %r7, 7;
+@%p1 st.shared.v4.b32 [0], {{%r7, %r7, %r7, %r7}}; fence.proxy.async.shared::cta; bar.sync 0;
+fence.proxy.async.shared::cta; {touch}
+@%p2 cp.async.bulk.global.shared::cta.bulk_group [%rd1], [0], 16;
+@%p2 cp.async.bulk.commit_group; @%p2 cp.async.bulk.wait_group 0; ret;"""
+TOUCHES = {
+    "read": "@%p1 ld.global.v4.b32 {%r8, %r9, %r10, %r11}, [%rd1];",
+    "write": "@%p1 st.global.v4.b32 [%rd1], {%r7, %r7, %r7, %r7};",
+    "write other bytes": "@%p1 st.global.v4.b32 [%rd1], {%r1, %r1, %r1, %r1};",
+    "": "",
+}
+
+
+@pytest.mark.parametrize("name", TOUCHES)
+def test_two_bulk_stores_of_the_same_bytes(name):
+    body = BULK.format(touch=TOUCHES[name])
+    usual, now, engine = outcomes(body, [np.arange(256, dtype=np.uint32)], {})
+    assert now == usual
+    assert ("Race" in str(usual.get("error"))) == bool(name)
+    assert name or engine == "native"
+
+
 def ended(seed: int, copies: bool) -> tuple[str, str]:
     """How a random program of test_orders.py ends on both engines, alike, and on which; all warps meet at barriers."""
     rng = np.random.default_rng(seed)
