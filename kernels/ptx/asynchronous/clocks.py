@@ -31,7 +31,7 @@ class Clocks(Rows):
     fenced  likewise, of warps: the last moment whose plain stores the async proxy sees, when this warp asks it
     begun   kind of asynchronous instruction -> (P or 1, W) int32, how many groups of it each warp has committed
     issued  agent's column -> (P or 1,) int32, the moment of its latest access, and the instruction
-    issuers  threads that have begun bulk copies
+    issuers  thread -> (P or 1,) bool, the programs of which it has begun bulk copies
     """
 
     NAMES = ("known", "fenced")
@@ -43,7 +43,7 @@ class Clocks(Rows):
         self.fenced = np.zeros_like(self.known)
         self.begun: dict[str, np.ndarray] = {}
         self.issued: dict[int, tuple[np.ndarray, Any]] = {}
-        self.issuers: set[int] = set()
+        self.issuers: dict[int, np.ndarray] = {}
 
     def column(self, agent: tuple) -> int:
         """Where an agent stands; a new one gets a place."""
@@ -121,7 +121,7 @@ class Clocks(Rows):
         other = super().take(rows)
         other.begun = {kind: chosen(x, rows) for kind, x in self.begun.items()}
         other.issued = {column: (chosen(moment, rows), i) for column, (moment, i) in self.issued.items()}
-        other.issuers = set(self.issuers)
+        other.issuers = {thread: chosen(x, rows) for thread, x in self.issuers.items()}
         return other
 
     def join(self, P: int, other: "Clocks", Q: int) -> None:
@@ -130,7 +130,9 @@ class Clocks(Rows):
         super().join(P, other, Q)
         kinds = self.begun.keys() | other.begun.keys()
         self.begun = {kind: merged(self.groups(kind), P, other.groups(kind), Q) for kind in kinds}
-        self.issuers |= other.issuers
+        nowhere, threads = np.zeros(1, bool), self.issuers.keys() | other.issuers.keys()
+        each = {x: (self.issuers.get(x, nowhere), other.issuers.get(x, nowhere)) for x in threads}
+        self.issuers = {thread: merged(a, P, b, Q) for thread, (a, b) in each.items()}
         none = np.zeros(1, np.int32), None
         for column in self.issued.keys() | other.issued.keys():
             (a, mine), (b, theirs) = self.issued.get(column, none), other.issued.get(column, none)

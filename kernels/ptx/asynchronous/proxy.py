@@ -162,8 +162,8 @@ def agents(
     rows = max(len(keys), *(len(moment) for _, moment in found.values()))
     column, moment = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
     here = np.ones(1, bool) if on is None else on.any(1)
-    if done.kind == "bulk":
-        clocks.issuers.update(who.tolist())
+    for thread in np.unique(who).tolist() if done.kind == "bulk" else ():
+        clocks.issuers[thread] = clocks.issuers.get(thread, False) | (who == thread) & here
     for key, (agent, now) in found.items():
         clocks.issue(agent, np.where((keys == key) & here, now, 0), block.instruction)
         column, moment = np.where(keys == key, agent, column), np.where(keys == key, now, moment)
@@ -201,8 +201,8 @@ def issuing(block: Any, active: np.ndarray | None, kind: str) -> np.ndarray:
     if kind != "bulk" or active is None:
         return warps
     on = np.broadcast_to(active, (len(active), T))
-    for thread in block.clocks.issuers:
-        own = np.arange(T // 32) == thread // 32
+    for thread, programs in block.clocks.issuers.items():
+        own = (np.arange(T // 32) == thread // 32) & programs[:, None]
         warps = warps & (~own | on[:, thread, None])
     return warps
 

@@ -152,6 +152,22 @@ def test_two_bulk_stores_of_the_same_bytes(name):
     assert name or engine == "native"
 
 
+STORE = "setp.eq.u32 %p1, %r1, {}; @%p1 cp.async.bulk.global.shared::cta.bulk_group [%rd7], [0], 16;"
+PATHS = f"setp.eq.u32 %p3, %r2, 1; @%p3 bra A; {STORE.format('%r2')} bra B; A: {STORE.format(5)} B:"
+
+
+@pytest.mark.parametrize("waits", ["@%p1 cp.async.bulk.wait_group 0;", ""])
+@pytest.mark.parametrize("stores", [STORE.format("%r2"), PATHS], ids=["in lockstep", "apart"])
+def test_another_thread_of_each_program_stores_in_bulk(stores, waits):
+    body = f"""mov.u32 %r7, 7; mul.wide.u32 %rd6, %r2, 16; add.u64 %rd7, %rd1, %rd6; setp.eq.u32 %p2, %r1, 0;
+@%p2 st.shared.v4.b32 [0], {{%r7, %r7, %r7, %r7}}; fence.proxy.async.shared::cta; bar.sync 0;
+{stores} @%p1 cp.async.bulk.commit_group; {waits} ret;"""
+    usual, now, engine = outcomes(body, [np.arange(256, dtype=np.uint32)], {"programs": 3})
+    assert now == usual
+    assert ("error" in usual) == (not waits)
+    assert not waits or engine == "native"
+
+
 def ended(seed: int, copies: bool) -> tuple[str, str]:
     """How a random program of test_orders.py ends on both engines, alike, and on which; all warps meet at barriers."""
     rng = np.random.default_rng(seed)
