@@ -76,9 +76,9 @@ class Operand(NamedTuple):
         if on is not None and not on.any():
             return None
         f = descriptors.fields(descriptor, 62)
-        if (f.swizzle != f.swizzle[:1]).any():
-            raise block.error(Undefined, f"the descriptors of {self.name} have several kinds of swizzle", 0, g * GROUP)
-        at = descriptors.units(f, self.rows, self.k, self.size, self.mn_major, MODES[int(f.swizzle[0, 0])])
+        shape, codes = (self.rows, self.k, self.size, self.mn_major), np.unique(f.swizzle).tolist()
+        at = [descriptors.units(f, *shape, MODES[code]) for code in codes]
+        at = at[0] if len(at) == 1 else np.select([f.swizzle == code for code in codes], at)
         on = None if on is None or on.all() else np.broadcast_to(on, (len(on), at.shape[1]))
         who = np.full(1, g * GROUP, np.int64)
         words = proxy.read(block, at, descriptors.UNIT, on, who, proxy.Done("wgmma", None))

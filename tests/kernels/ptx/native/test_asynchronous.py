@@ -168,6 +168,20 @@ def test_another_thread_of_each_program_stores_in_bulk(stores, waits):
     assert not waits or engine == "native"
 
 
+def test_programs_in_lockstep_swizzle_matrices_in_different_ways():
+    body = """mov.u32 %r6, %r5; add.u32 %r7, %r1, 0x3C003800;
+L: st.shared.b32 [%r6], %r7; add.u32 %r7, %r7, 0x10020; add.u32 %r6, %r6, 512; setp.lt.u32 %p3, %r6, 8192; @%p3 bra L;
+fence.proxy.async.shared::cta; bar.sync 0; cvt.u64.u32 %rd5, %r2; shl.b64 %rd6, %rd5, 62;
+or.b64 %rd7, %rd6, 0x0000000800080000; wgmma.fence.sync.aligned;
+wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%r8, %r9, %r10, %r11}, %rd7, %rd7, 0, 1, 1, 0, 0;
+wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; st.global.b32 [%rd11], %r8; ret;"""
+    out = np.zeros(512, np.uint32)
+    usual, now, engine = outcomes(body, [out], {"programs": 4, "threads": 128, "shared": 8192})
+    assert now == usual
+    assert (engine, "error" in usual) == ("native", False), usual
+    assert len({x.tobytes() for x in out.reshape(4, 128)}) == 4
+
+
 def ended(seed: int, copies: bool) -> tuple[str, str]:
     """How a random program of test_orders.py ends on both engines, alike, and on which; all warps meet at barriers."""
     rng = np.random.default_rng(seed)
