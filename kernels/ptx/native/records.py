@@ -6,7 +6,7 @@ It depends on the kernel and the grid alone, and is kept for the next launch of 
 import math
 import os
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class Records:
 
     def __init__(self, start: Start, made: Any):
         decoded, warps = start.decoded, start.num_warps
+        maps(start.parameters, Counter(), 0)  # or Unlowered, before there is room for anything
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
         self.mine, self.steady, self.launches = 0, True, 0
         self.right: Any = None  # the log and the conflicts that were last found to be in order

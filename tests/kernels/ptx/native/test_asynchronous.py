@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from kvproof.kernels.ptx.native import tiers
+from kvproof.kernels.ptx.native import records, tiers
 
 from ..asynchronous import _orders, _pipelines
 from ..tensor_core._matmul import Product
 from ..tensor_core.test_wgmma import CASES
+from ..tma import _by_hand
 from ..tma import test_tensors as tensors
 from . import _both
 from ._random import Program
@@ -180,6 +181,18 @@ wgmma.commit_group.sync.aligned; wgmma.wait_group.sync.aligned 0; st.global.b32 
     assert now == usual
     assert (engine, "error" in usual) == ("native", False), usual
     assert len({x.tobytes() for x in out.reshape(4, 128)}) == 4
+
+
+@pytest.mark.parametrize("fields", [{"elemtype": 13}, {"element_stride": [1, 2]}], ids=["b4x16", "strides"])
+def test_maps_of_other_kinds_are_for_the_numpy_form_before_there_is_room_for_anything(fields, monkeypatch):
+    monkeypatch.setattr(records.Records, "fill", None)
+    body = _by_hand.INIT + _by_hand.EXPECT.format(64)
+    body += "@%p1 cp.async.bulk.tensor.2d.shared::cta.global.tile.mbarrier::complete_tx::bytes "
+    body += f"[0], [%rd2, {{0, 0}}], [{_by_hand.BAR}]; " + _by_hand.WAIT.format(0, 0) + _by_hand.OUT.format(0, 64)
+    map = _by_hand.tensor(np.arange(256, dtype=np.uint8).reshape(8, 32), [32, 2], 0)
+    map.fields.update(fields)
+    each = [_both.outcome(_by_hand.run, engine, (body, np.zeros(64, np.uint8), map), {}) for engine in ("numpy", None)]
+    assert each[0][1] == each[1][1]
 
 
 def ended(seed: int, copies: bool) -> tuple[str, str]:
