@@ -25,6 +25,7 @@ from . import (
     twins,
     warp,
 )
+from .clocks import columns
 from .counted import blocks
 from .flow import Warp
 from .lower import Unlowered
@@ -129,6 +130,8 @@ def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     made = plan(decoded, T, memory.is_event, asynchronous.stop_of)
     if loops_by(decoded, memory.is_event):
         raise Unlowered("programs that wait for one another")
+    if decoded.asynchronous:
+        columns(T // 32, made.mbarriers)  # or Unlowered, for too many
     module = ir.Module("kernel")
     writer = kind(decoded, made, T, module, FAMILIES, memory.ANYWAY)
 

@@ -195,6 +195,14 @@ def test_maps_of_other_kinds_are_for_the_numpy_form_before_there_is_room_for_any
     assert each[0][1] == each[1][1]
 
 
+def test_too_many_mbarriers_are_for_the_numpy_form_for_good():
+    made = "; ".join(f"@%p1 mbarrier.init.shared::cta.b64 [{8 * n}], 1" for n in range(130))
+    usual, now, engine = outcomes(f"setp.eq.u32 %p1, %r1, 0; {made}; ret;", [np.zeros(1, np.uint32)], {"shared": 2048})
+    assert now == usual
+    assert engine == "numpy"
+    assert "no machine code for 130 mbarriers" in tiers._refused.values()
+
+
 def ended(seed: int, copies: bool) -> tuple[str, str]:
     """How a random program of test_orders.py ends on both engines, alike, and on which; all warps meet at barriers."""
     rng = np.random.default_rng(seed)
