@@ -13,6 +13,8 @@ programs.py. So both find the same accesses unordered, however each comes to the
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
 # ruff: noqa: F821, RET503
 
+import math
+
 import numpy as np
 
 from .lower import Unlowered
@@ -31,11 +33,21 @@ def columns(warps: int, mbarriers: int) -> int:
     return found
 
 
-def state(rows: int, cells: int, warps: int, mbarriers: int) -> dict[str, np.ndarray]:
-    """Memory for so many programs at a time, by its field: a row for each."""
+def shapes(cells: int, warps: int, mbarriers: int) -> dict[str, tuple[int, ...]]:
+    """How many words a program has, by their field."""
     agents = columns(warps, mbarriers)
     table = agents * (3 * warps + 2 + 5 * mbarriers) + 32  # and the words of a store, see mbarriers.py
-    return {"clocks": np.zeros((rows, table), np.int64), "shared_reads": np.zeros((rows, cells, agents + 1), np.int64)}
+    return {"clocks": (table,), "shared_reads": (cells, agents + 1)}
+
+
+def room(*sizes: int) -> int:
+    """Bytes of a program, of `shapes`."""
+    return 8 * sum(map(math.prod, shapes(*sizes).values()))
+
+
+def state(rows: int, *sizes: int) -> dict[str, np.ndarray]:
+    """Memory for so many programs at a time, by its field: a row for each, of `shapes`."""
+    return {name: np.zeros((rows, *shape), np.int64) for name, shape in shapes(*sizes).items()}
 
 
 def clock_row(context, row):

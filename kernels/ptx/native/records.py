@@ -21,7 +21,7 @@ from .lower import Unlowered
 from .pieces import CONFLICT, CONFLICTS, HEAD, MOST_PROGRAMS, REPLICA, REPLICAS, SYNC, SYNCS
 from .tensor_maps import maps
 
-ROOM = 1 << 30  # bytes that the programs of a launch may keep while they wait at events
+ROOM = 1 << 30  # bytes that the programs of a launch may keep which run at a time, or wait at events
 SMALL, MOST = 1 << 25, 16  # bytes of what is kept for another launch, where most were never touched; how many
 ALONE, QUICK = 2e-4, 2e-2  # seconds of the CPU up to which a launch's own thread runs all of it, or a share
 STEPS = 1 << 24  # instructions of a thread that it may run then
@@ -45,14 +45,16 @@ class Records:
         self.made, self.programs, self.warps, self.seconds = made, math.prod(start.grid), warps, math.inf
         self.mine, self.steady, self.launches = 0, True, 0
         self.right: Any = None  # the log and the conflicts that were last found to be in order
-        self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs))
-        rows, granule = self.programs if made.events else threads, decoded.granule
-        size = -(-(start.shared + decoded.shared) // 32) * 32
-        bytes = rows * (warps * made.frame_size + shared.room(size, granule))
+        granule, size = decoded.granule, -(-(start.shared + decoded.shared) // 32) * 32
+        beside = size // granule, warps, made.plan.mbarriers
+        each = warps * made.frame_size + shared.room(size, granule)
+        each += clocks.room(*beside) if decoded.asynchronous else 0
+        self.threads = threads = max(1, min(os.cpu_count() or 1, self.programs, ROOM // each))
+        rows = self.programs if made.events else threads
         if self.programs > MOST_PROGRAMS:
             raise Unlowered(f"{self.programs} programs")
-        if bytes > ROOM:
-            raise Unlowered(f"{self.programs} programs that stop at atomics, with {bytes} bytes of memory")
+        if rows * each > ROOM:
+            raise Unlowered(f"{rows} programs at a time, with {rows * each} bytes of memory")
         self.blocks = np.zeros((threads, len(made.plan.starts)), np.int64)
         self.traffic = np.zeros((threads, len(made.blocks), context.TRAFFIC), np.int64)
         self.frames = aligned((rows, warps, made.frame_size))
@@ -63,7 +65,7 @@ class Records:
         copies = rows if any(x.startswith("cp.async") for x in made.opcodes) else 1
         self.shared_size, self.state = size, shared.state(rows, size, granule, warps, copies, threads)
         if decoded.asynchronous:
-            self.state |= clocks.state(rows, size // granule, warps, made.plan.mbarriers)
+            self.state |= clocks.state(rows, *beside)
         self.rows = np.zeros((rows, len(FIELDS)), np.int64)
         sizes = {"shared_size": size, "shared_cells": size // granule, "mbarriers": made.plan.mbarriers}
         self.fill(start.grid, sizes | {"agents": clocks.columns(warps, sizes["mbarriers"])})

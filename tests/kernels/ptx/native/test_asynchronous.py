@@ -9,6 +9,7 @@ import torch
 
 from kvproof.kernels.ptx.native import records, tiers
 
+from .. import _text
 from ..asynchronous import _orders, _pipelines
 from ..tensor_core._matmul import Product
 from ..tensor_core.test_wgmma import CASES
@@ -201,6 +202,19 @@ def test_too_many_mbarriers_are_for_the_numpy_form_for_good():
     assert now == usual
     assert engine == "numpy"
     assert "no machine code for 130 mbarriers" in tiers._refused.values()
+
+
+@pytest.mark.parametrize(("room", "threads"), [(1 << 30, 4), (5 << 19, 2), (1, 0)])
+def test_no_more_threads_run_than_there_is_room_for(room, threads, monkeypatch):
+    found, fill = [], records.Records.fill
+    monkeypatch.setattr(records.Records, "fill", lambda x, *more: found.append(x.threads) or fill(x, *more))
+    monkeypatch.setattr(records, "ROOM", room)
+    monkeypatch.setattr(records.os, "cpu_count", lambda: 4)
+    body = f"setp.eq.u32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [0], 1; add.u32 %r9, %r4, {room}; {_text.OWN}"
+    settings = {"programs": 8, "shared": 1 << 16}
+    usual, now, engine = outcomes(body.format("%r9"), [np.zeros(256, np.uint32)], settings)
+    assert now == usual
+    assert (found, engine) == (([threads], "native") if threads else ([], "numpy"))
 
 
 def ended(seed: int, copies: bool) -> tuple[str, str]:
