@@ -53,10 +53,8 @@ class Carried(Shadow):
         None where none can be; an earlier launch's own, where it has them all and none are added.
         """
         origin, low, high = piece.record[DATA], piece.low, piece.low + piece.length
-        meets, written = (
-            [x for x in earlier if x.low < high and low < x.high and piece.buffers],
-            WRITTEN in piece.planes,
-        )
+        meets = [x for x in earlier if x.low < high and low < x.high and piece.buffers]
+        written = WRITTEN in piece.planes
         if meets and not written and meets[-1].low <= low and high <= meets[-1].high:
             return meets[-1].plane, meets[-1].origin
         if not (written or meets):

@@ -2,12 +2,12 @@
 
 `context.clocks` is a table of 64-bit words, `context.agents` columns wide. Its rows: what each of W warps knows, and
 what it knows through a proxy fence; each warp's own facts; the latest moment of each agent that was begun; one with
-TURN and how many mbarriers there are; and five of each mbarrier, see mbarriers.py.
+how many turns were TAKEN and how many mbarriers there are; and five of each mbarrier, see mbarriers.py.
 Columns, or agents: W warps; all of them together, whose moments are the program's barriers; the wgmmas of each four of
 them; the bulk copies of each; the mbarriers.
 
 Warps run one after another here and in lockstep there, in the same order wherever one can wait for another: see
-programs.py. So both find the same accesses unordered, however each comes to them.
+turns.py. So both find the same accesses unordered, however each comes to them.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -21,7 +21,7 @@ from .lower import Unlowered
 from .routine import routines
 
 ERA, WGMMAS, BULKS, HISTORY, ISSUERS = range(5)  # a warp's: lanes met; groups committed; what its wgmmas were; lanes
-TURN, MBARRIERS = range(2)
+TAKEN, MBARRIERS = range(2)
 NARROWEST, MOST = 10, 126  # columns: the state of an mbarrier is a row; an agent is 7 bits, see ordered_cells.py
 
 

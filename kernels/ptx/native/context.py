@@ -32,6 +32,7 @@ FIELDS = (
 )  # fmt: skip
 
 # Words of "traffic": threads and sectors of global memory; threads, wavefronts and conflicts of shared memory.
+# A bulk copy keeps in SHARED_THREADS how many bytes of global memory it moved.
 GLOBAL_THREADS, SECTORS, SHARED_THREADS, WAVEFRONTS, CONFLICTS = range(5)
 TRAFFIC = 5
 

@@ -2,7 +2,7 @@
 
 Each has a place, by its address, as long as its program runs, and five rows in the table of clocks.py: its STATE, what
 those know who have arrived in the present phase, likewise through a proxy fence, and both as of the last phase. Its
-instructions are turns, see programs.py, so what waits in vain here does so in NumPy form, too: it is a suspicion.
+instructions are turns, see turns.py, so what waits in vain here does so in NumPy form, too: it is a suspicion.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
@@ -11,7 +11,7 @@ instructions are turns, see programs.py, so what waits in vain here does so in N
 from typing import Any
 
 from ..syntax import Instruction
-from .clocks import MBARRIERS, TURN
+from .clocks import MBARRIERS, TAKEN
 from .lanes import I1, I32, I64
 from .lower import Unlowered
 from .memory import spilled, suspect
@@ -86,7 +86,7 @@ def mbarrier_inval(context, n, at, on, warp, log):
 
 def mbarrier_settled(context, row):
     """After a change: go on to the next phase if nothing is missing."""
-    turn, columns = u64[clock_row(context, 3 * context.warps + 1), TURN], 8 * context.agents
+    turn, columns = u64[clock_row(context, 3 * context.warps + 1), TAKEN], 8 * context.agents
     bytes = u64[row, BYTES]
     if u64[row, PENDING] < 0 or bytes > MOST or bytes < 0 - MOST:
         return 1
@@ -101,7 +101,7 @@ def mbarrier_settled(context, row):
 def mbarrier_change(context, row, arrivals, bytes, warp, silent):
     """Arrivals of a warp, with what it knows, and bytes that are still to come. In NumPy form those of all warps that
     take this turn come at once, so none may end a phase before the others."""
-    if context.warps > 1 and u64[row, DONE] == u64[clock_row(context, 3 * context.warps + 1), TURN]:
+    if context.warps > 1 and u64[row, DONE] == u64[clock_row(context, 3 * context.warps + 1), TAKEN]:
         return 1
     if arrivals > 0 and not silent:
         columns = context.agents

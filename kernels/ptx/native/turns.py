@@ -7,7 +7,7 @@ from a higher one on its way has waited there for all the others.
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
 # ruff: noqa: F821, RET503
 
-from .clocks import TURN as TURNS
+from .clocks import TAKEN
 from .context import GROUP, TURN
 from .frames import AT, DEEPEST, DEPTH, PATH, STATE
 from .programs import READY
@@ -44,7 +44,7 @@ def turns_take(context):
         frame = context.frames + context.frame_size * warp
         if u64[frame, STATE] == READY:
             u64[frame, DEPTH] = 0
-    u64[clock_row(context, 3 * context.warps + 1), TURNS] += 1
+    u64[clock_row(context, 3 * context.warps + 1), TAKEN] += 1
 
 
 def groups_take(context):

@@ -1,7 +1,7 @@
 """wgmma: each of four warps multiplies its 16 rows of A, and all of B, by the pieces of matrices.py.
 
 The first of the four answers for what all of them read of shared memory. They meet where they wait for their groups,
-and must have had the same wgmmas by then; see programs.py.
+and must have had the same wgmmas by then; see turns.py.
 """
 
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
