@@ -189,9 +189,9 @@ class Arrays:
                         np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
 
     def undo(self) -> None:
-        """Give the callers' arrays the bytes that they had before the launch."""
+        """Give the callers' arrays the bytes that they had before the launch, unless its end is noted already."""
         for piece in self.pieces:
-            if DIRTY in piece.planes:
+            if DIRTY in piece.planes and hasattr(self, "memory"):
                 memory: Any = (ctypes.c_uint8 * piece.length).from_address(piece.low)
                 data = np.frombuffer(memory, np.uint8)
                 copies = self.plane(piece, BACKUP)

@@ -33,7 +33,7 @@ class Brief:
 
 
 def digest(key: bytes) -> str:
-    return code.digest_of(b"brief " + key)
+    return code.digest_of(b"brief " + __name__.encode() + key)  # pickles name their modules
 
 
 @lru_cache(maxsize=256)

@@ -7,6 +7,7 @@ level gives code of the same size, and where blocks are long takes twice as long
 """
 
 import hashlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -30,6 +31,7 @@ SOURCES = Path(__file__).parents[1]
 compilations = 0  # of this process; what came from the disk does not count
 _known: OrderedDict[str, "Code"] = OrderedDict()
 _lock = threading.RLock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _numbers = count()
 
 

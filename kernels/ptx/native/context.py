@@ -15,14 +15,14 @@ FIELDS = (
     "fuel",  # instructions of warps that this thread may still run
     # of the program that runs now
     "program", "ctaid_x", "ctaid_y", "ctaid_z", "epoch",  # its number; barriers of all its threads that it has passed
-    "frames", "frame_size",  # of its warps, see writer.py; bytes of one
+    "frames", "frame_size",  # of its warps, see frames.py; bytes of one
     "warp_code",  # flow.py's function
     "next_program", "last_program",  # the address of the next one's number, which all threads share; one past the last
     # global memory, see arrays.py; the number, from 1 on, of a segment of which more is to be kept
     "segments", "segment_count", "conflicts", "replicas", "syncs", "wants_fine",
     "parted", "disagreeing",  # whether lanes of a warp have parted; copies of values that disagree
     "synced", "synced_before", "synced_epoch",  # atomics of the program: so far, and before barrier number synced_epoch
-    # shared memory, see shared.py
+    # shared memory, see shared_cells.py
     "shared_size", "shared_cells",  # bytes, a multiple of 32; cells
     "shared_bytes", "shared_writer", "shared_reader", "shared_by", "shared_copies", "bank_patterns",
     "shadow",  # see twin_cells.py

@@ -1,7 +1,8 @@
-"""Files of machine code: one for each key, read only if it is whole and this user's; of too many the oldest go.
+"""Files of machine code and what belongs to it: one for each key, read only if it is whole and this user's.
 
 A file is its digest, the names that the code defines, and an object file. It is written under another name and then
-renamed, so that no reader sees half of one, and of two writers of one key it does not matter who comes last.
+renamed, so that no reader sees half of one, and of two writers of one key it does not matter who comes last. Of too
+many files the oldest go.
 """
 
 import contextlib

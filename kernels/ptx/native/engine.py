@@ -1,4 +1,4 @@
-"""A launch as machine code: its memory, its programs over the threads of the CPU, and the order of its atomics.
+"""A launch as machine code: its memory, its programs over the threads of the CPU, and what they did.
 
 Compiled code only says that something is suspicious. Then the launch is undone, and `run` returns SUSPECT: its caller
 runs it in NumPy form, which finds the words, or finds that all is well.
@@ -46,13 +46,15 @@ class Ended(NamedTuple):
 class Launch:
     """One run of a launch, in records that are its own meanwhile."""
 
-    def __init__(self, start: Start, made: Compiled, records: Records, fuel: int):
-        self.start, self.made, self.records = start, made, records
+    def __init__(self, start: Start, made: Compiled, fuel: int, steady: bool):
+        self.start, self.made = start, made
         written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
         known = start.readable, start.blank, start.checks
         self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
-        records.begin(start, self.arrays, fuel)
-        self.shadow = Carried(start, records, self.arrays) if start.shadow else None
+        self.records = taken(start, made, key(start))
+        self.records.steady &= steady
+        self.records.begin(start, self.arrays, fuel)
+        self.shadow = Carried(start, self.records, self.arrays) if start.shadow else None
 
     def run(self) -> int:
         """All programs to their ends -> a status."""
@@ -79,6 +81,22 @@ class Launch:
                 parts = [programs[programs % records.threads == k] for k in range(records.threads)]
                 status = max(spread(call, [(rows, address_of(part), len(part), 0) for part in parts], records))
         return status
+
+    def end(self, status: int, written: dict[str, np.ndarray] | None) -> Ended | int:
+        """What a launch did that ended in a status; if it is to be undone, SUSPECT or FUEL."""
+        start, records, arrays = self.start, self.records, self.arrays
+        # with a seed, which of the lanes that part go first is random, and with it how often what follows runs
+        random = start.seed is not None and records.rows[:, FIELDS.index("parted")].any()
+        if status != DONE or random or not records.ordered():
+            return status or SUSPECT
+        counts = Counted(start, self.made, records)
+        if start.max_steps and 2 * counts.issued.sum() > start.max_steps:
+            return FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
+        sums = np.empty((len(arrays.table), 2), np.int64)
+        call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
+        call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
+        arrays.end(written, sums)
+        return Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints), self.shadow)
 
 
 @cache
@@ -136,30 +154,18 @@ def run(
     """
     fuel, steady = fuel or 1 << 62, True
     while True:
-        records = taken(start, made, key(start))
-        records.steady &= steady
-        launch = Launch(start, made, records, fuel)
-        arrays = launch.arrays
+        launch = Launch(start, made, fuel, steady)
+        arrays, records = launch.arrays, launch.records
         try:
             status = launch.run()
-            # with a seed, which of the lanes that part go first is random, and with it how often what follows runs
-            random = start.seed is not None and records.rows[:, FIELDS.index("parted")].any()
-            right = status == DONE and not random and records.ordered()
+            ran[key(start)] += records.seconds / len(made.blocks)
+            found = launch.end(status, written)
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
-        ran[key(start)] += records.seconds / len(made.blocks)
-        counts = Counted(start, made, records)
-        if right and start.max_steps and 2 * counts.issued.sum() > start.max_steps:
-            right, status = False, FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
-        if right:
-            sums = np.empty((len(arrays.table), 2), np.int64)
-            call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
-            call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
-            arrays.end(written, sums)
-            ended = Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints), launch.shadow)
+        if isinstance(found, Ended):
             given_back(records, start, key(start))
-            return ended
+            return found
         arrays.undo()
         if status == FUEL and records.mine:
             steady = False
@@ -167,5 +173,5 @@ def run(
         asked = {*(records.rows[:, FIELDS.index("wants_fine")] - 1).tolist()} - {-1}
         wanted = {b.name for n in asked for b, _ in arrays.pieces[n].buffers} - made.fine
         if not wanted:
-            return status or SUSPECT
+            return found
         made.fine.update(wanted)

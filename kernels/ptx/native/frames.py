@@ -14,7 +14,7 @@ from .lanes import I32, I64, element
 from .writer import Writer
 
 # Words at the head of a frame: where to go on, bar.warp.syncs passed, lanes that have not returned, how the warp
-# stopped, the barrier or event it stopped at, and the jumps back since its last event, see flow.jumped.
+# stopped, the barrier or event it stopped at, and the jumps back since its last event, see steering.jumped.
 RESUME, WARP_EPOCH, RUNNING, STATE, AT, DEPTH = range(6)
 PATH, DEEPEST = 6, 9
 HEADER = 16 * 8  # bytes

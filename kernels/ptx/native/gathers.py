@@ -19,13 +19,15 @@ AHEAD = 1024  # bytes: a loop that goes through an array may come there next
 def access_copy(context, address, size, now, words, insert):
     """What a thread would store, whom its guard keeps from it: whether others hold another word for that place.
 
+    A row that was another program's is free, but where programs take turns.
+
     insert  0: whether one that stores does
     """
-    rows, since = context.replicas, access_since(context)
+    rows, since, turns = context.replicas, access_since(context), u64[context.replicas, 1]
     owner = (since << MOMENT) + (now & MIXED)
     n, tries = address * 0x9E3779B97F4A7C15 >> 52, 0
     row = rows + 8 * (HEAD + REPLICA * n)
-    while u64[row, 1] >> MOMENT == since and tries < REPLICAS:
+    while (u64[row, 1] >> MOMENT == since or turns * u64[row, 1] != 0) and tries < REPLICAS:
         if u64[row, 0] == address and u64[row, 1] == owner:
             return memcmp(row + 16, words, size) != 0
         n, tries = (n + 1) % REPLICAS, tries + 1

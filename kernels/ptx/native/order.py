@@ -13,6 +13,7 @@ import numpy as np
 from .accesses import LATEST, MOMENT, PROGRAM, SEVERAL, THREAD, THREADS, WRITES_ATOMICS
 
 ACQUIRE, RELEASE = 1, 2
+MOST = 1 << 20  # pairs of an access and an atomic: a second
 MOMENTS = PROGRAM - MOMENT  # bits of a moment; above them stands the program
 
 
@@ -60,9 +61,12 @@ def plain(conflicts: np.ndarray) -> tuple:
 
 
 def atomics(log: np.ndarray, conflicts: np.ndarray) -> tuple | None:
-    """The atomics that plain accesses must come after, as in `plain`; None if one of the same program does not."""
+    """The atomics that plain accesses must come after, as in `plain`; None if one of the same program does not, or
+    they are too many to look at each."""
     order = np.argsort(log[:, 1], kind="stable")
     low, high = (np.searchsorted(log[order, 1], conflicts[:, 2], side) for side in ("left", "right"))
+    if (high - low).sum() > MOST:
+        return None
     each = np.repeat(np.arange(len(conflicts)), high - low)
     rows = order[np.arange(len(each)) - np.repeat(np.cumsum(high - low) - (high - low), high - low) + low[each]]
     each, rows = (x[rows < conflicts[each, 3]] for x in (each, rows))

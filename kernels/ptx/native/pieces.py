@@ -23,7 +23,8 @@ RECORD = 16  # words
 MAPPED, READABLE = 1, 2
 CHUNK, LINE = 12, 6  # log2 of bytes
 CONFLICTS, REPLICAS, SYNCS = 1 << 16, 1 << 12, 1 << 20  # rows of each list
-CONFLICT, REPLICA, SYNC = 6, 8, 4  # words of a row; the lists begin with HEAD words: how many there are, and whose
+# words of a row; the lists begin with HEAD words: how many there are, and, of REPLICAS, whether programs take turns
+CONFLICT, REPLICA, SYNC = 6, 8, 4
 HEAD = 8
 MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 

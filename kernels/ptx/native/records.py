@@ -28,6 +28,7 @@ STEPS = 1 << 24  # instructions of a thread that it may run then
 
 _kept: OrderedDict[tuple, "Records"] = OrderedDict()
 _lock = threading.Lock()
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Records:
@@ -116,8 +117,9 @@ class Records:
             self.given[slot] = signed(value.item())
         self.next[0], self.blocks[...], self.traffic[...] = 0, 0, 0
         self.conflicts[:, :HEAD], self.syncs[:HEAD] = 0, 0
-        if self.replicas[:, :HEAD].any():
+        if self.replicas[:, 0].any():
             self.replicas[...] = 0
+        self.replicas[:, 1] = self.made.events
 
     def words(self) -> str:
         """How far a launch has come."""

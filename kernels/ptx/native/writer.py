@@ -77,10 +77,6 @@ class Writer:
         return ctx.pointer(self.b, self.context, name)
 
     @property
-    def program(self) -> Any:
-        return self.field("program")
-
-    @property
     def epoch(self) -> Any:
         return self.field("epoch")
 

@@ -1,5 +1,10 @@
 """What the driver keeps of a launch for the next one of the same kernel shows in neither."""
 
+import os
+import signal
+import threading
+import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,8 +12,8 @@ import pytest
 
 from kvproof.kernels.ptx import progress
 from kvproof.kernels.ptx.errors import Refused, Unfinished
+from kvproof.kernels.ptx.native import code, kernel, records, tiers
 from kvproof.kernels.ptx.native import engine as driver
-from kvproof.kernels.ptx.native import kernel, records, tiers
 from kvproof.kernels.ptx.native.records import aligned
 
 from .._text import own, run
@@ -64,6 +69,32 @@ def test_threads_launch_one_kernel_at_a_time_of_their_own():
     alone = [launched(seed, "numpy") for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(launched, range(8), ["native"] * 8)) == alone
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("lock", [code._lock, records._lock], ids=["code", "records"])
+def test_a_process_forked_while_a_thread_compiles_or_launches_can_do_both(lock):
+    held = threading.Event()
+
+    def hold():
+        with lock:
+            held.set()
+            time.sleep(0.2)
+
+    (thread := threading.Thread(target=hold)).start()
+    held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, which is what is tested
+        child = os.fork()
+    if not child:
+        signal.alarm(20)
+        right = False
+        try:  # a kernel that no launch has compiled
+            right = own(f"xor.b32 %r9, %r4, {os.getpid()}; ", engine="native").any()
+        finally:
+            os._exit(not right)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
 
 
 def test_a_launch_that_takes_longer_than_the_last_is_given_to_threads_and_later_ones_too(monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from .._text import run
 from . import _global
 
 HALF = "setp.lt.u32 %p1, %r1, 16; "
@@ -104,6 +105,16 @@ def test_a_copy_that_disagrees_with_what_is_stored_is_counted(storing, who):
     wrong = "" if who is None else f"setp.eq.u32 %p1, %r1, {who}; @%p1 mov.u32 %r8, 4;"
     found = same(COPIES.format(wrong, storing), threads=64, native=who is None)
     assert (found["disagreeing"] > 0) is (who is not None)
+
+
+def test_copies_are_compared_however_many_programs_pass_between_two_warps():
+    """One warp waits at an atomic, while the other stores what its copy should be, and thousands of programs go by."""
+    body = "setp.lt.u32 %p1, %r1, 32; @%p1 bra SKIP; atom.global.relaxed.gpu.add.u32 %r6, [%rd2], 1; SKIP: "
+    body += "shr.u32 %r9, %r1, 5; setp.eq.u32 %p2, %r2, {}; selp.b32 %r9, %r9, 0, %p2; mul.wide.u32 %rd5, %r2, 4; "
+    body += "add.u64 %rd5, %rd1, %rd5; setp.eq.u32 %p1, %r1, 40; @%p1 st.global.b32 [%rd5], %r9; ret;"
+    for one in range(8):
+        arrays = np.zeros(3000, np.uint32), np.zeros(1, np.uint32)
+        assert run(body.format(one), *arrays, programs=3000, threads=64, engine="native").disagreeing == 1
 
 
 def test_a_masked_tail_is_no_copy():
