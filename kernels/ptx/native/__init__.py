@@ -7,6 +7,7 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     tiers                    when a launch is compiled, and what runs until then
     engine, arrays           one launch: its memory and its threads; undone on suspicion
     kernel, brief            a kernel's machine code, and what a launch needs of it beside that
+    records, pieces, counted what a launch keeps beside the arrays, what is known of a stretch of memory, and its counts
     events                   the order of atomics
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
@@ -16,8 +17,8 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     programs                 from warp to warp and program to program
     table                    which file writes an instruction: floats, conversions, formats, integers, warp, matrices,
                              memory, shared, others
-    accesses, shared_cells   the rules of global and of shared memory, as routines; banks: bank conflicts;
-                             shared_lines: for lanes side by side
+    accesses, gathers        the rules of global memory, as routines
+    shared_cells             those of shared memory; shared_lines: for lanes side by side; banks: bank conflicts
     twins, twin_moves        a shadow: float64 beside each number, in registers and on its way through memory
     twin_cells, carried      twins in memory, as routines; the shadow of one launch
     traced                   NumPy's functions of numbers, written as code
