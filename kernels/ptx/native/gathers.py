@@ -190,7 +190,9 @@ def access_stores(context, n, size, on, off, together, who, addresses, words):
     if off == 0 and u64[context.replicas, 0] == 0:
         return 0
     if context.warps == 1:
-        return access_disagree(context, size, on | off, addresses, words)
+        before = context.disagreeing
+        access_disagree(context, size, on | off, addresses, words)
+        return on == 0 and context.disagreeing != before  # which counts if another program's lanes store
     return access_copies(context, size, on, off, access_now(context, who), addresses, words)
 
 

@@ -206,6 +206,15 @@ COPIES = """
 """
 
 
+def test_copies_that_no_lane_stores_count_only_where_another_program_stores_some(monkeypatch):
+    monkeypatch.setattr(tiers, "PRICE", -1.0)
+    body = "setp.eq.u32 %p1, %r4, 32; @%p1 st.global.b32 [%rd1], %r1; ret;"
+    for programs, found in ((1, 0), (2, 62)):
+        for engine in ("numpy", None):
+            report = run(body, np.zeros(8, np.uint32), programs=programs, threads=32, engine=engine)
+            assert report.disagreeing == found
+
+
 CASES = [("0", 32, 0), ("%r1", 32, 24), ("%r6", 32, 0), ("%r1", 64, 56)]
 
 
