@@ -24,7 +24,7 @@ from .carried import Carried
 from .context import DONE, FIELDS, FUEL, PAUSED, SUSPECT
 from .counted import Counted
 from .events import following
-from .frames import HEADER, STATE
+from .frames import STATE
 from .kernel import Compiled, entry, key, ran
 from .programs import READY
 from .records import Records, given_back, taken
@@ -66,10 +66,8 @@ class Launch:
     def by_events(self) -> int:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-        records, rows = self.records, address_of(self.records.rows)
-        heads = records.frames[:, :, :HEADER].view(np.int64)
-        parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
-        calls = [(rows, address_of(part), len(part), 1) for part in parts]
+        records, rows, heads = self.records, address_of(self.records.rows), self.records.heads
+        calls = [(rows, address_of(part), len(part), 1) for part in records.parts]
         status = max(spread(call, calls, records))
         while status == DONE:
             programs = following(heads)
@@ -94,7 +92,7 @@ class Launch:
             return FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
         sums = np.empty((len(arrays.table), 2), np.int64)
         call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
-        call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
+        call(address_of(arrays.table), arrays.count, address_of(sums))
         arrays.end(written, sums)
         return Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints), self.shadow)
 
@@ -152,19 +150,19 @@ def run(
 
     Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
-    fuel, steady = fuel or 1 << 62, True
+    fuel, steady, name = fuel or 1 << 62, True, key(start)
     while True:
         launch = Launch(start, made, fuel, steady)
         arrays, records = launch.arrays, launch.records
         try:
             status = launch.run()
-            ran[key(start)] += records.seconds / len(made.blocks)
+            ran[name] += records.seconds / len(made.blocks)
             found = launch.end(status, written)
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
         if isinstance(found, Ended):
-            given_back(records, start, key(start))
+            given_back(records, start, name)
             return found
         arrays.undo()
         if status == FUEL and records.mine:

@@ -61,7 +61,7 @@ class Piece:
     """
 
     def __init__(self, low: int, length: int, virtual: int, buffers: list[tuple[Buffer, int]]):
-        self.low, self.length, self.buffers = low, length, buffers
+        self.low, self.length, self.buffers, self.alone = low, length, buffers, len(buffers) == 1
         self.pad = virtual % 256
         unit = 8 if buffers else 1
         for (_, array), first in buffers:
@@ -124,6 +124,7 @@ class Layout:
     """The pieces of arrays of which none overlap, wherever these lie, from which a launch's own are copied.
 
     before  by array, how many bytes of it lie before its first element
+    table   the pieces' records
     holes   whether one is so long that it may have holes, see holes.py, or they are too many
     """
 
@@ -139,9 +140,20 @@ class Layout:
             piece.writable(*known[:2])
         for n, data in enumerate(self.constants, 1 + len(buffers)):
             self.pieces.append(Piece(address_of(data), len(data), (n << BITS) + MIDDLE, []))
-        self.planes = Planes(self.pieces, known[2])
+        self.planes, self.count = Planes(self.pieces, known[2]), len(buffers)
+        self.table = np.array([p.record for p in self.pieces], np.int64).reshape(-1, RECORD)
+        self.bases = [(n << BITS) + MIDDLE for n in range(1, 1 + len(buffers))]
         for piece in self.pieces:
             piece.buffers = []
+
+    def placed(self, lows: list[int], order: list[int]) -> np.ndarray:
+        """The pieces' records, those of arrays where these lie and in their order."""
+        table = self.table[[*order, *range(self.count, len(self.table))]]
+        low = np.array([lows[n] for n in order], np.int64)
+        pad, rows = low & 255, table[: self.count]
+        rows[:, LAST] += pad - rows[:, FIRST]
+        rows[:, FIRST], rows[:, DATA], rows[:, BASE] = pad, low - pad, self.bases
+        return table
 
 
 @lru_cache(maxsize=256)
