@@ -25,7 +25,7 @@ from .programs import declared, loop
 
 SIZES = {"u8": I8, "u16": I16, "u32": I32, "u64": I64}
 LIBC = ("memcpy", "memset", "memcmp")
-CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", "prefetch", *LIBC)
+CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", "prefetch", "invoke", *LIBC)
 OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
     ast.LShift: "shl", ast.RShift: "lshr", ast.Mod: "urem", ast.FloorDiv: "udiv",
@@ -157,6 +157,8 @@ class Routine:
             known = declared(self.b.module, "llvm.prefetch.p0", ir.VoidType(), ctx.POINTER, I32, I32, I32)
             self.b.call(known, [self.b.inttoptr(values[0], ctx.POINTER), I32(0), I32(2), I32(1)])  # to read, soon
             return I64(0)
+        if name == "invoke":  # the function at an address
+            return self.b.call(self.b.inttoptr(values[0], ctx.POINTER), values[1:], I64)
         if name in LIBC:
             values = [self.b.trunc(v, I32) if name == "memset" and n == 1 else v for n, v in enumerate(values)]
             kind = I32 if name == "memcmp" else I64
