@@ -165,7 +165,7 @@ def runtime(of: str = "all") -> Any:
     functions, below = {
         "all": (RUNTIME, ()),
         "shadows": (twins.RUNTIME, ()),
-        "asynchronous": (asynchronous.RUNTIME | programs.RUNTIME, ("all",)),
+        "asynchronous": (asynchronous.RUNTIME, ("all",)),
     }[of]
 
     def write() -> list[str]:
