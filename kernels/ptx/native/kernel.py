@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..start import Start
+from ..uncollected import uncollected
 from . import (
     asynchronous,
     brief,
@@ -130,6 +131,7 @@ def refuses(start: Start) -> str:
 
 
 @lru_cache(maxsize=256)
+@uncollected()
 def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     """kernel: the program, and the Warp that writes its code"""
     decoded, kind = kernel.value
