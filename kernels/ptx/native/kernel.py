@@ -115,8 +115,6 @@ def refuses(start: Start) -> str:
     """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
     if start.trace:
         return "it is to keep a log of all accesses"
-    if not start.checks:
-        return "it is to run without checks"
     if not start.moved and start.seed is None:
         return ""
     opcodes = brief.opcodes(key(start), Once(start.decoded))
