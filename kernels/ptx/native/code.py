@@ -1,7 +1,7 @@
 """LLVM IR -> machine code of this CPU in this process, kept in the process and on the disk.
 
 What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. Our decode
-kernel, 917 instructions, takes 0.04 s to write and 0.09 s to compile, at level 1 0.25 s; its launch then takes as long,
+kernel, 917 instructions, takes 0.04 s to write and 0.07 s to compile, at level 1 0.25 s; its launch then takes as long,
 since the runtime is at level 1, a product of matrices a tenth longer, random numbers half as long again. LLVM's second
 level gives code of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
 """
