@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..start import Start
+from ..uncollected import uncollected
 from . import (
     asynchronous,
     brief,
@@ -129,6 +130,7 @@ def refuses(start: Start) -> str:
 
 
 @lru_cache(maxsize=256)
+@uncollected()
 def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     """kernel: the program, the Warp that writes its code, and whether accesses may race"""
     decoded, kind, may_race = kernel.value
@@ -165,7 +167,7 @@ def runtime(of: str = "all") -> Any:
     functions, below = {
         "all": (RUNTIME, ()),
         "shadows": (twins.RUNTIME, ()),
-        "asynchronous": (asynchronous.RUNTIME | programs.RUNTIME, ("all",)),
+        "asynchronous": (asynchronous.RUNTIME, ("all",)),
     }[of]
 
     def write() -> list[str]:

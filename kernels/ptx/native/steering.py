@@ -7,6 +7,7 @@ from . import context as ctx
 from .frames import LIMIT, SCRATCH, STEP, TRAIL, Frames
 from .lanes import I1, I8, I32, I64
 from .lower import Unlowered
+from .memory import call, suspect
 from .plan import patient
 from .writer import EVERYBODY
 
@@ -141,8 +142,8 @@ class Steering(Frames):
         """The code of `picking`, once for each group: past the meeting places, for whoever waits there has come."""
         for group, block in self.picking.items():
             self.b.position_at_end(block)
-            n = self.L.call("fragments_next", I32, self.fragments, self.running_place)
-            switch = self.b.switch(n, self.suspect)
+            n = call(self, "fragments_next", self.fragments, self.running_place)
+            switch = self.b.switch(self.b.trunc(n, I32), self.suspect)
             for start in self.plan.starts:
                 if self.plan.groups.get(start) == group:
                     switch.add_case(self.waiting_at(start), self.alone_at(start))
@@ -168,7 +169,7 @@ class Steering(Frames):
         self.b.ret(I64(ctx.FUEL))
         self.b.position_at_end(on)
         if self.turns:
-            self.bail(self.L.call("frame_jumped", I1, self.frame, I64(source)))
+            suspect(self, "frame_jumped", self.frame, source)
 
     def leave(self, step: Step) -> None:
         guard, leaving = self.guard(), self.leaving()

@@ -18,7 +18,7 @@ from . import brief, code, disk, engine, kernel
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
+PRICE = 0.14e-3  # seconds to write and compile an instruction, at level 0
 SHADOW, ROUNDS = 3, 5  # times as many with a shadow, and with one that may keep roundings
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
