@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .arrays import broadcast
 from .errors import UnknownOpcode
 
 NAN = np.uint32(0x7FFFFFFF)  # what PTX writes for a NaN of f32
@@ -18,7 +19,7 @@ EVERYBODY, NOBODY = np.ones((1, 1), bool), np.zeros((1, 1), bool)
 def by_warp(*values: np.ndarray) -> list[np.ndarray]:
     """Views (P or 1, W, 32) of values (P or 1, T or 1); W is 1 if none of them varies along T."""
     T = max(32, *(value.shape[1] for value in values))
-    return [np.broadcast_to(value, (value.shape[0], T)).reshape(value.shape[0], -1, 32) for value in values]
+    return [broadcast(value, (value.shape[0], T)).reshape(value.shape[0], -1, 32) for value in values]
 
 
 def _mask(active: np.ndarray | None) -> np.ndarray:

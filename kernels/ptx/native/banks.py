@@ -41,10 +41,7 @@ def bank_passes(row, at, on, size, first):
     shift = lowest(size) if size > 4 else 2
     group = 128 >> shift
     memset(row, 0, 128)
-    rest = on
-    while rest:
-        lane = lowest(rest)
-        rest = rest & rest - 1
+    for lane in lanes(on):
         unit, begin = u32[at, lane] >> shift, lane & ~(group - 1)
         slot, new = begin + (unit & group - 1), 1
         for other in range(begin, lane if u32[row, slot] > 0 else begin):

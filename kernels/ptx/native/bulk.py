@@ -138,9 +138,7 @@ def bulk_copy(context, n, on, at, other, more, bars, warp, log, who, room):
     """A copy by each lane that is on. more: the coordinates of each, and how many they are in the lowest
     bits of their address; or how many bytes. bars: mbarriers, or 0."""
     rank, facts = more & 7, clock_facts(context, warp)
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         bar, now = 0, access_now(context, who) + lane * ONE
         if bars == 0:
             u64[facts, ISSUERS] |= 1 << lane

@@ -24,10 +24,11 @@ from .carried import Carried
 from .context import DONE, FIELDS, FUEL, PAUSED, SUSPECT
 from .counted import Counted
 from .events import following
-from .frames import STATE
-from .kernel import Compiled, entry, key, ran
+from .frames import ON, SCRATCH, STATE
+from .kernel import Compiled, entry, key, ran, runtime
 from .programs import READY
 from .records import Records, given_back, taken
+from .schedule import UNDRAWN, Schedule
 
 LOOK = 0.2  # seconds between two looks at a launch that runs
 
@@ -49,8 +50,9 @@ class Launch:
     def __init__(self, start: Start, made: Compiled, fuel: int, steady: bool):
         self.start, self.made = start, made
         written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
-        known = start.readable, start.blank, start.checks
-        self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
+        known = (start.readable, start.blank) if start.checks else ({}, {})  # all else is checked, and not reported
+        fine = None if start.may_race else made.fine
+        self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, fine)
         self.records = taken(start, made, key(start))
         self.records.steady &= steady
         self.records.begin(start, self.arrays, fuel)
@@ -67,8 +69,13 @@ class Launch:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows, heads = self.records, address_of(self.records.rows), self.records.heads
+        heads[..., ON:SCRATCH] = UNDRAWN
+        drawn = Schedule(self.start, records, heads, runtime()["program_run"]) if self.start.seed is not None else None
         calls = [(rows, address_of(part), len(part), 1) for part in records.parts]
         status = max(spread(call, calls, records))
+        if drawn and status == DONE:
+            ended = spread(entry("schedule_run", ctypes.c_void_p), [(address_of(drawn.record),)], records)
+            return max(ended) or SUSPECT * bool(heads[..., STATE].any())
         while status == DONE:
             programs = following(heads)
             if not len(programs):
@@ -93,7 +100,9 @@ class Launch:
         sums = np.empty((len(arrays.table), 2), np.int64)
         call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
         call(address_of(arrays.table), arrays.count, address_of(sums))
-        arrays.end(written, sums)
+        arrays.end(written if start.checks else None, sums)
+        if not start.checks:
+            arrays.read, counts.disagreeing = {}, 0
         return Ended(start.grid, 32 * start.num_warps, counts, arrays, Printed(start.prints), self.shadow)
 
 

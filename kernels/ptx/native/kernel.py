@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..start import Start
+from ..uncollected import uncollected
 from . import (
     asynchronous,
     brief,
@@ -21,6 +22,8 @@ from . import (
     numpy_loops,
     others,
     programs,
+    replay,
+    schedule,
     shared,
     twins,
     warp,
@@ -34,7 +37,7 @@ from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, asynchronous.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-RUNTIME |= counted.RUNTIME
+RUNTIME |= counted.RUNTIME | replay.RUNTIME
 LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 
 ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
@@ -44,9 +47,10 @@ class Compiled(NamedTuple):
     """A kernel's machine code, and what is known of it.
 
     blocks  of each instruction, which of plan.starts it belongs to
-    events  whether programs stop at atomics, whose order is that of the default schedule
+    events  whether programs stop at atomics, or all accesses, whose order is that of the schedule
     opcodes  that it has
     writes  the parameters through which it may write; None: any array
+    table   of a kernel with events, see schedule.py
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
     """
 
@@ -57,18 +61,20 @@ class Compiled(NamedTuple):
     events: bool
     opcodes: frozenset[str]
     writes: set[str] | None
+    table: np.ndarray | None
     fine: set[str]
 
 
 def key(start: Start) -> bytes:
     """Stands for the machine code of a launch's kernel."""
-    return key_of(start.text, start.num_warps, start.shadow and (*start.shadow[:3], bool(start.shadow.lines)))
+    known = start.shadow and (*start.shadow[:3], bool(start.shadow.lines))
+    return key_of(start.text, start.num_warps, known, start.may_race)
 
 
 @lru_cache(maxsize=256)
-def key_of(text: str, warps: int, shadow: Any = None) -> bytes:
+def key_of(text: str, warps: int, shadow: Any = None, may_race: bool = False) -> bytes:
     """shadow: what code with one depends on; None of code without."""
-    known = hashlib.sha256(text.encode()).digest() + bytes([warps])
+    known = hashlib.sha256(text.encode()).digest() + bytes([warps, may_race])
     if shadow:
         ((numbers, rounded), *others) = shadow
         known += repr((numbers, sorted(rounded), others)).encode()
@@ -88,7 +94,7 @@ def compiled(start: Start, best: bool = False) -> Compiled:
         return found
     if shadow:
         kind = partial(twins.Twins, rounds=bool(start.shadow.lines))
-    return code_of(name, Once((start.decoded, kind)), 32 * start.num_warps, int(best))
+    return code_of(name, Once((start.decoded, kind, start.may_race)), 32 * start.num_warps, int(best))
 
 
 @lru_cache(maxsize=256)
@@ -110,8 +116,6 @@ def refuses(start: Start) -> str:
     """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
     if start.trace:
         return "it is to keep a log of all accesses"
-    if not start.checks:
-        return "it is to run without checks"
     if not start.moved and start.seed is None:
         return ""
     opcodes = brief.opcodes(key(start), Once(start.decoded))
@@ -119,15 +123,19 @@ def refuses(start: Start) -> str:
         return "it waits for mbarriers, which are late at random"
     if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
-    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
+    atomics = [x for x in opcodes if x.startswith(("atom.", "red."))]
+    if start.seed is not None and atomics and (start.shadow or any(".global" not in x for x in atomics)):
+        return "it has atomics, whose order is random"
+    return ""
 
 
 @lru_cache(maxsize=256)
+@uncollected()
 def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
-    """kernel: the program, and the Warp that writes its code"""
-    decoded, kind = kernel.value
-    made = plan(decoded, T, memory.is_event, asynchronous.stop_of)
+    """kernel: the program, the Warp that writes its code, and whether accesses may race"""
+    decoded, kind, may_race = kernel.value
+    event = memory.is_access if may_race else memory.is_event
+    made = plan(decoded, T, event, asynchronous.stop_of, pauses=not may_race)
     if loops_by(decoded, memory.is_event):
         raise Unlowered("programs that wait for one another")
     if decoded.asynchronous:
@@ -142,6 +150,7 @@ def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     machine_code = code.compiled(key, write, needs(kind is not Warp, decoded.asynchronous), level)
     own = blocks(decoded, made.starts)
     known = bool(made.events), brief.opcodes(key, Once(decoded)), may_write(decoded)
+    known += (schedule.table(decoded, made.events) if made.events else None,)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
     brief.write(key, decoded, found)
     return found
@@ -158,7 +167,7 @@ def runtime(of: str = "all") -> Any:
     functions, below = {
         "all": (RUNTIME, ()),
         "shadows": (twins.RUNTIME, ()),
-        "asynchronous": (asynchronous.RUNTIME | programs.RUNTIME, ("all",)),
+        "asynchronous": (asynchronous.RUNTIME, ("all",)),
     }[of]
 
     def write() -> list[str]:

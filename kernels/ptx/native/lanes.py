@@ -4,6 +4,9 @@ A PTX value of n bits is an integer of n bits, `iN`, where all 32 lanes hold the
 a predicate is `i1`. Code is written once for both: the operands of one operation have one shape (`alike`).
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from . import ir
@@ -13,13 +16,14 @@ I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
+@cache
 def vector(kind: Any, lanes: int = WARP) -> Any:
     return ir.VectorType(kind, lanes)
 
 
 def element(kind: Any) -> Any:
     """The type of one lane's value."""
-    return kind.element if isinstance(kind, ir.VectorType) else kind
+    return kind.element
 
 
 def shaped(like: Any, kind: Any) -> Any:
@@ -33,6 +37,13 @@ def spelled(kind: Any) -> str:
     if isinstance(kind, ir.VectorType):
         return f"v{kind.count}{spelled(kind.element)}"
     return {F32: "f32", F64: "f64"}[kind] if kind in (F32, F64) else f"i{kind.width}"
+
+
+def begun(module: ir.Module, name: str, result: Any, *takes: Any, how: str = "") -> tuple["Lanes", list[Any]]:
+    """What writes the first block of a function, and what that takes; how: "alwaysinline" | "noinline"."""
+    made = module.globals.get(name) or ir.Function(module, ir.FunctionType(result, takes), name)
+    made.attributes |= {how} - {""}
+    return Lanes(ir.IRBuilder(made.append_basic_block())), made.args
 
 
 class Lanes:
@@ -84,20 +95,47 @@ class Lanes:
         n = even.type.count
         return self.b.shuffle_vector(even, odd, self.row(I32, [k // 2 + n * (k % 2) for k in range(2 * n)]))
 
-    def own(self, name: str, to: Any, write: Any, *values: Any) -> Any:
+    @contextmanager
+    def rounds(self, first: Any, goes: Callable, following: Callable) -> Iterator[Any]:
+        """x = first; while goes(x): x = following(x); yields x."""
+        b = self.b
+        before, head, body, after = b.block, b.inside("head"), b.inside("body"), b.behind("after")
+        b.branch(head)
+        b.position_at_end(head)
+        x = b.phi(first.type)
+        x.add_incoming(first, before)
+        b.cbranch(goes(x), body, after)
+        b.position_at_end(body)
+        yield x
+        x.add_incoming(following(x), b.block)
+        b.branch(head)
+        b.position_at_end(after)
+
+    def loop(self, count: Any, first: Any = None) -> Any:
+        """for i in range(first, count); yields i."""
+        zero = self.const(count, 0) if first is None else first
+        return self.rounds(zero, lambda i: self.b.icmp_signed("<", i, count), lambda i: self.b.add(i, self.const(i, 1)))
+
+    @contextmanager
+    def each(self, on: Any) -> Iterator[Any]:
+        """for each bit that is set, the lowest first; yields its number, i64."""
+        on, none, one = self.resize(on, 64), I64(0), I64(1)
+        down = lambda x: self.b.and_(x, self.b.sub(x, one))  # noqa: E731
+        with self.rounds(on, lambda x: self.b.icmp_unsigned("!=", x, none), down) as left:
+            yield self.b.cttz(left, I1(0))
+
+    def own(self, name: str, to: Any, write: Any, *values: Any, how: str = "alwaysinline") -> Any:
         """Call a function of this module, defined when it is first called: what write(lanes, *values) returns.
 
         Code is cheap to make where it is called, and quick where it is inlined: see code.py.
         """
-        known = self.b.module.globals.get(name)
-        if known is None:
-            known = ir.Function(self.b.module, ir.FunctionType(to, [v.type for v in values]), name)
-            known.linkage = "internal"
-            known.attributes.add("alwaysinline")
-            L = Lanes(ir.IRBuilder(known.append_basic_block()))
-            result = write(L, *known.args)
+        module = self.b.module
+        if name not in module.globals:
+            L, takes = begun(module, name, to, *(v.type for v in values), how=how)
+            L.b.function.linkage = "internal"
+            result = write(L, *takes)
             L.b.ret(result) if result else L.b.ret_void()
-        return self.b.call(known, values)
+        return self.b.call(module.globals[name], values)
 
     def at(self, pointer: Any, n: Any, kind: Any) -> Any:
         """The address of element n of an array of a type."""

@@ -15,7 +15,7 @@ from ..syntax import Instruction
 from . import ir, shared
 from .context import POINTER
 from .formats import decode
-from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, vector
+from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, begun, vector
 from .lower import Unlowered
 
 ROW = vector(F64, 8)
@@ -31,13 +31,6 @@ def register(kind: str) -> Any:
 def width(kind: str) -> int:
     """Bits of an element."""
     return 8 if kind in INTEGERS else FORMATS[kind].bits
-
-
-def begun(module: Any, name: str, result: Any, takes: list) -> tuple[Any, Lanes]:
-    """A new function that is not inlined, and what writes its first block."""
-    made = ir.Function(module, ir.FunctionType(result, takes), name)
-    made.attributes.add("noinline")
-    return made, Lanes(ir.IRBuilder(made.append_basic_block()))
 
 
 def numbers(L: Lanes, bits: Any, kind: str) -> Any:
@@ -74,23 +67,23 @@ def rounded(L: Lanes, x: Any, kind: str) -> Any:
 
 def widen(module: Any, kind: str) -> None:
     """(a register of A or B, where): write its numbers as rows; element e of the lanes with t is row E * t + e."""
-    f, L = begun(module, f"matrices.widen.{kind}", ir.VoidType(), [register(kind), POINTER])
-    words = L.pick(f.args[0], [4 * g + t for t in range(4) for g in range(8)])
+    L, (held, rows) = begun(module, f"matrices.widen.{kind}", ir.VoidType(), register(kind), POINTER, how="noinline")
+    words = L.pick(held, [4 * g + t for t in range(4) for g in range(8)])
     each = width(kind)
     E = words.type.element.width // each
     for e in range(E):
         values = numbers(L, L.resize(L.b.lshr(words, L.const(words, e * each)), each), kind)
         for t in range(4):
-            L.b.store(L.pick(values, range(8 * t, 8 * t + 8)), L.at(f.args[1], t * E + e, ROW), align=8)
+            L.b.store(L.pick(values, range(8 * t, 8 * t + 8)), L.at(rows, t * E + e, ROW), align=8)
     L.b.ret_void()
 
 
 def multiply(module: Any, kind: str) -> None:
     """(K, rows of A, rows of B, registers of C): the registers of eight rows of D, joined; sums go in k's order."""
     held, name = [register(kind)] * (each := SUMS[kind]), f"matrices.multiply.{kind}"
-    f, L = begun(module, name, vector(held[0].element, WARP * each), [I64, POINTER, POINTER, *held])
-    K, A, B, *C = f.args
-    start, loop, done = L.b.block, f.append_basic_block(), f.append_basic_block()
+    takes = I64, POINTER, POINTER, *held
+    L, (K, A, B, *C) = begun(module, name, vector(held[0].element, WARP * each), *takes, how="noinline")
+    start, loop, done = L.b.block, L.b.append_basic_block(), L.b.append_basic_block()
     L.b.branch(loop)
     L.b.position_at_end(loop)
     k, sums = L.b.phi(I64), [L.b.phi(ROW) for _ in range(8)]
@@ -120,8 +113,8 @@ def joined(L: Lanes, parts: list) -> Any:
 
 def turned(module: Any) -> None:
     """(an 8x8 matrix of 16 bits): its registers with rows and columns exchanged."""
-    f, L = begun(module, "matrices.turned", vector(I32), [POINTER])
-    halves = L.b.load(f.args[0], typ=vector(I16, 64), align=1)
+    L, (place,) = begun(module, "matrices.turned", vector(I32), POINTER, how="noinline")
+    halves = L.b.load(place, typ=vector(I16, 64), align=1)
     L.b.ret(L.b.bitcast(L.pick(halves, [8 * c + r for r in range(8) for c in range(8)]), vector(I32)))
 
 
@@ -133,26 +126,24 @@ RUNTIME: dict[str, Callable[[Any], None]] = {
 }
 
 
-def product(module: Any, opcode: str) -> Any:
-    """The function of one form, defined where it is first asked for: registers of A, B and C -> D's, joined."""
-    if opcode in module.globals:
-        return module.globals[opcode]
+def product(L: Lanes, opcode: str, *registers: Any) -> Any:
+    """Registers of A, B and C -> D's, joined."""
     M, K, a, b, c, satfinite = form(opcode)
     c += ".satfinite" * satfinite
     H, each, kind = M // 8, SUMS[c], register(c)
     step = 4 * kind.element.width // width(a)  # rows of a register
-    f, L = begun(module, opcode, vector(kind.element, H * each * WARP), [kind] * ((H + 1) * K // step + H * each))
-    f.linkage = "internal"
-    A, B, C = (f.args[slice(*part)] for part in ((0, H * K // step), (H * K // step, -H * each), (-H * each, None)))
     room = L.b.alloca(ROW, (H + 1) * K)  # H times K rows of A, and those of B
-    places = [(a, x, n % H * K + n // H * step) for n, x in enumerate(A)]
-    places += [(b, x, H * K + n * step) for n, x in enumerate(B)]
-    for of, x, first in places:
+    for n, x in enumerate(registers[: (H + 1) * K // step]):
+        of, first = (a, n % H * K + n // H * step) if n < H * K // step else (b, n * step)
         L.call(f"matrices.widen.{of}", ir.VoidType(), x, L.at(room, first, ROW))
-    half = partial(L.call, f"matrices.multiply.{c}", vector(kind.element, each * WARP), I64(K))
-    sides = ((L.at(room, h * K, ROW), L.at(room, H * K, ROW), *C[h * each :][:each]) for h in range(H))
-    L.b.ret(joined(L, [half(*side) for side in sides]))
-    return f
+    return sums(L, c, H, K, room, registers[-H * each :])
+
+
+def sums(L: Lanes, c: str, H: int, K: int, room: Any, C: Any) -> Any:
+    """D's registers, joined, of H times K rows of A, those of B behind them, and registers of C."""
+    half = partial(L.call, f"matrices.multiply.{c}", vector(register(c).element, SUMS[c] * WARP), I64(K))
+    sides = ((L.at(room, h * K, ROW), L.at(room, H * K, ROW), *C[h * SUMS[c] :][: SUMS[c]]) for h in range(H))
+    return joined(L, [half(*side) for side in sides])
 
 
 def together(w: Any) -> None:
@@ -168,7 +159,8 @@ def mma(w: Any, i: Instruction) -> None:
     kind = "b64" if ".f64" in i.opcode else "b32"
     together(w)
     values = [w.L.splat(w.read(x, kind)) for operand in i.operands[1:] for x in operand.parts]
-    D = w.b.call(product(w.b.module, i.opcode), values)
+    wide = vector(ir.IntType(int(kind[1:])), WARP * len(i.operands[0].parts))
+    D = w.L.own(i.opcode, wide, lambda L, *x: product(L, i.opcode, *x), *values, how="noinline")
     for n, x in enumerate(i.operands[0].parts):
         value = w.L.pick(D, range(WARP * n, WARP * (n + 1)))
         if kind == "b64":

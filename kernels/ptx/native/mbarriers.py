@@ -75,13 +75,11 @@ def mbarrier_mark(context, n, at, on, warp, log, mark):
 
 
 def mbarrier_inval(context, n, at, on, warp, log):
-    while on:
-        lane = lowest(on)
+    for lane in lanes(on):
         row = mbarrier_of(context, u32[at, lane])
         if row == 0 or mbarrier_mark(context, n, at, 1 << lane, warp, log, 0):
             return 1
         u64[row, LIVE] = 0
-        on = on & on - 1
 
 
 def mbarrier_settled(context, row):
@@ -116,14 +114,11 @@ def mbarrier_change(context, row, arrivals, bytes, warp, silent):
 def mbarrier_arrive(context, n, at, on, numbers, warp, log, flags, arrives, states):
     """arrive, expect_tx (arrives: 0) and complete_tx (-1), by one address after the other."""
     while on:
-        lane, here, total = lowest(on), 0, 0
-        address, rest = u32[at, lane], on
+        address, here, total = u32[at, lowest(on)], 0, 0
         row = mbarrier_of(context, address)
         if row == 0:
             return 1
-        while rest:
-            other = lowest(rest)
-            rest = rest & rest - 1
+        for other in lanes(on):
             if u32[at, other] == address:
                 here |= 1 << other
                 total += u32[numbers, other]
@@ -143,11 +138,9 @@ def mbarrier_wait(context, n, at, on, asked, warp, log, flags):
     """Lanes that ask for the same are as one; what has not come to pass is a suspicion."""
     columns = 8 * context.agents
     while on:
-        lane, rest = lowest(on), on
+        lane = lowest(on)
         address, phase = u32[at, lane], u64[asked, lane]
-        while rest:
-            other = lowest(rest)
-            rest = rest & rest - 1
+        for other in lanes(on):
             on = on & ~(1 << other) if u32[at, other] == address and u64[asked, other] == phase else on
             several = SEVERAL if other != lane else lane
         row = mbarrier_of(context, address)

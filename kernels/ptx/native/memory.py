@@ -14,11 +14,10 @@ from .context import POINTER
 from .lanes import I1, I32, I64, WARP, element, spelled, vector
 from .lower import Unlowered
 from .order import ACQUIRE, RELEASE
-from .programs import loop
 from .table import pure
 from .writer import EVERYBODY
 
-__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
+__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_access", "is_event", "load"]
 
 RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
@@ -27,6 +26,11 @@ ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies
 def is_event(i: Instruction) -> bool:
     """Whether programs take turns at an instruction, in the order of the NumPy form."""
     return bool(re.match(r"(atom|red)\.", i.opcode)) and ".global" in i.opcode
+
+
+def is_access(i: Instruction) -> bool:
+    """Whether others may see an instruction's order, or it theirs, where accesses race."""
+    return bool(re.match(r"(ld|st|atom|red|cp\.async)\.", i.opcode)) and ".global" in i.opcode
 
 
 def form_of(i: Instruction) -> Form:
@@ -205,22 +209,19 @@ def atomic_global(w: Any, i: Instruction) -> None:
     sources = [[w.read(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]]
     flags = ACQUIRE * (f.order in ("acquire", "acq_rel")) | RELEASE * (f.order in ("release", "acq_rel"))
     addresses = spilled(w, address)
-    call(w, "access_count", w.context, w.n, w.on, addresses)
+    call(w, "access_count", w.context, w.n, w.counted, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
     results, first = [w.room(WARP * f.size // f.count) for _ in range(f.count)], who(w)
-    with loop(w.b, I64(WARP)) as lane:
-        bit = w.b.and_(w.b.lshr(w.on, w.b.trunc(lane, I32)), I32(1))
-        with w.b.if_then(w.b.icmp_unsigned("!=", bit, I32(0))):
-            mine = w.b.add(first, w.b.shl(lane, I64(THREAD)))
-            where = w.b.load(w.L.at(addresses, lane, I64), typ=I64)
-            place = call(w, "access_atomic", w.context, f.size, where, mine, flags)
-            w.bail(w.b.icmp_unsigned("==", place, I64(0)))
-            for n in range(f.count):
-                there = w.L.at(w.b.inttoptr(place, POINTER), n, kind)
-                old = w.b.load(there, typ=kind)
-                given = [w.b.load(w.L.at(room[n], lane, kind), typ=kind) for room in rooms]
-                w.b.store(operate(w, f, old, given), there)
-                w.b.store(old, w.L.at(results[n], lane, kind))
+    with w.L.each(w.on) as lane:
+        mine = w.b.add(first, w.b.shl(lane, I64(THREAD)))
+        where = w.b.load(w.L.at(addresses, lane, I64), typ=I64)
+        place = found(w, call(w, "access_atomic", w.context, f.size, where, mine, flags))
+        for n in range(f.count):
+            there = w.L.at(place, n, kind)
+            old = w.b.load(there, typ=kind)
+            given = [w.b.load(w.L.at(room[n], lane, kind), typ=kind) for room in rooms]
+            w.b.store(operate(w, f, old, given), there)
+            w.b.store(old, w.L.at(results[n], lane, kind))
     for part, room in zip(parts_of(i.operands[0]) if returns else (), results, strict=False):
         w.write(part, f.kind, w.b.load(room, typ=vector(kind), align=64))
 

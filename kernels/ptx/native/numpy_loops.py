@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import ir
-from .lanes import F32, F64, I64, Lanes, element, spelled, vector
+from .lanes import F32, F64, I64, begun, element, spelled, vector
 
 LOOPS = {"ex2": np.exp2, "lg2": np.log2, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}
 # Where PyUFuncObject, of NumPy's ufuncobject.h, has its loops, and then their data.
@@ -36,9 +36,8 @@ def define(name: str, kind: Any, module: ir.Module) -> None:
     """numpy.NAME.KIND: numbers -> the function of each in float64, rounded once to their type."""
     words = ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4)  # the arrays, how many elements, the strides, data
     loop = module.globals.get(f"numpy.{name}") or ir.Function(module, words, f"numpy.{name}")
-    f = ir.Function(module, ir.FunctionType(kind, [kind]), f"numpy.{name}.{spelled(kind)}")
-    b = ir.IRBuilder(f.append_basic_block())
-    x = Lanes(b).cast("fpext", f.args[0], F64)
+    L, (given,) = begun(module, f"numpy.{name}.{spelled(kind)}", kind, kind)
+    b, x = L.b, L.cast("fpext", given, F64)
     source, result, table = b.alloca(x.type), b.alloca(x.type), b.alloca(I64, 5)
     b.store(x, source)
     values = [b.ptrtoint(source, I64), b.ptrtoint(result, I64), I64(getattr(kind, "count", 1)), I64(8), I64(8)]
@@ -47,7 +46,7 @@ def define(name: str, kind: Any, module: ir.Module) -> None:
         b.store(value, place)
     arguments = [b.bitcast(places[n], ir.PointerType()) for n in (0, 2, 3)]
     b.call(loop, [*arguments, ir.Constant(ir.PointerType(), None)])
-    b.ret(Lanes(b).cast("fptrunc", b.load(result, typ=x.type), element(kind)))
+    b.ret(L.cast("fptrunc", b.load(result, typ=x.type), element(kind)))
 
 
 def defined(*kinds: Any) -> dict[str, Callable[[ir.Module], None]]:

@@ -80,12 +80,10 @@ def order_unread(context, k, warp, mine, proxy):
 
 def order_load(context, at, on, warp, lanes, step, log, size, room):
     """-> the address of the words, lane by lane, or 0 for a suspicion. lanes: to add to a lane masked by `step`."""
-    width, first, rest = size >> log, order_mine(context, warp), on
+    width, first = size >> log, order_mine(context, warp)
     if first < 0:
         return 0
-    while rest:
-        lane = lowest(rest)
-        rest = rest & rest - 1
+    for lane in lanes(on):
         where, mine = u32[at, lane], first + ((lane & step) + lanes << LANE)
         if shared_strays(context, where, size, size):
             return 0
@@ -104,8 +102,7 @@ def order_load(context, at, on, warp, lanes, step, log, size, room):
 def order_store(context, n, at, on, warp, lanes, step, log, size, room):
     """Lane after lane; one that meets another's store must leave it as it is."""
     first = order_mine(context, warp)
-    while on:
-        lane = lowest(on)
+    for lane in lanes(on):
         where, mine, words = u32[at, lane], first + ((lane & step) + lanes << LANE), room + size * lane
         if first < 0 or shared_strays(context, where, size, size):
             return 1
@@ -113,8 +110,7 @@ def order_store(context, n, at, on, warp, lanes, step, log, size, room):
         for k in range(where >> log, (where >> log) + (size >> log)):
             if order_claim(context, k, n, warp, mine, differs):
                 return 1
-        shared_words(context, at, on & 0 - on, size, room, 1)
-        on = on & on - 1
+        shared_words(context, at, 1 << lane, size, room, 1)
 
 
 def order_claim(context, k, n, warp, mine, differs):
@@ -152,9 +148,7 @@ def order_touch(context, at, n, warp, lane, log):
 def order_copy(context, at, on, warp, log, size, done):
     """A cp.async whose bytes order_store has written begins, or has arrived."""
     first = order_mine(context, warp)
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         for k in range(u32[at, lane] >> log, u32[at, lane] + size >> log):
             writer = u64[context.shared_writer, k]
             if writer & AGENT != warp + 1 or (writer & COPYING != 0) != done or writer & LANES != lane << LANE:

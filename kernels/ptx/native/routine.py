@@ -8,8 +8,10 @@
 
 Every value is 64 bits wide, addresses too. u8[p, k] is the k-th byte from the address p on, u16, u32 and u64 likewise;
 context.NAME is a field of the launch's record, any other x.NAME is u64[x, NAME]. Integers wrap; >> takes in zeros;
-comparisons are signed, `and`, `or`, `not` and x if y else z as ever. Names that are not local are the module's numbers.
-A call is one of CALLS, or of another such function. What has no return returns 0.
+comparisons are signed, `and`, `or`, `not` and x if y else z as ever. `for lane in lanes(on)` goes through the bits that
+are set. Names that are not local are the module's numbers; what these rule out is not written. A call is of bits,
+lowest, least, swap, exchange, advance, fence, prefetch or invoke, see of_call; of libc's memcpy, memset or memcmp; or of
+another such function. What has no return returns 0.
 """
 
 import ast
@@ -20,12 +22,10 @@ from typing import Any
 
 from . import context as ctx
 from . import ir
-from .lanes import I1, I8, I16, I32, I64
-from .programs import declared, loop
+from .lanes import I1, I8, I16, I32, I64, begun
 
 SIZES = {"u8": I8, "u16": I16, "u32": I32, "u64": I64}
-LIBC = ("memcpy", "memset", "memcmp")
-CALLS = ("bits", "lowest", "least", "swap", "exchange", "fence", "prefetch", *LIBC)
+ATOMICS = {"exchange": "xchg", "advance": "add"}  # what was there: exchange(u8[p, k], new), advance(u64[p, k], more)
 OPERATORS = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.BitAnd: "and_", ast.BitOr: "or_", ast.BitXor: "xor",
     ast.LShift: "shl", ast.RShift: "lshr", ast.Mod: "urem", ast.FloorDiv: "udiv",
@@ -33,23 +33,21 @@ OPERATORS = {
 COMPARES = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
 
 
-def routines(*functions: Callable) -> dict[str, Callable[[ir.Module], None]]:
-    """What defines each of these functions in a module, by name."""
-    return {f.__name__: lambda module, f=f: Routine(module, f).write() for f in functions}
+def routines(*functions: Callable, **numbers: int) -> dict[str, Callable[[ir.Module], None]]:
+    """What defines each of these functions in a module, by name; numbers: more than those of their module."""
+    return {f.__name__: lambda module, f=f: Routine(module, f, numbers).write() for f in functions}
 
 
 class Routine:
-    def __init__(self, module: ir.Module, function: Callable):
+    def __init__(self, module: ir.Module, function: Callable, numbers: dict[str, int]):
         self.tree: Any = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
         straight = all(isinstance(x, (ast.Expr, ast.Assign, ast.Return)) for x in self.tree.body)
-        self.numbers, names = function.__globals__, [a.arg for a in self.tree.args.args]
-        made = declared(module, function.__name__, I64, *[I64] * len(names))
-        if straight:
-            made.attributes.add("alwaysinline")
-        self.b: Any = ir.IRBuilder(made.append_basic_block("entry"))
-        self.entry = self.b.block
+        self.numbers, names = function.__globals__ | numbers, [a.arg for a in self.tree.args.args]
+        how = "alwaysinline" if straight else ""
+        self.L, values = begun(module, function.__name__, I64, *[I64] * len(names), how=how)
+        self.b: Any = self.L.b
         self.names: dict[str, Any] = {}
-        for name, value in zip(names, made.args, strict=True):
+        for name, value in zip(names, values, strict=True):
             self.set(name, value)
 
     def write(self) -> None:
@@ -142,30 +140,30 @@ class Routine:
         return self.b.select(self.holds(x.test), self.value(x.body), self.value(x.orelse))
 
     def of_call(self, x: ast.Call) -> Any:
-        name = x.func.id  # pyright: ignore[reportAttributeAccessIssue]
-        if name in ("swap", "exchange"):
+        name: str = x.func.id  # pyright: ignore[reportAttributeAccessIssue]
+        if name == "swap" or name in ATOMICS:
             place, kind = self.place(x.args[0])  # pyright: ignore[reportArgumentType]
-            values = [self.b.trunc(v, kind) if kind != I64 else v for v in map(self.value, x.args[1:])]
+            values = [self.L.resize(self.value(y), kind.width) for y in x.args[1:]]
             if name == "swap":  # swap(u8[p, k], old, new): whether it was old, and is new now
                 return self.b.extract_value(self.b.cmpxchg(place, *values, "seq_cst"), 1)
-            return self.b.atomic_rmw("xchg", place, values[0], "seq_cst")
+            return self.b.atomic_rmw(ATOMICS[name], place, values[0], "seq_cst")
+        values = [self.value(y) for y in x.args]
         if name == "fence":
             self.b.fence("seq_cst")
             return I64(0)
-        values = [self.value(y) for y in x.args]
-        if name == "prefetch":
-            known = declared(self.b.module, "llvm.prefetch.p0", ir.VoidType(), ctx.POINTER, I32, I32, I32)
-            self.b.call(known, [self.b.inttoptr(values[0], ctx.POINTER), I32(0), I32(2), I32(1)])  # to read, soon
+        if name == "prefetch":  # to read, soon
+            place = self.b.inttoptr(values[0], ctx.POINTER)
+            self.b.named("llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(2), I32(1))
             return I64(0)
-        if name in LIBC:
-            values = [self.b.trunc(v, I32) if name == "memset" and n == 1 else v for n, v in enumerate(values)]
-            kind = I32 if name == "memcmp" else I64
-            return self.b.call(declared(self.b.module, name, kind, *(v.type for v in values)), values)
+        if name == "invoke":  # the function at an address
+            return self.b.call(self.b.inttoptr(values[0], ctx.POINTER), values[1:], I64)
+        if name == "memset":
+            values[1] = self.b.trunc(values[1], I32)
         if name in ("bits", "lowest"):
             return self.b.ctpop(values[0]) if name == "bits" else self.b.cttz(values[0], I1(0))
         if name == "least":
             return self.b.select(self.b.icmp_signed("<", *values), *values)
-        return self.b.call(declared(self.b.module, name, I64, *[I64] * len(values)), values)
+        return self.b.named(name, I32 if name == "memcmp" else I64, *values)
 
     # Statements
 
@@ -192,30 +190,29 @@ class Routine:
         self.assign_(ast.Assign([s.target], ast.BinOp(s.target, s.op, s.value)))
 
     def if_(self, s: ast.If) -> None:
-        then, other, after = (self.b.append_basic_block() for _ in range(3))
-        self.b.cbranch(self.holds(s.test), then, other)
-        for block, statements in ((then, s.body), (other, s.orelse)):
-            self.b.position_at_end(block)
-            self.body(statements)
-            if not self.b.block.is_terminated:
-                self.b.branch(after)
-        self.b.position_at_end(after)
+        holds = self.holds(s.test)
+        if (known := ir.number(holds)) is not None:
+            self.body(s.body if known else s.orelse)
+            return
+        with self.b.if_else(holds) as ways:
+            for way, statements in zip(ways, (s.body, s.orelse), strict=True):
+                with way:
+                    self.body(statements)
 
     def while_(self, s: ast.While) -> None:
         head, body, after = (self.b.append_basic_block() for _ in range(3))
         self.b.branch(head)
         self.b.position_at_end(head)
         self.b.cbranch(self.holds(s.test), body, after)
-        self.b.position_at_end(body)
-        self.body(s.body)
-        if not self.b.block.is_terminated:
-            self.b.branch(head)
+        with self.b.way(body, head):
+            self.body(s.body)
         self.b.position_at_end(after)
 
     def for_(self, s: ast.For) -> None:
-        first, *last = map(self.value, s.iter.args)  # pyright: ignore[reportAttributeAccessIssue]
-        with loop(self.b, last[0] if last else first, first if last else I64(0)) as k:
-            self.set(s.target.id, k)  # pyright: ignore[reportAttributeAccessIssue]
+        call, target = s.iter, s.target.id  # pyright: ignore[reportAttributeAccessIssue]
+        through = self.L.each if call.func.id == "lanes" else self.L.loop  # pyright: ignore[reportAttributeAccessIssue]
+        with through(*map(self.value, reversed(call.args))) as k:  # pyright: ignore[reportAttributeAccessIssue]
+            self.set(target, k)
             self.body(s.body)
 
     def return_(self, s: ast.Return) -> None:

@@ -14,7 +14,6 @@ from .context import POINTER
 from .lanes import I1, I8, I32, I64, vector
 from .lower import Unlowered
 from .memory import call, spilled, suspect
-from .programs import loop
 
 # Integer operations whose order cannot matter, if nobody looks at what they return.
 COMMUTE = ("add", "and", "or", "xor", "min", "max")
@@ -132,7 +131,7 @@ def atomic(w: Any, i: Instruction) -> None:
     given = [spilled(w, w.read(x, f.kind)) for x in operands[1:]]
     suspect(w, "shared_change", w.context, addresses, w.on, tags(w, I1(0))[0], log(w), f.size, code)
     results, bytes = w.room(32 * f.size), w.pointer("shared_bytes")
-    with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(w.on, b.trunc(lane, I32)), I1)):
+    with w.L.each(w.on) as lane:
         where = b.load(w.L.at(addresses, lane, I32), typ=I32)
         here = w.L.at(bytes, b.zext(where, I64), I8)
         old = b.load(here, typ=kind)
@@ -152,7 +151,7 @@ def filled(w: Any, source: Any, size: int, taken: Any) -> Any:
     b.store(ir.Constant(vector(I8, 32 * size), None), words, align=1)
     with b.if_then(b.icmp_unsigned("!=", reads, I32(0))):
         found = memory.load(w, source, size, reads)
-        with loop(b, I64(32)) as lane, b.if_then(b.trunc(b.lshr(reads, b.trunc(lane, I32)), I1)):
+        with L.each(reads) as lane:
             value = b.load(w.L.at(found, lane, kind), typ=kind, align=1)
             b.store(value, w.L.at(words, lane, kind), align=1)
     return words

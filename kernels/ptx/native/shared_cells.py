@@ -77,9 +77,7 @@ def shared_strays(context, where, size, bytes):
 
 def shared_words(context, at, on, size, room, stores):
     """Move the words of lanes, of 1, 2, 4, 8 or 16 bytes, to shared memory or from there."""
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         here, there = context.shared_bytes + u32[at, lane], room + size * lane
         to, source = here if stores else there, there if stores else here
         if size == 4:
@@ -105,10 +103,7 @@ def shared_load(context, at, on, line, tag, step, log, size, room):
             for k in range(times):
                 memcpy(room + k * line * size, context.shared_bytes + first, line * size)
             return room
-    rest = on
-    while rest:
-        lane = lowest(rest)
-        rest = rest & rest - 1
+    for lane in lanes(on):
         where, mine = u32[at, lane], tag + (lane & step)
         if shared_strays(context, where, size, size):
             return 0
@@ -124,11 +119,9 @@ def shared_load(context, at, on, line, tag, step, log, size, room):
 
 def shared_early(context, n, at, on, tag, step, log, size):
     """Note a store; -> its lanes that are the first at their place since the last barrier, as most are, or -1."""
-    start, rest = tag >> PROGRAM << PROGRAM, on
+    start, left = tag >> PROGRAM << PROGRAM, on
     writers, readers, names = context.shared_writer, context.shared_reader, context.shared_by
-    while rest:
-        lane = lowest(rest)
-        rest = rest & rest - 1
+    for lane in lanes(on):
         where, mine = u32[at, lane], tag + (lane & step)
         if shared_strays(context, where, size, size):
             return -1
@@ -136,8 +129,8 @@ def shared_early(context, n, at, on, tag, step, log, size):
             if u64[writers, k] < start and u64[readers, k] < start:
                 u64[writers, k], u32[names, k] = mine, n
             else:
-                on = on & ~(1 << lane)
-    return on
+                left = left & ~(1 << lane)
+    return left
 
 
 def shared_store(context, n, at, on, line, tag, step, log, size, room):
@@ -157,10 +150,7 @@ def shared_store(context, n, at, on, line, tag, step, log, size, room):
     if early < 0 or early == on:
         return early < 0
     for phase in range(3):
-        rest = on
-        while rest:
-            lane = lowest(rest)
-            rest = rest & rest - 1
+        for lane in lanes(on):
             where, mine, words = u32[at, lane], tag + (lane & step), room + size * lane
             for k in range(where >> log, (where >> log) + width):
                 writer = u64[writers, k]
@@ -181,10 +171,7 @@ def shared_change(context, at, on, tag, log, size, code):
     """Atomics. code: which others they commute with, -1: none; several warps change a cell between two barriers only if
     their order cannot matter."""
     for phase in range(2):
-        rest = on
-        while rest:
-            lane = lowest(rest)
-            rest = rest & rest - 1
+        for lane in lanes(on):
             where, mine = u32[at, lane], tag + lane
             if shared_strays(context, where, size, size):
                 return 1
@@ -219,9 +206,8 @@ def copies_note(context, at, on, warp, size):
 
 
 def copies_begin(context, at, on, log, size):
-    while on:
-        cell = u32[at, lowest(on)] >> log
-        on = on & on - 1
+    for lane in lanes(on):
+        cell = u32[at, lane] >> log
         for k in range(cell, cell + (size >> log)):
             u64[context.shared_writer, k] |= COPYING
 
@@ -237,9 +223,7 @@ def copies_end(context, lanes, warp, tag, log, left):
         old = row + 8 + 4 * COPY * n
         here = u32[old, ON] & lanes if u32[old, GROUP] + left < u32[row, 0] else 0
         u32[old, ON] ^= here
-        while here:
-            lane = lowest(here)
-            here = here & here - 1
+        for lane in lanes(here):
             mine, cell = tag + lane, u32[old, lane] >> log
             for k in range(cell, cell + (u32[old, SIZE] >> log)):
                 writer = shared_plain(u64[context.shared_writer, k])

@@ -53,9 +53,7 @@ def twins_same(row, cell, size, bits, lane):
 def twins_read(row, on, offset, code, size, addresses, bits, values):
     """Put the twins of numbers that have been loaded into `values`, where there are any."""
     first = offset - row.BASE
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         cell = u64[addresses, lane] + first >> 1
         if u8[row.CODES, cell] == code and twins_same(row, cell, size, bits, lane):
             u64[values, lane] = u64[row.VALUES, cell]
@@ -63,9 +61,7 @@ def twins_read(row, on, offset, code, size, addresses, bits, values):
 
 def twins_held(row, on, offset, addresses):
     """Whether some cells may have a twin."""
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         if u8[row.CODES, u64[addresses, lane] + offset - row.BASE >> 1] != 0:
             return 1
     return 0
@@ -74,9 +70,7 @@ def twins_held(row, on, offset, addresses):
 def twins_write(row, on, offset, code, size, addresses, bits, values):
     """Note twins that are stored with their bits; of code 0, that these bits have none."""
     first = offset - row.BASE
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         cell = u64[addresses, lane] + first >> 1
         u8[row.CODES, cell] = code
         if code == 0:
@@ -96,9 +90,7 @@ def twins_write(row, on, offset, code, size, addresses, bits, values):
 def twins_copy(context, row, on, reads, size, addresses, sources):
     """Copy cells from global to shared memory with what is known of them; of lanes that read nothing, that is none."""
     to = context.shadow
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         cell = u64[addresses, lane] >> 1
         if row != 0 and reads >> lane & 1:
             other = u64[sources, lane] - row.BASE >> 1
@@ -111,9 +103,7 @@ def twins_copy(context, row, on, reads, size, addresses, sources):
 
 def twins_peek(row, on, offset, size, addresses, bits):
     """What memory holds; 1 if that is out of bounds."""
-    while on:
-        lane = lowest(on)
-        on = on & on - 1
+    for lane in lanes(on):
         off = u64[addresses, lane] - row.BASE + offset
         if not row.FIRST <= off <= row.LAST - size:
             return 1

@@ -14,7 +14,6 @@ from .lanes import F64, I1, I32, I64, WARP, vector
 from .lower import Unlowered
 from .memory import call, spilled, suspect
 from .pieces import BASE, VALUES
-from .programs import loop
 from .traced import Traced, exact
 from .twin_cells import HELD, LOST
 
@@ -159,7 +158,7 @@ def atomic(w: Any, i: Any, act: Act) -> Iterator[None]:
 def one_by_one(w: Any, plane: Plane, offset: int, operation: str, values: Any, room: Any) -> None:
     """Change the twins of numbers in memory; `room` gets what each lane finds there."""
     base, cells = (w.b.load(w.L.at(w.b.inttoptr(plane.row, POINTER), n, I64), typ=I64) for n in (BASE, VALUES))
-    with loop(w.b, I64(WARP)) as lane, w.b.if_then(w.b.trunc(w.b.lshr(w.on, w.b.trunc(lane, I32)), I1)):
+    with w.L.each(w.on) as lane:
         at = w.b.load(w.L.at(plane.addresses(), lane, I64), typ=I64)
         cell = w.b.lshr(w.b.sub(w.b.add(at, I64(offset)), base), I64(1))
         place = w.L.at(w.b.inttoptr(cells, POINTER), cell, F64)

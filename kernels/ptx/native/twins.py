@@ -17,9 +17,8 @@ from .context import POINTER
 from .flow import Warp
 from .formats import shift
 from .frames import RESUME
-from .lanes import F64, I8, I32, I64, WARP, Lanes, spelled, vector
+from .lanes import F64, I8, I32, I64, WARP, begun, spelled, vector
 from .matrices import ROW
-from .programs import function
 from .traced import Traced, exact
 from .twin_cells import CHOICE, ERRORS, GIVEN, KEEPS, NOTED
 from .warp import among, permuted, source
@@ -204,12 +203,8 @@ def multiply(w: Twins, i: Any, act: Act) -> Iterator[None]:
             name = f"matrices.widen.{kind}" if act.numbers[n].kind in RAW else f"twins.widen.{len(words)}"
             w.L.call(name, ir.VoidType(), *words, w.L.at(room, row, ROW))
         C = [w.L.bits(w.L.splat(p)) for y in x[A + B :] for p in y.parts]
-        sums = [
-            w.L.call("matrices.multiply.f64", vector(I64, 64), I64(K), w.L.at(room, h * K, ROW),
-                     w.L.at(room, H * K, ROW), *C[2 * h : 2 * h + 2])
-            for h in range(H)
-        ]  # fmt: skip
-        D = [w.L.number(w.L.pick(x, range(WARP * n, WARP * (n + 1)))) for x in sums for n in range(2)]
+        sums = matrices.sums(w.L, "f64", H, K, room, C)
+        D = [w.L.number(w.L.pick(sums, range(WARP * n, WARP * (n + 1)))) for n in range(2 * H)]
         pairs = act.numbers[-1].kind in HALF
         return [Traced(w.L, *x) for x in (zip(D[::2], D[1::2], strict=True) if pairs else zip(D, strict=True))]
 
@@ -220,8 +215,8 @@ def rounded(module: Any, kind: Any) -> None:
     """(twins, own results, what was computed, the lanes that count, place): the twins with the roundings, of which the
     largest in units of its result goes to the place."""
     name = f"twins.rounded.{spelled(kind)}"
-    b, (value, own, result, on, place) = function(module, name, kind, *[kind] * 3, I32, POINTER)
-    L = Lanes(b)
+    L, (value, own, result, on, place) = begun(module, name, kind, *[kind] * 3, I32, POINTER)
+    b = L.b
     error = b.fsub(own, result)
     error = b.select(b.fcmp_unordered("uno", error, error), L.const(error, 0), error)
     relative = b.fdiv(*(L.intrinsic("fabs", x) for x in (error, b.fadd(own, b.fmul(L.const(own, 0), result)))))
@@ -235,12 +230,11 @@ def rounded(module: Any, kind: Any) -> None:
 
 def widen(module: Any, E: int) -> None:
     """(the E numbers of a register of A or B, where): write them as rows, as matrices.widen does."""
-    b, (*values, place) = function(module, f"twins.widen.{E}", ir.VoidType(), *[vector(F64)] * E, POINTER)
-    L = Lanes(b)
+    L, (*values, place) = begun(module, f"twins.widen.{E}", ir.VoidType(), *[vector(F64)] * E, POINTER)
     for t in range(4):
         for e, x in enumerate(values):
-            b.store(L.pick(x, [4 * g + t for g in range(8)]), L.at(place, t * E + e, ROW), align=8)
-    b.ret_void()
+            L.b.store(L.pick(x, [4 * g + t for g in range(8)]), L.at(place, t * E + e, ROW), align=8)
+    L.b.ret_void()
 
 
 RULES = twin_moves.RULES | {

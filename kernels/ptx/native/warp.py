@@ -11,9 +11,8 @@ from ..syntax import Instruction
 from . import ir
 from .floats import moved
 from .integers import constant_bits
-from .lanes import I1, I32, I64, WARP, Lanes, vector
+from .lanes import I1, I32, I64, WARP, Lanes, begun, vector
 from .lower import Unlowered
-from .programs import function
 
 ALL, NAN = 0xFFFFFFFF, 0x7FFFFFFF
 
@@ -166,8 +165,8 @@ def match(w: Any, i: Instruction) -> Any:
 
 def warp_permuted(module: Any) -> None:
     """(value, place of each lane) -> the values there."""
-    b, (value, place) = function(module, "warp_permuted", vector(I32), vector(I32), vector(I32))
-    room, result = b.alloca(value.type), value
+    L, (value, place) = begun(module, "warp_permuted", *[vector(I32)] * 3)
+    b, room, result = L.b, L.b.alloca(value.type), value
     b.store(value, room)
     for n in range(WARP):
         at = b.gep(room, [b.extract_element(place, I32(n))], source_etype=I32)
@@ -177,8 +176,8 @@ def warp_permuted(module: Any) -> None:
 
 def warp_matched(module: Any) -> None:
     """(value, lanes that are on) -> for each lane, those of them that hold its value."""
-    b, (value, on) = function(module, "warp_matched", vector(I32), vector(I64), I32)
-    L, result = Lanes(b), ir.Constant(vector(I32), None)
+    L, (value, on) = begun(module, "warp_matched", vector(I32), vector(I64), I32)
+    b, result = L.b, ir.Constant(vector(I32), None)
     for n in range(WARP):
         same = b.icmp_unsigned("==", value, L.splat(L.lane(value, n)))
         result = b.insert_element(result, b.and_(L.ballot(same), on), I32(n))

@@ -13,12 +13,10 @@ from ..syntax import Instruction, Vector
 from ..wgmma_forms import Form, flags, form
 from . import ir
 from .clocks import HISTORY, WGMMAS
-from .context import POINTER
-from .lanes import I8, I32, I64, WARP, vector
+from .lanes import I8, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
-from .matrices import ROW, SUMS, begun, numbers, register, together, width
+from .matrices import ROW, SUMS, numbers, register, together, width
 from .memory import call, suspect
-from .programs import loop
 from .routine import routines
 from .shared import log
 
@@ -76,51 +74,42 @@ def wgmma_commit(context, warp):
 RUNTIME = routines(wgmma_unit, wgmma_read, wgmma_copy, wgmma_note, wgmma_learn, wgmma_commit)
 
 
-def spread(module: Any, kind: str, rows: int, mn: bool) -> Any:
-    """The function (a matrix's bytes, first row, where): eight of its rows as float64, a row of them for each k.
+def spread(L: Lanes, kind: str, rows: int, mn: bool, *given: Any) -> None:
+    """A matrix's bytes, first row, where: eight of its rows as float64, a row of them for each k.
 
     rows  of the matrix, of which those of one k lie side by side if `mn`
     """
-    name = f"wgmma.{kind}.{rows}.{mn}"
-    if name in module.globals:
-        return module.globals[name]
     one, K = ir.IntType(width(kind)), 8 * LINE // width(kind)
-    f, L = begun(module, name, ir.VoidType(), [POINTER, I64, POINTER])
-    f.linkage = "internal"
-    bytes, first, room = f.args
-    if not mn:
-        lines = [L.at(bytes, L.b.add(L.b.mul(first, I64(LINE)), I64(LINE * r)), I8) for r in range(8)]
-        values = L.woven([L.b.load(x, typ=vector(one, K), align=1) for x in lines])
-        L.b.store(numbers(L, values, kind), room, align=8)
-    else:
-        with loop(L.b, I64(K)) as k:
+
+    def write(L: Lanes, bytes: Any, first: Any, room: Any) -> None:
+        if not mn:
+            lines = [L.at(bytes, L.b.add(L.b.mul(first, I64(LINE)), I64(LINE * r)), I8) for r in range(8)]
+            values = L.woven([L.b.load(x, typ=vector(one, K), align=1) for x in lines])
+            L.b.store(numbers(L, values, kind), room, align=8)
+            return
+        with L.loop(I64(K)) as k:
             here = L.at(bytes, L.b.add(L.b.mul(k, I64(rows)), first), one)
             L.b.store(numbers(L, L.b.load(here, typ=vector(one, 8), align=1), kind), L.at(room, k, ROW), align=8)
-    L.b.ret_void()
-    return f
+
+    L.own(f"wgmma.{kind}.{rows}.{mn}", ir.VoidType(), write, *given, how="noinline")
 
 
-def product(module: Any, f: Form, mn: bool) -> Any:
-    """The function (A's rows as float64, B's bytes, registers of C, which become those of D) of a warp."""
+def product(L: Lanes, f: Form, mn: bool, *given: Any) -> None:
+    """A's rows as float64, B's bytes, registers of C, which become those of D: of a warp."""
     kind = f.d + ".satfinite" * f.satfinite
-    each, K = SUMS[kind], f.K
-    name = f"wgmma.{f.N}.{f.a}.{f.b}.{kind}.{mn}"
-    if name in module.globals:
-        return module.globals[name]
-    rows = spread(module, f.b, f.N, mn)
-    made, L = begun(module, name, ir.VoidType(), [POINTER, POINTER, POINTER])
-    made.linkage = "internal"
-    A, B, C = made.args
-    room, held, joined = L.b.alloca(ROW, K), register(kind), vector(I32, each * WARP)
-    with loop(L.b, I64(f.N // 8)) as j:
-        L.b.call(rows, [B, L.b.mul(j, I64(8)), room])
-        for h in range(2):
-            here = L.at(C, L.b.add(L.b.mul(j, I64(2 * each)), I64(h * each)), held)
-            before = [L.b.load(L.at(here, n, held), typ=held, align=8) for n in range(each)]
-            sums = L.call(f"matrices.multiply.{kind}", joined, I64(K), L.at(A, h * K, ROW), room, *before)
-            L.b.store(sums, here, align=8)
-    L.b.ret_void()
-    return made
+    each, held = SUMS[kind], register(kind)
+
+    def write(L: Lanes, A: Any, B: Any, C: Any) -> None:
+        room, joined = L.b.alloca(ROW, f.K), vector(I32, each * WARP)
+        with L.loop(I64(f.N // 8)) as j:
+            spread(L, f.b, f.N, mn, B, L.b.mul(j, I64(8)), room)
+            for h in range(2):
+                here = L.at(C, L.b.add(L.b.mul(j, I64(2 * each)), I64(h * each)), held)
+                before = [L.b.load(L.at(here, n, held), typ=held, align=8) for n in range(each)]
+                sums = L.call(f"matrices.multiply.{kind}", joined, I64(f.K), L.at(A, h * f.K, ROW), room, *before)
+                L.b.store(sums, here, align=8)
+
+    L.own(f"wgmma.{f.N}.{f.a}.{f.b}.{kind}.{mn}", ir.VoidType(), write, *given, how="noinline")
 
 
 def descriptor(w: Any, operand: Any) -> Any:
@@ -149,7 +138,7 @@ def left(w: Any, a: Any, f: Form, mn: bool) -> Any:
     suspect(w, "wgmma_read", w.context, d, *whole, int(mn), w.warp, log(w))
     suspect(w, "wgmma_copy", w.context, d, *part, int(mn), bytes)
     for h in range(2):
-        w.b.call(spread(w.b.module, f.a, 16, mn), [bytes, I64(8 * h), w.L.at(room, h * f.K, ROW)])
+        spread(w.L, f.a, 16, mn, bytes, I64(8 * h), w.L.at(room, h * f.K, ROW))
     return room
 
 
@@ -169,7 +158,7 @@ def multiply(w: Any, i: Instruction) -> None:
     for n, x in enumerate(D.parts):
         c = nothing if never else w.b.select(keep, w.L.splat(w.read(x, "b32")), nothing)
         w.b.store(c, w.L.at(C, n, vector(I32)), align=8)
-    w.b.call(product(w.b.module, f, mn[1]), [A, bytes, C])
+    product(w.L, f, mn[1], A, bytes, C)
     for n, x in enumerate(D.parts):
         w.write(x, "b32", w.b.load(w.L.at(C, n, vector(I32)), typ=vector(I32), align=8))
 

@@ -99,11 +99,21 @@ class Writer:
         self.b.cbranch(condition, self.suspect, on)
         self.b.position_at_end(on)
 
+    def give(self, condition: Any, value: Any) -> None:
+        """Return a value if it holds."""
+        back, on = self.function.append_basic_block("back"), self.b.behind("on")
+        with self.b.goto_block(back):
+            self.b.ret(value)
+        self.b.cbranch(condition, back, on)
+        self.b.position_at_end(on)
+
     def read(self, operand: Any, kind: str) -> Any:
         """An operand's value as of a PTX type: i<bits> where all lanes share it, else <32 x i<bits>>."""
         if isinstance(operand, Vector) and len(operand.parts) == 1:
             operand = operand.parts[0]
         bits = BITS[kind]
+        if isinstance(operand, Register):
+            return self.register(operand, bits)
         if isinstance(operand, Immediate):
             return ir.IntType(bits)(operand.bits & (1 << bits) - 1)
         if isinstance(operand, Address):
@@ -111,13 +121,17 @@ class Writer:
             return self.b.add(base, self.L.const(base, operand.offset)) if operand.offset else base
         if isinstance(operand, Symbol):
             return self.given(self.decoded.slots[operand.name], bits)
-        if not isinstance(operand, Register):
-            raise ParseError(f"an operand that is no value: {operand}")
-        name, dot, axis = operand.name.partition(".")
-        name = CLUSTER.get(name, name) + dot + axis
-        if name in self.decoded.given or self.decoded.slots[name] in self.decoded.undefined:
+        raise ParseError(f"an operand that is no value: {operand}")
+
+    def register(self, operand: Register, bits: int) -> Any:
+        name = operand.name
+        if name not in self.decoded.slots:
+            name, dot, axis = name.partition(".")
+            name = CLUSTER[name] + dot + axis
+        slot = self.decoded.slots[name]
+        if name in self.decoded.given or slot in self.decoded.undefined:
             return self.L.resize(self.special(name), bits)
-        value = self.load(self.decoded.slots[name])
+        value = self.load(slot)
         if operand.negated:
             return self.b.not_(value)
         return self.L.resize(value, bits)
