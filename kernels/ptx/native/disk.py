@@ -16,6 +16,7 @@ MAGIC = b"kvproof machine code "
 MOST = 256 << 20  # bytes of all files; a writer that leaves more deletes those that were used longest ago
 HOUR = 3600  # how exactly the last use is noted, and what a writer has at most
 TEMPORARY = ".writing-"
+EARLIER = 4  # what a kernel has cost in earlier runs, so many times, is what it may still cost in later ones
 
 
 def path_of(key: str) -> Path:
@@ -82,10 +83,12 @@ def spend(key: str, seconds: float) -> None:
             file.write(f"{seconds:.4f}\n")
 
 
-def spent(key: str) -> float:
-    """Seconds that all processes have noted."""
+def spent(key: str, began: float = 0.0) -> float:
+    """Seconds that all processes have noted; EARLIER times that, if all is from before a time."""
     try:
-        return sum(map(float, path_of(key).with_suffix(".spent").read_text().split()))
+        path = path_of(key).with_suffix(".spent")
+        seconds = sum(map(float, path.read_text().split()))
+        return seconds * EARLIER if path.stat().st_mtime < began else seconds
     except (OSError, RuntimeError, ValueError):
         return 0.0
 

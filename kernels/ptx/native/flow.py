@@ -7,6 +7,7 @@ in machine.py; they meet again where they come to the same instruction.
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any
 
 from ..decode import Decoded, Step
@@ -23,6 +24,13 @@ from .table import pure
 from .writer import EVERYBODY
 
 
+def emitter(families: list[dict[str, Callable]], opcode: str) -> Any:
+    parts = opcode.split(".")
+    names = [".".join(parts[:n]) for n in (3, 2, 1)]
+    found = (table[name] for table in families for name in names if name in table)
+    return next(found, nothing if IDLE.match(opcode) else None)
+
+
 class Warp(Steering):
     """Writes the code of one warp.
 
@@ -35,7 +43,7 @@ class Warp(Steering):
         anyway: tuple[str, ...] = (),
     ):  # fmt: skip
         super().__init__(decoded, plan, T, module)
-        self.families, self.anyway = families, anyway
+        self.emitter, self.anyway = cache(partial(emitter, families)), anyway
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
@@ -162,10 +170,7 @@ class Warp(Steering):
 
     def family(self, opcode: str) -> Any:
         """What writes an instruction that is not in the table of isa.py."""
-        parts = opcode.split(".")
-        names = [".".join(parts[:n]) for n in (3, 2, 1)]
-        found = (table[name] for table in self.families for name in names if name in table)
-        return next(found, nothing if IDLE.match(opcode) else None)
+        return self.emitter(opcode)
 
     def pure(self, i: Any) -> None:
         meaning, write = pure(i.opcode, len(i.operands) - 1)

@@ -6,6 +6,7 @@ a predicate is `i1`. Code is written once for both: the operands of one operatio
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from . import ir
@@ -15,13 +16,14 @@ I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F32, F64 = ir.FloatType(), ir.DoubleType()
 
 
+@cache
 def vector(kind: Any, lanes: int = WARP) -> Any:
     return ir.VectorType(kind, lanes)
 
 
 def element(kind: Any) -> Any:
     """The type of one lane's value."""
-    return kind.element if isinstance(kind, ir.VectorType) else kind
+    return kind.element
 
 
 def shaped(like: Any, kind: Any) -> Any:

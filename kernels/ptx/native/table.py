@@ -18,6 +18,7 @@ def opcode(text: str, operands: int) -> Opcode:
     return Opcode(text, name, types, modifiers, None, operands)
 
 
+@cache
 def pure(text: str, operands: int) -> tuple[Semantics, Callable[[Lanes, list[Any]], list[Any]]]:
     """The types of an instruction of the table, and what writes it. Raises Unlowered."""
     if text not in isa.OPCODES:

@@ -1,7 +1,8 @@
 """When a launch is compiled: at once where its code is at hand, else once NumPy has cost as much as compiling would.
 
 So no kernel takes more than about twice what the better engine would have, whatever it turns out to do. What NumPy has
-cost is kept on the disk, too: a kernel of which each process launches little is compiled after some of them.
+cost is kept on the disk, too: a kernel of which each process launches little is compiled after some of them, and sooner
+if it comes again in a later run.
 """
 
 import math
@@ -24,6 +25,7 @@ FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a lau
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
 OFTEN, AGAIN = 3, 32  # launches in a row that looked wrong, from which on NumPy runs a kernel alone; and until when
 WRONG = "something looks wrong, and NumPy says exactly what"
+BEGAN = time.time()  # this process, or nearly
 LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle machine, and more for each thread
 
 _spent: dict[bytes, float] = {}  # seconds in NumPy form, by kernel: of this process, and of those before it
@@ -65,7 +67,7 @@ class Tier:
         """Seconds that NumPy may still cost until compiling pays."""
         steps, threads = len(self.start.decoded.steps), math.prod(self.start.grid) * 32 * self.start.num_warps
         if self.key not in _spent:
-            _spent[self.key] = disk.spent(code.digest_of(self.key))
+            _spent[self.key] = disk.spent(code.digest_of(self.key), BEGAN)
         times = 1 if not self.start.shadow else ROUNDS if self.start.shadow.lines else SHADOW
         return PRICE * times * steps - _spent[self.key] - steps * (LEAST[0] + threads * LEAST[1])
 

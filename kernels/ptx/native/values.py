@@ -13,11 +13,13 @@ class Type:
     """A type, of which there is one object: IntType(32) is IntType(32)."""
 
     text = ""
+    element: Any  # the type of one lane
 
     def __new__(cls, *of: Any) -> Any:
         made = _types.get(key := (cls, *of))
         if made is None:
             _types[key] = made = object.__new__(cls)
+            made.element = made
             made.begin(*of)
         return made
 

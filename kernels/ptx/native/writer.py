@@ -112,6 +112,8 @@ class Writer:
         if isinstance(operand, Vector) and len(operand.parts) == 1:
             operand = operand.parts[0]
         bits = BITS[kind]
+        if isinstance(operand, Register):
+            return self.register(operand, bits)
         if isinstance(operand, Immediate):
             return ir.IntType(bits)(operand.bits & (1 << bits) - 1)
         if isinstance(operand, Address):
@@ -119,13 +121,17 @@ class Writer:
             return self.b.add(base, self.L.const(base, operand.offset)) if operand.offset else base
         if isinstance(operand, Symbol):
             return self.given(self.decoded.slots[operand.name], bits)
-        if not isinstance(operand, Register):
-            raise ParseError(f"an operand that is no value: {operand}")
-        name, dot, axis = operand.name.partition(".")
-        name = CLUSTER.get(name, name) + dot + axis
-        if name in self.decoded.given or self.decoded.slots[name] in self.decoded.undefined:
+        raise ParseError(f"an operand that is no value: {operand}")
+
+    def register(self, operand: Register, bits: int) -> Any:
+        name = operand.name
+        if name not in self.decoded.slots:
+            name, dot, axis = name.partition(".")
+            name = CLUSTER[name] + dot + axis
+        slot = self.decoded.slots[name]
+        if name in self.decoded.given or slot in self.decoded.undefined:
             return self.L.resize(self.special(name), bits)
-        value = self.load(self.decoded.slots[name])
+        value = self.load(slot)
         if operand.negated:
             return self.b.not_(value)
         return self.L.resize(value, bits)

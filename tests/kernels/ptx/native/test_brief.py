@@ -1,5 +1,6 @@
 """What is kept beside machine code: a later process launches without parsing, and its reports are the same."""
 
+import os
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ BODY = """
     setp.gt.u32 %p1, %r1, 40; @!%p1 atom.global.add.u32 %r6, [%rd2], 1;
     shl.b32 %r9, %r4, 1; st.global.b32 [%rd11], %r9; ret;
 """
+ARRAYS = np.zeros(192, np.uint32), np.zeros(4, np.uint32)  # of every launch: where they lie decides on their sectors
 WRONG = "ret;", "st.global.b32 [%rd1], %r1; ret;"
 
 
@@ -47,9 +49,10 @@ def assembled(monkeypatch):
 
 
 def launched(engine=None, body=BODY, **settings):
-    arrays = [np.zeros(192, np.uint32), np.zeros(4, np.uint32)]
-    report = run(body, *arrays, programs=3, threads=64, engine=engine, **settings)
-    return report, [a.tobytes() for a in arrays]
+    for array in ARRAYS:
+        array[...] = 0
+    report = run(body, *ARRAYS, programs=3, threads=64, engine=engine, **settings)
+    return report, [a.tobytes() for a in ARRAYS]
 
 
 def told(report):
@@ -122,6 +125,21 @@ def test_notes_that_are_no_numbers_count_nothing(folder):
     assert disk.spent("key") == 4.0
     (folder / "key.spent").write_text("wrong\n")
     assert disk.spent("key") == disk.spent("other") == 0.0
+
+
+def test_what_a_run_before_this_one_has_cost_counts_for_those_to_come(monkeypatch, folder):
+    monkeypatch.setattr(tiers, "LEAST", (0.0, 0.0))
+    monkeypatch.setattr(tiers, "PRICE", 1.0)
+    launched()
+    (notes,) = folder.glob("*.spent")
+    price = len(launched()[0].counters.decoded.steps)
+    notes.write_text(f"{price / disk.EARLIER + 1}\n")
+    forget()
+    assert launched()[0].engine == "numpy", "another process of this run"
+    notes.write_text(f"{price / disk.EARLIER + 1}\n")
+    os.utime(notes, (tiers.BEGAN - 1, tiers.BEGAN - 1))
+    forget()
+    assert launched()[0].engine == "native"
 
 
 def test_what_it_costs_to_parse_counts_once(monkeypatch, folder):
