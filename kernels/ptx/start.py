@@ -44,6 +44,11 @@ class Start(NamedTuple):
         """With all of its program, where only a brief of that has come, see native/brief.py."""
         return self._replace(decoded=getattr(self.decoded, "whole", self.decoded))
 
+    @property
+    def may_race(self) -> bool:
+        """Whether the order of all accesses is the schedule's, for nobody asks what orders them."""
+        return self.seed is not None and not self.checks
+
     def random(self) -> Any:
         return None if self.seed is None else np.random.default_rng(self.seed)
 

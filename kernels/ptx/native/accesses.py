@@ -232,7 +232,7 @@ def access_put(context, row, off, size, bytes, now, words):
     if access_lacks(row, n, count, 1):
         return 1
     cells, unit, data = row.CELLS, 1 << row.SHIFT, row.DATA + off
-    for k in range(count):
+    for k in range(count if cells != 0 else 0):
         if u64[cells, n + k] == 0:
             u64[cells, n + k] = now + (k >> step) * ONE
         else:
@@ -241,7 +241,7 @@ def access_put(context, row, off, size, bytes, now, words):
             if access_cell(context, cells + 8 * (n + k), now + (k >> step) * ONE, address, same):
                 return 1
     fence()
-    if access_unread(context, row, off, bytes, step, now):
+    if cells != 0 and access_unread(context, row, off, bytes, step, now):
         return 1
     if row.STATE != 0:
         memset(row.STATE + n, 3, count)
@@ -272,14 +272,14 @@ def access_atomic(context, size, address, who, flags):
         return 0
     access_lock(row, off)
     exchange(u8[row.DIRTY, off >> CHUNK], 2)
-    for k in range(n, n + count):
+    for k in range(n, n + (count if row.CELLS != 0 else 0)):
         cell = u64[row.CELLS, k]
         if access_near(context, cell) and not access_alone(cell, now):
             return 0
         if access_elsewhere(context, cell, now, row.BASE + (k << row.SHIFT)):
             return 0
         u64[row.CELLS, k] = cell | ATOMIC
-    if access_unread(context, row, off, size, lowest(size) - row.SHIFT, now | ATOMIC):
+    if row.CELLS != 0 and access_unread(context, row, off, size, lowest(size) - row.SHIFT, now | ATOMIC):
         return 0
     memset(row.WRITTEN + n, 1, count)
     for k in range(count):

@@ -50,7 +50,8 @@ class Arrays:
     readable   per argument: False if nothing is written there yet, or bools of its shape, True where it may be read
     blank      per argument: bools of its shape, True where unwritten; reading there is a suspicion
     may_write  the arrays that the kernel may write to; None: any
-    fine       arrays of which it is kept, by element, who read last: what `wants_fine` asked for
+    fine       arrays of which it is kept, by element, who read last: what `wants_fine` asked for; None: nobody asks
+               who did what
 
     Raises Unlowered for what the NumPy form alone takes: arrays with holes, tables of pointers.
     """
@@ -58,7 +59,7 @@ class Arrays:
     def __init__(
         self, buffers: list[Buffer], constants: dict[str, bytes], readable: dict[str, Any] | None = None,
         blank: dict[str, np.ndarray] | None = None, may_write: set[str] | None = None,
-        fine: set[str] | frozenset[str] = frozenset(),
+        fine: set[str] | frozenset[str] | None = frozenset(),
     ):  # fmt: skip
         self.given, self.variables = buffers, constants
         self.buffers = [(b, address_of(b.array)) for b in buffers if b.array.size]
@@ -88,12 +89,12 @@ class Arrays:
     def seen(self, words: np.ndarray) -> np.ndarray:
         return self.segments.seen(words)
 
-    def apart(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> bool:
+    def apart(self, may_write: set[str] | None, fine: set[str] | frozenset[str] | None) -> bool:
         """The pieces of arrays none of which overlap, as others of the same shapes had them; else False."""
         key = tuple([(b.name, b.array.shape, b.array.strides, b.array.dtype, b.array.flags.writeable, first & 7)
                      for b, first in self.buffers])  # fmt: skip
         writes = may_write if may_write is None else frozenset(may_write)
-        known = writes, frozenset(fine), frozenset(self.came_unwritten)
+        known = writes, fine if fine is None else frozenset(fine), frozenset(self.came_unwritten)
         layout = layout_of(key, tuple(self.variables.items()), known, here := Once(self.buffers))
         here.value = None  # the cache keeps it, and would the arrays
         lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
@@ -112,7 +113,7 @@ class Arrays:
         self.constants, self.plan = layout.constants, layout.planes
         return True
 
-    def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str]) -> None:
+    def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str] | None) -> None:
         """The segments as pieces, and which buffers lie where."""
         if self.segments.strides:
             raise Unlowered("arrays with holes")

@@ -51,7 +51,8 @@ class Launch:
         self.start, self.made = start, made
         written = None if made.writes is None else {name_of(start.parameters[x]) for x in made.writes}
         known = (start.readable, start.blank) if start.checks else ({}, {})  # all else is checked, and not reported
-        self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, made.fine)
+        fine = None if start.may_race else made.fine
+        self.arrays = Arrays(start.buffers, start.decoded.constants, *known, written, fine)
         self.records = taken(start, made, key(start))
         self.records.steady &= steady
         self.records.begin(start, self.arrays, fuel)

@@ -47,7 +47,8 @@ class Warp(Steering):
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
-        self.lanes = {n: block(f"lanes_{n}") for n in plan.events}
+        atomics = [n for n in plan.events if decoded.steps[n].instruction.opcode.startswith(("atom.", "red."))]
+        self.lanes = {n: block(f"lanes_{n}") for n in atomics}
         self.finish = block("finish")
         self.picking = {group: block("picking") for group in {*plan.groups.values()}}
         self.offsets, self.frame_size = self.layout()

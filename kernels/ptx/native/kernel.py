@@ -47,7 +47,7 @@ class Compiled(NamedTuple):
     """A kernel's machine code, and what is known of it.
 
     blocks  of each instruction, which of plan.starts it belongs to
-    events  whether programs stop at atomics, whose order is that of the default schedule
+    events  whether programs stop at atomics, or all accesses, whose order is that of the schedule
     opcodes  that it has
     writes  the parameters through which it may write; None: any array
     table   of a kernel with events, see schedule.py
@@ -67,13 +67,14 @@ class Compiled(NamedTuple):
 
 def key(start: Start) -> bytes:
     """Stands for the machine code of a launch's kernel."""
-    return key_of(start.text, start.num_warps, start.shadow and (*start.shadow[:3], bool(start.shadow.lines)))
+    known = start.shadow and (*start.shadow[:3], bool(start.shadow.lines))
+    return key_of(start.text, start.num_warps, known, start.may_race)
 
 
 @lru_cache(maxsize=256)
-def key_of(text: str, warps: int, shadow: Any = None) -> bytes:
+def key_of(text: str, warps: int, shadow: Any = None, may_race: bool = False) -> bytes:
     """shadow: what code with one depends on; None of code without."""
-    known = hashlib.sha256(text.encode()).digest() + bytes([warps])
+    known = hashlib.sha256(text.encode()).digest() + bytes([warps, may_race])
     if shadow:
         ((numbers, rounded), *others) = shadow
         known += repr((numbers, sorted(rounded), others)).encode()
@@ -93,7 +94,7 @@ def compiled(start: Start, best: bool = False) -> Compiled:
         return found
     if shadow:
         kind = partial(twins.Twins, rounds=bool(start.shadow.lines))
-    return code_of(name, Once((start.decoded, kind)), 32 * start.num_warps, int(best))
+    return code_of(name, Once((start.decoded, kind, start.may_race)), 32 * start.num_warps, int(best))
 
 
 @lru_cache(maxsize=256)
@@ -131,9 +132,10 @@ def refuses(start: Start) -> str:
 @lru_cache(maxsize=256)
 @uncollected()
 def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
-    """kernel: the program, and the Warp that writes its code"""
-    decoded, kind = kernel.value
-    made = plan(decoded, T, memory.is_event, asynchronous.stop_of)
+    """kernel: the program, the Warp that writes its code, and whether accesses may race"""
+    decoded, kind, may_race = kernel.value
+    event = memory.is_access if may_race else memory.is_event
+    made = plan(decoded, T, event, asynchronous.stop_of, pauses=not may_race)
     if loops_by(decoded, memory.is_event):
         raise Unlowered("programs that wait for one another")
     if decoded.asynchronous:

@@ -17,7 +17,7 @@ from .order import ACQUIRE, RELEASE
 from .table import pure
 from .writer import EVERYBODY
 
-__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_event", "load"]
+__all__ = ["ANYWAY", "LOWER", "RUNTIME", "is_access", "is_event", "load"]
 
 RUNTIME = accesses.RUNTIME | gathers.RUNTIME
 ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies of what others store are compared
@@ -26,6 +26,11 @@ ANYWAY = ("st.global",)  # called even where the guard holds for no lane: copies
 def is_event(i: Instruction) -> bool:
     """Whether programs take turns at an instruction, in the order of the NumPy form."""
     return bool(re.match(r"(atom|red)\.", i.opcode)) and ".global" in i.opcode
+
+
+def is_access(i: Instruction) -> bool:
+    """Whether others may see an instruction's order, or it theirs, where accesses race."""
+    return bool(re.match(r"(ld|st|atom|red|cp\.async)\.", i.opcode)) and ".global" in i.opcode
 
 
 def form_of(i: Instruction) -> Form:

@@ -77,8 +77,10 @@ class Piece:
         """What is to be known if the kernel may write here."""
         names = {b.name for b, _ in self.buffers}
         if (may_write is None or names & may_write) and all(b.array.flags.writeable for b, _ in self.buffers):
-            self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1), CELLS: (self.shift, 8)}
-            self.planes |= {READERS: (self.shift, 8)} if names & fine else {LINES: (LINE, 4)}
+            self.planes |= {WRITTEN: (self.shift, 1), DIRTY: (CHUNK, 1), BACKUP: (0, 1)}
+            if fine is not None:
+                self.planes[CELLS] = self.shift, 8
+                self.planes |= {READERS: (self.shift, 8)} if names & fine else {LINES: (LINE, 4)}
 
     def moved(self, low: int, base: int, buffers: list[tuple[Buffer, int]]) -> "Piece":
         """The same of other arrays, that lie elsewhere."""

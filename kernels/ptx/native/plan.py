@@ -26,7 +26,7 @@ APART = 256  # the most that run while lanes are apart; Triton's own branches pa
 class Plan(NamedTuple):
     """
     starts     instructions that code jumps to, or goes on at after a stop, in order
-    events     atomics that other programs may see: a warp stops before each, for its turn
+    events     atomics that other programs may see, or all accesses: a warp stops before each, for its turn
     mbarriers  how many instructions make one
     turns      instructions that the warps of a program take turns at, or four of them come to together -> context.py's
     stops      where a warp's state is kept: these, what follows events, and what follows a barrier
@@ -147,8 +147,8 @@ def joined(sets: list[set[int]]) -> dict[int, int]:
     return {x: n for n, group in enumerate(groups) for x in group}
 
 
-def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any) -> Plan:
-    """Raises Unlowered for what no native code is written for."""
+def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any, pauses: bool = True) -> Plan:
+    """pauses: whether warps stop behind events, too.  Raises Unlowered for what no native code is written for."""
     steps = decoded.steps
     if len(steps) > WIDEST:
         raise Unlowered(f"{len(steps)} instructions")
@@ -160,7 +160,7 @@ def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any) -> Plan:
     inits = sum(s.instruction.opcode.startswith("mbarrier.init") for s in steps)
     if decoded.asynchronous and events:
         raise Unlowered("atomics beside what works beside the threads")
-    stops = {*turns, *events} | {n + 1 for n in events if n + 1 < len(steps) and n not in masked}
+    stops = {*turns, *events} | {n + 1 for n in events if pauses and n + 1 < len(steps) and n not in masked}
     waits = {n + 1 for n, s in enumerate(steps) if s.control == "barrier" and T > 32}
     jumps = {m for n, s in enumerate(steps) if s.control for m in follows(steps, n) if m < len(steps)}
     starts = sorted({0} | stops | waits | jumps | groups.keys() - masked)

@@ -23,7 +23,7 @@ WORDS = 20
 BLOCK, PC, WHOLE, WAITS = range(4)  # words of a part: WHOLE if it is all of its block; the barrier it waits at, + 1
 PART = 4
 END, KIND, TARGET, GUARDED = range(4)  # of an instruction: where straight code ends from there, what it is, its guard
-STRAIGHT, ATOMIC, BRANCH, LEAVE, BARRIER = range(5)
+STRAIGHT, ATOMIC, BRANCH, LEAVE, BARRIER, ACCESS = range(6)
 ALONE = 1 << 32  # of LANES: these do the atomic, and then the warp stops again
 
 
@@ -164,15 +164,15 @@ def schedule_ahead(s, first):
     return 0
 
 
-def schedule_event(s, number, pc):
-    """A part's threads do an atomic, one after the other, and its warps go on."""
+def schedule_event(s, number, pc, kind):
+    """A part's threads do an atomic, one after the other, or an access, and its warps go on."""
     count = 0
     for n in range(s.ALL):
         if u64[s.OF, n] == number + 1:
             frame = s.FRAMES + s.SIZE * n
             if frame.STATE != EVENT or frame.AT != pc or frame.SEEN != frame.TRAIL:
                 return SUSPECT
-            on = frame.ON
+            on = frame.ON if kind == ATOMIC else 0
             while on != 0:
                 u32[s.TURNS, count] = (n << 5) + lowest(on)
                 count, on = count + 1, on & on - 1
@@ -198,8 +198,9 @@ def schedule_event(s, number, pc):
 def schedule_advance(s, k):
     """One part goes through straight code and one jump, barrier or return."""
     part, at, status = schedule_part(s, k), u64[schedule_part(s, k), PC], 0
-    if u16[s.TABLE + 8 * at, KIND] == ATOMIC:
-        status = schedule_event(s, u64[s.LIST, k], at)
+    kind = u16[s.TABLE + 8 * at, KIND]
+    if kind == ATOMIC or kind == ACCESS:
+        status = schedule_event(s, u64[s.LIST, k], at, kind)
     row = s.TABLE + 8 * u16[s.TABLE + 8 * at, END]
     kind, part.PC, crowd = u16[row, KIND], u16[s.TABLE + 8 * at, END], 0
     if status != 0:
@@ -208,7 +209,7 @@ def schedule_advance(s, k):
         return schedule_gone(s, k)
     for other in range(s.COUNT):
         crowd += u64[schedule_part(s, other), PC] == part.PC and u64[schedule_part(s, other), BLOCK] == part.BLOCK
-    if kind == STRAIGHT or kind == ATOMIC or (at < part.PC and crowd > 1):
+    if kind == STRAIGHT or kind == ATOMIC or kind == ACCESS or (at < part.PC and crowd > 1):
         return 0
     part.PC += 1
     if kind == BARRIER and part.WHOLE == 0:

@@ -1,7 +1,8 @@
 """A random schedule in machine code: the draws of machine.py, and so its order of atomics, for each seed.
 
 Between two atomics nothing that a warp does depends on what others do meanwhile, or happens-before finds a conflict.
-So each runs ahead to its next one, and keeps on the way which way its branches went; replay.py draws from that.
+So each runs ahead to its next one, and keeps on the way which way its branches went; replay.py draws from that. In code
+for launches without checks, whose accesses may race, each stops before every access.
 """
 
 # ruff: noqa: I001
@@ -23,7 +24,7 @@ from .replay import (
     TRAILS, TURNS, WARPS, WAYS, WIDTH, WORDS,
 )  # fmt: skip
 
-KINDS = (None, "event", "branch", "leave", "barrier", "trap")
+KINDS = (None, "atomic", "branch", "leave", "barrier", "access", "trap")
 UNDRAWN = np.array([0, WORD, 0, 0, -1, 0])  # ON to SEEN without a seed
 LONGEST, ROOM = 1 << 16, 1 << 30  # bytes of a trail, and of all
 
@@ -34,8 +35,9 @@ def table(decoded: Decoded, events: Any) -> np.ndarray:
     found = np.zeros((N + 1, 4), np.uint16)
     found[:, END] = decoded.meets
     for n, s in enumerate(decoded.steps):
-        kind = KINDS.index("event" if n in events else s.control if s.control in KINDS else None)
-        found[n, KIND:] = kind, s.target if s.control else 0, s.guard is not None
+        atomic = s.instruction.opcode.startswith(("atom.", "red."))
+        kind = ("atomic" if atomic else "access") if n in events else s.control if s.control in KINDS else None
+        found[n, KIND:] = KINDS.index(kind), s.target if s.control else 0, s.guard is not None
     return found
 
 

@@ -29,7 +29,7 @@ class Steering(Frames):
     fragments: Any
     apart: bool
     turns: dict[int, int]
-    lanes: dict[int, Any]  # of each of Plan.events: where some lanes do it
+    lanes: dict[int, Any]  # of each atomic in Plan.events: where some lanes do it
 
     def go(self, n: int) -> None:
         self.b.branch(self.enters[n] if n < len(self.decoded.steps) else self.leaving())
@@ -110,7 +110,7 @@ class Steering(Frames):
 
     def went(self, way: Any, some: Any = None) -> None:
         """Keep whether a branch leads on, for schedule.py; some: whether some lanes go, if not all need to."""
-        if not self.lanes:
+        if not self.plan.events:
             return
         at, way = self.head(TRAIL), self.b.zext(way, I8)
         if some is not None:

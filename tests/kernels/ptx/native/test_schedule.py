@@ -93,12 +93,12 @@ def test_atomics_come_in_the_order_of_the_seed(name):
     assert found["native"] >= 10, found
 
 
-def same(seeds: range) -> Counter:
+def same(seeds: range, checks: bool) -> Counter:
     """Random programs under random schedules on both engines -> how many ended natively, how many in an error."""
     ended = Counter()
     for seed in seeds:
         program = drawn(np.random.default_rng(seed))
-        program.settings.update(seed=seed, programs=1 + seed % 7, checks=seed % 5 > 0)
+        program.settings.update(seed=seed, programs=1 + seed % 7, checks=checks)
         program = program._replace(arrays=[*program.arrays[:2], np.zeros(96 * 7, np.uint32)])
         came = [a.copy() for a in program.arrays]
         usual, _ = outcome(program, "numpy", came)
@@ -108,10 +108,13 @@ def same(seeds: range) -> Counter:
     return ended
 
 
-def test_random_programs_end_alike_under_random_schedules():
-    assert same(range(120))["native"] > 8
+@pytest.mark.parametrize("checks", [True, False])
+def test_random_programs_end_alike_under_random_schedules(checks):
+    """Without checks also those whose accesses race, whatever they find."""
+    assert same(range(80), checks)["native"] > (5 if checks else 20)
 
 
 @pytest.mark.exhaustive
-def test_thousands_of_random_programs_end_alike_under_random_schedules():
-    assert same(range(20_000, 24_000))["native"] > 300
+@pytest.mark.parametrize("checks", [True, False])
+def test_thousands_of_random_programs_end_alike_under_random_schedules(checks):
+    assert same(range(20_000, 24_000), checks)["native"] > (300 if checks else 1000)
