@@ -8,6 +8,7 @@ thread of the CPU (REPLICAS) before.
 # pyright: reportUndefinedVariable=false, reportAttributeAccessIssue=false, reportReturnType=false
 # ruff: noqa: F401, F821
 
+from ..segments import BITS
 from .accesses import ATOMIC, MIXED, MOMENT, ONE, SEVERAL, THREADS
 from .context import TRAFFIC
 from .pieces import BASE, CELLS, CHUNK, DATA, FIRST, HEAD, LAST, LINE, REPLICA, REPLICAS, SHIFT, STATE
@@ -114,10 +115,14 @@ def access_loads(context, n, size, on, who, addresses, words):
     if row == 0:
         return 0
     access_count(context, n, on, addresses)
-    if row.CELLS | row.STATE == 0:
-        return 0 if access_gather(row, size, on, addresses, words) else words
+    if row.CELLS | row.STATE == 0 and access_gather(row, size, on, addresses, words) == 0:
+        return words
     for lane in range(32):
         if on >> lane & 1:
+            if (u64[addresses, lane] ^ row.BASE) >> BITS != 0:  # lanes may read of several arrays
+                row = access_segment(context, u64[addresses, lane])
+                if row == 0:
+                    return 0
             off = u64[addresses, lane] - row.BASE
             if access_load(context, row, off, size, 1, now + lane * ONE):
                 return 0

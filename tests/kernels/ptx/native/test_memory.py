@@ -40,6 +40,17 @@ def test_random_bodies_end_alike_on_both_engines(write):
     assert took.count("error") > 5
 
 
+@pytest.mark.parametrize(("other", "native"), [("%rd1", True), ("%rd2", True), ("1234567", False)])
+@pytest.mark.parametrize("stored", ["", "st.global.b32 [%rd11], %r1; bar.sync 0; "])
+def test_lanes_of_a_load_may_each_read_another_array(other, native, stored):
+    """Of odd lanes each reads %rd3's, where that is read only, of even ones another's, which may be written to."""
+    body = stored + f"and.b32 %r6, %r1, 1; setp.eq.u32 %p1, %r6, 0; mov.u64 %rd6, {other}; "
+    body += "selp.b64 %rd7, %rd6, %rd3, %p1; add.u64 %rd7, %rd7, %rd10; ld.global.b32 %r9, [%rd7]; "
+    given = [*arrays(), np.arange(1000, 1512, dtype=np.uint32)]
+    found = same(body + EACH + "st.global.b32 [%rd5], %r9; ret;", *given, native=native)
+    assert ("error" in found) is not native
+
+
 WHERE = [f"{x};" for x in ("mov.u32 %r6, %r4", "and.b32 %r6, %r1, 3", "mul.lo.u32 %r6, %r1, 7", "sub.u32 %r6, 63, %r1")]
 WHERE.append("mov.u32 %r6, 5;")
 
