@@ -33,7 +33,7 @@ WATCHED = {  # what sees operators, the query that it sees, and how many of them
     "a gradient": (nullcontext, lambda q: q.clone().requires_grad_(), 1),
     "a gradient that nobody asks for": (torch.no_grad, lambda q: q.clone().requires_grad_(), 0),
     "a subclass": (nullcontext, lambda q: q.as_subclass(Subclass), 1),
-    "a negated view": (nullcontext, lambda q: torch._neg_view(-q), 1),
+    "a negated view": (nullcontext, lambda q: torch._neg_view(-q), 1),  # pyright: ignore
 }
 
 
