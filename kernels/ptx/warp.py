@@ -48,7 +48,7 @@ def _source(mode: str, b: np.ndarray, c: np.ndarray, threads: int) -> tuple[np.n
 
 
 @lru_cache(maxsize=1024)
-def _fixed_source(mode: str, b: int, c: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+def fixed_source(mode: str, b: int, c: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """_source for a b and c that all threads share: (1, T) and (1, T or 1)."""
     thread, in_range = _source(mode, np.array([[b]]), np.array([[c]]), threads)
     return thread, EVERYBODY if in_range.all() else in_range
@@ -65,7 +65,7 @@ def shfl(
              reads an inactive one, whose value is undefined
     """
     if b.size == c.size == 1:
-        thread, in_range = _fixed_source(mode, int(b.item()), int(c.item()), threads)
+        thread, in_range = fixed_source(mode, int(b.item()), int(c.item()), threads)
     else:
         thread, in_range = _source(mode, b, c, threads)
 
