@@ -30,6 +30,7 @@ what is wrong, and machine code of this CPU, held to it bit for bit. In the orde
     tensor_core/                     what tensor cores do: mma, wgmma, tcgen05
     calls, printed                   device_print and device_assert
     machine, block, deadlock         scheduling, divergence, barriers, deadlock
+    drawn                            what a random schedule draws before the first instruction
     termination, progress            loops that never end, long launches
     segments, holes, locations       addresses, arrays with holes, and the array and element at each
     memory, shared, tags, local      bytes, with what may be accessed and what was

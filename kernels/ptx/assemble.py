@@ -155,13 +155,15 @@ def assemble(
     d = Decoder(program, Approximation(seed, ulps) if ulps else None)
     follow = None if shadow is None else Follower(d, *shadow)
     steps = [step(d, i, program.labels, follow) for i in program.instructions]
-    accesses = {n for n, s in enumerate(steps) if stops and MEETS.search(s.instruction.opcode)}
+    accesses = {n for n, s in enumerate(steps) if MEETS.search(s.instruction.opcode)}
     faulty, steps = steps, in_flight.guarded(steps, d.slots)
     faulty = frozenset(n for n, s in enumerate(steps) if s is not faulty[n])
     # A warp-wide instruction with a guard may have to wait for lanes, alone of those that all threads come to.
     waits = any(s.instruction.guard and together(s.instruction) for s in steps)
-    labels = set(program.labels.values()) if stops or waits else {s.target for s in steps if s.control == "branch"}
-    end = straight(steps, accesses | labels)
+    labels = set(program.labels.values())
+    meets = straight(steps, accesses | labels)
+    usual = labels if waits else {s.target for s in steps if s.control == "branch"}
+    end = meets if stops else straight(steps, usual)
     always = sum(1 << slot for name, slot in d.slots.items() if name not in program.registers)
     blank = reduce(lambda bits, s: bits | s.reads, steps, 0) & ~reduce(lambda bits, s: bits | s.writes, steps, always)
     undefined = {d.slots[name]: dtype(kind) for name, kind in program.registers.items() if name in d.slots}
@@ -174,7 +176,7 @@ def assemble(
     return Decoded(
         steps, d.slots, given, d.fixed, program.parameters, program.constants, index, end, weights(steps), live,
         always, d.granule, program.local, shared, asynchronous, undefined,
-        program.registers, follow and follow.followed(), faulty,
+        program.registers, follow and follow.followed(), faulty, meets,
     )  # fmt: skip
 
 

@@ -84,7 +84,8 @@ class Kernel:
     def _init_handles(self) -> None:
         """As Triton loads it: raises OutOfResources for a program that does not fit the target."""
         check_program(self.compiled.name, int(self.target[3:]), self.num_warps, self.shared)
-        if self.compiled.triton.metadata.maxnreg:  # else ptxas has kept to what the threads leave
+        most = self.compiled.triton.metadata.maxnreg  # else ptxas keeps to what the threads leave
+        if most and threads_by_registers(most) < self.num_warps * WARP:
             check_registers(self.compiled.name, self.num_warps, self.n_regs)
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:

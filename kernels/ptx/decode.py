@@ -58,6 +58,7 @@ class Decoded(NamedTuple):
     registers_of: dict[str, str]  # the class of each register
     followed: Any = None  # of a program with a shadow, a shadow.acts.Followed
     faulty: frozenset[int] = frozenset()  # instructions that raise whenever they are come to, see in_flight.py
+    meets: Any = None  # `end` in a random schedule, which stops before every access and label
 
     def registers(self, pointers: dict[str, int], values: dict[str, Any], T: int, grid: tuple, random: Any) -> list:
         """A register file with all that is known before a launch starts; `random` is the schedule's, or None."""

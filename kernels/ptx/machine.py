@@ -15,6 +15,7 @@ from .asynchronous.proxy import ended
 from .block import Block, Fragment, Round, World
 from .deadlock import deadlock
 from .decode import Step
+from .drawn import ahead, teams
 from .errors import DivergentBarrier, NotConverged, Trap, Unfinished, Uninitialised
 from .progress import Progress, Stop
 from .termination import Budget, Kept, equal
@@ -35,19 +36,12 @@ class Machine:
         self.most = self.limit = NEVER if limit is None else limit  # `limit` is how many are left
         self.budget = Budget(self.decoded) if limit is None else None
         self.blocks = [Block(world, programs) for programs in self.teams(np.arange(np.prod(world.grid)))]
-        if self.random is not None and world.T > 32:
-            for block in self.blocks:
-                if self.random.random() < 0.5:  # some of its warps run ahead of the others
-                    ahead = np.repeat(self.random.random(world.T // 32) < 0.5, 32)[None]
-                    if ahead.any() and not ahead.all():
-                        block.fragments = [Fragment(0, ahead), Fragment(0, ~ahead)]
+        for block in self.blocks:
+            parts = ahead(self.random, world.T // 32) if self.random else [None]
+            block.fragments = [Fragment(0, None if x is None else np.repeat(x, 32)[None]) for x in parts]
 
     def teams(self, programs: np.ndarray) -> list[np.ndarray]:
-        if self.random is None:
-            return [programs]
-        order = self.random.permutation(programs)
-        cuts = np.sort(self.random.choice(np.arange(1, len(order)), min(5, len(order) - 1), replace=False))
-        return [np.sort(team) for team in np.split(order, cuts)]
+        return teams(self.random, programs) if self.random else [programs]
 
     def run(self) -> None:
         """Execute until every program has returned. Raises what it finds, see errors.py."""

@@ -9,6 +9,7 @@ the NumPy form's, never finer: it may suspect what is right, and lets nothing pa
     kernel, brief            a kernel's machine code, and what a launch needs of it beside that
     records, pieces, counted what a launch keeps beside the arrays, what is known of a stretch of memory, and its counts
     events                   the order of atomics
+    schedule, replay         the same in a random schedule
     order                    whether happens-before orders what two programs did in one place
     plan                     what all lanes share, where they part, what outlives a stop
     flow, steering           a program -> the code of one warp, and how lanes part and meet in it

@@ -24,10 +24,11 @@ from .carried import Carried
 from .context import DONE, FIELDS, FUEL, PAUSED, SUSPECT
 from .counted import Counted
 from .events import following
-from .frames import HEADER, STATE
-from .kernel import Compiled, entry, key, ran
+from .frames import HEADER, ON, SCRATCH, STATE
+from .kernel import Compiled, entry, key, ran, runtime
 from .programs import READY
 from .records import Records, given_back, taken
+from .schedule import UNDRAWN, Schedule
 
 LOOK = 0.2  # seconds between two looks at a launch that runs
 
@@ -68,9 +69,14 @@ class Launch:
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         records, rows = self.records, address_of(self.records.rows)
         heads = records.frames[:, :, :HEADER].view(np.int64)
+        heads[..., ON:SCRATCH] = UNDRAWN
+        drawn = Schedule(self.start, records, heads, runtime()["program_run"]) if self.start.seed is not None else None
         parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
         calls = [(rows, address_of(part), len(part), 1) for part in parts]
         status = max(spread(call, calls, records))
+        if drawn and status == DONE:
+            ended = spread(entry("schedule_run", ctypes.c_void_p), [(address_of(drawn.record),)], records)
+            return max(ended) or SUSPECT * bool(heads[..., STATE].any())
         while status == DONE:
             programs = following(heads)
             if not len(programs):

@@ -14,7 +14,7 @@ from ..isa import IDLE
 from ..syntax import Vector
 from . import context as ctx
 from . import ir
-from .frames import RESUME, RUNNING
+from .frames import LANES, ON, RESUME, RUNNING
 from .lanes import I1, I32, I64
 from .others import nothing
 from .plan import Plan
@@ -39,6 +39,7 @@ class Warp(Steering):
         block = self.function.append_basic_block
         self.bodies = {n: block(f"body_{n}") for n in plan.starts}
         self.enters = {n: block(f"enter_{n}") for n in plan.starts}
+        self.lanes = {n: block(f"lanes_{n}") for n in plan.events}
         self.finish = block("finish")
         self.picking = {group: block("picking") for group in {*plan.groups.values()}}
         self.offsets, self.frame_size = self.layout()
@@ -71,8 +72,9 @@ class Warp(Steering):
         stops, first = sorted(self.plan.stops), self.function.append_basic_block("first")
         switch = self.b.switch(self.head(RESUME), first)
         for k, n in enumerate(stops):
-            for turn in (0, 1) if n in self.turns else (0,):  # whether its turn has come
-                switch.add_case(I64(1 + 2 * k + turn), self.bodies[n] if turn else self.enters[n])
+            ways = self.enters, self.bodies, self.lanes  # to come there; its turn has come, or that of some lanes
+            for turn, blocks in enumerate(ways[: 3 if n in self.lanes else 2 if n in self.turns else 1]):
+                switch.add_case(I64(1 + 3 * k + turn), blocks[n])
         self.b.position_at_end(first)
         self.clear()
         self.b.branch(self.enters[0])
@@ -94,6 +96,10 @@ class Warp(Steering):
         if n in self.turns:
             if self.apart:
                 self.bail(self.pending())
+            if n in self.lanes:
+                self.n, self.step = n, self.decoded.steps[n]
+                self.lanes_on(self.guard())
+                self.set_head(ON, self.b.zext(self.on, I64))
             self.stop(n, self.turns[n], n)
         else:
             self.b.branch(self.bodies[n])
@@ -101,6 +107,9 @@ class Warp(Steering):
     def block(self, n: int, stop: int) -> None:
         count = self.b.gep(self.fixed("blocks"), [I64(self.plan.starts.index(n))], source_etype=I64)
         self.b.store(self.b.add(self.b.load(count, typ=I64), I64(1)), count)
+        if n in self.lanes:
+            self.b.branch(self.lanes[n])
+            self.b.position_at_end(self.lanes[n])
         for self.n in range(n, stop):
             self.step = self.decoded.steps[self.n]
             if self.n in self.decoded.faulty:
@@ -109,6 +118,8 @@ class Warp(Steering):
                 getattr(self, self.step.control)(self.step)
                 return
             self.instruction(self.step)
+            if self.n in self.lanes:
+                self.give(self.alone(), I64(ctx.EVENT))
         if self.n in self.plan.events and stop in self.plan.stops - self.plan.events:
             self.stop(stop, ctx.PAUSED, stop)  # its turn is over, and what follows can run beside other programs
         else:
@@ -118,6 +129,9 @@ class Warp(Steering):
         self.taken.clear()
         guard = self.guard()
         self.lanes_on(guard)
+        some = self.on
+        if self.n in self.lanes:
+            self.some_lanes()
         i = step.instruction
         family = self.family(i.opcode)
         if family is None:
@@ -129,12 +143,21 @@ class Warp(Steering):
             for slot in (s for s in self.decoded.slots.values() if step.writes >> s & 1 and i.opcode.startswith("ld.")):
                 self.note_written(slot, self.running)
             anyway = any(i.opcode.startswith(name) for name in self.anyway)
-            with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", self.on, I32(0))):
+            with nullcontext() if anyway else self.b.if_then(self.b.icmp_unsigned("!=", some, I32(0))):
                 if guard.type == I1 and self.masking is guard and not anyway:
                     self.masking = self.guarding = None
                     self.on = EVERYBODY
                 family(self, i)
         self.masking = self.guarding = None
+
+    def some_lanes(self) -> None:
+        """Of an event, do those whose turn it is; `counted` are all, but nobody where these are alone."""
+        self.counted = self.b.select(self.alone(), I32(0), self.on)
+        self.on = self.b.and_(self.on, self.b.trunc(self.head(LANES), I32))
+        self.masking = self.guarding = self.L.mask(self.on)
+
+    def alone(self) -> Any:
+        return self.b.icmp_unsigned(">", self.head(LANES), I64(0xFFFFFFFF))
 
     def family(self, opcode: str) -> Any:
         """What writes an instruction that is not in the table of isa.py."""

@@ -17,7 +17,10 @@ from .writer import Writer
 # stopped, the barrier or event it stopped at, and the jumps back since its last event, see steering.jumped.
 RESUME, WARP_EPOCH, RUNNING, STATE, AT, DEPTH = range(6)
 PATH, DEEPEST = 6, 9
-HEADER = 16 * 8  # bytes
+# And for a random schedule, see schedule.py: the lanes that an event is for, and those that do it now; where the way of
+# the next branch is kept, from SCRATCH on, how many bytes farther that of the one after, and where there is no room.
+ON, LANES, TRAIL, STEP, LIMIT, SEEN, SCRATCH = range(16, 23)
+HEADER = 24 * 8  # bytes
 
 
 class Frames(Writer):
@@ -47,6 +50,7 @@ class Frames(Writer):
         64 bytes before one that may be read before it is written it is kept in which lanes that is so.
         """
         live = reduce(or_, (self.plan.live[n] for n in self.plan.stops), 0)
+        live = reduce(or_, (self.decoded.steps[n].writes for n in self.plan.events), live)  # lanes do an event in turns
         offsets, at = {}, HEADER
         for slot in (x for x in range(len(self.decoded.slots)) if live >> x & 1 and self.kept(x)):
             at += 64 if self.plan.doubtful >> slot & 1 else 0
@@ -69,7 +73,7 @@ class Frames(Writer):
     def stop(self, n: int, status: int, at: int) -> None:
         """Return; the warp goes on at instruction n."""
         again = status in (ctx.EVENT, ctx.TURN, ctx.GROUP)
-        self.set_head(RESUME, I64(1 + 2 * sorted(self.plan.stops).index(n) + again))
+        self.set_head(RESUME, I64(1 + 3 * sorted(self.plan.stops).index(n) + again))
         self.set_head(AT, I64(at))
         running = self.b.load(self.running_place, typ=I32)
         self.set_head(RUNNING, self.b.zext(running, I64))

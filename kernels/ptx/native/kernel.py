@@ -21,6 +21,8 @@ from . import (
     numpy_loops,
     others,
     programs,
+    replay,
+    schedule,
     shared,
     twins,
     warp,
@@ -34,7 +36,7 @@ from .plan import Plan, loops_by, may_write, plan
 
 FAMILIES = [memory.LOWER, asynchronous.LOWER, shared.LOWER, warp.LOWER, matrices.LOWER, others.LOWER]
 RUNTIME = numpy_loops.RUNTIME | programs.RUNTIME | memory.RUNTIME | shared.RUNTIME | warp.RUNTIME | matrices.RUNTIME
-RUNTIME |= counted.RUNTIME
+RUNTIME |= counted.RUNTIME | replay.RUNTIME
 LASTING = 1e-3  # seconds for each instruction that a kernel has run, from which on better code is worth its price
 
 ran: dict[bytes, float] = defaultdict(float)  # seconds of this process in machine code, by kernel, per instruction
@@ -47,6 +49,7 @@ class Compiled(NamedTuple):
     events  whether programs stop at atomics, whose order is that of the default schedule
     opcodes  that it has
     writes  the parameters through which it may write; None: any array
+    table   of a kernel with events, see schedule.py
     fine    of arrays that a launch asked for, the next ones keep each reader from the start, see arrays.py
     """
 
@@ -57,6 +60,7 @@ class Compiled(NamedTuple):
     events: bool
     opcodes: frozenset[str]
     writes: set[str] | None
+    table: np.ndarray | None
     fine: set[str]
 
 
@@ -119,8 +123,10 @@ def refuses(start: Start) -> str:
         return "it waits for mbarriers, which are late at random"
     if start.moved and any(".approx" in x or ".full" in x for x in opcodes):
         return "its approximations are to be moved"
-    atomics = any(x.startswith(("atom.", "red.")) for x in opcodes)
-    return "it has atomics, whose order is random" if atomics and start.seed is not None else ""
+    atomics = [x for x in opcodes if x.startswith(("atom.", "red."))]
+    if start.seed is not None and atomics and (start.shadow or any(".global" not in x for x in atomics)):
+        return "it has atomics, whose order is random"
+    return ""
 
 
 @lru_cache(maxsize=256)
@@ -142,6 +148,7 @@ def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     machine_code = code.compiled(key, write, needs(kind is not Warp, decoded.asynchronous), level)
     own = blocks(decoded, made.starts)
     known = bool(made.events), brief.opcodes(key, Once(decoded)), may_write(decoded)
+    known += (schedule.table(decoded, made.events) if made.events else None,)
     found = Compiled(made, own, machine_code, writer.frame_size, *known, set())
     brief.write(key, decoded, found)
     return found

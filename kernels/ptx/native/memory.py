@@ -204,7 +204,7 @@ def atomic_global(w: Any, i: Instruction) -> None:
     sources = [[w.read(x, f.kind) for x in parts_of(y)] for y in operands[1 : len(operands) - f.policy]]
     flags = ACQUIRE * (f.order in ("acquire", "acq_rel")) | RELEASE * (f.order in ("release", "acq_rel"))
     addresses = spilled(w, address)
-    call(w, "access_count", w.context, w.n, w.on, addresses)
+    call(w, "access_count", w.context, w.n, w.counted, addresses)
     rooms = [[spilled(w, x) for x in source] for source in sources]
     results, first = [w.room(WARP * f.size // f.count) for _ in range(f.count)], who(w)
     with w.L.each(w.on) as lane:

@@ -66,7 +66,7 @@ def program_round(context):
     for k in range(context.warps):
         frame = program_frame(context, k)
         if frame.STATE == READY:
-            frame.STATE = warp(context, k, frame)
+            frame.STATE = invoke(context.warp_code, context, k, frame)
         status = frame.STATE
         if status >= SUSPECT:
             return status

@@ -10,8 +10,8 @@ Every value is 64 bits wide, addresses too. u8[p, k] is the k-th byte from the a
 context.NAME is a field of the launch's record, any other x.NAME is u64[x, NAME]. Integers wrap; >> takes in zeros;
 comparisons are signed, `and`, `or`, `not` and x if y else z as ever. `for lane in lanes(on)` goes through the bits that
 are set. Names that are not local are the module's numbers; what these rule out is not written. A call is of bits,
-lowest, least, most, swap, exchange, advance, fence, prefetch or warp, see of_call; of libc's memcpy, memset or memcmp;
-or of another such function. What has no return returns 0.
+lowest, least, most, swap, exchange, advance, fence, prefetch or invoke, see of_call; of libc's memcpy, memset and
+memcmp; or of another such function. What has no return returns 0.
 """
 
 import ast
@@ -155,10 +155,8 @@ class Routine:
             place = self.b.inttoptr(values[0], ctx.POINTER)
             self.b.named("llvm.prefetch.p0", ir.VoidType(), place, I32(0), I32(2), I32(1))
             return I64(0)
-        if name == "warp":  # warp(context, k, frame): flow.py's function
-            context, frame = (self.b.inttoptr(v, ctx.POINTER) for v in values[::2])
-            values = [context, self.b.trunc(values[1], I32), frame]
-            return self.b.call(ctx.pointer(self.b, context, "warp_code"), values, I64)
+        if name == "invoke":  # the function at an address
+            return self.b.call(self.b.inttoptr(values[0], ctx.POINTER), values[1:], I64)
         if name == "memset":
             values[1] = self.b.trunc(values[1], I32)
         if name in ("bits", "lowest"):

@@ -4,8 +4,8 @@ from typing import Any
 
 from ..decode import Step
 from . import context as ctx
-from .frames import Frames
-from .lanes import I1, I32, I64
+from .frames import LIMIT, SCRATCH, STEP, TRAIL, Frames
+from .lanes import I1, I8, I32, I64
 from .lower import Unlowered
 from .memory import call, suspect
 from .plan import patient
@@ -29,6 +29,7 @@ class Steering(Frames):
     fragments: Any
     apart: bool
     turns: dict[int, int]
+    lanes: dict[int, Any]  # of each of Plan.events: where some lanes do it
 
     def go(self, n: int) -> None:
         self.b.branch(self.enters[n] if n < len(self.decoded.steps) else self.leaving())
@@ -77,6 +78,7 @@ class Steering(Frames):
         if guard is None:
             self.b.branch(jump)
         elif source not in self.plan.parting | self.plan.alike:
+            self.went(self.L.lane(guard, 0))
             self.b.cbranch(self.L.lane(guard, 0), jump, after or self.leaving())
         else:
             self.divide(guard, jump, after or self.leaving(), I32(target))
@@ -90,6 +92,7 @@ class Steering(Frames):
         running = self.b.load(self.running_place, typ=I32)
         goes = self.b.and_(self.L.ballot(guard) if guard.type != I1 else self.b.sext(guard, I32), running)
         stays = self.b.xor(goes, running)
+        self.went(self.b.icmp_unsigned("!=", goes, I32(0)))
         if self.n in self.plan.alike:
             self.together(goes, stays)
             self.b.cbranch(self.b.icmp_unsigned("==", goes, I32(0)), after, jump)
@@ -104,6 +107,18 @@ class Steering(Frames):
         self.part(self.waiting_at(target.constant), goes)
         self.part(self.waiting_at(self.n + 1), stays)
         self.pick(target.constant)
+
+    def went(self, way: Any, some: Any = None) -> None:
+        """Keep whether a branch leads on, for schedule.py; some: whether some lanes go, if not all need to."""
+        if not self.lanes:
+            return
+        at, way = self.head(TRAIL), self.b.zext(way, I8)
+        if some is not None:
+            way = self.b.sub(self.b.shl(self.b.zext(some, I8), I8(1)), way)  # 0, all: 1, some: 2
+        self.bail(self.b.icmp_unsigned("==", at, self.head(LIMIT)))
+        scratch = self.b.gep(self.frame, [I64(8 * SCRATCH)], source_etype=I8)
+        self.b.store(way, self.b.gep(scratch, [at], source_etype=I8))
+        self.set_head(TRAIL, self.b.add(at, self.head(STEP)))
 
     def together(self, some: Any, others: Any) -> None:
         """Lanes that part are a suspicion."""
@@ -162,10 +177,12 @@ class Steering(Frames):
         if guard is None:
             self.b.branch(leaving)
         elif self.n not in self.plan.parting | self.plan.alike:
+            self.went(self.L.lane(guard, 0))
             self.b.cbranch(self.L.lane(guard, 0), leaving, after)
         else:
             running = self.b.load(self.running_place, typ=I32)
             stays = self.b.and_(running, self.b.not_(self.L.ballot(guard)))
+            self.went(self.b.icmp_unsigned("==", stays, I32(0)), self.b.icmp_unsigned("!=", stays, running))
             if self.n in self.plan.alike:
                 self.together(stays, self.b.xor(stays, running))
             self.b.store(stays, self.running_place)

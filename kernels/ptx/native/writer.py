@@ -99,6 +99,14 @@ class Writer:
         self.b.cbranch(condition, self.suspect, on)
         self.b.position_at_end(on)
 
+    def give(self, condition: Any, value: Any) -> None:
+        """Return a value if it holds."""
+        back, on = self.function.append_basic_block("back"), self.b.behind("on")
+        with self.b.goto_block(back):
+            self.b.ret(value)
+        self.b.cbranch(condition, back, on)
+        self.b.position_at_end(on)
+
     def read(self, operand: Any, kind: str) -> Any:
         """An operand's value as of a PTX type: i<bits> where all lanes share it, else <32 x i<bits>>."""
         if isinstance(operand, Vector) and len(operand.parts) == 1:

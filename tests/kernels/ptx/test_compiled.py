@@ -84,16 +84,24 @@ def squared(x, ASSEMBLY: tl.constexpr, BLOCK: tl.constexpr = 32):  # pyright: ig
     tl.store(at, v)
 
 
-def test_a_launch_makes_no_cubin_until_it_is_asked_for_and_then_once_for_all_processes(monkeypatch, tmp_path):
+@pytest.mark.parametrize("options", [{}, {"maxnreg": 64}, {"maxnreg": 255, "num_warps": 8}])
+def test_a_launch_makes_no_cubin_until_it_is_asked_for_and_then_once_for_all_processes(options, monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    left = ptx.run(squared, 1, torch.ones(32), None)
+    left = ptx.run(squared, 1, torch.ones(32), None, **options)
     (kept,) = tmp_path.glob("*/squared.cubin")
     assert not kept.read_bytes()
     assert left.n_regs > 0
     assert left.asm["cubin"][:4] == kept.read_bytes()[:4] == b"\x7fELF"
     squared.device_caches.clear()  # as another process has them
     monkeypatch.setattr(CUDABackend, "make_cubin", None)
-    assert ptx.run(squared, 1, torch.ones(32), None).kernel == left.kernel
+    assert ptx.run(squared, 1, torch.ones(32), None, **options).kernel == left.kernel
+
+
+def test_ptxas_says_how_many_registers_a_kernel_holds_whose_cap_leaves_no_room_for_its_threads(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    ptx.run(squared, 1, torch.ones(32), None, num_warps=16, maxnreg=255)  # which ptxas keeps far below
+    (kept,) = tmp_path.glob("*/squared.cubin")
+    assert kept.read_bytes()
 
 
 def test_assembly_in_a_kernel_is_shown_to_ptxas_at_every_launch():
