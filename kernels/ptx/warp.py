@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .arrays import broadcast
 from .errors import UnknownOpcode
 
 NAN = np.uint32(0x7FFFFFFF)  # what PTX writes for a NaN of f32
@@ -18,7 +19,7 @@ EVERYBODY, NOBODY = np.ones((1, 1), bool), np.zeros((1, 1), bool)
 def by_warp(*values: np.ndarray) -> list[np.ndarray]:
     """Views (P or 1, W, 32) of values (P or 1, T or 1); W is 1 if none of them varies along T."""
     T = max(32, *(value.shape[1] for value in values))
-    return [np.broadcast_to(value, (value.shape[0], T)).reshape(value.shape[0], -1, 32) for value in values]
+    return [broadcast(value, (value.shape[0], T)).reshape(value.shape[0], -1, 32) for value in values]
 
 
 def _mask(active: np.ndarray | None) -> np.ndarray:
@@ -48,7 +49,7 @@ def _source(mode: str, b: np.ndarray, c: np.ndarray, threads: int) -> tuple[np.n
 
 
 @lru_cache(maxsize=1024)
-def fixed_source(mode: str, b: int, c: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
+def _fixed_source(mode: str, b: int, c: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """_source for a b and c that all threads share: (1, T) and (1, T or 1)."""
     thread, in_range = _source(mode, np.array([[b]]), np.array([[c]]), threads)
     return thread, EVERYBODY if in_range.all() else in_range
@@ -65,7 +66,7 @@ def shfl(
              reads an inactive one, whose value is undefined
     """
     if b.size == c.size == 1:
-        thread, in_range = fixed_source(mode, int(b.item()), int(c.item()), threads)
+        thread, in_range = _fixed_source(mode, int(b.item()), int(c.item()), threads)
     else:
         thread, in_range = _source(mode, b, c, threads)
 

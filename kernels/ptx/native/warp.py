@@ -8,7 +8,6 @@ from typing import Any
 
 from ..forms import parts_of
 from ..syntax import Instruction
-from ..warp import REDUX, fixed_source
 from . import ir
 from .floats import moved
 from .integers import constant_bits
@@ -32,6 +31,13 @@ def together(*kinds: str) -> Callable:
     return emitter
 
 
+# What a lane that is off adds to a redux.
+NEUTRAL = {
+    "add.u32": 0, "add.s32": 0, "and.b32": -1, "or.b32": 0, "xor.b32": 0, "min.u32": -1, "max.u32": 0,
+    "min.s32": 0x7FFFFFFF, "max.s32": 0x80000000,
+}  # fmt: skip
+
+
 def check_members(w: Any, mask: Any) -> None:
     """Every lane that is on must name all of these and no other, even one that the NumPy form would let come later."""
     if constant_bits(mask) is None or constant_bits(mask) != constant_bits(w.on):
@@ -44,11 +50,20 @@ def among(w: Any, holds: Any) -> Any:
     return holds if whole else w.b.and_(holds, w.L.mask(w.on))
 
 
+def fixed_source(mode: str, lane: int, b: int, c: int) -> tuple[int, bool]:
+    """The lane that one reads, and whether the one it asks for is in range: the pseudo code of shfl.sync."""
+    clamp, segment = c & 31, c >> 8 & 31
+    last = lane & segment | clamp & ~segment
+    asked = {"up": lane - b, "down": lane + b, "bfly": lane ^ b, "idx": lane & segment | b & ~segment}[mode]
+    in_range = asked >= last if mode == "up" else asked <= last
+    return asked if in_range else lane, in_range
+
+
 def source(L: Lanes, mode: str, b: Any, c: Any) -> tuple[Any, Any]:
     """The lane that each lane reads, one number if it is the same, and whether the one it asks for is in range."""
     at, clamps = constant_bits(b), constant_bits(c)
     if at is not None and clamps is not None:
-        lanes, holds = (x[0].tolist() for x in fixed_source(mode, at, clamps, WARP))
+        lanes, holds = zip(*(fixed_source(mode, lane, at & 31, clamps) for lane in range(WARP)), strict=True)
         place = L.row(I32, lanes) if len(set(lanes)) > 1 else I32(lanes[0])
         return place, I1(1) if all(holds) else L.row(I1, holds)
     if mode == "idx" and clamps is not None and clamps & 0x1F1F == 31:
@@ -102,10 +117,10 @@ def redux(w: Any, i: Instruction) -> Any:
     """As in ../warp.py: integers, and floats as integers of which the negative ones are mirrored."""
     name, *variants, kind = i.opcode.removeprefix("redux.sync.").split(".")
     operation = f"{name}.s32" if kind == "f32" else f"{name}.{kind}"
-    if operation not in REDUX:
+    if operation not in NEUTRAL:
         raise Unlowered(i.opcode)
     value = w.L.splat(w.read(i.operands[1], "b32"))
-    neutral = w.L.const(value, REDUX[operation][1])
+    neutral = w.L.const(value, NEUTRAL[operation])
     nan = None
     if kind == "f32":
         value = w.b.and_(value, w.L.const(value, NAN)) if "abs" in variants else value
