@@ -20,6 +20,7 @@ from .host import OBJECT_FOLLOWS, SYMBOL, link, target_machine, undefined
 
 # What compiled code may call: the C library's functions, none of Python's and none of Numba's runtime.
 LIBRARY = {"sched_yield", "memset", "memcpy", "memmove", "sqrt", "sqrtf", "erf", "erff", "tanh", "tanhf"}
+SIGNATURE = types.int64(types.int64, types.int64)  # of an entry: see machine_code.Engine
 
 
 class OnlyLowered(JITCodeLibrary):
@@ -50,12 +51,10 @@ def only_lower() -> None:
     codegen.set_env = lambda name, value: None
 
 
-def module_of(source: str, function: str, variant: tuple[str, ...]):
-    """The LLVM module of an entry, whose only symbol is SYMBOL."""
+def lowered(function, signature=SIGNATURE):
+    """The LLVM module of a Python function, whose only symbol is SYMBOL."""
     options = importlib.import_module(".functions", __package__).OPTIONS
-    signature = types.int64(types.int64, types.int64)
-    dispatcher = njit(signature, **options)(getattr(importlib.import_module(source), function)(*variant))
-    (compiled,) = dispatcher.overloads.values()
+    (compiled,) = njit(signature, **options)(function).overloads.values()
     module = llvm.parse_assembly(compiled.library.get_llvm_str())
     module.get_function(compiled.fndesc.llvm_func_name).name = SYMBOL
     for found in (*module.functions, *module.global_variables):
@@ -85,7 +84,8 @@ def compile_engine(source: str, function: str, variant: tuple[str, ...]) -> byte
     source, function   the module and the name of what gives the entry
     """
     only_lower()
-    module, machine = module_of(source, function, variant), target_machine(opt=3)
+    entry = getattr(importlib.import_module(source), function)(*variant)
+    module, machine = lowered(entry), target_machine(opt=3)
     optimise(module, machine)
     known([found.name for found in (*module.functions, *module.global_variables) if found.is_declaration])
     code = machine.emit_object(module)

@@ -17,7 +17,7 @@ what is wrong, and machine code of this CPU, held to it bit for bit. In the orde
     differences                      arrays put back and compared
     reachable                        the arrays that it may touch
     other_targets                    a target for a kernel with instructions that the machine does not execute
-    syntax, parse, inline            PTX -> instructions
+    syntax, parse, inline            PTX -> instructions; uncollected: without Python's garbage collector
     decode, start                    the typed form that both engines run: instructions bound to registers, arguments
     execute                          which engine runs a launch; its report
     native/                          machine code: every check inside, as one bit

@@ -17,6 +17,7 @@ from .shadow.twins import Follower
 from .tensor_core import families, in_flight
 from .termination import weights
 from .tma import maps, plain
+from .uncollected import uncollected
 
 MEETS = re.compile(r"\.global|^mbarrier\.")
 FAMILIES = [part.FAMILIES for part in (maps, plain, proxy, instructions, collective, families, access, atomics, calls)]
@@ -136,6 +137,7 @@ def step(d: Decoder, i: Instruction, labels: dict[str, int], follow: Any = None)
 
 
 @lru_cache(maxsize=64)  # about 1 MB for each thousand instructions
+@uncollected()
 def assemble(
     text: str, ulps: int = 0, seed: int = 0, stops: bool = False, shadow: tuple[tuple, tuple, bool] | None = None
 ) -> Decoded:

@@ -9,6 +9,7 @@ import numpy as np
 
 from . import isa
 from .access import note
+from .arrays import broadcast
 from .decode import Decoder, Run, width
 from .errors import UnknownOpcode
 from .forms import SCOPES, Form, address, form, parts_of
@@ -46,7 +47,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
         world, R = block.world, block.R
         P, T = len(block.programs), world.T
         on = in_turn(block, active, P, T)
-        flat = lambda x: np.broadcast_to(x, (P, T)).reshape(-1)[on]  # noqa: E731
+        flat = lambda x: broadcast(x, (P, T)).reshape(-1)[on]  # noqa: E731
         at = world.memory.located(where(R), f.size, active, block) if f.space == "global" else where(R)
         old = []
         for n, element in enumerate(sources):
@@ -66,7 +67,7 @@ def atomic(d: Decoder, i: Instruction) -> Run:
 
 def in_turn(block, active, P: int, T: int) -> np.ndarray:
     """The threads that execute, in the order in which they do: by program, or random; of the flattened (P, T)."""
-    on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
+    on = np.arange(P * T) if active is None else np.flatnonzero(broadcast(active, (P, T)))
     if block.world.random is not None:
         return block.world.random.permutation(on)
     if (block.programs[1:] < block.programs[:-1]).any():  # programs that have met on their ways

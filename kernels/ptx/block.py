@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import chosen, merged
+from .arrays import broadcast, chosen, merged
 from .asynchronous.clocks import Clocks, Knowledge
 from .asynchronous.mbarrier import MBarriers
 from .asynchronous.ordering import Ordering
@@ -204,7 +204,7 @@ class Block(Rows):
         T = self.world.T
         if active is None:
             return np.ones((1, T // 32), bool)
-        return np.logical_or.reduce(np.broadcast_to(active, (len(active), T)).reshape(len(active), -1, 32), axis=2)
+        return np.logical_or.reduce(broadcast(active, (len(active), T)).reshape(len(active), -1, 32), axis=2)
 
     @property
     def number(self) -> int:

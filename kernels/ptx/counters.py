@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .arrays import broadcast
 from .decode import Decoded
 
 SECTOR = 32  # bytes that global memory moves at least
@@ -61,8 +62,8 @@ class Counters:
         """x and active as (rows, warps, 32), and how many programs each row stands for."""
         rows = max(len(x), 1 if active is None else len(active))
         times = len(block.programs) // rows
-        x = np.broadcast_to(x, (rows, self.T)).reshape(rows, -1, 32)
-        return x, None if active is None else np.broadcast_to(active, (rows, self.T)).reshape(rows, -1, 32), times
+        x = broadcast(x, (rows, self.T)).reshape(rows, -1, 32)
+        return x, None if active is None else broadcast(active, (rows, self.T)).reshape(rows, -1, 32), times
 
     def accessed(self, block: Any, at: np.ndarray, size: int, active: np.ndarray | None) -> None:
         """Count an access to global memory at bytes `at`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import first_of, turns
+from .arrays import broadcast, first_of, turns
 from .errors import InvalidTensorMap, Misaligned, OutOfBounds, PtxError, Uninitialised
 from .locations import described, stray
 from .races import Access
@@ -195,9 +195,9 @@ class GlobalMemory:
         whole = at >> (size.bit_length() - 1)
         shapes = whole.shape, words.shape, (1, 1) if active is None else active.shape
         shape = tuple(max(lengths) for lengths in zip(*(shape[:2] for shape in shapes), strict=True))
-        on = slice(None) if active is None else np.broadcast_to(active, shape)
-        index = np.broadcast_to(whole, shape)[on]
-        words = np.broadcast_to(words, (*shape, *words.shape[2:]))[on]
+        on = slice(None) if active is None else broadcast(active, shape)
+        index = broadcast(whole, shape)[on]
+        words = broadcast(words, (*shape, *words.shape[2:]))[on]
         if self.checks:
             found = self.states[size].take(index, 0, mode="clip")
             if not self.has(found, MAPPED):

@@ -17,9 +17,12 @@ def reachable(steps: list[Step], starts: list[int]) -> set[int]:
     found, todo = set(), list(starts)
     while todo:
         n = todo.pop()
-        if n < len(steps) and n not in found:
+        while n < len(steps) and n not in found:
             found.add(n)
-            todo += follows(steps, n)
+            if steps[n].control:
+                todo += follows(steps, n)
+                break
+            n += 1
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import first_of, near
+from .arrays import broadcast, first_of, near
 from .errors import Misaligned, OutOfBounds, PtxError, Race, Uninitialised, WarpRace
 from .memory import in_order
 from .rows import Rows
@@ -85,7 +85,7 @@ class SharedMemory(Rows):
         bad = bad if active is None else bad & active
         if bad.any():
             row, thread = first_of(bad)
-            where = int(np.broadcast_to(at, bad.shape)[row, thread])
+            where = int(broadcast(at, bad.shape)[row, thread])
             kind = Misaligned if 0 <= where <= self.size - size else OutOfBounds
             verb = f"is no multiple of {size}" if kind is Misaligned else f"is not in its {self.size} bytes"
             thread = thread if who is None else int(who[row if len(who) > 1 else 0])
@@ -100,10 +100,10 @@ class SharedMemory(Rows):
         self.fit(n)
         width, T = max(size // self.granule, 1), tags.shape[1]
         cells = (at // self.granule + np.arange(n)[:, None] * self.writer.shape[1])[..., None] + np.arange(width)
-        cells, mine = (np.broadcast_to(x, (n, T, width)).reshape(-1) for x in (cells, tags[..., None]))
+        cells, mine = (broadcast(x, (n, T, width)).reshape(-1) for x in (cells, tags[..., None]))
         if active is None:
             return Cells(cells, mine, np.arange(n * T * width) // width, T)
-        on = np.flatnonzero(np.broadcast_to(active[..., None], (n, T, width)))
+        on = np.flatnonzero(broadcast(active[..., None], (n, T, width)))
         return Cells(cells[on], mine[on], on // width, T)
 
     def known(self, name: str) -> np.ndarray:
@@ -151,8 +151,8 @@ class SharedMemory(Rows):
         """
         at = address.astype(np.int64)
         P, T, table = len(self.bytes), tags.shape[1], self.table(size)
-        on = np.arange(P * T) if active is None else np.flatnonzero(np.broadcast_to(active, (P, T)))
-        flat = lambda x: np.broadcast_to(x, (P, T, *x.shape[2:])).reshape(P * T, *x.shape[2:])[on]  # noqa: E731
+        on = np.arange(P * T) if active is None else np.flatnonzero(broadcast(active, (P, T)))
+        flat = lambda x: broadcast(x, (P, T, *x.shape[2:])).reshape(P * T, *x.shape[2:])[on]  # noqa: E731
         place = on // T, flat(np.clip(at // size, 0, table.shape[1] - 1))
         words = flat(words if size > 8 else words[..., None])
         if not self.checks:

@@ -52,16 +52,14 @@ class Arrays:
     may_write  the arrays that the kernel may write to; None: any
     fine       arrays of which it is kept, by element, who read last: what `wants_fine` asked for
 
-    Raises Unlowered for what the NumPy form alone takes: no checks, arrays with holes, tables of pointers.
+    Raises Unlowered for what the NumPy form alone takes: arrays with holes, tables of pointers.
     """
 
     def __init__(
         self, buffers: list[Buffer], constants: dict[str, bytes], readable: dict[str, Any] | None = None,
-        blank: dict[str, np.ndarray] | None = None, checks: bool = True, may_write: set[str] | None = None,
+        blank: dict[str, np.ndarray] | None = None, may_write: set[str] | None = None,
         fine: set[str] | frozenset[str] = frozenset(),
     ):  # fmt: skip
-        if not checks:
-            raise Unlowered("a launch without checks")
         self.given, self.variables = buffers, constants
         self.buffers = [(b, address_of(b.array)) for b in buffers if b.array.size]
         self.came_unwritten = {*(readable or {}), *(blank or {})}

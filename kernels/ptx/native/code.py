@@ -1,7 +1,7 @@
 """LLVM IR -> machine code of this CPU in this process, kept in the process and on the disk.
 
 What a key stands for is compiled once for each version of the machine's source, of LLVM and of the CPU. Our decode
-kernel, 917 instructions, takes 0.04 s to write and 0.09 s to compile, at level 1 0.25 s; its launch then takes as long,
+kernel, 917 instructions, takes 0.04 s to write and 0.07 s to compile, at level 1 0.25 s; its launch then takes as long,
 since the runtime is at level 1, a product of matrices a tenth longer, random numbers half as long again. LLVM's second
 level gives code of the same size, and where blocks are long takes twice as long, nearly all of it in one scheduler.
 """
@@ -24,7 +24,7 @@ from ..progress import say
 from . import disk, numpy_loops
 
 LEVELS = 1, 0
-PASSES = ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")
+PASSES = ("add_sroa_pass",), ("add_sroa_pass", "add_instruction_combine_pass", "add_simplify_cfg_pass")  # by level
 MOST = 256  # kernels in the process
 SOURCES = Path(__file__).parents[1]
 
@@ -119,7 +119,7 @@ def made(digest: str, texts: list[str], level: int = 0) -> tuple[bytes, list[str
     compilations += 1
     machine, passes = target(level), llvm.create_new_function_pass_manager()
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(level))
-    for name in PASSES:
+    for name in PASSES[level]:
         getattr(passes, name)()
     module, *others = map(llvm.parse_assembly, texts)
     for other in others:

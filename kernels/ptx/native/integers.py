@@ -17,8 +17,8 @@ def constant_bits(value: Any) -> int | None:
     if not isinstance(value, ir.Constant):
         return None
     if isinstance(value.constant, (list, tuple)):
-        numbers = {constant_bits(x) for x in value.constant}
-        return numbers.pop() if len(numbers) == 1 else None
+        one, *_ = each = value.constant
+        return constant_bits(one) if each.count(one) == len(each) else None  # equal numbers are one Constant
     one: Any = value.type
     return value.constant & (1 << one.width) - 1 if isinstance(value.constant, int) else None
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..start import Start
+from ..uncollected import uncollected
 from . import (
     asynchronous,
     brief,
@@ -114,8 +115,6 @@ def refuses(start: Start) -> str:
     """Why a launch runs in NumPy form even if its kernel has machine code, or ""."""
     if start.trace:
         return "it is to keep a log of all accesses"
-    if not start.checks:
-        return "it is to run without checks"
     if not start.moved and start.seed is None:
         return ""
     opcodes = brief.opcodes(key(start), Once(start.decoded))
@@ -130,6 +129,7 @@ def refuses(start: Start) -> str:
 
 
 @lru_cache(maxsize=256)
+@uncollected()
 def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     """kernel: the program, and the Warp that writes its code"""
     decoded, kind = kernel.value

@@ -105,7 +105,7 @@ def apart(steps: list[Step], n: int) -> tuple[set[int], set[int]]:
         if patient(steps[m].instruction):
             waiting.add(m)
             continue
-        if not todo and m > highest and not waiting & reachable(steps, [m]):
+        if not todo and m > highest and not (waiting and waiting & reachable(steps, [m])):
             return found, waiting | {m}
         found.add(m)
         highest = max(highest, m)

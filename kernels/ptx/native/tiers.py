@@ -18,7 +18,7 @@ from . import brief, code, disk, engine, kernel
 from .context import FUEL, SUSPECT
 from .lower import Unlowered
 
-PRICE = 0.2e-3  # seconds to write and compile an instruction, at level 0
+PRICE = 0.14e-3  # seconds to write and compile an instruction, at level 0
 SHADOW, ROUNDS = 3, 5  # times as many with a shadow, and with one that may keep roundings
 FUEL_LIMIT = 1 << 28  # instructions of a thread of the CPU, from which on a launch has to show that it ends
 PATIENCE = 30.0  # seconds: by then the NumPy form has stopped a launch that shows no end
@@ -29,7 +29,7 @@ LEAST = 1e-5, 2e-9  # seconds that an instruction takes in NumPy form on an idle
 _spent: dict[bytes, float] = {}  # seconds in NumPy form, by kernel: of this process, and of those before it
 _assembly: dict[bytes, float] = {}  # seconds that kernels took to assemble, until these are among those spent
 _refused: dict[bytes, str] = {}  # by kernel, why it has no machine code
-_suspected: dict[bytes, int] = defaultdict(int)  # by kernel, how many of its last launches looked wrong
+_suspected: dict[Any, int] = defaultdict(int)  # by kernel and checks, how many of its last launches looked wrong
 
 
 def typed(text: str, num_warps: int, assembled: Callable[[], Decoded]) -> Any:
@@ -51,11 +51,12 @@ class Tier:
 
     def __init__(self, start: Start, at_once: bool):
         self.start, self.key, self.at_once = start, kernel.key(start), at_once
+        self.suspect = self.key, start.checks
         self.code: Any = None
         self.why = _refused.get(self.key) or kernel.refuses(start)
         self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
-        if not self.why and not at_once and _suspected[self.key] >= OFTEN:
-            _suspected[self.key] = (_suspected[self.key] + 1) % AGAIN
+        if not self.why and not at_once and _suspected[self.suspect] >= OFTEN:
+            _suspected[self.suspect] = (_suspected[self.suspect] + 1) % AGAIN
             self.why = "its last launches looked wrong"
         self.given_up, self.fuel = bool(self.why), start.max_steps or FUEL_LIMIT
         self.why = self.why or "it takes less time than compiling"
@@ -90,7 +91,7 @@ class Tier:
         except Unlowered as error:
             self.give_up(f"no machine code for {error}")
             return None
-        _suspected[self.key] = _suspected[self.key] + 1 if found == SUSPECT else 0
+        _suspected[self.suspect] = _suspected[self.suspect] + 1 if found == SUSPECT else 0
         if found == SUSPECT:
             self.given_up, self.why = True, WRONG
         elif found == FUEL and self.start.max_steps:

@@ -99,7 +99,7 @@ def spelled(kind: Any, x: Any) -> str:
     if x is None or isinstance(x, str):
         return x or "zeroinitializer"
     if isinstance(x, list):
-        return f"splat ({x[0]})" if all(one is x[0] for one in x) else f"<{', '.join(map(str, x))}>"
+        return f"splat ({x[0]})" if x.count(x[0]) == len(x) else f"<{', '.join(map(str, x))}>"
     if isinstance(x, float):
         x = struct.unpack("f", struct.pack("f", x))[0] if kind is FloatType() else x
         return f"0x{struct.pack('>d', x).hex()}"

@@ -1,4 +1,7 @@
-"""The engine's attention as an op for reference/judge/cases.check, compiled alone, from its files or planted ones."""
+"""The engine's attention as an op for reference/judge/cases.check: the engine's own, or compiled alone.
+
+Alone are planted files, and engines that no other test has compiled.
+"""
 
 from unittest.mock import patch
 
@@ -6,8 +9,11 @@ import numpy as np
 import torch
 
 from kvproof.bench.judge.contract.op import to_torch
+from kvproof.kernels.cpu.machine_code import Variant, load
 
-from ._compiled import DTYPES, compiled
+from ._compiled import DTYPES, compiled, engine_modules
+
+WHOLE = {("float32", "float32"), ("bfloat16", "bfloat16"), ("float64", "float64")}  # parameters and cache
 
 
 def alone(modules, param: str, cache: str, total: str):
@@ -49,7 +55,8 @@ def op(modules, dtype: str, cache: str | None = None, threads: int = 1, exact: b
     exact    give o as the engine does, in the dtype of its sums
     """
     cache, total = cache or dtype, "float64" if dtype == "float64" else "float32"
-    run = alone(modules, dtype, cache, total)
+    whole = modules is engine_modules() and (dtype, cache) in WHOLE
+    run = load(Variant(dtype, dtype, cache, total)) if whole else alone(modules, dtype, cache, total)
     engines = {}
 
     def engine(H: int, D: int):

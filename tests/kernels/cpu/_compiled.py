@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import ml_dtypes
 import numpy as np
-from numba import njit, types
+from numba import types
+from numba.core.registry import cpu_target
+
+from kvproof.kernels.cpu import compiler, host
 
 CPU = Path(__file__).parents[3] / "kernels" / "cpu"
 FILES = (
@@ -37,6 +40,7 @@ DTYPES = {
     "int8": np.int8,
 }  # fmt: skip
 INTEGER, FLOAT = types.int64, types.float64
+CTYPES = {INTEGER: ctypes.c_int64, FLOAT: ctypes.c_double}
 
 
 def sums(dtype: str) -> str:
@@ -45,9 +49,28 @@ def sums(dtype: str) -> str:
 
 
 def compiled(function, *arguments):
-    """A function of these Numba types, or of int64, one for each of its arguments, compiled now."""
-    kinds = arguments or (INTEGER,) * function.__code__.co_argcount
-    return njit(INTEGER(*kinds), error_model="numpy", boundscheck=False, nogil=True)(function)
+    """A function of these Numba types, or of int64, one for each of its arguments, compiled now as the engine is."""
+    kinds, context = arguments or (INTEGER,) * function.__code__.co_argcount, cast("Any", cpu_target.target_context)
+    codegen = context.codegen()
+    before = {**vars(codegen)}
+    compiler.only_lower()
+    try:
+        module = compiler.lowered(function, INTEGER(*kinds))
+    finally:  # other code of this process that Numba compiles is compiled as ever
+        vars(codegen).clear()
+        vars(codegen).update(before)
+    machine = host.target_machine(opt=3)
+    compiler.optimise(module, machine)
+    linked, entry = host.link(machine.emit_object(module))
+    run = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 2, *[CTYPES[kind] for kind in kinds])(entry)
+
+    def call(*values):
+        result, raised = ctypes.c_int64(), ctypes.c_void_p()
+        assert not run(ctypes.byref(result), ctypes.byref(raised), *values), "it raised"
+        return result.value
+
+    call.linked = linked  # the machine code lives as long as this
+    return call
 
 
 def address(array: np.ndarray) -> int:

@@ -73,7 +73,7 @@ class Machine:
 
     def __init__(self, folder: Path, monkeypatch, code: bytes | None = None):
         self.sources, self.cache, self.said, self.compiled = folder / "sources", folder / "cache", [], 0
-        self.monkeypatch = monkeypatch
+        self.monkeypatch, self.code = monkeypatch, code
         self.sources.mkdir(parents=True)
         (self.sources / "stand_in.py").write_text(SOURCE)
         monkeypatch.syspath_prepend(str(self.sources))
@@ -85,7 +85,7 @@ class Machine:
 
         def counted(variant):
             self.compiled += 1
-            return by_compiler(variant) if code is None else code
+            return by_compiler(variant) if self.code is None else self.code
 
         monkeypatch.setattr(machine_code, "compiled", counted)
 

@@ -115,7 +115,7 @@ def test_numba_s_settings_of_the_user_change_nothing(compiling, code, tmp_path, 
         ("that_is_not_there", "module 'stand_in' has no attribute 'that_is_not_there'"),
     ],
 )
-def test_what_cannot_be_compiled_is_one_error_with_the_compiler_s_last_words(compiling, entry, words):
+def test_what_cannot_be_compiled_is_one_error_with_the_compiler_s_last_words(compiling, code, entry, words):
     compiling.enter(entry)
     with pytest.raises(machine_code.CompilerFailed) as caught:
         compiling.load()
@@ -126,6 +126,7 @@ def test_what_cannot_be_compiled_is_one_error_with_the_compiler_s_last_words(com
     assert "\n" not in text
     assert compiling.entries() == []
     compiling.enter("entry")
+    compiling.code = code
     assert compiling.load().origin == "compiled"
 
 
@@ -238,14 +239,19 @@ def test_dtypes_that_do_not_go_together_are_refused(machine, came, fits):
     assert machine.compiled == 0
 
 
-def test_every_engine_of_ours_is_compiled_linked_and_read_by_a_new_process(tmp_path):
-    """The real one, of one variant here; what it computes is tested where it is used."""
+MIXED = "int8", "bfloat16", "float16", "float32"
+
+
+@pytest.mark.parametrize("variant", [("float32",) * 4, pytest.param(MIXED, marks=pytest.mark.exhaustive)], ids=str)
+def test_an_engine_of_ours_is_compiled_linked_and_read_by_a_new_process(variant):
+    """The real one, of a variant that other tests use, too; what it computes is tested where it is used."""
     program = (
         "from kvproof.kernels.cpu.machine_code import Variant, load\n"
         "from kvproof.kernels.cpu.host import undefined\n"
-        "engine = load(Variant('int8', 'bfloat16', 'float16', 'float32'))\n"
+        f"engine = load(Variant(*{variant}))\n"
         "print(engine.origin, 'erff' in undefined(engine.code))"
     )
-    runs = [child(program, env={**os.environ, "KVPROOF_CACHE_DIR": str(tmp_path)}) for _ in range(2)]
+    first, second = child(program), child(program)
     known = sys.platform == "linux"
-    assert [run.stdout for run in runs] == [f"compiled {known}\n", f"disk {known}\n"], [run.stderr for run in runs]
+    assert first.stdout in (f"compiled {known}\n", f"disk {known}\n"), first.stderr
+    assert second.stdout == f"disk {known}\n", second.stderr

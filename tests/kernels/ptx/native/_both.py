@@ -1,8 +1,8 @@
 """Every launch on both engines: the same bits, the same report, the same error; and which engine took how many.
 
 As a plugin it holds whole suites to that, natively from the first launch on, and prints at the end how many launches
-went which way: pytest -n 0 -p kvproof.tests.kernels.ptx.native._both PATH. Launches that name their engine, or run
-without checks, are let be. Each test of PATH passes only if none of its launches differs.
+went which way: pytest -n 0 -p kvproof.tests.kernels.ptx.native._both PATH. Launches that name their engine are let be.
+Each test of PATH passes only if none of its launches differs.
 """
 
 import warnings
@@ -62,7 +62,7 @@ def outcome(run: Any, engine: str | None, arguments: tuple, settings: dict[str, 
 
 def both(run: Any, *arguments: Any, **settings: Any) -> Any:
     """Run a launch in NumPy form and, from the same memory, natively where that can be; differences go to DIFFER."""
-    if settings.get("engine") or settings.get("checks") is False:
+    if settings.get("engine"):
         return run(*arguments, **settings)
     buffers = [*host.arrays([value for _, value in arguments[2]]), *settings.get("reachable", ())]
     arrays = [b.array for b in buffers]

@@ -64,7 +64,6 @@ def test_gaps_between_elements_belong_to_no_array():
 @pytest.mark.parametrize(
     "given",
     [
-        {"buffers": [Buffer("t", np.array([1 << 40], np.uint64))], "checks": False},
         {"buffers": layouts(), "readable": {"q": False}},
         {"buffers": layouts(), "readable": {"a": np.zeros(5, bool)}},
     ],

@@ -81,7 +81,7 @@ def another_source(patch, tmp_path):
 
 
 CHANGES = {
-    "another key": lambda patch, _: patch.setattr(code, "PASSES", ()),
+    "another key": lambda patch, _: patch.setattr(code, "PASSES", ((), ())),
     "another source": another_source,
     "another llvmlite": lambda patch, _: patch.setattr(llvmlite, "__version__", "9.9"),
     "another LLVM": lambda patch, _: patch.setattr(llvm, "llvm_version_info", (99, 0, 0)),

@@ -52,6 +52,21 @@ def test_a_launch_after_others_is_as_it_would_be_alone():
         assert launched(seed, "native") == alone[seed]
 
 
+def test_a_launch_without_checks_leaves_the_same_and_reports_as_little():
+    found = {}
+    for engine in ("numpy", "native"):
+        arrays = [aligned((4 * size,)).view(np.uint32) for size in (768, 768, 4)]
+        for array in arrays:
+            array[:] = 0
+        written = {}
+        settings = {"checks": False, "readable": {"b": False}, "written": written}  # the last of which nobody looks at
+        report = run(LAST, *arrays, programs=3, threads=64, engine=engine, **settings)
+        assert report.unique == report.unwritten == written == {}
+        found[engine] = facts(report) | {"left": [a.tobytes() for a in arrays]}
+        del found[engine]["stored_to"]  # addresses
+    assert found["numpy"] == found["native"]
+
+
 def test_code_is_better_where_the_engine_is_asked_for_or_once_it_has_run_for_long(monkeypatch, tmp_path):
     monkeypatch.setenv("KVPROOF_CACHE_DIR", str(tmp_path))
     asked, code_of = [], kernel.code_of
