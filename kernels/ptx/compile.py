@@ -122,7 +122,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
         raise
     options = {name: x for name, x in kwargs.items() if name in DEFAULTS or name not in own}
     key, values = key_of(kernel, parameters, options, to, asked)
-    out, order = recalled(key, to) if key else (None, [])
+    out, order = recalled(kernel, key, to) if key else (None, [])
     if out is None:
         mode = check_options(kernel, checked, sm)
         given = {name: x for name, x in kwargs.items() if name != "instrumentation_mode"}
@@ -135,7 +135,7 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     else:
         arguments = flattened(parameters, types, maps)
         if key and "tensordesc" not in str(types):
-            remember(key, to, out, flattened(numbered(kernel, parameters), types, ()))
+            remember(kernel, key, to, out, flattened(numbered(kernel, parameters), types, ()))
     if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
             f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "

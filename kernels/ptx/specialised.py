@@ -32,7 +32,7 @@ def key_of(
     asked   of this thread's launches, the mode of instrumentation
     """
     runtime, stages, values = knobs.runtime, knobs.compilation, []
-    found = [kernel, target.arch, asked, kernel.debug, runtime.debug, runtime.add_stages_inspection_hook]
+    found = [id(kernel), target.arch, asked, kernel.debug, runtime.debug, runtime.add_stages_inspection_hook]
     found += getattr(runtime, "override_arch", None), getattr(stages, "instrumentation_mode", ""), stages.dump_ir
     torch: Any = sys.modules.get("torch")
     for name, x in options.items():
@@ -72,12 +72,12 @@ def mark(x: Any, found: list[Any], values: list[Any], tensor: Any) -> None:
         raise Unmarked(kind)
 
 
-def recalled(key: tuple, target: Any) -> tuple[Any, list[tuple[str, int]]]:
+def recalled(kernel: Any, key: tuple, target: Any) -> tuple[Any, list[tuple[str, int]]]:
     """The CompiledKernel of an earlier launch of this key, and which of the values each of its PTX's parameters is; or
     None, where there was none or Triton has another by now."""
     if not (found := _known.get(key)):
         return None, []
-    kernel, (out, order, cache, at) = key[0], found
+    _, out, order, cache, at = found
     theirs = kernel.device_caches.get(target) or (None,)
     same = all(value == of.get(name, key) for (name, _), (value, of) in kernel.used_global_vals.items())
     return (out, order) if same and theirs[0] is cache and cache.get(at) is out else (None, [])  # or Triton complains
@@ -96,9 +96,9 @@ def numbered(kernel: Any, parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: x if parameter.is_constexpr else number(x) for parameter, (name, x) in pairs}
 
 
-def remember(key: tuple, target: Any, out: Any, order: list[tuple[str, int]]) -> None:
-    cache = key[0].device_caches[target][0]
+def remember(kernel: Any, key: tuple, target: Any, out: Any, order: list[tuple[str, int]]) -> None:
+    cache = kernel.device_caches[target][0]
     if at := next((at for at, x in cache.items() if x is out), None):
         if len(_known) >= MOST:
             _known.clear()
-        _known[key] = out, order, cache, at
+        _known[key] = kernel, out, order, cache, at  # so that no other kernel has its id

@@ -108,13 +108,13 @@ def unwritten(buffers: list[Buffer]) -> dict[str, np.ndarray]:
         at = bisect_right(_lows, first)
         storage = _storages.get(_lows[at - 1]) if at else None
         if storage is not None and first < storage.high and array.size:
-            found |= {name: blank} if (blank := blank_of(array, storage)) is not None else {}
+            found |= {name: blank} if (blank := blank_of(array, first, storage)) is not None else {}
     return found
 
 
-def blank_of(array: np.ndarray, storage: Storage) -> np.ndarray | None:
+def blank_of(array: np.ndarray, first: int, storage: Storage) -> np.ndarray | None:
     """The unwritten elements of an array that begins in a storage; None: all may count as written."""
-    low, high = span(array)
+    low, high = (first, first + array.nbytes) if array.flags.c_contiguous else span(array)
     # not one whose memory was given back, and part of it out again
     if low < storage.low or high > storage.high or storage.weak.expired():
         return None

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..reachable import UNSIGNED
 from ..segments import BITS, MIDDLE, Buffer, Segments, address_of, span
 from .lower import Unlowered
 from .pieces import (
@@ -28,7 +27,7 @@ from .pieces import (
     Once,
     Piece,
     Planes,
-    dense,
+    form,
     layout_of,
 )  # fmt: skip
 
@@ -166,10 +165,9 @@ class Arrays:
         flat  in any order and shape, as is soonest gone through
         """
         at = piece.offsets[word] + (first - low + (low & 255) >> piece.shift)
-        kind = UNSIGNED[array.itemsize >> piece.shift]
-        if flat and dense(array) and min(array.strides, default=0) >= 0:
+        kind, strides, row = form(array.itemsize, array.shape, array.strides, piece.shift)
+        if flat and row:
             return np.ndarray((array.size,), kind, self.memory.data, at)
-        strides = array.strides if not piece.shift else [s >> piece.shift for s in array.strides]
         return np.ndarray(array.shape, kind, self.memory.data, at, strides)
 
     def states(self, readable: dict[str, Any], blank: dict[str, np.ndarray]) -> None:
@@ -244,7 +242,7 @@ class Arrays:
         """Of how many items of an array something was read."""
         known = np.unpackbits(self.plane(piece, READ), bitorder="little")
         first = first - low >> piece.shift
-        kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
+        kind, strides, _ = form(array.itemsize, array.shape, array.strides, piece.shift)
         return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
     def read_bytes(self) -> dict[str, int]:

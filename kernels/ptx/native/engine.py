@@ -17,7 +17,7 @@ import numpy as np
 
 from ..printed import Printed
 from ..progress import Progress
-from ..segments import address_of
+from ..segments import Buffer, address_of
 from ..start import Start
 from .arrays import Arrays
 from .carried import Carried
@@ -146,7 +146,8 @@ def ended(running: list[Future], records: Records) -> list[int]:
 
 
 def name_of(parameter: Any) -> str:
-    return getattr(getattr(parameter, "base", parameter), "name", "")  # an array's, or that of a tensor map's
+    array = parameter if parameter.__class__ is Buffer else getattr(parameter, "base", parameter)  # of a tensor map
+    return getattr(array, "name", "")
 
 
 def run(

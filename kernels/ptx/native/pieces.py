@@ -29,16 +29,21 @@ HEAD = 8
 MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 
-def dense(array: np.ndarray) -> bool:
-    """Whether an array has no gaps, and no element twice."""
-    if array.flags.c_contiguous:
-        return True
-    extent = array.itemsize
-    for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+def dense(extent: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether an array of elements of so many bytes has no gaps, and no element twice."""
+    for stride, n in sorted(zip(map(abs, strides), shape, strict=True)):
         if n > 1 and stride != extent:
             return False
         extent *= n
     return True
+
+
+@lru_cache(maxsize=1024)
+def form(itemsize: int, shape: tuple[int, ...], strides: tuple[int, ...], shift: int) -> tuple[Any, list[int], bool]:
+    """What is known of an array byte by byte, for each 1 << shift of its own: words like its items and strides; and
+    whether all of it may be gone through in a row."""
+    row = dense(itemsize, shape, strides) and min(strides, default=0) >= 0
+    return np.dtype(f"u{itemsize >> shift}"), [s >> shift for s in strides], row
 
 
 class Once:
@@ -71,7 +76,9 @@ class Piece:
         self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
         self.offsets: dict[int, int] = {}  # of the planes in the memory of all
         self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
-        self.whole = any(dense(b.array) and b.array.nbytes == length for b, _ in buffers)
+        self.whole = any(
+            dense(b.array.itemsize, b.array.shape, b.array.strides) and b.array.nbytes == length for b, _ in buffers
+        )
 
     def writable(self, may_write: Any, fine: Any) -> None:
         """What is to be known if the kernel may write here."""
