@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .values import (
+from .values import (  # noqa: F401
     Block,
     Constant,
     DoubleType,
@@ -30,11 +30,6 @@ from .values import (
     VectorType,
     VoidType,
 )  # fmt: skip
-
-__all__ = [
-    "Block", "Constant", "DoubleType", "FloatType", "Function", "FunctionType", "Gap", "HalfType", "IRBuilder",
-    "IntType", "Module", "PointerType", "Value", "VectorType", "VoidType",
-]  # fmt: skip
 
 RELATIONS = {"==": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge"}
 KNOWN: dict[str, Callable[[int, int], int]] = {

@@ -42,7 +42,7 @@ def spelled(kind: Any) -> str:
 def begun(module: ir.Module, name: str, result: Any, *takes: Any, how: str = "") -> tuple["Lanes", list[Any]]:
     """What writes the first block of a function, and what that takes; how: "alwaysinline" | "noinline"."""
     made = module.globals.get(name) or ir.Function(module, ir.FunctionType(result, takes), name)
-    made.attributes |= {how} - {""}
+    made.how = how
     return Lanes(ir.IRBuilder(made.append_basic_block())), made.args
 
 

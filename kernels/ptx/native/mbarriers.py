@@ -179,25 +179,27 @@ def inval(w: Any, i: Instruction) -> None:
     suspect(w, "mbarrier_inval", *operands(w, i, 0), w.warp, log(w))
 
 
+def change(w: Any, i: Instruction, n: int, number: Any, flags: int, arrives: int) -> Any:
+    """Arrivals or bytes of each lane at the mbarrier -> where the phases are that they find."""
+    numbers, states = spilled(w, number), spilled(w, I64(0))
+    suspect(w, "mbarrier_arrive", *operands(w, i, n), numbers, w.warp, log(w), flags, arrives, states)
+    return states
+
+
 def arrive(w: Any, i: Instruction) -> None:
     target, _, *count = i.operands
-    numbers, states = spilled(w, w.read(count[0], "u32") if count else I32(1)), spilled(w, I64(0))
-    suspect(w, "mbarrier_arrive", *operands(w, i, 1), numbers, w.warp, log(w), flags(i), 1, states)
+    states = change(w, i, 1, w.read(count[0], "u32") if count else I32(1), flags(i), 1)
     w.write(target, "b64", w.b.load(states, typ=w.L.splat(I64(0)).type, align=8))
 
 
 def arrive_with_copies(w: Any, i: Instruction) -> None:
     """cp.async.mbarrier.arrive: the copies are taken to be there at once, as in NumPy form."""
-    more = 0 if ".noinc" in i.opcode else MORE
     suspect(w, "order_copied", w.context, w.on, w.warp, log(w), -1)
-    numbers, states = spilled(w, I32(1)), spilled(w, I64(0))
-    suspect(w, "mbarrier_arrive", *operands(w, i, 0), numbers, w.warp, log(w), more, 1, states)
+    change(w, i, 0, I32(1), 0 if ".noinc" in i.opcode else MORE, 1)
 
 
 def count_bytes(w: Any, i: Instruction) -> None:
-    numbers, states = spilled(w, w.read(i.operands[1], "u32")), spilled(w, I64(0))
-    arrives = 0 if ".expect_tx" in i.opcode else -1
-    suspect(w, "mbarrier_arrive", *operands(w, i, 0), numbers, w.warp, log(w), flags(i), arrives, states)
+    change(w, i, 0, w.read(i.operands[1], "u32"), flags(i), 0 if ".expect_tx" in i.opcode else -1)
 
 
 def wait(w: Any, i: Instruction) -> None:

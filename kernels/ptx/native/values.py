@@ -187,13 +187,13 @@ class Block:
 class Function(Value):
     """One that is declared until it has a block; `head`, lines before those of the first."""
 
-    __slots__ = ("args", "attributes", "blocks", "head", "linkage", "module", "name", "numbers", "result")
+    __slots__ = ("args", "blocks", "head", "how", "linkage", "module", "name", "numbers", "result")
 
     def __init__(self, module: "Module", kind: FunctionType, name: str):
         super().__init__(PointerType(), f'@"{name}"')
-        self.module, self.name, self.result, self.linkage = module, name, kind.result, ""
+        self.module, self.name, self.result, self.linkage, self.how = module, name, kind.result, "", ""
         self.args = [Value(one, f"%a{n}") for n, one in enumerate(kind.takes)]
-        self.attributes, self.blocks, self.head, self.numbers = set(), [], [], count()
+        self.blocks, self.head, self.numbers = [], [], count()
         module.globals[name] = self
 
     @property
@@ -205,7 +205,7 @@ class Function(Value):
         return block
 
     def lines(self) -> Iterator[str]:
-        head = f"{self.linkage} {self.result} {self.text}({', '.join(map(str, self.args))}) {' '.join(self.attributes)}"
+        head = f"{self.linkage} {self.result} {self.text}({', '.join(map(str, self.args))}) {self.how}"
         if self.is_declaration:
             yield f"declare {head}"
             return
