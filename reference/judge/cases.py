@@ -125,7 +125,7 @@ def drawn_normals(seed: int, *shapes: tuple[int, ...]):
     return q, kv, rng.bit_generator.state
 
 
-kept_normals = lru_cache(16)(drawn_normals)
+kept_normals = lru_cache(8)(drawn_normals)
 
 
 def draw_qkv(case: Case, dead: float = np.nan) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
