@@ -49,6 +49,10 @@ def check_model(dtype: str = "float32"):
         assert torch.equal(logits([row])[:, 0], got[:, row]), f"sequence {row} has other bits than alone"
 
 
+def product_of(modules, dtype: str):
+    return usual(dtype) if modules is engine_modules() else product(modules, dtype)
+
+
 def rejects(fault: Fault, modules):
     """Run a fault's check on an engine's files."""
     if isinstance(fault.check, Case):
@@ -56,7 +60,7 @@ def rejects(fault: Fault, modules):
         check(_attending.op(modules, fault.check.dtype, cache), fault.check, return_lse=False)
     elif fault.check.startswith("product"):
         dtype = fault.check.split()[1]
-        function = usual(dtype) if modules is engine_modules() else product(modules, dtype)
+        function = product_of(modules, dtype)
         for n_in, rows in ((83, 15), (1100, 11), (2100, 5)):
             check_product(function, Layer(dtype, n_in, 7, rows))
     elif fault.check == "model":
@@ -64,7 +68,7 @@ def rejects(fault: Fault, modules):
             check_model()
     else:
         {
-            "parts": lambda: check_parts(product(modules, "float32"), "float32"),
+            "parts": lambda: check_parts(product_of(modules, "float32"), "float32"),
             "norm": lambda: check_norm(norms(modules, "float32"), "float32", 17),
             "gelu": lambda: check_gelu(gelus(modules, "float32"), "float32", "tanh"),
             "exp2": lambda: check_exp2(powers(modules, "float32"), "float32"),
