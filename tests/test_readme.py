@@ -2,7 +2,7 @@
 
 import re
 import runpy
-import subprocess
+import shlex
 import sys
 from pathlib import Path
 
@@ -41,9 +41,9 @@ def stable(text):
 
 @pytest.mark.parametrize(("command", "shown"), list(examples()), ids=[command for command, _ in examples()])
 def test_a_command_prints_what_the_readme_shows(command, shown):
-    words = command.replace("python ", f"{sys.executable} ", 1) if command.startswith("python ") else command
-    words = re.sub(r"^kvproof ", f"{sys.executable} -m kvproof.gpt2 ", words)
-    run = subprocess.run(words, shell=True, capture_output=True, text=True, cwd=ROOT)
+    program, *words = shlex.split(command)
+    python = {"python": [sys.executable], "kvproof": [sys.executable, "-m", "kvproof.gpt2"]}[program]
+    run = _child.run([*python, *words], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == int("--inject" in command or "--quantised" in command), run.stderr  # 1 says BUG
     parts = [re.escape(stable(part)) for part in shown.split("[…]\n")]  # what is left out may say anything
     assert re.fullmatch(".*".join(parts), stable(run.stdout)), run.stdout
@@ -120,6 +120,6 @@ def test_the_machine_reports_the_race_that_the_readme_shows_and_no_other(tmp_pat
     path, mended = tmp_path / "total.py", tmp_path / "mended.py"
     path.write_text(block[1], encoding="utf-8")
     mended.write_text(block[1].replace('"relaxed"', '"acq_rel"'), encoding="utf-8")
-    run = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    run = _child.run([sys.executable, path], capture_output=True, text=True)
     assert stable(run.stderr.strip().splitlines()[-1]) == stable(" ".join(block[2].split()))
     runpy.run_path(str(mended))

@@ -14,7 +14,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 
 from ..attention.launch import Launch
-from ..ptx.compile import _compile, _seen, compile  # pyright: ignore[reportPrivateUsage]
+from ..ptx.compile import _compile, compile  # pyright: ignore[reportPrivateUsage]
 from ..ptx.launch import route
 from ..ptx.limits import LIMITS
 from .machine_code import (
@@ -91,8 +91,7 @@ def read_cuda(name: str, sm: int) -> Row:
 def compile_for_amd(launch: Launch) -> Any:
     """Triton's own compiler and linker for AMD, both in its wheel; caps on registers are for NVIDIA's alone."""
     options = {name: x for name, x in launch.options.items() if name != "maxnreg"}
-    arguments = {name: _seen(x) for name, x in (launch.arguments | options).items()}
-    return _compile(GPUTarget("hip", AMD, 64), launch.kernel, iter(()), arguments, None)
+    return _compile(GPUTarget("hip", AMD, 64), launch.kernel, (), launch.arguments | options, None)
 
 
 def read_amd(name: str) -> Row:

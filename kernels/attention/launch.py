@@ -3,6 +3,7 @@
 The operator runs what `launches` gives, and kernels/aot/ compiles it without a GPU.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -76,31 +77,45 @@ def tuning(
     )  # fmt: skip
 
 
-def strides(x: Tensor) -> list[int]:
+def strides(x: Tensor) -> tuple[int, ...]:
     """Strides of all axes but the last. An axis of one element has none: 0 keeps 16-byte alignment in sight."""
-    return [0 if n == 1 else stride for n, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True)]
+    return strides_of(x.shape, x.stride())
+
+
+@lru_cache(maxsize=256)
+def strides_of(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple([0 if n == 1 else stride for n, stride in zip(shape[:-1], strides[:-1], strict=True)])
 
 
 def aligned(*tensors: Tensor | None) -> bool:
     """Whether every row of these begins at a multiple of 16 bytes."""
-    starts = [(x.storage_offset(), *strides(x)) for x in tensors if x is not None]
-    sizes = [x.element_size() for x in tensors if x is not None]
-    return all(n * size % 16 == 0 for numbers, size in zip(starts, sizes, strict=True) for n in numbers)
+    given = [x for x in tensors if x is not None]
+    return not any(n * x.itemsize % 16 for x in given for n in (x.storage_offset(), *strides(x)))
 
 
 def config(x: Inputs, options: Options, capability: tuple[int, int]) -> KernelConfig:
     """What the kernels of a call are compiled for, on a GPU of this compute capability."""
-    (_, M, H, D), G, o = x.q.shape, x.q.shape[2] // x.k.shape[1], options
-    plain = not x.int8 and (o.window, o.softcap, x.alibi_slopes) == (None, None, None)
-    plain = plain and (G < 16 if o.engine == "mma" else x.queries == 1)
-    sizes = tuning(D, x.q.element_size(), o.engine, plain, x.int8, o.window is not None, capability)
+    steps = x.k.stride(2), x.v.stride(2), 0 if x.k_scale is None else x.k_scale.stride(2)
+    page = None if x.block_table is None else x.k.shape[2]
+    known = x.q.dtype, steps, page, x.int8, x.alibi_slopes is not None, aligned(x.k, x.v, x.k_new, x.v_new)
+    return config_of(x.q.shape[1:], x.k.shape[1], *known, interpreting(), capability, *options)
+
+
+@lru_cache(maxsize=256, typed=True)  # to Triton an option of 1 is another than one of 1.0
+def config_of(
+    q: tuple[int, ...], H_KV: int, dtype: torch.dtype, steps: tuple[int, int, int], page: int | None, int8: bool,
+    slopes: bool, all_aligned: bool, upcast: bool, capability: tuple[int, int], *options: Any,
+) -> KernelConfig:  # fmt: skip
+    """The same for queries of a shape (M, H, D); steps: from slot to slot, of k, v and scales."""
+    (M, _, D), G, o = q, q[1] // H_KV, Options(*options)
+    plain = not int8 and (o.window, o.softcap, slopes) == (None, None, False)
+    plain = plain and (G < 16 if o.engine == "mma" else M * G == 1)
+    sizes = tuning(D, dtype.itemsize, o.engine, plain, int8, o.window is not None, capability)
     return KernelConfig(
-        D=D, G=G, H_KV=H // G, ONE_TOKEN=M == 1, STRIDE_KT=x.k.stride(2), STRIDE_VT=x.v.stride(2),
-        STRIDE_ST=0 if x.k_scale is None else x.k_scale.stride(2),
-        PAGE=None if x.block_table is None else x.k.shape[2], INT8=x.int8, ALIGNED=aligned(x.k, x.v, x.k_new, x.v_new),
+        D=D, G=G, H_KV=H_KV, ONE_TOKEN=M == 1, STRIDE_KT=steps[0], STRIDE_VT=steps[1], STRIDE_ST=steps[2],
+        PAGE=page, INT8=int8, ALIGNED=all_aligned,
         SCALE=o.scale, CAUSAL=o.causal, WINDOW=o.window, SINKS=o.sinks, SOFTCAP=o.softcap,
-        LOWEST=torch.finfo(accumulator(x.q.dtype)).min, UPCAST=interpreting(),
-        FUSED=o.fused, SPLIT_LEN=o.split_len, **vars(sizes),
+        LOWEST=torch.finfo(accumulator(dtype)).min, UPCAST=upcast, FUSED=o.fused, SPLIT_LEN=o.split_len, **vars(sizes),
     )  # fmt: skip
 
 

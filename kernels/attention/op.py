@@ -8,6 +8,7 @@ import inspect
 import itertools
 import sys
 import warnings
+from functools import cache
 from typing import Any, get_type_hints
 
 import torch
@@ -17,6 +18,7 @@ from ..backend import check_device, interpreting
 from ..requires_triton import triton
 from .arguments import Inputs, Options, Result
 from .checks import check_inputs, check_offsets, check_options, check_out, check_pages, check_slots
+from .dispatch import undispatched
 from .launch import ENGINES, choose_engine, launches, throughput_split_len
 from .workspace import SPLIT_LEN, Workspace, fitting_workspace
 
@@ -70,7 +72,12 @@ def warn_of_spills(compiled: Any, name: str) -> None:
 
 def _run_on_cpu(*arguments: Any) -> None:
     """`run`, hidden from torch._dynamo only once something has imported that, which takes more than a second."""
-    (torch.compiler.disable(run) if "torch._dynamo" in sys.modules else run)(*arguments)
+    (_hidden() if "torch._dynamo" in sys.modules else run)(*arguments)
+
+
+@cache
+def _hidden() -> Any:
+    return torch.compiler.disable(run)
 
 
 def _register(name: str, appends: bool):
@@ -171,8 +178,13 @@ def decode_attention(
     partials = fitting_workspace(workspace, q, x.capacity)
     lse = torch.empty(shape[:-1], dtype=partials.m.dtype, device=q.device) if return_lse else None
     result = Result(out.view(B, M, H, D), lse if lse is None else lse.view(B, M, H))
-    op = _attend if k_new is None else _append
-    op(*x, *options, *result, *partials)
+    if undispatched([t for t in (*x, *result, *partials) if t is not None]):
+        written = (*result, *partials) if k_new is None else (k, v, k_scale, v_scale, *result, *partials)
+        torch.autograd.graph.increment_version([t for t in written if t is not None])
+        _run_on_cpu(*x, *options, *result, *partials)
+    else:
+        op = _attend if k_new is None else _append
+        op(*x, *options, *result, *partials)
     return out if lse is None else (out, lse)
 
 

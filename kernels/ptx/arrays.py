@@ -1,6 +1,7 @@
 """NumPy idioms: values of some programs and of more, masks, repeats, floats nearly alike; and where a tensor is."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,13 @@ def near_floats(a: np.ndarray, b: np.ndarray, width: int) -> bool:
 
 def true_device(x: Any) -> Any:
     """The device that a torch tensor's memory is on, whatever it says under a pretence; None for what has none."""
+    return true_devices([x])[0]
+
+
+def true_devices(values: Iterable[Any]) -> list[Any]:
     torch: Any = sys.modules.get("torch")
-    if torch is not None and isinstance(x, torch.Tensor):
-        with torch._C.DisableTorchFunction():  # a mode would be handed torch.Tensor's own attribute
-            return torch._C.TensorBase.device.__get__(x, type(x))
-    return getattr(x, "device", None)
+    if torch is None:
+        return [getattr(x, "device", None) for x in values]
+    kind, device = torch.Tensor, torch._C.TensorBase.device.__get__
+    with torch._C.DisableTorchFunction():  # a mode would be handed torch.Tensor's own attribute
+        return [device(x) if isinstance(x, kind) else getattr(x, "device", None) for x in values]

@@ -6,9 +6,9 @@ During one `JITFunction.run(warmup=True)` a stand-in driver names the target; Tr
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,7 +21,8 @@ from triton.runtime import JITFunction, driver
 from .cubin import Texts, without_cubin
 from .errors import Refused
 from .limits import LIMITS
-from .options import check_options
+from .options import DEFAULTS, check_options
+from .specialised import key_of, numbered, recalled, remember
 from .tma import host
 
 TARGETS = tuple(LIMITS)
@@ -76,10 +77,16 @@ class StandIn:
         self._thread, self._true = threading.get_ident(), true
 
     def __getattr__(self, name: str) -> Any:
-        ours = threading.get_ident() == self._thread and name in self._answers
-        return self._answers[name] if ours else getattr(self._true, name)
+        if threading.get_ident() == self._thread and name in self._answers:
+            return self._answers[name]
+        true = self._true
+        if true is None:
+            with suppress(RuntimeError):  # there is no GPU
+                true = driver.default
+        return getattr(true, name)
 
 
+@cache
 def capability(target: str) -> int:
     """ "sm_90" -> 90. Raises ValueError for none of TARGETS, Refused under Triton's interpreter."""
     if type(tl.sum).__name__ == "InterpretedFunction":
@@ -105,17 +112,30 @@ def compile(kernel: Any, args: tuple, kwargs: dict[str, Any], target: str = "sm_
     sm = capability(target)
     if not isinstance(kernel, JITFunction):
         raise TypeError(f"the kernel is {kernel!r}; compile takes the @triton.jit function under any other decorator")
-    asked = _asked.get()
+    own, asked, to = kernel.signature.parameters, _asked.get(), GPUTarget("cuda", sm, 32)
     by_launch = asked is None or kwargs.get("instrumentation_mode")
-    mode = check_options(kernel, kwargs if by_launch else {**kwargs, "instrumentation_mode": asked}, sm)
-    own = kernel.signature.parameters
-    parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in own})
-    seen = {name: _seen(x) for name, x in kwargs.items() if name != "instrumentation_mode"}
-    out = _compile(GPUTarget("cuda", sm, 32), kernel, map(_seen, args), seen, mode)
-    if not isinstance(out.asm, Texts):
-        out.asm = Texts(out)
+    checked = kwargs if by_launch else {**kwargs, "instrumentation_mode": asked}
+    try:
+        parameters = bind(kernel, args, {name: x for name, x in kwargs.items() if name in own})
+    except TypeError:
+        check_options(kernel, checked, sm)
+        raise
+    options = {name: x for name, x in kwargs.items() if name in DEFAULTS or name not in own}
+    key, values = key_of(kernel, parameters, options, to, asked)
+    out, order = recalled(kernel, key, to) if key else (None, [])
+    if out is None:
+        mode = check_options(kernel, checked, sm)
+        given = {name: x for name, x in kwargs.items() if name != "instrumentation_mode"}
+        out = _compile(to, kernel, args, given, mode)
+        if not isinstance(out.asm, Texts):
+            out.asm = Texts(out)
     facts, (types, scratch, maps, found) = out.metadata, facts_of(out, tuple(parameters))
-    arguments = flattened(parameters, types, maps)
+    if order:
+        arguments = [(name, values[n]) for name, n in order]
+    else:
+        arguments = flattened(parameters, types, maps)
+        if key and "tensordesc" not in str(types):
+            remember(kernel, key, to, out, flattened(numbered(kernel, parameters), types, ()))
     if not 0 <= found - len(arguments) <= len(SCRATCH):
         raise RuntimeError(
             f"Triton {triton.__version__} gives {facts.name} {found} parameters for {len(arguments)} arguments: it "
@@ -159,12 +179,12 @@ def compiling() -> bool:
     return getattr(_here, "compiling", False)
 
 
-def _compile(target: GPUTarget, kernel: JITFunction, args: Iterator, kwargs: dict[str, Any], mode: str | None) -> Any:
+def _compile(target: GPUTarget, kernel: JITFunction, args: tuple, kwargs: dict[str, Any], mode: str | None) -> Any:
+    kinds = {*map(type, leaves((*args, *kwargs.values())))}
+    if any(issubclass(kind, (np.ndarray, np.generic)) for kind in kinds):
+        args, kwargs = tuple(map(_seen, args)), {name: _seen(x) for name, x in kwargs.items()}
     with _compiling, _knob(mode):
-        try:
-            true = driver.active
-        except RuntimeError:  # there is no GPU
-            true = None
+        true = driver._active  # None where nobody has asked for one, or there is no GPU
         driver.set_active(StandIn(target, true))  # pyright: ignore[reportArgumentType]
         before, _here.compiling = compiling(), True
         try:

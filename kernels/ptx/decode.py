@@ -161,6 +161,8 @@ class Decoder:
         """The slot of a source operand, and what narrows a wider register to the operand's type."""
         if isinstance(operand, Vector) and len(operand.parts) == 1:
             operand = operand.parts[0]
+        if isinstance(operand, Register):
+            return self.register(operand, kind)
         if isinstance(operand, Immediate):
             slot = self.slot(immediate(operand.bits, kind))
             if slot not in self.fixed:
@@ -171,20 +173,22 @@ class Decoder:
             if operand.name in self.program.shared or operand.name in self.program.labels:
                 self.fixed[slot] = np.full((1, 1), self.variable(operand.name), dtype(kind))
             return slot, None
-        if not isinstance(operand, Register):
-            raise ParseError(f"an operand that is no value: {operand}")
-        name, dot, axis = operand.name.partition(".")
-        if name in CLUSTER:
-            operand = operand._replace(name=CLUSTER[name] + dot + axis)
-        slot = self.slot(operand.name)
+        raise ParseError(f"an operand that is no value: {operand}")
+
+    def register(self, operand: Register, kind: str) -> tuple[int, Callable | None]:
+        name = operand.name
+        if name not in self.program.registers:
+            first, dot, axis = name.partition(".")
+            name = CLUSTER.get(first, first) + dot + axis
+        slot = self.slot(name)
         self.reads |= 1 << slot
         if operand.negated:
             return slot, np.logical_not
-        register = self.kind(operand.name)
-        if (kind == "pred") != (register == "pred") or width(kind) > width(register):
-            raise ParseError(f"{operand.name} is .{register}, where the instruction reads .{kind}")
-        narrower = kind != "pred" and width(kind) < width(register)
-        return slot, converter(kind) if narrower else None
+        register = self.kind(name)
+        bits, held = width(kind), width(register)
+        if (kind == "pred") != (register == "pred") or bits > held:
+            raise ParseError(f"{name} is .{register}, where the instruction reads .{kind}")
+        return slot, converter(kind) if bits < held else None
 
     def variable(self, name: str) -> int:
         """The address of a variable in shared or local memory: one after the other, from 0."""

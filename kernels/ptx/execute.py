@@ -172,10 +172,10 @@ def run(start: Start, written: dict[str, np.ndarray] | None, engine: str | None)
         why = tier.why if tier else why
         if engine == "native" and not (tier and tier.code):
             raise Refused(f'engine="native" cannot run this launch: {why}; leave engine= out')
-        begun = time.perf_counter()
+        begun = time.thread_time()
         ended = lockstep.run(start.assembled(), written, tier.due if tier else lambda: False)
         if tier:
-            tier.spent(time.perf_counter() - begun)
+            tier.spent(time.thread_time() - begun)
         if ended is not None:
             return ended, "numpy", why
 

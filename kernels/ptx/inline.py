@@ -202,7 +202,8 @@ def inline(
     inliner.add(entry, {}, 0)
     known = {"_", *inliner.labels, *constants, *shared, *(name for name, _ in entry.parameters)}
     for i in inliner.instructions:
-        for x in (x for operand in i.operands for x in parts(operand) if isinstance(x, Symbol)):
+        others = [operand for operand in i.operands if operand.__class__ is not Register]
+        for x in (x for operand in others for x in parts(operand) if isinstance(x, Symbol)):
             if x.name not in (inliner.labels if i.opcode.split(".")[0] == "bra" else known):
                 raise ParseError(f"nothing declares {x.name}", i)
     return Program(

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from triton.runtime import Autotuner, JITFunction, KernelInterface
 
-from .arrays import true_device
+from .arrays import true_devices
 from .autotune import Launched, chosen, run_tuned, written
 from .compile import NUMBERS, Compiled, capability, compile, compiling, leaves
 from .compiled import Kernel
@@ -52,8 +52,8 @@ class Route(NamedTuple):
         if self.takes_all:
             return True
         given = [x for x in leaves((*args, *kwargs.values())) if x.__class__ not in NUMBERS]
-        values = [getattr(x, "base", x) for x in given]  # of a descriptor or a reinterpret
-        devices = {true_device(x) for x in values if hasattr(x, "data_ptr")}
+        values = [x if hasattr(x, "numel") else getattr(x, "base", x) for x in given]  # of a descriptor, a reinterpret
+        devices = {*true_devices(x for x in values if hasattr(x, "data_ptr"))}
         # A dtype in place of an array, as kernel.warmup takes it, is on no device.
         return all(getattr(device, "type", "cpu") == "cpu" for device in devices)
 
@@ -253,14 +253,13 @@ def _launch(kernel: Kernel, grid: Any) -> Any:
     buffers = host.arrays([value for _, value in arguments])
     others = reached(buffers, route.settings.reachable)
     arrays = [array.name for array in (*buffers, *others)]
-    if unknown := sorted(set(readable or ()) - set(arrays)):
+    if readable and (unknown := sorted({*readable} - {*arrays})):
         raise ValueError(f"readable names {unknown}; the arrays of {compiled.name} are {arrays}")
     own = {name: scratch(name, *size, math.prod(shape)) for name, size in compiled.scratch.items()}
-    arguments = [(name, own.get(name, value)) for name, value in arguments]
+    arguments = [(name, own.get(name, value)) for name, value in arguments] if own else arguments
     if "global_scratch" in own:
         readable = {**(readable or {}), "global_scratch": False}
-    blank = {b.name: which for b in (*buffers, *others) if b.name not in (readable or {})
-             and (which := unwritten(b)) is not None}  # fmt: skip
+    blank = unwritten([b for b in (*buffers, *others) if not readable or b.name not in readable])
     known = {x: getattr(compiled, x) for x in ("name", "target", "shared", "num_warps")}
     asked = {**route.settings._asdict(), "readable": readable, "reachable": others, "shadow": shadow(route, compiled)}
     del asked["rounding"]

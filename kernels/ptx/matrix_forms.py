@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import UnknownOpcode
+from .floats import FORMATS
 from .parse import Instruction
 
 # Elements of A and B: the shapes (M, K) that the instruction has, N being 8, and the types of C and D.
@@ -21,6 +22,11 @@ INPUTS = {
 MIXED = ({"s8", "u8"}, {"e4m3", "e5m2"})  # A and B may be one of each
 
 INTEGERS = {"s8": np.int8, "u8": np.uint8, "s32": np.int32}
+
+
+def width(kind: str) -> int:
+    """Bits of an element of A or B."""
+    return 8 if kind in INTEGERS else FORMATS[kind].bits
 
 
 @lru_cache(maxsize=256)

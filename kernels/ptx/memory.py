@@ -129,8 +129,6 @@ class GlobalMemory:
     def stored_to(self) -> list[Region]:
         """The arrays that the launch wrote to, whatever it wrote."""
         near = [r for r in self.regions if any(low < r.high and r.low < high for low, high in self.written)]
-        if not self.checks:
-            return near
         states = [(r, r.of(self.state)) for r in near]  # arrays may lie in each other's gaps
         return [r for r, state in states if (state & word(WRITTEN, state.dtype)).any()]
 
@@ -204,6 +202,8 @@ class GlobalMemory:
                 self.check(self.states[size].take(whole, 0, mode="clip"), whole, size, MAPPED, site)
             self.keep_maps(whole, size, True if active is None else active, site)
             self.states[size][index] = (found | word(READABLE | WRITTEN, found.dtype)) & ~word(BLANK, found.dtype)
+        else:
+            self.states[size][index] |= word(WRITTEN, self.states[size].dtype)
         self.words[size][index] = words
         self.version += 1
         self.wrote(index, size)
@@ -232,7 +232,7 @@ class GlobalMemory:
             if self.blanks:
                 self.doubts(found, index, size, site)
         words, index = self.words[size], flat(index)
-        if self.checks and (self.blanks or not self.has(found, WRITTEN)):
+        if not self.checks or self.blanks or not self.has(found, WRITTEN):
             states = self.states[size]
             states[index] = states[index] & ~word(BLANK, states.dtype) | word(WRITTEN, states.dtype)
         before = words[index]

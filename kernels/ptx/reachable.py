@@ -23,17 +23,20 @@ def buffer(name: str, value: Any) -> Any:
     """
     if value.__class__ in (int, float, bool):
         return value
+    torch: Any = sys.modules.get("torch")
+    if torch and value.__class__ is torch.Tensor and value.dtype in plain():
+        try:
+            array = value.numpy()
+            if 0 not in array.strides:
+                return Buffer(name, array.view(UNSIGNED[array.itemsize]))
+        except (RuntimeError, TypeError):  # it is elsewhere, has a gradient, is negated, ...
+            pass
     if hasattr(value, "data_ptr"):
-        import torch
-
         value = getattr(value, "base", value)  # of triton.reinterpret
         device = true_device(value)
         if device.type != "cpu":
             advice = f"pass {name}.cpu(), or launch the kernel as usual to run it there"
             raise ValueError(f"{name} is on {device}; the machine works on this computer's memory: {advice}")
-        usual = value.__class__ is torch.Tensor and not value.requires_grad and not value.is_neg()
-        if usual and value.dtype in plain() and 0 not in value.stride():
-            return Buffer(name, value.numpy().view(UNSIGNED[value.itemsize]))
         words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         value = beyond(value).detach().view(words[value.element_size()]).numpy()
     if isinstance(value, np.ndarray):

@@ -62,7 +62,9 @@ class Start(NamedTuple):
         values = {}
         for parameter, kind in self.decoded.parameters:
             value = self.parameters[parameter]
-            if value.__class__ is int and -SURELY < value < SURELY and kind in MASKS:
+            if value.__class__ is Buffer and kind == "u64":
+                values[parameter] = pointers[value.name]
+            elif value.__class__ is int and -SURELY < value < SURELY and kind in MASKS:
                 values[parameter] = value & MASKS[kind]
             elif value.__class__ is not host.Descriptor:
                 bits = pointers[value.name] if value.__class__ is Buffer else number(value, segments)

@@ -16,9 +16,10 @@ import numpy as np
 
 from .arrays import true_device
 from .patches import Patches
-from .segments import Buffer, span
+from .segments import Buffer, address_of, span
 
 PATTERN = 0xFFE5  # a NaN as float16, bfloat16 and, repeated, float32 and float64
+PATTERNS = {n: np.array([PATTERN] * 4, "u2").view(f"u{n}")[0] for n in (2, 4, 8)}  # of elements, by their bytes
 MOST = 1 << 30  # bytes of a tensor that is looked after
 FUNCTIONS = ("empty", "empty_like", "empty_strided", "empty_permuted")  # of torch
 METHODS = ("new_empty", "new_empty_strided")  # of torch.Tensor
@@ -42,6 +43,7 @@ _patches = Patches(afterwards=lambda: (_storages.clear(), _lows.clear()))
 _noting = threading.Lock()
 _storages: dict[int, Storage] = {}  # by first byte; no two overlap
 _lows: list[int] = []  # their first bytes, in order
+_look = [16]  # how many there are when those that are gone are looked for
 
 
 def watching(here: Callable[[], bool]) -> AbstractContextManager[None]:
@@ -56,6 +58,7 @@ def watching(here: Callable[[], bool]) -> AbstractContextManager[None]:
     return _patches.open(everything)
 
 
+@functools.lru_cache(maxsize=32)
 def noted(function: Any, here: Callable[[], bool]) -> Any:
     import torch
 
@@ -86,8 +89,9 @@ def note(tensor: Any) -> None:
         before, end = bisect_right(_lows, low) - 1, bisect_right(_lows, low + size - 1)
         near = [_storages[x] for x in _lows[max(before, 0) : end]]  # may overlap: all in between do, the first may
         gone = [s for s in near if s.high > low]  # whose memory was given back
-        if len(_storages) & (len(_storages) - 1) == 0:  # now and then
+        if len(_storages) >= _look[0]:  # now and then
             gone += [s for s in _storages.values() if s.weak.expired() and s not in gone]
+            _look[0] = 16 + 2 * (len(_storages) - len(gone))
         for other in gone:
             del _storages[other.low]
             _lows.remove(other.low)
@@ -96,20 +100,27 @@ def note(tensor: Any) -> None:
     storage.words()[...] = PATTERN
 
 
-def unwritten(buffer: Buffer) -> np.ndarray | None:
-    """The unwritten elements of an array, bool of its shape; None: all may count as written."""
-    array = buffer.array
-    if not array.size or not _storages:
-        return None
-    low, high = span(array)
+def unwritten(buffers: list[Buffer]) -> dict[str, np.ndarray]:
+    """By array, the unwritten elements, bool of its shape, where not all may count as written."""
+    found = {}
+    for name, array in buffers:
+        first = address_of(array)
+        at = bisect_right(_lows, first)
+        storage = _storages.get(_lows[at - 1]) if at else None
+        if storage is not None and first < storage.high and array.size:
+            found |= {name: blank} if (blank := blank_of(array, first, storage)) is not None else {}
+    return found
+
+
+def blank_of(array: np.ndarray, first: int, storage: Storage) -> np.ndarray | None:
+    """The unwritten elements of an array that begins in a storage; None: all may count as written."""
+    low, high = (first, first + array.nbytes) if array.flags.c_contiguous else span(array)
     # not one whose memory was given back, and part of it out again
-    at = bisect_right(_lows, low)
-    storage = _storages.get(_lows[at - 1]) if at else None
-    if storage is None or high > storage.high or storage.weak.expired():
+    if low < storage.low or high > storage.high or storage.weak.expired():
         return None
     if not storage.exact:
         return np.ones(array.shape, bool) if (storage.words() == PATTERN).all() else None
     if array.itemsize == 1:
         return None
-    blank = array == array.dtype.type(PATTERN * 0x0001000100010001 & (1 << 8 * array.itemsize) - 1)
+    blank = array == PATTERNS[array.itemsize]
     return blank if np.count_nonzero(blank) else None

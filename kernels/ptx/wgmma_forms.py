@@ -4,16 +4,10 @@ import re
 from typing import NamedTuple
 
 from .errors import UnknownOpcode
-from .floats import FORMATS
-from .matrix_forms import MIXED
+from .matrix_forms import INPUTS, MIXED, width
 from .syntax import Instruction, Vector
 
 MODES = {0: 0, 1: 128, 2: 64, 3: 32}  # code -> bytes of a swizzled row
-# Elements of A and B: K, and the types that D may have.
-INPUTS = {
-    "f16": (16, {"f16", "f32"}), "bf16": (16, {"f32"}), "tf32": (8, {"f32"}),
-    **dict.fromkeys(("e4m3", "e5m2"), (32, {"f16", "f32"})), **dict.fromkeys(("s8", "u8"), (32, {"s32"})),
-}  # fmt: skip
 OPCODE = re.compile(
     r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(\d+)(\.satfinite)?\.(\w+)\.(\w+)\.(\w+)(\.satfinite)?"
 )
@@ -32,17 +26,17 @@ class Form(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of an element of A and B in shared memory."""
-        return FORMATS[self.a].bits // 8 if self.a in FORMATS else 1
+        return width(self.a) // 8
 
 
 def form(opcode: str) -> Form:
-    """Take a wgmma.mma_async apart. Raises UnknownOpcode unless INPUTS has it."""
+    """Take a wgmma.mma_async apart. Types are those of mma, but for f64. Raises UnknownOpcode for any other."""
     found = OPCODE.fullmatch(opcode)
     if found is None:
         raise UnknownOpcode(opcode, "of wgmma.mma_async it takes dense products, m64n8 to m64n256")
     N, K, d, a, b = int(found[1]), int(found[2]), *found.group(4, 5, 6)
-    k, sums = INPUTS.get(a, (0, ()))
-    matches = (a == b or {a, b} in MIXED) and K == k and d in sums
+    sums = INPUTS[a][1] - {"f64"} if a in INPUTS else ()
+    matches = (a == b or {a, b} in MIXED) and d in sums and K == 256 // width(a)
     whole = 8 <= N <= 256 and N % (16 if d == "s32" and N > 32 else 8) == 0
     satfinite = bool(found[3] or found[7])
     if not matches or not whole or (satfinite and d != "s32"):

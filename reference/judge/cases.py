@@ -6,8 +6,11 @@ needle show what a needle outshines. NaN fills what nobody may read: dead slots,
 page that unused entries of the block table name. K and V are laid out differently.
 """
 
+import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -19,6 +22,7 @@ from .rounding import attention, attention_error, log_sum_exp, lse_error
 
 DTYPES = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 F64_BAR = 1e-13  # of the largest output, or of 1
+KEPT = 2**19  # numbers of K and V, 4 MB: drawing them takes a third of a check's time
 
 
 @dataclass(frozen=True)
@@ -79,12 +83,12 @@ def draw(case: Case, dead: float = np.nan) -> dict[str, Any]:
 
     dead  the number in dead slots and in those about to be appended
     """
-    rng = np.random.default_rng(case.seed)
     dtype, B, M, H = DTYPES[case.dtype], len(case.lengths), case.new, case.H_kv * case.group
     T = case.T if case.page is None else -(-case.T // case.page) * case.page
     lengths = np.array(case.lengths, np.int32)
-    q = (case.q_scale * case.std * rng.standard_normal((B, M, H, case.D))).astype(dtype)
-    k, v = (case.std * rng.standard_normal((2, B, case.H_kv, T, case.D))).astype(np.float32).astype(np.float64)
+    q, kv, state = normals(case.seed, (B, M, H, case.D), (2, B, case.H_kv, T, case.D))
+    q = (case.q_scale * case.std * q).astype(dtype)
+    k, v = (case.std * kv).astype(np.float32).astype(np.float64)
     k = shaped(case, q.astype(np.float64), k)
     plant(case, q.astype(np.float32), k)
     k, v = k.astype(dtype), (v + case.v_mean).astype(dtype)
@@ -99,12 +103,29 @@ def draw(case: Case, dead: float = np.nan) -> dict[str, Any]:
     old = np.maximum(lengths - M, 0) if case.append else lengths
     # 8-bit rows keep their digits and lose their scale.
     poison(*((call["k_scale"], call["v_scale"]) if case.int8 else (k, v)), old, dead)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
     if case.page:
         turn_to_pages(case, call, rng)
     call["v"] = np.ascontiguousarray(call["v"].swapaxes(1, 2)).swapaxes(1, 2)
     if case.alibi:
         call["alibi_slopes"] = rng.uniform(-0.05, 0.3, (H,) if case.alibi == "head" else (B, H)).astype(np.float32)
     return call | {name: value for name, value in case.features.items() if value != getattr(Case, name)}
+
+
+def normals(seed: int, q: tuple[int, ...], kv: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, Mapping[str, Any]]:
+    """Numbers in these shapes, and the generator's state after them; small ones, which checks ask for again, kept."""
+    return (kept_normals if math.prod(kv) <= KEPT else drawn_normals)(seed, q, kv)
+
+
+def drawn_normals(seed: int, *shapes: tuple[int, ...]):
+    rng = np.random.default_rng(seed)
+    q, kv = (rng.standard_normal(shape) for shape in shapes)
+    q.flags.writeable = kv.flags.writeable = False
+    return q, kv, rng.bit_generator.state
+
+
+kept_normals = lru_cache(16)(drawn_normals)
 
 
 def draw_qkv(case: Case, dead: float = np.nan) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def test_a_reader_that_has_enough_ends_a_command_quietly(name):
 
 def test_a_full_disk_below_standard_output_is_one_line():
     with open("/dev/full", "w") as full:
-        run = subprocess.run([sys.executable, *COMMANDS["memory"]], stdout=full, stderr=subprocess.PIPE, text=True)
+        run = _child.run([sys.executable, *COMMANDS["memory"]], stdout=full, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 2
     assert "No space left on device" in run.stderr
     assert run.stderr.count("\n") == 1

@@ -79,8 +79,9 @@ def test_cached_logits_are_the_goldens_from_the_first_token_to_the_full_context(
     assert error(logits[-1], golden["logits_B_f64_last"]) <= BARS[dtype]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("n_head", [1, 12, 16, 20, 25])
+@pytest.mark.parametrize(
+    ("n_head", "dtype"), [*((n, "float64") for n in (1, 12, 16, 20, 25)), (12, "float32"), (25, "float32")]
+)
 def test_any_number_of_heads_agrees_with_the_oracle(n_head, dtype, device):
     check_against_oracle(n_head, 4, dtype, [2, 1], 2, device)
 

@@ -4,6 +4,7 @@ Each is a CacheUnderTest (see cache.py): make_cache=lambda: TorchGPT2(model).
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,11 @@ __all__ = ["HuggingFace", "Int8NumpyGPT2", "NumpyGPT2", "PagedNumpyGPT2", "Torch
 SMALL = Config(n_vocab=61, n_ctx=64, n_embd=32, n_head=2, n_layer=2, n_inner=64)
 
 
+@cache
+def small_tensors() -> list[tuple[str, np.ndarray]]:
+    return [*random_tensors(SMALL)]
+
+
 def small_model(dtype: str = "float64", shift: float = 0.0) -> tuple[dict, Config]:
     """params and config of a random GPT-2 of two layers for the reference; wte is multiplied by 1 + shift.
 
@@ -29,7 +35,7 @@ def small_model(dtype: str = "float64", shift: float = 0.0) -> tuple[dict, Confi
     """
     if dtype not in ("float64", "float32"):
         raise NotImplementedError(f"the reference computes in float64 or float32, not in {dtype}")
-    params = nest({name: array.astype(dtype) for name, array in random_tensors(SMALL)})
+    params = nest({name: array.astype(dtype) for name, array in small_tensors()})
     params["wte"]["weight"] = params["wte"]["weight"] * np.dtype(dtype).type(1 + shift)
     return params, SMALL
 

@@ -165,7 +165,7 @@ def ran(
     try:
         with instrumented("fpsan"), watching_torch(in_torch), route(keep=0, each=each, **settings):
             returned = dict(results("returned", side.run()))
-            blank = {name: which for name, x in returned.items() if (which := unwritten(Buffer(name, x))) is not None}
+            blank = unwritten([Buffer(name, x) for name, x in returned.items()])
         if side.needs_kernel and not hashes:
             raise Refused(
                 f"{side.name} launched no Triton kernel here, or none but over an empty grid; give it CPU tensors and "

@@ -27,19 +27,19 @@ from .pieces import (
     Once,
     Piece,
     Planes,
-    dense,
+    form,
     layout_of,
 )  # fmt: skip
 
 COPIED = np.arange(READ, RECORD) == BACKUP
 SMALL, SPARE = 1 << 22, 4  # bytes of what is kept for another launch, where pages are mapped already; and how many
 
-_spare: list[np.ndarray] = []
+_spare: list[tuple[np.ndarray, np.ndarray]] = []  # zeros, and anything
 
 
-def filled(words: np.ndarray, byte: int) -> np.generic:
+def filled(words: np.ndarray, byte: int) -> Any:
     """A byte in each byte of a word, in the words' type."""
-    return words.dtype.type(byte * 0x0101010101010101 & (1 << 8 * words.itemsize) - 1)
+    return byte if words.itemsize == 1 else words.dtype.type(byte * (0x0101010101010101 >> 64 - 8 * words.itemsize))
 
 
 class Arrays:
@@ -66,18 +66,17 @@ class Arrays:
         self.came_unwritten = {*(readable or {}), *(blank or {})}
         if not {*(readable or {})} <= {b.name for b, _ in self.buffers}:
             raise Unlowered("readable names no argument")
+        self.kept: Any = None  # what the module's variables lie in
         if not self.apart(may_write, fine):
-            self.constants = [np.frombuffer(data, np.uint8) for data in constants.values()]
             self.places(may_write, fine)
-            self.plan = Planes(self.pieces, self.came_unwritten)
         for (_, array), _ in self.buffers:
             seen = self.seen(array) if array.itemsize == 8 else array
             if seen is not array and not np.array_equal(seen, array):
                 raise Unlowered("a table of pointers")
+        self.count, bases = len(self.table), self.table[:, BASE].tolist()
         self.pointers = {b.name: MIDDLE for b in buffers}
-        bases = [p.record[BASE] for p in self.pieces[len(self.pieces) - len(constants) :]]
-        self.pointers |= dict(zip(constants, bases, strict=True))
-        self.pointers |= {b.name: p.record[BASE] + p.pad + first - p.low for p, b, first in self.placed}
+        self.pointers |= zip(constants, bases[len(bases) - len(constants) :], strict=True)
+        self.pointers |= {b.name: bases[n] + (low & 255) + first - low for _, low, n, b, first in self.held}
         self.allocate()
         self.states(readable or {}, blank or {})
 
@@ -98,19 +97,15 @@ class Arrays:
         layout = layout_of(key, tuple(self.variables.items()), known, here := Once(self.buffers))
         here.value = None  # the cache keeps it, and would the arrays
         lows = [first - before for (_, first), before in zip(self.buffers, layout.before, strict=True)]
-        order, ends = sorted(range(len(lows)), key=lows.__getitem__), 0
+        order, ends, rank = sorted(range(len(lows)), key=lows.__getitem__), 0, [0] * len(lows)
         if layout.holes:
             return False
-        for n in order:
-            if lows[n] < ends:
+        for n, which in enumerate(order):
+            if lows[which] < ends:
                 return False
-            ends = lows[n] + layout.pieces[n].length
-        pieces = layout.pieces.copy()
-        for rank, n in enumerate(order, 1):
-            pieces[n] = pieces[n].moved(lows[n], (rank << BITS) + MIDDLE, [self.buffers[n]])
-        self.pieces = [pieces[n] for n in order] + pieces[len(order) :]
-        self.placed = [(piece, *pair) for piece, pair in zip(pieces, self.buffers, strict=False)]
-        self.constants, self.plan = layout.constants, layout.planes
+            ends, rank[which] = lows[which] + layout.pieces[which].length, n
+        self.plan, self.kept, self.table = layout.planes, layout, layout.placed(lows, order)
+        self.held = [(layout.pieces[k], lows[k], rank[k], *pair) for k, pair in enumerate(self.buffers)]
         return True
 
     def places(self, may_write: set[str] | None, fine: set[str] | frozenset[str] | None) -> None:
@@ -118,27 +113,43 @@ class Arrays:
         if self.segments.strides:
             raise Unlowered("arrays with holes")
         real, length, virtual = (x.tolist() for x in (self.segments.real, self.segments.length, self.segments.virtual))
-        arrays, self.pieces = self.segments.arrays, []
+        arrays, pieces = self.segments.arrays, []
+        self.kept = [np.frombuffer(data, np.uint8) for data in self.variables.values()]
         here: list[list[tuple[Buffer, int]]] = [[] for _ in real]
         numbers = [bisect_right(real, first, 0, arrays) - 1 for _, first in self.buffers]
         for n, pair in zip(numbers, self.buffers, strict=True):
             here[n].append(pair)
         for n, buffers in enumerate(here):
             if n >= arrays:
-                data = address_of(self.constants[n - arrays])
-                self.pieces.append(Piece(data, length[n], virtual[n] & ~255, []))
+                pieces.append(Piece(address_of(self.kept[n - arrays]), length[n], virtual[n] & ~255, []))
                 continue
-            self.pieces.append(piece := Piece(real[n], length[n], virtual[n], buffers))
+            pieces.append(piece := Piece(real[n], length[n], virtual[n], buffers))
             piece.writable(may_write, fine)
-        self.placed = [(self.pieces[n], *pair) for n, pair in zip(numbers, self.buffers, strict=True)]
+        self.pieces, self.plan = pieces, Planes(pieces, self.came_unwritten)
+        self.table = np.array([p.record for p in pieces], np.int64).reshape(-1, RECORD)
+        self.held = [(pieces[n], pieces[n].low, n, *pair) for n, pair in zip(numbers, self.buffers, strict=True)]
+
+    @cached_property
+    def pieces(self) -> list[Piece]:
+        """In the order of the table, where they are not known from the start."""
+        moved: dict[int, Piece] = {}
+        for piece, low, n, buffer, first in self.held:
+            moved[n] = piece.moved(low, (n + 1 << BITS) + MIDDLE, [(buffer, first)])
+        return [moved[n] for n in sorted(moved)] + self.kept.pieces[len(moved) :]
+
+    @property
+    def placed(self) -> list[tuple[Piece, Buffer, int]]:
+        """Each array's piece, and where it begins."""
+        return [(self.pieces[n], buffer, first) for _, _, n, buffer, first in self.held]
 
     def allocate(self) -> None:
         """Memory for what is known of all pieces: zeros, but for the copies of what was there."""
-        size = self.plan.known
-        self.room = _spare.pop() if _spare and size <= SMALL else np.zeros(max(size, SMALL), np.uint8)
-        self.memory, self.copies = self.room[:size], np.empty(self.plan.copied, np.uint8)
+        known, copied = self.plan.known, self.plan.copied
+        self.room = _spare.pop() if _spare and max(known, copied) <= SMALL else (
+            np.zeros(max(known, SMALL), np.uint8), np.empty(max(copied, SMALL), np.uint8)
+        )  # fmt: skip
+        self.memory, self.copies = self.room[0][:known], self.room[1][:copied]
         first = address_of(self.memory) - 1, address_of(self.copies) - 1
-        self.table = np.array([p.record for p in self.pieces] or [[0] * RECORD], np.int64)
         planes = self.table[:, READ:]
         planes += np.where(COPIED, first[1], first[0]) * (planes > 0)
 
@@ -147,18 +158,17 @@ class Arrays:
         first = piece.offsets[word]
         return (self.copies if word == BACKUP else self.memory)[first : first + piece.size(word)]
 
-    def of(self, piece: Piece, array: np.ndarray, first: int, word: int, flat: bool = False) -> np.ndarray:
+    def of(self, piece: Piece, low: int, array: np.ndarray, first: int, word: int, flat: bool = False) -> np.ndarray:
         """What a plane of bytes knows of an array: in its shape, words of as many bytes as one of its items has.
 
+        low   where the piece lies
         flat  in any order and shape, as is soonest gone through
         """
-        at, kind = (
-            piece.offsets[word] + (first - piece.low + piece.pad >> piece.shift),
-            f"u{array.itemsize >> piece.shift}",
-        )
-        if flat and dense(array) and min(array.strides, default=0) >= 0:
+        at = piece.offsets[word] + (first - low + (low & 255) >> piece.shift)
+        kind, strides, row = form(array.itemsize, array.shape, array.strides, piece.shift)
+        if flat and row:
             return np.ndarray((array.size,), kind, self.memory.data, at)
-        return np.ndarray(array.shape, kind, self.memory.data, at, [s >> piece.shift for s in array.strides])
+        return np.ndarray(array.shape, kind, self.memory.data, at, strides)
 
     def states(self, readable: dict[str, Any], blank: dict[str, np.ndarray]) -> None:
         """Note which elements there are, and which may be read, where these are not all."""
@@ -166,26 +176,23 @@ class Arrays:
         if whole:
             low, high = self.plan.states
             self.memory[low:high] = MAPPED | READABLE
-        for piece in self.pieces:
-            each = piece.buffers if STATE in piece.planes else []
-            for (name, array), first in () if whole else each:
-                state = self.of(piece, array, first, STATE)
-                if name not in readable:
-                    state |= filled(state, MAPPED | READABLE)
-                    continue
-                state |= filled(state, MAPPED)
-                try:
-                    may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
-                except ValueError:
-                    raise Unlowered("readable in another shape") from None
-                np.bitwise_or(state, filled(state, READABLE), out=state, where=may_read)
-            for (name, array), first in each:
-                if name in blank:
-                    state = self.of(piece, array, first, STATE)
-                    if state.itemsize == 1:  # READABLE is 2
-                        state &= ~(blank[name].view(np.uint8) << 1)
-                    else:
-                        np.bitwise_and(state, filled(state, 0xFF ^ READABLE), out=state, where=blank[name])
+        for piece, low, _, (name, array), first in () if whole else self.held:
+            if STATE not in piece.planes:
+                continue
+            state = self.of(piece, low, array, first, STATE)
+            if name not in readable:
+                state |= filled(state, MAPPED | READABLE)
+                continue
+            state |= filled(state, MAPPED)
+            try:
+                may_read = np.broadcast_to(np.asarray(readable[name], bool), array.shape)
+            except ValueError:
+                raise Unlowered("readable in another shape") from None
+            np.bitwise_or(state, filled(state, READABLE), out=state, where=may_read)
+        for piece, low, _, (name, array), first in self.held if blank else ():
+            if name in blank:
+                state = self.of(piece, low, array, first, STATE)
+                np.copyto(state, filled(state, MAPPED), where=blank[name])
 
     def undo(self) -> None:
         """Give the callers' arrays the bytes that they had before the launch, unless its end is noted already."""
@@ -208,35 +215,34 @@ class Arrays:
         self.read: dict[str, int] = {}
         self.left: dict[str, int] = {}
         self.stored: dict[str, tuple[int, int]] = {}
-        counts = [[0, 0]] * len(self.pieces) if sums is None else sums.tolist()
-        for piece, (name, array), first in self.placed:
-            ones, touched = counts[(piece.record[BASE] >> BITS) - 1]
-            alone = len(piece.buffers) == 1
+        counts = [[0, 0]] * self.count if sums is None else sums.tolist()
+        for piece, low, n, (name, array), first in self.held:
+            (ones, touched), alone = counts[n], piece.alone
             if not alone or array.itemsize != 1 << piece.shift:
-                ones = self.items_read(piece, array, first) if ones else 0
+                ones = self.items_read(piece, low, array, first) if ones else 0
             self.read[name] = ones * array.itemsize
             if name in self.came_unwritten:
-                state = self.of(piece, array, first, STATE, True)
-                bit = filled(state, READABLE) if state.itemsize > 1 else READABLE
-                may_read = state & bit if state.itemsize == 1 else state & bit == bit
+                state = self.of(piece, low, array, first, STATE, True)
+                may_read = state & (bit := filled(state, READABLE))
+                may_read = may_read if state.itemsize == 1 else may_read == bit
                 self.left[name] = state.size - int(np.count_nonzero(may_read))
             if written is not None:
-                mask = self.of(piece, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
+                mask = self.of(piece, low, array, first, WRITTEN) if touched else np.zeros(array.shape, bool)
                 written[name] = mask != 0
-            if touched and (alone or np.count_nonzero(self.of(piece, array, first, WRITTEN, True))):
+            if touched and (alone or np.count_nonzero(self.of(piece, low, array, first, WRITTEN, True))):
                 self.stored[name] = span(array)
                 if array.itemsize == 8 and (words := self.segments.back(array)) is not array:
                     array[...] = words
-        if len(self.room) == SMALL and len(_spare) < SPARE:
+        if len(self.room[0]) == len(self.room[1]) == SMALL and len(_spare) < SPARE:
             self.memory[...] = 0
             _spare.append(self.room)
         del self.memory, self.copies, self.room
 
-    def items_read(self, piece: Piece, array: np.ndarray, first: int) -> int:
+    def items_read(self, piece: Piece, low: int, array: np.ndarray, first: int) -> int:
         """Of how many items of an array something was read."""
         known = np.unpackbits(self.plane(piece, READ), bitorder="little")
-        first = first - piece.low >> piece.shift
-        kind, strides = f"u{array.itemsize >> piece.shift}", [s >> piece.shift for s in array.strides]
+        first = first - low >> piece.shift
+        kind, strides, _ = form(array.itemsize, array.shape, array.strides, piece.shift)
         return int(np.count_nonzero(np.ndarray(array.shape, kind, known.data, first, strides)))
 
     def read_bytes(self) -> dict[str, int]:

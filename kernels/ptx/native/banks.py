@@ -48,11 +48,11 @@ def bank_passes(row, at, on, size, first):
             if on >> other & 1 and u32[at, other] >> shift == unit:
                 new = 0
         u32[row, slot] += new
-    total, groups, most = 0, 0, 0
+    total, groups, fullest = 0, 0, 0
     for slot in range(32):
-        most = most if u32[row, slot] < most else u32[row, slot]
+        fullest = most(fullest, u32[row, slot])
         if slot + 1 & group - 1 == 0:
-            total, groups, most = total + most, groups + (most > 0), 0
+            total, groups, fullest = total + fullest, groups + (fullest > 0), 0
     u32[row, WAVEFRONTS], u32[row, CONFLICTS] = total, total - groups
     u32[row, ON], u32[row, SIZE], u32[row, SHIFT] = on, size, first & 3
     for lane in range(32):

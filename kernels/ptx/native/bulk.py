@@ -10,7 +10,6 @@ but for the same instruction of the same program that brings the same bytes, whe
 import re
 from typing import Any
 
-from ..errors import UnknownOpcode
 from ..syntax import Instruction
 from ..tma.opcodes import form
 from .accesses import LATEST, MOMENT, ONE, SEVERAL
@@ -170,10 +169,9 @@ def bulk_commit(context, on, warp):
 
 
 def bulk_wait(context, on, warp, left):
-    facts, known = clock_facts(context, warp), clock_row(context, warp)
-    agent, over = context.warps + 1 + (context.warps >> 2) + warp, u64[facts, BULKS] - left
-    if bulk_issuing(context, on, warp) and over > u64[known, agent]:
-        u64[known, agent] = over
+    agent, known = context.warps + 1 + (context.warps >> 2) + warp, clock_row(context, warp)
+    if bulk_issuing(context, on, warp):
+        u64[known, agent] = most(u64[known, agent], u64[clock_facts(context, warp), BULKS] - left)
 
 
 RUNTIME = routines(
@@ -190,10 +188,7 @@ def copy(w: Any, i: Instruction) -> None:
         left = () if found[1] == "commit_group" else (i.operands[0].bits,)
         call(w, "bulk_wait" if left else "bulk_commit", w.context, w.on, w.warp, *left)
         return
-    try:
-        f = form(i)
-    except UnknownOpcode as error:
-        raise Unlowered(i.opcode) from error
+    f = form(i)
     if f.operation or f.multicast or f.mode != "tile":
         raise Unlowered(i.opcode)
     inner, other, *rest = i.operands if f.loads else (i.operands[1], i.operands[0], *i.operands[2:])

@@ -66,7 +66,7 @@ def clock_begun(context):
 def clock_merge(to, given, columns):
     """Learn what others know."""
     for c in range(columns):
-        u64[to, c] = u64[given, c] if u64[given, c] > u64[to, c] else u64[to, c]
+        u64[to, c] = most(u64[to, c], u64[given, c])
 
 
 def clock_tick(context, warp):
@@ -110,7 +110,7 @@ def clock_fence(context, warp):
 def clock_issue(context, agent, moment):
     """An asynchronous access has begun."""
     begun = clock_begun(context)
-    u64[begun, agent] = moment if moment > u64[begun, agent] else u64[begun, agent]
+    u64[begun, agent] = most(u64[begun, agent], moment)
 
 
 def clock_over(context):
@@ -119,8 +119,7 @@ def clock_over(context):
     for agent in range(warps + 1, context.agents):
         known = 0
         for warp in range(warps):
-            moment = u64[clock_row(context, warp), agent]
-            known = moment if moment > known else known
+            known = most(known, u64[clock_row(context, warp), agent])
         if u64[begun, agent] > known:
             return 1
     for warp in range(warps & ~3):

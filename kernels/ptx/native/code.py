@@ -11,7 +11,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,14 @@ def compiled(key: bytes, write: Callable[[], list[str]], needs: tuple[Code, ...]
 
 def at_hand(key: bytes) -> bool:
     """Whether `compiled` finds the code in the process or, as it seems, on the disk."""
+    digests = [digest_of(key, n) for n in LEVELS]
     try:
-        return any(x in _known or disk.path_of(x).exists() for x in (digest_of(key, n) for n in LEVELS))
+        return any(x in _known for x in digests) or any(disk.path_of(x).exists() for x in digests)
     except (OSError, RuntimeError):
         return False
 
 
+@lru_cache(maxsize=1024)
 def digest_of(key: bytes, level: int = 0) -> str:
     return hashlib.sha256(surroundings() + bytes([level]) + key).hexdigest()
 

@@ -8,7 +8,8 @@ from typing import Any
 from ..opcode import BITS, Opcode
 from . import ir
 from .floats import number, parts, pattern
-from .formats import decode, encode, odd_sum, shift
+from .formats import decode, encode, odd_sum
+from .integers import shift
 from .lanes import F32, F64, Lanes, shaped, spelled
 from .lower import Pure, Unlowered
 

@@ -23,8 +23,8 @@ class Counted:
 
     def __init__(self, start: Start, made: Any, records: Any):
         self.decoded, self.made = start.decoded, made
-        self.blocks, self.traffic = records.blocks.sum(0), records.traffic.sum(0)
-        self.disagreeing = int(records.rows[:, FIELDS.index("disagreeing")].sum())
+        self.blocks, self.traffic = np.add.reduce(records.blocks), np.add.reduce(records.traffic)
+        self.disagreeing = int(np.add.reduce(records.rows[:, FIELDS.index("disagreeing")]))
 
     @cached_property
     def issued(self) -> np.ndarray:

@@ -17,14 +17,14 @@ import numpy as np
 
 from ..printed import Printed
 from ..progress import Progress
-from ..segments import address_of
+from ..segments import Buffer, address_of
 from ..start import Start
 from .arrays import Arrays
 from .carried import Carried
 from .context import DONE, FIELDS, FUEL, PAUSED, SUSPECT
 from .counted import Counted
 from .events import following
-from .frames import HEADER, ON, SCRATCH, STATE
+from .frames import ON, SCRATCH, STATE
 from .kernel import Compiled, entry, key, ran, runtime
 from .programs import READY
 from .records import Records, given_back, taken
@@ -68,12 +68,10 @@ class Launch:
     def by_events(self) -> int:
         """Programs run as far as they come without an atomic; then those at the first one of the default schedule."""
         call = entry("rows_run", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-        records, rows = self.records, address_of(self.records.rows)
-        heads = records.frames[:, :, :HEADER].view(np.int64)
+        records, rows, heads = self.records, address_of(self.records.rows), self.records.heads
         heads[..., ON:SCRATCH] = UNDRAWN
         drawn = Schedule(self.start, records, heads, runtime()["program_run"]) if self.start.seed is not None else None
-        parts = [np.arange(k, records.programs, records.threads) for k in range(records.threads)]
-        calls = [(rows, address_of(part), len(part), 1) for part in parts]
+        calls = [(rows, address_of(part), len(part), 1) for part in records.parts]
         status = max(spread(call, calls, records))
         if drawn and status == DONE:
             ended = spread(entry("schedule_run", ctypes.c_void_p), [(address_of(drawn.record),)], records)
@@ -101,7 +99,7 @@ class Launch:
             return FUEL  # perhaps: the NumPy form counts once what programs do together, and jumps
         sums = np.empty((len(arrays.table), 2), np.int64)
         call = entry("arrays_counted", *[ctypes.c_void_p] * 3)
-        call(address_of(arrays.table), len(arrays.pieces), address_of(sums))
+        call(address_of(arrays.table), arrays.count, address_of(sums))
         arrays.end(written if start.checks else None, sums)
         if not start.checks:
             arrays.read, counts.disagreeing = {}, 0
@@ -148,7 +146,8 @@ def ended(running: list[Future], records: Records) -> list[int]:
 
 
 def name_of(parameter: Any) -> str:
-    return getattr(getattr(parameter, "base", parameter), "name", "")  # an array's, or that of a tensor map's
+    array = parameter if parameter.__class__ is Buffer else getattr(parameter, "base", parameter)  # of a tensor map
+    return getattr(array, "name", "")
 
 
 def run(
@@ -161,19 +160,19 @@ def run(
 
     Raises Unlowered; KeyboardInterrupt, with the arrays as they came, too.
     """
-    fuel, steady = fuel or 1 << 62, True
+    fuel, steady, name = fuel or 1 << 62, True, key(start)
     while True:
         launch = Launch(start, made, fuel, steady)
         arrays, records = launch.arrays, launch.records
         try:
             status = launch.run()
-            ran[key(start)] += records.seconds / len(made.blocks)
+            ran[name] += records.seconds / len(made.blocks)
             found = launch.end(status, written)
         except BaseException:  # a KeyboardInterrupt
             arrays.undo()
             raise
         if isinstance(found, Ended):
-            given_back(records, start, key(start))
+            given_back(records, start, name)
             return found
         arrays.undo()
         if status == FUEL and records.mine:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..opcode import BITS, Opcode
 from . import ir, numpy_loops
-from .formats import decode, encode, flush, odd_sum, round_up, shift, to_odd
-from .integers import RELATIONS
+from .formats import decode, encode, flush, odd_sum, round_up, to_odd
+from .integers import RELATIONS, shift
 from .lanes import F32, F64, I16, Lanes, element, shaped, spelled
 from .lower import Pure, Unlowered
 

@@ -7,15 +7,11 @@ from typing import Any
 
 from ..floats import FORMATS, SMALL
 from . import ir
+from .integers import shift
 from .lanes import F32, F64, I16, I32, Lanes, element
 from .lower import Unlowered
 
 HALF = ir.HalfType()
-
-
-def shift(L: Lanes, name: str, x: Any, n: int) -> Any:
-    """x shifted by n places: "shl" | "lshr" | "ashr"."""
-    return getattr(L.b, name)(x, L.const(x, n))
 
 
 def round_up(L: Lanes, x: Any, n: int) -> Any:

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..floats import FORMATS
 from ..forms import parts_of
-from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form
+from ..matrix_forms import INPUTS, INTEGERS, form, matrix_form, width
 from ..syntax import Instruction
 from . import ir, shared
 from .context import POINTER
-from .formats import decode
-from .lanes import F32, F64, I16, I32, I64, WARP, Lanes, begun, vector
+from .formats import decode, encode
+from .lanes import F64, I16, I32, I64, WARP, Lanes, begun, vector
 from .lower import Unlowered
 
 ROW = vector(F64, 8)
@@ -26,11 +25,6 @@ SUMS = {"f32": 2, "f64": 2, "s32": 2, "s32.satfinite": 2, "f16": 1}
 def register(kind: str) -> Any:
     """The type of an operand's register in all lanes."""
     return vector(I64 if kind == "f64" else I32)
-
-
-def width(kind: str) -> int:
-    """Bits of an element."""
-    return 8 if kind in INTEGERS else FORMATS[kind].bits
 
 
 def numbers(L: Lanes, bits: Any, kind: str) -> Any:
@@ -44,25 +38,11 @@ def numbers(L: Lanes, bits: Any, kind: str) -> Any:
 
 def rounded(L: Lanes, x: Any, kind: str) -> Any:
     """The bits of sums in the type of the accumulator, rounded once: what floats.encode gives."""
-    if kind == "f64":
-        return L.bits(x)
     if kind.startswith("s32"):  # exact sums below 2**51: the lowest bits of the mantissa are the integer, wrapped
         if kind.endswith("satfinite"):
             x = L.intrinsic("minnum", L.intrinsic("maxnum", x, L.const(x, -(2**31))), L.const(x, 2**31 - 1))
         return L.resize(L.bits(L.b.fadd(x, L.const(x, 1.5 * 2**52))), 32)
-    if kind == "f32":
-        bits = L.bits(L.cast("fptrunc", x, F32))
-    else:  # n last places of the binade, float16's lowest at least: n is what a sum leaves in its lowest bits
-        wide = L.bits(x)
-        power = L.b.and_(wide, L.const(wide, 0x7FF << 52))
-        power = L.intrinsic("umax", power, L.const(power, (1023 - 14) << 52))
-        total = L.b.fadd(L.intrinsic("fabs", x), L.b.fmul(L.number(power), L.const(x, 1.5 * 2**42)))
-        n = L.b.and_(L.bits(total), L.const(wide, 0xFFF))
-        binade = L.b.sub(L.b.lshr(power, L.const(power, 42)), L.const(power, (1023 - 14) << 10))
-        size = L.intrinsic("umin", L.b.add(n, binade), L.const(n, 0x7C00))
-        sign = L.b.and_(L.b.lshr(wide, L.const(wide, 48)), L.const(wide, 0x8000))
-        bits = L.resize(L.b.or_(size, sign), 16)
-    return L.b.select(L.b.fcmp_unordered("uno", x, x), L.const(bits, FORMATS[kind].nan), bits)
+    return encode(L, x, kind)
 
 
 def widen(module: Any, kind: str) -> None:

@@ -10,10 +10,10 @@ instructions are turns, see turns.py, so what waits in vain here does so in NumP
 
 from typing import Any
 
+from ..asynchronous.mbarrier import MARK, MOST
 from ..syntax import Instruction
 from .clocks import MBARRIERS, TAKEN
 from .lanes import I1, I32, I64
-from .lower import Unlowered
 from .memory import spilled, suspect
 from .ordered_cells import SEVERAL
 from .routine import routines
@@ -21,7 +21,6 @@ from .shared import log
 
 PLACE, LIVE, PHASE, EXPECTED, PENDING, BYTES, DONE = range(7)  # words of STATE; DONE: the last turn that ended a phase
 GIVEN, READY = 1, 3  # rows: known and fenced
-MOST, MARK = (1 << 20) - 1, 0x6D62617272696572
 RELAXED, EXPECTS, PARITY, MORE = 1, 2, 4, 8  # MORE: an arrival is one more than expected
 
 
@@ -161,17 +160,9 @@ RUNTIME = routines(
 )  # fmt: skip
 
 
-def parts(i: Instruction, *names: str) -> set[str]:
-    """The parts of an opcode that matter. Raises Unlowered unless all are among `names`, or say where it is."""
-    found = {*i.opcode.split(".")[1:]} - {"b64", "shared", "shared::cta", "shared::cluster", "cta", "cluster"}
-    if not found <= {*names}:
-        raise Unlowered(i.opcode)
-    return found
-
-
-def flags(found: set[str]) -> int:
+def flags(i: Instruction) -> int:
     each = {"relaxed": RELAXED, "expect_tx": EXPECTS, "parity": PARITY}
-    return sum(flag for name, flag in each.items() if name in found)
+    return sum(flag for name, flag in each.items() if name in i.opcode.split("."))
 
 
 def operands(w: Any, i: Instruction, n: int) -> tuple[Any, ...]:
@@ -189,31 +180,29 @@ def inval(w: Any, i: Instruction) -> None:
 
 
 def arrive(w: Any, i: Instruction) -> None:
-    found, (target, _, *count) = parts(i, "arrive", "expect_tx", "noComplete", "release", "relaxed"), i.operands
+    target, _, *count = i.operands
     numbers, states = spilled(w, w.read(count[0], "u32") if count else I32(1)), spilled(w, I64(0))
-    suspect(w, "mbarrier_arrive", *operands(w, i, 1), numbers, w.warp, log(w), flags(found), 1, states)
+    suspect(w, "mbarrier_arrive", *operands(w, i, 1), numbers, w.warp, log(w), flags(i), 1, states)
     w.write(target, "b64", w.b.load(states, typ=w.L.splat(I64(0)).type, align=8))
 
 
 def arrive_with_copies(w: Any, i: Instruction) -> None:
     """cp.async.mbarrier.arrive: the copies are taken to be there at once, as in NumPy form."""
-    more = 0 if "noinc" in parts(i, "async", "mbarrier", "arrive", "noinc") else MORE
+    more = 0 if ".noinc" in i.opcode else MORE
     suspect(w, "order_copied", w.context, w.on, w.warp, log(w), -1)
     numbers, states = spilled(w, I32(1)), spilled(w, I64(0))
     suspect(w, "mbarrier_arrive", *operands(w, i, 0), numbers, w.warp, log(w), more, 1, states)
 
 
 def count_bytes(w: Any, i: Instruction) -> None:
-    found = parts(i, "expect_tx", "complete_tx", "relaxed")
     numbers, states = spilled(w, w.read(i.operands[1], "u32")), spilled(w, I64(0))
-    arrives = 0 if "expect_tx" in found else -1
-    suspect(w, "mbarrier_arrive", *operands(w, i, 0), numbers, w.warp, log(w), flags(found), arrives, states)
+    arrives = 0 if ".expect_tx" in i.opcode else -1
+    suspect(w, "mbarrier_arrive", *operands(w, i, 0), numbers, w.warp, log(w), flags(i), arrives, states)
 
 
 def wait(w: Any, i: Instruction) -> None:
-    found = parts(i, "test_wait", "try_wait", "parity", "acquire", "relaxed")
-    asked = spilled(w, w.L.resize(w.read(i.operands[2], "u32" if "parity" in found else "b64"), 64))
-    suspect(w, "mbarrier_wait", *operands(w, i, 1), asked, w.warp, log(w), flags(found))
+    asked = spilled(w, w.L.resize(w.read(i.operands[2], "u32" if ".parity" in i.opcode else "b64"), 64))
+    suspect(w, "mbarrier_wait", *operands(w, i, 1), asked, w.warp, log(w), flags(i))
     w.write(i.operands[0], "pred", I1(1))
 
 

@@ -29,16 +29,21 @@ HEAD = 8
 MOST_PROGRAMS = (1 << 22) - 3  # of a grid
 
 
-def dense(array: np.ndarray) -> bool:
-    """Whether an array has no gaps, and no element twice."""
-    if array.flags.c_contiguous:
-        return True
-    extent = array.itemsize
-    for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+def dense(extent: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether an array of elements of so many bytes has no gaps, and no element twice."""
+    for stride, n in sorted(zip(map(abs, strides), shape, strict=True)):
         if n > 1 and stride != extent:
             return False
         extent *= n
     return True
+
+
+@lru_cache(maxsize=1024)
+def form(itemsize: int, shape: tuple[int, ...], strides: tuple[int, ...], shift: int) -> tuple[Any, list[int], bool]:
+    """What is known of an array byte by byte, for each 1 << shift of its own: words like its items and strides; and
+    whether all of it may be gone through in a row."""
+    row = dense(itemsize, shape, strides) and min(strides, default=0) >= 0
+    return np.dtype(f"u{itemsize >> shift}"), [s >> shift for s in strides], row
 
 
 class Once:
@@ -61,7 +66,7 @@ class Piece:
     """
 
     def __init__(self, low: int, length: int, virtual: int, buffers: list[tuple[Buffer, int]]):
-        self.low, self.length, self.buffers = low, length, buffers
+        self.low, self.length, self.buffers, self.alone = low, length, buffers, len(buffers) == 1
         self.pad = virtual % 256
         unit = 8 if buffers else 1
         for (_, array), first in buffers:
@@ -71,7 +76,9 @@ class Piece:
         self.planes: dict[int, tuple[int, int]] = {READ: (self.shift + 5, 4)}
         self.offsets: dict[int, int] = {}  # of the planes in the memory of all
         self.record = [virtual - self.pad, self.pad, self.pad + length, low - self.pad, self.shift] + [0] * (RECORD - 5)
-        self.whole = any(dense(b.array) and b.array.nbytes == length for b, _ in buffers)
+        self.whole = any(
+            dense(b.array.itemsize, b.array.shape, b.array.strides) and b.array.nbytes == length for b, _ in buffers
+        )
 
     def writable(self, may_write: Any, fine: Any) -> None:
         """What is to be known if the kernel may write here."""
@@ -126,6 +133,7 @@ class Layout:
     """The pieces of arrays of which none overlap, wherever these lie, from which a launch's own are copied.
 
     before  by array, how many bytes of it lie before its first element
+    table   the pieces' records
     holes   whether one is so long that it may have holes, see holes.py, or they are too many
     """
 
@@ -141,9 +149,20 @@ class Layout:
             piece.writable(*known[:2])
         for n, data in enumerate(self.constants, 1 + len(buffers)):
             self.pieces.append(Piece(address_of(data), len(data), (n << BITS) + MIDDLE, []))
-        self.planes = Planes(self.pieces, known[2])
+        self.planes, self.count = Planes(self.pieces, known[2]), len(buffers)
+        self.table = np.array([p.record for p in self.pieces], np.int64).reshape(-1, RECORD)
+        self.bases = [(n << BITS) + MIDDLE for n in range(1, 1 + len(buffers))]
         for piece in self.pieces:
             piece.buffers = []
+
+    def placed(self, lows: list[int], order: list[int]) -> np.ndarray:
+        """The pieces' records, those of arrays where these lie and in their order."""
+        table = self.table[[*order, *range(self.count, len(self.table))]]
+        low = np.array([lows[n] for n in order], np.int64)
+        pad, rows = low & 255, table[: self.count]
+        rows[:, LAST] += pad - rows[:, FIRST]
+        rows[:, FIRST], rows[:, DATA], rows[:, BASE] = pad, low - pad, self.bases
+        return table
 
 
 @lru_cache(maxsize=256)

@@ -10,8 +10,8 @@ Every value is 64 bits wide, addresses too. u8[p, k] is the k-th byte from the a
 context.NAME is a field of the launch's record, any other x.NAME is u64[x, NAME]. Integers wrap; >> takes in zeros;
 comparisons are signed, `and`, `or`, `not` and x if y else z as ever. `for lane in lanes(on)` goes through the bits that
 are set. Names that are not local are the module's numbers; what these rule out is not written. A call is of bits,
-lowest, least, swap, exchange, advance, fence, prefetch or invoke, see of_call; of libc's memcpy, memset or memcmp; or
-of another such function. What has no return returns 0.
+lowest, least, most, swap, exchange, advance, fence, prefetch or invoke, see of_call; of libc's memcpy, memset and
+memcmp; or of another such function. What has no return returns 0.
 """
 
 import ast
@@ -161,8 +161,8 @@ class Routine:
             values[1] = self.b.trunc(values[1], I32)
         if name in ("bits", "lowest"):
             return self.b.ctpop(values[0]) if name == "bits" else self.b.cttz(values[0], I1(0))
-        if name == "least":
-            return self.b.select(self.b.icmp_signed("<", *values), *values)
+        if name in ("least", "most"):
+            return self.b.select(self.b.icmp_signed("<" if name == "least" else ">", *values), *values)
         return self.b.named(name, I32 if name == "memcmp" else I64, *values)
 
     # Statements

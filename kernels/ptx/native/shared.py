@@ -1,6 +1,5 @@
 """Loads, stores, atomics and cp.async of shared memory as machine code; the rules are those of ../shared.py."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -159,8 +158,6 @@ def filled(w: Any, source: Any, size: int, taken: Any) -> Any:
 
 def copy_async(w: Any, i: Instruction) -> None:
     """cp.async; what its size operand leaves out becomes zeros."""
-    if not re.fullmatch(r"cp\.async\.(ca|cg)\.shared(::cta)?\.global(\.L2::\d+B)?", i.opcode):
-        raise Unlowered(i.opcode)
     to, source, size = w.read(i.operands[0], "b32"), w.L.splat(w.read(i.operands[1], "b64")), i.operands[2].bits
     taken = w.read(i.operands[3], "u32") if len(i.operands) > 3 else I32(size)
     whole = isinstance(taken, ir.Constant) and taken.constant == size

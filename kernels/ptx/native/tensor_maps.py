@@ -18,6 +18,7 @@ from .lower import Unlowered
 
 ADDRESS, SIZE, RANK, SPAN, FILL, DIMENSION = range(6)
 MAP = DIMENSION + 3 * 5  # words
+NONE = np.zeros((1, MAP), np.int64)
 
 
 def row(fields: dict[str, Any], address: int) -> list[int]:
@@ -43,7 +44,7 @@ def maps(parameters: dict[str, Any], pointers: dict[str, int], segments: int) ->
     found = {name: x for name, x in parameters.items() if x.__class__ is host.Descriptor}
     rows = [row(x.fields, pointers[x.base.name]) for x in found.values()]
     places = {name: (segments + 1 + n << BITS) + MIDDLE for n, name in enumerate(found)}
-    return np.array(rows or [[0] * MAP], np.int64), places
+    return np.array(rows, np.int64) if rows else NONE, places
 
 
 def map_row(context, address):

@@ -2,7 +2,7 @@
 
 So no kernel takes more than about twice what the better engine would have, whatever it turns out to do. What NumPy has
 cost is kept on the disk, too: a kernel of which each process launches little is compiled after some of them, and sooner
-if it comes again in a later run.
+if it comes again in a later run. Seconds are the CPU's, so that a busy machine decides as an idle one does.
 """
 
 import math
@@ -36,10 +36,10 @@ _suspected: dict[Any, int] = defaultdict(int)  # by kernel and checks, how many 
 
 def typed(text: str, num_warps: int, assembled: Callable[[], Decoded]) -> Any:
     """A Decoded, assembled at once unless an earlier process has left what a launch of its machine code needs."""
-    key, begun = kernel.key_of(text, num_warps), time.perf_counter()
+    key, begun = kernel.key_of(text, num_warps), time.thread_time()
     if known := brief.read(key):
         return brief.Brief(known[0], assembled)
-    decoded, took = assembled(), time.perf_counter() - begun
+    decoded, took = assembled(), time.thread_time() - begun
     _assembly[key] = max(took, _assembly.get(key, 0.0))
     return decoded
 
@@ -56,7 +56,7 @@ class Tier:
         self.suspect = self.key, start.checks
         self.code: Any = None
         self.why = _refused.get(self.key) or kernel.refuses(start)
-        self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.perf_counter() + self.left()
+        self.at = 0.0 if self.why or at_once or code.at_hand(self.key) else time.thread_time() + self.left()
         if not self.why and not at_once and _suspected[self.suspect] >= OFTEN:
             _suspected[self.suspect] = (_suspected[self.suspect] + 1) % AGAIN
             self.why = "its last launches looked wrong"
@@ -73,7 +73,7 @@ class Tier:
 
     def due(self) -> bool:
         """Whether machine code takes over now, which is then compiled; asked before and during a run in NumPy form."""
-        if self.given_up or time.perf_counter() < self.at:
+        if self.given_up or time.thread_time() < self.at:
             return False
         try:
             self.code = self.code or kernel.compiled(self.start, self.at_once)
@@ -99,7 +99,7 @@ class Tier:
         elif found == FUEL and self.start.max_steps:
             self.given_up, self.why = True, "it may need more than max_steps"
         elif found == FUEL:  # NumPy says within seconds if the launch shows no end
-            self.at, self.fuel, self.why = time.perf_counter() + PATIENCE, None, "it may never end"
+            self.at, self.fuel, self.why = time.thread_time() + PATIENCE, None, "it may never end"
         return None if isinstance(found, int) else found
 
     def spent(self, seconds: float) -> None:

@@ -9,7 +9,8 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..opcode import BITS
 from ..shadow.formats import HALF
-from .formats import decode, shift
+from .formats import decode
+from .integers import shift
 from .lanes import F64, I1, Lanes, element, spelled
 from .lower import Unlowered
 from .numpy_loops import address

@@ -9,7 +9,7 @@ from ..shadow.formats import HALF
 from ..shadow.planes import CODES
 from . import ir
 from .context import POINTER
-from .formats import shift
+from .integers import shift
 from .lanes import F64, I1, I32, I64, WARP, vector
 from .lower import Unlowered
 from .memory import call, spilled, suspect

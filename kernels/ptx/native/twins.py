@@ -15,8 +15,8 @@ from ..shadow.functions import differs
 from . import ir, matrices, numpy_loops, twin_cells, twin_moves
 from .context import POINTER
 from .flow import Warp
-from .formats import shift
 from .frames import RESUME
+from .integers import shift
 from .lanes import F64, I8, I32, I64, WARP, begun, spelled, vector
 from .matrices import ROW
 from .traced import Traced, exact

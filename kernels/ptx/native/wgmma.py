@@ -9,13 +9,14 @@ and must have had the same wgmmas by then; see turns.py.
 
 from typing import Any
 
+from ..matrix_forms import width
 from ..syntax import Instruction, Vector
 from ..wgmma_forms import Form, flags, form
 from . import ir
 from .clocks import HISTORY, WGMMAS
 from .lanes import I8, I32, I64, WARP, Lanes, vector
 from .lower import Unlowered
-from .matrices import ROW, SUMS, numbers, register, together, width
+from .matrices import ROW, SUMS, numbers, register, together
 from .memory import call, suspect
 from .routine import routines
 from .shared import log
@@ -63,8 +64,8 @@ def wgmma_note(context, warp, n, x):
 
 def wgmma_learn(context, warp, left):
     facts, agent = clock_facts(context, warp), context.warps + 1 + (warp >> 2)
-    over, known = u64[facts, WGMMAS] - left, clock_row(context, warp)
-    u64[known, agent] = over if over > u64[known, agent] else u64[known, agent]
+    known = clock_row(context, warp)
+    u64[known, agent] = most(u64[known, agent], u64[facts, WGMMAS] - left)
 
 
 def wgmma_commit(context, warp):

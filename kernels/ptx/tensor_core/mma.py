@@ -6,10 +6,11 @@ import numpy as np
 
 from ..collective import ALL_LANES, converge
 from ..decode import Decoder, Run
-from ..floats import FORMATS, decode, encode
+from ..floats import FORMATS, decode
 from ..matrix_forms import INTEGERS, form
 from ..parse import Instruction
 from ..warp import by_warp
+from .numbers import added
 
 
 @np.errstate(invalid="ignore", over="ignore")
@@ -36,7 +37,7 @@ def mma(opcode: str, a: list[np.ndarray], b: list[np.ndarray], c: list[np.ndarra
     B = fragments(b_type, b, (-1, 1), (2, 3, 1, 4, 0, 5), K)  # transposed: its fragments are those of an A with 8 rows
     C = fragments(c_type, c, (H, -1), (2, 3, 0, 4, 5, 1), 8)
     D = A @ B.swapaxes(2, 3) + C
-    D = D if c[0].dtype.kind in "fc" else _rounded(D, c_type, satfinite)
+    D = D if c[0].dtype.kind in "fc" else added(D, None, c_type, satfinite)
     P, W = D.shape[:2]
     words = D.reshape(P, W, H, 8, 4, 2).view(c[0].dtype).transpose(2, 5, 0, 1, 3, 4).reshape(-1, P, W * 32)
     return list(words if any(register.shape[1] > 1 for register in (*a, *b, *c)) else words[..., :1])
@@ -56,14 +57,6 @@ def fragments(kind: str, registers: list, split: tuple[int, int], order: tuple[i
     else:
         values = decode(words.view(f"<u{FORMATS[kind].bits // 8}"), kind)
     return values.astype(np.float64).reshape(P, W, -1, columns)
-
-
-def _rounded(D: np.ndarray, kind: str, satfinite: bool) -> np.ndarray:
-    """The bits of D in the type of the accumulator."""
-    if kind != "s32":
-        return encode(D, kind)
-    # float64 holds each sum exactly; int64 in between lets it wrap.
-    return (D.clip(-(2**31), 2**31 - 1) if satfinite else D).astype(np.int64).astype(np.int32)
 
 
 def multiply(d: Decoder, i: Instruction) -> Run:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..floats import decode
+from ..floats import decode, encode
 from ..matrix_forms import INTEGERS
 
 
@@ -12,6 +12,18 @@ def numbers(bits: np.ndarray, kind: str) -> np.ndarray:
         return bits.astype(np.float32)
     bits = bits & np.uint32(0xFFFFE000) if kind == "tf32" else bits
     return decode(bits, kind).astype(np.float64)
+
+
+def added(product: np.ndarray, c: np.ndarray | None, kind: str, satfinite: bool = False) -> np.ndarray:
+    """The words of product + c, None for zero, in the type of an accumulator.
+
+    One rounding, to nearest even: PTX leaves open in which order the hardware sums, what it truncates meanwhile, and
+    that sums of e4m3 and e5m2 keep fewer bits than f32 has. Integers wrap, or are clamped with .satfinite.
+    """
+    if kind != "s32":
+        return encode(product if c is None else product + decode(c, kind), kind)
+    sums = product.astype(np.int64) if c is None else product.astype(np.int64) + c.view(np.int32)
+    return (sums.clip(-(2**31), 2**31 - 1) if satfinite else sums).astype(np.int32).view(np.uint32)
 
 
 def of_four_bits(bytes: np.ndarray) -> np.ndarray:

@@ -12,12 +12,11 @@ import numpy as np
 from ..asynchronous import proxy
 from ..decode import Decoder, Run
 from ..errors import Misaligned, Undefined, UnknownOpcode
-from ..floats import decode, encode
 from ..forms import address
 from ..matrix_forms import INTEGERS
 from ..parse import Address, Instruction
 from . import descriptors
-from .numbers import numbers, of_four_bits, of_six_bits
+from .numbers import added, numbers, of_four_bits, of_six_bits
 from .tcgen05 import issuer, memory_of, one_program, picked
 from .tensor_memory import COLUMNS, LANES, SHARE
 
@@ -172,17 +171,6 @@ def in_memory(block: Any, issue: Issue, at: np.ndarray, f: Form) -> np.ndarray:
     return numbers(words.view(dtype).reshape(len(words), f.M, f.K), f.a)
 
 
-def added(f: Form, product: np.ndarray, c: np.ndarray | None) -> np.ndarray:
-    """The words of D = product + c: product (P, M, N) float64, c likewise uint32 or None for zero. Sums as in wgmma."""
-    if f.d == "f16":
-        sums = product if c is None else product + decode(c.astype(np.uint16), "f16")
-        return encode(sums, "f16").astype(np.uint32)
-    if f.d == "f32":
-        return encode(product if c is None else product + decode(c, "f32"), "f32")
-    sums = product.astype(np.int64) if c is None else product.astype(np.int64) + c.view(np.int32)
-    return (sums.clip(-(2**31), 2**31 - 1) if f.satfinite else sums).astype(np.int32).view(np.uint32)
-
-
 def shared_code(block: Any, codes: np.ndarray) -> int:
     """The instruction descriptor of all programs that multiply together; Undefined if they have several."""
     if (codes != codes[0]).any():
@@ -224,7 +212,8 @@ def write(block: Any, issue: Issue, at: np.ndarray, f: Form, product: np.ndarray
     words = p.of(memory_of(block).words)
     c = words.reshape(len(words), f.M, f.N) if on.any() else None
     c = c if c is None or on.all() else np.where(on[:, None, None], c, np.uint32(0))
-    result = added(f, product, c).reshape(-1, *words.shape[1:])
+    c = c if c is None or f.d != "f16" else c.astype(np.uint16)
+    result = added(product, c, f.d, f.satfinite).astype(np.uint32).reshape(-1, *words.shape[1:])
     if issue.rows.all():
         words[...] = result
     else:

@@ -13,13 +13,12 @@ import numpy as np
 from ..asynchronous import proxy
 from ..decode import Decoder, Run
 from ..errors import NotConverged, Undefined, UnknownOpcode
-from ..floats import decode, encode
 from ..matrix_forms import INTEGERS
 from ..parse import Immediate, Instruction, Vector
 from ..wgmma_forms import MODES, Form, flags, form
 from . import descriptors
 from .mma import fragments
-from .numbers import numbers
+from .numbers import added, numbers
 
 GROUP = 128  # threads of a warpgroup
 
@@ -98,26 +97,18 @@ def into_threads(product: np.ndarray, order: str) -> np.ndarray:
     return parts.transpose([axis for name in order for axis in axes[name]]).reshape([sizes[name] for name in order])
 
 
-def added(f: Form, product: np.ndarray, c: np.ndarray | None) -> np.ndarray:
+def registers_of(f: Form, product: np.ndarray, c: np.ndarray | None) -> np.ndarray:
     """The registers of D = product + c, (registers, P, T) uint32.
 
     product  (P, G, 64, N) float64, or float32 of whole numbers
     c        (registers, P or 1, T or 1) uint32, those of the accumulator; None for zero
-
-    One rounding, to nearest even: PTX leaves open in which order the hardware sums, what it truncates meanwhile, and
-    that sums of e4m3 and e5m2 keep fewer bits than f32 has. Integers wrap, or are clamped with .satfinite.
     """
     if f.d == "f16":
         pairs = into_threads(product, "jhPTe")
-        if c is not None:
-            pairs = pairs + decode(c.view("<u2"), "f16").reshape(*pairs.shape[:2], *c.shape[1:], 2)
-        return encode(pairs, "f16").view("<u4").reshape(-1, *pairs.shape[2:4])
+        c = None if c is None else c.view("<u2").reshape(*pairs.shape[:2], *c.shape[1:], 2)
+        return added(pairs, c, "f16").view("<u4").reshape(-1, *pairs.shape[2:4])
     single = into_threads(product, "jhePT")
-    single = single.reshape(-1, *single.shape[3:])
-    if f.d == "f32":
-        return encode(single if c is None else single + decode(c, "f32"), "f32")
-    whole = single.astype(np.int64) if c is None else single.astype(np.int64) + c.view(np.int32)
-    return (whole.clip(-(2**31), 2**31 - 1) if f.satfinite else whole).astype(np.int32).view(np.uint32)
+    return added(single.reshape(-1, *single.shape[3:]), c, f.d, f.satfinite)
 
 
 def stacked(R: list, slots: list[int]) -> np.ndarray:
@@ -149,7 +140,7 @@ def multiply(d: Decoder, i: Instruction) -> Run:
         on = ~R[keep] if negated else R[keep]
         c = stacked(R, before) if before and on.any() else None
         c = c if c is None or on.all() else np.where(on, c, np.uint32(0))
-        words = added(f, whole(product, block.world.T), c)
+        words = registers_of(f, whole(product, block.world.T), c)
         for put, value in zip(puts, words, strict=True):
             put(R, value, active)
 

@@ -42,19 +42,33 @@ class Grid(NamedTuple):
 
     def below(self, q: np.ndarray) -> np.ndarray:
         """Positions of the nearest values, ties downwards; what lies beyond the ends goes to the end, NaN to 0."""
-        return np.searchsorted(self.middles, np.where(np.isnan(q), self.values[0], q), side="left")
+        return self.position(q, "down")
 
     def above(self, q: np.ndarray) -> np.ndarray:
         """`below`, with ties upwards."""
-        return np.searchsorted(self.middles, np.where(np.isnan(q), self.values[0], q), side="right")
+        return self.position(q, "up")
 
     def nearest(self, q: np.ndarray, ties: str) -> np.ndarray:
         """Positions of the nearest values, saturating; ties "even", "away" from zero or "up"."""
-        low, high = self.below(q), self.above(q)
-        if ties == "even":
-            odd = self.codes[low] % 2 == 1
-            return np.where((low != high) & odd, high, low)
-        return high if ties == "up" else np.where(np.asarray(q) >= 0, high, low)
+        return self.position(q, ties)
+
+    def position(self, q: np.ndarray, ties: str) -> np.ndarray:
+        """`nearest`, with ties "down", too."""
+        q = np.where(np.isnan(q), self.values[0], q)
+        if self.whole:  # a tenth of a search's time
+            low, top = self.values[0], self.top
+            near = np.clip(q, low - 1, top + 1)
+            even = np.rint(near)
+            rest = near - even  # exact
+            up, down = even + (rest == 0.5), even - (rest == -0.5)
+            chosen = {"even": even, "up": up, "down": down}.get(ties)
+            at = np.where(q >= 0, up, down) if chosen is None else chosen
+            return (np.clip(at, low, top) - low).astype(np.intp)
+        middles = self.middles
+        low = np.searchsorted(middles, q, side="left")
+        tied = np.append(middles, np.nan)[low] == q
+        rises = {"even": self.codes[low] % 2 == 1, "up": True, "down": False}.get(ties)
+        return low + (tied & (q >= 0 if rises is None else rises))
 
 
 @cache

@@ -38,14 +38,15 @@ def split(x: np.ndarray, group: str, size: int = 0) -> Split:
     n = moved.shape[-1]
     width = size if group in ("block", "channel", "flat", "flat-channel") and size else max(n, 1)
     count = -(-n // width)
-    pad = [(0, 0)] * (moved.ndim - 1) + [(0, count * width - n)]
     rows = (*moved.shape[:-1], count * width)
 
-    def cut(a, fill):
-        return np.pad(a, pad, constant_values=fill).reshape(-1, width)
+    def cut(a):
+        whole = np.zeros(rows, a.dtype)
+        whole[..., :n] = a
+        return whole.reshape(-1, width)
 
     def join(g):
         whole = g.reshape(rows)[..., :n]
         return (np.moveaxis(whole, -1, -2) if turned else whole).reshape(x.shape)
 
-    return Split(cut(moved, 0), cut(np.ones(moved.shape, bool), False), join)
+    return Split(cut(moved), cut(np.ones(moved.shape, bool)), join)

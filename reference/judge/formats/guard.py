@@ -6,6 +6,7 @@ each code that its largest number may have; that one is the guard's with which e
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ def guard_of(f: Format, seen: Sequence[Any]) -> float:
     s, x, y, low = max(wrong, key=lambda group: group[0])
     row = replace(f, group="row", size=0, window=0, window_kind="sliding", growth="own")
     s = max(s, smallest_normal(f, x.dtype))  # below it many a least scale fits, and none is told from another
-    fits = [g for g in guards(f, s, y, low) if not judge_numbers(replace(row, floor=g), x, y).outside.any()]
-    return next((g for g in fits[:FULL] if permits_all(replace(f, floor=g), seen)), 0.0)
+    fits = (g for g in guards(f, s, y, low) if not judge_numbers(replace(row, floor=g), x, y).outside.any())
+    return next((g for g in islice(fits, FULL) if permits_all(replace(f, floor=g), seen)), 0.0)
 
 
 def permits_all(f: Format, seen: Sequence[Any]) -> bool:

@@ -48,6 +48,6 @@ def test_the_peak_is_of_what_came_since_it_was_forgotten():
 
 def test_a_shadow_is_asked_of_the_launch(monkeypatch):
     monkeypatch.setattr(worker, "engine", lambda report: "without" if report.shadow is None else "with a shadow")
-    found = worker.decode([1, 2, 24, 16], "float16", shadow=True)
+    found = worker.decode([1, 2, 24, 16], "float32", shadow=True)
     assert found["engines"] == ["with a shadow"]
-    assert judge.of_attention((1, 2, 24, 16), "float16", found["out"]).gates <= 1
+    assert judge.of_attention((1, 2, 24, 16), "float32", found["out"]).gates <= 1

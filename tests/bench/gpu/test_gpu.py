@@ -6,9 +6,11 @@ import json
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,7 +44,13 @@ def says(word: str, code: int = 0) -> list[str]:
     return ["-c", f"import sys; print({word!r}); sys.exit({code})"]
 
 
-def test_the_rehearsal_runs_every_part_and_reports(tmp_path):
+class Forked(_child.Popen):
+    def __init__(self, command, *, start_new_session, preexec_fn, **options):
+        super().__init__(command, **options)
+
+
+def test_the_rehearsal_runs_every_part_and_reports(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_parts, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": Forked}))
     assert gpu.main(["--rehearse", "--out", str(tmp_path), "--minutes", "4"]) == 0
     state = json.loads((tmp_path / "gpu.json").read_text())
     ended = {name: entry["status"] for name, entry in state["parts"].items()}

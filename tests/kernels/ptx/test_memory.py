@@ -189,6 +189,20 @@ def test_a_view_with_holes_is_bounded_by_its_own_elements():
         fails(errors.OutOfBounds, "belongs to no argument", beside, out, view)
 
 
+@pytest.mark.parametrize("engine", ["numpy", "native"])
+@pytest.mark.parametrize("checks", [True, False])
+def test_an_array_between_two_that_are_stored_to_is_not(engine, checks):
+    a, b, c = np.zeros((3, 4096), np.uint32)
+    each = "setp.eq.u32 %p1, %r2, 0; selp.b64 %rd9, %rd1, %rd3, %p1; "
+    each += "mul.wide.u32 %rd8, %r1, 4; add.u64 %rd9, %rd9, %rd8; "
+    report = run(each + "st.global.b32 [%rd9], 7; ret;", a, b, c, programs=2, checks=checks, engine=engine)
+    assert report.engine == engine
+    assert [*report.stored_to] == ["a", "c"]
+    each = each.replace(" 0;", " 1;")
+    report = run(each + "red.global.add.u32 [%rd9], 1; ret;", a, b, c, programs=2, checks=checks, engine=engine)
+    assert [*report.stored_to] == ["a", "c"]
+
+
 def test_arguments_that_overlap_are_one_memory():
     whole = np.zeros(40, np.uint32)
     run("st.global.b32 [%rd11], %r1; ret;", whole[:32], whole[4:])

@@ -219,9 +219,9 @@ def test_torch_is_itself_again_afterwards():
             assert torch.empty is not usual[0]
             kept = torch.empty(8)
         assert torch.Tensor.new_empty is not usual[1]
-        assert own.unwritten(buffer("kept", kept)) is not None
+        assert own.unwritten([buffer("kept", kept)])
     assert (torch.empty, torch.Tensor.new_empty) == usual
-    assert own.unwritten(buffer("kept", kept)) is None
+    assert not own.unwritten([buffer("kept", kept)])
 
 
 def test_memory_that_was_freed_and_given_anew_counts_as_what_it_is_now():

@@ -1,5 +1,7 @@
 """The investigation of a stub of a server, alone or against a trusted one."""
 
+from functools import cache
+
 from kvproof.bench.judge.contract.adapters import small_model
 from kvproof.bench.judge.investigation import investigate
 from kvproof.bench.judge.served.client import Client
@@ -12,6 +14,7 @@ TEXTS = [text_of([7, 8, 9, 10, 11]), text_of([3, 4, 5])]
 STEPS = 8
 
 
+@cache
 def oracle(dtype="float32"):
     return Oracle(*small_model(dtype))
 

@@ -128,9 +128,9 @@ def test_a_bug_in_bfloat16_is_called_where_it_is_larger_than_bfloat16_explains()
 
 
 def test_two_servers_of_one_model_are_rounding_and_of_two_a_bug():
-    right, other = oracle("float32"), oracle("float32")
+    right = oracle("float32")
     assert judged(oracle("float64"), trusted=right).verdict.verdict == ROUNDING
-    other.params = other.params | {"wte": {"weight": other.params["wte"]["weight"][::-1].copy()}}
+    other = Oracle(right.params | {"wte": {"weight": right.params["wte"]["weight"][::-1].copy()}}, right.config)
     found = judged(other, trusted=right)
     assert found.verdict.verdict == BUG
     assert found.verdict.reason.endswith("Asked: one server against another, through prefill and through decode.")

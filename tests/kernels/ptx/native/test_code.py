@@ -20,7 +20,7 @@ def another_process(tmp_path, monkeypatch):
     """An empty folder, and nothing known; call it to forget again."""
 
     def forget():
-        for function in (code.surroundings, code.cpu):
+        for function in (code.surroundings, code.cpu, code.digest_of):
             function.cache_clear()
         monkeypatch.setattr(code, "_known", OrderedDict())
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_numpy_s_time_adds_up_until_compiling_pays(engine, monkeypatch):
     tiers._spent[kernel] = 1e3
     assert launch() == ("native", "")
     assert launch(BODY + " ")[0] == "numpy", "another kernel"
+
+
+def test_what_numpy_waits_for_on_a_busy_machine_costs_nothing(engine, monkeypatch):
+    monkeypatch.setattr(tiers, "LEAST", (0.0, 0.0))
+    monkeypatch.setattr(tiers, "PRICE", 0.02)  # 0.28 s for 14 instructions, which take far less
+    usual = Machine.run
+    monkeypatch.setattr(Machine, "run", lambda self: time.sleep(0.3) or usual(self))
+    for _ in range(2):
+        assert launch() == ("numpy", "it takes less time than compiling")
 
 
 def test_so_many_threads_are_compiled_for_at_once(engine, monkeypatch):

@@ -98,17 +98,17 @@ def test_the_accumulator_lies_in_the_threads_as_the_isa_says(kind):
         held[:, thread, i] = c[:, thread // 128, row, column]
         expected[:, thread, i] = product[:, thread // 128, row, column] + c[:, thread // 128, row, column]
     registers = np.ascontiguousarray(held.view(np.uint32).transpose(2, 0, 1))
-    got = wgmma.added(f, product, registers)
+    got = wgmma.registers_of(f, product, registers)
     assert np.array_equal(got, expected.view(np.uint32).transpose(2, 0, 1))
-    nothing = wgmma.added(f, product, np.zeros_like(registers[:, :1, :1]))
-    assert np.array_equal(nothing, wgmma.added(f, product, None))
+    nothing = wgmma.registers_of(f, product, np.zeros_like(registers[:, :1, :1]))
+    assert np.array_equal(nothing, wgmma.registers_of(f, product, None))
 
 
 def test_integer_sums_wrap_or_are_clamped():
     product, c = np.full((1, 1, 64, 8), 100.0, np.float32), np.full((4, 1, 1), 2**31 - 1, np.uint32)
     opcode = "wgmma.mma_async.sync.aligned.m64n8k32{}.s32.s8.u8"
     for clamp, top in ((".satfinite", 2**31 - 1), ("", 99 - 2**31)):
-        assert set(wgmma.added(wgmma.form(opcode.format(clamp)), product, c).view(np.int32).ravel()) == {top}
+        assert set(wgmma.registers_of(wgmma.form(opcode.format(clamp)), product, c).view(np.int32).ravel()) == {top}
 
 
 UNKNOWN = """m64n64k8.f32.f16.f16 m64n64k16.f32.f16.bf16 m64n264k16.f32.f16.f16 m64n12k16.f32.f16.f16

@@ -36,6 +36,21 @@ def test_rounding_to_whole_numbers(name):
     assert (1 << g.bits) - len(g.values) in (0, 1)
 
 
+@pytest.mark.parametrize("name", [*WHOLE, *FLOATS])
+def test_ties_neighbours_and_ends_are_where_a_search_finds_them(name):
+    g = grid(name)
+    points = np.concatenate([g.values, g.middles, [0.0, -0.0, g.values[0] - 0.5, g.top + 0.5]])
+    beside = [np.nextafter(points, end) for end in (-np.inf, np.inf)]
+    q = np.concatenate([points, *beside, [1e300, -1e300, np.inf, -np.inf]])
+    low, high = (np.searchsorted(g.middles, q, side=side) for side in ("left", "right"))
+    assert np.array_equal(g.below(q), low)
+    assert np.array_equal(g.above(q), high)
+    assert np.array_equal(g.nearest(q, "up"), high)
+    assert np.array_equal(g.nearest(q, "away"), np.where(q >= 0, high, low))
+    assert np.array_equal(g.nearest(q, "even"), np.where(g.codes[low] % 2 == 1, high, low))
+    assert g.below(np.array([np.nan])) == g.above(np.array([np.nan])) == g.nearest(np.array([np.nan]), "even") == 0
+
+
 @pytest.mark.parametrize("group", GROUPS)
 @pytest.mark.parametrize("size", [4, 5])
 def test_groups_join_to_what_was_split(group, size):
