@@ -136,7 +136,7 @@ def code_of(key: bytes, kernel: Once, T: int, level: int = 0) -> Compiled:
     decoded, kind, may_race = kernel.value
     event = memory.is_access if may_race else memory.is_event
     made = plan(decoded, T, event, asynchronous.stop_of, pauses=not may_race)
-    if loops_by(decoded, memory.is_event):
+    if loops_by(decoded, event, may_race):
         raise Unlowered("programs that wait for one another")
     if decoded.asynchronous:
         columns(T // 32, made.mbarriers)  # or Unlowered, for too many

@@ -5,6 +5,7 @@ lanes, whatever may run before they have met again is under a mask, and nothing 
 """
 
 import re
+from collections import defaultdict
 from functools import reduce
 from operator import or_
 from typing import Any, NamedTuple
@@ -169,22 +170,62 @@ def plan(decoded: Decoded, T: int, is_event: Any, is_turn: Any, pauses: bool = T
     return Plan(starts, at, kept, varying, parting, alike, masked, groups, live, live[0] & ~known, turns, inits)
 
 
-def loops_by(decoded: Decoded, is_event: Any) -> bool:
-    """Whether what an event returns may decide how often a loop goes round: then threads wait for one another."""
+def loops_by(decoded: Decoded, is_event: Any, loads: bool = False) -> bool:
+    """Whether what an event returns may decide how often a loop goes round: then threads wait for one another.
+
+    loads  those of global memory are events, too: what they return is known by that, and many are no waits
+    """
     steps = decoded.steps
     events = [n for n, s in enumerate(steps) if is_event(s.instruction)]
     inside = [n for n in events if n in reachable(steps, follows(steps, n))]
     if not inside:
         return False
-    memory = 1 << len(decoded.slots)  # what is stored comes back by a load
+    memory, space = 1 << len(decoded.slots), ".shared" if loads else ""  # what is stored comes back by a load
     tainted, before = reduce(or_, (steps[n].writes for n in inside), 0), -1
     while tainted != before:
         before = tainted
         for s in steps:
-            loads = s.instruction.opcode.startswith("ld.")
-            if (s.reads | memory * loads) & tainted:
-                tainted |= s.writes | memory * s.instruction.opcode.startswith("st.")
-    return any(s.control in ("branch", "leave") and s.guard and tainted >> s.guard[0] & 1 for s in steps)
+            opcode = s.instruction.opcode
+            if (s.reads | memory * (opcode.startswith("ld.") and space in opcode)) & tainted:
+                tainted |= s.writes | memory * opcode.startswith("st.")
+    decided = [n for n, s in enumerate(steps) if s.control in ("branch", "leave") and s.guard]
+    decided = [n for n in decided if tainted >> steps[n].guard[0] & 1]  # pyright: ignore[reportOptionalSubscript]
+    if not loads:
+        return bool(decided)
+    return any(n in x and {*follows(steps, n)} - x for x in uncounted(steps) for n in decided)
+
+
+def uncounted(steps: list[Step]) -> list[set[int]]:
+    """Loops that may come round with the same registers: by jump back, the instructions between its target and it,
+    unless each round adds a number to a register that nothing else there writes."""
+    before: dict[int, list[int]] = defaultdict(list)
+    for n in range(len(steps)):
+        for m in follows(steps, n):
+            before[m].append(n)
+
+    def until(jump: int, *stops: int) -> set[int]:
+        """From where it is reached without these."""
+        found, todo = {*stops}, [jump]
+        while todo:
+            if (n := todo.pop()) not in found:
+                found.add(n)
+                todo += before[n]
+        return found - {*stops}
+
+    found = []
+    for head, jump in ((s.target, n) for n, s in enumerate(steps) if s.control == "branch" and s.target <= n):
+        body = until(jump, head) & reachable(steps, [head]) | {head}
+        adds = [n for n in body if counts(steps[n].instruction)]
+        adds = [n for n in adds if not any(steps[m].writes & steps[n].writes for m in body - {n})]
+        if not any(n == head or not until(jump, head, n) & {*follows(steps, head)} for n in adds):
+            found.append(body)
+    return found
+
+
+def counts(i: Instruction) -> bool:
+    """Whether it adds a number to a register."""
+    adds = re.match(r"add\.[su](32|64)$", i.opcode) and not i.guard and i.operands[0] == i.operands[1]
+    return bool(adds and isinstance(i.operands[2], Immediate) and i.operands[2].bits)
 
 
 def may_write(decoded: Decoded) -> set[str] | None:

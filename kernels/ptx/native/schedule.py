@@ -26,7 +26,7 @@ from .replay import (
 
 KINDS = (None, "atomic", "branch", "leave", "barrier", "access", "trap")
 UNDRAWN = np.array([0, WORD, 0, 0, -1, 0])  # ON to SEEN without a seed
-LONGEST, ROOM = 1 << 16, 1 << 30  # bytes of a trail, and of all
+LONGEST, ROOM = 1 << 16, 1 << 28  # bytes of a trail, and of all
 
 
 def table(decoded: Decoded, events: Any) -> np.ndarray:

@@ -93,6 +93,32 @@ def test_atomics_come_in_the_order_of_the_seed(name):
     assert found["native"] >= 10, found
 
 
+FIRST_STORES = "setp.ne.u32 %p1, %r2, 0; @%p1 bra WAIT; st.global.b32 [%rd2], 1; ret; WAIT: "
+END = "st.global.b32 [%rd11], %r9; ret;"
+SPINS = {
+    "at once": "ld.global.b32 %r9, [%rd2]; setp.eq.u32 %p2, %r9, 0; @%p2 bra WAIT; ",
+    "through shared memory": (
+        "bar.sync 0; ld.global.b32 %r9, [%rd2]; st.shared.b32 [%r5], %r9; bar.sync 0; ld.shared.b32 %r8, [%r5]; "
+        "setp.ne.u32 %p2, %r8, 0; @%p2 bra OUT; bra WAIT; OUT: "
+    ),
+    "within a loop that counts": (
+        "mov.u32 %r6, 0; MORE: ld.global.b32 %r9, [%rd2]; setp.eq.u32 %p2, %r9, 0; @%p2 bra MORE; "
+        "add.u32 %r6, %r6, 1; setp.lt.u32 %p3, %r6, 3; @%p3 bra MORE; "
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPINS)
+def test_loops_that_wait_for_a_racing_store_are_left_to_the_numpy_form(name):
+    """There threads that wait are not drawn while nothing changes."""
+    for seed in range(3):
+        arrays = [np.zeros(128, np.uint32), np.zeros(1, np.uint32)]
+        program = Program(FIRST_STORES + SPINS[name] + END, arrays, {"programs": 4, "seed": seed, "checks": False})
+        came = [a.copy() for a in program.arrays]
+        usual, _ = outcome(program, "numpy", came)
+        assert outcome(program, None, came) == (usual, "numpy")
+
+
 def same(seeds: range, checks: bool) -> Counter:
     """Random programs under random schedules on both engines -> how many ended natively, how many in an error."""
     ended = Counter()
