@@ -13,6 +13,7 @@ what is wrong, and machine code of this CPU, held to it bit for bit. In the orde
 
     settings, options, limits        settings and options, and whether the machine and a GPU take them
     launch, autotune, compile        arguments and a Triton kernel -> PTX; cubin, and compiled: what a launch returns
+    specialised                      the kernel of a launch like one before, without asking Triton
     pretend/                         a GPU that is not there, for launchers that insist on one
     differences                      arrays put back and compared
     reachable                        the arrays that it may touch
