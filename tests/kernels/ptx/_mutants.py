@@ -14,8 +14,9 @@ import torch
 from kvproof.kernels.attention import make_workspace
 from kvproof.kernels.attention.arguments import Inputs, Options, Result
 from kvproof.kernels.attention.launch import launches
-from kvproof.kernels.ptx import PtxError, execute
+from kvproof.kernels.ptx import PtxError, launch
 from kvproof.kernels.ptx.compile import Compiled, compile
+from kvproof.kernels.ptx.execute import Report
 from kvproof.kernels.ptx.launch import buffer, grid_shape
 from kvproof.reference.judge.cases import Case as Attention
 from kvproof.reference.judge.cases import draw_qkv
@@ -23,7 +24,7 @@ from kvproof.reference.judge.rounding import attention, gate_around, in_gates, l
 
 from ._kernels import Case, check
 
-LIMIT = 40_000  # instructions: several times what any launch here runs, so that a mutant's endless loop ends soon
+LIMIT = 40_000  # max_steps: several times what any launch here runs, so that a mutant's endless loop ends soon
 
 
 class Mutant(NamedTuple):
@@ -41,31 +42,35 @@ class Subject(NamedTuple):
     before: dict[str, np.ndarray]  # and as they are before the first launch
     check: Callable[[], None]  # raises AssertionError if a result has left its tolerance
 
-    def run(self, texts: dict[int, str] | None = None, seed: int | None = None) -> list[set[int]]:
-        """Launch it from the start -> the PTX lines that each launch ran.
+    def run(
+        self, texts: dict[int, str] | None = None, seed: int | None = None, limit: int | None = LIMIT
+    ) -> list[Report]:
+        """Launch it from the start -> the reports of its launches.
 
         texts  by number of the launch, the PTX to run in place of the one that was compiled
         seed   of a random schedule
+        limit  max_steps; machine code, which counts each program's instructions, needs more of them
         """
-        ran = []
+        reports = []
         for name, array in self.arrays.items():
             array[...] = self.before[name]
         for n, (c, grid, readable) in enumerate(self.steps):
             text, arguments = (texts or {}).get(n, c.ptx), [(name, buffer(name, x)) for name, x in c.arguments]
             known = {"name": c.name, "target": c.target, "shared": c.shared, "num_warps": c.num_warps, "seed": seed}
-            report = execute.execute(text, grid, arguments, readable=readable, max_steps=LIMIT, **known)
-            ran.append({instruction.line for instruction, _ in report.by_instruction})
-        return ran
+            reports.append(launch.execute(text, grid, arguments, readable=readable, max_steps=limit, **known))
+        return reports
 
     def bits(self) -> dict[str, bytes]:
         return {name: array.tobytes() for name, array in self.arrays.items()}
 
-    def outcome(self, n: int, text: str, expected: dict[str, bytes], seed: int | None = None) -> str:
+    def outcome(
+        self, n: int, text: str, expected: dict[str, bytes], seed: int | None = None, limit: int | None = LIMIT
+    ) -> str:
         """What launch n's mutant comes to: the name of an error, "wrong", "other bits" or "survived"."""
         try:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # of a result that is nothing but NaN
-                self.run({n: text}, seed)
+                self.run({n: text}, seed, limit)
                 self.check()
         except PtxError as error:
             return type(error).__name__
@@ -95,7 +100,8 @@ def decode_attention(case: Attention, target: str) -> Subject:
     scale = case.scale or case.D**-0.5
     (x,) = launches(Inputs(*tensors), Options(scale), Result(out, lse), partials)
     compiled = compile(x.kernel, (), x.arguments | x.options, target)
-    live = np.broadcast_to((np.arange(T) < lengths[:, None])[:, None, :, None], k.shape)
+    visible = np.where(lengths > T, 0, lengths)  # a length past the cache is answered with NaN
+    live = np.broadcast_to((np.arange(T) < visible[:, None])[:, None, :, None], k.shape)
     readable: dict[str, Any] = {"cache.k": live, "cache.v": live, "result.out": False, "result.lse": False}
     readable |= {f"partials.{name}": False for name in partials._fields if name != "counters"}
     steps = [(compiled, grid_shape(x.grid, {}), readable)]
@@ -103,15 +109,17 @@ def decode_attention(case: Attention, target: str) -> Subject:
 
 
 def judge_of(arrays: dict[str, np.ndarray], scale: float) -> Callable[[], None]:
-    """The exact-rounded gates for out and lse."""
-    inputs = [arrays[name].copy() for name in ("q", "k", "v", "lengths")]
+    """The exact-rounded gates for out and lse; NaN where the length is past the cache."""
+    valid = arrays["lengths"] <= arrays["k"].shape[2]
+    inputs = [arrays[name][valid] for name in ("q", "k", "v", "lengths")]
     q, k, _, lengths = inputs
     exact, gate = attention(*inputs, scale), gate_around(attention(*inputs, scale), *inputs, scale)
     lse, lse_bar = log_sum_exp(q, k, lengths, scale), lse_gate(q, k, lengths, scale)
 
     def judge():
-        assert in_gates(arrays["out"], exact, gate) <= 1
-        assert in_gates(arrays["lse"], lse, lse_bar) <= 1
+        assert in_gates(arrays["out"][valid], exact, gate) <= 1
+        assert in_gates(arrays["lse"][valid], lse, lse_bar) <= 1
+        assert all(np.isnan(arrays[name][~valid]).all() for name in ("out", "lse"))
 
     return judge
 

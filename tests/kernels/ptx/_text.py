@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx import errors
-from kvproof.kernels.ptx.execute import execute
+from kvproof.kernels.ptx import errors, launch
 from kvproof.kernels.ptx.segments import Buffer
 
 HEAD = """.version 8.7
@@ -34,7 +33,7 @@ def run(body: str, *arrays: np.ndarray, programs=1, threads=32, shared=1024, **s
     text = HEAD.format(parameters=parameters, loads=loads) + body.replace("; ", ";\n") + "\n}\n"
     arguments = [("abc"[n], Buffer("abc"[n], array.view(f"u{array.itemsize}"))) for n, array in enumerate(arrays)]
     settings |= {"name": "k", "target": "sm_80", "shared": shared, "num_warps": threads // 32}
-    return execute(text, (programs, 1, 1), arguments, **settings)
+    return launch.execute(text, (programs, 1, 1), arguments, **settings)
 
 
 def own(body: str, result="%r9", programs=1, threads=32, **settings) -> np.ndarray:

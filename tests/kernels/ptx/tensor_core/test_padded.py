@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import Deadlock, UnknownOpcode
+from kvproof.kernels.ptx import Deadlock, UnknownOpcode, launch
 from kvproof.kernels.ptx.compile import compile
-from kvproof.kernels.ptx.execute import execute
 from kvproof.kernels.ptx.launch import buffer  # pyright: ignore[reportPrivateImportUsage]
 from kvproof.kernels.ptx.tensor_core import numbers
 from kvproof.kernels.ptx.tensor_core.tcgen05_mma import Form, Issue, in_memory
@@ -51,7 +50,9 @@ def launched(product: Padded, code: int, b: np.ndarray, map: dict, counted: int)
         base = getattr(x, "base", None)
         is_map = hasattr(x, "fields")
         arguments.append((name, x._replace(base=buffer(name, base)) if is_map else buffer(name, x)))
-    execute(text, (N // BLOCK, 1, 1), arguments, name="padded", target="sm_100", shared=compiled.shared, num_warps=4)
+    launch.execute(
+        text, (N // BLOCK, 1, 1), arguments, name="padded", target="sm_100", shared=compiled.shared, num_warps=4
+    )
 
 
 @pytest.mark.parametrize("kind", SIX)

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from kvproof.kernels import ptx
-from kvproof.kernels.ptx import Undefined, UnknownOpcode
+from kvproof.kernels.ptx import Undefined, UnknownOpcode, launch
 from kvproof.kernels.ptx.compile import compile
-from kvproof.kernels.ptx.execute import execute
 from kvproof.kernels.ptx.launch import buffer  # pyright: ignore[reportPrivateImportUsage]
 from kvproof.kernels.ptx.tensor_core import mma_scaled, numbers
 
@@ -41,7 +40,7 @@ def edited(product: Scaled, edit) -> None:
     text = edit(compiled.ptx)
     assert text != compiled.ptx
     arguments = [(name, buffer(name, x)) for name, x in compiled.arguments]
-    execute(text, (1, 1, 1), arguments, name="scaled", target="sm_100", shared=compiled.shared, num_warps=4)
+    launch.execute(text, (1, 1, 1), arguments, name="scaled", target="sm_100", shared=compiled.shared, num_warps=4)
 
 
 def test_a_wrong_byte_of_the_scales_gives_a_wrong_product():

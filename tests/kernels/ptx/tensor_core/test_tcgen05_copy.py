@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from kvproof.kernels.ptx import Race, Uninitialised, UnknownOpcode
-from kvproof.kernels.ptx.execute import execute
+from kvproof.kernels.ptx import Race, Uninitialised, UnknownOpcode, launch
 from kvproof.kernels.ptx.segments import Buffer
 
 # 128 threads write 32 bytes each to shared memory, as a matrix of 128 rows whose core matrices of 8 rows by 16 bytes
@@ -63,7 +62,7 @@ def copied(shape: str, columns: int, wait=WAIT, second="") -> np.ndarray:
     text = TEXT.format(descriptor=descriptor, shape=shape, columns=columns, registers="{" + ", ".join(registers) + "}",
                        bytes=4 * columns, stores=stores, wait=wait, second=second).replace("; ", ";\n")  # fmt: skip
     arguments = [("out", Buffer("out", out))]
-    execute(text, (1, 1, 1), arguments, name="k", target="sm_100", shared=0, num_warps=4)
+    launch.execute(text, (1, 1, 1), arguments, name="k", target="sm_100", shared=0, num_warps=4)
     return out
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvproof.kernels.ptx.execute import execute
+from kvproof.kernels.ptx import launch
 from kvproof.kernels.ptx.segments import Buffer
 from kvproof.kernels.ptx.tma.host import Descriptor
 
@@ -43,7 +43,7 @@ def run(body: str, *arguments: Any, programs: int = 1, threads: int = 32, shared
             given.append((name, Buffer(name, x.view(f"u{x.itemsize}"))))
     text = HEAD.format(parameters=", ".join(parameters), loads="\n".join(loads)) + body.replace("; ", ";\n") + "\n}\n"
     known: dict[str, Any] = {"name": "k", "target": "sm_90", "shared": shared, "num_warps": threads // 32}
-    return execute(text, (programs, 1, 1), given, **known, **settings)
+    return launch.execute(text, (programs, 1, 1), given, **known, **settings)
 
 
 def tensor(array: np.ndarray, box: list[int], elemtype: int, **fields: Any) -> Descriptor:
