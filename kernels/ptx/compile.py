@@ -86,11 +86,15 @@ class StandIn:
         return getattr(true, name)
 
 
-@cache
 def capability(target: str) -> int:
     """ "sm_90" -> 90. Raises ValueError for none of TARGETS, Refused under Triton's interpreter."""
     if type(tl.sum).__name__ == "InterpretedFunction":
         raise Refused("TRITON_INTERPRET is set, so nothing is compiled; unset it and start Python again")
+    return number_of(target)
+
+
+@cache
+def number_of(target: str) -> int:
     match = re.fullmatch(r"sm_(\d+)a?", str(target))
     if not match or int(match[1]) not in TARGETS:
         raise Refused(f"target is {target!r}; it can be {', '.join(f'sm_{sm}' for sm in TARGETS)}")

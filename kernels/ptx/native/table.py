@@ -25,7 +25,6 @@ def pure(text: str, operands: int) -> tuple[Semantics, Callable[[Lanes, list[Any
         raise Unlowered(text)
     meaning, op = isa.semantics(text, None, operands), opcode(text, operands)
     table = conversions if op.name == "cvt" else floats if any("f" in t for t in op.types) else integers
-    write = table.LOWER.get(op.name)
-    if write is None:
+    if op.name not in table.LOWER:
         raise Unlowered(text)
-    return meaning, lambda L, values: write(op, L, values)
+    return meaning, lambda L, values: table.LOWER[op.name](op, L, values)

@@ -84,7 +84,6 @@ def test_loads_of_every_width_and_pattern(kind, address, threads):
         "ld.global.b32 %r9, [%rd11+2]; ret;",
         "ld.global.b64 %rd9, [%rd11]; ret;",
         "setp.eq.u32 %p1, %r1, 7; @%p1 ld.global.b32 %r9, [%rd11+4096]; ret;",
-        "setp.eq.u32 %p1, %r1, 7; selp.b64 %rd5, %rd2, %rd11, %p1; ld.global.b32 %r9, [%rd5]; ret;",  # two arrays
         "mov.u64 %rd5, 4096; ld.global.b32 %r9, [%rd5]; ret;",
         "st.global.b32 [%rd11+2048], 1; ret;",
         "ld.global.b16 %h1, [%rd11]; ret;",  # half of an element
