@@ -28,7 +28,7 @@ class Drawing:
     def __post_init__(self):
         self.random, self.turns = np.random.default_rng(self.seed), np.arange(1000, dtype=np.uint32)
         draws, self.record = self.random.bit_generator.ctypes, np.zeros(replay.WORDS, np.int64)
-        self.record[replay.DRAW] = ctypes.cast(draws.next_uint32, ctypes.c_void_p).value
+        self.record[replay.DRAW] = ctypes.cast(draws.next_uint32, ctypes.c_void_p).value or 0
         self.record[replay.GENERATOR] = draws.state_address
         self.record[replay.TURNS] = address_of(self.turns)
 
