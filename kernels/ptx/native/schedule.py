@@ -5,8 +5,6 @@ So each runs ahead to its next one, and keeps on the way which way its branches 
 for launches without checks, whose accesses may race, each stops before every access.
 """
 
-# ruff: noqa: I001
-
 import ctypes
 from typing import Any
 
@@ -16,13 +14,10 @@ from ..decode import Decoded
 from ..drawn import ahead, teams
 from ..segments import address_of
 from ..start import Start
+from . import replay
 from .accesses import WORD
 from .context import FIELDS
 from .frames import LIMIT, SCRATCH, SEEN, STEP, TRAIL
-from .replay import (
-    ALL, BLOCKS, COUNT, DRAW, END, FRAMES, GENERATOR, KIND, LAST, LENGTH, LIST, OF, PART, PARTS, ROWS, RUN, SIZE, TABLE,
-    TRAILS, TURNS, WARPS, WAYS, WIDTH, WORDS,
-)  # fmt: skip
 
 KINDS = (None, "atomic", "branch", "leave", "barrier", "access", "trap")
 UNDRAWN = np.array([0, WORD, 0, 0, -1, 0])  # ON to SEEN without a seed
@@ -33,11 +28,11 @@ def table(decoded: Decoded, events: Any) -> np.ndarray:
     """(instructions + 1, 4) uint16: of a kernel that stops before `events`."""
     N = len(decoded.steps)
     found = np.zeros((N + 1, 4), np.uint16)
-    found[:, END] = decoded.meets
+    found[:, replay.END] = decoded.meets
     for n, s in enumerate(decoded.steps):
         atomic = s.instruction.opcode.startswith(("atom.", "red."))
         kind = ("atomic" if atomic else "access") if n in events else s.control if s.control in KINDS else None
-        found[n, KIND:] = KINDS.index(kind), s.target if s.control else 0, s.guard is not None
+        found[n, replay.KIND :] = KINDS.index(kind), s.target if s.control else 0, s.guard is not None
     return found
 
 
@@ -47,7 +42,7 @@ class Schedule:
     def __init__(self, start: Start, records: Any, heads: np.ndarray, run: int):
         self.random, (N, W) = start.random(), heads.shape[:2]
         start.decoded.unspecified(self.random)  # these draws come first
-        self.parts, self.of, count = np.zeros((N * W, PART), np.int64), np.zeros((N, W), np.int64), 0
+        self.parts, self.of, count = np.zeros((N * W, replay.PART), np.int64), np.zeros((N, W), np.int64), 0
         blocks = teams(self.random, np.arange(N))
         for block, team in enumerate(blocks):
             for warps in ahead(self.random, W):
@@ -56,17 +51,21 @@ class Schedule:
         size = min(LONGEST, ROOM // (N * W))
         self.trails, self.turns = np.empty((N * W, size), np.uint8), np.empty(32 * N * W, np.uint32)
         self.list, self.ways = np.arange(N * W), np.empty(N * W, np.uint8)
-        self.record, self.table, draws = np.zeros(WORDS, np.int64), records.made.table, self.random.bit_generator.ctypes
+        self.record, self.table = np.zeros(replay.WORDS, np.int64), records.made.table
+        draws = self.random.bit_generator.ctypes
         first = address_of(self.trails) - address_of(records.frames) - 8 * SCRATCH
         first = first + (size - records.made.frame_size) * np.arange(N * W).reshape(N, W)
         heads[..., STEP], heads[..., TRAIL], heads[..., SEEN], heads[..., LIMIT] = 1, first, first, first + size
         known = {
-            COUNT: count, BLOCKS: len(blocks), ROWS: address_of(records.rows),
-            WIDTH: 8 * len(FIELDS), ALL: N * W, WARPS: W, RUN: run, LENGTH: size,
-            FRAMES: address_of(records.frames), SIZE: records.made.frame_size, LAST: len(self.table) - 1,
-            DRAW: ctypes.cast(draws.next_uint32, ctypes.c_void_p).value, GENERATOR: draws.state_address,
+            replay.COUNT: count, replay.BLOCKS: len(blocks), replay.ROWS: address_of(records.rows),
+            replay.WIDTH: 8 * len(FIELDS), replay.ALL: N * W, replay.WARPS: W, replay.RUN: run, replay.LENGTH: size,
+            replay.FRAMES: address_of(records.frames), replay.SIZE: records.made.frame_size,
+            replay.LAST: len(self.table) - 1,
+            replay.DRAW: ctypes.cast(draws.next_uint32, ctypes.c_void_p).value, replay.GENERATOR: draws.state_address,
         }  # fmt: skip
-        places = {TABLE: self.table, TRAILS: self.trails, LIST: self.list, PARTS: self.parts, OF: self.of}
-        places |= {WAYS: self.ways, TURNS: self.turns}
+        places = {
+            replay.TABLE: self.table, replay.TRAILS: self.trails, replay.LIST: self.list, replay.PARTS: self.parts,
+            replay.OF: self.of, replay.WAYS: self.ways, replay.TURNS: self.turns,
+        }  # fmt: skip
         for word, value in (known | {word: address_of(array) for word, array in places.items()}).items():
             self.record[word] = value
